@@ -1,0 +1,89 @@
+"""TanhMax attention for Hugging Face Transformers: attention weights with a sign.
+
+Importing this package registers the attention functions and the model types with Transformers; it imports no Triton and starts no CUDA.
+"""
+
+from . import registration
+from .attention import (
+    tanhmax_attention,
+)
+from .functional import (
+    tanhmax,
+)
+from .models.bert import (
+    TanhMaxBertConfig,
+    TanhMaxBertForMaskedLM,
+    TanhMaxBertForMultipleChoice,
+    TanhMaxBertForNextSentencePrediction,
+    TanhMaxBertForPreTraining,
+    TanhMaxBertForQuestionAnswering,
+    TanhMaxBertForSequenceClassification,
+    TanhMaxBertForTokenClassification,
+    TanhMaxBertLMHeadModel,
+    TanhMaxBertModel,
+)
+from .models.conversion import (
+    convert,
+    to_softmax,
+)
+from .models.llama import (
+    TanhMaxLlamaConfig,
+    TanhMaxLlamaForCausalLM,
+    TanhMaxLlamaForQuestionAnswering,
+    TanhMaxLlamaForSequenceClassification,
+    TanhMaxLlamaForTokenClassification,
+    TanhMaxLlamaModel,
+)
+from .models.vit import (
+    TanhMaxViTConfig,
+    TanhMaxViTForImageClassification,
+    TanhMaxViTForMaskedImageModeling,
+    TanhMaxViTModel,
+)
+from .patching import (
+    restore,
+    set_polarity,
+    tanhmax_on,
+    use_tanhmax,
+)
+from .settings import (
+    TanhMaxSettings,
+)
+from .models import auto
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TanhMaxBertConfig",
+    "TanhMaxBertForMaskedLM",
+    "TanhMaxBertForMultipleChoice",
+    "TanhMaxBertForNextSentencePrediction",
+    "TanhMaxBertForPreTraining",
+    "TanhMaxBertForQuestionAnswering",
+    "TanhMaxBertForSequenceClassification",
+    "TanhMaxBertForTokenClassification",
+    "TanhMaxBertLMHeadModel",
+    "TanhMaxBertModel",
+    "TanhMaxLlamaConfig",
+    "TanhMaxLlamaForCausalLM",
+    "TanhMaxLlamaForQuestionAnswering",
+    "TanhMaxLlamaForSequenceClassification",
+    "TanhMaxLlamaForTokenClassification",
+    "TanhMaxLlamaModel",
+    "TanhMaxSettings",
+    "TanhMaxViTConfig",
+    "TanhMaxViTForImageClassification",
+    "TanhMaxViTForMaskedImageModeling",
+    "TanhMaxViTModel",
+    "convert",
+    "restore",
+    "set_polarity",
+    "tanhmax",
+    "tanhmax_attention",
+    "tanhmax_on",
+    "to_softmax",
+    "use_tanhmax",
+]
+
+registration.register()
+auto.register()

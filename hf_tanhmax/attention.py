@@ -1,0 +1,255 @@
+"""`tanhmax_attention`: the one door to TanhMax attention. Arguments are checked here and nowhere below; implementations are chosen here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .composed import composed_attention
+from .functional import check_keep, check_polarity, log_polarity
+from .ops import blocked_attention
+from .reference import reference_attention
+from .visibility import Visibility
+
+Causal = bool | Literal["upper_left", "lower_right"]
+IMPLEMENTATIONS = ("reference", "composed", "cpu")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One checked call: everything an implementation may need, with polarity as `[heads]`."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    visibility: Visibility
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+    dropout_p: float
+    polarity: Tensor
+    return_weights: bool
+
+
+def tanhmax_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    keep: Tensor | None = None,
+    bias: Tensor | None = None,
+    is_causal: Causal = False,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    dropout_p: float = 0.0,
+    polarity: float | Tensor = 1.0,
+    cu_seqlens: Tensor | None = None,
+    implementation: str = "auto",
+    return_weights: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention whose weights are signed: `tanhmax(softcap(scale * Q K^T) + bias) V` (Huang et al. 2024).
+
+    Args:
+        query: `[batch, heads, queries, head_dim]`.
+        key: `[batch, kv_heads, keys, head_dim]`; `kv_heads` divides `heads` (GQA).
+        value: `[batch, kv_heads, keys, value_dim]`.
+        keep: boolean, broadcasts to `[batch, heads, queries, keys]`; True takes part. A query that keeps no key gets output 0.
+        bias: floating point, broadcasts likewise; added to the scores after the softcap. Differentiable.
+        is_causal: hide later keys. True and `"upper_left"` put the first query at the first key; `"lower_right"` puts the last query
+            at the last key, as in a chunk appended to a cache.
+        scale: multiplies query times key; None is `head_dim ** -0.5`.
+        window: a query sees the `window` keys up to its own if causal, else also `window - 1` later ones.
+        softcap: scores become `softcap * tanh(scores / softcap)`.
+        dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
+        polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`.
+        cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another.
+        implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU and `"composed"` elsewhere, and `"reference"` where
+            weights are wanted, or where `"composed"` would lack dropout or softcap.
+        return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them.
+
+    Returns:
+        Output `[batch, heads, queries, value_dim]` in the dtype of the query, and the weights if wanted.
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit; the sentence names it.
+        NotImplementedError: a named implementation that does not do what is asked.
+    """
+    _check_tensors(query, key, value)
+    if keep is not None:
+        check_keep(keep, _score_shape(query, key), "[batch, heads, queries, keys]")
+        _check_device("keep", keep, query)
+    _check_bias(bias, query, key)
+    _check_numbers(window, softcap, dropout_p)
+    call = Call(
+        query=query,
+        key=key,
+        value=value,
+        visibility=_visibility(query, key, keep, is_causal, window, cu_seqlens),
+        bias=None if bias is None else bias[(None,) * (4 - bias.dim())],
+        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        polarity=_polarity_per_head(polarity, query),
+        return_weights=return_weights,
+    )
+    if implementation == "auto":
+        implementation = _automatic(call)
+    elif implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(IMPLEMENTATIONS)}")
+    reason = unsupported(implementation, call)
+    if reason is not None:
+        raise NotImplementedError(f"implementation={implementation!r} {reason}; use implementation='auto' or 'reference'")
+    return _run(implementation, call)
+
+
+def unsupported(implementation: str, call: Call) -> str | None:
+    """Why an implementation cannot run a call, as the end of a sentence; None if it can."""
+    if implementation == "reference":
+        return None
+    if call.return_weights:
+        return "has no weights to return"
+    if implementation == "cpu" and call.query.device.type != "cpu":
+        return f"runs on the CPU alone, but the tensors are on {call.query.device}"
+    if implementation == "composed" and call.softcap is not None:
+        return "has no softcap: stock softmax kernels lack it"
+    if implementation == "composed" and call.dropout_p > 0:
+        return "has no dropout: a softmax kernel would drop the two halves of a weight separately"
+    return None
+
+
+def _automatic(call: Call) -> str:
+    wanted = "cpu" if call.query.device.type == "cpu" else "composed"
+    return "reference" if unsupported(wanted, call) else wanted
+
+
+def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
+    tensors, visibility = (call.query, call.key, call.value), call.visibility
+    if implementation == "cpu":
+        seed = torch.randint(2**62, ()) if call.dropout_p > 0 else None
+        output, _ = blocked_attention(
+            *tensors,
+            log_polarity(call.polarity),
+            call.bias,
+            visibility.keep,
+            visibility.segments,
+            seed,
+            visibility.causal,
+            visibility.offset,
+            visibility.window,
+            call.scale,
+            call.softcap,
+            call.dropout_p,
+        )
+        return output
+    if implementation == "composed":
+        return composed_attention(*tensors, visibility, bias=call.bias, scale=call.scale, polarity=call.polarity)
+    output, weights = reference_attention(
+        *tensors,
+        visibility,
+        bias=call.bias,
+        scale=call.scale,
+        softcap=call.softcap,
+        dropout_p=call.dropout_p,
+        polarity=call.polarity,
+    )
+    return (output, weights) if call.return_weights else output
+
+
+def _score_shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
+    return query.shape[0], query.shape[1], query.shape[2], key.shape[2]
+
+
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.dim() != 4:
+            raise ValueError(f"{name} must be [batch, heads, length, head_dim], but has shape {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, but is {tensor.dtype}")
+        if tensor.dtype != query.dtype:
+            raise TypeError(f"query, key and value must have one dtype, but {name} is {tensor.dtype} and query is {query.dtype}")
+        _check_device(name, tensor, query)
+    if query.shape[0] != key.shape[0] or key.shape[:3] != value.shape[:3]:
+        raise ValueError(
+            "query, key and value must agree in batch, and key and value in heads and length, but have shapes "
+            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if query.shape[3] != key.shape[3]:
+        raise ValueError(f"query and key must have one head size, but have {query.shape[3]} and {key.shape[3]}")
+    if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+        raise ValueError(f"the {key.shape[1]} key heads must divide the {query.shape[1]} query heads")
+
+
+def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
+    if tensor.device != query.device:
+        raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}; move one of them")
+
+
+def _check_bias(bias: Tensor | None, query: Tensor, key: Tensor) -> None:
+    if bias is None:
+        return
+    shape = _score_shape(query, key)
+    if not bias.is_floating_point():
+        raise TypeError(f"bias must be floating point, but is {bias.dtype}; a boolean mask goes to `keep`")
+    padded = (1,) * (4 - bias.dim()) + tuple(bias.shape)
+    if bias.dim() > 4 or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
+        raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to [batch, heads, queries, keys] {tuple(shape)}")
+    _check_device("bias", bias, query)
+
+
+def _check_numbers(window: int | None, softcap: float | None, dropout_p: float) -> None:
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, as a query sees its own key, but is {window}")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap must be positive, but is {softcap}")
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p must be in [0, 1), but is {dropout_p}")
+
+
+def _visibility(
+    query: Tensor, key: Tensor, keep: Tensor | None, is_causal: Causal, window: int | None, cu_seqlens: Tensor | None
+) -> Visibility:
+    if is_causal not in (False, True, "upper_left", "lower_right"):
+        raise ValueError(f'is_causal must be a bool, "upper_left" or "lower_right", but is {is_causal!r}')
+    queries, keys = query.shape[2], key.shape[2]
+    segments = None
+    if cu_seqlens is not None:
+        segments = _segments(cu_seqlens, query, key)
+    return Visibility(
+        queries=queries,
+        keys=keys,
+        causal=bool(is_causal),
+        offset=keys - queries if is_causal == "lower_right" else 0,
+        window=window,
+        keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
+        segments=segments,
+    )
+
+
+def _segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    length = key.shape[2]
+    if query.shape[0] != 1 or query.shape[2] != length:
+        raise ValueError(
+            "cu_seqlens packs sequences of queries and keys alike into a batch of one, but query and key have shapes "
+            f"{tuple(query.shape)} and {tuple(key.shape)}"
+        )
+    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be int32 or int64 [sequences + 1], but is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}")
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        bounds = cu_seqlens.tolist()
+        if bounds[:1] != [0] or bounds[-1] != length or bounds != sorted(bounds):
+            raise ValueError(f"cu_seqlens must ascend from 0 to the length {length}, but is {bounds}")
+    positions = torch.arange(length, device=key.device)
+    return torch.searchsorted(cu_seqlens.to(key.device, torch.int64), positions, right=True)
+
+
+def _polarity_per_head(polarity: float | Tensor, query: Tensor) -> Tensor:
+    heads, exact = query.shape[1], torch.promote_types(query.dtype, torch.float32)
+    checked = check_polarity(polarity)
+    if not isinstance(checked, Tensor):
+        return torch.full((heads,), checked, dtype=exact, device=query.device)
+    if checked.dim() > 1 or checked.numel() not in (1, heads):
+        raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
+    _check_device("polarity", checked, query)
+    return checked.to(exact).expand(heads)

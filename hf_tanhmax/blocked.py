@@ -1,0 +1,348 @@
+r"""TanhMax attention on the CPU in blocks of rows: exact, linear in memory, float32 inside (float64 for float64).
+
+For one block of queries, in the logarithm's base 2 (:math:`x = a \log_2 e`, as `exp2` is the cheaper exponential):
+
+* **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^x`, :math:`W' = E - p/E`, and the denominator is
+  :math:`\ell = \sum E + p/E = 2 \sum E - \sum W'`. No maximum is taken and no second exponential: since cosh is at least 1 the sum
+  cannot vanish, and within the bound nothing overflows. The bound is the scale times the longest query times the longest key
+  (Cauchy and Schwarz), or the softcap, plus the largest bias;
+* **shifted blocks** otherwise: :math:`2^{x-m} - p\,2^{-x-m}` with :math:`m = \max_k \max(x_k, \log_2 p - x_k)` over the visible keys.
+
+Outputs are :math:`O = W' V / \ell` and :math:`L = \log \ell`. The backward pass recomputes the scores and uses the closed form
+:math:`dA = C \circ dP - W \circ D` with :math:`C = E + p/E`, :math:`dP = dO\,V^\top`, :math:`D = \mathrm{rowsum}(dO \circ O)`; where
+plain, :math:`e^{-L}` is folded into :math:`dO` and :math:`D`. As polarity :math:`p = e^{-2c}` adds c to every score,
+:math:`dL/d\log p = -\frac12 \sum dA`.
+
+A query without a visible key gets output 0, L = +inf and zero gradients.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .visibility import Visibility
+
+LOG2E = math.log2(math.e)
+PLAIN_LIMIT = 60.0
+TILE = 1 << 18
+ROWS = 128
+
+
+@dataclass(frozen=True)
+class Block:
+    """One rectangle of scores: some batch entries, some key heads with their query heads, some queries, a range of keys."""
+
+    batch: slice
+    kv_heads: slice
+    heads: slice
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    first_hidden: int
+
+
+@dataclass
+class Problem:
+    """One attention call, cut into blocks. Forward and backward walk the same blocks in the same order.
+
+    Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`; `seed` is an int64 scalar, the start of the dropout masks.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    log_polarity: Tensor
+    visibility: Visibility
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+    dropout_p: float
+    seed: Tensor | None
+
+    def __post_init__(self) -> None:
+        self.exact = torch.promote_types(self.query.dtype, torch.float32)
+        self.query, self.key, self.value = (tensor.to(self.exact) for tensor in (self.query, self.key, self.value))
+        self.batch, self.heads, self.queries, _ = self.query.shape
+        self.kv_heads, self.keys = self.key.shape[1:3]
+        self.groups = self.heads // self.kv_heads
+        self.log2_polarity = self.log_polarity.to(self.exact) * LOG2E
+        self.generator = torch.Generator()
+        if self.seed is not None:
+            self.generator.manual_seed(int(self.seed))
+
+    def blocks(self) -> Iterator[Block]:
+        """Rectangles of about `TILE` scores: whole batch entries where they are small, else some heads of one entry."""
+        rows = min(self.queries, max(16, ROWS // self.groups))
+        area = max(1, rows * self.groups * self.keys)
+        many_heads = max(1, min(self.kv_heads, TILE // area))
+        many_entries = max(1, TILE // (area * self.kv_heads)) if many_heads == self.kv_heads else 1
+        for entry in range(0, self.batch, many_entries):
+            for head in range(0, self.kv_heads, many_heads):
+                kv = slice(head, min(head + many_heads, self.kv_heads))
+                for start in range(0, self.queries, rows):
+                    stop = min(start + rows, self.queries)
+                    low, high = self.visibility.key_range(start, stop)
+                    yield Block(
+                        batch=slice(entry, min(entry + many_entries, self.batch)),
+                        kv_heads=kv,
+                        heads=slice(kv.start * self.groups, kv.stop * self.groups),
+                        rows=(start, stop),
+                        columns=(low, high),
+                        first_hidden=self.visibility.hidden_from(start, low),
+                    )
+
+    @cached_property
+    def _bounds(self) -> Tensor:
+        """A bound of |a| for each batch entry and key head: `[batch, kv_heads]`."""
+        longest_key = torch.linalg.vector_norm(self.key, dim=-1).amax(-1)
+        longest_query = torch.linalg.vector_norm(self.query, dim=-1).amax(-1).unflatten(1, (self.kv_heads, self.groups)).amax(-1)
+        bound = longest_key * longest_query * abs(self.scale)
+        if self.softcap is not None:
+            bound = bound.clamp(max=abs(self.softcap))
+        return bound if self.bias is None else bound + self.bias.abs().amax().to(self.exact)
+
+    def plain(self, block: Block) -> bool:
+        """Whether no shift is needed in this block."""
+        return bool((self._bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
+
+    def rows_of(self, tensor: Tensor, block: Block) -> Tensor:
+        """`[batch, heads, queries, n]` -> the block's `[entries * kv_heads, groups * rows, n]`."""
+        part = tensor[block.batch, block.heads, slice(*block.rows)]
+        return part.reshape(-1, self.groups * part.shape[2], part.shape[3])
+
+    def columns_of(self, tensor: Tensor, block: Block) -> Tensor:
+        """`[batch, kv_heads, keys, n]` -> the block's `[entries * kv_heads, columns, n]`."""
+        part = tensor[block.batch, block.kv_heads, slice(*block.columns)]
+        return part.flatten(0, 1)
+
+    def by_head(self, tile: Tensor, block: Block) -> Tensor:
+        """`[entries * kv_heads, groups * rows, columns]` seen as `[entries, heads, rows, columns]`."""
+        entries = block.batch.stop - block.batch.start
+        return tile.view(entries, -1, block.rows[1] - block.rows[0], tile.shape[-1])
+
+    def per_head(self, values: Tensor, block: Block) -> Tensor:
+        """`[heads]` -> what broadcasts to the block's tiles: `[entries * kv_heads, groups * rows or 1, 1]`."""
+        part = values[block.heads]
+        entries, rows = block.batch.stop - block.batch.start, block.rows[1] - block.rows[0]
+        if self.groups == 1:
+            return part.view(-1, 1).repeat(entries, 1).unsqueeze(-1)
+        return part.view(-1, self.groups, 1).repeat(entries, 1, rows).reshape(-1, self.groups * rows, 1)
+
+    def scores(self, block: Block, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The block's scores in base 2, written to `out`, and with a softcap also tanh of the capped ones (for its derivative)."""
+        query, key = self.rows_of(self.query, block), self.columns_of(self.key, block)
+        factor = self.scale * LOG2E if self.softcap is None else self.scale / self.softcap
+        torch.baddbmm(out, query, key.transpose(1, 2), beta=0, alpha=factor, out=out)
+        capped = None
+        if self.softcap is not None:
+            capped = torch.tanh(out)
+            torch.mul(capped, self.softcap * LOG2E, out=out)
+        if self.bias is not None:
+            self.by_head(out, block).add_(self.part_of_bias(self.bias, block).to(self.exact), alpha=LOG2E)
+        return out, capped
+
+    def part_of_bias(self, tensor: Tensor, block: Block) -> Tensor:
+        """The block's part of a 4-dimensional tensor that broadcasts to `[batch, heads, queries, keys]`, as a view."""
+        for dim, wanted in enumerate((block.batch, block.heads, slice(*block.rows), slice(*block.columns))):
+            if tensor.shape[dim] != 1:
+                tensor = tensor[(slice(None),) * dim + (wanted,)]
+        return tensor
+
+    def hidden(self, block: Block) -> Tensor | None:
+        """True where a key is hidden, for the columns from `first_hidden` on: broadcasts to `[entries, heads, rows, columns]`."""
+        if block.first_hidden >= block.columns[1]:
+            return None
+        columns = (block.first_hidden, block.columns[1])
+        seen = self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
+        return None if seen is None else seen.logical_not()
+
+    def hide(self, tile: Tensor, hidden: Tensor | None, block: Block, value: float = 0.0) -> None:
+        """Write `value` over the hidden keys of a tile."""
+        if hidden is not None:
+            self.by_head(tile, block)[..., block.first_hidden - block.columns[0] :].masked_fill_(hidden, value)
+
+    def dropout(self, block: Block) -> Tensor | None:
+        """The block's dropout factors, 0 or 1 / (1 - dropout_p): `[entries * kv_heads, groups * rows, columns]`."""
+        if self.dropout_p == 0.0:
+            return None
+        entries = (block.batch.stop - block.batch.start) * (block.kv_heads.stop - block.kv_heads.start)
+        shape = (entries, self.groups * (block.rows[1] - block.rows[0]), block.columns[1] - block.columns[0])
+        factors = torch.empty(shape, dtype=self.exact).bernoulli_(1.0 - self.dropout_p, generator=self.generator)
+        return factors.div_(1.0 - self.dropout_p)
+
+    def scratch(self, count: int) -> list[Tensor]:
+        """`count` flat buffers, each as large as the largest tile."""
+        largest = 0
+        for block in self.blocks():
+            largest = max(largest, self.tile_size(block))
+        return [torch.empty(largest, dtype=self.exact) for _ in range(count)]
+
+    def tile_size(self, block: Block) -> int:
+        """How many scores a block has."""
+        sides = (block.batch, block.heads, slice(*block.rows), slice(*block.columns))
+        return math.prod(side.stop - side.start for side in sides)
+
+    def tile_in(self, buffer: Tensor, block: Block) -> Tensor:
+        """A tile of the block's shape at the start of a flat buffer."""
+        rows, columns = self.groups * (block.rows[1] - block.rows[0]), block.columns[1] - block.columns[0]
+        return buffer[: self.tile_size(block)].view(-1, rows, columns)
+
+
+def blocked_forward(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]` in float32 (or float64), and L `[batch, heads, queries]` likewise."""
+    shape = (problem.batch, problem.heads, problem.queries)
+    output = problem.query.new_zeros(*shape, problem.value.shape[-1])
+    lse = problem.query.new_full(shape, math.inf)
+    if problem.keys == 0:
+        return output, lse
+    buffers = problem.scratch(2)
+    for block in problem.blocks():
+        if block.columns[0] == block.columns[1]:
+            continue
+        exponentials, weights = (problem.tile_in(buffer, block) for buffer in buffers)
+        problem.scores(block, exponentials)
+        hidden = problem.hidden(block)
+        if problem.plain(block):
+            shift = None
+            total = _plain_weights(problem, block, hidden, exponentials, weights)
+        else:
+            shift = _shift(problem, block, hidden, exponentials)
+            total = _shifted_weights(problem, block, hidden, exponentials, weights, shift)
+        factors = problem.dropout(block)
+        if factors is not None:
+            weights.mul_(factors)
+        empty = total == 0
+        result = torch.bmm(weights, problem.columns_of(problem.value, block)).div_(total.masked_fill(empty, 1.0))
+        row_lse = total.log_() if shift is None else total.log_().add_(shift, alpha=1 / LOG2E)
+        row_lse.masked_fill_(empty, math.inf)
+        here = (block.batch, block.heads, slice(*block.rows))
+        output[here] = problem.by_head(result, block)
+        lse[here] = problem.by_head(row_lse, block).squeeze(-1)
+    return output, lse
+
+
+def _plain_weights(problem: Problem, block: Block, hidden: Tensor | None, scores: Tensor, weights: Tensor) -> Tensor:
+    polarity = problem.per_head(torch.exp2(problem.log2_polarity), block)
+    exponentials = scores.exp2_()
+    torch.addcdiv(exponentials, polarity, exponentials, value=-1, out=weights)
+    problem.hide(exponentials, hidden, block)
+    problem.hide(weights, hidden, block)
+    return exponentials.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True))
+
+
+def _shift(problem: Problem, block: Block, hidden: Tensor | None, scores: Tensor) -> Tensor:
+    limit = torch.finfo(scores.dtype).max / 4
+    scores.clamp_(-limit, limit)
+    problem.hide(scores, hidden, block, -math.inf)
+    highest = scores.amax(-1, keepdim=True)
+    problem.hide(scores, hidden, block, math.inf)
+    lowest = problem.per_head(problem.log2_polarity, block) - scores.amin(-1, keepdim=True)
+    problem.hide(scores, hidden, block)
+    shift = torch.maximum(highest, lowest)
+    return shift.masked_fill_(shift == -math.inf, 0.0)
+
+
+def _shifted_weights(problem: Problem, block: Block, hidden: Tensor | None, scores: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
+    log_polarity = problem.per_head(problem.log2_polarity, block)
+    torch.sub(log_polarity - shift, scores, out=weights).exp2_()
+    positive = scores.sub_(shift).exp2_()
+    problem.hide(positive, hidden, block)
+    problem.hide(weights, hidden, block)
+    total = positive.sum(-1, keepdim=True).add_(weights.sum(-1, keepdim=True))
+    torch.sub(positive, weights, out=weights)
+    return total
+
+
+@dataclass
+class Gradients:
+    """What `blocked_backward` returns: gradients in the shapes of their tensors, None where none was asked for."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None
+    log_polarity: Tensor | None
+
+
+def blocked_backward(
+    problem: Problem, grad_output: Tensor, output: Tensor, lse: Tensor, *, bias: bool = False, log_polarity: bool = False
+) -> Gradients:
+    """Gradients from the output and L of `blocked_forward`; `bias` and `log_polarity` say whether theirs are wanted."""
+    grad_output = grad_output.to(problem.exact)
+    delta = (grad_output * output.to(problem.exact)).sum(-1, keepdim=True)
+    gradients = Gradients(
+        query=torch.zeros_like(problem.query),
+        key=torch.zeros_like(problem.key),
+        value=torch.zeros_like(problem.value),
+        bias=torch.zeros_like(problem.bias, dtype=problem.exact) if bias and problem.bias is not None else None,
+        log_polarity=torch.zeros_like(problem.log2_polarity) if log_polarity else None,
+    )
+    if problem.keys == 0:
+        return gradients
+    buffers = problem.scratch(3)
+    for block in problem.blocks():
+        if block.columns[0] == block.columns[1]:
+            continue
+        both, weights, grad_scores = (problem.tile_in(buffer, block) for buffer in buffers)
+        capped = problem.scores(block, both)[1]
+        row_lse = problem.rows_of(lse.unsqueeze(-1), block)
+        row_grad, row_delta = problem.rows_of(grad_output, block), problem.rows_of(delta, block)
+        if problem.plain(block):
+            inverse = torch.exp(-row_lse)
+            row_grad, row_delta = row_grad * inverse, row_delta * inverse
+            polarity = problem.per_head(torch.exp2(problem.log2_polarity), block)
+            exponentials = both.exp2_()
+            torch.addcdiv(exponentials, polarity, exponentials, value=-1, out=weights)
+            both.addcdiv_(polarity, exponentials)
+        else:
+            _shifted_pair(problem, block, row_lse * LOG2E, both, weights)
+        hidden = problem.hidden(block)
+        problem.hide(both, hidden, block)
+        problem.hide(weights, hidden, block)
+        _accumulate(problem, block, gradients, both, weights, grad_scores, row_grad, row_delta, capped)
+    return gradients
+
+
+def _shifted_pair(problem: Problem, block: Block, row_lse: Tensor, scores: Tensor, weights: Tensor) -> None:
+    """Replace the scores by C and fill in W, both normalised."""
+    limit = torch.finfo(scores.dtype).max / 4
+    scores.clamp_(-limit, limit)
+    torch.sub(problem.per_head(problem.log2_polarity, block) - row_lse, scores, out=weights).exp2_()
+    scores.sub_(row_lse).exp2_().add_(weights)
+    torch.sub(scores, weights, alpha=2.0, out=weights)
+
+
+def _accumulate(
+    problem: Problem,
+    block: Block,
+    gradients: Gradients,
+    both: Tensor,
+    weights: Tensor,
+    grad_scores: Tensor,
+    row_grad: Tensor,
+    row_delta: Tensor,
+    capped: Tensor | None,
+) -> None:
+    factors = problem.dropout(block)
+    torch.bmm(row_grad, problem.columns_of(problem.value, block).transpose(1, 2), out=grad_scores)
+    if factors is not None:
+        grad_scores.mul_(factors)
+    grad_scores.mul_(both).addcmul_(weights, row_delta, value=-1.0)
+    if factors is not None:
+        weights.mul_(factors)
+    problem.columns_of(gradients.value, block).baddbmm_(weights.transpose(1, 2), row_grad)
+    by_head = problem.by_head(grad_scores, block)
+    if gradients.log_polarity is not None:
+        gradients.log_polarity[block.heads] -= 0.5 * by_head.sum((0, 2, 3))
+    if gradients.bias is not None:
+        part = problem.part_of_bias(gradients.bias, block)
+        part += by_head.sum_to_size(part.shape)
+    if capped is not None:
+        grad_scores.addcmul_(grad_scores * capped, capped, value=-1.0)
+    grad_query = torch.bmm(grad_scores, problem.columns_of(problem.key, block)).mul_(problem.scale)
+    gradients.query[block.batch, block.heads, slice(*block.rows)] = problem.by_head(grad_query, block)
+    query = problem.rows_of(problem.query, block)
+    problem.columns_of(gradients.key, block).baddbmm_(grad_scores.transpose(1, 2), query, alpha=problem.scale)

@@ -1,0 +1,173 @@
+"""From a softmax checkpoint to a TanhMax one and back: the same weights under the other family's config and class."""
+
+import inspect
+import logging
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from ..registration import SCORE_BIAS
+from ..settings import TanhMaxSettings
+from .auto import FAMILIES
+from .family import TanhMaxFields
+
+logger = logging.getLogger(__name__)
+
+# What belongs to the origin of a config and not to its contents.
+ORIGIN = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
+
+
+def convert(
+    model: str | PreTrainedModel,
+    auto_class: Any = None,
+    *,
+    polarity: float | str = 1.0,
+    layers: Any = None,
+    heads: Any = None,
+    score_bias: float = 3.0,
+    **kwargs: Any,
+) -> PreTrainedModel:
+    """Turn a softmax model of the BERT, ViT or LLaMA family into its TanhMax class.
+
+    At polarity 0 the result computes what the softmax model computed. At polarity 1 it does not: weights trained for softmax need
+    fine-tuning, best with a polarity that grows from 0 (`hf_tanhmax.PolarityCallback`) or is learned.
+
+    Args:
+        model: a Hub name or a folder, or a live model, whose weights are then shared with the result.
+        auto_class: the Auto class that gives the head, for a name; None takes the class that the checkpoint was saved from.
+        polarity: in [0, 1], or `"learned"`.
+        layers: as in `TanhMaxSettings`.
+        heads: as in `TanhMaxSettings`.
+        score_bias: as in `TanhMaxSettings`.
+        **kwargs: passed to `from_pretrained` (`revision`, `dtype`, `num_labels`, ...), for a name.
+
+    Returns:
+        A model of the TanhMax class, in evaluation mode if it was loaded. A head that the checkpoint lacks is new, and logged.
+
+    Raises:
+        ValueError: another family, a checkpoint that lacks part of the backbone or has weights of other shapes, or settings out of range.
+        TypeError: keyword arguments or an Auto class beside a live model.
+    """
+    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, score_bias=score_bias)  # type: ignore[arg-type]
+    if isinstance(model, str):
+        source = _load(model, auto_class, kwargs)
+    elif kwargs or auto_class is not None:
+        raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
+    else:
+        source = model
+    target, config_class = _tanhmax_class_of(type(source))
+    config = _same_config(source.config, config_class)
+    config.tanhmax_polarity = settings.polarity
+    config.tanhmax_layers = None if settings.layers is None else list(settings.layers)
+    config.tanhmax_heads = None if settings.heads is None else list(settings.heads)
+    config.tanhmax_score_bias = settings.score_bias
+    return _with_weights_of(source, target, config)
+
+
+def to_softmax(model: PreTrainedModel) -> PreTrainedModel:
+    """The softmax model with the weights of a TanhMax one (shared, not copied). It computes something else unless polarity is 0.
+
+    Raises:
+        ValueError: not a TanhMax model, or one with learned score biases, which softmax has no place for.
+    """
+    cls = type(model)
+    if not isinstance(model.config, TanhMaxFields):
+        raise ValueError(f"{cls.__name__} is not a TanhMax class; for a patched live model use hf_tanhmax.restore")
+    if model.config.tanhmax_settings.learned:
+        raise ValueError("this model has learned score biases, which a softmax model has no place for; they would be lost")
+    upstream: Any = cls.__mro__[1]
+    return _with_weights_of(model, upstream, _same_config(model.config, upstream.config_class))
+
+
+def _load(name: str, auto_class: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(
+        name, **{key: kwargs[key] for key in ("revision", "cache_dir", "token", "subfolder") if key in kwargs}
+    )
+    if isinstance(config, TanhMaxFields):
+        raise ValueError(f"{name} is a TanhMax checkpoint already ({config.model_type}); load it with AutoModel.from_pretrained")
+    if config.model_type not in _by_upstream_type():
+        raise ValueError(f"{name} is of model type {config.model_type!r}; convert knows {', '.join(sorted(_by_upstream_type()))}")
+    if auto_class is None:
+        auto_class = _class_in(config)
+    source, report = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
+    _refuse_partial(name, source, report)
+    return source
+
+
+def _class_in(config: Any) -> Any:
+    names = config.architectures or []
+    found = getattr(transformers, names[0], None) if len(names) == 1 else None
+    if found is None:
+        raise ValueError(f"the checkpoint does not say its class (architectures: {names}); pass auto_class, such as AutoModel")
+    return found
+
+
+def _refuse_partial(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """A new head is normal; a backbone with new or misshapen weights is a broken checkpoint."""
+    if report["mismatched_keys"]:
+        raise ValueError(f"{name} has weights of other shapes than its config says: {_some(report['mismatched_keys'])}")
+    prefix = f"{model.base_model_prefix}."
+    backbone_alone = model.base_model is model
+    missing = sorted(report["missing_keys"])
+    lost = [key for key in missing if (backbone_alone or key.startswith(prefix)) and "pooler" not in key.split(".")]
+    if lost:
+        raise ValueError(f"{name} lacks {len(lost)} weights of its backbone, for example {_some(lost)}; is the file whole?")
+    if missing:
+        logger.warning("%s has no weights for %s: they are new, so train before use", name, _some(missing))
+
+
+def _some(keys: Any) -> str:
+    shown = sorted(str(key) for key in keys)
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+
+
+def _by_upstream_type() -> dict[str, type]:
+    return {config.__mro__[2].model_type: config for config in FAMILIES}  # type: ignore[attr-defined]
+
+
+def _tanhmax_class_of(upstream: type) -> tuple[Any, Any]:
+    for config_class, heads in FAMILIES.items():
+        for cls in heads.values():
+            if upstream is cls:
+                raise ValueError(f"{upstream.__name__} is a TanhMax class already; set its polarity with hf_tanhmax.set_polarity")
+            if cls.__mro__[1] is upstream:
+                return cls, config_class
+    raise ValueError(f"there is no TanhMax class for {upstream.__name__}; hf_tanhmax.use_tanhmax patches any live model instead")
+
+
+def _same_config(config: Any, config_class: Any) -> Any:
+    values = {key: value for key, value in config.to_dict().items() if key not in ORIGIN}
+    known = set(config_class.__dataclass_fields__)
+    converted = config_class(**{key: value for key, value in values.items() if not key.startswith("tanhmax_") or key in known})
+    converted._attn_implementation = getattr(config, "_attn_implementation", None)
+    return converted
+
+
+def _with_weights_of(source: PreTrainedModel, target: Any, config: Any) -> PreTrainedModel:
+    made, report = target.from_pretrained(
+        None,
+        config=config,
+        state_dict=source.state_dict(),
+        dtype=source.dtype,
+        output_loading_info=True,
+        **_construction(source),
+    )
+    missing = [key for key in report["missing_keys"] if not key.endswith(SCORE_BIAS)]
+    if missing or report["unexpected_keys"] or report["mismatched_keys"]:
+        raise ValueError(
+            f"{type(source).__name__} and {target.__name__} differ in their weights: {_some([*missing, *report['unexpected_keys']])}"
+        )
+    if getattr(source, "generation_config", None) is not None:
+        made.generation_config = source.generation_config
+    return made.to(source.device).train(source.training)
+
+
+def _construction(source: Any) -> dict[str, bool]:
+    """The arguments beside the config that the backbones are built with, read off the model."""
+    accepted = inspect.signature(type(source).__init__).parameters
+    found = {
+        "add_pooling_layer": getattr(source, "pooler", None) is not None,
+        "use_mask_token": getattr(getattr(source, "embeddings", None), "mask_token", None) is not None,
+    }
+    return {name: value for name, value in found.items() if name in accepted}

@@ -1,0 +1,67 @@
+"""What the three families share: the TanhMax fields of a config, and the decorator that makes an upstream class a TanhMax class."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from ..patching import attention_modules, own
+from ..registration import SCORE_BIAS
+from ..settings import TanhMaxSettings
+
+Model = TypeVar("Model", bound=type[PreTrainedModel])
+
+
+@dataclass(kw_only=True, repr=False)
+class TanhMaxFields:
+    """The fields that a TanhMax config adds to its upstream config; `TanhMaxSettings` says what they mean and checks them."""
+
+    tanhmax_polarity: float | int | str = 1.0
+    tanhmax_layers: list[int] | tuple[int, ...] | None = None
+    tanhmax_heads: list[int] | tuple[int, ...] | None = None
+    tanhmax_score_bias: float | int = 3.0
+
+    @property
+    def tanhmax_settings(self) -> TanhMaxSettings:
+        """The four fields as one checked object."""
+        return TanhMaxSettings(self.tanhmax_polarity, self.tanhmax_layers, self.tanhmax_heads, self.tanhmax_score_bias)  # type: ignore[arg-type]
+
+    def validate_tanhmax(self) -> None:
+        """Refuse what `TanhMaxSettings` refuses; Transformers calls it when a config is made."""
+        _ = self.tanhmax_settings
+
+
+def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
+    """Make a subclass of a Transformers model compute TanhMax: its config class, its construction, its initialisation.
+
+    The decorated class is one line below its upstream class; the signature of `__init__` is upstream's, as Transformers inspects it.
+    """
+
+    def decorate(cls: Model) -> Model:
+        upstream: Any = cls.__init__
+
+        @functools.wraps(upstream)
+        def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+            upstream(self, config, *args, **kwargs)
+            own(self)
+
+        upstream_initialize = cls.initialize_weights
+
+        @functools.wraps(upstream_initialize)
+        def initialize_weights(self: Any) -> None:
+            upstream_initialize(self)
+            for module in attention_modules(self):
+                if getattr(module, SCORE_BIAS, None) is not None:
+                    init.constant_(getattr(module, SCORE_BIAS), self.config.tanhmax_score_bias)
+
+        changes = {"__init__": __init__, "initialize_weights": initialize_weights, "config_class": config_class}
+        for name, value in changes.items():
+            setattr(cls, name, value)
+        cls.__annotations__ = {**cls.__annotations__, "config": config_class}
+        cls._supports_flash_attn = cls._supports_flex_attn = False
+        return cls
+
+    return decorate

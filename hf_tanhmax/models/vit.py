@@ -1,0 +1,44 @@
+"""ViT with TanhMax attention: model type `tanhmax_vit`, and a class for each of its heads."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import (
+    ViTConfig,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTModel,
+)
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+
+from .family import TanhMaxFields, tanhmax_class
+
+
+@strict
+class TanhMaxViTConfig(TanhMaxFields, ViTConfig):
+    """A `ViTConfig` with the four TanhMax settings; see `TanhMaxSettings` for what they mean."""
+
+    model_type = "tanhmax_vit"
+
+
+@tanhmax_class(TanhMaxViTConfig)
+class TanhMaxViTModel(ViTModel):
+    """The backbone."""
+
+
+@tanhmax_class(TanhMaxViTConfig)
+class TanhMaxViTForMaskedImageModeling(ViTForMaskedImageModeling):
+    """Masked image modelling."""
+
+
+@tanhmax_class(TanhMaxViTConfig)
+class TanhMaxViTForImageClassification(ViTForImageClassification):
+    """Classification of images."""
+
+
+def register_checkpoint_conversion() -> None:
+    """Let ViT checkpoints, whose file names differ from the module names, load into and save from `TanhMaxViTModel`.
+
+    Transformers keys this table by class name and leaves custom classes out, so without it every weight would be new.
+    """
+    conversion = get_checkpoint_conversion_mapping("ViTModel")
+    if conversion is not None:
+        register_checkpoint_conversion_mapping("TanhMaxViTModel", conversion, overwrite=True)

@@ -1,0 +1,246 @@
+"""Turn the attention of a live model into TanhMax, layer by layer, and back.
+
+Attention modules of Transformers ask `self.config._attn_implementation` which function to call. A patched module gets a view of its
+config that answers this one question with TanhMax, and passes everything else through. So `eager` and `sdpa` keep their meaning (with
+weights; fast, without weights), nothing is copied or replaced, nothing global changes, and putting the config back undoes it.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .functional import check_polarity
+from .registration import EAGER, FUSED, SCORE_BIAS
+from .settings import TanhMaxSettings
+
+# What the config says, and the function that stands for it. Any other name computes softmax and is refused.
+FUNCTIONS = {None: EAGER, "eager": EAGER, "paged|eager": EAGER, "sdpa": FUSED, FUSED: FUSED, EAGER: EAGER}
+
+
+class ConfigView:
+    """A config as a TanhMax attention module sees it.
+
+    Args:
+        config: the config, or another view, that all else is passed through to.
+        settings: what this view answers for itself; None where the config itself holds TanhMax settings.
+        owned: whether the view belongs to a TanhMax class, so that `restore` must leave it.
+    """
+
+    def __init__(self, config: Any, settings: TanhMaxSettings | None = None, *, owned: bool = False) -> None:
+        vars(self)["_config"] = config
+        vars(self)["owned"] = owned
+        if settings is not None:
+            vars(self)["tanhmax_polarity"] = settings.polarity
+            vars(self)["tanhmax_heads"] = settings.heads
+
+    @property
+    def _attn_implementation(self) -> str:
+        name = self._config._attn_implementation
+        if name not in FUNCTIONS:
+            raise ValueError(
+                f'attn_implementation="{name}" computes softmax, but this layer is set to TanhMax; use "sdpa" (fast) or "eager" '
+                "(returns weights), or restore the model first"
+            )
+        return FUNCTIONS[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_config":  # while unpickling there is no config yet
+            raise AttributeError(name)
+        return getattr(self._config, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self):
+            vars(self)[name] = value
+        else:
+            setattr(self._config, name, value)
+
+
+def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> int:
+    """Make a live model compute TanhMax attention, in place.
+
+    Args:
+        model: any Transformers model that uses the attention interface, also inside PEFT, DDP or `torch.compile`.
+        settings: polarity, layers and heads; None is TanhMax everywhere. Layers that are not chosen stay as they are.
+
+    Returns:
+        The number of attention modules patched.
+
+    Raises:
+        ValueError: no attention module asks the interface, some bypass it, or a layer or head does not exist.
+    """
+    return len(_patch(model, settings or TanhMaxSettings()))
+
+
+def restore(model: nn.Module) -> int:
+    """Undo every `use_tanhmax` on a model; returns the number of attention modules restored.
+
+    Raises:
+        ValueError: the model is TanhMax by its class, which `to_softmax` converts; or nothing is patched.
+    """
+    restored = owned = 0
+    for module in model.modules():
+        view = getattr(module, "config", None)
+        while isinstance(view, ConfigView) and not view.owned:
+            view = view._config
+        if view is not getattr(module, "config", None):
+            module.config = view  # type: ignore[assignment]
+            restored += 1
+            if not isinstance(view, ConfigView):
+                _drop_score_bias(module)
+        owned += isinstance(view, ConfigView)
+    if not restored:
+        reason = "is TanhMax by its class; use hf_tanhmax.to_softmax" if owned else "computes no TanhMax"
+        raise ValueError(f"nothing to restore: {type(model).__name__} {reason}")
+    return restored
+
+
+@contextmanager
+def tanhmax_on(
+    model: nn.Module,
+    *,
+    layers: Any = None,
+    heads: Any = None,
+    polarity: float = 1.0,
+) -> Iterator[nn.Module]:
+    """Compute TanhMax inside a `with` block, in some layers and heads, and put everything back after it; blocks nest.
+
+    Args:
+        model: as for `use_tanhmax`.
+        layers: indices of layers; None is all.
+        heads: indices of heads; None is all. The other heads of those layers compute softmax inside the block.
+        polarity: 1 is TanhMax, 0 softmax.
+
+    Raises:
+        ValueError, TypeError: as `use_tanhmax` and `TanhMaxSettings`; a learned polarity needs `use_tanhmax`.
+    """
+    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads)
+    if settings.learned:
+        raise ValueError('polarity="learned" adds parameters to the model, which a block cannot undo; call use_tanhmax instead')
+    before = [(module, module.config) for module in attention_modules(model)]
+    _patch(model, settings)
+    try:
+        yield model
+    finally:
+        for module, config in before:
+            module.config = config
+
+
+def set_polarity(model: nn.Module, polarity: float) -> None:
+    """Set the polarity of every TanhMax layer of a model, and in the config that will be saved with it.
+
+    Raises:
+        ValueError: outside [0, 1], nothing computes TanhMax, or the polarity is learned.
+    """
+    if not isinstance(check_polarity(polarity), float):
+        raise TypeError("polarity must be a number; a polarity per head is learned: TanhMaxSettings(polarity='learned')")
+    views = [view for module in model.modules() if isinstance(view := getattr(module, "config", None), ConfigView)]
+    if not views:
+        raise ValueError(f"{type(model).__name__} computes no TanhMax, so it has no polarity to set; call use_tanhmax first")
+    for view in views:
+        if TanhMaxSettings(polarity=view.tanhmax_polarity).learned:
+            raise ValueError("the polarity of this model is learned, one score bias per head; it cannot be set")
+        view.tanhmax_polarity = float(polarity)
+
+
+def attention_modules(model: nn.Module) -> list[Any]:
+    """The modules of a model that ask Transformers' attention interface which function to call, in the model's order."""
+    return [module for module in model.modules() if _asks_interface(module)]
+
+
+def own(model: PreTrainedModel) -> None:
+    """Patch a model of a TanhMax class, whose config holds the settings; what is patched already stays."""
+    settings = model.config.tanhmax_settings
+    chosen = _chosen(model, settings)
+    for module in chosen:
+        if not isinstance(module.config, ConfigView):
+            _patch_module(module, ConfigView(module.config, owned=True), settings)
+
+
+def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
+    chosen = _chosen(model, settings)
+    for module in chosen:
+        _patch_module(module, ConfigView(module.config, replace(settings, layers=None)), settings)
+    return chosen
+
+
+def _patch_module(module: Any, view: ConfigView, settings: TanhMaxSettings) -> None:
+    if settings.learned and getattr(module, SCORE_BIAS, None) is None:
+        like = next(module.parameters())
+        start = torch.full((_heads_of(module),), settings.score_bias, dtype=torch.float32, device=like.device)
+        module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+    module.config = view
+
+
+def _drop_score_bias(module: nn.Module) -> None:
+    if SCORE_BIAS in module._parameters:
+        delattr(module, SCORE_BIAS)
+
+
+def _chosen(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
+    modules = attention_modules(model)
+    bypassing = sorted({type(module).__name__ for module in model.modules() if _bypasses(module)})
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if not modules:
+        found = f"its {', '.join(bypassing)} compute softmax themselves" if bypassing else "it has no attention modules"
+        raise ValueError(
+            f"{kind!r} cannot compute TanhMax: {found}, without asking Transformers' attention interface, as about 100 architectures do; "
+            "choose one that asks it, such as BERT, ViT or LLaMA"
+        )
+    if settings.layers is None and bypassing:
+        raise ValueError(
+            f"part of {kind!r} would stay softmax: {', '.join(bypassing)} do not ask Transformers' attention interface; "
+            "name the layers that should compute TanhMax, to accept that"
+        )
+    layers = list(_by_layer(model).values())
+    if settings.layers is not None:
+        if settings.layers[-1] >= len(layers):
+            raise ValueError(f"there is no layer {settings.layers[-1]}: {kind!r} has {len(layers)} layers, counted from 0")
+        modules = [module for index in settings.layers for module in layers[index]]
+    if settings.heads is not None:
+        fewest = min(_heads_of(module) for module in modules)
+        if settings.heads[-1] >= fewest:
+            raise ValueError(f"there is no head {settings.heads[-1]}: the chosen layers have {fewest} heads, counted from 0")
+    return modules
+
+
+def _by_layer(model: nn.Module) -> dict[str, list[Any]]:
+    """Attention modules grouped by layer: by their path up to its last number, so that self and cross attention are one layer."""
+    layers: dict[str, list[Any]] = {}
+    for name, module in model.named_modules():
+        if _asks_interface(module):
+            numbered = re.match(r"(.*\.\d+)(?:\.|$)", f".{name}")
+            layers.setdefault(numbered.group(1) if numbered else name, []).append(module)
+    return layers
+
+
+def _heads_of(module: Any) -> int:
+    for name in ("num_attention_heads", "num_heads", "n_heads"):
+        for holder in (module, module.config):
+            if isinstance(found := getattr(holder, name, None), int):
+                return found
+    raise ValueError(f"cannot tell how many heads {type(module).__name__} has; leave heads None, and polarity a number")
+
+
+# Transformers has no public way to ask whether a module dispatches through the attention interface. The name that such a forward uses is
+# the same in every architecture, and `test_patching` counts the families it finds.
+def _asks_interface(module: nn.Module) -> bool:
+    if isinstance(module, PreTrainedModel) or not hasattr(module, "config"):
+        return False
+    return "ALL_ATTENTION_FUNCTIONS" in _names_in_forward(module)
+
+
+def _bypasses(module: nn.Module) -> bool:
+    if isinstance(module, PreTrainedModel) or "ALL_ATTENTION_FUNCTIONS" in _names_in_forward(module):
+        return False
+    return "Attention" in type(module).__name__ and "softmax" in _names_in_forward(module)
+
+
+def _names_in_forward(module: nn.Module) -> tuple[str, ...]:
+    return inspect.unwrap(type(module).forward).__code__.co_names

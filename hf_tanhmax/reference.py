@@ -1,0 +1,60 @@
+r"""TanhMax attention in plain PyTorch, with its weights: the definition that every other implementation is measured against.
+
+.. math:: O = \mathrm{dropout}(W) V, \qquad W = \mathrm{tanhmax}(s(\alpha\, Q K^\top) + B), \qquad s(x) = c \tanh(x / c)
+
+with scale :math:`\alpha`, softcap :math:`c` (absent: :math:`s(x) = x`) and bias :math:`B`. Memory grows with queries times keys.
+"""
+
+import torch
+from torch import Tensor
+
+from .functional import tanhmax
+from .visibility import Visibility
+
+
+def reference_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    *,
+    bias: Tensor | None = None,
+    scale: float,
+    softcap: float | None = None,
+    dropout_p: float = 0.0,
+    polarity: float | Tensor = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Attention output and weights, differentiable any number of times.
+
+    Args:
+        query: `[batch, heads, queries, head_dim]`.
+        key: `[batch, kv_heads, keys, head_dim]`; `kv_heads` divides `heads`, and consecutive query heads share a key head.
+        value: `[batch, kv_heads, keys, value_dim]`.
+        visibility: which keys a query sees.
+        bias: broadcasts to `[batch, heads, queries, keys]`, added after the softcap.
+        scale: multiplies the products of query and key.
+        softcap: bound of the scores, before bias and mask.
+        dropout_p: share of the weights set to 0, the others scaled by 1 / (1 - dropout_p).
+        polarity: a number, or `[heads]`.
+
+    Returns:
+        Output `[batch, heads, queries, value_dim]` and weights `[batch, heads, queries, keys]` as they met the values (after
+        dropout), in the dtype of the query. Scores and weights are computed in float32, or float64 for float64.
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    groups = query.shape[1] // key.shape[1]
+    scores = torch.matmul(query.to(exact), _repeat(key, groups).to(exact).transpose(-1, -2)) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias.to(exact)
+    if isinstance(polarity, Tensor):
+        polarity = polarity.view(1, -1, 1, 1)
+    weights = tanhmax(scores, visibility.full(query.device), polarity=polarity)
+    weights = torch.nn.functional.dropout(weights, dropout_p)
+    output = torch.matmul(weights, _repeat(value, groups).to(exact))
+    return output.to(query.dtype), weights.to(query.dtype)
+
+
+def _repeat(tensor: Tensor, groups: int) -> Tensor:
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)

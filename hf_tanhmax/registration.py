@@ -1,0 +1,166 @@
+"""What Transformers calls: TanhMax under two names of its attention interface, each with the mask that belongs to it.
+
+* `tanhmax` returns no weights unless the caller asked for `output_attentions`, and takes the fastest implementation;
+* `tanhmax_eager` always returns the signed weights.
+
+Both get boolean masks (`sdpa_mask`), as a signed weight has no additive mask. This module only translates; `tanhmax_attention` computes.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from .attention import tanhmax_attention
+from .settings import LEARNED
+
+FUSED, EAGER = "tanhmax", "tanhmax_eager"
+SCORE_BIAS = "tanhmax_score_bias"
+
+# Arguments that change what attention computes and that TanhMax attention does not do.
+REFUSED = {
+    "s_aux": "attention sinks",
+    "sinks": "attention sinks",
+    "indices": "sparse key selection",
+    "block_indices": "sparse key selection",
+}
+# Tensors that reach the attention function but do not change what it computes here: positions are in query and key already, masks and
+# packing arrive as the mask, and the cache reads the rest itself. Any other tensor is refused.
+CARRIED = frozenset(
+    "position_ids cache_position encoder_hidden_states encoder_attention_mask cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k "
+    "max_seqlen_q max_seqlen_k read_index write_index block_table num_items_in_batch logits_to_keep".split()
+)
+
+
+def register() -> None:
+    """Register attention and mask under both names; calling it again changes nothing."""
+    for name, function in ((FUSED, fused_forward), (EAGER, eager_forward)):
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def fused_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """TanhMax attention for Transformers; weights only if the caller passed `output_attentions=True`.
+
+    Args:
+        module: the attention module; its config and its `tanhmax_score_bias` say how signed the weights are.
+        query: `[batch, heads, queries, head_dim]`; key and value may have fewer heads.
+        key: `[batch, kv_heads, keys, head_dim]`.
+        value: `[batch, kv_heads, keys, value_dim]`.
+        attention_mask: None, boolean (True takes part) or additive; 4-dimensional.
+        **kwargs: what Transformers passes along; an argument that would change the result and is not honoured is refused.
+
+    Returns:
+        Output `[batch, queries, heads, value_dim]`, contiguous, and the weights or None.
+
+    Raises:
+        NotImplementedError: attention sinks, sparse key selection, context parallelism, or a tensor of unknown meaning.
+        TypeError: a mask that is not a 4-dimensional tensor.
+    """
+    return _forward(module, query, key, value, attention_mask, bool(kwargs.get("output_attentions")), kwargs)
+
+
+def eager_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The same as `fused_forward`, with the signed weights `[batch, heads, queries, keys]` always."""
+    return _forward(module, query, key, value, attention_mask, True, kwargs)
+
+
+def _forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    weights: bool,
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, Tensor | None]:
+    _refuse(module, kwargs)
+    if kwargs.get("cache") is not None:
+        key, value = kwargs["cache"].update(key_states=key, value_states=value, layer_idx=_layer_of(module), kwargs=kwargs)
+    keep, bias = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2])
+    cu_seqlens = kwargs.get("cu_seq_lens_q")
+    packed = mask is None and cu_seqlens is not None and query.shape[0] == 1 and query.shape[2] == key.shape[2]
+    found = tanhmax_attention(
+        query,
+        key,
+        value,
+        keep=keep,
+        bias=bias,
+        is_causal=mask is None and _is_causal(module, query, kwargs.get("is_causal")),
+        scale=kwargs.get("scaling"),
+        softcap=kwargs.get("softcap"),
+        dropout_p=kwargs.get("dropout") or 0.0,
+        polarity=_polarity(module, query),
+        cu_seqlens=cu_seqlens if packed else None,
+        return_weights=weights,
+    )
+    output, signed = found if isinstance(found, tuple) else (found, None)
+    return output.transpose(1, 2).contiguous(), signed
+
+
+def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
+    for name, value in kwargs.items():
+        if value is None or name in CARRIED:
+            continue
+        if name in REFUSED:
+            raise NotImplementedError(f"TanhMax attention has no {REFUSED[name]}: {type(module).__name__} passed {name!r}")
+        if isinstance(value, Tensor) and name not in ("position_bias", "dropout", "scaling", "softcap"):
+            raise NotImplementedError(
+                f"{type(module).__name__} passed the tensor {name!r}, which TanhMax attention does not know and will not ignore"
+            )
+    if not torch.compiler.is_compiling() and int(os.environ.get("PARALLELISM_CONFIG_CP_SIZE", "1")) > 1:
+        raise NotImplementedError(
+            "context parallelism replaces torch's softmax attention, which TanhMax does not call, so each rank would see its own "
+            "keys only; set cp_size to 1"
+        )
+
+
+def _layer_of(module: nn.Module) -> int:
+    index = getattr(module, "layer_idx", None)
+    if index is None:
+        raise NotImplementedError(f"a paged cache needs the layer's index, but {type(module).__name__} has no layer_idx")
+    return index
+
+
+def _split_mask(mask: Any, position_bias: Tensor | None, keys: int) -> tuple[Tensor | None, Tensor | None]:
+    """An additive mask is a boolean one (what is far below 0 is hidden) and a bias (the rest)."""
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 4):
+        what = f"a tensor of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"TanhMax attention takes a 4-dimensional boolean or additive mask, but got {what}")
+    bias = None if position_bias is None else position_bias[..., :keys]
+    if mask is None:
+        return None, bias
+    mask = mask[..., :keys]
+    if mask.dtype == torch.bool:
+        return mask, bias
+    if not mask.is_floating_point():
+        raise TypeError(f"a 4-dimensional mask must be boolean or floating point, but is {mask.dtype}; use mask.bool()")
+    keep = mask > torch.finfo(mask.dtype).min / 2
+    additive = mask.masked_fill(~keep, 0.0)
+    return keep, additive if bias is None else bias + additive
+
+
+def _is_causal(module: nn.Module, query: Tensor, wanted: bool | None) -> bool:
+    """Transformers' order: the argument, then the module, then True; one query sees every key."""
+    if query.shape[2] == 1:
+        return False
+    return bool(getattr(module, "is_causal", True) if wanted is None else wanted)
+
+
+def _polarity(module: nn.Module, query: Tensor) -> float | Tensor:
+    config = getattr(module, "config", None)
+    polarity, heads = getattr(config, "tanhmax_polarity", 1.0), getattr(config, "tanhmax_heads", None)
+    if polarity == LEARNED:
+        polarity = torch.exp(-2.0 * getattr(module, SCORE_BIAS))
+    if heads is None:
+        return polarity
+    chosen = torch.zeros(query.shape[1], dtype=torch.bool, device=query.device)
+    chosen[list(heads)] = True
+    return torch.where(chosen, polarity, torch.zeros((), device=query.device))

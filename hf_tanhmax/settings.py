@@ -1,0 +1,71 @@
+"""What a TanhMax model is set to: how signed it is, in which layers, in which heads.
+
+One frozen, checked object. A TanhMax configuration holds the same four values as `tanhmax_polarity`, `tanhmax_layers`,
+`tanhmax_heads` and `tanhmax_score_bias`, so that they are written to `config.json` and read back from there.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from .functional import check_polarity
+
+LEARNED: Literal["learned"] = "learned"
+
+
+@dataclass(frozen=True)
+class TanhMaxSettings:
+    """How attention weights are signed.
+
+    Attributes:
+        polarity: a number in [0, 1] (0 is softmax, 1 is TanhMax), or `"learned"`: one score bias c per head is a parameter of the
+            attention module, which computes TanhMax(a + c), that is polarity exp(-2c).
+        layers: indices of the attention modules, in the model's order, that compute TanhMax; the others stay softmax. None is all.
+        heads: indices of the heads, in each of those layers, that compute TanhMax; the others stay softmax. None is all.
+        score_bias: where c starts if polarity is `"learned"`; 3 is softmax to about 1e-3.
+
+    Raises:
+        TypeError, ValueError: a value that is not one of these, with the value in the message.
+    """
+
+    polarity: float | Literal["learned"] = 1.0
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    score_bias: float = 3.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.polarity, str):
+            if self.polarity != LEARNED:
+                raise ValueError(f'polarity must be a number in [0, 1] or "learned", but is {self.polarity!r}')
+        else:
+            object.__setattr__(self, "polarity", check_polarity(self.polarity))
+        for name in ("layers", "heads"):
+            object.__setattr__(self, name, _indices(name, getattr(self, name)))
+        if isinstance(self.score_bias, bool) or not isinstance(self.score_bias, int | float):
+            raise TypeError(f"score_bias must be a number, but is {self.score_bias!r}")
+        if not abs(self.score_bias) <= 40:
+            raise ValueError(f"score_bias must be between -40 and 40, but is {self.score_bias}")
+        object.__setattr__(self, "score_bias", float(self.score_bias))
+
+    @property
+    def learned(self) -> bool:
+        """Whether every head learns its own score bias."""
+        return self.polarity == LEARNED
+
+
+def _indices(name: str, value: Iterable[int] | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of indices or None, but is {value!r}")
+    found = tuple(value)
+    for index in found:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"{name} must hold whole numbers, but holds {index!r}")
+        if index < 0:
+            raise ValueError(f"{name} must hold indices counted from 0, but holds {index}")
+    if not found:
+        raise ValueError(f"{name} must name at least one index; leave it None for all")
+    if len(set(found)) != len(found):
+        raise ValueError(f"{name} names an index twice: {list(found)}")
+    return tuple(sorted(found))

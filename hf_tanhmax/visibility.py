@@ -1,0 +1,86 @@
+r"""Which keys a query may see: causality, windows, packed sequences and boolean masks as one object that can be asked in tiles.
+
+With query position :math:`i` (counted from 0, plus `offset`) and key position :math:`j`, a key is visible if all of these hold:
+
+* `causal`: :math:`j \le i`; with a `window` :math:`w`, also :math:`j > i - w`;
+* without `causal`, a window is two-sided: :math:`|i - j| < w`;
+* `segments`: query and key belong to the same packed sequence;
+* `keep`: the mask, which broadcasts to `[batch, heads, queries, keys]`, is True.
+
+`offset` is 0 if the first query sits at the first key (upper-left alignment: `scaled_dot_product_attention`, and a prefill into an
+empty static cache), and keys - queries if the last query sits at the last key (lower-right: a chunk appended to a cache).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """The mask of one attention call, never larger than the tile that is asked for.
+
+    Attributes:
+        queries, keys: lengths.
+        causal: whether later keys are hidden.
+        offset: position of the first query among the keys.
+        window: how many keys a query sees on one side, its own included; None is all.
+        keep: boolean, 4-dimensional, broadcasts to `[batch, heads, queries, keys]`.
+        segments: int64 `[keys]`, the packed sequence of each position, ascending (queries and keys then have the same length).
+    """
+
+    queries: int
+    keys: int
+    causal: bool = False
+    offset: int = 0
+    window: int | None = None
+    keep: Tensor | None = None
+    segments: Tensor | None = None
+
+    def key_range(self, start: int, stop: int) -> tuple[int, int]:
+        """The keys that queries `start` to `stop` can see at most, as a half-open range (`keep` is not read)."""
+        low, high = 0, self.keys
+        if self.causal:
+            high = min(high, stop + self.offset)
+        if self.window is not None:
+            low = max(low, start + self.offset - self.window + 1)
+            high = min(high, stop + self.offset + self.window - 1)
+        if self.segments is not None:
+            first, last = self.segments[start], self.segments[stop - 1]
+            low = max(low, int(torch.searchsorted(self.segments, first)))
+            high = min(high, int(torch.searchsorted(self.segments, last, right=True)))
+        return min(low, self.keys), max(high, min(low, self.keys))
+
+    def hidden_from(self, start: int, low: int) -> int:
+        """The first key that tiles of queries from `start` on must mask, if only causality hides keys; else `low`."""
+        plain = self.causal and self.window is None and self.segments is None and self.keep is None
+        return max(low, start + self.offset + 1) if plain else low
+
+    def tile(
+        self, rows: tuple[int, int], columns: tuple[int, int], device: torch.device, batch: slice | None = None, heads: slice | None = None
+    ) -> Tensor | None:
+        """The mask of some queries and keys: boolean, broadcasts to `[batch, heads, rows, columns]`; None if all are visible."""
+        seen = None
+        if self.causal or self.window is not None:
+            i = torch.arange(*rows, device=device)[:, None] + self.offset
+            j = torch.arange(*columns, device=device)[None, :]
+            if self.causal:
+                seen = j <= i
+            if self.window is not None:
+                inside = (i - j < self.window) & (j - i < self.window)
+                seen = inside if seen is None else seen & inside
+        if self.segments is not None:
+            same = self.segments[slice(*rows), None] == self.segments[None, slice(*columns)]
+            seen = same if seen is None else seen & same
+        if self.keep is not None:
+            part = self.keep
+            for dim, wanted in enumerate((batch, heads, slice(*rows), slice(*columns))):
+                if wanted is not None and part.shape[dim] != 1:
+                    part = part[(slice(None),) * dim + (wanted,)]
+            seen = part if seen is None else seen & part
+        return seen
+
+    def full(self, device: torch.device) -> Tensor | None:
+        """The mask of all queries and keys, as `tile` gives it."""
+        return self.tile((0, self.queries), (0, self.keys), device)
