@@ -27,11 +27,29 @@ REFUSED = {
     "indices": "sparse key selection",
     "block_indices": "sparse key selection",
 }
+# An additive mask hides with -10000, -1e9, the least finite number or -inf, by convention; softmax gives all of them exactly 0, but sinh
+# would give them the largest weight. So what is below this (-10000 rounded to bfloat16 included) is hidden, and the rest is a bias.
+HIDDEN_BELOW = -9000.0
 # Tensors that reach the attention function but do not change what it computes here: positions are in query and key already, masks and
 # packing arrive as the mask, and the cache reads the rest itself. Any other tensor is refused.
 CARRIED = frozenset(
-    "position_ids cache_position encoder_hidden_states encoder_attention_mask cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k "
-    "max_seqlen_q max_seqlen_k read_index write_index block_table num_items_in_batch logits_to_keep".split()
+    {
+        "position_ids",
+        "cache_position",
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "cu_seq_lens_q",
+        "cu_seq_lens_k",
+        "max_length_q",
+        "max_length_k",
+        "max_seqlen_q",
+        "max_seqlen_k",
+        "read_index",
+        "write_index",
+        "block_table",
+        "num_items_in_batch",
+        "logits_to_keep",
+    }
 )
 
 
@@ -85,8 +103,6 @@ def _forward(
     if kwargs.get("cache") is not None:
         key, value = kwargs["cache"].update(key_states=key, value_states=value, layer_idx=_layer_of(module), kwargs=kwargs)
     keep, bias = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2])
-    cu_seqlens = kwargs.get("cu_seq_lens_q")
-    packed = mask is None and cu_seqlens is not None and query.shape[0] == 1 and query.shape[2] == key.shape[2]
     found = tanhmax_attention(
         query,
         key,
@@ -98,7 +114,7 @@ def _forward(
         softcap=kwargs.get("softcap"),
         dropout_p=kwargs.get("dropout") or 0.0,
         polarity=_polarity(module, query),
-        cu_seqlens=cu_seqlens if packed else None,
+        cu_seqlens=_bounds(query, key, mask, kwargs),
         return_weights=weights,
     )
     output, signed = found if isinstance(found, tuple) else (found, None)
@@ -142,9 +158,15 @@ def _split_mask(mask: Any, position_bias: Tensor | None, keys: int) -> tuple[Ten
         return mask, bias
     if not mask.is_floating_point():
         raise TypeError(f"a 4-dimensional mask must be boolean or floating point, but is {mask.dtype}; use mask.bool()")
-    keep = mask > torch.finfo(mask.dtype).min / 2
+    keep = mask > HIDDEN_BELOW
     additive = mask.masked_fill(~keep, 0.0)
     return keep, additive if bias is None else bias + additive
+
+
+def _bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
+    """The bounds of packed sequences, wherever they can be honoured; without a mask they must be, or sequences would leak."""
+    fits = query.shape[0] == 1 and query.shape[2] == key.shape[2] and kwargs.get("cache") is None
+    return kwargs.get("cu_seq_lens_q") if fits or mask is None else None
 
 
 def _is_causal(module: nn.Module, query: Tensor, wanted: bool | None) -> bool:
