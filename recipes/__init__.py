@@ -1,0 +1,1 @@
+"""Training recipes: YAML files, and the programs that run them."""

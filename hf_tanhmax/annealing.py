@@ -1,0 +1,109 @@
+"""Polarity that changes during training, from softmax towards TanhMax.
+
+With t = min(1, step / (share * total)), from `start` at t = 0 to exactly `end` at t = 1 and after it:
+
+* linear: start + (end - start) t
+* cosine: start + (end - start) (1 - cos(pi t)) / 2, slow at both ends
+* geometric: a (b / a)^t with a = max(start, 1e-4) and b = max(end, 1e-4), equal factors in equal times; at t = 0 it is exactly `start`
+
+The polarity is a function of the step alone, so a resumed run continues where it was without any state of its own.
+"""
+
+import math
+from typing import Any, Literal, get_args
+
+from torch import nn
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+from .functional import check_polarity
+from .patching import set_polarity
+
+Schedule = Literal["linear", "cosine", "geometric"]
+GEOMETRIC_FLOOR = 1e-4
+
+
+def polarity_at(step: int, total: int, *, start: float = 0.0, end: float = 1.0, schedule: Schedule = "linear", share: float = 0.5) -> float:
+    """The polarity with which to take a step.
+
+    Args:
+        step: steps taken so far, from 0.
+        total: steps of the whole training.
+        start: polarity of the first step.
+        end: polarity from `share` of the steps on, exactly.
+        schedule: the form of the way from `start` to `end`.
+        share: part of the steps that the way takes, in (0, 1].
+
+    Raises:
+        ValueError: a value outside its range, or a schedule that does not exist.
+        TypeError: a polarity that is not a number.
+    """
+    if step < 0 or total < 1:
+        raise ValueError(f"a polarity needs a step of at least 0 and a total of at least 1, but got step {step} of {total}")
+    _check(start, end, schedule, share)
+    arrived = share * total
+    if step >= arrived:
+        return float(end)
+    progress = step / arrived
+    if progress == 0:
+        return float(start)
+    if schedule == "geometric":
+        low, high = max(start, GEOMETRIC_FLOOR), max(end, GEOMETRIC_FLOOR)
+        return low * (high / low) ** progress
+    if schedule == "cosine":
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    return start + (end - start) * progress
+
+
+class PolarityCallback(TrainerCallback):
+    """Anneals the polarity of a model under the Trainer of Transformers, and logs it as `polarity`.
+
+    Evaluations and checkpoints after step n see the polarity of step n, so the model that training leaves has exactly `end`.
+
+    Args:
+        start: as in `polarity_at`, like the others.
+        end: polarity at the end.
+        schedule: `"linear"`, `"cosine"` or `"geometric"`.
+        share: part of the steps that the way takes.
+
+    Raises:
+        ValueError, TypeError: as `polarity_at`; and when training begins, as `hf_tanhmax.set_polarity`, if the model computes no TanhMax
+            or its polarity is learned.
+    """
+
+    def __init__(self, *, start: float = 0.0, end: float = 1.0, schedule: Schedule = "linear", share: float = 0.5) -> None:
+        _check(start, end, schedule, share)
+        self.start, self.end, self.schedule, self.share = float(start), float(end), schedule, float(share)
+
+    def on_train_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        """Set the first polarity, which refuses a model that has none to set."""
+        self._set(kwargs["model"], state)
+
+    def on_step_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        """Set the polarity of the coming step."""
+        self._set(kwargs["model"], state)
+
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        """Set the polarity that an evaluation or a checkpoint after this step shows."""
+        self._set(kwargs["model"], state)
+
+    def on_log(self, _args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        """Add `polarity` to what the Trainer logs."""
+        for record in (kwargs.get("logs"), state.log_history[-1] if state.log_history else None):
+            if record is not None:
+                record["polarity"] = self._at(state)
+
+    def _set(self, model: nn.Module, state: TrainerState) -> None:
+        set_polarity(model, self._at(state))
+
+    def _at(self, state: TrainerState) -> float:
+        return polarity_at(state.global_step, state.max_steps, start=self.start, end=self.end, schedule=self.schedule, share=self.share)
+
+
+def _check(start: float, end: float, schedule: str, share: float) -> None:
+    for name, value in (("start", start), ("end", end)):
+        if not isinstance(check_polarity(value), float):
+            raise TypeError(f"{name} must be a number, but is {value!r}")
+    if schedule not in get_args(Schedule):
+        raise ValueError(f"unknown schedule {schedule!r}; there are {', '.join(get_args(Schedule))}")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], but is {share!r}")

@@ -1,0 +1,329 @@
+"""The keys of a text-classification recipe: read from YAML and the command line, merged, and checked before any work.
+
+`base.yaml` is the only place that holds defaults; a variant beside it overrides a few of them, and `--key value` overrides both.
+"""
+
+import difflib
+import math
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from .errors import RecipeError
+
+ROOT = Path(__file__).parent
+BASE = ROOT / "bert" / "text_classification" / "base.yaml"
+DATA_FILES = ("train_file", "validation_file", "test_file")
+FILE_TYPES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+# What makes one variant differ from another, and what says how a run is run and not what it computes.
+ATTENTION = (
+    "attention",
+    "polarity",
+    "layers",
+    "heads",
+    "score_bias",
+    "score_bias_learning_rate",
+    "polarity_schedule",
+    "polarity_start",
+    "polarity_share",
+)
+MANAGEMENT = ["num_processes", "use_cpu", "output_dir", "results_dir", "resume", "compare_with"]
+EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every key of the recipe; `base.yaml` says what each means and holds its default.
+
+    Raises:
+        RecipeError: values that are out of range or do not go together.
+    """
+
+    model_name_or_path: str | None
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    vocabulary_size: int
+    dropout: float | None
+    attention: Literal["tanhmax", "softmax"]
+    polarity: float | Literal["learned"]
+    layers: tuple[int, ...] | None
+    heads: tuple[int, ...] | None
+    score_bias: float
+    score_bias_learning_rate: float
+    polarity_schedule: Literal["linear", "cosine", "geometric"] | None
+    polarity_start: float
+    polarity_share: float
+    dataset: str
+    dataset_config: str | None
+    synthetic_documents: int
+    synthetic_vocabulary: int
+    synthetic_polar: int
+    train_file: str | None
+    validation_file: str | None
+    test_file: str | None
+    validation_share: float
+    text_column: str
+    text_pair_column: str | None
+    label_column: str
+    max_length: int
+    epochs: float | None
+    max_steps: int | None
+    batch_size: int
+    gradient_accumulation_steps: int
+    learning_rate: float | None
+    warmup_share: float
+    learning_rate_schedule: Literal["linear", "cosine", "constant"]
+    weight_decay: float
+    max_gradient_norm: float
+    bf16: bool
+    seed: int
+    num_processes: int | None
+    use_cpu: bool
+    logging_steps: int
+    save_steps: int
+    output_dir: str | None
+    results_dir: str | None
+    resume: bool
+    compare_with: str | None
+
+    def __post_init__(self) -> None:
+        for key, (low, high) in RANGES.items():
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, str) and not (math.isfinite(value) and low <= value <= high):
+                raise RecipeError(f"{key} must be {_between(low, high)}, but is {value}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.save_steps % self.logging_steps:
+            raise RecipeError(
+                f"save_steps must be a multiple of logging_steps, so that a resumed run logs the same losses, but they are "
+                f"{self.save_steps} and {self.logging_steps}"
+            )
+        if self.hidden_size % self.num_heads:
+            raise RecipeError(f"num_heads must divide hidden_size, but they are {self.num_heads} and {self.hidden_size}")
+        if self.polarity == "learned" and self.polarity_schedule:
+            raise RecipeError("a learned polarity is not annealed: set polarity to a number, or polarity_schedule to null")
+        if self.synthetic_polar % 2 or self.synthetic_polar >= self.synthetic_vocabulary:
+            raise RecipeError(
+                f"synthetic_polar must be even and below synthetic_vocabulary, but they are {self.synthetic_polar} and "
+                f"{self.synthetic_vocabulary}"
+            )
+        if self.train_file and self.dataset != "synthetic":
+            raise RecipeError(f"give either train_file or dataset, not both: {self.train_file} and {self.dataset}")
+        for key in DATA_FILES:
+            self._check_file(key)
+
+    def _check_file(self, key: str) -> None:
+        name = getattr(self, key)
+        if name is None:
+            return
+        path = Path(name)
+        if not self.train_file:
+            raise RecipeError(f"{key} needs a train_file beside it")
+        if path.suffix not in FILE_TYPES:
+            raise RecipeError(f"{key} must end in {', '.join(FILE_TYPES)}, but is {name}")
+        if not path.is_file():
+            raise RecipeError(f"{key} does not exist: {name}")
+        if path.stat().st_size == 0:
+            raise RecipeError(f"{key} is empty: {name}")
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the model starts from random weights."""
+        return self.model_name_or_path is None
+
+    @property
+    def resolved_epochs(self) -> float:
+        """Epochs, where null means the default for this kind of start."""
+        return self.epochs or (6 if self.from_scratch else 1)
+
+    @property
+    def resolved_learning_rate(self) -> float:
+        """Learning rate, where null means the default for this kind of start."""
+        return self.learning_rate or (1e-3 if self.from_scratch else 5e-5)
+
+    def identity(self) -> dict[str, Any]:
+        """The keys that decide what a run computes, as JSON would give them back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in MANAGEMENT}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+INFINITY = float("inf")
+SMALLEST = 1e-12
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("num_layers", "hidden_size", "num_heads", "vocabulary_size", "synthetic_documents"), (1, 2**31)),
+    **dict.fromkeys(("batch_size", "gradient_accumulation_steps", "max_steps", "num_processes"), (1, 2**31)),
+    **dict.fromkeys(("logging_steps", "save_steps"), (1, 2**31)),
+    **dict.fromkeys(["synthetic_polar", "synthetic_vocabulary"], (2, 2**31)),
+    "max_length": (3, 2**31),
+    "seed": (0, 2**31),
+    **dict.fromkeys(["dropout", "warmup_share"], (0, 0.99)),
+    **dict.fromkeys(["polarity", "polarity_start"], (0, 1)),
+    "polarity_share": (0.001, 1),
+    "validation_share": (0.001, 0.9),
+    **dict.fromkeys(["weight_decay", "max_gradient_norm"], (0, 1e6)),
+    **dict.fromkeys(["learning_rate", "score_bias_learning_rate"], (SMALLEST, 100)),
+    "epochs": (0.001, 1e6),
+    "score_bias": (-40, 40),
+}
+
+# Keys that do something only beside another one. Given where they would do nothing, they are an error.
+ONLY_WITH: list[tuple[list[str], str, Any]] = [
+    ([key for key in ATTENTION if key != "attention"], "attention: tanhmax", lambda config: config.attention == "tanhmax"),
+    (["score_bias", "score_bias_learning_rate"], "polarity: learned", lambda config: config.polarity == "learned"),
+    (["polarity_start", "polarity_share"], "a polarity_schedule", lambda config: config.polarity_schedule is not None),
+    (
+        ["num_layers", "hidden_size", "num_heads", "vocabulary_size"],
+        "a model from scratch (no model_name_or_path)",
+        lambda config: config.from_scratch,
+    ),
+    (
+        ["synthetic_documents", "synthetic_vocabulary", "synthetic_polar"],
+        "dataset: synthetic",
+        lambda config: config.dataset == "synthetic" and not config.train_file,
+    ),
+    (["dataset_config"], "a dataset from the Hub", lambda config: config.dataset != "synthetic"),
+]
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are all different."""
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise RecipeError(f"{key} is given twice")
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of one YAML file, known and of the right type.
+
+    Raises:
+        RecipeError: no such file, not YAML, an unknown key or a wrong type; the sentence names the file.
+    """
+    if not path.is_file():
+        raise RecipeError(f"there is no file {path}")
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    if not isinstance(found, dict):
+        raise RecipeError(f"{path} must hold lines of `key: value`, but holds {found!r}")
+    return {str(key): checked(str(key), value, f"{path}: ") for key, value in found.items()}
+
+
+def read_flags(flags: list[str]) -> dict[str, Any]:
+    """The keys given as `--key value`, `--key=value`, or `--key` alone for true.
+
+    Raises:
+        RecipeError: as `read_yaml`.
+    """
+    found: dict[str, Any] = {}
+    position = 0
+    while position < len(flags):
+        flag = flags[position]
+        if not flag.startswith("--"):
+            raise RecipeError(f"expected --key value, but got {flag!r}")
+        name, equals, text = flag[2:].partition("=")
+        key = name.replace("-", "_")
+        position += 1
+        if not equals and position < len(flags) and not flags[position].startswith("--"):
+            text, equals = flags[position], "="
+            position += 1
+        _known(key, f"--{name}: ")
+        if key in found:
+            raise RecipeError(f"--{name} is given twice")
+        if not equals and TYPES[key] is not bool:
+            raise RecipeError(f"--{name} needs a value, {wanted(TYPES[key])}")
+        found[key] = checked(key, _parse(key, text) if equals else True, "--")
+    return found
+
+
+def checked(key: str, value: Any, where: str) -> Any:
+    """The value of a key if its type is right, with lists as tuples and `5e-5`, which YAML reads as text, as a number.
+
+    Raises:
+        RecipeError: the key is unknown, naming the nearest one; or the type is wrong, naming what came and what was wanted.
+    """
+    _known(key, where)
+    kind = TYPES[key]
+    if isinstance(value, str) and EXPONENT.fullmatch(value) and not _fits(value, kind):
+        value = float(value)
+    if isinstance(value, list):
+        value = tuple(value)
+    if not _fits(value, kind):
+        shown = list(value) if isinstance(value, tuple) else value
+        raise RecipeError(f"{where}{key} must be {wanted(kind)}, but is {shown!r}")
+    return value
+
+
+def wanted(kind: Any) -> str:
+    """A type in words."""
+    if isinstance(kind, UnionType) or get_origin(kind) not in (None, tuple, Literal):
+        return " or ".join(wanted(one) for one in get_args(kind))
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{one}"' for one in get_args(kind))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}.get(
+        kind, "a list of whole numbers"
+    )
+
+
+def check_given(config: Config, given: set[str]) -> None:
+    """Refuse keys that were given but would do nothing.
+
+    Raises:
+        RecipeError: naming the first such key and what it needs.
+    """
+    for keys, needed, holds in ONLY_WITH:
+        idle = [key for key in keys if key in given and getattr(config, key) is not None]
+        if idle and not holds(config):
+            raise RecipeError(f"{idle[0]} does something only with {needed}")
+
+
+def _known(key: str, where: str) -> None:
+    if key not in TYPES:
+        near = difflib.get_close_matches(key, TYPES, n=1, cutoff=0.4)
+        raise RecipeError(f"{where.removesuffix('--')}unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
+
+
+def _parse(key: str, text: str) -> Any:
+    kind = TYPES[key]
+    if kind is str or (str in get_args(kind) and text not in ("null", "~", "")):
+        return text
+    if tuple[int, ...] in get_args(kind) and text not in ("null", "~", "") and not text.startswith("["):
+        text = f"[{text}]"
+    try:
+        return yaml.load(text, Loader=StrictLoader)
+    except yaml.YAMLError:
+        return text
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, UnionType) or get_origin(kind) not in (None, tuple, Literal):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(one, int) for one in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
+
+
+def _between(low: float, high: float) -> str:
+    if low == SMALLEST:
+        return f"positive and at most {high:g}"
+    return f"at least {low:g}" if high >= 1e6 else f"between {low:g} and {high:g}"
+
+
+TYPES = get_type_hints(Config)

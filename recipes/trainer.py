@@ -1,0 +1,167 @@
+"""The Trainer of Transformers with what a recipe adds.
+
+An order of rows that is a function of seed and epoch, one loss for any number of processes, and a learning rate of its own for learned
+score biases.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+
+from .config import Config
+from .errors import RecipeError
+
+BATCHES_SORTED_TOGETHER = 50
+SCORE_BIAS = "tanhmax_score_bias"
+
+
+class LengthSampler(Sampler[int]):
+    """Rows in random order, but in batches of similar length, so that little is padded.
+
+    The order depends on nothing but the seed and the epoch, so a resumed run and any number of processes see the same batches.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows of one step, over all processes.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        shuffled = torch.randperm(len(self.lengths), generator=generator).tolist()
+        together = self.batch_size * BATCHES_SORTED_TOGETHER
+        batches: list[list[int]] = []
+        for first in range(0, len(shuffled), together):
+            rows = sorted(shuffled[first : first + together], key=lambda row: -self.lengths[row])
+            batches += [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        last = [batches.pop()] if len(batches[-1]) < self.batch_size else []
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[index]
+        for batch in last:
+            yield from batch
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the sampler which epoch begins, also in the middle of one that is resumed."""
+
+    def __init__(self, sampler: LengthSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Set the epoch."""
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class RecipeTrainer(Trainer):
+    """A Trainer whose training does not depend on the number of processes.
+
+    Args:
+        score_bias_learning_rate: learning rate of the score biases of a learned polarity.
+        sampler: order of the training rows.
+        **kwargs: as for `Trainer`.
+    """
+
+    def __init__(self, *, score_bias_learning_rate: float, sampler: LengthSampler, **kwargs: Any) -> None:
+        self.score_bias_learning_rate, self.sampler = score_bias_learning_rate, sampler
+        super().__init__(**kwargs, compute_loss_func=mean_loss)
+        self.add_callback(EpochCallback(sampler))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in the sampler's order; the last one is dropped if it is not full, so that all weigh the same."""
+        loader: DataLoader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=self.sampler,
+            collate_fn=self.data_collator,
+            drop_last=True,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Upstream's optimizer, with the score biases in a group of their own, without weight decay."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        biases = [value for name, value in (model or self.model).named_parameters() if name.endswith(SCORE_BIAS)]
+        if biases:
+            moved = {id(bias) for bias in biases}
+            for group in optimizer.param_groups:
+                group["params"] = [value for value in group["params"] if id(value) not in moved]
+            optimizer.add_param_group({"params": biases, "lr": self.score_bias_learning_rate, "weight_decay": 0.0})
+        return optimizer
+
+
+def mean_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Cross entropy, summed over the rows here and divided by the rows of the whole step, wherever they are.
+
+    Args:
+        outputs: of the model, with logits `[rows, classes]`.
+        labels: `[rows]`.
+        num_items_in_batch: rows of the step over all processes and accumulated batches; None is the rows here.
+    """
+    logits = outputs["logits"].float()
+    total = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+def training_arguments(config: Config, output_dir: Path, *, rows: int | None = None, processes: int = 1) -> TrainingArguments:
+    """The recipe in the Trainer's words.
+
+    Args:
+        config: the recipe.
+        output_dir: where checkpoints go.
+        rows: of the training data; None where they are not known yet.
+        processes: how many share a batch.
+
+    Raises:
+        RecipeError: a batch that the processes cannot share evenly, or that is larger than the training data.
+    """
+    share = processes * config.gradient_accumulation_steps
+    if config.batch_size % share:
+        raise RecipeError(
+            f"batch_size counts rows over all processes and accumulated steps, so {processes} x {config.gradient_accumulation_steps} must "
+            f"divide it, but it is {config.batch_size}"
+        )
+    if rows is not None and rows < config.batch_size:
+        raise RecipeError(f"batch_size is {config.batch_size}, but there are only {rows} rows to train on")
+    epoch = (rows or config.batch_size) // config.batch_size
+    steps = config.max_steps or max(1, round(epoch * config.resolved_epochs))
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size // share,
+        per_device_eval_batch_size=2 * (config.batch_size // share),
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.resolved_learning_rate,
+        lr_scheduler_type=config.learning_rate_schedule if config.learning_rate_schedule != "constant" else "constant_with_warmup",
+        warmup_steps=round(steps * config.warmup_share),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_gradient_norm,
+        bf16=config.bf16,
+        seed=config.seed,
+        use_cpu=config.use_cpu or not torch.accelerator.is_available(),
+        logging_steps=config.logging_steps,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        eval_strategy="steps",
+        eval_steps=max(1, epoch),
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=torch.accelerator.is_available() and not config.use_cpu,
+        report_to="none",
+    )
