@@ -101,7 +101,9 @@ def tanhmax_attention(
     reason = unsupported(implementation, call)
     if reason is not None:
         raise NotImplementedError(f"implementation={implementation!r} {reason}; use implementation='auto' or 'reference'")
-    return _run(implementation, call)
+    # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
+    with torch.autocast(query.device.type, enabled=False):
+        return _run(implementation, call)
 
 
 def unsupported(implementation: str, call: Call) -> str | None:
@@ -143,7 +145,7 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
             call.dropout_p,
         )
         return output
-    if implementation == "composed":
+    if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
         return composed_attention(*tensors, visibility, bias=call.bias, scale=call.scale, polarity=call.polarity)
     output, weights = reference_attention(
         *tensors,

@@ -1,17 +1,17 @@
 r"""TanhMax attention on the CPU in blocks of rows: exact, linear in memory, float32 inside (float64 for float64).
 
-For one block of queries, in the logarithm's base 2 (:math:`x = a \log_2 e`, as `exp2` is the cheaper exponential):
+For one block of queries:
 
-* **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^x`, :math:`W' = E - p/E`, and the denominator is
-  :math:`\ell = \sum E + p/E = 2 \sum E - \sum W'`. No maximum is taken and no second exponential: since cosh is at least 1 the sum
-  cannot vanish, and within the bound nothing overflows. The bound is the scale times the longest query times the longest key
-  (Cauchy and Schwarz), or the softcap, plus the largest bias;
-* **shifted blocks** otherwise: :math:`2^{x-m} - p\,2^{-x-m}` with :math:`m = \max_k \max(x_k, \log_2 p - x_k)` over the visible keys.
+* **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^{a \log_2 e}` (the cheaper exponential) and :math:`W' = E - p/E`. No maximum is taken and no
+  second exponential: since cosh is at least 1 the sum cannot vanish, and within the bound nothing overflows. The bound is the scale
+  times the longest query times the longest key (Cauchy and Schwarz), or the softcap, plus the largest bias;
+* **shifted blocks** otherwise: :math:`E = e^{a-m}` and :math:`W' = E - p\,e^{-a-m}` with
+  :math:`m = \max_k \max(a_k, \log p - a_k)` over the visible keys. The base stays e: rounding :math:`\log_2 e` would cost digits here.
 
-Outputs are :math:`O = W' V / \ell` and :math:`L = \log \ell`. The backward pass recomputes the scores and uses the closed form
-:math:`dA = C \circ dP - W \circ D` with :math:`C = E + p/E`, :math:`dP = dO\,V^\top`, :math:`D = \mathrm{rowsum}(dO \circ O)`; where
-plain, :math:`e^{-L}` is folded into :math:`dO` and :math:`D`. As polarity :math:`p = e^{-2c}` adds c to every score,
-:math:`dL/d\log p = -\frac12 \sum dA`.
+The denominator is :math:`\ell = \sum 2E - W'`, the output :math:`O = W' V / \ell`, and :math:`L = \log \ell` (plus the shift). The backward
+pass recomputes the blocks and uses the closed form :math:`dA = C \circ dP - W \circ D` with :math:`C = 2E - W'` and :math:`W = W'` over
+:math:`\ell`, :math:`dP = dO\,V^\top`, :math:`D = \mathrm{rowsum}(W \circ dP)`; and
+:math:`dL/d\log p = -\sum_j n_j (dP_j + D)` with the negative exponentials :math:`n = E - W'` over :math:`\ell`.
 
 A query without a visible key gets output 0, L = +inf and zero gradients.
 """
@@ -68,7 +68,7 @@ class Problem:
         self.batch, self.heads, self.queries, _ = self.query.shape
         self.kv_heads, self.keys = self.key.shape[1:3]
         self.groups = self.heads // self.kv_heads
-        self.log2_polarity = self.log_polarity.to(self.exact) * LOG2E
+        self.log_polarity = self.log_polarity.to(self.exact)
         self.generator = torch.Generator()
         if self.seed is not None:
             self.generator.manual_seed(int(self.seed))
@@ -85,6 +85,8 @@ class Problem:
                 for start in range(0, self.queries, rows):
                     stop = min(start + rows, self.queries)
                     low, high = self.visibility.key_range(start, stop)
+                    if low == high:
+                        continue
                     yield Block(
                         batch=slice(entry, min(entry + many_entries, self.batch)),
                         kv_heads=kv,
@@ -131,18 +133,18 @@ class Problem:
             return part.view(-1, 1).repeat(entries, 1).unsqueeze(-1)
         return part.view(-1, self.groups, 1).repeat(entries, 1, rows).reshape(-1, self.groups * rows, 1)
 
-    def scores(self, block: Block, out: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The block's scores in base 2, written to `out`, and with a softcap also tanh of the capped ones (for its derivative)."""
+    def scores(self, block: Block, out: Tensor, unit: float) -> Tensor | None:
+        """Write `unit` times the block's scores to `out`; with a softcap, return the capped ones over the cap (for the derivative)."""
         query, key = self.rows_of(self.query, block), self.columns_of(self.key, block)
-        factor = self.scale * LOG2E if self.softcap is None else self.scale / self.softcap
+        factor = self.scale * unit if self.softcap is None else self.scale / self.softcap
         torch.baddbmm(out, query, key.transpose(1, 2), beta=0, alpha=factor, out=out)
         capped = None
         if self.softcap is not None:
             capped = torch.tanh(out)
-            torch.mul(capped, self.softcap * LOG2E, out=out)
+            torch.mul(capped, self.softcap * unit, out=out)
         if self.bias is not None:
-            self.by_head(out, block).add_(self.part_of_bias(self.bias, block).to(self.exact), alpha=LOG2E)
-        return out, capped
+            self.by_head(out, block).add_(self.part_of_bias(self.bias, block).to(self.exact), alpha=unit)
+        return capped
 
     def part_of_bias(self, tensor: Tensor, block: Block) -> Tensor:
         """The block's part of a 4-dimensional tensor that broadcasts to `[batch, heads, queries, keys]`, as a view."""
@@ -194,66 +196,63 @@ class Problem:
 def blocked_forward(problem: Problem) -> tuple[Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` in float32 (or float64), and L `[batch, heads, queries]` likewise."""
     shape = (problem.batch, problem.heads, problem.queries)
-    output = problem.query.new_zeros(*shape, problem.value.shape[-1])
-    lse = problem.query.new_full(shape, math.inf)
-    if problem.keys == 0:
-        return output, lse
+    output = torch.zeros(*shape, problem.value.shape[-1], dtype=problem.exact)
+    lse = torch.full(shape, math.inf, dtype=problem.exact)
     buffers = problem.scratch(2)
     for block in problem.blocks():
-        if block.columns[0] == block.columns[1]:
-            continue
-        exponentials, weights = (problem.tile_in(buffer, block) for buffer in buffers)
-        problem.scores(block, exponentials)
-        hidden = problem.hidden(block)
-        if problem.plain(block):
-            shift = None
-            total = _plain_weights(problem, block, hidden, exponentials, weights)
-        else:
-            shift = _shift(problem, block, hidden, exponentials)
-            total = _shifted_weights(problem, block, hidden, exponentials, weights, shift)
+        scores, weights = (problem.tile_in(buffer, block) for buffer in buffers)
+        total, shift, _, _ = _weigh(problem, block, scores, weights)
         factors = problem.dropout(block)
         if factors is not None:
             weights.mul_(factors)
         empty = total == 0
         result = torch.bmm(weights, problem.columns_of(problem.value, block)).div_(total.masked_fill(empty, 1.0))
-        row_lse = total.log_() if shift is None else total.log_().add_(shift, alpha=1 / LOG2E)
-        row_lse.masked_fill_(empty, math.inf)
+        row_lse = total.log_().add_(shift).masked_fill_(empty, math.inf)
         here = (block.batch, block.heads, slice(*block.rows))
         output[here] = problem.by_head(result, block)
         lse[here] = problem.by_head(row_lse, block).squeeze(-1)
     return output, lse
 
 
-def _plain_weights(problem: Problem, block: Block, hidden: Tensor | None, scores: Tensor, weights: Tensor) -> Tensor:
-    polarity = problem.per_head(torch.exp2(problem.log2_polarity), block)
-    exponentials = scores.exp2_()
-    torch.addcdiv(exponentials, polarity, exponentials, value=-1, out=weights)
-    problem.hide(exponentials, hidden, block)
-    problem.hide(weights, hidden, block)
-    return exponentials.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True))
+def _weigh(
+    problem: Problem, block: Block, scores: Tensor, weights: Tensor, *, negative: bool = False
+) -> tuple[Tensor, Tensor | float, Tensor | None, Tensor | None]:
+    """Fill in the positive exponentials (into `scores`) and the signed weights, both without their denominator.
+
+    Returns the denominator and the shift, both per row, the negative exponentials if they are wanted, and what `scores` returns.
+    """
+    hidden = problem.hidden(block)
+    shift: Tensor | float = 0.0
+    plain = problem.plain(block)
+    capped = problem.scores(block, scores, LOG2E if plain else 1.0)
+    if plain:
+        polarity = problem.per_head(torch.exp(problem.log_polarity), block)
+        positive = scores.exp2_()
+        torch.addcdiv(positive, polarity, positive, value=-1, out=weights)
+        opposite = torch.div(polarity, positive) if negative else None
+    else:
+        shift = _shift(problem, block, hidden, scores)
+        torch.sub(problem.per_head(problem.log_polarity, block) - shift, scores, out=weights).exp_()
+        positive = scores.sub_(shift).exp_()
+        opposite = weights.clone() if negative else None
+        torch.sub(positive, weights, out=weights)
+    for tile in (positive, weights, opposite):
+        if tile is not None:
+            problem.hide(tile, hidden, block)
+    return positive.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True)), shift, opposite, capped
 
 
 def _shift(problem: Problem, block: Block, hidden: Tensor | None, scores: Tensor) -> Tensor:
+    """The largest exponent of each row over its visible keys; hidden scores are 0 afterwards, infinite ones finite."""
     limit = torch.finfo(scores.dtype).max / 4
     scores.clamp_(-limit, limit)
     problem.hide(scores, hidden, block, -math.inf)
     highest = scores.amax(-1, keepdim=True)
     problem.hide(scores, hidden, block, math.inf)
-    lowest = problem.per_head(problem.log2_polarity, block) - scores.amin(-1, keepdim=True)
+    lowest = problem.per_head(problem.log_polarity, block) - scores.amin(-1, keepdim=True)
     problem.hide(scores, hidden, block)
     shift = torch.maximum(highest, lowest)
     return shift.masked_fill_(shift == -math.inf, 0.0)
-
-
-def _shifted_weights(problem: Problem, block: Block, hidden: Tensor | None, scores: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
-    log_polarity = problem.per_head(problem.log2_polarity, block)
-    torch.sub(log_polarity - shift, scores, out=weights).exp2_()
-    positive = scores.sub_(shift).exp2_()
-    problem.hide(positive, hidden, block)
-    problem.hide(weights, hidden, block)
-    total = positive.sum(-1, keepdim=True).add_(weights.sum(-1, keepdim=True))
-    torch.sub(positive, weights, out=weights)
-    return total
 
 
 @dataclass
@@ -268,78 +267,47 @@ class Gradients:
 
 
 def blocked_backward(
-    problem: Problem, grad_output: Tensor, output: Tensor, lse: Tensor, *, bias: bool = False, log_polarity: bool = False
+    problem: Problem, grad_output: Tensor, *, bias: bool = False, log_polarity: bool = False
 ) -> Gradients:
-    """Gradients from the output and L of `blocked_forward`; `bias` and `log_polarity` say whether theirs are wanted."""
+    """Gradients from that of the output; `bias` and `log_polarity` say whether theirs are wanted.
+
+    Every block holds whole rows, so the denominator and D are computed anew: L and O carry a rounding that grows with the scores.
+    """
     grad_output = grad_output.to(problem.exact)
-    delta = (grad_output * output.to(problem.exact)).sum(-1, keepdim=True)
     gradients = Gradients(
-        query=torch.zeros_like(problem.query),
-        key=torch.zeros_like(problem.key),
-        value=torch.zeros_like(problem.value),
-        bias=torch.zeros_like(problem.bias, dtype=problem.exact) if bias and problem.bias is not None else None,
-        log_polarity=torch.zeros_like(problem.log2_polarity) if log_polarity else None,
+        *(torch.zeros(tensor.shape, dtype=problem.exact) for tensor in (problem.query, problem.key, problem.value)),
+        bias=torch.zeros(problem.bias.shape, dtype=problem.exact) if bias and problem.bias is not None else None,
+        log_polarity=torch.zeros(problem.heads, dtype=problem.exact) if log_polarity else None,
     )
-    if problem.keys == 0:
-        return gradients
-    buffers = problem.scratch(3)
+    buffers = problem.scratch(4)
     for block in problem.blocks():
-        if block.columns[0] == block.columns[1]:
-            continue
-        both, weights, grad_scores = (problem.tile_in(buffer, block) for buffer in buffers)
-        capped = problem.scores(block, both)[1]
-        row_lse = problem.rows_of(lse.unsqueeze(-1), block)
-        row_grad, row_delta = problem.rows_of(grad_output, block), problem.rows_of(delta, block)
-        if problem.plain(block):
-            inverse = torch.exp(-row_lse)
-            row_grad, row_delta = row_grad * inverse, row_delta * inverse
-            polarity = problem.per_head(torch.exp2(problem.log2_polarity), block)
-            exponentials = both.exp2_()
-            torch.addcdiv(exponentials, polarity, exponentials, value=-1, out=weights)
-            both.addcdiv_(polarity, exponentials)
-        else:
-            _shifted_pair(problem, block, row_lse * LOG2E, both, weights)
-        hidden = problem.hidden(block)
-        problem.hide(both, hidden, block)
-        problem.hide(weights, hidden, block)
-        _accumulate(problem, block, gradients, both, weights, grad_scores, row_grad, row_delta, capped)
+        scores, weights, grad_scores, product = (problem.tile_in(buffer, block) for buffer in buffers)
+        total, _, negative, capped = _weigh(problem, block, scores, weights, negative=log_polarity)
+        inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
+        row_grad = problem.rows_of(grad_output, block) * inverse
+        factors = problem.dropout(block)
+        torch.bmm(row_grad, problem.columns_of(problem.value, block).transpose(1, 2), out=grad_scores)
+        if factors is not None:
+            grad_scores.mul_(factors)
+        row_delta = torch.mul(grad_scores, weights, out=product).sum(-1, keepdim=True).mul_(inverse)
+        if negative is not None and gradients.log_polarity is not None:
+            per_row = negative.mul_(grad_scores + row_delta).sum(-1, keepdim=True)
+            gradients.log_polarity[block.heads] -= problem.by_head(per_row, block).sum((0, 2, 3))
+        # The gradient of the scores: C dP - W D, with C = 2E - W.
+        torch.sub(weights, scores, alpha=2.0, out=scores)
+        grad_scores.mul_(scores.neg_()).addcmul_(weights, row_delta, value=-1.0)
+        if factors is not None:
+            weights.mul_(factors)
+        problem.columns_of(gradients.value, block).baddbmm_(weights.transpose(1, 2), row_grad)
+        _back_to_inputs(problem, block, gradients, grad_scores, capped)
     return gradients
 
 
-def _shifted_pair(problem: Problem, block: Block, row_lse: Tensor, scores: Tensor, weights: Tensor) -> None:
-    """Replace the scores by C and fill in W, both normalised."""
-    limit = torch.finfo(scores.dtype).max / 4
-    scores.clamp_(-limit, limit)
-    torch.sub(problem.per_head(problem.log2_polarity, block) - row_lse, scores, out=weights).exp2_()
-    scores.sub_(row_lse).exp2_().add_(weights)
-    torch.sub(scores, weights, alpha=2.0, out=weights)
-
-
-def _accumulate(
-    problem: Problem,
-    block: Block,
-    gradients: Gradients,
-    both: Tensor,
-    weights: Tensor,
-    grad_scores: Tensor,
-    row_grad: Tensor,
-    row_delta: Tensor,
-    capped: Tensor | None,
-) -> None:
-    factors = problem.dropout(block)
-    torch.bmm(row_grad, problem.columns_of(problem.value, block).transpose(1, 2), out=grad_scores)
-    if factors is not None:
-        grad_scores.mul_(factors)
-    grad_scores.mul_(both).addcmul_(weights, row_delta, value=-1.0)
-    if factors is not None:
-        weights.mul_(factors)
-    problem.columns_of(gradients.value, block).baddbmm_(weights.transpose(1, 2), row_grad)
-    by_head = problem.by_head(grad_scores, block)
-    if gradients.log_polarity is not None:
-        gradients.log_polarity[block.heads] -= 0.5 * by_head.sum((0, 2, 3))
+def _back_to_inputs(problem: Problem, block: Block, gradients: Gradients, grad_scores: Tensor, capped: Tensor | None) -> None:
+    """From the gradient of a block's scores to those of bias, query and key."""
     if gradients.bias is not None:
         part = problem.part_of_bias(gradients.bias, block)
-        part += by_head.sum_to_size(part.shape)
+        part += problem.by_head(grad_scores, block).sum_to_size(part.shape)
     if capped is not None:
         grad_scores.addcmul_(grad_scores * capped, capped, value=-1.0)
     grad_query = torch.bmm(grad_scores, problem.columns_of(problem.key, block)).mul_(problem.scale)

@@ -40,7 +40,9 @@ def composed_attention(
     log_p = log_polarity(polarity)
     wants = polarity.requires_grad or (bias is not None and bias.requires_grad)
     if query.device.type == "cpu" and value.shape[-1] == query.shape[-1] and not (wants and torch.is_grad_enabled()):
-        return _two_calls(query, key, value, visibility, bias, scale, log_p)
+        exact = torch.promote_types(query.dtype, torch.float32)  # in half precision the CPU's kernel is slower and cancels more
+        tensors = [tensor.to(exact) for tensor in (query, key, value)]
+        return _two_calls(*tensors, visibility, bias, scale, log_p).to(query.dtype)
     return doubled_keys(query, key, value, visibility, bias=bias, scale=scale, log_polarity=log_p)
 
 
@@ -74,8 +76,7 @@ def _two_calls(
     keep = visibility.full(query.device)
     if keep is None and bias is None:
         return _TwoCalls.apply(query, key, value, None, None, None, False, scale, log_p)
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    positive = torch.zeros(1, 1, 1, 1, dtype=dtype) if bias is None else bias.detach().to(dtype)
+    positive = torch.zeros(1, 1, 1, 1, dtype=query.dtype) if bias is None else bias.detach().to(query.dtype)
     shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     masks = [half if keep is None else torch.where(keep, half, -math.inf) for half in (positive, -positive)]
     empty = None if keep is None else ~keep.any(-1)
@@ -96,7 +97,6 @@ class _TwoCalls(torch.autograd.Function):
         output = torch.sigmoid(plus - minus)[..., None] * positive - torch.sigmoid(minus - plus)[..., None] * negative
         if empty is not None:
             output, lse = output.masked_fill(empty[..., None], 0.0), lse.masked_fill(empty, math.inf)
-        output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, mask, negative_mask, output, lse, log_p)
         ctx.causal, ctx.scale = causal, scale
         return output

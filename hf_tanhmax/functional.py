@@ -16,7 +16,7 @@ Edge cases, all with finite gradients:
 * an infinite score saturates: its weight is its share of :math:`\pm 1`; a kept NaN propagates.
 
 The sums are shifted by :math:`\max_k \max(a_k, -a_k + \log p)`, so no exponential overflows. The difference is formed as
-:math:`\tanh(a + c)\,(e^{a} + p\,e^{-a})`, which keeps the digits that a subtraction loses where the weight is near 0.
+:math:`\tanh(a + c)\,(e^{a} + p\,e^{-a})` where p is near 1, which keeps the digits that a subtraction loses around 0.
 """
 
 import math
@@ -54,7 +54,7 @@ def tanhmax(scores: Tensor, keep: Tensor | None = None, *, dim: int = -1, polari
 
 
 def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor) -> Tensor:
-    if scores.shape[dim] == 0:
+    if scores.size(dim) == 0:
         return scores.clone()
     if keep is not None:
         scores = scores.masked_fill(~keep, 0.0)
@@ -76,9 +76,9 @@ def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor) -> Ten
     negative = torch.where(polarity > 0, torch.exp(negative + log_p), polarity * torch.exp(negative.clamp(max=80.0)))
     total = (positive + negative).sum(dim, keepdim=True)
     total = total.masked_fill(total == 0, 1.0)
-    half_bias = torch.where(polarity > 0, -0.5 * log_p, 0.0)
-    signed = torch.tanh(scores + half_bias) * (positive + negative)
-    return torch.where(polarity > 0, signed, positive - negative) / total
+    # Near 1, tanh keeps the digits that the difference loses around 0; below, the difference has the better derivative.
+    signed = torch.tanh(scores - 0.5 * log_p) * (positive + negative)
+    return torch.where(polarity > 0.5, signed, positive - negative) / total
 
 
 def log_polarity(polarity: Tensor) -> Tensor:

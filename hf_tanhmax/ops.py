@@ -41,8 +41,6 @@ def blocked_attention(
 @torch.library.custom_op("hf_tanhmax::blocked_attention_backward", mutates_args=(), device_types="cpu")
 def blocked_attention_backward(
     grad_output: Tensor,
-    output: Tensor,
-    lse: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -63,7 +61,7 @@ def blocked_attention_backward(
     """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     problem = Problem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
-    found = blocked_backward(problem, grad_output, output, lse, bias=wants_bias, log_polarity=wants_polarity)
+    found = blocked_backward(problem, grad_output, bias=wants_bias, log_polarity=wants_polarity)
     polarity_grad = log_polarity.new_empty(0) if found.log_polarity is None else found.log_polarity.to(log_polarity.dtype)
     bias_grad = query.new_empty(0) if found.bias is None or bias is None else found.bias.to(bias.dtype)
     return found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype), polarity_grad, bias_grad
@@ -77,35 +75,28 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tenso
 
 @blocked_attention_backward.register_fake
 def _(
-    grad_output: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_polarity: Tensor,
-    bias: Tensor | None,
-    *rest: Any,
+    _grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, log_polarity: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, ...]:
     wants_polarity, wants_bias = rest[-2:]
     polarity_grad = torch.empty_like(log_polarity) if wants_polarity else log_polarity.new_empty(0)
-    bias_grad = torch.empty_like(bias, memory_format=torch.contiguous_format) if wants_bias else query.new_empty(0)
-    shapes = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (query, key, value)]
-    return shapes[0], shapes[1], shapes[2], polarity_grad, bias_grad
+    bias_grad = query.new_empty(0) if bias is None or not wants_bias else bias.new_empty(bias.shape)
+    contiguous = torch.contiguous_format
+    gradients = [torch.empty_like(tensor, memory_format=contiguous) for tensor in (query, key, value)]
+    return *gradients, polarity_grad, bias_grad
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:8], *output)
+    ctx.save_for_backward(*inputs[:8])
     ctx.options = inputs[8:]
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx: Any, grad_output: Tensor, _grad_lse: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, output, lse = ctx.saved_tensors
+    inputs = list(ctx.saved_tensors)
     wants = ctx.needs_input_grad
     if torch.is_grad_enabled():
         return (*_second_order(inputs, ctx.options, wants, grad_output), *(None for _ in ctx.options))
-    found = blocked_attention_backward(grad_output, output, lse, *inputs, *ctx.options, wants[3], wants[4])
+    found = blocked_attention_backward(grad_output, *inputs, *ctx.options, wants[3], wants[4])
     gradients = [gradient if wanted else None for gradient, wanted in zip(found, wants[:5], strict=True)]
     return (*gradients, *(None for _ in (*inputs[5:], *ctx.options)))
 

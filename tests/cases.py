@@ -1,0 +1,194 @@
+"""One table of attention calls, and the oracle that every implementation is measured against.
+
+The oracle is softmax attention over doubled keys, written out in float64: it shares no line with the package.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+B, H, HK, LQ, LK, D, DV = 2, 6, 3, 7, 11, 5, 5
+
+
+@dataclass
+class Case:
+    """One call: sizes, the keyword arguments of `tanhmax_attention`, and which of them need a gradient."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    kv_heads: int = HK
+    queries: int = LQ
+    keys: int = LK
+    value_dim: int = DV
+    batch: int = B
+    std: float = 1.0
+
+    def tensors(self, dtype=torch.float64):
+        """Query, key, value, and the arguments in `dtype`; all floating-point tensors want gradients."""
+        generator = torch.Generator().manual_seed(1)
+
+        def normal(*shape):
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        query = normal(self.batch, H, self.queries, D) * self.std
+        key, value = normal(self.batch, self.kv_heads, self.keys, D), normal(self.batch, self.kv_heads, self.keys, self.value_dim)
+        found = {
+            name: item.to(dtype) if isinstance(item, torch.Tensor) and item.is_floating_point() else item
+            for name, item in self.arguments.items()
+        }
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in (query, key, value)]
+        for name, item in found.items():
+            if isinstance(item, torch.Tensor) and item.is_floating_point():
+                found[name] = item.clone().requires_grad_()
+                inputs.append(found[name])
+        return inputs, found
+
+
+def _mask(*shape, empty=None):
+    keep = torch.rand(shape, generator=torch.Generator().manual_seed(2)) > 0.4
+    if empty is not None:
+        keep[empty] = False
+    return keep
+
+
+def _padding(side, lengths):
+    positions = torch.arange(LK)
+    rows = [positions < length if side == "right" else positions >= LK - length for length in lengths]
+    return torch.stack(rows)[:, None, None]
+
+
+_bias = torch.randn(B, H, LQ, LK, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+_packed = {"kv_heads": HK, "queries": LK, "keys": LK, "batch": 1}
+
+CASES: dict[str, Case] = {
+    "plain": Case(),
+    "multi_head": Case(kv_heads=H),
+    "multi_query": Case(kv_heads=1),
+    "value_dim": Case(value_dim=3),
+    "one_query": Case(queries=1),
+    "more_queries": Case(queries=13, keys=5),
+    "scale": Case({"scale": 0.3}),
+    "causal": Case({"is_causal": True}, queries=LK),
+    "causal_upper_left": Case({"is_causal": "upper_left"}),
+    "causal_lower_right": Case({"is_causal": "lower_right"}),
+    "causal_rows_without_keys": Case({"is_causal": "lower_right"}, queries=13, keys=5),
+    "window": Case({"window": 2}, queries=LK),
+    "causal_window": Case({"window": 3, "is_causal": True}, queries=LK),
+    "causal_window_chunk": Case({"window": 3, "is_causal": "lower_right"}),
+    "softcap": Case({"softcap": 1.5}, std=3.0),
+    "right_padding": Case({"keep": _padding("right", (5, 11))}),
+    "left_padding": Case({"keep": _padding("left", (5, 11)), "is_causal": "lower_right"}),
+    "keep": Case({"keep": _mask(B, 1, LQ, LK)}),
+    "keep_per_head": Case({"keep": _mask(B, H, LQ, LK)}),
+    "keep_2d": Case({"keep": _mask(LQ, LK)}),
+    "empty_rows": Case({"keep": _mask(B, 1, LQ, LK, empty=(0, 0, slice(2, 4)))}),
+    "nothing_kept": Case({"keep": torch.zeros(1, 1, 1, LK, dtype=torch.bool)}),
+    "bias": Case({"bias": _bias}),
+    "bias_per_head": Case({"bias": _bias[:1, :, :1, :1]}),
+    "bias_positions": Case({"bias": _bias[:1], "keep": _mask(B, 1, LQ, LK)}),
+    "bias_2d": Case({"bias": _bias[0, 0], "is_causal": True}),
+    "softcap_and_bias": Case({"softcap": 1.5, "bias": _bias, "is_causal": "lower_right"}, std=3.0),
+    "half_polarity": Case({"polarity": 0.5}),
+    "small_polarity": Case({"polarity": 1e-4, "is_causal": True}),
+    "softmax": Case({"polarity": 0.0}),
+    "softmax_masked": Case({"polarity": 0.0, "keep": _mask(B, 1, LQ, LK, empty=(0, 0, 3))}),
+    "polarity_per_head": Case({"polarity": torch.tensor([1.0, 0.5, 0.1, 1e-3, 0.9, 0.2], dtype=torch.float64)}),
+    "polarity_scalar": Case({"polarity": torch.tensor(0.3, dtype=torch.float64)}),
+    "polarity_some_heads": Case({"polarity": torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0], dtype=torch.float64).detach()}),
+    "packed": Case({"cu_seqlens": torch.tensor([0, 3, 4, 11])}, **_packed),
+    "packed_causal": Case({"cu_seqlens": torch.tensor([0, 5, 5, 11], dtype=torch.int32), "is_causal": True}, **_packed),
+    "packed_window": Case({"cu_seqlens": torch.tensor([0, 7, 11]), "is_causal": True, "window": 2}, **_packed),
+    "tiny_scores": Case(std=1e-2),
+    "large_scores": Case(std=30.0),
+    "large_scores_masked": Case({"keep": _mask(B, 1, LQ, LK, empty=(1, 0, 0)), "polarity": 0.3}, std=30.0),
+    "large_scores_softmax": Case({"polarity": 0.0, "is_causal": True}, std=30.0),
+    "long": Case({"is_causal": True}, queries=307, keys=307, batch=1),
+}
+
+
+def visible(case, arguments):
+    """The boolean mask of a case, `[batch, heads, queries, keys]`, from the definition of each argument."""
+    i, j = torch.arange(case.queries)[:, None], torch.arange(case.keys)[None]
+    causal = arguments.get("is_causal", False)
+    if causal == "lower_right":
+        i = i + case.keys - case.queries
+    seen = torch.ones(case.batch, H, case.queries, case.keys, dtype=torch.bool)
+    if causal:
+        seen &= j <= i
+    if arguments.get("window"):
+        seen &= (i - j).abs() < arguments["window"]
+    if arguments.get("keep") is not None:
+        seen &= arguments["keep"]
+    if arguments.get("cu_seqlens") is not None:
+        bounds = arguments["cu_seqlens"].tolist()
+        segment = torch.tensor([sum(bound <= position for bound in bounds) for position in range(case.keys)])
+        seen &= segment[:, None] == segment[None]
+    return seen
+
+
+def oracle(case, inputs, arguments):
+    """Output and signed weights in the dtype of the inputs: softmax over [a, log p - a], second half counted negative."""
+    query, key, value = inputs[:3]
+    groups = H // case.kv_heads
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(-1, -2) * arguments.get("scale", D**-0.5)
+    if arguments.get("softcap"):
+        scores = arguments["softcap"] * torch.tanh(scores / arguments["softcap"])
+    if arguments.get("bias") is not None:
+        scores = scores + arguments["bias"]
+    polarity = arguments.get("polarity", 1.0)
+    shift = polarity.log().reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
+    seen = visible(case, arguments)
+    both = torch.cat([scores, shift - scores], dim=-1).masked_fill(~torch.cat([seen, seen], -1), -math.inf)
+    empty = ~seen.any(-1, keepdim=True)
+    shares = both.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
+    weights = shares[..., : case.keys] - shares[..., case.keys :]
+    return weights @ value, weights
+
+
+def two_softmax_calls(case, inputs, arguments):
+    """Output by softmax attention for q and for -q, joined by their log-sum-exps, in the dtype of the inputs."""
+    query, key, value = inputs[:3]
+    groups = H // case.kv_heads
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(-1, -2) * arguments.get("scale", D**-0.5)
+    if arguments.get("bias") is not None:
+        scores = scores + arguments["bias"]
+    polarity = arguments.get("polarity", 1.0)
+    shift = polarity.log().reshape(-1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
+    seen = visible(case, arguments)
+    empty = ~seen.any(-1, keepdim=True)
+    halves = [half.masked_fill(~seen, -math.inf).masked_fill(empty, 0.0) for half in (scores, -scores)]
+    plus, minus = halves[0].logsumexp(-1), halves[1].logsumexp(-1) + shift
+    outputs = [half.softmax(-1) @ value for half in halves]
+    joint = torch.sigmoid(plus - minus)[..., None] * outputs[0] - torch.sigmoid(minus - plus)[..., None] * outputs[1]
+    return joint.masked_fill(empty, 0.0)
+
+
+def doubled_stock(case, inputs, arguments):
+    """Output by torch's own softmax attention over doubled keys, in the dtype of the inputs."""
+    query, key, value = inputs[:3]
+    groups = H // case.kv_heads
+    key, value = (torch.cat([half, -half], 2).repeat_interleave(groups, 1) for half in (key, value))
+    bias = arguments.get("bias", torch.zeros((), dtype=query.dtype)).expand(case.batch, H, case.queries, case.keys)
+    polarity = arguments.get("polarity", 1.0)
+    shift = polarity.log().reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
+    seen = visible(case, arguments)
+    empty = ~seen.any(-1, keepdim=True)
+    mask = torch.cat([bias, shift - bias], -1).masked_fill(~torch.cat([seen, seen], -1), -math.inf).masked_fill(empty, 0.0)
+    scale = arguments.get("scale", D**-0.5)
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scale).masked_fill(empty, 0.0)
+
+
+def with_gradients(output, inputs):
+    """The output and its gradients for a fixed, uneven upstream gradient."""
+    upstream = torch.linspace(-1.0, 1.5, output.numel(), dtype=torch.float64).cos().view_as(output).to(output.dtype)
+    gradients = torch.autograd.grad(output, inputs, upstream, allow_unused=True)
+    return [output.detach(), *(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, inputs, strict=True))]
+
+
+def error(found, expected):
+    """Relative error in the Frobenius norm, against a float64 value."""
+    expected = expected.double()
+    return ((found.double() - expected).norm() / expected.norm().clamp(min=1e-30)).item()

@@ -1,0 +1,298 @@
+"""Every argument on every implementation, against the oracle; leaks; the door's checks."""
+
+import pytest
+import torch
+from cases import CASES, Case, doubled_stock, error, oracle, two_softmax_calls, with_gradients
+
+from hf_tanhmax import tanhmax_attention
+from hf_tanhmax.attention import IMPLEMENTATIONS
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+EVERY = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+NOT_COMPOSED = {"softcap", "softcap_and_bias"}
+
+
+def run(case, implementation, dtype=torch.float64):
+    inputs, arguments = case.tensors(dtype)
+    return with_gradients(tanhmax_attention(*inputs[:3], implementation=implementation, **arguments), inputs)
+
+
+def expected_of(case, dtype=torch.float64):
+    inputs, arguments = case.tensors(dtype)
+    return with_gradients(oracle(case, inputs, arguments)[0], inputs)
+
+
+@EVERY
+@pytest.mark.parametrize("name", CASES)
+def test_float64_equals_the_oracle(name, implementation):
+    case = CASES[name]
+    if implementation == "composed" and name in NOT_COMPOSED:
+        with pytest.raises(NotImplementedError, match="has no softcap"):
+            run(case, implementation)
+        return
+    for found, expected in zip(run(case, implementation), expected_of(case), strict=True):
+        if expected.isfinite().all():  # the oracle's own gradient for a polarity of 0 is not
+            assert error(found, expected) < 1e-11
+        assert found.isfinite().all()
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("name", CASES)
+def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation):
+    """At most twice the error of an eager run in the same dtype, or two roundings of the result.
+
+    `composed` is held against eager compositions, whose two halves cancel as its own do (documented), and each half may be off.
+    """
+    case = CASES[name]
+    if implementation == "composed" and name in NOT_COMPOSED:
+        pytest.skip("stock kernels have no softcap")
+    exact_inputs, exact_arguments = case.tensors(dtype)
+    exact_inputs = [tensor.detach().double().requires_grad_() for tensor in exact_inputs]
+    rest = iter(exact_inputs[3:])
+    for key, item in exact_arguments.items():
+        if isinstance(item, torch.Tensor) and item.is_floating_point():
+            exact_arguments[key] = next(rest)
+    exact = with_gradients(oracle(case, exact_inputs, exact_arguments)[0], exact_inputs)
+    eager = expected_of(case, dtype)
+    if implementation == "composed":
+        runs = [eager]
+        for composition in (two_softmax_calls, doubled_stock):
+            inputs, arguments = case.tensors(dtype)
+            runs.append(with_gradients(composition(case, inputs, arguments), inputs))
+        eager = [max(tensors, key=lambda item, true=true: error(item, true)) for *tensors, true in zip(*runs, exact, strict=True)]
+    for found, rough, true in zip(run(case, implementation, dtype), eager, exact, strict=True):
+        assert found.dtype == dtype
+        assert found.isfinite().all()
+        if true.isfinite().all() and rough.isfinite().all():
+            halves = 2 if implementation == "composed" else 1
+            assert error(found, true) <= halves * max(2 * error(rough, true), 2 * torch.finfo(dtype).eps)
+
+
+@EVERY
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"plain", "packed_causal", "multi_head", "multi_query"}))
+def test_every_argument_moves_the_output(name, implementation):
+    """No implementation swallows an argument: without it the output is another one."""
+    case = CASES[name]
+    if not case.arguments or (implementation == "composed" and name in NOT_COMPOSED):
+        pytest.skip("nothing to drop, or refused")
+    inputs, arguments = case.tensors()
+    full = tanhmax_attention(*inputs[:3], implementation=implementation, **arguments)
+    for dropped in arguments:
+        rest = {key: item for key, item in arguments.items() if key != dropped}
+        if dropped == "is_causal" and "window" in rest:
+            rest["window"] = case.keys
+        assert not torch.allclose(full, tanhmax_attention(*inputs[:3], implementation=implementation, **rest)), dropped
+
+
+@EVERY
+def test_no_future_leak(implementation):
+    inputs, _ = Case(queries=11).tensors()
+    query, key, value = (tensor.detach() for tensor in inputs)
+    before = tanhmax_attention(query, key, value, is_causal=True, implementation=implementation)
+    for position in (10, 7, 3):
+        key[:, :, position:], value[:, :, position:] = 1e3, float("-1e3")
+        after = tanhmax_attention(query, key, value, is_causal=True, implementation=implementation)
+        torch.testing.assert_close(after[:, :, :position], before[:, :, :position], rtol=0, atol=1e-12)
+
+
+@EVERY
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_no_padding_leak_and_masked_equals_sliced(side, implementation):
+    inputs, _ = Case(queries=11).tensors()
+    query, key, value = (tensor.detach() for tensor in inputs)
+    kept = slice(4, None) if side == "left" else slice(None, 7)
+    keep = torch.zeros(11, dtype=torch.bool)
+    keep[kept] = True
+    arguments = {"is_causal": True, "implementation": implementation}
+    sliced = tanhmax_attention(query[:, :, kept], key[:, :, kept], value[:, :, kept], **arguments)
+    key[:, :, ~keep], value[:, :, ~keep] = 7.0, -7.0
+    masked = tanhmax_attention(query, key, value, keep=keep.view(1, 1, 1, -1), **arguments)
+    torch.testing.assert_close(masked[:, :, kept], sliced)
+    if side == "left":
+        assert (masked[:, :, :4] == 0).all()
+
+
+@EVERY
+def test_batch_invariance(implementation):
+    inputs, arguments = CASES["keep"].tensors()
+    inputs[0].data[1] *= 100  # another row must not change how this one is computed
+    together = tanhmax_attention(*inputs, implementation=implementation, **arguments)
+    alone = [tensor[:1] for tensor in inputs]
+    torch.testing.assert_close(
+        together[:1], tanhmax_attention(*alone, keep=arguments["keep"][:1], implementation=implementation), rtol=1e-12, atol=1e-14
+    )
+
+
+@EVERY
+@pytest.mark.parametrize("chunks", [(11,), (4, 7), (5, 1, 1, 4)])
+def test_chunked_prefill_and_cached_decoding_equal_full(chunks, implementation):
+    inputs, _ = Case(queries=11).tensors()
+    full = tanhmax_attention(*inputs, is_causal=True, implementation=implementation)
+    start, parts = 0, []
+    for chunk in chunks:
+        stop = start + chunk
+        query, key, value = inputs[0][:, :, start:stop], inputs[1][:, :, :stop], inputs[2][:, :, :stop]
+        parts.append(tanhmax_attention(query, key, value, is_causal="lower_right", implementation=implementation))
+        start = stop
+    torch.testing.assert_close(torch.cat(parts, 2), full)
+
+
+@EVERY
+def test_strided_inputs(implementation):
+    inputs, _ = Case().tensors()
+    strided = [tensor.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for tensor in inputs]
+    found = with_gradients(tanhmax_attention(*strided, implementation=implementation), strided)
+    for one, other in zip(found, expected_of(Case()), strict=True):
+        assert error(one, other) < 1e-12
+
+
+@EVERY
+def test_no_keys(implementation):
+    query, nothing = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 0, 7)
+    output = tanhmax_attention(query, nothing, nothing, implementation=implementation)
+    assert torch.equal(output, torch.zeros(2, 3, 5, 7))
+
+
+@EVERY
+def test_nan_propagates_only_to_its_rows(implementation):
+    query, key, value = torch.randn(3, 1, 2, 5, 7).unbind()
+    query[0, 0, 3] = float("nan")
+    output = tanhmax_attention(query, key, value, implementation=implementation)
+    stock = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    expected = stock[0, 0, 3] if implementation == "composed" else torch.full((7,), float("nan"))  # the stock kernel may write 0
+    torch.testing.assert_close(output[0, 0, 3], expected, equal_nan=True)
+    assert output[0, 1].isfinite().all()
+
+
+@EVERY
+@pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning")  # Dynamo's own
+def test_compiles_in_one_graph(implementation):
+    query, key, value = (torch.randn(2, 4, 7, 8, requires_grad=True) for _ in range(3))
+
+    def call(query, key, value):
+        return tanhmax_attention(query, key, value, is_causal=True, implementation=implementation).square().sum()
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    loss, again = call(query, key, value), compiled(query, key, value)
+    torch.testing.assert_close(again, loss)
+    expected = torch.autograd.grad(loss, (query, key, value))
+    torch.testing.assert_close(torch.autograd.grad(again, (query, key, value)), expected)
+
+
+@EVERY
+def test_autocast_does_not_lower_the_precision_inside(implementation):
+    query, key, value = torch.randn(3, 2, 4, 7, 8).unbind()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = tanhmax_attention(query, key, value, implementation=implementation)
+    assert torch.equal(inside, tanhmax_attention(query, key, value, implementation=implementation))
+
+
+def test_auto_returns_the_weights_of_the_reference():
+    inputs, arguments = CASES["keep"].tensors()
+    output, weights = tanhmax_attention(*inputs, return_weights=True, **arguments)
+    expected_output, expected_weights = oracle(CASES["keep"], inputs, arguments)
+    torch.testing.assert_close(output, expected_output)
+    torch.testing.assert_close(weights, expected_weights)
+    assert (weights < 0).any()
+
+
+@pytest.mark.parametrize("implementation", ["reference", "cpu"])
+def test_dropout_keeps_the_mean_and_drops_weights(implementation):
+    query, key = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 32, 8)
+    value = torch.eye(32).view(1, 1, 32, 32)  # so that the output is the weights
+    full = tanhmax_attention(query, key, value)[0, 0, 0]
+    drawn = tanhmax_attention(
+        query.expand(4096, -1, -1, -1),
+        key.expand(4096, -1, -1, -1),
+        value.expand(4096, -1, -1, -1),
+        dropout_p=0.25,
+        implementation=implementation,
+    )
+    kept = drawn[:, 0, 0] != 0
+    torch.testing.assert_close(kept.float().mean(), torch.tensor(0.75), rtol=0, atol=0.01)
+    torch.testing.assert_close(drawn[:, 0, 0][kept], (full / 0.75).expand(4096, -1)[kept])
+
+
+@pytest.mark.parametrize("implementation", ["reference", "cpu"])
+def test_dropout_gradients(implementation):
+    inputs, _ = Case().tensors()
+
+    def call(*tensors):
+        torch.manual_seed(5)
+        return tanhmax_attention(*tensors, dropout_p=0.5, polarity=0.7, implementation=implementation)
+
+    assert not torch.equal(call(*inputs), tanhmax_attention(*inputs, polarity=0.7))
+    assert torch.autograd.gradcheck(call, inputs)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "cpu"])
+def test_second_derivatives(implementation):
+    inputs, arguments = Case({"bias": torch.randn(1, 6, 1, 1, dtype=torch.float64)}, queries=3, keys=5, batch=1).tensors()
+    bias = arguments["bias"]
+
+    def call(query, key, value, bias):
+        return tanhmax_attention(query, key, value, bias=bias, is_causal=True, implementation=implementation)
+
+    assert torch.autograd.gradgradcheck(call, (*inputs[:3], bias))
+
+
+Q = torch.randn(2, 4, 5, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error_type", "message"),
+    [
+        (dict(query=Q[0]), ValueError, r"query must be \[batch, heads, length, head_dim\], but has shape \(4, 5, 8\)"),
+        (dict(query=Q.long()), TypeError, "query must be floating point, but is torch.int64"),
+        (dict(key=Q.double()), TypeError, "one dtype, but key is torch.float64 and query is torch.float32"),
+        (dict(value=Q.to("meta")), ValueError, "value is on meta, but query is on cpu"),
+        (dict(key=Q[:1], value=Q[:1]), ValueError, r"must agree in batch.*\(1, 4, 5, 8\)"),
+        (dict(value=Q[:, :, :3]), ValueError, "must agree in batch"),
+        (dict(key=Q[..., :4]), ValueError, "one head size, but have 8 and 4"),
+        (dict(key=Q[:, :3], value=Q[:, :3]), ValueError, "the 3 key heads must divide the 4 query heads"),
+        (dict(keep=torch.zeros(5, 5)), TypeError, "keep must be boolean .* additive mask must be split"),
+        (dict(keep=torch.ones(5, 4, dtype=torch.bool)), ValueError, r"keep of shape \(5, 4\) does not broadcast to \[batch, heads"),
+        (dict(keep=torch.ones(5, 5, dtype=torch.bool, device="meta")), ValueError, "keep is on meta"),
+        (dict(bias=torch.ones(5, 5, dtype=torch.bool)), TypeError, "bias must be floating point, but is torch.bool; a boolean mask goes"),
+        (dict(bias=torch.ones(3, 5, 5)), ValueError, r"bias of shape \(3, 5, 5\) does not broadcast"),
+        (dict(bias=torch.ones(5, 5, device="meta")), ValueError, "bias is on meta"),
+        (dict(is_causal="left"), ValueError, 'is_causal must be a bool, "upper_left" or "lower_right", but is \'left\''),
+        (dict(window=0), ValueError, "window must be at least 1"),
+        (dict(softcap=-1.0), ValueError, "softcap must be positive, but is -1.0"),
+        (dict(dropout_p=1.0), ValueError, r"dropout_p must be in \[0, 1\), but is 1.0"),
+        (dict(polarity=2.0), ValueError, r"polarity must be in \[0, 1\]"),
+        (dict(polarity=torch.ones(3)), ValueError, r"a polarity tensor must be a scalar or \[heads\] = \[4\]"),
+        (dict(polarity=torch.ones(4, device="meta")), ValueError, "polarity is on meta"),
+        (dict(cu_seqlens=torch.tensor([0, 5])), ValueError, "into a batch of one"),
+        (dict(implementation="flash"), ValueError, "unknown implementation 'flash'; there are auto, reference"),
+        (dict(implementation="cpu", return_weights=True), NotImplementedError, "'cpu' has no weights to return"),
+        (dict(implementation="composed", softcap=2.0), NotImplementedError, "'composed' has no softcap"),
+        (dict(implementation="composed", dropout_p=0.1), NotImplementedError, "'composed' has no dropout"),
+    ],
+)
+def test_bad_input(arguments, error_type, message):
+    with pytest.raises(error_type, match=message):
+        tanhmax_attention(**{"query": Q, "key": Q, "value": Q, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "error_type", "message"),
+    [
+        ([0, 3], ValueError, r"ascend from 0 to the length 5, but is \[0, 3\]"),
+        ([1, 5], ValueError, "ascend from 0"),
+        ([0, 4, 3, 5], ValueError, "ascend from 0"),
+        ([[0, 5]], TypeError, r"int32 or int64 \[sequences \+ 1\]"),
+        ([0.0, 5.0], TypeError, "int32 or int64"),
+    ],
+)
+def test_bad_cu_seqlens(bounds, error_type, message):
+    one = Q[:1]
+    with pytest.raises(error_type, match=message):
+        tanhmax_attention(one, one, one, cu_seqlens=torch.tensor(bounds))
+
+
+def test_cpu_implementation_needs_the_cpu():
+    meta = Q.to("meta")
+    with pytest.raises(NotImplementedError, match="'cpu' runs on the CPU alone, but the tensors are on meta"):
+        tanhmax_attention(meta, meta, meta, implementation="cpu")

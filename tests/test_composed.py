@@ -1,0 +1,45 @@
+"""Both identities are exact, and the second is linear in memory."""
+
+import pytest
+import torch
+from cases import CASES, error, oracle, with_gradients
+
+from hf_tanhmax.composed import composed_attention, doubled_keys
+from hf_tanhmax.visibility import Visibility
+
+SCALE = 5**-0.5
+
+
+@pytest.mark.parametrize("polarity", [0.0, 0.3, 1.0])
+def test_doubled_keys_equal_two_calls(polarity):
+    case = CASES["keep"]
+    (query, key, value), arguments = case.tensors()
+    visibility = Visibility(case.queries, case.keys, keep=arguments["keep"])
+    heads = torch.full((query.shape[1],), polarity, dtype=torch.float64)
+    doubled = doubled_keys(query, key, value, visibility, bias=None, scale=SCALE, log_polarity=heads.log())
+    two_calls = composed_attention(query, key, value, visibility, scale=SCALE, polarity=heads)
+    inputs = (query, key, value)
+    expected = with_gradients(oracle(case, inputs, {**arguments, "polarity": polarity})[0], inputs)
+    for output in (doubled, two_calls):
+        for found, true in zip(with_gradients(output, inputs), expected, strict=True):
+            assert error(found, true) < 1e-12
+
+
+def test_two_calls_never_hold_the_scores(record_property):
+    """At 4096 x 4096 the scores of one head alone would take 64 MiB; forward and backward together stay below that."""
+    query, key, value = (torch.randn(1, 1, 4096, 8, requires_grad=True) for _ in range(3))
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        output = composed_attention(query, key, value, Visibility(4096, 4096, causal=True), scale=1.0, polarity=torch.ones(1))
+        output.sum().backward()
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    record_property("largest_allocation", largest)
+    assert largest < 4 * 2**20
+
+
+def test_the_stock_kernel_it_rests_on_returns_output_and_log_sum_exp():
+    """The kernel is not public; if its answer changes, this fails first."""
+    query, key, value = torch.randn(3, 1, 2, 7, 8, dtype=torch.float64).unbind()
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=0.5)
+    scores = (query @ key.transpose(-1, -2) * 0.5).masked_fill(~torch.ones(7, 7, dtype=torch.bool).tril(), float("-inf"))
+    torch.testing.assert_close(lse, scores.logsumexp(-1))
+    torch.testing.assert_close(output, scores.softmax(-1) @ value)

@@ -1,0 +1,178 @@
+"""The map against its definition in float64, at its edges, and through PyTorch's transforms."""
+
+import math
+
+import pytest
+import torch
+
+from hf_tanhmax import tanhmax
+from hf_tanhmax.functional import log_polarity
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+POLARITIES = (0.0, 1e-6, 0.3, 1.0)
+
+
+def definition(scores, keep=None, polarity=1.0):
+    """The formula in float64 for scores below 300, in the form without a difference: sinh(a + c) / sum cosh(a + c), p = exp(-2c)."""
+    scores = scores.double()
+    if polarity == 0:
+        signed = both = torch.exp(scores)
+    else:
+        shifted = scores - 0.5 * math.log(polarity)
+        signed, both = torch.sinh(shifted), torch.cosh(shifted)
+    if keep is not None:
+        signed, both = signed * keep, both * keep
+    return signed / both.sum(-1, keepdim=True)
+
+
+def close(weights, expected):
+    """Within rounding: an exponential whose argument x is rounded is off by x eps, and half precision may be subnormal."""
+    kind = torch.finfo(weights.dtype)
+    torch.testing.assert_close(weights.double(), expected, rtol=16 * kind.eps, atol=kind.smallest_normal * kind.eps)
+
+
+@pytest.mark.parametrize("polarity", POLARITIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_the_definition_in_every_dtype(dtype, polarity):
+    scores = (torch.randn(3, 5, 7) * 3).to(dtype)
+    weights = tanhmax(scores, polarity=polarity)
+    assert weights.dtype == dtype
+    close(weights, definition(scores, polarity=polarity))
+
+
+def test_polarity_zero_is_softmax_and_one_is_sinh_over_sum_cosh():
+    scores = torch.randn(5, 11, dtype=torch.float64)
+    torch.testing.assert_close(tanhmax(scores, polarity=0.0), scores.softmax(-1))
+    torch.testing.assert_close(tanhmax(scores), torch.sinh(scores) / torch.cosh(scores).sum(-1, keepdim=True))
+
+
+def test_polarity_is_a_score_bias():
+    scores, bias = torch.randn(5, 11, dtype=torch.float64), 0.7
+    torch.testing.assert_close(tanhmax(scores, polarity=math.exp(-2 * bias)), tanhmax(scores + bias))
+
+
+def test_is_odd_and_bounded():
+    scores = torch.randn(13, 17) * 5
+    weights = tanhmax(scores)
+    torch.testing.assert_close(tanhmax(-scores), -weights)
+    assert (weights.abs() < 1).all()
+    assert (weights.abs().sum(-1) <= 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1, -2, -3])
+def test_any_dimension(dim):
+    scores, keep = torch.randn(3, 5, 7), torch.rand(3, 5, 7) > 0.3
+    moved = tanhmax(scores.movedim(dim, -1), keep.movedim(dim, -1)).movedim(-1, dim)
+    torch.testing.assert_close(tanhmax(scores, keep, dim=dim), moved)
+
+
+@pytest.mark.parametrize("polarity", POLARITIES)
+def test_masked_equals_sliced(polarity):
+    scores, keep = torch.randn(7, dtype=torch.float64), torch.tensor([1, 0, 1, 1, 0, 1, 0], dtype=torch.bool)
+    scores[1], scores[4] = 1e300, float("nan")
+    weights = tanhmax(scores, keep, polarity=polarity)
+    torch.testing.assert_close(weights[keep], tanhmax(scores[keep], polarity=polarity))
+    assert (weights[~keep] == 0).all()
+
+
+@pytest.mark.parametrize("polarity", POLARITIES)
+def test_empty_rows_are_zero_with_zero_gradients(polarity):
+    scores = torch.randn(3, 5, requires_grad=True)
+    keep = torch.tensor([True, False, True])[:, None]
+    weights = tanhmax(scores, keep, polarity=polarity)
+    (gradient,) = torch.autograd.grad(weights, scores, torch.randn(3, 5))
+    assert (weights[1] == 0).all()
+    assert (gradient[1] == 0).all()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3)])
+def test_no_elements(shape):
+    assert tanhmax(torch.randn(shape)).shape == shape
+
+
+@pytest.mark.parametrize("polarity", POLARITIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_scores_stay_finite(dtype, polarity):
+    scores = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4], [1e4, 1e4, 1e-4]], dtype=dtype, requires_grad=True)
+    weights = tanhmax(scores, polarity=polarity)
+    (gradient,) = torch.autograd.grad(weights, scores, torch.ones_like(weights))
+    assert weights.isfinite().all()
+    assert gradient.isfinite().all()
+    expected = {0.0: [1.0, 0.0, 0.0], 1.0: [0.5, -0.5, 0.0]}.get(polarity)
+    if expected:
+        torch.testing.assert_close(weights[0], torch.tensor(expected, dtype=dtype))
+
+
+def test_infinite_scores_saturate_and_nan_propagates():
+    weights = tanhmax(torch.tensor([[math.inf, 0.0], [math.inf, -math.inf], [0.0, math.nan]]))
+    torch.testing.assert_close(weights[:2], torch.tensor([[1.0, 0.0], [0.5, -0.5]]))
+    assert weights[2].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_keeps_relative_accuracy_near_zero(dtype):
+    scores = torch.randn(7, 13).to(dtype) * 1e-3
+    close(tanhmax(scores), definition(scores))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("polarity", POLARITIES)
+def test_gradcheck(polarity, masked):
+    scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    keep = torch.rand(3, 5) > 0.4 if masked else None
+    assert torch.autograd.gradcheck(lambda x: tanhmax(x, keep, polarity=polarity), scores)
+    assert torch.autograd.gradgradcheck(lambda x: tanhmax(x, keep, polarity=polarity), scores)
+
+
+def test_gradcheck_of_a_polarity_tensor():
+    scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    polarity = torch.tensor([[0.2], [1.0], [0.01]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, p: tanhmax(x, polarity=p), (scores, polarity))
+    assert torch.autograd.gradgradcheck(lambda x, p: tanhmax(x, polarity=p), (scores, polarity))
+
+
+def test_polarity_tensor_at_zero_has_the_one_sided_derivative():
+    scores = torch.randn(3, 5, dtype=torch.float64)
+    polarity = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
+    grad_weights = torch.randn(3, 5, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(tanhmax(scores, polarity=polarity), polarity, grad_weights)
+    step = 1e-7
+    difference = ((definition(scores, polarity=step) - definition(scores, polarity=0.0)) * grad_weights).sum(-1, keepdim=True)
+    torch.testing.assert_close(gradient, difference / step, rtol=1e-4, atol=1e-6)
+
+
+def test_log_polarity_at_zero():
+    polarity = torch.tensor([0.0, 0.5], requires_grad=True)
+    log_polarity(polarity)[1].backward()
+    torch.testing.assert_close(log_polarity(polarity).detach(), torch.tensor([-math.inf, math.log(0.5)]))
+    torch.testing.assert_close(polarity.grad, torch.tensor([0.0, 2.0]))
+
+
+def test_vmap_and_compile():
+    scores = torch.randn(3, 5, 7)
+    torch.testing.assert_close(torch.func.vmap(tanhmax)(scores), tanhmax(scores))
+    torch.testing.assert_close(torch.func.vmap(lambda x: tanhmax(x, dim=0), in_dims=2)(scores).movedim(0, -1), tanhmax(scores, dim=0))
+    compiled = torch.compile(tanhmax, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(scores), tanhmax(scores))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(scores=torch.ones(3, dtype=torch.int64)), TypeError, "scores must be floating point, but are torch.int64"),
+        (dict(keep=torch.ones(3)), TypeError, "keep must be boolean .* but is torch.float32"),
+        (dict(keep=torch.ones(2, dtype=torch.bool)), ValueError, r"keep of shape \(2,\) does not broadcast"),
+        (dict(keep=torch.ones(2, 1, 3, dtype=torch.bool)), ValueError, "does not broadcast"),
+        (dict(polarity=1.5), ValueError, r"polarity must be in \[0, 1\] .* but is 1.5"),
+        (dict(polarity=float("nan")), ValueError, "polarity must be in"),
+        (dict(polarity="learned"), TypeError, "polarity must be a number"),
+        (dict(polarity=True), TypeError, "polarity must be a number"),
+        (dict(polarity=torch.ones(3, dtype=torch.int64)), TypeError, "polarity tensor must be floating point"),
+        (dict(dim=3), IndexError, "Dimension out of range"),
+    ],
+)
+def test_bad_input(arguments, error, message):
+    arguments = {"scores": torch.randn(3), **arguments}
+    with pytest.raises(error, match=message):
+        tanhmax(arguments.pop("scores"), **arguments)
