@@ -23,6 +23,9 @@ from .settings import TanhMaxSettings
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
 FUNCTIONS = {None: EAGER, "eager": EAGER, "paged|eager": EAGER, "sdpa": FUSED, FUSED: FUSED, EAGER: EAGER}
 
+# What a module that computes attention by itself calls; torch's own MultiheadAttention calls the last.
+SOFTMAX = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"})
+
 
 class ConfigView:
     """A config as a TanhMax attention module sees it.
@@ -233,14 +236,15 @@ def _heads_of(module: Any) -> int:
 def _asks_interface(module: nn.Module) -> bool:
     if isinstance(module, PreTrainedModel) or not hasattr(module, "config"):
         return False
-    return "ALL_ATTENTION_FUNCTIONS" in _names_in_forward(module)
+    return "ALL_ATTENTION_FUNCTIONS" in _names_in(type(module).forward)
 
 
 def _bypasses(module: nn.Module) -> bool:
-    if isinstance(module, PreTrainedModel) or "ALL_ATTENTION_FUNCTIONS" in _names_in_forward(module):
+    if isinstance(module, PreTrainedModel) or _asks_interface(module) or "Attention" not in type(module).__name__:
         return False
-    return "Attention" in type(module).__name__ and "softmax" in _names_in_forward(module)
+    methods = inspect.getmembers(type(module), inspect.isfunction)
+    return any(SOFTMAX.intersection(_names_in(method)) for _, method in methods)
 
 
-def _names_in_forward(module: nn.Module) -> tuple[str, ...]:
-    return inspect.unwrap(type(module).forward).__code__.co_names
+def _names_in(function: Any) -> tuple[str, ...]:
+    return inspect.unwrap(function).__code__.co_names

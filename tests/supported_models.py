@@ -15,6 +15,7 @@ DECODER = {**ENCODER, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id
 IMAGE = {**COMMON, "image_size": 15, "patch_size": 5, "initializer_range": 0.3}
 SIDES = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
 FEED_FORWARD = {"encoder_ffn_dim": 13, "decoder_ffn_dim": 13}
+GPT_NEO = {"vocab_size": 53, "hidden_size": 24, "num_heads": 4, "num_layers": 2, "attention_types": [[["global"], 2]]}
 SLIDING = {"sliding_window": 5}
 LAYER_TYPES = {"layer_types": ["sliding_attention", "full_attention"]}
 
@@ -29,6 +30,7 @@ class Architecture:
         values: of its tiny configuration.
         inputs: `text`, `image`, `both`, `text to text` or `speech to text`.
         note: what its attention has beyond scores and a mask; empty if nothing.
+        layers: those that `use_tanhmax` must be given, as another part bypasses the attention interface; None if no part does.
         refused: why TanhMax is refused, as matched in the error; None where it is supported.
     """
 
@@ -37,6 +39,7 @@ class Architecture:
     values: dict[str, Any] = field(repr=False)
     inputs: str = "text"
     note: str = ""
+    layers: tuple[int, ...] | None = None
     refused: str | None = None
 
     def model(self, attn_implementation: str) -> Any:
@@ -72,7 +75,12 @@ ARCHITECTURES = (
     Architecture("DeiT", "DeiTModel", IMAGE, "image"),
     Architecture("DINOv2", "Dinov2Model", IMAGE, "image"),
     Architecture(
-        "SigLIP", "SiglipModel", {"text_config": {**ENCODER, "projection_size": 24}, "vision_config": IMAGE}, "both", "both towers"
+        "SigLIP",
+        "SiglipModel",
+        {"text_config": {**ENCODER, "projection_size": 24}, "vision_config": IMAGE},
+        "both",
+        "both towers; the pooling head of the vision tower is torch's own attention and stays softmax, so `use_tanhmax` wants `layers`",
+        layers=(0, 1, 2, 3),
     ),
     Architecture("CLIP", "CLIPModel", {"text_config": {**ENCODER, "eos_token_id": 2}, "vision_config": IMAGE}, "both", "both towers"),
     Architecture("GPT-2", "GPT2Model", {"vocab_size": 53, "n_embd": 24, "n_head": 4, "n_layer": 2}),
@@ -109,6 +117,7 @@ ARCHITECTURES = (
         {**DECODER, **SLIDING, **LAYER_TYPES, "head_dim": 6, "num_local_experts": 2, "num_experts_per_tok": 1},
         refused="attention sinks",
     ),
+    Architecture("GPT-Neo", "GPTNeoModel", GPT_NEO, refused="computes softmax itself"),
     Architecture("MPNet", "MPNetModel", ENCODER, refused="computes softmax itself"),
     Architecture("DeBERTa v2", "DebertaV2Model", ENCODER, refused="computes softmax itself"),
     Architecture(
@@ -121,7 +130,15 @@ def table() -> str:
     """The architectures as a Markdown table."""
     rows = ['| architecture | class tried | `attn_implementation="tanhmax"` | note |', "|---|---|---|---|"]
     for case in ARCHITECTURES:
-        verdict = "yes" if case.refused is None else "refused" if "sinks" in case.refused else "no: use_tanhmax refuses it"
+        verdict = (
+            "partly"
+            if case.layers
+            else "yes"
+            if case.refused is None
+            else "refused"
+            if "sinks" in case.refused
+            else "no: use_tanhmax refuses it"
+        )
         note = case.note if case.refused is None else case.refused
         rows.append(f"| {case.name} | `{case.cls}` | {verdict} | {note} |")
     return "\n".join(rows)

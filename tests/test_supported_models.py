@@ -6,7 +6,7 @@ import pytest
 from families import NAIVE, assert_same, differ, run
 from supported_models import ARCHITECTURES, END, START, table
 
-from hf_tanhmax import restore, use_tanhmax
+from hf_tanhmax import TanhMaxSettings, restore, use_tanhmax
 
 SUPPORTED = [case for case in ARCHITECTURES if case.refused is None]
 BYPASSING = [case for case in ARCHITECTURES if case.refused == "computes softmax itself"]
@@ -21,7 +21,10 @@ def test_supported(case):
     inputs = case.example()
     registered, patched = run(case.model("tanhmax"), inputs), case.model("eager")
     softmax = run(patched, inputs)
-    patched_modules = use_tanhmax(patched)
+    if case.layers is not None:
+        with pytest.raises(ValueError, match=r"part of .* would stay softmax: .* name the layers"):
+            use_tanhmax(patched)
+    patched_modules = use_tanhmax(patched, TanhMaxSettings(layers=case.layers))
     assert patched_modules >= 2
     assert_same(registered, run(patched, inputs))
     assert_same(registered, run(case.model(NAIVE), inputs), atol=1e-4, rtol=1e-3)
