@@ -3,13 +3,11 @@
 Importing this package registers the attention functions and the model types with Transformers; it imports no Triton and starts no CUDA.
 """
 
+from typing import Any
+
 from . import registration
-from .attention import (
-    tanhmax_attention,
-)
-from .functional import (
-    tanhmax,
-)
+from .attention import tanhmax_attention
+from .functional import tanhmax
 from .models.bert import (
     TanhMaxBertConfig,
     TanhMaxBertForMaskedLM,
@@ -46,14 +44,13 @@ from .patching import (
     tanhmax_on,
     use_tanhmax,
 )
-from .settings import (
-    TanhMaxSettings,
-)
+from .settings import TanhMaxSettings
 from .models import auto
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PolarityCallback",
     "TanhMaxBertConfig",
     "TanhMaxBertForMaskedLM",
     "TanhMaxBertForMultipleChoice",
@@ -87,3 +84,11 @@ __all__ = [
 
 registration.register()
 auto.register()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PolarityCallback":  # the Trainer it belongs to imports PEFT and more, which not everybody needs
+        from .annealing import PolarityCallback
+
+        return PolarityCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -80,9 +80,10 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
     if PartialState().is_main_process:
         reloaded = AutoModelForSequenceClassification.from_pretrained(str(folder)).to(model.device)
         last = data.get("test", data["validation"])
-        metrics["reload_difference"] = _check_reload(model, reloaded, _batches(last, tokenizer))
+        batches = _batches(last.select(range(min(HEALTH_ROWS, len(last)))), tokenizer)
+        metrics["reload_difference"] = _check_reload(model, reloaded, batches)
         reloaded.set_attn_implementation("eager")
-        health = attention_health(reloaded, _batches(last.select(range(min(HEALTH_ROWS, len(last)))), tokenizer))
+        health = attention_health(reloaded, batches)
         seconds = time.perf_counter() - started
         result = results_of(recipe, metrics=metrics, health=health, data=splits.fingerprint, seconds=seconds)
         if config.results_dir:
