@@ -80,7 +80,10 @@ def claim(folder: Path, identity: dict[str, Any], *, resume: bool) -> Start:
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"output_dir {folder} is a file")
     if not folder.exists() or not any(folder.iterdir()):
-        write_json(folder / IDENTITY, identity)
+        try:
+            write_json(folder / IDENTITY, identity)
+        except OSError as error:
+            raise RecipeError(f"cannot write to output_dir {folder}: {error.strerror}") from error
         return Start(said=(f"there is nothing to resume in {folder}; starting from the beginning",) if resume else ())
     try:
         found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))

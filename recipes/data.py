@@ -83,7 +83,9 @@ def _raw_splits(config: Config) -> dict[str, Dataset]:
         raise RecipeError(f"cannot load the dataset {config.dataset!r}: {_sentence(error)}") from error
     if "train" not in found:
         raise RecipeError(f"the dataset {config.dataset!r} has no split 'train', only {', '.join(found)}")
-    return {split: found[split] for split in ("train", "validation", "test") if split in found}
+    return {
+        split: rows for split in ("train", "validation", "test") if (rows := found.get(split)) is not None and not _hidden(rows, config)
+    }
 
 
 def _read_file(key: str, name: str) -> Dataset:
@@ -93,6 +95,11 @@ def _read_file(key: str, name: str) -> Dataset:
         return load_dataset(kind, data_files=name, split="train", **options)
     except Exception as error:
         raise RecipeError(f"{key}: cannot read {name} as {kind}: {_sentence(error.__cause__ or error)}") from error
+
+
+def _hidden(rows: Dataset, config: Config) -> bool:
+    """Whether a split has no labels, as test data of a benchmark that keeps them to itself: all are -1."""
+    return config.label_column in rows.column_names and set(rows.unique(config.label_column)) == {-1}
 
 
 def _check_rows(split: str, rows: Dataset, config: Config) -> None:

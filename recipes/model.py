@@ -47,6 +47,9 @@ def checkpoint_config(config: Config) -> Any:
         found = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise RecipeError(f"model_name_or_path: cannot read the config of {name!r}: {' '.join(str(error).split())[:300]}") from error
+    positions = getattr(found, "max_position_embeddings", None)
+    if isinstance(positions, int) and config.max_length > positions:
+        raise RecipeError(f"max_length is {config.max_length}, but {name} has positions for {positions} tokens")
     if isinstance(found, TanhMaxFields):
         _check_tanhmax_checkpoint(name, found.tanhmax_settings, settings)
     return found

@@ -26,7 +26,7 @@ from .recipe import Recipe
 from .results import read_results, results_of
 from .trainer import LengthSampler, RecipeTrainer, training_arguments
 
-HEALTH_ROWS = 256
+CHECKED_ROWS = 256  # of the test data, for attention health and for the model reloaded from disk
 EVALUATION_BATCH = 64
 
 
@@ -37,9 +37,7 @@ def run(recipes: list[Recipe]) -> None:
         RecipeError: something in the recipe or the data that cannot work.
     """
     for recipe in recipes:
-        training_arguments(recipe.config, recipe.output_dir)
-        checkpoint_config(recipe.config)
-    _check_processes(recipes[0].config)
+        _check(recipe)
     results = [run_one(recipe) for recipe in recipes]
     if not PartialState().is_main_process:
         return
@@ -80,7 +78,7 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
     if PartialState().is_main_process:
         reloaded = AutoModelForSequenceClassification.from_pretrained(str(folder)).to(model.device)
         last = data.get("test", data["validation"])
-        batches = _batches(last.select(range(min(HEALTH_ROWS, len(last)))), tokenizer)
+        batches = _batches(last.select(range(min(CHECKED_ROWS, len(last)))), tokenizer)
         metrics["reload_difference"] = _check_reload(model, reloaded, batches)
         reloaded.set_attn_implementation("eager")
         health = attention_health(reloaded, batches)
@@ -95,7 +93,10 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
     return broadcast_object_list([result])[0]
 
 
-def _check_processes(config: Config) -> None:
+def _check(recipe: Recipe) -> None:
+    """All that can be found wrong before any data is read; the first training arguments also start the process group."""
+    config = recipe.config
+    training_arguments(config, recipe.output_dir)
     state = PartialState()
     if config.num_processes not in (None, state.num_processes):
         raise RecipeError(
@@ -103,18 +104,15 @@ def _check_processes(config: Config) -> None:
             f"{state.distributed_type.value}); launch with --config_file recipes/accelerate_configs/ddp.yaml, or "
             f"accelerate launch --multi_gpu --num_processes {config.num_processes}, as --cpu alone starts one process"
         )
-    training_arguments(config, Path("unused"), processes=state.num_processes)
+    training_arguments(config, recipe.output_dir, processes=state.num_processes)
+    checkpoint_config(config)
 
 
 def _claim_together(recipe: Recipe) -> Start:
     """Let one process look at the output folder, and tell the others what it found."""
     found: list[Any] = [None]
     if PartialState().is_main_process:
-        identity = {
-            "variant": {"attention": recipe.config.attention},
-            "config": recipe.config.identity(),
-            "data": source_fingerprint(recipe.config),
-        }
+        identity = {"config": recipe.config.identity(), "data": source_fingerprint(recipe.config)}
         try:
             found = [claim(recipe.output_dir, identity, resume=recipe.config.resume)]
         except RecipeError as error:
@@ -142,7 +140,7 @@ def _trainer(config: Config, folder: Path, model: PreTrainedModel, data: dict[st
         model=model,
         args=arguments,
         train_dataset=data["train"],
-        eval_dataset=data["validation"],
+        eval_dataset=_by_length(data["validation"]),
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=classification_metrics(classes),
@@ -159,11 +157,23 @@ def _metrics(trainer: RecipeTrainer, data: dict[str, Dataset]) -> dict[str, Any]
         "train_loss_curve": losses,
         "steps": trainer.state.global_step,
     }
-    for split in ("validation", "test"):
-        if split in data:
-            measured = trainer.evaluate(data[split], metric_key_prefix=split)
-            found |= {f"{split}_{name}": measured[f"{split}_{name}"] for name in ("loss", "accuracy", "f1")}
+    measured = {"validation": _last_evaluation(trainer) or trainer.evaluate()}
+    if "test" in data:
+        measured["test"] = trainer.evaluate(_by_length(data["test"]))
+    for split, values in measured.items():
+        found |= {f"{split}_{name}": values[f"eval_{name}"] for name in ("loss", "accuracy", "f1")}
     return found
+
+
+def _last_evaluation(trainer: RecipeTrainer) -> dict[str, float] | None:
+    """What the Trainer measured on the validation data after the last step, if it did."""
+    step = trainer.state.global_step
+    return next((record for record in trainer.state.log_history if record["step"] == step and "eval_accuracy" in record), None)
+
+
+def _by_length(rows: Dataset) -> Dataset:
+    """The rows from long to short, so that little is padded; for measurements that do not depend on the order."""
+    return rows.select(sorted(range(len(rows)), key=lambda index, ids=rows["input_ids"]: -len(ids[index])))
 
 
 def _batches(rows: Dataset, tokenizer: Any) -> list[dict[str, Tensor]]:

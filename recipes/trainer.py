@@ -141,27 +141,31 @@ def training_arguments(config: Config, output_dir: Path, *, rows: int | None = N
         raise RecipeError(f"batch_size is {config.batch_size}, but there are only {rows} rows to train on")
     epoch = (rows or config.batch_size) // config.batch_size
     steps = config.max_steps or max(1, round(epoch * config.resolved_epochs))
-    return TrainingArguments(
-        output_dir=str(output_dir),
-        max_steps=steps,
-        per_device_train_batch_size=config.batch_size // share,
-        per_device_eval_batch_size=2 * (config.batch_size // share),
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        learning_rate=config.resolved_learning_rate,
-        lr_scheduler_type=config.learning_rate_schedule if config.learning_rate_schedule != "constant" else "constant_with_warmup",
-        warmup_steps=round(steps * config.warmup_share),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_gradient_norm,
-        bf16=config.bf16,
-        seed=config.seed,
-        use_cpu=config.use_cpu or not torch.accelerator.is_available(),
-        logging_steps=config.logging_steps,
-        save_strategy="steps",
-        save_steps=config.save_steps,
-        save_total_limit=2,
-        eval_strategy="steps",
-        eval_steps=max(1, epoch),
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=torch.accelerator.is_available() and not config.use_cpu,
-        report_to="none",
-    )
+    arguments: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "max_steps": steps,
+        "per_device_train_batch_size": config.batch_size // share,
+        "per_device_eval_batch_size": 2 * (config.batch_size // share),
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "learning_rate": config.resolved_learning_rate,
+        "lr_scheduler_type": config.learning_rate_schedule if config.learning_rate_schedule != "constant" else "constant_with_warmup",
+        "warmup_steps": round(steps * config.warmup_share),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_gradient_norm,
+        "bf16": config.bf16,
+        "seed": config.seed,
+        "use_cpu": config.use_cpu or not torch.accelerator.is_available(),
+        "logging_steps": config.logging_steps,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "eval_strategy": "steps",
+        "eval_steps": max(1, epoch),
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": torch.accelerator.is_available() and not config.use_cpu,
+        "report_to": "none",
+    }
+    try:
+        return TrainingArguments(**arguments)
+    except ValueError as error:  # such as bf16 on a machine that lacks it
+        raise RecipeError(" ".join(str(error).split())) from error
