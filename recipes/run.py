@@ -161,7 +161,7 @@ def _metrics(trainer: RecipeTrainer, data: dict[str, Dataset]) -> dict[str, Any]
     if "test" in data:
         measured["test"] = trainer.evaluate(_by_length(data["test"]))
     for split, values in measured.items():
-        found |= {f"{split}_{name}": values[f"eval_{name}"] for name in ("loss", "accuracy", "f1")}
+        found |= {f"{split}_{name}": values[f"eval_{name}"] for name in ("accuracy", "f1", "cross_entropy")}
     return found
 
 
