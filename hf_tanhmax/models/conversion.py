@@ -104,17 +104,22 @@ def _class_in(config: Any) -> Any:
 
 
 def _refuse_partial(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
-    """A new head is normal; a backbone with new or misshapen weights is a broken checkpoint."""
+    """A new head is normal; a backbone with new, left over or misshapen weights is a broken checkpoint."""
     if report["mismatched_keys"]:
         raise ValueError(f"{name} has weights of other shapes than its config says: {_some(report['mismatched_keys'])}")
-    prefix = f"{model.base_model_prefix}."
-    backbone_alone = model.base_model is model
-    missing = sorted(report["missing_keys"])
-    lost = [key for key in missing if (backbone_alone or key.startswith(prefix)) and "pooler" not in key.split(".")]
+    lost, left = (sorted(key for key in report[kind] if _in_backbone(key, model)) for kind in ("missing_keys", "unexpected_keys"))
     if lost:
         raise ValueError(f"{name} lacks {len(lost)} weights of its backbone, for example {_some(lost)}; is the file whole?")
-    if missing:
-        logger.warning("%s has no weights for %s: they are new, so train before use", name, _some(missing))
+    if left:
+        raise ValueError(f"{name} has {len(left)} weights that its config has no place for, for example {_some(left)}")
+    if report["missing_keys"]:
+        logger.warning("%s has no weights for %s: they are new, so train before use", name, _some(report["missing_keys"]))
+
+
+def _in_backbone(key: str, model: PreTrainedModel) -> bool:
+    """Whether a weight belongs to what every head needs; a pooler and a mask token are there for some heads only."""
+    parts = key.removeprefix(f"{model.base_model_prefix}.").split(".")
+    return parts[0] in dict(model.base_model.named_children()) and not {"pooler", "mask_token"}.intersection(parts)
 
 
 def _some(keys: Any) -> str:

@@ -3,14 +3,19 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from ..patching import attention_modules, own
-from ..registration import SCORE_BIAS
+from ..registration import EAGER, FUSED, SCORE_BIAS
 from ..settings import TanhMaxSettings
+
+# In a TanhMax model the names of Transformers mean TanhMax already. Ours are other words for them: taken as they are, they would make
+# TanhMax of the layers that `tanhmax_layers` leaves softmax, and of a model that `to_softmax` made.
+STOCK_NAMES = {FUSED: "sdpa", EAGER: "eager"}
+IMPLEMENTATION: Any = PreTrainedConfig._attn_implementation  # a property
 
 Model = TypeVar("Model", bound=type[PreTrainedModel])
 
@@ -18,6 +23,8 @@ Model = TypeVar("Model", bound=type[PreTrainedModel])
 @dataclass(kw_only=True, repr=False)
 class TanhMaxFields:
     """The fields that a TanhMax config adds to its upstream config; `TanhMaxSettings` says what they mean and checks them."""
+
+    model_type: ClassVar[str]
 
     tanhmax_polarity: float | int | str = 1.0
     tanhmax_layers: list[int] | tuple[int, ...] | None = None
@@ -28,6 +35,15 @@ class TanhMaxFields:
     def tanhmax_settings(self) -> TanhMaxSettings:
         """The four fields as one checked object."""
         return TanhMaxSettings(self.tanhmax_polarity, self.tanhmax_layers, self.tanhmax_heads, self.tanhmax_score_bias)  # type: ignore[arg-type]
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        name = IMPLEMENTATION.fget(self)
+        return STOCK_NAMES.get(name, name)
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict[str, str] | None) -> None:
+        IMPLEMENTATION.fset(self, value)
 
     def validate_tanhmax(self) -> None:
         """Refuse what `TanhMaxSettings` refuses; Transformers calls it when a config is made."""
@@ -44,7 +60,7 @@ def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
         upstream: Any = cls.__init__
 
         @functools.wraps(upstream)
-        def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        def construct(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
             upstream(self, config, *args, **kwargs)
             own(self)
 
@@ -57,7 +73,7 @@ def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
                 if getattr(module, SCORE_BIAS, None) is not None:
                     init.constant_(getattr(module, SCORE_BIAS), self.config.tanhmax_score_bias)
 
-        changes = {"__init__": __init__, "initialize_weights": initialize_weights, "config_class": config_class}
+        changes = {"__init__": construct, "initialize_weights": initialize_weights, "config_class": config_class}
         for name, value in changes.items():
             setattr(cls, name, value)
         cls.__annotations__ = {**cls.__annotations__, "config": config_class}
