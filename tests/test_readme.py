@@ -1,0 +1,44 @@
+"""The README's numbers are those of the result files, its code runs, and what it says of versions is what the package declares."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from readme import README, ROOT, rendered
+
+TEXT = README.read_text()
+QUICKSTARTS = re.findall(r"<!-- quickstart -->\n```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_rendered_blocks_are_current():
+    assert rendered(TEXT) == TEXT
+
+
+@pytest.mark.weights
+def test_quickstart_runs(bert_weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = QUICKSTARTS[0].replace("sentence-transformers/all-MiniLM-L6-v2", str(bert_weights))
+    exec(compile(code, "README.md", "exec"), {})
+    assert float(re.search(r"tensor\((-?[\d.e-]+)", capsys.readouterr().out).group(1)) < 0
+
+
+def test_attention_quickstart_runs():
+    found = {}
+    exec(compile(QUICKSTARTS[1], "README.md", "exec"), found)
+    first, silent, against = found["coefficients"].tolist()
+    assert first == -against > 0 == silent
+
+
+def test_versions_are_the_declared_ones():
+    tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = next(item for item in declared["dependencies"] if item.startswith("transformers"))
+    assert f"`{wanted.removeprefix('transformers')}`" in TEXT
+    assert f"Python {declared['requires-python'].removeprefix('>=')} or newer" in TEXT
+
+
+def test_every_named_file_exists():
+    for name in re.findall(r"recipes/[\w/]+\.yaml", TEXT):
+        assert Path(ROOT / name).exists(), name
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
