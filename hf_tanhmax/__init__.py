@@ -8,6 +8,7 @@ from typing import Any
 from . import registration
 from .attention import tanhmax_attention
 from .functional import tanhmax
+from .models import auto
 from .models.bert import (
     TanhMaxBertConfig,
     TanhMaxBertForMaskedLM,
@@ -45,7 +46,6 @@ from .patching import (
     use_tanhmax,
 )
 from .settings import TanhMaxSettings
-from .models import auto
 
 __version__ = "0.1.0"
 

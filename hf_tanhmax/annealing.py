@@ -13,7 +13,7 @@ import math
 from typing import Any, Literal, get_args
 
 from torch import nn
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .functional import check_polarity
 from .patching import set_polarity
@@ -74,19 +74,19 @@ class PolarityCallback(TrainerCallback):
         _check(start, end, schedule, share)
         self.start, self.end, self.schedule, self.share = float(start), float(end), schedule, float(share)
 
-    def on_train_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Set the first polarity, which refuses a model that has none to set."""
         self._set(kwargs["model"], state)
 
-    def on_step_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Set the polarity of the coming step."""
         self._set(kwargs["model"], state)
 
-    def on_step_end(self, _args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Set the polarity that an evaluation or a checkpoint after this step shows."""
         self._set(kwargs["model"], state)
 
-    def on_log(self, _args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add `polarity` to what the Trainer logs."""
         for record in (kwargs.get("logs"), state.log_history[-1] if state.log_history else None):
             if record is not None:

@@ -2,9 +2,10 @@ r"""TanhMax attention on the CPU in blocks of rows: exact, linear in memory, flo
 
 For one block of queries:
 
-* **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^{a \log_2 e}` (the cheaper exponential) and :math:`W' = E - p/E`. No maximum is taken and no
-  second exponential: since cosh is at least 1 the sum cannot vanish, and within the bound nothing overflows. The bound is the scale
-  times the longest query times the longest key (Cauchy and Schwarz), or the softcap, plus the largest bias;
+* **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^{a \log_2 e}` (the cheaper exponential) and
+  :math:`W' = E - p/E`. No maximum is taken and no second exponential: since cosh is at least 1 the sum cannot vanish, and within the bound
+  nothing overflows. The bound is the scale times the longest query times the longest key (Cauchy and Schwarz), or the softcap, plus the
+  largest bias;
 * **shifted blocks** otherwise: :math:`E = e^{a-m}` and :math:`W' = E - p\,e^{-a-m}` with
   :math:`m = \max_k \max(a_k, \log p - a_k)` over the visible keys. The base stays e: rounding :math:`\log_2 e` would cost digits here.
 
@@ -266,18 +267,22 @@ class Gradients:
     log_polarity: Tensor | None
 
 
-def blocked_backward(
-    problem: Problem, grad_output: Tensor, *, bias: bool = False, log_polarity: bool = False
-) -> Gradients:
+def blocked_backward(problem: Problem, grad_output: Tensor, *, bias: bool = False, log_polarity: bool = False) -> Gradients:
     """Gradients from that of the output; `bias` and `log_polarity` say whether theirs are wanted.
 
     Every block holds whole rows, so the denominator and D are computed anew: L and O carry a rounding that grows with the scores.
     """
     grad_output = grad_output.to(problem.exact)
+
+    def zeros(like: Tensor) -> Tensor:
+        return torch.zeros(like.shape, dtype=problem.exact)
+
     gradients = Gradients(
-        *(torch.zeros(tensor.shape, dtype=problem.exact) for tensor in (problem.query, problem.key, problem.value)),
-        bias=torch.zeros(problem.bias.shape, dtype=problem.exact) if bias and problem.bias is not None else None,
-        log_polarity=torch.zeros(problem.heads, dtype=problem.exact) if log_polarity else None,
+        query=zeros(problem.query),
+        key=zeros(problem.key),
+        value=zeros(problem.value),
+        bias=zeros(problem.bias) if bias and problem.bias is not None else None,
+        log_polarity=zeros(problem.log_polarity) if log_polarity else None,
     )
     buffers = problem.scratch(4)
     for block in problem.blocks():

@@ -14,6 +14,7 @@ visible (1.2 % at a score deviation of 0.1), so these are the fallback and the o
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,8 @@ def composed_attention(
     wants = polarity.requires_grad or (bias is not None and bias.requires_grad)
     if query.device.type == "cpu" and value.shape[-1] == query.shape[-1] and not (wants and torch.is_grad_enabled()):
         exact = torch.promote_types(query.dtype, torch.float32)  # in half precision the CPU's kernel is slower and cancels more
-        tensors = [tensor.to(exact) for tensor in (query, key, value)]
-        return _two_calls(*tensors, visibility, bias, scale, log_p).to(query.dtype)
+        output = _two_calls(query.to(exact), key.to(exact), value.to(exact), visibility, bias, scale, log_p)
+        return output.to(query.dtype)
     return doubled_keys(query, key, value, visibility, bias=bias, scale=scale, log_polarity=log_p)
 
 
@@ -87,7 +88,18 @@ class _TwoCalls(torch.autograd.Function):
     """Identity (b) over the CPU's flash kernel, which is not public: it alone hands out the log-sum-exp."""
 
     @staticmethod
-    def forward(ctx, query, key, value, mask, negative_mask, empty, causal, scale, log_p):  # noqa: ANN001, ANN205
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        negative_mask: Tensor | None,
+        empty: Tensor | None,
+        causal: bool,
+        scale: float,
+        log_p: Tensor,
+    ) -> Tensor:
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         positive, plus = flash(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
         negative, minus = flash(-query, key, value, 0.0, causal, attn_mask=negative_mask, scale=scale)
@@ -103,7 +115,7 @@ class _TwoCalls(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_output):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, negative_mask, output, lse, log_p = ctx.saved_tensors
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         options = {"scale": ctx.scale}

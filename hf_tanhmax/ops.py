@@ -68,7 +68,7 @@ def blocked_attention_backward(
 
 
 @blocked_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
     return query.new_empty(*query.shape[:3], value.shape[-1]), lse
 

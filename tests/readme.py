@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+from supported_models import table
+
 from recipes import benchmark, compare
 from recipes.results import read_results
-from supported_models import table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

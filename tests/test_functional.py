@@ -160,16 +160,16 @@ def test_vmap_and_compile():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (dict(scores=torch.ones(3, dtype=torch.int64)), TypeError, "scores must be floating point, but are torch.int64"),
-        (dict(keep=torch.ones(3)), TypeError, "keep must be boolean .* but is torch.float32"),
-        (dict(keep=torch.ones(2, dtype=torch.bool)), ValueError, r"keep of shape \(2,\) does not broadcast"),
-        (dict(keep=torch.ones(2, 1, 3, dtype=torch.bool)), ValueError, "does not broadcast"),
-        (dict(polarity=1.5), ValueError, r"polarity must be in \[0, 1\] .* but is 1.5"),
-        (dict(polarity=float("nan")), ValueError, "polarity must be in"),
-        (dict(polarity="learned"), TypeError, "polarity must be a number"),
-        (dict(polarity=True), TypeError, "polarity must be a number"),
-        (dict(polarity=torch.ones(3, dtype=torch.int64)), TypeError, "polarity tensor must be floating point"),
-        (dict(dim=3), IndexError, "Dimension out of range"),
+        ({"scores": torch.ones(3, dtype=torch.int64)}, TypeError, "scores must be floating point, but are torch.int64"),
+        ({"keep": torch.ones(3)}, TypeError, "keep must be boolean .* but is torch.float32"),
+        ({"keep": torch.ones(2, dtype=torch.bool)}, ValueError, r"keep of shape \(2,\) does not broadcast"),
+        ({"keep": torch.ones(2, 1, 3, dtype=torch.bool)}, ValueError, "does not broadcast"),
+        ({"polarity": 1.5}, ValueError, r"polarity must be in \[0, 1\] .* but is 1.5"),
+        ({"polarity": float("nan")}, ValueError, "polarity must be in"),
+        ({"polarity": "learned"}, TypeError, "polarity must be a number"),
+        ({"polarity": True}, TypeError, "polarity must be a number"),
+        ({"polarity": torch.ones(3, dtype=torch.int64)}, TypeError, "polarity tensor must be floating point"),
+        ({"dim": 3}, IndexError, "Dimension out of range"),
     ],
 )
 def test_bad_input(arguments, error, message):

@@ -47,7 +47,7 @@ def test_compiles_with_dynamic_shapes_without_recompiling():
 def test_second_derivatives_with_dropout_are_refused():
     query, key, value = (torch.randn(1, 1, 3, 2, requires_grad=True) for _ in range(3))
     output = tanhmax_attention(query, key, value, dropout_p=0.5, implementation="cpu")
-    with pytest.raises(NotImplementedError, match="second derivatives with dropout need implementation=\"reference\""):
+    with pytest.raises(NotImplementedError, match='second derivatives with dropout need implementation="reference"'):
         torch.autograd.grad(output.sum(), query, create_graph=True)
 
 

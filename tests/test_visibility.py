@@ -51,7 +51,9 @@ def test_tiles_and_ranges_follow_the_rule(visibility):
         tile = visibility.tile((start, stop), (low, high), CPU, slice(1, 2), slice(1, 3))
         part = expected[1:2, 1:3, start:stop, low:high]
         assert torch.equal((torch.ones(1, dtype=torch.bool) if tile is None else tile).expand_as(part), part)
-        assert visibility.keep is not None or visibility.window or expected[:, :, start:stop, low : visibility.hidden_from(start, low)].all()
+        assert (
+            visibility.keep is not None or visibility.window or expected[:, :, start:stop, low : visibility.hidden_from(start, low)].all()
+        )
 
 
 def test_plain_visibility_has_no_mask():
