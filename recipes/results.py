@@ -105,7 +105,7 @@ def numbers_of(result: dict[str, Any]) -> dict[str, float | None]:
         "test accuracy": metrics.get("test_accuracy"),
         "test F1": metrics.get("test_f1"),
         "negative mass": health["negative_mass"],
-        "sum |w|": health["weight_sum"],
+        "weight sum": health["weight_sum"],
         "seconds": result["wall_time_s"],
     }
 

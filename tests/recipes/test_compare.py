@@ -1,0 +1,110 @@
+"""Tables of results: grouping, mean and standard deviation by hand, markdown, and what is refused."""
+
+import copy
+import json
+
+import pytest
+
+from recipes.compare import comparison, main
+from recipes.errors import RecipeError
+from recipes.results import attention_in_words, git_commit
+
+
+@pytest.fixture
+def result():
+    """A result with the parts that a table reads."""
+
+    def make(variant="tanhmax", seed=0, accuracy=0.5, **config):
+        return {
+            "recipe": "bert--text_classification",
+            "variant": variant,
+            "seed": seed,
+            "config": {"seed": seed, "batch_size": 32, **config},
+            "data": {"source": "synthetic"},
+            "metrics": {"train_loss": 0.25, "validation_accuracy": 0.75, "test_accuracy": accuracy, "test_f1": 0.5},
+            "attention_health": {"overall": {"negative_mass": 0.5, "weight_sum": 0.75}},
+            "wall_time_s": 10.0,
+        }
+
+    return make
+
+
+def test_seeds_become_one_line_with_mean_and_deviation(result):
+    lines = comparison([result(seed=0, accuracy=0.5), result(seed=1, accuracy=0.7), result("softmax", accuracy=0.6)]).splitlines()
+    assert lines[0].split()[:2] == ["variant", "n"]
+    assert lines[2].startswith("tanhmax  2")
+    assert "0.6000 ± 0.1414" in lines[2]
+    assert "0.2500 ± 0.0000" in lines[2]
+    assert lines[3].split()[:2] == ["softmax", "1"]
+    assert "±" not in lines[3]
+
+
+def test_markdown_is_a_table(result):
+    lines = comparison([result(), result("softmax")], markdown=True).splitlines()
+    assert {line.count("|") for line in lines} == {10}
+    assert set(lines[1]) == set("|-:")
+
+
+def test_runs_of_other_settings_are_lines_of_their_own(result):
+    lines = comparison([result(), result(seed=1), result(seed=2, batch_size=64)]).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:]] == ["tanhmax #1", "tanhmax #2"]
+    other = result(seed=0)
+    other["recipe"] = "bert--other"
+    assert "bert--other--tanhmax" in comparison([result(), other])
+
+
+def test_a_run_without_test_data_has_dashes(result):
+    made = copy.deepcopy(result())
+    del made["metrics"]["test_accuracy"], made["metrics"]["test_f1"]
+    assert comparison([made]).splitlines()[2].split().count("-") == 2
+
+
+def test_one_run_twice_is_refused(result):
+    with pytest.raises(RecipeError, match="seed 0 of tanhmax is given twice; a run counts once"):
+        comparison([result(), result()])
+
+
+def test_the_command(result, tmp_path, capsys):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(result()))
+    assert main([str(file), "--markdown"]) == 0
+    assert capsys.readouterr().out.startswith("| variant")
+    assert main(["--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [("{", "is not JSON"), ("{}", "is not a result of recipes.train"), ("[]", "is not a result of recipes.train")],
+)
+def test_other_files_are_refused(contents, message, tmp_path, capsys):
+    file = tmp_path / "a.json"
+    file.write_text(contents)
+    assert main([str(file)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.json"], "cannot read nowhere.json: No such file"),
+        (["a", "--md"], "unknown option --md"),
+        (["--markdown"], "name at least"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_attention_in_words():
+    config = {"attention": "tanhmax", "polarity": 1.0, "polarity_schedule": None, "layers": None, "heads": None}
+    assert attention_in_words({"attention": "softmax"}) == "softmax"
+    assert attention_in_words(config) == "TanhMax, polarity 1"
+    assert attention_in_words(config | {"layers": [0, 2]}) == "TanhMax, polarity 1, layers 0, 2"
+    assert attention_in_words(config | {"polarity_schedule": "cosine", "polarity_start": 0.0}) == "TanhMax, cosine from 0 to 1"
+    assert attention_in_words(config | {"polarity": "learned", "score_bias": 3.0}) == "TanhMax, learned from c = 3"
+
+
+def test_outside_a_git_tree_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("recipes.results.ROOT", tmp_path)
+    assert git_commit() is None
