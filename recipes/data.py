@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, load_dataset
+from datasets.exceptions import DatasetsError
 from transformers import PreTrainedTokenizerBase
 
 from .config import DATA_FILES, FILE_TYPES, Config
@@ -79,7 +80,7 @@ def _raw_splits(config: Config) -> dict[str, Dataset]:
         return {split: Dataset.from_dict(rows) for split, rows in made.items()}
     try:
         found = load_dataset(config.dataset, config.dataset_config)
-    except Exception as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise RecipeError(f"cannot load the dataset {config.dataset!r}: {_sentence(error)}") from error
     if "train" not in found:
         raise RecipeError(f"the dataset {config.dataset!r} has no split 'train', only {', '.join(found)}")
@@ -93,7 +94,7 @@ def _read_file(key: str, name: str) -> Dataset:
     options: dict[str, Any] = {"keep_default_na": False} if kind == "csv" else {}
     try:
         return load_dataset(kind, data_files=name, split="train", **options)
-    except Exception as error:  # each format's parser raises its own types
+    except (DatasetsError, OSError, ValueError) as error:
         if "corresponds to no data" in str(error):  # a file that ends after its header
             return Dataset.from_dict({})
         raise RecipeError(f"{key}: cannot read {name} as {kind}: {_sentence(error.__cause__ or error)}") from error

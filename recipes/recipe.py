@@ -4,8 +4,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .config import ATTENTION, BASE, ROOT, Config, check_given, read_flags, read_yaml
+from .config import ATTENTION, BASE, ROOT, Config, check_given
 from .errors import RecipeError
+from .keys import read_flags, read_yaml
 
 USAGE = """\
 usage: accelerate launch -m recipes.train RECIPE.yaml [--key value ...]

@@ -7,7 +7,6 @@ import pytest
 
 from recipes.compare import comparison, main
 from recipes.errors import RecipeError
-from recipes.results import attention_in_words, git_commit
 
 
 @pytest.fixture
@@ -94,17 +93,3 @@ def test_other_files_are_refused(contents, message, tmp_path, capsys):
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
-
-
-def test_attention_in_words():
-    config = {"attention": "tanhmax", "polarity": 1.0, "polarity_schedule": None, "layers": None, "heads": None}
-    assert attention_in_words({"attention": "softmax"}) == "softmax"
-    assert attention_in_words(config) == "TanhMax, polarity 1"
-    assert attention_in_words(config | {"layers": [0, 2]}) == "TanhMax, polarity 1, layers 0, 2"
-    assert attention_in_words(config | {"polarity_schedule": "cosine", "polarity_start": 0.0}) == "TanhMax, cosine from 0 to 1"
-    assert attention_in_words(config | {"polarity": "learned", "score_bias": 3.0}) == "TanhMax, learned from c = 3"
-
-
-def test_outside_a_git_tree_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr("recipes.results.ROOT", tmp_path)
-    assert git_commit() is None
