@@ -17,11 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .functional import check_polarity
-from .registration import EAGER, FUSED, SCORE_BIAS
+from .registration import EAGER, FUSED, PAGED, SCORE_BIAS
 from .settings import TanhMaxSettings
 
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
-FUNCTIONS = {None: EAGER, "eager": EAGER, "paged|eager": EAGER, "sdpa": FUSED, FUSED: FUSED, EAGER: EAGER}
+FUNCTIONS = {None: EAGER, "eager": EAGER, "sdpa": FUSED, "paged|eager": PAGED, "paged|sdpa": PAGED, FUSED: FUSED, EAGER: EAGER}
 
 # What a module that computes attention by itself calls; torch's own MultiheadAttention calls the last.
 SOFTMAX = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"})

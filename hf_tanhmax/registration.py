@@ -1,11 +1,13 @@
-"""What Transformers calls: TanhMax under two names of its attention interface, each with the mask that belongs to it.
+"""What Transformers calls: TanhMax under three names of its attention interface, each with the mask that belongs to it.
 
 * `tanhmax` returns no weights unless the caller asked for `output_attentions`, and takes the fastest implementation;
-* `tanhmax_eager` always returns the signed weights.
+* `tanhmax_eager` always returns the signed weights;
+* `tanhmax_paged` is `tanhmax` inside continuous batching, and raises outside of it.
 
-Both get boolean masks (`sdpa_mask`), as a signed weight has no additive mask. This module only translates; `tanhmax_attention` computes.
+All get boolean masks (`sdpa_mask`), as a signed weight has no additive mask. This module only translates; `tanhmax_attention` computes.
 """
 
+import inspect
 import os
 from typing import Any
 
@@ -17,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from .attention import tanhmax_attention
 from .settings import LEARNED
 
-FUSED, EAGER = "tanhmax", "tanhmax_eager"
+FUSED, EAGER, PAGED = "tanhmax", "tanhmax_eager", "tanhmax_paged"
 SCORE_BIAS = "tanhmax_score_bias"
 
 # Arguments that change what attention computes and that TanhMax attention does not do.
@@ -49,13 +51,15 @@ CARRIED = frozenset(
         "block_table",
         "num_items_in_batch",
         "logits_to_keep",
+        "logits_indices",
+        "logits_processor_args",
     }
 )
 
 
 def register() -> None:
-    """Register attention and mask under both names; calling it again changes nothing."""
-    for name, function in ((FUSED, fused_forward), (EAGER, eager_forward)):
+    """Register attention and mask under every name; calling it again changes nothing."""
+    for name, function in ((FUSED, fused_forward), (EAGER, eager_forward), (PAGED, paged_forward)):
         AttentionInterface.register(name, function)
         AttentionMaskInterface.register(name, sdpa_mask)
 
@@ -90,6 +94,19 @@ def eager_forward(
     return _forward(module, query, key, value, attention_mask, True, kwargs)
 
 
+def paged_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The same as `fused_forward`, for names that Transformers makes no mask for, as continuous batching brings its own.
+
+    Raises:
+        ValueError: no paged cache, so padding would be seen and causality lost.
+    """
+    if kwargs.get("cache") is None:
+        raise ValueError('a "paged|" attention works in continuous batching only; set_attn_implementation("sdpa") for a standard forward')
+    return _forward(module, query, key, value, attention_mask, bool(kwargs.get("output_attentions")), kwargs)
+
+
 def _forward(
     module: nn.Module,
     query: Tensor,
@@ -101,7 +118,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     _refuse(module, kwargs)
     if kwargs.get("cache") is not None:
-        key, value = kwargs["cache"].update(key_states=key, value_states=value, layer_idx=_layer_of(module), kwargs=kwargs)
+        key, value = _cached(module, key, value, kwargs)
     keep, bias = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2])
     found = tanhmax_attention(
         query,
@@ -136,6 +153,16 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
             "context parallelism replaces torch's softmax attention, which TanhMax does not call, so each rank would see its own "
             "keys only; set cp_size to 1"
         )
+
+
+def _cached(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """All keys and values that a paged cache holds for these queries, the new ones included."""
+    update, states = kwargs["cache"].update, {"key_states": key, "value_states": value, "layer_idx": _layer_of(module)}
+    if "read_index" not in inspect.signature(update).parameters:
+        return update(**states, kwargs=kwargs)
+    # Transformers 5.17 takes the indices one by one, and gives [keys, heads, head_dim].
+    key, value = update(**states, read_index=kwargs["read_index"], write_index=kwargs["write_index"])
+    return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
 
 
 def _layer_of(module: nn.Module) -> int:

@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import sdpa_mask
 
 from hf_tanhmax import TanhMaxLlamaModel, tanhmax, tanhmax_attention
-from hf_tanhmax.registration import CARRIED, EAGER, FUSED, REFUSED, eager_forward, fused_forward, register
+from hf_tanhmax.registration import CARRIED, EAGER, FUSED, PAGED, REFUSED, eager_forward, fused_forward, paged_forward, register
 
 BATCH, HEADS, GROUPS, QUERIES, KEYS, SIZE = 2, 6, 3, 5, 7, 11
 
@@ -49,15 +49,15 @@ both = pytest.mark.parametrize("forward", [fused_forward, eager_forward])
 # Names and registration
 
 
-@pytest.mark.parametrize("name", [FUSED, EAGER])
+@pytest.mark.parametrize("name", [FUSED, EAGER, PAGED])
 def test_attention_and_mask_are_registered_together(name):
     for _ in range(2):
-        assert AttentionInterface()[name] is {FUSED: fused_forward, EAGER: eager_forward}[name]
+        assert AttentionInterface()[name] is {FUSED: fused_forward, EAGER: eager_forward, PAGED: paged_forward}[name]
         assert AttentionMaskInterface()[name] is sdpa_mask
         register()
 
 
-@pytest.mark.parametrize("name", [FUSED, EAGER])
+@pytest.mark.parametrize("name", [FUSED, EAGER, PAGED])
 @pytest.mark.parametrize("trap", ["flash", "sdpa", "flex_attention", "/", "paged|"])
 def test_names_avoid_what_transformers_reads_from_names(name, trap):
     assert trap not in name
@@ -177,7 +177,7 @@ def test_bounds_that_cannot_be_honoured_are_not_ignored(forward, tensors):
 
 
 class PagedCache:
-    """What `PagedAttentionCache` is to an attention function: it takes new keys and gives all."""
+    """What `PagedAttentionCache` of Transformers 5.23 is to an attention function: it takes new keys and gives all."""
 
     def __init__(self, key, value):
         self.key, self.value, self.asked = key, value, None
@@ -187,17 +187,31 @@ class PagedCache:
         return torch.cat([self.key, key_states], 2), torch.cat([self.value, value_states], 2)
 
 
-@both
-def test_paged_cache(forward, tensors):
-    query, key, value = tensors
-    cache = PagedCache(torch.randn(BATCH, GROUPS, 2, SIZE), torch.randn(BATCH, GROUPS, 2, SIZE))
+class OldPagedCache(PagedCache):
+    """The same in Transformers 5.17."""
+
+    def update(self, key_states, value_states, layer_idx, read_index, write_index):
+        found = super().update(key_states, value_states, layer_idx, {})
+        return tuple(each[0].transpose(0, 1) for each in found)
+
+
+@pytest.mark.parametrize("forward", [fused_forward, eager_forward, paged_forward])
+@pytest.mark.parametrize("kind", [PagedCache, OldPagedCache])
+def test_paged_cache(forward, kind, tensors):
+    query, key, value = (each[:1] for each in tensors)
+    cache = kind(torch.randn(1, GROUPS, 2, SIZE), torch.randn(1, GROUPS, 2, SIZE))
     keep = torch.rand(1, 1, QUERIES, KEYS + 2) > 0.3
     mask = torch.zeros(keep.shape).masked_fill(~keep, torch.finfo(torch.float32).min)
     bounds = torch.tensor([0, 3, 5])
-    found = forward(module_with(layer_idx=3), query, key, value, mask, cache=cache, cu_seq_lens_q=bounds)
+    found = forward(module_with(layer_idx=3), query, key, value, mask, cache=cache, cu_seq_lens_q=bounds, read_index=[], write_index=[])
     wanted = definition(query, torch.cat([cache.key, key], 2), torch.cat([cache.value, value], 2), keep=keep)
     assert_computes(found, wanted)
     assert cache.asked[0] == 3
+
+
+def test_paged_names_need_a_paged_cache(tensors):
+    with pytest.raises(ValueError, match=r'a "paged\|" attention works in continuous batching only'):
+        paged_forward(module_with(), *tensors, None)
 
 
 def test_paged_cache_needs_a_layer_index(tensors):
