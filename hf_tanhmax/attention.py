@@ -17,6 +17,22 @@ IMPLEMENTATIONS = ("reference", "composed", "cpu")
 
 
 @dataclass(frozen=True)
+class Options:
+    """The keyword arguments of `tanhmax_attention`, as they came."""
+
+    keep: Tensor | None
+    bias: Tensor | None
+    is_causal: Causal
+    scale: float | None
+    window: int | None
+    softcap: float | None
+    dropout_p: float
+    polarity: float | Tensor
+    cu_seqlens: Tensor | None
+    return_weights: bool
+
+
+@dataclass(frozen=True)
 class Call:
     """One checked call: everything an implementation may need, with polarity as `[heads]`."""
 
@@ -76,34 +92,46 @@ def tanhmax_attention(
         ValueError, TypeError: an argument that does not fit; the sentence names it.
         NotImplementedError: a named implementation that does not do what is asked.
     """
+    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, return_weights)
+    call = _checked(query, key, value, options)
+    name = _chosen(implementation, call)
+    # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
+    with torch.autocast(query.device.type, enabled=False):
+        return _run(name, call)
+
+
+def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Call:
     _check_tensors(query, key, value)
+    keep, bias = options.keep, options.bias
     if keep is not None:
         check_keep(keep, _score_shape(query, key), "[batch, heads, queries, keys]")
         _check_device("keep", keep, query)
     _check_bias(bias, query, key)
-    _check_numbers(window, softcap, dropout_p)
-    call = Call(
+    _check_numbers(options.window, options.softcap, options.dropout_p)
+    return Call(
         query=query,
         key=key,
         value=value,
-        visibility=_visibility(query, key, keep, is_causal, window, cu_seqlens),
+        visibility=_visibility(query, key, options),
         bias=None if bias is None else bias[(None,) * (4 - bias.dim())],
-        scale=query.shape[-1] ** -0.5 if scale is None else scale,
-        softcap=softcap,
-        dropout_p=dropout_p,
-        polarity=_polarity_per_head(polarity, query),
-        return_weights=return_weights,
+        scale=query.shape[-1] ** -0.5 if options.scale is None else options.scale,
+        softcap=options.softcap,
+        dropout_p=options.dropout_p,
+        polarity=_polarity_per_head(options.polarity, query),
+        return_weights=options.return_weights,
     )
+
+
+def _chosen(implementation: str, call: Call) -> str:
     if implementation == "auto":
-        implementation = _automatic(call)
-    elif implementation not in IMPLEMENTATIONS:
+        wanted = "cpu" if call.query.device.type == "cpu" else "composed"
+        return "reference" if unsupported(wanted, call) else wanted
+    if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(IMPLEMENTATIONS)}")
     reason = unsupported(implementation, call)
     if reason is not None:
         raise NotImplementedError(f"implementation={implementation!r} {reason}; use implementation='auto' or 'reference'")
-    # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
-    with torch.autocast(query.device.type, enabled=False):
-        return _run(implementation, call)
+    return implementation
 
 
 def unsupported(implementation: str, call: Call) -> str | None:
@@ -119,11 +147,6 @@ def unsupported(implementation: str, call: Call) -> str | None:
     if implementation == "composed" and call.dropout_p > 0:
         return "has no dropout: a softmax kernel would drop the two halves of a weight separately"
     return None
-
-
-def _automatic(call: Call) -> str:
-    wanted = "cpu" if call.query.device.type == "cpu" else "composed"
-    return "reference" if unsupported(wanted, call) else wanted
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
@@ -209,23 +232,19 @@ def _check_numbers(window: int | None, softcap: float | None, dropout_p: float) 
         raise ValueError(f"dropout_p must be in [0, 1), but is {dropout_p}")
 
 
-def _visibility(
-    query: Tensor, key: Tensor, keep: Tensor | None, is_causal: Causal, window: int | None, cu_seqlens: Tensor | None
-) -> Visibility:
+def _visibility(query: Tensor, key: Tensor, options: Options) -> Visibility:
+    is_causal, keep = options.is_causal, options.keep
     if is_causal not in (False, True, "upper_left", "lower_right"):
         raise ValueError(f'is_causal must be a bool, "upper_left" or "lower_right", but is {is_causal!r}')
     queries, keys = query.shape[2], key.shape[2]
-    segments = None
-    if cu_seqlens is not None:
-        segments = _segments(cu_seqlens, query, key)
     return Visibility(
         queries=queries,
         keys=keys,
         causal=bool(is_causal),
         offset=keys - queries if is_causal == "lower_right" else 0,
-        window=window,
+        window=options.window,
         keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
-        segments=segments,
+        segments=None if options.cu_seqlens is None else _segments(options.cu_seqlens, query, key),
     )
 
 

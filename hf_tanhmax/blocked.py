@@ -29,7 +29,7 @@ from .visibility import Visibility
 
 LOG2E = math.log2(math.e)
 PLAIN_LIMIT = 60.0
-TILE = 1 << 18
+TILE = 1 << 19
 ROWS = 128
 
 
@@ -274,15 +274,15 @@ def blocked_backward(problem: Problem, grad_output: Tensor, *, bias: bool = Fals
     """
     grad_output = grad_output.to(problem.exact)
 
-    def zeros(like: Tensor) -> Tensor:
+    def _zeros(like: Tensor) -> Tensor:
         return torch.zeros(like.shape, dtype=problem.exact)
 
     gradients = Gradients(
-        query=zeros(problem.query),
-        key=zeros(problem.key),
-        value=zeros(problem.value),
-        bias=zeros(problem.bias) if bias and problem.bias is not None else None,
-        log_polarity=zeros(problem.log_polarity) if log_polarity else None,
+        query=_zeros(problem.query),
+        key=_zeros(problem.key),
+        value=_zeros(problem.value),
+        bias=_zeros(problem.bias) if bias and problem.bias is not None else None,
+        log_polarity=_zeros(problem.log_polarity) if log_polarity else None,
     )
     buffers = problem.scratch(4)
     for block in problem.blocks():

@@ -100,6 +100,7 @@ class _TwoCalls(torch.autograd.Function):
         scale: float,
         log_p: Tensor,
     ) -> Tensor:
+        """Join the two outputs by their log-sum-exps."""
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         positive, plus = flash(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
         negative, minus = flash(-query, key, value, 0.0, causal, attn_mask=negative_mask, scale=scale)
@@ -116,6 +117,7 @@ class _TwoCalls(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Two backward passes that are given the joint output and log-sum-exp."""
         query, key, value, mask, negative_mask, output, lse, log_p = ctx.saved_tensors
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         options = {"scale": ctx.scale}

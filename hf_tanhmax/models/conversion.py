@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 from typing import Any
 
 import transformers
@@ -19,7 +20,7 @@ ORIGIN = ("model_type", "architectures", "auto_map", "transformers_version", "_n
 
 
 def convert(
-    model: str | PreTrainedModel,
+    model: str | os.PathLike[str] | PreTrainedModel,
     auto_class: Any = None,
     *,
     polarity: float | str = 1.0,
@@ -50,8 +51,8 @@ def convert(
         TypeError: keyword arguments or an Auto class beside a live model.
     """
     settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, score_bias=score_bias)  # type: ignore[arg-type]
-    if isinstance(model, str):
-        source = _load(model, auto_class, kwargs)
+    if isinstance(model, str | os.PathLike):
+        source = _load(os.fspath(model), auto_class, kwargs)
     elif kwargs or auto_class is not None:
         raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
     else:

@@ -56,28 +56,28 @@ def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
     The decorated class is one line below its upstream class; the signature of `__init__` is upstream's, as Transformers inspects it.
     """
 
-    def decorate(cls: Model) -> Model:
+    def _decorate(cls: Model) -> Model:
         upstream: Any = cls.__init__
 
         @functools.wraps(upstream)
-        def construct(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        def _construct(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
             upstream(self, config, *args, **kwargs)
             own(self)
 
         upstream_initialize = cls.initialize_weights
 
         @functools.wraps(upstream_initialize)
-        def initialize_weights(self: Any) -> None:
+        def _initialize(self: Any) -> None:
             upstream_initialize(self)
             for module in attention_modules(self):
                 if getattr(module, SCORE_BIAS, None) is not None:
                     init.constant_(getattr(module, SCORE_BIAS), self.config.tanhmax_score_bias)
 
-        changes = {"__init__": construct, "initialize_weights": initialize_weights, "config_class": config_class}
+        changes = {"__init__": _construct, "initialize_weights": _initialize, "config_class": config_class}
         for name, value in changes.items():
             setattr(cls, name, value)
         cls.__annotations__ = {**cls.__annotations__, "config": config_class}
         cls._supports_flash_attn = cls._supports_flex_attn = False
         return cls
 
-    return decorate
+    return _decorate
