@@ -50,6 +50,8 @@ CARRIED = frozenset(
         "write_index",
         "block_table",
         "num_items_in_batch",
+        "shift_labels",
+        "seq_idx",
         "logits_to_keep",
         "logits_indices",
         "logits_processor_args",
