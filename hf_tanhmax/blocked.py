@@ -154,18 +154,16 @@ class Problem:
                 tensor = tensor[(slice(None),) * dim + (wanted,)]
         return tensor
 
-    def hidden(self, block: Block) -> Tensor | None:
-        """True where a key is hidden, for the columns from `first_hidden` on: broadcasts to `[entries, heads, rows, columns]`."""
+    def seen(self, block: Block) -> Tensor | None:
+        """True where a key is visible, for the columns from `first_hidden` on: broadcasts to `[entries, heads, rows, columns]`."""
         if block.first_hidden >= block.columns[1]:
             return None
         columns = (block.first_hidden, block.columns[1])
-        seen = self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
-        return None if seen is None else seen.logical_not()
+        return self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
 
-    def hide(self, tile: Tensor, hidden: Tensor | None, block: Block, value: float = 0.0) -> None:
-        """Write `value` over the hidden keys of a tile."""
-        if hidden is not None:
-            self.by_head(tile, block)[..., block.first_hidden - block.columns[0] :].masked_fill_(hidden, value)
+    def maskable(self, tile: Tensor, block: Block) -> Tensor:
+        """The columns of a tile from `first_hidden` on, as `[entries, heads, rows, columns]`."""
+        return self.by_head(tile, block)[..., block.first_hidden - block.columns[0] :]
 
     def dropout(self, block: Block) -> Tensor | None:
         """The block's dropout factors, 0 or 1 / (1 - dropout_p): `[entries * kv_heads, groups * rows, columns]`."""
@@ -222,7 +220,7 @@ def _weigh(
 
     Returns the denominator and the shift, both per row, the negative exponentials if they are wanted, and what `scores` returns.
     """
-    hidden = problem.hidden(block)
+    seen = problem.seen(block)
     shift: Tensor | float = 0.0
     plain = problem.plain(block)
     capped = problem.scores(block, scores, LOG2E if plain else 1.0)
@@ -232,27 +230,33 @@ def _weigh(
         torch.addcdiv(positive, polarity, positive, value=-1, out=weights)
         opposite = torch.div(polarity, positive) if negative else None
     else:
-        shift = _shift(problem, block, hidden, scores)
+        shift = _shift(problem, block, seen, scores)
         torch.sub(problem.per_head(problem.log_polarity, block) - shift, scores, out=weights).exp_()
         positive = scores.sub_(shift).exp_()
         opposite = weights.clone() if negative else None
         torch.sub(positive, weights, out=weights)
     for tile in (positive, weights, opposite):
-        if tile is not None:
-            problem.hide(tile, hidden, block)
+        if seen is None or tile is None:
+            continue
+        if plain:  # all is finite, so a product masks as well as a fill, and several times as fast
+            problem.maskable(tile, block).mul_(seen.to(tile.dtype))
+        else:
+            problem.maskable(tile, block).masked_fill_(~seen, 0.0)
     return positive.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True)), shift, opposite, capped
 
 
-def _shift(problem: Problem, block: Block, hidden: Tensor | None, scores: Tensor) -> Tensor:
+def _shift(problem: Problem, block: Block, seen: Tensor | None, scores: Tensor) -> Tensor:
     """The largest exponent of each row over its visible keys; hidden scores are 0 afterwards, infinite ones finite."""
     limit = torch.finfo(scores.dtype).max / 4
     scores.clamp_(-limit, limit)
-    problem.hide(scores, hidden, block, -math.inf)
-    highest = scores.amax(-1, keepdim=True)
-    problem.hide(scores, hidden, block, math.inf)
-    lowest = problem.per_head(problem.log_polarity, block) - scores.amin(-1, keepdim=True)
-    problem.hide(scores, hidden, block)
-    shift = torch.maximum(highest, lowest)
+    extremes = []
+    for fill, extreme in ((-math.inf, torch.amax), (math.inf, torch.amin)):
+        if seen is not None:
+            problem.maskable(scores, block).masked_fill_(~seen, fill)
+        extremes.append(extreme(scores, -1, keepdim=True))
+    if seen is not None:
+        problem.maskable(scores, block).masked_fill_(~seen, 0.0)
+    shift = torch.maximum(extremes[0], problem.per_head(problem.log_polarity, block) - extremes[1])
     return shift.masked_fill_(shift == -math.inf, 0.0)
 
 
