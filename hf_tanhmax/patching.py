@@ -66,7 +66,7 @@ class ConfigView:
 
 
 def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> int:
-    """Make a live model compute TanhMax attention, in place.
+    """Make a live model compute TanhMax attention, in place. It is not saved with the model; `hf_tanhmax.convert` makes one that is.
 
     Args:
         model: any Transformers model that uses the attention interface, also inside PEFT, DDP or `torch.compile`.

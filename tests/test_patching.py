@@ -300,6 +300,7 @@ def test_inside_ddp(process_group):
     assert restore(wrapped) == LAYERS
 
 
+@pytest.mark.slow
 def test_inside_compile():
     """Patching, polarity and restoring are seen by code that is compiled already."""
     torch._dynamo.reset()

@@ -154,6 +154,7 @@ def test_copied(family):
     assert_tanhmax(twin, inputs_for(family))
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("polarity", [1.0, "learned"])
 def test_compiled(family, polarity):

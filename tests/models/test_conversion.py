@@ -303,6 +303,7 @@ def test_to_softmax_of_other_models():
 # Real weights
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.parametrize("family", TINY)
 def test_real_weights_are_exact_at_polarity_zero(family, tmp_path):
@@ -326,6 +327,7 @@ def test_real_weights_are_exact_at_polarity_zero(family, tmp_path):
     assert isinstance(again.config, CONFIGS[family])
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_real_language_model_is_exact_at_polarity_zero():
     name = real_weights("llama")
