@@ -29,13 +29,23 @@ def results_of(recipe: Recipe, *, metrics: dict[str, Any], health: dict[str, Any
         "seed": config.seed,
         "metrics": metrics,
         "attention_health": health,
-        "config": config.identity() | {"epochs": config.resolved_epochs, "learning_rate": config.resolved_learning_rate},
+        "config": portable(config.identity()) | {"epochs": config.resolved_epochs, "learning_rate": config.resolved_learning_rate},
         "data": data,
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "git": git_commit(),
         "hardware": hardware(),
         "wall_time_s": round(seconds, 2),
     }
+
+
+def portable(config: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration, where a path of this machine keeps its last two parts: the data's digests say which files they were."""
+
+    def _short(value: Any) -> Any:
+        is_path = isinstance(value, str) and Path(value).is_absolute()
+        return "/".join(Path(value).parts[-2:]) if is_path else value
+
+    return {key: _short(value) for key, value in config.items()}
 
 
 def attention_in_words(config: dict[str, Any]) -> str:

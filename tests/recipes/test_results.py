@@ -1,6 +1,6 @@
 """What a result file says about attention and origin, and the numbers of a table."""
 
-from recipes.results import attention_in_words, formatted, git_commit
+from recipes.results import attention_in_words, formatted, git_commit, portable
 
 
 def test_attention_in_words():
@@ -24,3 +24,8 @@ def test_numbers_have_four_digits_seconds_one_and_nothing_is_a_dash():
         "9.9",
         "-",
     ]
+
+
+def test_results_name_no_folder_of_this_machine():
+    config = {"train_file": "/home/someone/data/train.csv", "model_name_or_path": "org/name", "seed": 3, "test_file": None}
+    assert portable(config) == config | {"train_file": "data/train.csv"}
