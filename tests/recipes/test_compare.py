@@ -23,6 +23,7 @@ def result():
             "metrics": {"train_loss": 0.25, "validation_accuracy": 0.75, "test_accuracy": accuracy, "test_f1": 0.5},
             "attention_health": {"overall": {"negative_mass": 0.5, "weight_sum": 0.75}},
             "wall_time_s": 10.0,
+            "hardware": {"gpu": "a GPU"},
         }
 
     return make
