@@ -21,7 +21,7 @@ from .registration import EAGER, FUSED, PAGED, SCORE_BIAS
 from .settings import TanhMaxSettings
 
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
-FUNCTIONS = {None: EAGER, "eager": EAGER, "sdpa": FUSED, "paged|eager": PAGED, "paged|sdpa": PAGED, FUSED: FUSED, EAGER: EAGER}
+FUNCTIONS = {"eager": EAGER, "sdpa": FUSED, "paged|eager": PAGED, "paged|sdpa": PAGED, FUSED: FUSED, EAGER: EAGER}
 
 # What a module that computes attention by itself calls; torch's own MultiheadAttention calls the last.
 SOFTMAX = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"})
@@ -46,6 +46,10 @@ class ConfigView:
     @property
     def _attn_implementation(self) -> str:
         name = self._config._attn_implementation
+        if name is None:
+            raise ValueError(
+                'attn_implementation is None, for which Transformers makes no mask, so padding would be seen; set it to "sdpa" or "eager"'
+            )
         if name not in FUNCTIONS:
             raise ValueError(
                 f'attn_implementation="{name}" computes softmax, but this layer is set to TanhMax; use "sdpa" (fast) or "eager" '

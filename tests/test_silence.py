@@ -71,6 +71,13 @@ def test_labels_forced_on_the_config(family, label):
         run(model, inputs_for(family))
 
 
+def test_no_label_on_the_config():
+    model = tiny_model(BACKBONES["bert"])
+    model.config._attn_implementation = None
+    with pytest.raises(ValueError, match="attn_implementation is None, for which Transformers makes no mask"):
+        run(model, inputs_for("bert"))
+
+
 def test_a_label_set_on_the_backbone_alone():
     model = tiny_model(TanhMaxLlamaForCausalLM)
     for label in ("eager", "sdpa", "tanhmax"):
