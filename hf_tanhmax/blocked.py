@@ -5,7 +5,7 @@ For one block of queries:
 * **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^{a \log_2 e}` (the cheaper exponential) and
   :math:`W' = E - p/E`. No maximum is taken and no second exponential: since cosh is at least 1 the sum cannot vanish, and within the bound
   nothing overflows. The bound is the scale times the longest query times the longest key (Cauchy and Schwarz), or the softcap, plus the
-  largest bias;
+  largest bias and the largest log-polarity above 0;
 * **shifted blocks** otherwise: :math:`E = e^{a-m}` and :math:`W' = E - p\,e^{-a-m}` with
   :math:`m = \max_k \max(a_k, \log p - a_k)` over the visible keys. The base stays e: rounding :math:`\log_2 e` would cost digits here.
 
@@ -105,6 +105,7 @@ class Problem:
         bound = longest_key * longest_query * abs(self.scale)
         if self.softcap is not None:
             bound = bound.clamp(max=abs(self.softcap))
+        bound = bound + self.log_polarity.amax().clamp(min=0.0)  # a learned polarity may be above 1
         return bound if self.bias is None else bound + self.bias.abs().amax().to(self.exact)
 
     def plain(self, block: Block) -> bool:
@@ -235,13 +236,11 @@ def _weigh(
         positive = scores.sub_(shift).exp_()
         opposite = weights.clone() if negative else None
         torch.sub(positive, weights, out=weights)
-    for tile in (positive, weights, opposite):
-        if seen is None or tile is None:
-            continue
-        if plain:  # all is finite, so a product masks as well as a fill, and several times as fast
-            problem.maskable(tile, block).mul_(seen.to(tile.dtype))
-        else:
-            problem.maskable(tile, block).masked_fill_(~seen, 0.0)
+    if seen is not None:
+        factor, hidden = seen.to(problem.exact), ~seen
+        for tile in (problem.maskable(item, block) for item in (positive, weights, opposite) if item is not None):
+            # Where all is finite, a product masks as well as a fill, and several times as fast.
+            _ = tile.mul_(factor) if plain else tile.masked_fill_(hidden, 0.0)
     return positive.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True)), shift, opposite, capped
 
 

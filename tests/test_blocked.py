@@ -67,6 +67,20 @@ def test_plain_and_shifted_blocks_agree(std, polarity, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.parametrize("bias", [-20.0, -0.5, 20.0])
+def test_a_polarity_above_one_is_a_negative_score_bias(bias):
+    """As a learned score bias may become; in float32, where e^(60 + 2 * 20) would overflow."""
+    query, key, value = (tensor.float() for tensor in tensors(std=4.0))
+    case = problem(query, key, value, polarity=math.exp(-2 * bias))
+    output, _ = blocked_forward(case)
+    shift = torch.full((1, 1, 1, 1), bias)
+    expected, _ = reference_attention(query, key, value, Visibility(53, 67), bias=shift, scale=1.0)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    found = blocked_backward(case, torch.ones_like(output), log_polarity=True)
+    assert torch.isfinite(found.query).all()
+    assert torch.isfinite(found.log_polarity).all()
+
+
 def test_plain_blocks_at_the_edge_of_the_limit_stay_finite_in_float32():
     key = torch.zeros(1, 1, 3, 2)
     key[0, 0, :, 0] = torch.tensor([59.9, -59.9, 59.0])
