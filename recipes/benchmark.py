@@ -30,7 +30,7 @@ PASSES = ("forward", "forward+backward")
 TARGETS = {("float32", "forward"): 1.6, ("float32", "forward+backward"): 1.5, ("bfloat16", "forward+backward"): 0.4}
 EAGER_TARGET = 0.2
 # Contenders that take many times as long are timed in the first rounds only.
-SLOW, SLOW_ROUNDS = ("eager", "reference"), 3
+SLOW, SLOW_ROUNDS = ("eager", "reference"), 2
 MEMORY_TARGET = 64.0
 
 

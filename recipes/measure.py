@@ -1,5 +1,6 @@
 """Clocks, percentiles and memory for the benchmarks, and what a figure depends on."""
 
+import ctypes
 import importlib.metadata
 import platform
 import statistics
@@ -30,11 +31,12 @@ def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
 def extra_memory(call: Callable[[], None]) -> float | None:
     """How much more memory than before a call holds at its peak, in MiB; None where the system does not tell (it is Linux that does)."""
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed would otherwise be used again unseen
         CLEAR.write_text("5", encoding="ascii")  # forget the peak so far
         before = _status("VmRSS")
         call()
         return max(0.0, (_status("VmHWM") - before) / 1024)
-    except OSError:
+    except (OSError, AttributeError):
         return None
 
 
