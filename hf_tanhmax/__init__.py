@@ -6,7 +6,7 @@ Importing this package registers the attention functions and the model types wit
 from typing import Any
 
 from . import registration
-from .attention import tanhmax_attention
+from .attention import tanhmax_attention, why_not
 from .functional import tanhmax
 from .models import auto
 from .models.bert import (
@@ -80,6 +80,7 @@ __all__ = [
     "tanhmax_on",
     "to_softmax",
     "use_tanhmax",
+    "why_not",
 ]
 
 registration.register()

@@ -8,12 +8,15 @@ from torch import Tensor
 
 from .composed import composed_attention
 from .functional import check_keep, check_polarity, log_polarity
-from .ops import blocked_attention
+from .kernels import support
+from .ops import blocked_attention, fused_attention
 from .reference import reference_attention
 from .visibility import Visibility
 
 Causal = bool | Literal["upper_left", "lower_right"]
-IMPLEMENTATIONS = ("reference", "composed", "cpu")
+IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
+# What "auto" tries, by type of device, before the reference.
+AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Call:
-    """One checked call: everything an implementation may need, with polarity as `[heads]`."""
+    """One checked call: everything an implementation may need, with polarity as a number or `[heads]`."""
 
     query: Tensor
     key: Tensor
@@ -44,8 +47,16 @@ class Call:
     scale: float
     softcap: float | None
     dropout_p: float
-    polarity: Tensor
+    polarity: float | Tensor
     return_weights: bool
+
+    @property
+    def polarities(self) -> Tensor:
+        """The polarity as `[heads]`, in float32 or float64."""
+        if isinstance(self.polarity, Tensor):
+            return self.polarity
+        exact = torch.promote_types(self.query.dtype, torch.float32)
+        return torch.full((self.query.shape[1],), self.polarity, dtype=exact, device=self.query.device)
 
 
 def tanhmax_attention(
@@ -81,8 +92,8 @@ def tanhmax_attention(
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`.
         cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another.
-        implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU and `"composed"` elsewhere, and `"reference"` where
-            weights are wanted, or where `"composed"` would lack dropout or softcap.
+        implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU, `"triton"` on CUDA where it can run (`why_not` says why it
+            cannot), else `"composed"`, and `"reference"` where weights are wanted, or where `"composed"` would lack dropout or softcap.
         return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them.
 
     Returns:
@@ -98,6 +109,34 @@ def tanhmax_attention(
     # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
     with torch.autocast(query.device.type, enabled=False):
         return _run(name, call)
+
+
+def why_not(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    keep: Tensor | None = None,
+    bias: Tensor | None = None,
+    is_causal: Causal = False,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    dropout_p: float = 0.0,
+    polarity: float | Tensor = 1.0,
+    cu_seqlens: Tensor | None = None,
+    implementation: str = "triton",
+    return_weights: bool = False,
+) -> str | None:
+    """Why an implementation would not run a call of `tanhmax_attention` with these arguments, as a sentence; None if it would.
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
+    """
+    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, return_weights)
+    _check_name(implementation)
+    reason = unsupported(implementation, _checked(query, key, value, options))
+    return None if reason is None else f"implementation={implementation!r} {reason}"
 
 
 def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Call:
@@ -117,21 +156,25 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
         scale=query.shape[-1] ** -0.5 if options.scale is None else options.scale,
         softcap=options.softcap,
         dropout_p=options.dropout_p,
-        polarity=_polarity_per_head(options.polarity, query),
+        polarity=_polarity(options.polarity, query),
         return_weights=options.return_weights,
     )
 
 
 def _chosen(implementation: str, call: Call) -> str:
     if implementation == "auto":
-        wanted = "cpu" if call.query.device.type == "cpu" else "composed"
-        return "reference" if unsupported(wanted, call) else wanted
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(IMPLEMENTATIONS)}")
+        names = AUTOMATIC.get(call.query.device.type, ("composed",))
+        return next((name for name in names if unsupported(name, call) is None), "reference")
+    _check_name(implementation)
     reason = unsupported(implementation, call)
     if reason is not None:
         raise NotImplementedError(f"implementation={implementation!r} {reason}; use implementation='auto' or 'reference'")
     return implementation
+
+
+def _check_name(implementation: str) -> None:
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(IMPLEMENTATIONS)}")
 
 
 def unsupported(implementation: str, call: Call) -> str | None:
@@ -140,6 +183,8 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
+    if implementation == "triton":
+        return support.unsupported(call.query, call.value)
     if implementation == "cpu" and call.query.device.type != "cpu":
         return f"runs on the CPU alone, but the tensors are on {call.query.device}"
     if implementation == "composed" and call.softcap is not None:
@@ -151,25 +196,17 @@ def unsupported(implementation: str, call: Call) -> str | None:
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     tensors, visibility = (call.query, call.key, call.value), call.visibility
-    if implementation == "cpu":
-        seed = torch.randint(2**62, ()) if call.dropout_p > 0 else None
-        output, _ = blocked_attention(
-            *tensors,
-            log_polarity(call.polarity),
-            call.bias,
-            visibility.keep,
-            visibility.segments,
-            seed,
-            visibility.causal,
-            visibility.offset,
-            visibility.window,
-            call.scale,
-            call.softcap,
-            call.dropout_p,
-        )
-        return output
+    if implementation in ("cpu", "triton"):
+        seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
+        masks = (call.bias, visibility.keep, visibility.segments, seed, visibility.causal, visibility.offset, visibility.window)
+        rest = (call.scale, call.softcap, call.dropout_p)
+        if implementation == "cpu":
+            return blocked_attention(*tensors, log_polarity(call.polarities), *masks, *rest)[0]
+        constant = not isinstance(call.polarity, Tensor) and call.polarity in (0.0, 1.0)
+        log_p = None if constant else log_polarity(call.polarities)
+        return fused_attention(*tensors, log_p, *masks, *rest, call.polarity == 1.0 if constant else True)[0]
     if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
-        return composed_attention(*tensors, visibility, bias=call.bias, scale=call.scale, polarity=call.polarity)
+        return composed_attention(*tensors, visibility, bias=call.bias, scale=call.scale, polarity=call.polarities)
     output, weights = reference_attention(
         *tensors,
         visibility,
@@ -265,11 +302,11 @@ def _segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:
     return torch.searchsorted(cu_seqlens.to(key.device, torch.int64), positions, right=True)
 
 
-def _polarity_per_head(polarity: float | Tensor, query: Tensor) -> Tensor:
+def _polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:
     heads, exact = query.shape[1], torch.promote_types(query.dtype, torch.float32)
     checked = check_polarity(polarity)
     if not isinstance(checked, Tensor):
-        return torch.full((heads,), checked, dtype=exact, device=query.device)
+        return checked
     if checked.dim() > 1 or checked.numel() not in (1, heads):
         raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
     _check_device("polarity", checked, query)

@@ -8,9 +8,13 @@ r"""TanhMax attention composed of stock softmax kernels, by two identities that 
     kernel's backward pass that is given the joint O and L computes one half of the exact gradient, so two calls with
     :math:`(dO, q, O, L)` and :math:`(-dO, -q, -O, L - \log p)` compute it all.
 
-(b) runs where the kernel hands out its log-sum-exp (the CPU's flash kernel), in memory linear in the length; (a) runs on any device, and
-where a bias or a polarity wants a gradient. Both lose digits where scores are near 0, as the two halves cancel; in bfloat16 the loss is
-visible (1.2 % at a score deviation of 0.1), so these are the fallback and the oracle, not the accurate path.
+(b) runs over the kernels of `stock`, in memory linear in the length unless there is a mask: on the CPU its flash kernel; on CUDA the flash
+kernel for 16 bits without mask and bias, else the efficient one. (a) runs on other devices, in float64 on CUDA, on GPUs older than the
+kernels ask for, and where a bias or a polarity wants a gradient.
+
+Both lose digits where scores are near 0, as the two halves cancel; in bfloat16 the loss is visible (1.2 % at a score deviation of 0.1), so
+these are the fallback and the oracle, not the accurate path. The CPU computes half precision in float32. The kernels on CUDA do not: they
+round each of the two outputs to the dtype of the query before they are joined in float32, and each of the two gradients before their sum.
 """
 
 import math
@@ -21,7 +25,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from .functional import log_polarity
+from .stock import KERNELS, Pattern, padded, refusal
 from .visibility import Visibility
+
+AUTOMATIC = ("cpu", "flash", "efficient")
+"""The kernels that are chosen unasked, the first that can run a call."""
 
 
 def composed_attention(
@@ -33,18 +41,47 @@ def composed_attention(
     bias: Tensor | None = None,
     scale: float,
     polarity: Tensor,
+    kernel: str | None = None,
 ) -> Tensor:
     """Attention output `[batch, heads, queries, value_dim]`; arguments as in `reference_attention`, polarity `[heads]`.
 
-    Dropout and softcap are not to be had from stock kernels; the caller refuses them.
+    Dropout and softcap are not to be had from stock kernels; the caller refuses them. Neither queries nor keys may be none.
+
+    Args:
+        kernel: the stock kernel that (b) runs over: "cpu", "flash", "cudnn" or "efficient"; it runs or raises. None chooses.
+
+    Raises:
+        ValueError: an unknown kernel.
+        NotImplementedError: a named kernel that cannot run the call; the sentence says why.
     """
     log_p = log_polarity(polarity)
-    wants = polarity.requires_grad or (bias is not None and bias.requires_grad)
-    if query.device.type == "cpu" and value.shape[-1] == query.shape[-1] and not (wants and torch.is_grad_enabled()):
-        exact = torch.promote_types(query.dtype, torch.float32)  # in half precision the CPU's kernel is slower and cancels more
-        output = _two_calls(query.to(exact), key.to(exact), value.to(exact), visibility, bias, scale, log_p)
-        return output.to(query.dtype)
+    pattern = _pattern(visibility, bias)
+    wants = torch.is_grad_enabled() and (polarity.requires_grad or (bias is not None and bias.requires_grad))
+    if kernel is not None:
+        _check_kernel(kernel, query, key, value, pattern, wants)
+        return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, kernel)
+    for name in () if wants else AUTOMATIC:
+        if refusal(name, query, key, value, pattern) is None:
+            return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, name)
     return doubled_keys(query, key, value, visibility, bias=bias, scale=scale, log_polarity=log_p)
+
+
+def _pattern(visibility: Visibility, bias: Tensor | None) -> Pattern:
+    if bias is not None or visibility.window is not None or visibility.segments is not None or visibility.keep is not None:
+        return "mask"
+    if not visibility.causal or visibility.offset >= visibility.keys - 1:  # the latter: one query behind a cache sees all of it
+        return "full"
+    return "causal" if visibility.offset == 0 else "mask"
+
+
+def _check_kernel(kernel: str, query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, wants: bool) -> None:
+    if kernel not in KERNELS:
+        raise ValueError(f"unknown kernel {kernel!r}; there are {', '.join(KERNELS)}")
+    reason = refusal(kernel, query, key, value, pattern)
+    if reason is None and wants:
+        reason = "has no gradient for bias and polarity, but one of them requires it"
+    if reason is not None:
+        raise NotImplementedError(f"kernel={kernel!r} {reason}; use kernel=None, which takes another way")
 
 
 def doubled_keys(
@@ -69,23 +106,41 @@ def doubled_keys(
 
 
 def _two_calls(
-    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, bias: Tensor | None, scale: float, log_p: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    bias: Tensor | None,
+    scale: float,
+    log_p: Tensor,
+    pattern: Pattern,
+    name: str,
 ) -> Tensor:
-    upper_left = visibility.offset == 0 and visibility.window is None and visibility.segments is None and visibility.keep is None
-    if visibility.causal and upper_left and bias is None:
-        return _TwoCalls.apply(query, key, value, None, None, None, True, scale, log_p)
+    kernel, dtype, value_dim = KERNELS[name], query.dtype, value.shape[-1]
+    if kernel.exact:
+        query, key, value = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (query, key, value))
+    width = max(query.shape[-1], value_dim)
+    width += -width % kernel.multiple
+    query, key, value = (padded(tensor, width) for tensor in (query, key, value))
+    positive, negative, empty = _masks(visibility, bias, query) if pattern == "mask" else (None, None, None)
+    output = _TwoCalls.apply(query, key, value, positive, negative, empty, pattern == "causal", scale, log_p, name)
+    return output[..., :value_dim].to(dtype)
+
+
+def _masks(visibility: Visibility, bias: Tensor | None, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Additive masks for q and -q, and True where a row sees no key `[batch or 1, heads or 1, queries or 1]`; such rows are left open."""
+    positive = query.new_zeros(1, 1, 1, 1) if bias is None else bias.detach().to(query.dtype)
     keep = visibility.full(query.device)
-    if keep is None and bias is None:
-        return _TwoCalls.apply(query, key, value, None, None, None, False, scale, log_p)
-    positive = torch.zeros(1, 1, 1, 1, dtype=query.dtype) if bias is None else bias.detach().to(query.dtype)
-    shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-    masks = [half if keep is None else torch.where(keep, half, -math.inf) for half in (positive, -positive)]
-    empty = None if keep is None else ~keep.any(-1)
-    return _TwoCalls.apply(query, key, value, masks[0].expand(shape), masks[1].expand(shape), empty, False, scale, log_p)
+    if keep is None:
+        return positive, -positive, None
+    keep = keep[(None,) * (4 - keep.dim())]
+    empty = ~keep.any(-1)
+    seen = keep | empty[..., None]
+    return torch.where(seen, positive, -math.inf), torch.where(seen, -positive, -math.inf), empty
 
 
 class _TwoCalls(torch.autograd.Function):
-    """Identity (b) over the CPU's flash kernel, which is not public: it alone hands out the log-sum-exp."""
+    """Identity (b) over a stock kernel."""
 
     @staticmethod
     def forward(
@@ -99,28 +154,28 @@ class _TwoCalls(torch.autograd.Function):
         causal: bool,
         scale: float,
         log_p: Tensor,
+        name: str,
     ) -> Tensor:
         """Join the two outputs by their log-sum-exps."""
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        positive, plus = flash(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
-        negative, minus = flash(-query, key, value, 0.0, causal, attn_mask=negative_mask, scale=scale)
+        positive, plus, state = KERNELS[name].forward(query, key, value, mask, causal, scale)
+        negative, minus, _ = KERNELS[name].forward(-query, key, value, negative_mask, causal, scale)
         log_p = log_p.to(plus.dtype).view(1, -1, 1)
         minus = minus + log_p
         lse = torch.logaddexp(plus, minus)
-        output = torch.sigmoid(plus - minus)[..., None] * positive - torch.sigmoid(minus - plus)[..., None] * negative
+        output = positive * torch.sigmoid(plus - minus)[..., None] - negative * torch.sigmoid(minus - plus)[..., None]
         if empty is not None:
             output, lse = output.masked_fill(empty[..., None], 0.0), lse.masked_fill(empty, math.inf)
-        ctx.save_for_backward(query, key, value, mask, negative_mask, output, lse, log_p)
-        ctx.causal, ctx.scale = causal, scale
+        output = output.to(query.dtype)
+        ctx.save_for_backward(query, key, value, mask, negative_mask, output, lse, log_p, *state)
+        ctx.causal, ctx.scale, ctx.name = causal, scale, name
         return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Two backward passes that are given the joint output and log-sum-exp."""
-        query, key, value, mask, negative_mask, output, lse, log_p = ctx.saved_tensors
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        options = {"scale": ctx.scale}
-        plus = flash(grad_output, query, key, value, output, lse, 0.0, ctx.causal, attn_mask=mask, **options)
-        minus = flash(-grad_output, -query, key, value, -output, lse - log_p, 0.0, ctx.causal, attn_mask=negative_mask, **options)
-        return plus[0] - minus[0], plus[1] + minus[1], plus[2] + minus[2], None, None, None, None, None, None
+        query, key, value, mask, negative_mask, output, lse, log_p, *state = ctx.saved_tensors
+        backward, options = KERNELS[ctx.name].backward, (tuple(state), ctx.causal, ctx.scale)
+        plus = backward(grad_output, query, key, value, mask, output, lse, *options)
+        minus = backward(-grad_output, -query, key, value, negative_mask, -output, lse - log_p, *options)
+        return plus[0] - minus[0], plus[1] + minus[1], plus[2] + minus[2], None, None, None, None, None, None, None

@@ -1,7 +1,9 @@
-"""The torch operator behind `implementation="cpu"`: schema, shapes for tracing, gradients.
+"""The torch operators behind `implementation="cpu"` and `"triton"`: schema, shapes for tracing, gradients, vmap.
 
-`hf_tanhmax::blocked_attention` returns output and log-sum-exp; its gradient is `hf_tanhmax::blocked_attention_backward`. To the compiler
-both are one node, so `torch.compile(fullgraph=True)` and dynamic shapes work. A second derivative is computed through the reference.
+`hf_tanhmax::blocked_attention` and `hf_tanhmax::fused_attention` return output and log-sum-exp (which has no gradient; partial results over
+disjoint keys merge by it as softmax's do), and each has a `.._backward`. To the compiler each is one node, so
+`torch.compile(fullgraph=True)` and dynamic shapes work. A second derivative is computed through the reference, and vmap runs one element
+after the other.
 """
 
 from typing import Any
@@ -85,34 +87,142 @@ def _(
     return *gradients, polarity_grad, bias_grad
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:8])
+@torch.library.custom_op("hf_tanhmax::fused_attention", mutates_args=())
+def fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor | None,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    segments: Tensor | None,
+    seed: Tensor | None,
+    causal: bool,
+    offset: int,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    signed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]`, L `[batch, heads, queries]` in float32, and what the backward pass needs besides.
+
+    Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials).
+    """
+    from .kernels.launch import Problem, fused_forward
+
+    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
+    return fused_forward(Problem(query, key, value, log_polarity, signed, visibility, bias, scale, softcap, dropout_p, seed))
+
+
+@torch.library.custom_op("hf_tanhmax::fused_attention_backward", mutates_args=())
+def fused_attention_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor | None,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    segments: Tensor | None,
+    seed: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    stats: Tensor,
+    causal: bool,
+    offset: int,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    signed: bool,
+    wants_polarity: bool,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
+    from .kernels.launch import Problem, fused_backward
+
+    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
+    problem = Problem(query, key, value, log_polarity, signed, visibility, bias, scale, softcap, dropout_p, seed)
+    found = fused_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias)
+    polarity_grad = query.new_empty(0) if found.log_polarity is None or log_polarity is None else found.log_polarity.to(log_polarity.dtype)
+    return found.query, found.key, found.value, polarity_grad, query.new_empty(0) if found.bias is None else found.bias
+
+
+@fused_attention.register_fake
+def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from .kernels.launch import outputs
+
+    return outputs(query, value)
+
+
+@fused_attention_backward.register_fake
+def _(
+    _grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor | None,
+    bias: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    from .kernels.launch import dense
+
+    wants_polarity, wants_bias = rest[-2:]
+    polarity_grad = query.new_empty(0) if log_polarity is None or not wants_polarity else torch.empty_like(log_polarity)
+    bias_grad = query.new_empty(0) if bias is None or not wants_bias else bias.new_empty(bias.shape)
+    return *(dense(tensor, tensor.shape[3]) for tensor in (query, key, value)), polarity_grad, bias_grad
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:8], *(output if len(output) > 2 else ()))
     ctx.options = inputs[8:]
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward(ctx: Any, grad_output: Tensor, _grad_lse: Tensor) -> tuple[Tensor | None, ...]:
-    inputs = list(ctx.saved_tensors)
-    wants = ctx.needs_input_grad
-    if torch.is_grad_enabled():
-        return (*_second_order(inputs, ctx.options, wants, grad_output), *(None for _ in ctx.options))
-    found = blocked_attention_backward(grad_output, *inputs, *ctx.options, wants[3], wants[4])
-    gradients = [gradient if wanted else None for gradient, wanted in zip(found, wants[:5], strict=True)]
-    return (*gradients, *(None for _ in (*inputs[5:], *ctx.options)))
+def _backward_through(backward: Any) -> Any:
+    """The gradient formula of an operator, by its backward operator."""
+
+    def _gradients(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        saved, wants = list(ctx.saved_tensors), ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return (*_second_order(saved[:8], ctx.options, wants, grad_output), *(None for _ in ctx.options))
+        found = backward(grad_output, *saved, *ctx.options, wants[3], wants[4])
+        wanted = [gradient if wanted else None for gradient, wanted in zip(found, wants[:5], strict=True)]
+        return (*wanted, *(None for _ in (*saved[5:8], *ctx.options)))
+
+    return _gradients
 
 
 def _second_order(inputs: list[Any], options: tuple[Any, ...], wants: tuple[bool, ...], grad_output: Tensor) -> list[Tensor | None]:
     """First derivatives that can be differentiated again, by recomputing through the reference; memory grows with queries times keys."""
     query, key, value, log_p, bias, keep, segments, _seed = inputs
-    causal, offset, window, scale, softcap, dropout_p = options
+    causal, offset, window, scale, softcap, dropout_p, *signed = options
     if dropout_p > 0:
         raise NotImplementedError('second derivatives with dropout need implementation="reference"')
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    arguments = {"bias": bias, "scale": scale, "softcap": softcap, "polarity": torch.exp(log_p)}
-    output, _ = reference_attention(query, key, value, visibility, **arguments)
+    polarity = float(signed[0]) if log_p is None else torch.exp(log_p)
+    output, _ = reference_attention(query, key, value, visibility, bias=bias, scale=scale, softcap=softcap, polarity=polarity)
     differentiated = [tensor for tensor, wanted in zip(inputs, wants, strict=False) if wanted]
     found = iter(torch.autograd.grad(output, differentiated, grad_output, create_graph=True))
     return [next(found) if wanted else None for wanted in wants[: len(inputs)]]
 
 
-blocked_attention.register_autograd(_backward, setup_context=_setup_context)
+def _one_after_the_other(operator: Any) -> Any:
+    """A rule for vmap: the operator once for each element."""
+
+    def _rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        def _element(index: int) -> tuple[Tensor, ...]:
+            pairs = zip(arguments, in_dims, strict=True)
+            return operator(*(item if dim is None else item.select(dim, index) for item, dim in pairs))
+
+        stacked = tuple(torch.stack(parts) for parts in zip(*map(_element, range(info.batch_size)), strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return _rule
+
+
+for _forward, _backward in ((blocked_attention, blocked_attention_backward), (fused_attention, fused_attention_backward)):
+    _forward.register_autograd(_backward_through(_backward), setup_context=_setup_context)
+    for _operator in (_forward, _backward):
+        _operator.register_vmap(_one_after_the_other(_operator))

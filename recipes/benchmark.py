@@ -1,172 +1,165 @@
-"""How fast attention is, against softmax, measured side by side in one run and only if its results are right.
+"""Speed and accuracy of attention, measured side by side in one run, and timed only if the results are right.
 
 python -m recipes.benchmark attention [--device cpu] [--rounds 9] [--output recipes/results/attention-cpu.json]
+python -m recipes.benchmark attention --device cuda [--head-dims 64 128] [--lengths 2048 8192]
+python -m recipes.benchmark attention --device cuda --dry-run
+python -m recipes.benchmark accuracy [--device cuda] [--output recipes/results/accuracy-cuda.json]
+python -m recipes.benchmark join recipes/results/attention-d64.json recipes/results/attention-d128.json --output both.json
 python -m recipes.benchmark table recipes/results/attention-cpu.json
 
-Each round times every contender once, one after the other, so that what disturbs the machine disturbs all of them; a ratio is to
-softmax SDPA of the same round, and its 20th, 50th and 80th percentiles over the rounds are reported. On the CPU one thread is timed by
-its processor time. Absolute times are not reported, as machines differ and are shared.
+On the CPU times are ratios alone, as machines differ and are shared; on a GPU they are milliseconds and TFLOP/s too. A dry run rehearses
+the GPU's benchmark on the CPU, with the kernels in Triton's interpreter, and measures nothing. Each result is JSON with the machine and
+the versions, with CSV and (of a GPU) Markdown and plots beside it.
 """
 
 import argparse
 import csv
 import json
+import os
+import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from tqdm import tqdm
 
-from .contenders import BASELINE, CONTENDERS, check
-from .measure import environment, extra_memory, percentiles, processor_time
-from .results import table
+from . import accuracy, attention_cpu, attention_gpu, gpu_plan, gpu_report, roofline
 
-SHAPES = ((8, 12, 128, 64), (4, 12, 512, 64), (1, 12, 2048, 64))
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PASSES = ("forward", "forward+backward")
-# (dtype, pass) -> the most that the CPU default may take, as a ratio to softmax SDPA at 512 and 2048; and to eager TanhMax.
-TARGETS = {("float32", "forward"): 1.6, ("float32", "forward+backward"): 1.5, ("bfloat16", "forward+backward"): 0.4}
-EAGER_TARGET = 0.2
-# Contenders that take many times as long are timed in the first rounds only.
-SLOW, SLOW_ROUNDS = ("eager", "reference"), 2
-MEMORY_TARGET = 64.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contender in one setting: its time over softmax SDPA's as percentiles, and the memory it adds at its peak, in MiB."""
-
-    contender: str
-    dtype: str
-    shape: tuple[int, int, int, int]
-    causal: bool
-    what: str
-    p20: float
-    p50: float
-    p80: float
-    memory: float | None
-
-
-def attention(device: str, rounds: int) -> dict[str, Any]:
-    """Check every contender, then time all of them in every setting.
-
-    Raises:
-        SystemExit: a contender computes something else; nothing is timed then.
-    """
-    if device != "cpu":
-        sys.exit(f"there is no fused kernel to time on {device!r} yet; the benchmark runs on the CPU")
-    torch.set_num_threads(1)
-    check()
-    settings = [(dtype, shape, causal, what) for dtype in DTYPES for shape in SHAPES for causal in (False, True) for what in PASSES]
-    rows = []
-    for dtype, shape, causal, what in tqdm(settings, desc="attention", file=sys.stderr):
-        rows += _setting(dtype, shape, causal, what, rounds)
-    return {"benchmark": "attention", "rounds": rounds, "environment": environment(), "rows": [asdict(row) for row in rows]}
-
-
-def _setting(dtype: str, shape: tuple[int, int, int, int], causal: bool, what: str, rounds: int) -> list[Row]:
-    generator = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(shape, generator=generator).to(DTYPES[dtype]).requires_grad_(what != "forward") for _ in range(4)]
-    calls = {name: _call(function, tensors, causal, what) for name, function in CONTENDERS.items() if not _hopeless(name, dtype, shape)}
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds):
-        for name, call in calls.items():
-            if round_ < SLOW_ROUNDS or name not in SLOW:
-                times[name].append(processor_time(call))
-    rows = []
-    for name, call in calls.items():
-        ratios = [own / base for own, base in zip(times[name], times[BASELINE], strict=False)]
-        rows.append(Row(name, dtype, shape, causal, what, *percentiles(ratios), extra_memory(call)))
-    return rows
-
-
-def _call(function: Any, tensors: list[torch.Tensor], causal: bool, what: str) -> Any:
-    query, key, value, upstream = tensors
-
-    def call() -> None:
-        if what == "forward":
-            with torch.no_grad():
-                function(query, key, value, causal)
-        else:
-            torch.autograd.grad(function(query, key, value, causal), (query, key, value), upstream.detach())
-
-    return call
-
-
-def _hopeless(name: str, dtype: str, shape: tuple[int, int, int, int]) -> bool:
-    """Runs that hold all scores and take minutes here tell nothing new: the reference at 2048, eager in emulated half precision."""
-    return shape[2] > 512 and (name == "reference" or (name == "eager" and dtype == "bfloat16"))
+REPORTS = {"attention": attention_cpu.report, "attention-gpu": gpu_report.report, "accuracy": accuracy.report}
+RESULTS = Path("recipes/results")
+CPU_ROUNDS = 9
 
 
 def report(result: dict[str, Any]) -> str:
-    """The result as Markdown: a table of medians with their spread, and where each target stands."""
-    rows = [Row(**{**row, "shape": tuple(row["shape"])}) for row in result["rows"]]
-    header = ["dtype, pass, (B, H, S, D)", *CONTENDERS]
-    found = {(row.dtype, row.what, row.shape, row.causal, row.contender): row for row in rows}
-    lines = []
-    for dtype, what, shape, causal in dict.fromkeys((row.dtype, row.what, row.shape, row.causal) for row in rows):
-        cells = [found.get((dtype, what, shape, causal, name)) for name in CONTENDERS]
-        label = f"{dtype}, {what}, {shape}{', causal' if causal else ''}"
-        lines.append([label, *("-" if cell is None else f"{cell.p50:.2f} ({cell.p20:.2f} to {cell.p80:.2f})" for cell in cells)])
-    versions = result["environment"]
-    machine = f"{versions['cpu']}, one thread, torch {versions['torch']}, {result['rounds']} rounds"
-    return "\n".join(
-        [f"Time over softmax SDPA's: median (p20 to p80). {machine}.", "", table(header, lines, markdown=True), "", *targets(rows)]
-    )
-
-
-def targets(rows: list[Row]) -> list[str]:
-    """One line for each target: the worst median over the shapes and masks it speaks of."""
-    default = [row for row in rows if row.contender == "cpu"]
-    eager = {(row.dtype, row.shape, row.causal, row.what): row.p50 for row in rows if row.contender == "eager"}
-    lines = []
-    for (dtype, what), target in TARGETS.items():
-        medians = [row.p50 for row in default if (row.dtype, row.what) == (dtype, what) and row.shape[2] >= 512]
-        lines.append(_verdict(f"`cpu` over softmax SDPA, {dtype}, {what}, 512 and 2048", max(medians), target))
-    shares = [
-        row.p50 / eager[key] for row in default if row.shape[2] >= 512 and (key := (row.dtype, row.shape, row.causal, row.what)) in eager
-    ]
-    lines.append(_verdict("`cpu` over eager TanhMax, 512 and 2048", max(shares), EAGER_TARGET))
-    memory = [row.memory for row in default if row.shape[2] == 2048 and row.memory is not None]
-    if memory:
-        lines.append(_verdict("memory that `cpu` adds at 2048, results included, MiB", max(memory), MEMORY_TARGET))
-    return lines
-
-
-def _verdict(what: str, worst: float, target: float) -> str:
-    return f"* {what}: worst median {worst:.2f}, target {target:g}: {'met' if worst <= target else 'missed'}"
+    """A result as Markdown."""
+    return REPORTS[result["benchmark"]](result)
 
 
 def write(result: dict[str, Any], path: Path) -> None:
     """The result as JSON, and its rows as CSV beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    rows = [flat(row) for row in result["rows"]]
     with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(result["rows"][0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
-        writer.writerows(result["rows"])
+        writer.writerows(rows)
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose nested mappings became columns, as `ratios.eager.p50`."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        found |= {f"{key}.{inner}": item for inner, item in flat(value).items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
+def joined(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs of the GPU's benchmark as one result, with the rows of all.
+
+    Raises:
+        SystemExit: one is of another benchmark, machine, version or commit.
+    """
+    first, *others = results
+    for key in ("benchmark", "dry_run", "environment", "git"):
+        if key not in first or any(other.get(key) != first[key] for other in others):
+            sys.exit(f"only runs of the GPU's attention benchmark that agree in their {key} can be joined")
+    lists = {key: [item for result in results for item in result[key]] for key in ("plans", "rows", "clocks")}
+    return first | lists | {"complete": all(result["complete"] for result in results)}
+
+
+def on_gpu(plan: gpu_plan.Plan, path: Path) -> dict[str, Any]:
+    """Run the GPU's benchmark; what there is so far is written after every setting."""
+    if plan.dry_run and os.environ.get("TRITON_INTERPRET") != "1":
+        _again_in_the_interpreter()
+    if not plan.dry_run and not torch.cuda.is_available():
+        sys.exit("there is no CUDA device here; --dry-run rehearses the benchmark on the CPU and measures nothing")
+    result: dict[str, Any] = {}
+    for result in attention_gpu.attention(plan):
+        write(result, path)
+    return result
+
+
+def _again_in_the_interpreter() -> NoReturn:
+    """Run this command in a process whose Triton interprets: Triton reads the variable when it is imported, which it has been by now."""
+    command = [sys.executable, "-m", "recipes.benchmark", *sys.argv[1:]]
+    sys.exit(subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, check=False).returncode)
+
+
+def _chosen(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = {key: getattr(arguments, key) for key in ("lengths", "head_dims", "groups", "dtypes", "names", "commit")}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if value is not None}
+
+
+def _attention(arguments: argparse.Namespace) -> dict[str, Any]:
+    name = "dry-run" if arguments.dry_run else arguments.device
+    arguments.output = arguments.output or (Path("runs") if arguments.dry_run else RESULTS) / f"attention-{name}.json"
+    chosen = _chosen(arguments)
+    if arguments.device == "cpu" and not arguments.dry_run:
+        if chosen:
+            sys.exit(f"only the GPU's benchmark has a choice of {', '.join(chosen)}; --device cuda runs it, --dry-run rehearses it")
+        return attention_cpu.attention(arguments.rounds or CPU_ROUNDS)
+    if arguments.rounds:
+        chosen["rounds"] = arguments.rounds
+    try:
+        plan = replace(gpu_plan.DRY if arguments.dry_run else gpu_plan.Plan(), **chosen)
+    except ValueError as error:
+        sys.exit(str(error))
+    return on_gpu(plan, arguments.output)
+
+
+def _accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("there is no CUDA device here; --device cpu measures what runs on the CPU")
+    arguments.output = arguments.output or RESULTS / f"accuracy-{arguments.device}.json"
+    return accuracy.accuracy(arguments.device)
+
+
+def _read(arguments: argparse.Namespace) -> dict[str, Any]:
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
+    return joined(results) if arguments.output else results[0]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="recipes.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    speed = commands.add_parser("attention", help="time attention, by tanhmax_attention and otherwise")
+    speed.set_defaults(run=_attention)
+    speed.add_argument("--rounds", type=int)
+    gpu = speed.add_argument_group("on a GPU")
+    gpu.add_argument("--dry-run", action="store_true", help="rehearse the GPU's benchmark on the CPU")
+    gpu.add_argument("--lengths", type=int, nargs="+")
+    gpu.add_argument("--head-dims", type=int, nargs="+")
+    gpu.add_argument("--groups", type=int, nargs="+", help="query heads for each key head")
+    gpu.add_argument("--dtypes", nargs="+", choices=list(gpu_plan.DTYPES))
+    gpu.add_argument("--contenders", dest="names", nargs="+", help="these, the baseline, the fused kernel and its twin")
+    gpu.add_argument("--commit", help="of a working tree without its history")
+    errors = commands.add_parser("accuracy", help="errors in half precision against float64")
+    errors.set_defaults(run=_accuracy)
+    for command in (speed, errors):
+        command.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+        command.add_argument("--output", type=Path)
+    join = commands.add_parser("join", help="write several runs on one GPU as one result")
+    join.add_argument("results", type=Path, nargs="+")
+    join.add_argument("--output", type=Path, required=True)
+    join.set_defaults(run=_read)
+    show = commands.add_parser("table", help="print a result as Markdown")
+    show.add_argument("results", type=Path, nargs=1)
+    show.set_defaults(run=_read, output=None)
+    return parser
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="recipes.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("attention", help="time tanhmax_attention against softmax SDPA")
-    run.add_argument("--device", default="cpu")
-    run.add_argument("--rounds", type=int, default=9)
-    run.add_argument("--output", type=Path, default=Path("recipes/results/attention-cpu.json"))
-    show = commands.add_parser("table", help="print a result as Markdown")
-    show.add_argument("result", type=Path)
-    arguments = parser.parse_args()
-    if arguments.command == "attention":
-        result = attention(arguments.device, arguments.rounds)
+    arguments = _parser().parse_args()
+    result = arguments.run(arguments)
+    if arguments.output:
         write(result, arguments.output)
-    else:
-        result = json.loads(arguments.result.read_text(encoding="utf-8"))
+    if arguments.output and result["benchmark"] != "attention":  # the CPU's table is rendered into the README
+        arguments.output.with_suffix(".md").write_text(report(result) + "\n", encoding="utf-8")
+    if arguments.output and result["benchmark"] == "attention-gpu":
+        roofline.plot(result, arguments.output)
     print(report(result))
 
 

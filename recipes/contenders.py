@@ -1,4 +1,4 @@
-"""What the attention benchmark times, and the check that each computes what it should before it is timed."""
+"""What the CPU benchmark times, and the check that a contender computes what it should before it is timed."""
 
 import math
 import sys
@@ -12,18 +12,21 @@ from hf_tanhmax import tanhmax_attention
 
 Contender = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 BASELINE = "softmax SDPA"
+# The largest relative error (Frobenius) of outputs and gradients, against float64, with which a contender may be timed.
+LIMITS = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 def softmax(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     """torch's fused softmax attention, the baseline."""
-    return scaled_dot_product_attention(query, key, value, is_causal=causal)
+    return scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=query.shape[1] != key.shape[1])
 
 
 def eager(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     """TanhMax as one writes it by hand: stable, in the dtype of the inputs, all scores at once."""
+    key, value = repeated(key, query), repeated(value, query)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if causal:
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, 0.0)
     shift = scores.detach().abs().amax(-1, keepdim=True)
     positive, negative = torch.exp(scores - shift), torch.exp(-scores - shift)
@@ -32,11 +35,17 @@ def eager(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     return (positive - negative) / (positive + negative).sum(-1, keepdim=True) @ value
 
 
-def named(implementation: str) -> Contender:
-    """`tanhmax_attention` with one implementation."""
+def repeated(tensor: Tensor, query: Tensor) -> Tensor:
+    """Keys or values once for each head of the query (GQA): `[batch, heads, keys, head_dim]`; the tensor itself if it has them all."""
+    groups = query.shape[1] // tensor.shape[1]
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
+
+
+def named(implementation: str, *, polarity: float = 1.0) -> Contender:
+    """`tanhmax_attention` with one implementation; polarity 1 is TanhMax, 0 softmax."""
 
     def call(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        output = tanhmax_attention(query, key, value, is_causal=causal, implementation=implementation)
+        output = tanhmax_attention(query, key, value, is_causal=causal, polarity=polarity, implementation=implementation)
         if not isinstance(output, Tensor):
             raise TypeError("weights were returned that nobody asked for")
         return output
@@ -60,25 +69,39 @@ def check() -> None:
         SystemExit: one is wrong; it says which, where and by how much.
     """
     for causal in (False, True):
-        for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        for dtype in (torch.float32, torch.bfloat16):
             for name, function in CONTENDERS.items():
                 torch.manual_seed(0)
-                inputs = [torch.randn(2, 3, 131, 64).to(dtype).requires_grad_() for _ in range(3)]
-                exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-                found, expected = function(*inputs, causal), _exact(*exact, causal=causal, signed=name != BASELINE)
-                upstream = torch.randn_like(expected)
-                pairs = [(found, expected)]
-                pairs += zip(
-                    torch.autograd.grad(found, inputs, upstream.to(dtype)), torch.autograd.grad(expected, exact, upstream), strict=True
-                )
-                worst = max(((one.double() - other).norm() / other.norm()).item() for one, other in pairs)
-                if not worst <= limit:
+                inputs = [torch.randn(2, 3, 131, 64).to(dtype) for _ in range(3)]
+                worst = relative_error(function, inputs, causal=causal, signed=name != BASELINE)
+                if not worst <= LIMITS[dtype]:
                     sys.exit(f"{name} is wrong in {dtype}, causal={causal}: relative error {worst:.1e}; nothing was timed")
 
 
-def _exact(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, signed: bool) -> Tensor:
+def relative_error(function: Contender, tensors: list[Tensor], *, causal: bool, signed: bool) -> float:
+    """The largest relative error (Frobenius) of output and gradients against float64; NaN if any of them has one.
+
+    Args:
+        function: what is asked.
+        tensors: query, key and value; `[batch, heads, length, head_dim]`.
+        causal: whether later keys are hidden.
+        signed: whether the function computes TanhMax; else softmax.
+    """
+    inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+    wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    found, expected = function(*inputs, causal), exact(*wide, causal=causal, signed=signed)
+    upstream = torch.randn(expected.shape).to(found)
+    gradients = torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, wide, upstream.double())
+    pairs = [(found, expected), *zip(*gradients, strict=True)]
+    # torch's maximum keeps a NaN, the built-in one may lose it
+    return torch.stack([(one.double() - other).norm() / other.norm() for one, other in pairs]).max().item()
+
+
+def exact(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, signed: bool) -> Tensor:
+    """Attention by the textbook, in the dtype of the inputs; TanhMax as softmax over the keys and their negatives."""
+    key, value = repeated(key, query), repeated(value, query)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    everything = torch.ones(scores.shape[-2:], dtype=torch.bool)
+    everything = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
     hidden = everything.triu(1) if causal else ~everything
     if not signed:
         return scores.masked_fill(hidden, -math.inf).softmax(-1) @ value

@@ -183,7 +183,7 @@ def doubled_stock(case, inputs, arguments):
 
 def with_gradients(output, inputs):
     """The output and its gradients for a fixed, uneven upstream gradient."""
-    upstream = torch.linspace(-1.0, 1.5, output.numel(), dtype=torch.float64).cos().view_as(output).to(output.dtype)
+    upstream = torch.linspace(-1.0, 1.5, output.numel(), dtype=torch.float64).cos().view_as(output).to(output)
     gradients = torch.autograd.grad(output, inputs, upstream, allow_unused=True)
     return [output.detach(), *(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, inputs, strict=True))]
 

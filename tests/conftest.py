@@ -1,4 +1,4 @@
-"""What every test stands on: poisoned uninitialised memory, one thread, no network."""
+"""What every test stands on: poisoned uninitialised memory, one thread, no network, and Triton's interpreter where there is no GPU."""
 
 import os
 
@@ -7,6 +7,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are first imported
+
+from interpreter import faithful
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -34,3 +39,19 @@ def _poisoned_empty(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _faithful_interpreter():
+    with faithful():
+        yield
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 16 by 16 in the interpreter, so that small inputs have several blocks; on a GPU the tiles that are shipped."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        schedule = pytest.importorskip("hf_tanhmax.kernels.schedule")
+        launch = pytest.importorskip("hf_tanhmax.kernels.launch", reason="needs triton")
+        monkeypatch.setattr(launch, "tiles", lambda *_: (schedule.Tile(16, 16, 4, 1),))

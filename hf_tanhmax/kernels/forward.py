@@ -1,0 +1,163 @@
+r"""The forward kernel, and the kernel that finds out which blocks of a boolean mask are needed.
+
+One program computes BLOCK_M rows of one head. It walks the keys that its rows can see, block by block, with a running shift
+:math:`m = \max_k \max(x_k, y_k)`:
+
+.. math:: \ell = \sum_k 2^{x_k - m} + 2^{y_k - m}, \qquad O = \frac{1}{\ell} \sum_k (2^{x_k - m} - 2^{y_k - m}) V_k, \qquad
+          L = (m + \log_2 \ell) \ln 2
+
+Blocks that all rows see are walked first, without a mask; then those at the edges, with one; hidden blocks are not touched. The difference
+of the exponentials is formed in float32 and rounded once, to the dtype of the values. Rows without a key get O = 0 and L = +inf.
+"""
+
+import triton
+import triton.language as tl
+
+from .primitives import LN2, block_start, blocks_of, difference, exponents, key_span, largest, load_tile, power, scores, survives, visible
+
+# Run-time integers: a new length, stride or number of heads compiles nothing anew.
+STRIDES = [f"{tensor}_{dim}" for tensor, dims in {"q": "bhm", "k": "bhn", "v": "bhn", "span": "bhm"}.items() for dim in dims]
+STRIDES += [f"{tensor}_{dim}" for tensor in ("bias", "keep") for dim in "bhmn"]
+RUNTIME = [*STRIDES, "queries", "keys", "heads", "groups", "rows", "offset", "window"]
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def forward_kernel(
+    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS,
+    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
+    queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
+    DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Output [batch, queries, heads, VALUE_DIM] and L [batch, heads, queries]; q, k, v by their strides over ALIGN.
+
+    STATS [2, rows], if wanted, are the largest exponent and one over the sum of each of the `rows` = batch * heads * queries rows.
+    """
+    blocks = tl.cdiv(queries, BLOCK_M)
+    i_m = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_M  # under a causal mask the last rows have the most to do, so they start
+    i_bh = tl.program_id(0) // blocks
+    i_b, i_h = (i_bh // heads).to(tl.int64), i_bh % heads
+    i_kv = i_h // groups
+    o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
+
+    p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
+    p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
+    p_bias, p_keep, p_span = BIAS, KEEP, SPANS
+    if BIAS is not None:
+        p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
+    if KEEP is not None:
+        p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
+        p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
+    b_start, b_end = 0, 0
+    if STARTS is not None:
+        b_start = tl.load(STARTS + i_m + o_m, mask=i_m + o_m < queries, other=0)[:, None]
+        b_end = tl.load(ENDS + i_m + o_m, mask=i_m + o_m < queries, other=0)[:, None]
+    log_p, seed = 0.0, 0
+    if POLARITY == 2:
+        log_p = tl.load(LOG_P + i_h)
+    if DROPOUT:
+        seed = tl.load(SEED)
+
+    b_q = load_tile(
+        Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
+    )  # fmt: skip
+    b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+    b_sum = tl.zeros([BLOCK_M], tl.float32)
+    b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
+
+    low, full_low, full_high, high = key_span(
+        i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
+    )  # fmt: skip
+    for EDGES in tl.static_range(2):
+        count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
+        for i in range(count):
+            i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
+            b_acc, b_sum, b_max = attend(
+                b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
+                bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM,
+                BLOCK_DIM, BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1,
+                EXACT=STATS is not None,
+            )  # fmt: skip
+
+    m_empty = b_sum == 0.0
+    b_sum = tl.where(m_empty, 1.0, b_sum)
+    b_out = b_acc * (1.0 / (b_sum * (1.0 - dropout_p)))[:, None]
+    b_lse = b_max + tl.log(b_sum) if STATS is not None else (b_max + tl.log2(b_sum)) * LN2
+    b_lse = tl.where(m_empty, float("inf"), b_lse)
+    m_row = i_m + o_m < queries
+    p_out = O + ((i_b * queries + i_m) * heads + i_h) * VALUE_DIM + o_m[:, None] * (heads * VALUE_DIM) + o_v[None, :]
+    tl.store(p_out, b_out.to(O.dtype.element_ty), mask=m_row[:, None] & (o_v < VALUE_DIM)[None, :])
+    p_row = i_bh.to(tl.int64) * queries + i_m + o_m
+    tl.store(LSE + p_row, b_lse, mask=m_row)
+    if STATS is not None:
+        tl.store(STATS + p_row, b_max, mask=m_row)
+        tl.store(STATS + rows + p_row, tl.where(m_empty, 0.0, 1.0 / b_sum), mask=m_row)
+
+
+@triton.jit
+def attend(
+    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
+    queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """Take one block of keys into the running sums."""
+    o_row, o_column = o_m[:, None], o_n[None, :]
+    b_k = load_tile(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED)  # [BLOCK_N, BLOCK_DIM]
+    b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+    b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+    m_seen = None
+    if MASKED:
+        m_seen = visible(
+            i_m, i_n, o_row, o_column, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED
+        )  # fmt: skip
+    b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
+
+    b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
+    b_shrink = power(b_max - b_new, EXACT)
+    b_w = power(b_x - b_new[:, None], EXACT)
+    b_all = b_w
+    if POLARITY != 0:
+        b_n = power(b_y - b_new[:, None], EXACT)
+        b_all = b_w + b_n
+        b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
+    b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
+    if DROPOUT:
+        b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)
+    b_v = load_tile(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED)  # [BLOCK_N, BLOCK_VALUE]
+    b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
+    return b_acc, b_sum, b_new
+
+
+@triton.jit(do_not_specialize=["keep_b", "keep_h", "keep_r", "keep_c", "heads", "rows", "columns", "reach"])
+def span_kernel(
+    KEEP, SPANS, keep_b, keep_h, keep_r, keep_c, heads, rows, columns, reach, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
+):  # fmt: skip
+    """For each block of mask rows, [batch, heads, blocks, 4]: from where to where any row keeps, and from where to where all rows keep.
+
+    `reach` is how many columns one column of the mask stands for (1, or all of them where the mask has but one).
+    """
+    blocks = tl.cdiv(rows, BLOCK_R)
+    i_bh = tl.program_id(0) // blocks
+    i_b, i_h = (i_bh // heads).to(tl.int64), (i_bh % heads).to(tl.int64)
+    i_r = tl.program_id(0) % blocks * BLOCK_R
+    o_r, o_c = tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_C)
+    p_rows = KEEP + i_b * keep_b + i_h * keep_h + i_r.to(tl.int64) * keep_r + o_r[:, None] * keep_r
+    b_first = tl.full([BLOCK_R], 0, tl.int32) + columns
+    b_last = tl.full([BLOCK_R], 0, tl.int32)
+    b_count = tl.full([BLOCK_R], 0, tl.int32)
+    for i_c in range(0, columns, BLOCK_C):
+        o_column = i_c + o_c[None, :]
+        m_in = (i_r + o_r < rows)[:, None] & (o_column < columns)
+        m_kept = tl.load(p_rows + o_column.to(tl.int64) * keep_c, mask=m_in, other=0) != 0
+        b_first = tl.minimum(b_first, tl.min(tl.where(m_kept, o_column, columns), 1))
+        b_last = tl.maximum(b_last, tl.max(tl.where(m_kept, o_column + 1, 0), 1))
+        b_count += tl.sum(m_kept.to(tl.int32), 1)
+    m_row = i_r + o_r < rows
+    holes = tl.max(tl.where(m_row & (b_count != b_last - b_first), 1, 0), 0)
+    p_span = SPANS + tl.program_id(0).to(tl.int64) * 4
+    tl.store(p_span, tl.min(tl.where(m_row, b_first, columns), 0) * reach)
+    tl.store(p_span + 1, tl.max(tl.where(m_row, b_last, 0), 0) * reach)
+    tl.store(p_span + 2, tl.max(tl.where(m_row, b_first, 0), 0) * reach)
+    tl.store(p_span + 3, tl.where(holes == 0, tl.min(tl.where(m_row, b_last, columns), 0), 0) * reach)

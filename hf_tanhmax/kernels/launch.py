@@ -1,0 +1,261 @@
+"""From tensors to kernels: layouts, which features a call needs, grids and results. Nothing here copies from host to device or waits."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.testing import do_bench
+
+from ..visibility import Visibility
+from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
+from .forward import forward_kernel, span_kernel
+from .primitives import LOG2E
+from .schedule import Kernel, Tile, padded, tiles
+from .tuning import autotuning, fastest, length_bucket
+
+ALIGN = 8  # elements: 16 bytes in half precision, the widest load
+FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
+
+
+@dataclass
+class Problem:
+    """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None where `signed` says it all.
+
+    `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    log_polarity: Tensor | None
+    signed: bool
+    visibility: Visibility
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+    dropout_p: float
+    seed: Tensor | None
+
+    def __post_init__(self) -> None:
+        self.query, self.key, self.value = (_rows(tensor) for tensor in (self.query, self.key, self.value))
+        self.batch, self.heads, self.queries, self.dim = self.query.shape
+        self.kv_heads, self.keys, self.value_dim = self.value.shape[1:]
+        shape = (self.batch, self.heads, self.queries, self.keys)
+        self.broad_bias = None if self.bias is None else self.bias.expand(shape)
+        keep = self.visibility.keep
+        self.broad_keep = None if keep is None else keep.view(torch.uint8).expand(shape)
+
+    def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
+        """Launch a kernel with the tile that it is to take."""
+        rows = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size())
+        tile = rows[0]
+        if len(rows) > 1 and autotuning():
+            masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
+            lengths = (length_bucket(self.queries), length_bucket(self.keys))
+            key = (kernel, str(self.query.device), self.query.dtype, padded(self.dim), padded(self.value_dim), *masking, *lengths)
+            tile = fastest(key, rows, launch, do_bench)
+        launch(tile)
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor | None, Tensor | None]:
+        """Where the packed sequence of each position begins and ends, int32 `[keys]`."""
+        segments = self.visibility.segments
+        if segments is None:
+            return None, None
+        starts = torch.searchsorted(segments, segments, out_int32=True)
+        return starts, torch.searchsorted(segments, segments, right=True, out_int32=True)
+
+    @cached_property
+    def row_strides(self) -> tuple[int, ...]:
+        """Strides of query, key and value by batch entry, head and row."""
+        return tuple(stride for tensor in (self.query, self.key, self.value) for stride in tensor.stride()[:3])
+
+    @cached_property
+    def alignment(self) -> int:
+        """What all strides and sizes are multiples of: `ALIGN`, or 1. It does not change with the lengths of dense tensors."""
+        sizes = (self.dim, self.value_dim, *self.row_strides)
+        return ALIGN if all(size % ALIGN == 0 for size in sizes) else 1
+
+    def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Any]:
+        """What every kernel takes."""
+        by_row = zip(["q_b", "q_h", "q_m", "k_b", "k_h", "k_n", "v_b", "v_h", "v_n"], self.row_strides, strict=True)
+        strides = {name: stride // self.alignment for name, stride in by_row}
+        for name, tensor in (("bias", self.broad_bias), ("keep", self.broad_keep)):
+            found = (0, 0, 0, 0) if tensor is None else tensor.stride()
+            strides |= {f"{name}_{dim}": stride for dim, stride in zip("bhmn", found, strict=True)}
+        for dim, name in enumerate(("span_b", "span_h", "span_m")):
+            strides[name] = 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)
+        unit = 1.0 if exact(self.query) else LOG2E.value
+        starts, ends = self.bounds
+        tensors = {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "SPANS": spans}
+        tensors |= {"STARTS": starts, "ENDS": ends, "SEED": self.seed}
+        tensors["LOG_P"] = None if self.log_polarity is None else self.log_polarity.float() * unit
+        window = self.visibility.window
+        sizes = {"queries": self.queries, "keys": self.keys, "heads": self.heads, "groups": self.heads // self.kv_heads}
+        sizes |= {"rows": self.batch * self.heads * self.queries, "offset": self.visibility.offset}
+        sizes["window"] = 0 if window is None else min(window, self.queries + self.keys)
+        numbers = {"dropout_p": self.dropout_p, "scale": self.scale * unit, "cap": 0.0}
+        if self.softcap is not None:
+            numbers |= {"scale": self.scale / self.softcap, "cap": self.softcap * unit}
+        return {**tensors, **strides, **sizes, **numbers, **self.constants(tile)}
+
+    def constants(self, tile: Tile) -> dict[str, Any]:
+        """What a kernel is compiled for: no length is among it."""
+        return {
+            "DIM": self.dim,
+            "VALUE_DIM": self.value_dim,
+            "BLOCK_DIM": padded(self.dim),
+            "BLOCK_VALUE": padded(self.value_dim),
+            "ALIGN": self.alignment,
+            "BLOCK_M": tile.rows,
+            "BLOCK_N": tile.columns,
+            "POLARITY": 2 if self.log_polarity is not None else int(self.signed),
+            "CAUSAL": self.visibility.causal,
+            "WINDOW": self.visibility.window is not None,
+            "CAPPED": self.softcap is not None,
+            "DROPOUT": self.dropout_p > 0,
+            "PRECISION": precision(self.query),
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+            "enable_fp_fusion": True,
+        }
+
+    def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
+        """The spans of the mask by blocks of rows (or of keys), int32 `[batch or 1, heads or 1, blocks or 1, 4]`."""
+        keep = self.visibility.keep
+        if keep is None:
+            return None
+        reach = self.queries if transposed else self.keys
+        mask = keep.view(torch.uint8)
+        if transposed:
+            mask = mask.transpose(2, 3)
+        batch, heads, rows, columns = mask.shape
+        blocks = math.ceil(rows / block)
+        spans = mask.new_empty((batch, heads, blocks, 4), dtype=torch.int32)
+        if spans.numel():
+            span_kernel[batch * heads * blocks,](
+                mask, spans, *mask.stride(), heads, rows, columns, reach if columns == 1 else 1, BLOCK_R=block, BLOCK_C=64
+            )  # fmt: skip
+        return spans
+
+
+def precision(tensor: Tensor) -> str:
+    """How float32 is multiplied: exactly, unless torch has been told that TF32 will do. Half precision is not concerned."""
+    if tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        return "tf32"
+    return "ieee"
+
+
+def exact(tensor: Tensor) -> bool:
+    """Whether a call is computed with all the digits of float32."""
+    return tensor.dtype == torch.float32 and precision(tensor) == "ieee"
+
+
+def fused_forward(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]` (a transposed view of `[batch, queries, heads, value_dim]`), and L in float32.
+
+    For float32 inputs that are multiplied exactly the third tensor is `[2, batch, heads, queries]`, the statistics that the backward pass
+    needs; else it is empty.
+    """
+    output, lse, stats = outputs(problem.query, problem.value)
+    if lse.numel() == 0:
+        return output, lse, stats
+
+    def _launch(tile: Tile) -> None:
+        arguments = problem.arguments(tile, problem.spans(tile.rows))
+        results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
+        forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results)
+
+    problem.run("forward", _launch)
+    return output, lse, stats
+
+
+def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty results in the layout of `fused_forward`."""
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    stats = query.new_empty((2, *lse.shape) if exact(query) else (0,), dtype=torch.float32)
+    return dense(query, value.shape[3]), lse, stats
+
+
+def dense(like: Tensor, dim: int) -> Tensor:
+    """An empty `[batch, heads, length, dim]` that lies in memory as `[batch, length, heads, dim]`, as Transformers wants it next."""
+    batch, heads, length = like.shape[:3]
+    return like.new_empty((batch, length, heads, dim)).transpose(1, 2)
+
+
+@dataclass
+class Gradients:
+    """What `fused_backward` returns; None where nothing was asked for."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    log_polarity: Tensor | None
+    bias: Tensor | None
+
+
+def fused_backward(
+    problem: Problem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, log_polarity: bool, bias: bool
+) -> Gradients:
+    """Gradients in the dtypes of their tensors (that of log p in float32), from that of the output; the flags ask for two of them."""
+    grad_query, grad_key, grad_value = (dense(tensor, tensor.shape[3]) for tensor in (problem.query, problem.key, problem.value))
+    output, grad_output = (tensor.transpose(1, 2).contiguous() for tensor in (output, grad_output))
+    delta, lse = torch.empty_like(lse), lse.contiguous()
+    by_row = torch.zeros_like(lse) if log_polarity else None
+    shared = {"GRAD": grad_output, "LSE": lse, "STATS": stats if stats.numel() else None, "DELTA": delta}
+    if lse.numel() and not stats.numel():
+        delta_kernel[math.ceil(lse.numel() / 64),](
+            output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded(problem.value_dim), 64
+        )  # fmt: skip
+    if lse.numel():
+        results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
+
+        def _launch_rows(tile: Tile) -> None:
+            arguments = problem.arguments(tile, problem.spans(tile.rows))
+            query_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **shared, **results)
+
+        problem.run("query", _launch_rows)
+    if problem.batch * problem.keys:
+        into = {"DK": grad_key.transpose(1, 2), "DV": grad_value.transpose(1, 2), "factor": problem.scale}
+
+        def _launch_columns(tile: Tile) -> None:
+            arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+            key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
+
+        problem.run("key_value", _launch_columns)
+    by_head = None if by_row is None else by_row.sum((0, 2))
+    return Gradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
+
+
+def _bias_gradient(problem: Problem, shared: dict[str, Tensor | None]) -> Tensor | None:
+    bias = problem.bias
+    if bias is None or bias.numel() == 0 or problem.queries * problem.keys == 0:
+        return None if bias is None else torch.zeros_like(bias)
+    batch, heads, rows, columns = bias.shape
+    tile = tiles("bias", max(problem.dim, problem.value_dim), problem.query.element_size())[0]
+    blocks = math.ceil(problem.queries / tile.rows), math.ceil(problem.keys / tile.columns)
+    shared_rows, shared_columns = rows < problem.queries, columns < problem.keys
+    sizes = (blocks[0] if shared_rows else rows, blocks[1] if shared_columns else columns)
+    partial = bias.new_empty((batch, heads, *sizes), dtype=torch.float32)
+    strides = dict(zip(("out_b", "out_h", "out_m", "out_n"), partial.stride(), strict=True))
+    bias_kernel[blocks[0] * blocks[1] * batch * heads,](
+        **problem.arguments(tile, problem.spans(tile.rows)),
+        **shared,
+        **strides,
+        D_BIAS=partial,
+        batch=problem.batch,
+        bias_batch=batch,
+        bias_heads=heads,
+        SHARED_M=shared_rows,
+        SHARED_N=shared_columns,
+    )
+    return partial.sum_to_size(bias.shape).to(bias.dtype)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The tensor, copied if its last dimension is not dense or its rows lie too far apart for 32-bit offsets within a tile."""
+    return tensor if tensor.stride(3) == 1 and abs(tensor.stride(2)) < FARTHEST else tensor.contiguous()

@@ -1,0 +1,82 @@
+"""May the fused kernels run here? Answers need no GPU and import Triton only to find out whether it can be imported."""
+
+import importlib
+import importlib.util
+import os
+import re
+from functools import cache
+
+import torch
+from torch import Tensor
+
+OLDEST, NEWEST = (3, 6), (3, 9)
+OLDEST_CAPABILITY = (8, 0)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST_HEAD = 256
+DEVICES = ("cuda", "xpu")
+
+
+def unsupported(query: Tensor, value: Tensor) -> str | None:
+    """Why the fused kernels cannot run a call with these tensors, as the end of a sentence; None if they can."""
+    if query.dtype not in DTYPES:
+        return f"computes float16, bfloat16 and float32, but the tensors are {query.dtype}"
+    for name, size in (("head_dim", query.shape[3]), ("value_dim", value.shape[3])):
+        if size > LARGEST_HEAD or size == 0:
+            return f"has head sizes from 1 to {LARGEST_HEAD}, but {name} is {size}"
+    reason = triton_missing()
+    return _device(query) if reason is None else reason
+
+
+def _device(query: Tensor) -> str | None:
+    if query.device.type == "cpu" and interpreted():
+        return None
+    if query.device.type not in DEVICES:
+        return f"runs on {' and '.join(DEVICES)} devices (and in Triton's interpreter), but the tensors are on {query.device}"
+    return _capability(query.device.index or 0) if query.device.type == "cuda" else None
+
+
+# To the compiler these answers are constants. It would trace through a cache, so the caches lie behind functions of their own.
+@torch.compiler.assume_constant_result
+def triton_missing() -> str | None:
+    """Why there is no usable Triton, as the end of a sentence; None if there is one."""
+    return probe_triton()
+
+
+@torch.compiler.assume_constant_result
+def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@torch.compiler.assume_constant_result
+def _capability(index: int) -> str | None:
+    have = _probe_capability(index)
+    if have < OLDEST_CAPABILITY and torch.version.hip is None:
+        return f"needs an NVIDIA GPU of compute capability {_dotted(OLDEST_CAPABILITY)} or newer, but this one has {_dotted(have)}"
+    return None
+
+
+@cache
+def _probe_capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+@cache
+def probe_triton() -> str | None:
+    """What `triton_missing` answers, found out once."""
+    wanted = f"triton {_dotted(OLDEST)} to {_dotted(NEWEST)}"
+    if importlib.util.find_spec("triton") is None:
+        return f"needs {wanted}, which is not installed (pip install hf-tanhmax[triton])"
+    try:
+        module = importlib.import_module("triton")
+        importlib.import_module("triton.language")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return f"needs {wanted}, but the installed one cannot be imported: {error}"
+    have = tuple(int(part) for part in re.findall(r"\d+", module.__version__)[:2])
+    if not OLDEST <= have <= NEWEST:
+        return f"needs {wanted}, but {module.__version__} is installed"
+    return None
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)

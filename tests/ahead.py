@@ -1,0 +1,146 @@
+"""Ahead-of-time compilation of the kernels for NVIDIA GPUs, on any machine: what each shipped tile costs, as a table.
+
+`python tests/ahead.py` prints one JSON line per kernel that was compiled: registers, bytes of stack, shared memory, and how many spilling,
+exponential, 16-byte loading and tensor-core instructions it has. It must run in a process of its own, without TRITON_INTERPRET. `--write`
+stores the table for this version of Triton.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLES = Path(__file__).parent / "compiled"
+DTYPES = {2: "bf16", 4: "fp32"}
+ARCHITECTURES = (90, 80, 100)
+# The masking of a kernel that the table is about, and of the combinations that are compiled at head size 64 only.
+FEATURES = {
+    "causal": {"CAUSAL": True},
+    "full": {},
+    "softmax": {"CAUSAL": True, "POLARITY": 0},
+    "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
+}
+POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "SPANS": "i32", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
+STATISTICS = ("LSE", "STATS", "DELTA", "D_LOG_P")
+FLOATS = ("scale", "cap", "factor", "dropout_p")
+
+
+@dataclass(frozen=True)
+class Build:
+    """One kernel with one tile, for one architecture."""
+
+    kernel: str
+    head: int
+    size: int
+    row: int
+    features: str
+    architecture: int
+
+    @property
+    def name(self):
+        return f"{self.kernel} D{self.head} {DTYPES[self.size]} row {self.row} {self.features} sm_{self.architecture}"
+
+
+def builds():
+    """Every row of the table of tiles for sm_90; the defaults of head sizes 64 and 128 on the other architectures; other features at 64."""
+    from hf_tanhmax.kernels.schedule import TABLE
+
+    for (kernel, head, size), rows in TABLE.items():
+        for row in range(len(rows)):
+            for architecture in ARCHITECTURES:
+                if architecture == 90 or (head in (64, 128) and size == 2 and row == 0 and kernel != "bias"):
+                    yield Build(kernel, head, size, row, "causal", architecture)
+        if size == 2 and head == 64:
+            yield from (Build(kernel, head, size, 0, features, 90) for features in ("full", "softmax", "everything"))
+        elif size == 4 and head == 64:
+            yield Build(kernel, head, size, 0, "everything", 90)
+
+
+def arguments(build):
+    """Constants and pointer types of a build, by parameter."""
+    from hf_tanhmax.kernels.schedule import TABLE
+
+    tile = TABLE[build.kernel, build.head, build.size][build.row]
+    wanted = FEATURES[build.features]
+    constants = dict.fromkeys(("DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE"), build.head)
+    constants |= {"ALIGN": 8, "BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "POLARITY": 1, "PRECISION": "ieee"}
+    constants |= dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "SHARED_M", "SHARED_N"), False)
+    constants["PASSES"] = 2 if build.size == 4 else 1
+    constants |= {name: value for name, value in wanted.items() if name in constants}
+    absent = {"LOG_P": constants["POLARITY"] == 2, "SEED": "DROPOUT" in wanted, "KEEP": "KEEP" in wanted, "SPANS": "KEEP" in wanted}
+    absent |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
+    absent |= {"STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
+    return tile, constants, {name for name, present in absent.items() if not present}
+
+
+def compiled(build):
+    """The compiled kernel, by Triton's public compiler interface; no driver and no GPU are asked."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hf_tanhmax.kernels import backward, forward
+
+    function = getattr(forward if build.kernel == "forward" else backward, f"{build.kernel}_kernel")
+    tile, constants, absent = arguments(build)
+    signature, values, attributes = {}, {}, {}
+    for index, name in enumerate(function.arg_names):
+        if name in constants or name in absent:
+            signature[name], values[index,] = "constexpr", constants.get(name)
+        elif name.isupper():
+            signature[name] = "*" + POINTERS.get(name, "fp32" if name in STATISTICS else DTYPES[build.size])
+            attributes[index,] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "fp32" if name in FLOATS else "i32"
+    source = ASTSource(fn=function, signature=signature, constexprs=values, attrs=attributes)
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
+    return triton.compile(source, target=GPUTarget("cuda", build.architecture, 32), options=options)
+
+
+def costs(kernel):
+    """Registers, spilled bytes, shared memory and instruction counts of a compiled kernel."""
+    import triton
+
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        usage = subprocess.run([tools / "cuobjdump", "-res-usage", binary], capture_output=True, text=True, check=True).stdout
+        code = subprocess.run([tools / "nvdisasm", "-c", binary], capture_output=True, text=True, check=True).stdout
+    registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))
+    patterns = {"spills": r"\bSTL", "ex2": r"MUFU\.EX2", "wide": r"LDG\S*\.128|LDGSTS\S*\.128", "matrix": r"\b(?:HGMMA|HMMA|UTCHMMA)\b"}
+    counts = {key: len(re.findall(pattern, code)) for key, pattern in patterns.items()}
+    return {"registers": registers, "stack": stack, "shared": kernel.metadata.shared, **counts}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="a part of the name")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    os.environ.pop("TRITON_INTERPRET", None)
+    import triton
+
+    def one(build):
+        return build.name, costs(compiled(build))
+
+    table = {}
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for name, cost in pool.map(one, (build for build in builds() if options.only in build.name)):
+            table[name] = cost
+            print(json.dumps({"name": name, **cost}), flush=True)
+    if options.write:
+        TABLES.mkdir(exist_ok=True)
+        path = TABLES / f"triton-{'.'.join(triton.__version__.split('.')[:2])}.json"
+        path.write_text("{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(cost)}" for name, cost in table.items()) + "\n}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Triton's interpreter, corrected where it differs from a GPU in silence.
+
+* `tl.dot` multiplies the raw bits of bfloat16 operands, which it holds as uint16: they are widened first, and accumulated in float32.
+* A cast from float32 to bfloat16 cuts digits off: it rounds to nearest even here, as a GPU does.
+"""
+
+import contextlib
+import importlib.util
+import os
+
+import numpy as np
+import torch
+
+
+def _widened(handle):
+    import triton.language as tl
+
+    if handle.dtype.scalar != tl.bfloat16:
+        return handle.data
+    return (handle.data.astype(np.uint32) << 16).view(np.float32)
+
+
+def _rounded(data):
+    """float32 -> the bits of bfloat16, by torch."""
+    return torch.from_numpy(np.ascontiguousarray(data)).bfloat16().view(torch.int16).numpy().view(np.uint16)
+
+
+@contextlib.contextmanager
+def faithful():
+    """Correct the interpreter for the duration of the context; without Triton, or with a GPU, there is nothing to correct."""
+    if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
+        yield
+        return
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    create_dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+
+    def dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+        product = np.matmul(_widened(a), _widened(b), dtype=d.data.dtype)
+        return TensorHandle(product + d.data, d.dtype.scalar)
+
+    def cast_impl(self, src, dst_type):
+        if src.dtype.scalar == tl.float32 and dst_type.scalar == tl.bfloat16:
+            return TensorHandle(_rounded(src.data), dst_type.scalar)
+        return cast(self, src, dst_type)
+
+    InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = dot, cast_impl
+    try:
+        yield
+    finally:
+        InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast

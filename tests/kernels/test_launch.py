@@ -1,0 +1,142 @@
+"""Between tensors and kernels: what decides about compilation, layouts, and that nothing waits for the device."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hf_tanhmax import tanhmax_attention
+from hf_tanhmax.visibility import Visibility
+
+launch = pytest.importorskip("hf_tanhmax.kernels.launch", reason="needs triton")
+from hf_tanhmax.kernels.schedule import Tile
+
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+TILE = Tile(16, 16, 4, 1)
+
+
+def problem(queries=19, keys=37, head_dim=64, value_dim=64, layout="bhsd", dtype=torch.float16, **changes):
+    def tensor(heads, length, width):
+        if layout == "bhsd":
+            return torch.randn(2, heads, length, width).to(dtype)
+        return torch.randn(2, length, heads, width).to(dtype).transpose(1, 2)
+
+    fields = {"log_polarity": None, "signed": True, "bias": None, "scale": 0.5, "softcap": None, "dropout_p": 0.0, "seed": None, **changes}
+    tensors = tensor(4, queries, head_dim), tensor(2, keys, head_dim), tensor(2, keys, value_dim)
+    return launch.Problem(*tensors, visibility=Visibility(queries, keys, causal=True), **fields)
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 5])
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_what_is_compiled_does_not_depend_on_the_length(layout, head_dim):
+    constants = [
+        problem(queries, keys, head_dim, head_dim, layout).constants(TILE)
+        for queries, keys in ((1, 1), (2, 3), (16, 64), (19, 37), (128, 8))
+    ]
+    assert all(found == constants[0] for found in constants)
+    assert constants[0]["ALIGN"] == (1 if head_dim == 5 else 8)
+
+
+def test_every_run_time_integer_is_left_unspecialised():
+    """Triton compiles anew for integers that are 1 or divisible by 16, unless told not to."""
+    code = """
+import json
+from hf_tanhmax.kernels import backward, forward
+kernels = [forward.forward_kernel, forward.span_kernel]
+kernels += [getattr(backward, f"{name}_kernel") for name in ("delta", "key_value", "query", "bias")]
+floats = ("scale", "cap", "factor", "dropout_p")
+print(json.dumps([
+    (kernel.fn.__name__, parameter.name)
+    for kernel in kernels for parameter in kernel.params
+    if not parameter.is_constexpr and not parameter.name.isupper() and parameter.name not in floats and not parameter.do_not_specialize
+]))
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(run.stdout) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(GPU == "cpu", reason="needs a CUDA device")
+def test_a_new_length_compiles_nothing():
+    from hf_tanhmax.kernels.forward import forward_kernel
+
+    counts = []
+    for length in (64, 65, 80, 1, 129):
+        query = torch.randn(1, 2, length, 64, device=GPU, dtype=torch.bfloat16)
+        tanhmax_attention(query, query, query, is_causal=True, implementation="triton")
+        counts.append(sum(len(caches[0]) for caches in forward_kernel.device_caches.values()))
+    assert len(set(counts)) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(GPU == "cpu", reason="needs a CUDA device")
+def test_a_cuda_graph_replays_both_passes():
+    tensors = [torch.randn(2, 4, 100, 64, device=GPU, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    keep = torch.arange(100, device=GPU) < 70
+
+    def step():
+        output = tanhmax_attention(*tensors, keep=keep.view(1, 1, 1, -1), is_causal=True, dropout_p=0.1, implementation="triton")
+        return output, *torch.autograd.grad(output.float().square().sum(), tensors)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    with torch.no_grad():
+        tensors[0].mul_(2.0)
+    torch.cuda.manual_seed(3)
+    graph.replay()
+    replayed = [tensor.clone() for tensor in found]
+    torch.cuda.manual_seed(3)
+    graph.replay()
+    assert all(torch.equal(one, other) for one, other in zip(replayed, found, strict=True))
+    assert all(tensor.isfinite().all() for tensor in replayed)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(GPU == "cpu", reason="needs a CUDA device")
+def test_nothing_waits_for_the_device():
+    tensors = [torch.randn(2, 4, 100, 64, device=GPU, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    keep = torch.rand(2, 1, 100, 100, device=GPU) > 0.2
+    call = {"keep": keep, "dropout_p": 0.1, "polarity": 0.5, "implementation": "triton"}
+    tanhmax_attention(*tensors, **call).sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        tanhmax_attention(*tensors, **call).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_results_lie_as_transformers_wants_them_next():
+    output, lse, stats = launch.outputs(*(torch.empty(2, 4, 7, 16, dtype=torch.bfloat16),) * 2)
+    assert output.shape == (2, 4, 7, 16)
+    assert output.transpose(1, 2).is_contiguous()
+    assert lse.shape == (2, 4, 7)
+    assert lse.dtype == torch.float32
+    assert stats.numel() == 0
+
+
+def test_rows_that_are_not_dense_or_lie_too_far_apart_are_copied():
+    sparse = torch.zeros(3 * 32).as_strided((1, 1, 3, 8), (0, 0, 32, 4))
+    assert launch._rows(sparse).stride() == (24, 24, 8, 1)
+    far = torch.zeros(launch.FARTHEST + 8).as_strided((1, 1, 2, 8), (0, 0, launch.FARTHEST, 1))
+    assert launch._rows(far).stride()[2:] == (8, 1)
+    dense = torch.zeros(1, 1, 3, 8)
+    assert launch._rows(dense) is dense
+
+
+def test_no_kernel_adds_atomically():
+    """So every result is the same to the bit, and there is nothing to switch."""
+    import inspect
+
+    from hf_tanhmax.kernels import backward, forward, primitives
+
+    assert not any("atomic" in inspect.getsource(module).split('"""', 2)[2] for module in (backward, forward, primitives))
