@@ -54,6 +54,8 @@ def composed_attention(
         ValueError: an unknown kernel.
         NotImplementedError: a named kernel that cannot run the call; the sentence says why.
     """
+    if scale <= 0:  # the CPU's kernel multiplies hidden scores, which are -inf, by the scale
+        query, scale = (-query, -scale) if scale else (query * 0.0, 1.0)
     log_p = log_polarity(polarity)
     pattern = _pattern(visibility, bias)
     wants = torch.is_grad_enabled() and (polarity.requires_grad or (bias is not None and bias.requires_grad))

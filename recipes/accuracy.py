@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hf_tanhmax.kernels.support import interpreted, triton_missing
+from hf_tanhmax.stock import KERNELS
+
 from .contenders import Contender, eager, exact, named
 from .gpu_contenders import CALLS_CUDNN, CALLS_FLASH, EAGER, FUSED, doubled_keys, two_calls
+from .interpreter import faithful
 from .measure import gpu_environment
 from .results import git_commit, table
 
@@ -40,11 +44,32 @@ class Row:
 
 
 def contenders(device: str) -> dict[str, Contender]:
-    """All of them by name. The fused kernels are among them on a GPU alone: Triton's interpreter rounds bfloat16 wrongly."""
+    """All of them by name. On the CPU the fused kernels are among them where Triton interprets, corrected to round as a GPU does."""
     always = {"cpu": _on_the_cpu(named("cpu")), "doubled keys": doubled_keys, EAGER: eager}
-    if device != "cuda":
-        return {**always, "two calls, float32 inside": named("composed")}
-    return {FUSED: named("triton"), **always, CALLS_FLASH: two_calls("flash"), CALLS_CUDNN: two_calls("cudnn")}
+    if device == "cuda":
+        return {FUSED: named("triton"), **always, CALLS_FLASH: two_calls("flash"), CALLS_CUDNN: two_calls("cudnn")}
+    fused = {FUSED: _faithfully(named("triton"))} if interpreted() and triton_missing() is None else {}
+    return {**fused, **always, "two calls, outputs rounded": two_rounded, "two calls, float32 inside": named("composed")}
+
+
+def _faithfully(function: Contender) -> Contender:
+    def call(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+        with faithful():
+            return function(query, key, value, causal)
+
+    return call
+
+
+def two_rounded(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """Two softmax calls as on a GPU: exact inside, their outputs rounded to the dtype of the query, then joined in float32."""
+    exact_ = [tensor.float() for tensor in (query, key, value)]
+    halves, lses = [], []
+    for sign in (1.0, -1.0):
+        output, lse, _ = KERNELS["cpu"].forward(sign * exact_[0], *exact_[1:], None, causal, query.shape[-1] ** -0.5)
+        halves.append(output.to(query.dtype).float())
+        lses.append(lse[..., None])
+    shares = torch.sigmoid(lses[0] - lses[1]), torch.sigmoid(lses[1] - lses[0])
+    return (shares[0] * halves[0] - shares[1] * halves[1]).to(query.dtype)
 
 
 def _on_the_cpu(function: Contender) -> Contender:

@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from hf_tanhmax.kernels.support import triton_missing
+
 from . import accuracy, attention_cpu, attention_gpu, gpu_plan, gpu_report, roofline
 
 REPORTS = {"attention": attention_cpu.report, "attention-gpu": gpu_report.report, "accuracy": accuracy.report}
@@ -112,6 +114,8 @@ def _attention(arguments: argparse.Namespace) -> dict[str, Any]:
 def _accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("there is no CUDA device here; --device cpu measures what runs on the CPU")
+    if arguments.device == "cpu" and triton_missing() is None and "TRITON_INTERPRET" not in os.environ:
+        _again_in_the_interpreter()
     arguments.output = arguments.output or RESULTS / f"accuracy-{arguments.device}.json"
     return accuracy.accuracy(arguments.device)
 

@@ -27,6 +27,8 @@ FEATURES = {
     "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
 }
 POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "SPANS": "i32", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
+# Kernels whose blocks are not in the table of tiles: their constants.
+FIXED = {"delta": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_M": 64}, "span": {"DENSE": 1, "BLOCK_R": 128, "BLOCK_C": 32}}
 STATISTICS = ("LSE", "STATS", "DELTA", "D_LOG_P")
 FLOATS = ("scale", "cap", "factor", "dropout_p")
 
@@ -60,12 +62,15 @@ def builds():
             yield from (Build(kernel, head, size, 0, features, 90) for features in ("full", "softmax", "everything"))
         elif size == 4 and head == 64:
             yield Build(kernel, head, size, 0, "everything", 90)
+    yield from (Build(kernel, 64, 2, 0, "full", architecture) for kernel in FIXED for architecture in ARCHITECTURES)
 
 
 def arguments(build):
     """Constants and pointer types of a build, by parameter."""
-    from hf_tanhmax.kernels.schedule import TABLE
+    from hf_tanhmax.kernels.schedule import TABLE, Tile
 
+    if build.kernel in FIXED:
+        return Tile(0, 0, 8 if build.kernel == "span" else 4, 1), FIXED[build.kernel], set()
     tile = TABLE[build.kernel, build.head, build.size][build.row]
     wanted = FEATURES[build.features]
     constants = dict.fromkeys(("DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE"), build.head)
@@ -87,7 +92,7 @@ def compiled(build):
 
     from hf_tanhmax.kernels import backward, forward
 
-    function = getattr(forward if build.kernel == "forward" else backward, f"{build.kernel}_kernel")
+    function = getattr(forward if build.kernel in ("forward", "span") else backward, f"{build.kernel}_kernel")
     tile, constants, absent = arguments(build)
     signature, values, attributes = {}, {}, {}
     for index, name in enumerate(function.arg_names):

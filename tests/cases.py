@@ -107,13 +107,14 @@ CASES: dict[str, Case] = {
 }
 
 
-def visible(case, arguments):
-    """The boolean mask of a case, `[batch, heads, queries, keys]`, from the definition of each argument."""
-    i, j = torch.arange(case.queries)[:, None], torch.arange(case.keys)[None]
+def visible(inputs, arguments):
+    """The boolean mask of a call, `[batch, heads, queries, keys]`, from the definition of each argument."""
+    batch, heads, queries, keys = *inputs[0].shape[:3], inputs[1].shape[2]
+    i, j = torch.arange(queries)[:, None], torch.arange(keys)[None]
     causal = arguments.get("is_causal", False)
     if causal == "lower_right":
-        i = i + case.keys - case.queries
-    seen = torch.ones(case.batch, H, case.queries, case.keys, dtype=torch.bool)
+        i = i + keys - queries
+    seen = torch.ones(batch, heads, queries, keys, dtype=torch.bool)
     if causal:
         seen &= j <= i
     if arguments.get("window"):
@@ -122,28 +123,28 @@ def visible(case, arguments):
         seen &= arguments["keep"]
     if arguments.get("cu_seqlens") is not None:
         bounds = arguments["cu_seqlens"].tolist()
-        segment = torch.tensor([sum(bound <= position for bound in bounds) for position in range(case.keys)])
+        segment = torch.tensor([sum(bound <= position for bound in bounds) for position in range(keys)])
         seen &= segment[:, None] == segment[None]
     return seen
 
 
-def oracle(case, inputs, arguments):
+def oracle(inputs, arguments):
     """Output and signed weights in the dtype of the inputs: softmax over [a, log p - a], second half counted negative."""
     query, key, value = inputs[:3]
-    groups = H // case.kv_heads
+    groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = query @ key.transpose(-1, -2) * arguments.get("scale", D**-0.5)
+    scores = query @ key.transpose(-1, -2) * arguments.get("scale", query.shape[-1] ** -0.5)
     if arguments.get("softcap"):
         scores = arguments["softcap"] * torch.tanh(scores / arguments["softcap"])
     if arguments.get("bias") is not None:
         scores = scores + arguments["bias"]
     polarity = arguments.get("polarity", 1.0)
     shift = polarity.log().reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
-    seen = visible(case, arguments)
+    seen = visible(inputs, arguments)
     both = torch.cat([scores, shift - scores], dim=-1).masked_fill(~torch.cat([seen, seen], -1), -math.inf)
     empty = ~seen.any(-1, keepdim=True)
     shares = both.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
-    weights = shares[..., : case.keys] - shares[..., case.keys :]
+    weights = shares[..., : key.shape[2]] - shares[..., key.shape[2] :]
     return weights @ value, weights
 
 
@@ -157,7 +158,7 @@ def two_softmax_calls(case, inputs, arguments):
         scores = scores + arguments["bias"]
     polarity = arguments.get("polarity", 1.0)
     shift = polarity.log().reshape(-1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
-    seen = visible(case, arguments)
+    seen = visible(inputs, arguments)
     empty = ~seen.any(-1, keepdim=True)
     halves = [half.masked_fill(~seen, -math.inf).masked_fill(empty, 0.0) for half in (scores, -scores)]
     plus, minus = halves[0].logsumexp(-1), halves[1].logsumexp(-1) + shift
@@ -174,7 +175,7 @@ def doubled_stock(case, inputs, arguments):
     bias = arguments.get("bias", torch.zeros((), dtype=query.dtype)).expand(case.batch, H, case.queries, case.keys)
     polarity = arguments.get("polarity", 1.0)
     shift = polarity.log().reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
-    seen = visible(case, arguments)
+    seen = visible(inputs, arguments)
     empty = ~seen.any(-1, keepdim=True)
     mask = torch.cat([bias, shift - bias], -1).masked_fill(~torch.cat([seen, seen], -1), -math.inf).masked_fill(empty, 0.0)
     scale = arguments.get("scale", D**-0.5)

@@ -11,7 +11,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are first imported
 
-from interpreter import faithful
+from recipes.interpreter import faithful
 
 
 @pytest.fixture(autouse=True, scope="session")

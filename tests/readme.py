@@ -24,7 +24,12 @@ def speed():
     return benchmark.report(json.loads((RESULTS / "attention-cpu.json").read_text()))
 
 
-BLOCKS = {"supported models": table, "sst2": sst2, "benchmark": speed}
+def accuracy():
+    """The errors in half precision."""
+    return benchmark.report(json.loads((RESULTS / "accuracy-cpu.json").read_text()))
+
+
+BLOCKS = {"supported models": table, "sst2": sst2, "accuracy": accuracy, "benchmark": speed}
 
 
 def rendered(text):

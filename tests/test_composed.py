@@ -19,7 +19,7 @@ def test_doubled_keys_equal_two_calls(polarity):
     doubled = doubled_keys(query, key, value, visibility, bias=None, scale=SCALE, log_polarity=heads.log())
     two_calls = composed_attention(query, key, value, visibility, scale=SCALE, polarity=heads)
     inputs = (query, key, value)
-    expected = with_gradients(oracle(case, inputs, {**arguments, "polarity": polarity})[0], inputs)
+    expected = with_gradients(oracle(inputs, {**arguments, "polarity": polarity})[0], inputs)
     for output in (doubled, two_calls):
         for found, true in zip(with_gradients(output, inputs), expected, strict=True):
             assert error(found, true) < 1e-12

@@ -201,7 +201,7 @@ MASKED = (*MASKED, "empty_rows", "nothing_kept", "bias", "bias_per_head", "bias_
 
 
 def doubled_softmax(case, inputs, arguments):
-    return oracle(case, inputs, arguments)[0]
+    return oracle(inputs, arguments)[0]
 
 
 EAGER = (doubled_softmax, two_softmax_calls, doubled_stock)

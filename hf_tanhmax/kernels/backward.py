@@ -245,7 +245,7 @@ def bias_kernel(
         if KEEP is not None:
             p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
             p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
-        low, _, _, high = key_span(
+        low, _full_low, _full_high, high = key_span(
             i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
         )  # fmt: skip
         if (i_n >= low) & (i_n < high):
@@ -263,7 +263,7 @@ def bias_kernel(
             b_delta = tl.load(DELTA + p_row, mask=m_row, other=0.0)[:, None]
             b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
             b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)
-            _, _, b_ds = tile_gradient(
+            _b_w, _b_dlog_p, b_ds = tile_gradient(
                 b_qk, b_dp, b_shift[:, None], b_inverse[:, None], b_delta, BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, p_keep, i_bh,
                 i_m, i_n, o_m[:, None],
                 o_n[None, :], bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed,

@@ -132,25 +132,30 @@ def attend(
 
 @triton.jit(do_not_specialize=["keep_b", "keep_h", "keep_r", "keep_c", "heads", "rows", "columns", "reach"])
 def span_kernel(
-    KEEP, SPANS, keep_b, keep_h, keep_r, keep_c, heads, rows, columns, reach, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
+    KEEP, SPANS, keep_b, keep_h, keep_r, keep_c, heads, rows, columns, reach, DENSE: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """For each block of mask rows, [batch, heads, blocks, 4]: from where to where any row keeps, and from where to where all rows keep.
 
-    `reach` is how many columns one column of the mask stands for (1, or all of them where the mask has but one).
+    `reach` is how many columns one column of the mask stands for (1, or all of them where the mask has but one). DENSE names the dimension
+    whose elements lie next to each other, 0 for rows and 1 for columns, so that threads read them so; -1 is neither.
     """
     blocks = tl.cdiv(rows, BLOCK_R)
     i_bh = tl.program_id(0) // blocks
     i_b, i_h = (i_bh // heads).to(tl.int64), (i_bh % heads).to(tl.int64)
     i_r = tl.program_id(0) % blocks * BLOCK_R
     o_r, o_c = tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_C)
-    p_rows = KEEP + i_b * keep_b + i_h * keep_h + i_r.to(tl.int64) * keep_r + o_r[:, None] * keep_r
+    step_r = 1 if DENSE == 0 else keep_r
+    step_c = 1 if DENSE == 1 else keep_c
+    p_tile = KEEP + i_b * keep_b + i_h * keep_h + i_r.to(tl.int64) * keep_r + o_r[:, None] * step_r + o_c[None, :] * step_c
     b_first = tl.full([BLOCK_R], 0, tl.int32) + columns
     b_last = tl.full([BLOCK_R], 0, tl.int32)
     b_count = tl.full([BLOCK_R], 0, tl.int32)
     for i_c in range(0, columns, BLOCK_C):
         o_column = i_c + o_c[None, :]
         m_in = (i_r + o_r < rows)[:, None] & (o_column < columns)
-        m_kept = tl.load(p_rows + o_column.to(tl.int64) * keep_c, mask=m_in, other=0) != 0
+        m_kept = tl.load(p_tile, mask=m_in, other=0) != 0
+        p_tile += BLOCK_C * keep_c
         b_first = tl.minimum(b_first, tl.min(tl.where(m_kept, o_column, columns), 1))
         b_last = tl.maximum(b_last, tl.max(tl.where(m_kept, o_column + 1, 0), 1))
         b_count += tl.sum(m_kept.to(tl.int32), 1)

@@ -138,9 +138,14 @@ class Problem:
         spans = mask.new_empty((batch, heads, blocks, 4), dtype=torch.int32)
         if spans.numel():
             span_kernel[batch * heads * blocks,](
-                mask, spans, *mask.stride(), heads, rows, columns, reach if columns == 1 else 1, BLOCK_R=block, BLOCK_C=64
+                mask, spans, *mask.stride(), heads, rows, columns, reach if columns == 1 else 1, DENSE=_dense_dimension(mask),
+                BLOCK_R=block, BLOCK_C=32, num_warps=8,
             )  # fmt: skip
         return spans
+
+
+def _dense_dimension(mask: Tensor) -> int:
+    return 1 if mask.stride(3) == 1 else 0 if mask.stride(2) == 1 else -1
 
 
 def precision(tensor: Tensor) -> str:

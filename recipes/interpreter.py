@@ -1,4 +1,4 @@
-"""Triton's interpreter, corrected where it differs from a GPU in silence.
+"""Triton's interpreter, corrected where it differs from a GPU in silence: tests and rehearsals run the kernels in it.
 
 * `tl.dot` multiplies the raw bits of bfloat16 operands, which it holds as uint16: they are widened first, and accumulated in float32.
 * A cast from float32 to bfloat16 cuts digits off: it rounds to nearest even here, as a GPU does.
@@ -7,12 +7,14 @@
 import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
 
-def _widened(handle):
+def _widened(handle: Any) -> np.ndarray:
     import triton.language as tl
 
     if handle.dtype.scalar != tl.bfloat16:
@@ -20,13 +22,13 @@ def _widened(handle):
     return (handle.data.astype(np.uint32) << 16).view(np.float32)
 
 
-def _rounded(data):
+def _rounded(data: np.ndarray) -> np.ndarray:
     """float32 -> the bits of bfloat16, by torch."""
     return torch.from_numpy(np.ascontiguousarray(data)).bfloat16().view(torch.int16).numpy().view(np.uint16)
 
 
 @contextlib.contextmanager
-def faithful():
+def faithful() -> Iterator[None]:
     """Correct the interpreter for the duration of the context; without Triton, or with a GPU, there is nothing to correct."""
     if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
         yield
@@ -36,11 +38,11 @@ def faithful():
 
     create_dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
 
-    def dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+    def dot(_builder: Any, a: Any, b: Any, d: Any, *_: Any) -> Any:
         product = np.matmul(_widened(a), _widened(b), dtype=d.data.dtype)
         return TensorHandle(product + d.data, d.dtype.scalar)
 
-    def cast_impl(self, src, dst_type):
+    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
         if src.dtype.scalar == tl.float32 and dst_type.scalar == tl.bfloat16:
             return TensorHandle(_rounded(src.data), dst_type.scalar)
         return cast(self, src, dst_type)

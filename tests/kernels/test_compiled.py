@@ -1,0 +1,78 @@
+"""Every shipped tile, compiled ahead of time for real GPUs by the installed Triton, costs what the table of that version says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="needs triton")
+import ahead
+
+VERSION = ".".join(triton.__version__.split(".")[:2])
+TABLE = ahead.TABLES / f"triton-{VERSION}.json"
+# Bytes that a GPU gives a block: 99 KiB is what the small ones of compute capability 8.6, 8.9 and 12.0 give, which run the code for 8.0.
+SHARED_LIMIT = {"sm_80": 99 * 1024, "sm_90": 99 * 1024, "sm_100": 227 * 1024}
+
+if not (Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm").exists():
+    pytest.skip("this Triton comes without NVIDIA's tools", allow_module_level=True)
+
+
+def table():
+    if not TABLE.exists():
+        pytest.skip(f"there is no table for triton {VERSION}; python tests/ahead.py --write makes one")
+    return json.loads(TABLE.read_text())
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Costs by name, compiled once a kernel: in a process of its own, as the interpreter is on in this one."""
+    found = {}
+
+    def costs(kernel):
+        if kernel not in found:
+            environment = {name: item for name, item in os.environ.items() if name != "TRITON_INTERPRET"}
+            command = [sys.executable, ahead.__file__, "--only", f"{kernel} D", "--jobs", "1"]
+            run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+            found[kernel] = {entry.pop("name"): entry for entry in map(json.loads, run.stdout.splitlines())}
+        return found[kernel]
+
+    return costs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["forward", "key_value", "query", "bias", "delta", "span"])
+def test_costs_are_those_of_the_table(compiled, kernel):
+    expected = {name: costs for name, costs in table().items() if name.startswith(f"{kernel} D")}
+    found = compiled(kernel)
+    assert set(found) == set(expected), "the table is not of these tiles; python tests/ahead.py --write makes it anew"
+    for name, costs in found.items():
+        for key in ("registers", "stack", "spills", "shared"):
+            assert costs[key] <= expected[name][key], f"{name}: {costs[key]} {key}, the table has {expected[name][key]}"
+        for key in ("ex2", "matrix", "wide"):
+            assert costs[key] == expected[name][key], f"{name}: {costs[key]} {key} instructions, the table has {expected[name][key]}"
+
+
+@pytest.mark.parametrize("name", list(json.loads(TABLE.read_text())) if TABLE.exists() else [])
+def test_the_table_holds_what_a_fast_kernel_needs(name):
+    costs = table()[name]
+    kernel, _, dtype, *_, architecture = name.split()
+    assert costs["shared"] <= SHARED_LIMIT[architecture]
+    if kernel in ahead.FIXED:
+        assert costs["spills"] == costs["ex2"] == costs["matrix"] == 0
+        return
+    assert costs["wide"] > 0, "no 16-byte loads"
+    assert (costs["matrix"] > 0) == (dtype == "bf16"), "half precision runs on tensor cores, exact float32 does not"
+    if architecture == "sm_90" and " row 0 " in name and "everything" not in name and "fp32" not in name:
+        assert costs["spills"] <= 20, f"{kernel} spills"
+
+
+def test_softmax_takes_half_the_exponentials():
+    entries = table()
+    for kernel in ("key_value", "query"):
+        signed, positive = (entries[f"{kernel} D64 bf16 row 0 {features} sm_90"]["ex2"] for features in ("causal", "softmax"))
+        assert signed == 2 * positive
+    forward = [entries[f"forward D64 bf16 row 0 {features} sm_90"]["ex2"] for features in ("causal", "softmax")]
+    assert forward[1] < 0.55 * forward[0]  # beside them, one a row for the shift

@@ -1,0 +1,174 @@
+"""Random calls, every implementation against float64: sizes, strides, masks, windows, groups, dtypes, polarities, extreme scores.
+
+A failing call shrinks to a small one, and prints itself as the arguments that make it again.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from cases import oracle, with_gradients
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hf_tanhmax import tanhmax_attention, why_not
+
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = {"triton": ("float32", "bfloat16", "float16"), "cpu": ("float64", "float32", "bfloat16"), "composed": ("float64", "float32")}
+EXAMPLES = {"triton": 25, "cpu": 150, "composed": 100}
+# Errors in units of the dtype's: eager's own error, at least one rounding, times this.
+SLACK = 6.0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One call, as plain numbers and names, so that hypothesis can shrink it and print it."""
+
+    seed: int = 0
+    batch: int = 1
+    kv_heads: int = 1
+    groups: int = 1
+    queries: int = 1
+    keys: int = 1
+    head_dim: int = 1
+    value_dim: int = 1
+    layout: str = "bhsd"
+    scale: float = 1.0
+    causal: str | bool = False
+    window: int | None = None
+    softcap: float | None = None
+    polarity: float | str = 1.0
+    keep: str | None = None
+    bias: tuple[bool, bool, bool, bool] | None = None
+    packed: tuple[int, ...] | None = None
+
+    def tensor(self, generator, heads, length, width):
+        shape = (self.batch, length, heads, width) if self.layout == "bshd" else (self.batch, heads, length, width)
+        found = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if self.layout == "sliced":
+            found = torch.stack([found, found], -2)[..., 0, :]  # rows that are not next to each other
+        return found.transpose(1, 2) if self.layout == "bshd" else found
+
+    def call(self):
+        """Query, key, value and keyword arguments, in float64 on the CPU."""
+        generator = torch.Generator().manual_seed(self.seed)
+        heads, keys = self.kv_heads * self.groups, self.queries if self.packed else self.keys
+        tensors = [
+            self.tensor(generator, many, length, width)
+            for many, length, width in (
+                (heads, self.queries, self.head_dim),
+                (self.kv_heads, keys, self.head_dim),
+                (self.kv_heads, keys, self.value_dim),
+            )
+        ]
+        shape = (self.batch, heads, self.queries, keys)
+        arguments = {"is_causal": self.causal, "window": self.window, "softcap": self.softcap, "scale": self.scale}
+        arguments["polarity"] = torch.rand(heads, generator=generator, dtype=torch.float64) if self.polarity == "heads" else self.polarity
+        if self.keep == "dense":
+            arguments["keep"] = torch.rand(shape, generator=generator) > 0.4
+        elif self.keep == "keys":
+            arguments["keep"] = torch.rand(self.batch, 1, 1, keys, generator=generator) > 0.4
+        elif self.keep is not None:
+            lengths = torch.randint(0, keys + 1, (self.batch, 1, 1, 1), generator=generator)
+            positions = torch.arange(keys)
+            arguments["keep"] = positions < lengths if self.keep == "right" else positions >= keys - lengths
+        if self.bias is not None:
+            size = [1 if shared else full for shared, full in zip(self.bias, shape, strict=True)]
+            arguments["bias"] = torch.randn(size, generator=generator, dtype=torch.float64)
+        if self.packed:
+            cuts = sorted({min(cut, self.queries) for cut in self.packed})
+            arguments["cu_seqlens"] = torch.tensor([0, *cuts, self.queries], dtype=torch.int32)
+        return tensors, arguments
+
+
+@st.composite
+def calls(draw):
+    """A call that `tanhmax_attention` accepts."""
+    packed = draw(st.none() | st.lists(st.integers(0, 40), min_size=1, max_size=3).map(tuple))
+    return Drawn(
+        seed=draw(st.integers(0, 99)),
+        batch=1 if packed else draw(st.integers(1, 2)),
+        kv_heads=draw(st.integers(1, 2)),
+        groups=draw(st.integers(1, 3)),
+        queries=draw(st.sampled_from((1, 2, 7, 16, 17, 33))),
+        keys=draw(st.sampled_from((1, 3, 11, 16, 31, 49))),
+        head_dim=draw(st.sampled_from((1, 5, 8, 16, 17, 40))),
+        value_dim=draw(st.sampled_from((1, 5, 8, 16, 17))),
+        layout=draw(st.sampled_from(("bhsd", "bshd", "sliced"))),
+        scale=draw(st.sampled_from((1e-3, 0.1, 0.5, 3.0, -0.5))),
+        causal=draw(st.sampled_from((False, True, "upper_left", "lower_right"))),
+        window=draw(st.none() | st.integers(1, 40)),
+        softcap=draw(st.none() | st.sampled_from((0.5, 5.0, 50.0))),
+        polarity=draw(st.sampled_from((1.0, 0.0, 0.3, 1e-6, "heads"))),
+        keep=draw(st.sampled_from((None, "dense", "keys", "right", "left"))),
+        bias=draw(st.none() | st.tuples(*[st.booleans()] * 4)),
+        packed=packed,
+    )
+
+
+def placed(call, dtype, device="cpu"):
+    """Leaves that want gradients, the first three query, key and value, and the arguments with them."""
+    tensors, arguments = call
+    leaves = [tensor.to(device, dtype).requires_grad_() for tensor in tensors]
+    found = {}
+    for name, item in arguments.items():
+        found[name] = item.to(device) if isinstance(item, torch.Tensor) else item
+        if isinstance(item, torch.Tensor) and item.is_floating_point():
+            found[name] = item.to(device, dtype).requires_grad_()
+            leaves.append(found[name])
+    return leaves, found
+
+
+def rounded(call, dtype):
+    """The call with its inputs rounded to a dtype, in float64 again: what the exact result is computed from."""
+    tensors, arguments = call
+    return [tensor.to(dtype).double() for tensor in tensors], {
+        name: item.to(dtype).double() if isinstance(item, torch.Tensor) and item.is_floating_point() else item
+        for name, item in arguments.items()
+    }
+
+
+def eagerly(call, dtype, **changes):
+    """Output and gradients by the oracle, in `dtype`."""
+    leaves, arguments = placed(call, dtype)
+    return with_gradients(oracle(leaves, {**arguments, **changes})[0], leaves)
+
+
+def check(drawn, implementation, dtype):
+    call = rounded(drawn.call(), dtype)
+    if implementation != "triton" and why_not(*call[0], **call[1], implementation=implementation):
+        return
+    leaves, arguments = placed(call, dtype, GPU if implementation == "triton" else "cpu")
+    found = with_gradients(tanhmax_attention(*leaves[:3], implementation=implementation, **arguments), leaves)
+    exact, eager, softmax = eagerly(call, torch.float64), eagerly(call, dtype), eagerly(call, torch.float64, polarity=0.0)
+    eps = torch.finfo(dtype).eps
+    largest = max(tensor.norm() for tensor in exact)
+    names = ("output", "query", "key", "value", "argument", "argument")
+    for name, one, rough, true, positive in zip(names, found, eager, exact, softmax, strict=False):
+        assert one.isfinite().all(), name
+        # Small weights are differences of two shares of softmax's size, and small gradients of two terms: that is what rounds.
+        size = true.norm() + positive.norm() + largest * (abs(drawn.scale) * drawn.head_dim if name in ("query", "key") else 1.0)
+        errors = [((tensor.cpu().double() - true).norm() / size.clamp(min=1e-30)).item() for tensor in (one, rough)]
+        allowed = SLACK * max(errors[1] if math.isfinite(errors[1]) else 0.0, eps)
+        assert errors[0] <= allowed, f"{name}: relative error {errors[0]:.1e}, eager's is {errors[1]:.1e}"
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize(("implementation", "dtype"), [(name, dtype) for name, dtypes in DTYPES.items() for dtype in dtypes])
+def test_random_calls(implementation, dtype):
+    if implementation == "triton":
+        pytest.importorskip("triton", reason="needs triton")
+
+    @settings(
+        max_examples=EXAMPLES[implementation],
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(calls())
+    def run(drawn):
+        check(drawn, implementation, getattr(torch, dtype))
+
+    run()
