@@ -1,6 +1,6 @@
 """TanhMax attention for Hugging Face Transformers: attention weights with a sign.
 
-Importing this package registers the attention functions and the model types with Transformers; it imports no Triton and starts no CUDA.
+Importing this package registers the attention functions and the model types with Transformers; it loads no kernel and starts no CUDA.
 """
 
 from typing import Any

@@ -76,7 +76,7 @@ class Problem:
 
     def blocks(self) -> Iterator[Block]:
         """Rectangles of about `TILE` scores: whole batch entries where they are small, else some heads of one entry."""
-        rows = min(self.queries, max(16, ROWS // self.groups))
+        rows = max(1, min(self.queries, max(16, ROWS // self.groups)))
         area = max(1, rows * self.groups * self.keys)
         many_heads = max(1, min(self.kv_heads, TILE // area))
         many_entries = max(1, TILE // (area * self.kv_heads)) if many_heads == self.kv_heads else 1

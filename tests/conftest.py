@@ -1,6 +1,7 @@
 """What every test stands on: poisoned uninitialised memory, one thread, no network, and Triton's interpreter where there is no GPU."""
 
 import os
+from importlib import import_module
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,6 +12,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are first imported
 
+from hf_tanhmax.kernels import support
+from hf_tanhmax.kernels.schedule import Tile, tiles
 from recipes.interpreter import faithful
 
 
@@ -51,7 +54,12 @@ def _faithful_interpreter():
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of 16 by 16 in the interpreter, so that small inputs have several blocks; on a GPU the tiles that are shipped."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        schedule = pytest.importorskip("hf_tanhmax.kernels.schedule")
-        launch = pytest.importorskip("hf_tanhmax.kernels.launch", reason="needs triton")
-        monkeypatch.setattr(launch, "tiles", lambda *_: (schedule.Tile(16, 16, 4, 1),))
+    if os.environ.get("TRITON_INTERPRET") == "1" and support.triton_missing() is None:
+        monkeypatch.setattr(import_module("hf_tanhmax.kernels.launch"), "tiles", lambda *_: (Tile(16, 16, 4, 1),))
+
+
+@pytest.fixture
+def shipped_tiles(monkeypatch, small_tiles):
+    """The tiles of the table again, in the interpreter too."""
+    if support.triton_missing() is None:
+        monkeypatch.setattr(import_module("hf_tanhmax.kernels.launch"), "tiles", tiles)

@@ -64,7 +64,7 @@ def test_float64_equals_the_oracle(name, implementation):
 @EVERY
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("name", CASES)
-def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation):
+def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation, request):
     """At most twice the error of an eager run in the same dtype, or two roundings of the result.
 
     `composed` is held against eager compositions, whose two halves cancel as its own do (documented), and each half may be off.
@@ -72,6 +72,8 @@ def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation):
     case = CASES[name]
     if implementation == "composed" and name in NOT_COMPOSED:
         pytest.skip("stock kernels have no softcap")
+    if name == "long":
+        request.getfixturevalue("shipped_tiles")
     exact_inputs, exact_arguments = case.tensors(dtype)
     exact_inputs = [tensor.detach().double().requires_grad_() for tensor in exact_inputs]
     rest = iter(exact_inputs[3:])
@@ -95,7 +97,7 @@ def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation):
 
 
 @EVERY
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"plain", "packed_causal", "multi_head", "multi_query"}))
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"plain", "long", "packed_causal", "multi_head", "multi_query"}))
 def test_every_argument_moves_the_output(name, implementation):
     """No implementation swallows an argument: without it the output is another one."""
     case = CASES[name]
@@ -118,7 +120,8 @@ def test_no_future_leak(implementation):
     for position in (10, 7, 3):
         key[:, :, position:], value[:, :, position:] = 1e3, float("-1e3")
         after = tanhmax_attention(query, key, value, is_causal=True, implementation=implementation)
-        assert torch.equal(after[:, :, :position], before[:, :, :position]) or implementation == "reference"
+        if implementation == "triton":
+            assert torch.equal(after[:, :, :position], before[:, :, :position])
         torch.testing.assert_close(after[:, :, :position], before[:, :, :position], rtol=0, atol=1e-12)
 
 

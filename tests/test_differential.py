@@ -1,9 +1,10 @@
 """Random calls, every implementation against float64: sizes, strides, masks, windows, groups, dtypes, polarities, extreme scores.
 
-A failing call shrinks to a small one, and prints itself as the arguments that make it again.
+A failing call shrinks to a small one, and prints itself as the arguments that make it again. HF_TANHMAX_FUZZ=10 draws ten times as many.
 """
 
 import math
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +17,7 @@ from hf_tanhmax import tanhmax_attention, why_not
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"triton": ("float32", "bfloat16", "float16"), "cpu": ("float64", "float32", "bfloat16"), "composed": ("float64", "float32")}
-EXAMPLES = {"triton": 25, "cpu": 150, "composed": 100}
+EXAMPLES = {"triton": 8, "cpu": 150, "composed": 100}
 # Errors in units of the dtype's: eager's own error, at least one rounding, times this.
 SLACK = 6.0
 
@@ -90,7 +91,7 @@ def calls(draw):
         seed=draw(st.integers(0, 99)),
         batch=1 if packed else draw(st.integers(1, 2)),
         kv_heads=draw(st.integers(1, 2)),
-        groups=draw(st.integers(1, 3)),
+        groups=draw(st.integers(1, 2)),
         queries=draw(st.sampled_from((1, 2, 7, 16, 17, 33))),
         keys=draw(st.sampled_from((1, 3, 11, 16, 31, 49))),
         head_dim=draw(st.sampled_from((1, 5, 8, 16, 17, 40))),
@@ -161,7 +162,7 @@ def test_random_calls(implementation, dtype):
         pytest.importorskip("triton", reason="needs triton")
 
     @settings(
-        max_examples=EXAMPLES[implementation],
+        max_examples=EXAMPLES[implementation] * int(os.environ.get("HF_TANHMAX_FUZZ", "1")),
         deadline=None,
         derandomize=True,
         database=None,
