@@ -58,10 +58,8 @@ def builds():
             for architecture in ARCHITECTURES:
                 if architecture == 90 or (head in (64, 128) and size == 2 and row == 0 and kernel != "bias"):
                     yield Build(kernel, head, size, row, "causal", architecture)
-        if size == 2 and head == 64:
-            yield from (Build(kernel, head, size, 0, features, 90) for features in ("full", "softmax", "everything"))
-        elif size == 4 and head == 64:
-            yield Build(kernel, head, size, 0, "everything", 90)
+        if head == 64 and kernel in ("forward", "key_value"):
+            yield from (Build(kernel, head, size, 0, features, 90) for features in FEATURES if features != "causal" and size == 2)
     yield from (Build(kernel, 64, 2, 0, "full", architecture) for kernel in FIXED for architecture in ARCHITECTURES)
 
 
