@@ -109,10 +109,11 @@ def fused_attention(
 
     Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials).
     """
-    from .kernels.launch import Problem, fused_forward
+    from .kernels.launch import Problem, device_of, fused_forward
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    return fused_forward(Problem(query, key, value, log_polarity, signed, visibility, bias, scale, softcap, dropout_p, seed))
+    with device_of(query):
+        return fused_forward(Problem(query, key, value, log_polarity, signed, visibility, bias, scale, softcap, dropout_p, seed))
 
 
 @torch.library.custom_op("hf_tanhmax::fused_attention_backward", mutates_args=())
@@ -140,11 +141,12 @@ def fused_attention_backward(
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
-    from .kernels.launch import Problem, fused_backward
+    from .kernels.launch import Problem, device_of, fused_backward
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    problem = Problem(query, key, value, log_polarity, signed, visibility, bias, scale, softcap, dropout_p, seed)
-    found = fused_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias)
+    with device_of(query):
+        problem = Problem(query, key, value, log_polarity, signed, visibility, bias, scale, softcap, dropout_p, seed)
+        found = fused_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias)
     polarity_grad = query.new_empty(0) if found.log_polarity is None or log_polarity is None else found.log_polarity.to(log_polarity.dtype)
     return found.query, found.key, found.value, polarity_grad, query.new_empty(0) if found.bias is None else found.bias
 

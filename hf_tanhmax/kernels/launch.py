@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -52,13 +53,12 @@ class Problem:
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
         """Launch a kernel with the tile that it is to take."""
         rows = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size())
-        tile = rows[0]
         if len(rows) > 1 and autotuning():
             masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
             lengths = (length_bucket(self.queries), length_bucket(self.keys))
             key = (kernel, str(self.query.device), self.query.dtype, padded(self.dim), padded(self.value_dim), *masking, *lengths)
-            tile = fastest(key, rows, launch, do_bench)
-        launch(tile)
+            rows = (fastest(key, rows, launch, do_bench),)
+        launch(rows[0])
 
     @cached_property
     def bounds(self) -> tuple[Tensor | None, Tensor | None]:
@@ -153,6 +153,13 @@ def precision(tensor: Tensor) -> str:
     if tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return "tf32"
     return "ieee"
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
+    if tensor.device.type == "cpu":
+        return nullcontext()
+    return torch.get_device_module(tensor.device).device(tensor.device)
 
 
 def exact(tensor: Tensor) -> bool:

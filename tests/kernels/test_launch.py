@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hf_tanhmax import tanhmax_attention
+from hf_tanhmax.ops import fused_attention
 from hf_tanhmax.visibility import Visibility
 
 launch = pytest.importorskip("hf_tanhmax.kernels.launch", reason="needs triton")
@@ -113,6 +114,42 @@ def test_nothing_waits_for_the_device():
         tanhmax_attention(*tensors, **call).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_the_tensors_device_need_not_be_the_current_one():
+    near = [torch.randn(2, 4, 33, 64, device="cuda:0", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    far = [tensor.detach().to("cuda:1").requires_grad_() for tensor in near]
+    outputs = [tanhmax_attention(*tensors, implementation="triton") for tensors in (near, far)]
+    assert torch.equal(outputs[0].cpu(), outputs[1].cpu())
+    gradients = [torch.autograd.grad(output.sum(), tensors) for output, tensors in zip(outputs, (near, far), strict=True)]
+    assert all(torch.equal(one.cpu(), other.cpu()) for one, other in zip(*gradients, strict=True))
+
+
+def test_running_out_of_memory_leaves_nothing_behind(monkeypatch):
+    tensors = [torch.randn(1, 2, 19, 8, device=GPU, requires_grad=True) for _ in range(3)]
+    expected = tanhmax_attention(*tensors, implementation="triton")
+    with monkeypatch.context() as context:
+        context.setattr(launch, "dense", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")))
+        with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+            tanhmax_attention(*tensors, implementation="triton")
+        with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+            expected.sum().backward(retain_graph=True)
+    assert all(tensor.grad is None for tensor in tensors)
+    expected.sum().backward()
+    assert torch.equal(tanhmax_attention(*tensors, implementation="triton"), expected)
+
+
+def test_shapes_past_two_to_the_31_elements():
+    query = torch.empty(64, 64, 16384, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    assert query.numel() > 2**31
+    output, lse, _ = fused_attention(query, query, query, None, None, None, None, None, True, 0, None, 0.1, None, 0.0, True)
+    assert output.shape == query.shape
+    assert output.stride() == (16384 * 64 * 64, 64, 64 * 64, 1)
+    assert lse.shape == query.shape[:3]
+    (gradient,) = torch.autograd.grad(output.sum(), query)
+    assert gradient.shape == query.shape
 
 
 def test_results_lie_as_transformers_wants_them_next():
