@@ -17,7 +17,7 @@ from hf_tanhmax import tanhmax_attention, why_not
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"triton": ("float32", "bfloat16", "float16"), "cpu": ("float64", "float32", "bfloat16"), "composed": ("float64", "float32")}
-EXAMPLES = {"triton": 6, "cpu": 150, "composed": 100}
+EXAMPLES = {"triton": 6, "cpu": 100, "composed": 60}
 # Errors in units of the dtype's: eager's own error, at least one rounding, times this.
 SLACK = 6.0
 
