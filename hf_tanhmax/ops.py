@@ -109,11 +109,12 @@ def fused_attention(
 
     Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials).
     """
-    from .kernels.launch import Problem, device_of, fused_forward
+    from .kernels.launch import Problem, device_of, fused_forward, is_exact
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     with device_of(query):
-        return fused_forward(Problem(query, key, value, log_polarity, signed, visibility, bias, scale, softcap, dropout_p, seed))
+        numbers = (scale, softcap, dropout_p, seed, is_exact(query))
+        return fused_forward(Problem(query, key, value, log_polarity, signed, visibility, bias, *numbers))
 
 
 @torch.library.custom_op("hf_tanhmax::fused_attention_backward", mutates_args=())
@@ -145,7 +146,8 @@ def fused_attention_backward(
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     with device_of(query):
-        problem = Problem(query, key, value, log_polarity, signed, visibility, bias, scale, softcap, dropout_p, seed)
+        numbers = (scale, softcap, dropout_p, seed, stats.numel() > 0)
+        problem = Problem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
         found = fused_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias)
     polarity_grad = query.new_empty(0) if found.log_polarity is None or log_polarity is None else found.log_polarity.to(log_polarity.dtype)
     return found.query, found.key, found.value, polarity_grad, query.new_empty(0) if found.bias is None else found.bias

@@ -26,7 +26,8 @@ FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 class Problem:
     """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None where `signed` says it all.
 
-    `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device.
+    `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device. `exact` is
+    decided once, by the forward pass (`is_exact`): torch's setting may be another one when the gradient is computed.
     """
 
     query: Tensor
@@ -40,6 +41,7 @@ class Problem:
     softcap: float | None
     dropout_p: float
     seed: Tensor | None
+    exact: bool
 
     def __post_init__(self) -> None:
         self.query, self.key, self.value = (_rows(tensor) for tensor in (self.query, self.key, self.value))
@@ -89,7 +91,7 @@ class Problem:
             strides |= {f"{name}_{dim}": stride for dim, stride in zip("bhmn", found, strict=True)}
         for dim, name in enumerate(("span_b", "span_h", "span_m")):
             strides[name] = 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)
-        unit = 1.0 if exact(self.query) else LOG2E.value
+        unit = 1.0 if self.exact else LOG2E.value
         starts, ends = self.bounds
         tensors = {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "SPANS": spans}
         tensors |= {"STARTS": starts, "ENDS": ends, "SEED": self.seed}
@@ -118,7 +120,7 @@ class Problem:
             "WINDOW": self.visibility.window is not None,
             "CAPPED": self.softcap is not None,
             "DROPOUT": self.dropout_p > 0,
-            "PRECISION": precision(self.query),
+            "PRECISION": "tf32" if self.query.dtype == torch.float32 and not self.exact else "ieee",
             "num_warps": tile.warps,
             "num_stages": tile.stages,
             "enable_fp_fusion": True,
@@ -148,13 +150,6 @@ def _dense_dimension(mask: Tensor) -> int:
     return 1 if mask.stride(3) == 1 else 0 if mask.stride(2) == 1 else -1
 
 
-def precision(tensor: Tensor) -> str:
-    """How float32 is multiplied: exactly, unless torch has been told that TF32 will do. Half precision is not concerned."""
-    if tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-        return "tf32"
-    return "ieee"
-
-
 def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
     if tensor.device.type == "cpu":
@@ -162,9 +157,9 @@ def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     return torch.get_device_module(tensor.device).device(tensor.device)
 
 
-def exact(tensor: Tensor) -> bool:
-    """Whether a call is computed with all the digits of float32."""
-    return tensor.dtype == torch.float32 and precision(tensor) == "ieee"
+def is_exact(tensor: Tensor) -> bool:
+    """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do."""
+    return tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
 
 
 def fused_forward(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,7 +184,7 @@ def fused_forward(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Empty results in the layout of `fused_forward`."""
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    stats = query.new_empty((2, *lse.shape) if exact(query) else (0,), dtype=torch.float32)
+    stats = query.new_empty((2, *lse.shape) if is_exact(query) else (0,), dtype=torch.float32)
     return dense(query, value.shape[3]), lse, stats
 
 

@@ -116,3 +116,20 @@ def test_tf32_only_if_torch_was_told_so(precision):
             assert error(one.cpu(), other.cpu()) < (1e-6 if precision == "highest" else 2e-3)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("settings", [("highest", "high"), ("high", "highest")])
+def test_the_setting_may_change_between_the_passes(settings):
+    before = torch.get_float32_matmul_precision()
+    tensors = inputs()
+    try:
+        torch.set_float32_matmul_precision(settings[0])
+        output = tanhmax_attention(*tensors, polarity=0.7, implementation="triton")
+        torch.set_float32_matmul_precision(settings[1])
+        found = torch.autograd.grad(output.square().sum(), tensors)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = doubled(tensors)
+    expected = torch.autograd.grad(tanhmax_attention(*exact, polarity=0.7, implementation="reference").square().sum(), exact)
+    for one, other in zip(found, expected, strict=True):
+        assert error(one.cpu(), other.cpu()) < (1e-6 if settings[0] == "highest" else 2e-3)

@@ -25,7 +25,17 @@ def problem(queries=19, keys=37, head_dim=64, value_dim=64, layout="bhsd", dtype
             return torch.randn(2, heads, length, width).to(dtype)
         return torch.randn(2, length, heads, width).to(dtype).transpose(1, 2)
 
-    fields = {"log_polarity": None, "signed": True, "bias": None, "scale": 0.5, "softcap": None, "dropout_p": 0.0, "seed": None, **changes}
+    fields = {
+        "log_polarity": None,
+        "signed": True,
+        "bias": None,
+        "scale": 0.5,
+        "softcap": None,
+        "dropout_p": 0.0,
+        "seed": None,
+        "exact": False,
+        **changes,
+    }
     tensors = tensor(4, queries, head_dim), tensor(2, keys, head_dim), tensor(2, keys, value_dim)
     return launch.Problem(*tensors, visibility=Visibility(queries, keys, causal=True), **fields)
 
