@@ -53,17 +53,7 @@ def key_span(
         high = tl.minimum(high, last + offset + window)
         full_low = tl.maximum(full_low, last + offset - window + 1)
         full_high = tl.minimum(full_high, i_m + offset + window)
-    if STARTS is not None:
-        low = tl.maximum(low, tl.load(STARTS + i_m))
-        high = tl.minimum(high, tl.load(ENDS + last))
-        full_low = tl.maximum(full_low, tl.load(STARTS + last))
-        full_high = tl.minimum(full_high, tl.load(ENDS + i_m))
-    if p_span is not None:
-        low = tl.maximum(low, tl.load(p_span))
-        high = tl.minimum(high, tl.load(p_span + 1))
-        full_low = tl.maximum(full_low, tl.load(p_span + 2))
-        full_high = tl.minimum(full_high, tl.load(p_span + 3))
-    return aligned(low, full_low, full_high, high, BLOCK_N)
+    return narrowed(low, full_low, full_high, high, i_m, last, STARTS, ENDS, p_span, BLOCK_N)
 
 
 @triton.jit
@@ -83,22 +73,22 @@ def query_span(
         high = tl.minimum(high, last - offset + window)
         full_low = tl.maximum(full_low, last - offset - window + 1)
         full_high = tl.minimum(full_high, i_n - offset + window)
+    return narrowed(low, full_low, full_high, high, i_n, last, STARTS, ENDS, p_span, BLOCK_M)
+
+
+@triton.jit
+def narrowed(low, full_low, full_high, high, first, last, STARTS, ENDS, p_span, BLOCK: tl.constexpr):
+    """A span within packed sequences and the span of a mask, its bounds at multiples of BLOCK (but `high`) and in order."""
     if STARTS is not None:
-        low = tl.maximum(low, tl.load(STARTS + i_n))
+        low = tl.maximum(low, tl.load(STARTS + first))
         high = tl.minimum(high, tl.load(ENDS + last))
         full_low = tl.maximum(full_low, tl.load(STARTS + last))
-        full_high = tl.minimum(full_high, tl.load(ENDS + i_n))
+        full_high = tl.minimum(full_high, tl.load(ENDS + first))
     if p_span is not None:
         low = tl.maximum(low, tl.load(p_span))
         high = tl.minimum(high, tl.load(p_span + 1))
         full_low = tl.maximum(full_low, tl.load(p_span + 2))
         full_high = tl.minimum(full_high, tl.load(p_span + 3))
-    return aligned(low, full_low, full_high, high, BLOCK_M)
-
-
-@triton.jit
-def aligned(low, full_low, full_high, high, BLOCK: tl.constexpr):
-    """The same span with bounds at multiples of BLOCK: `low` and `full_high` rounded down, `full_low` up, the order kept."""
     low = low // BLOCK * BLOCK
     full_low = tl.maximum(tl.cdiv(full_low, BLOCK) * BLOCK, low)
     full_high = tl.maximum(full_high // BLOCK * BLOCK, full_low)
