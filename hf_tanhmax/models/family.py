@@ -11,6 +11,7 @@ from transformers import initialization as init
 from ..patching import attention_modules, own
 from ..registration import EAGER, FUSED, SCORE_BIAS
 from ..settings import TanhMaxSettings
+from .adapters import fill_tables
 
 # In a TanhMax model the names of Transformers mean TanhMax already. Ours are other words for them: taken as they are, they would make
 # TanhMax of the layers that `tanhmax_layers` leaves softmax, and of a model that `to_softmax` made.
@@ -44,6 +45,11 @@ class TanhMaxFields:
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict[str, str] | None) -> None:
         IMPLEMENTATION.fset(self, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a dictionary. PEFT asks for it to look up default target modules, so its tables are filled in here."""
+        fill_tables()
+        return super().to_dict()  # type: ignore[misc]
 
     def validate_tanhmax(self) -> None:
         """Refuse what `TanhMaxSettings` refuses; Transformers calls it when a config is made."""
