@@ -12,6 +12,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are first imported
 
+from loopback.fixture import hub, hub_here, impatient  # noqa: F401
+
 from hf_tanhmax.kernels import support
 from hf_tanhmax.kernels.schedule import Tile, tiles
 from recipes.interpreter import faithful
