@@ -83,8 +83,8 @@ __all__ = [
     "why_not",
 ]
 
-registration.register()
-auto.register()
+registration.register_attention()
+auto.register_models()
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .composed import composed_attention
 from .functional import check_keep, check_polarity, log_polarity
-from .kernels import support
+from .kernels.support import fused_unsupported
 from .ops import blocked_attention, fused_attention
 from .reference import reference_attention
 from .visibility import Visibility
@@ -156,7 +156,7 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
         scale=query.shape[-1] ** -0.5 if options.scale is None else options.scale,
         softcap=options.softcap,
         dropout_p=options.dropout_p,
-        polarity=_polarity(options.polarity, query),
+        polarity=_checked_polarity(options.polarity, query),
         return_weights=options.return_weights,
     )
 
@@ -184,7 +184,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
     if call.return_weights:
         return "has no weights to return"
     if implementation == "triton":
-        return support.unsupported(call.query, call.value)
+        return fused_unsupported(call.query, call.value)
     if implementation == "cpu" and call.query.device.type != "cpu":
         return f"runs on the CPU alone, but the tensors are on {call.query.device}"
     if implementation == "composed" and call.softcap is not None:
@@ -302,7 +302,7 @@ def _segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:
     return torch.searchsorted(cu_seqlens.to(key.device, torch.int64), positions, right=True)
 
 
-def _polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:
+def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:
     heads, exact = query.shape[1], torch.promote_types(query.dtype, torch.float32)
     checked = check_polarity(polarity)
     if not isinstance(checked, Tensor):

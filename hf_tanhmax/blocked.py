@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .visibility import Visibility
 
-LOG2E = math.log2(math.e)
+LOG2_OF_E = math.log2(math.e)
 PLAIN_LIMIT = 60.0
 TILE = 1 << 19
 ROWS = 128
@@ -46,7 +46,7 @@ class Block:
 
 
 @dataclass
-class Problem:
+class BlockedProblem:
     """One attention call, cut into blocks. Forward and backward walk the same blocks in the same order.
 
     Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`; `seed` is an int64 scalar, the start of the dropout masks.
@@ -193,7 +193,7 @@ class Problem:
         return buffer[: self.tile_size(block)].view(-1, rows, columns)
 
 
-def blocked_forward(problem: Problem) -> tuple[Tensor, Tensor]:
+def blocked_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` in float32 (or float64), and L `[batch, heads, queries]` likewise."""
     shape = (problem.batch, problem.heads, problem.queries)
     output = torch.zeros(*shape, problem.value.shape[-1], dtype=problem.exact)
@@ -215,7 +215,7 @@ def blocked_forward(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def _weigh(
-    problem: Problem, block: Block, scores: Tensor, weights: Tensor, *, negative: bool = False
+    problem: BlockedProblem, block: Block, scores: Tensor, weights: Tensor, *, negative: bool = False
 ) -> tuple[Tensor, Tensor | float, Tensor | None, Tensor | None]:
     """Fill in the positive exponentials (into `scores`) and the signed weights, both without their denominator.
 
@@ -224,7 +224,7 @@ def _weigh(
     seen = problem.seen(block)
     shift: Tensor | float = 0.0
     plain = problem.plain(block)
-    capped = problem.scores(block, scores, LOG2E if plain else 1.0)
+    capped = problem.scores(block, scores, LOG2_OF_E if plain else 1.0)
     if plain:
         polarity = problem.per_head(torch.exp(problem.log_polarity), block)
         positive = scores.exp2_()
@@ -244,7 +244,7 @@ def _weigh(
     return positive.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True)), shift, opposite, capped
 
 
-def _shift(problem: Problem, block: Block, seen: Tensor | None, scores: Tensor) -> Tensor:
+def _shift(problem: BlockedProblem, block: Block, seen: Tensor | None, scores: Tensor) -> Tensor:
     """The largest exponent of each row over its visible keys; hidden scores are 0 afterwards, infinite ones finite."""
     limit = torch.finfo(scores.dtype).max / 4
     scores.clamp_(-limit, limit)
@@ -260,7 +260,7 @@ def _shift(problem: Problem, block: Block, seen: Tensor | None, scores: Tensor) 
 
 
 @dataclass
-class Gradients:
+class BlockedGradients:
     """What `blocked_backward` returns: gradients in the shapes of their tensors, None where none was asked for."""
 
     query: Tensor
@@ -270,7 +270,7 @@ class Gradients:
     log_polarity: Tensor | None
 
 
-def blocked_backward(problem: Problem, grad_output: Tensor, *, bias: bool = False, log_polarity: bool = False) -> Gradients:
+def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool = False, log_polarity: bool = False) -> BlockedGradients:
     """Gradients from that of the output; `bias` and `log_polarity` say whether theirs are wanted.
 
     Every block holds whole rows, so the denominator and D are computed anew: L and O carry a rounding that grows with the scores.
@@ -280,7 +280,7 @@ def blocked_backward(problem: Problem, grad_output: Tensor, *, bias: bool = Fals
     def _zeros(like: Tensor) -> Tensor:
         return torch.zeros(like.shape, dtype=problem.exact)
 
-    gradients = Gradients(
+    gradients = BlockedGradients(
         query=_zeros(problem.query),
         key=_zeros(problem.key),
         value=_zeros(problem.value),
@@ -311,7 +311,7 @@ def blocked_backward(problem: Problem, grad_output: Tensor, *, bias: bool = Fals
     return gradients
 
 
-def _back_to_inputs(problem: Problem, block: Block, gradients: Gradients, grad_scores: Tensor, capped: Tensor | None) -> None:
+def _back_to_inputs(problem: BlockedProblem, block: Block, gradients: BlockedGradients, grad_scores: Tensor, capped: Tensor | None) -> None:
     """From the gradient of a block's scores to those of bias, query and key."""
     if gradients.bias is not None:
         part = problem.part_of_bias(gradients.bias, block)

@@ -28,7 +28,7 @@ from .functional import log_polarity
 from .stock import KERNELS, Pattern, padded, refusal
 from .visibility import Visibility
 
-AUTOMATIC = ("cpu", "flash", "efficient")
+AUTOMATIC_KERNELS = ("cpu", "flash", "efficient")
 """The kernels that are chosen unasked, the first that can run a call."""
 
 
@@ -62,7 +62,7 @@ def composed_attention(
     if kernel is not None:
         _check_kernel(kernel, query, key, value, pattern, wants)
         return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, kernel)
-    for name in () if wants else AUTOMATIC:
+    for name in () if wants else AUTOMATIC_KERNELS:
         if refusal(name, query, key, value, pattern) is None:
             return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, name)
     return doubled_keys(query, key, value, visibility, bias=bias, scale=scale, log_polarity=log_p)

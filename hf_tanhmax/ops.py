@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocked import Problem, blocked_backward, blocked_forward
+from .blocked import BlockedProblem, blocked_backward, blocked_forward
 from .reference import reference_attention
 from .visibility import Visibility
 
@@ -35,7 +35,7 @@ def blocked_attention(
 ) -> tuple[Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` in the dtype of the query, and L `[batch, heads, queries]` in float32 or float64."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    problem = Problem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
+    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
     output, lse = blocked_forward(problem)
     return output.to(query.dtype), lse
 
@@ -62,7 +62,7 @@ def blocked_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    problem = Problem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
+    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
     found = blocked_backward(problem, grad_output, bias=wants_bias, log_polarity=wants_polarity)
     polarity_grad = log_polarity.new_empty(0) if found.log_polarity is None else found.log_polarity.to(log_polarity.dtype)
     bias_grad = query.new_empty(0) if found.bias is None or bias is None else found.bias.to(bias.dtype)
@@ -109,12 +109,12 @@ def fused_attention(
 
     Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials).
     """
-    from .kernels.launch import Problem, device_of, fused_forward, is_exact
+    from .kernels.launch import FusedProblem, device_of, is_exact, launch_forward
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     with device_of(query):
         numbers = (scale, softcap, dropout_p, seed, is_exact(query))
-        return fused_forward(Problem(query, key, value, log_polarity, signed, visibility, bias, *numbers))
+        return launch_forward(FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers))
 
 
 @torch.library.custom_op("hf_tanhmax::fused_attention_backward", mutates_args=())
@@ -142,13 +142,13 @@ def fused_attention_backward(
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
-    from .kernels.launch import Problem, device_of, fused_backward
+    from .kernels.launch import FusedProblem, device_of, launch_backward
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     with device_of(query):
         numbers = (scale, softcap, dropout_p, seed, stats.numel() > 0)
-        problem = Problem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
-        found = fused_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias)
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
+        found = launch_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias)
     polarity_grad = query.new_empty(0) if found.log_polarity is None or log_polarity is None else found.log_polarity.to(log_polarity.dtype)
     return found.query, found.key, found.value, polarity_grad, query.new_empty(0) if found.bias is None else found.bias
 

@@ -164,14 +164,14 @@ def attention_modules(model: nn.Module) -> list[Any]:
 def own(model: PreTrainedModel) -> None:
     """Patch a model of a TanhMax class, whose config holds the settings; what is patched already stays."""
     settings = model.config.tanhmax_settings
-    chosen = _chosen(model, settings)
+    chosen = _chosen_modules(model, settings)
     for module in chosen:
         if not isinstance(module.config, ConfigView):
             _patch_module(module, ConfigView(module.config, owned=True), settings)
 
 
 def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
-    chosen = _chosen(model, settings)
+    chosen = _chosen_modules(model, settings)
     for module in chosen:
         _patch_module(module, ConfigView(module.config, replace(settings, layers=None)), settings)
     return chosen
@@ -190,7 +190,7 @@ def _drop_score_bias(module: nn.Module) -> None:
         delattr(module, SCORE_BIAS)
 
 
-def _chosen(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
+def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
     modules = attention_modules(model)
     bypassing = sorted({type(module).__name__ for module in model.modules() if _bypasses(module)})
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)

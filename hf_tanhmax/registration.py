@@ -59,7 +59,7 @@ CARRIED = frozenset(
 )
 
 
-def register() -> None:
+def register_attention() -> None:
     """Register attention and mask under every name; calling it again changes nothing."""
     for name, function in ((FUSED, fused_forward), (EAGER, eager_forward), (PAGED, paged_forward)):
         AttentionInterface.register(name, function)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_tanhmax import blocked
-from hf_tanhmax.blocked import Problem, blocked_backward, blocked_forward
+from hf_tanhmax.blocked import BlockedProblem, blocked_backward, blocked_forward
 from hf_tanhmax.reference import reference_attention
 from hf_tanhmax.visibility import Visibility
 
@@ -14,7 +14,7 @@ from hf_tanhmax.visibility import Visibility
 def problem(query, key, value, polarity=1.0, visibility=None, **options):
     settings = {"bias": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None, **options}
     log_polarity = torch.full((query.shape[1],), polarity, dtype=query.dtype).log()
-    return Problem(query, key, value, log_polarity, visibility or Visibility(query.shape[2], key.shape[2]), **settings)
+    return BlockedProblem(query, key, value, log_polarity, visibility or Visibility(query.shape[2], key.shape[2]), **settings)
 
 
 def tensors(batch=3, heads=6, kv_heads=2, queries=53, keys=67, dim=5, std=1.0):

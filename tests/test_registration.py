@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import sdpa_mask
 
 from hf_tanhmax import TanhMaxLlamaModel, tanhmax, tanhmax_attention
-from hf_tanhmax.registration import CARRIED, EAGER, FUSED, PAGED, REFUSED, eager_forward, fused_forward, paged_forward, register
+from hf_tanhmax.registration import CARRIED, EAGER, FUSED, PAGED, REFUSED, eager_forward, fused_forward, paged_forward, register_attention
 
 BATCH, HEADS, GROUPS, QUERIES, KEYS, SIZE = 2, 6, 3, 5, 7, 11
 
@@ -54,7 +54,7 @@ def test_attention_and_mask_are_registered_together(name):
     for _ in range(2):
         assert AttentionInterface()[name] is {FUSED: fused_forward, EAGER: eager_forward, PAGED: paged_forward}[name]
         assert AttentionMaskInterface()[name] is sdpa_mask
-        register()
+        register_attention()
 
 
 @pytest.mark.parametrize("name", [FUSED, EAGER, PAGED])

@@ -15,7 +15,7 @@ from ..visibility import Visibility
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel, span_kernel
 from .primitives import LOG2E
-from .schedule import Kernel, Tile, padded, tiles
+from .schedule import Kernel, Tile, padded_size, tiles
 from .tuning import autotuning, fastest, length_bucket
 
 ALIGN = 8  # elements: 16 bytes in half precision, the widest load
@@ -23,7 +23,7 @@ FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
 @dataclass
-class Problem:
+class FusedProblem:
     """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None where `signed` says it all.
 
     `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device. `exact` is
@@ -58,7 +58,7 @@ class Problem:
         if len(rows) > 1 and autotuning():
             masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
             lengths = (length_bucket(self.queries), length_bucket(self.keys))
-            key = (kernel, str(self.query.device), self.query.dtype, padded(self.dim), padded(self.value_dim), *masking, *lengths)
+            key = (kernel, str(self.query.device), self.query.dtype, padded_size(self.dim), padded_size(self.value_dim), *masking, *lengths)
             rows = (fastest(key, rows, launch, do_bench),)
         launch(rows[0])
 
@@ -110,8 +110,8 @@ class Problem:
         return {
             "DIM": self.dim,
             "VALUE_DIM": self.value_dim,
-            "BLOCK_DIM": padded(self.dim),
-            "BLOCK_VALUE": padded(self.value_dim),
+            "BLOCK_DIM": padded_size(self.dim),
+            "BLOCK_VALUE": padded_size(self.value_dim),
             "ALIGN": self.alignment,
             "BLOCK_M": tile.rows,
             "BLOCK_N": tile.columns,
@@ -162,7 +162,7 @@ def is_exact(tensor: Tensor) -> bool:
     return tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
 
 
-def fused_forward(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` (a transposed view of `[batch, queries, heads, value_dim]`), and L in float32.
 
     For float32 inputs that are multiplied exactly the third tensor is `[2, batch, heads, queries]`, the statistics that the backward pass
@@ -182,7 +182,7 @@ def fused_forward(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Empty results in the layout of `fused_forward`."""
+    """Empty results in the layout of `launch_forward`."""
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     stats = query.new_empty((2, *lse.shape) if is_exact(query) else (0,), dtype=torch.float32)
     return dense(query, value.shape[3]), lse, stats
@@ -195,8 +195,8 @@ def dense(like: Tensor, dim: int) -> Tensor:
 
 
 @dataclass
-class Gradients:
-    """What `fused_backward` returns; None where nothing was asked for."""
+class FusedGradients:
+    """What `launch_backward` returns; None where nothing was asked for."""
 
     query: Tensor
     key: Tensor
@@ -205,9 +205,9 @@ class Gradients:
     bias: Tensor | None
 
 
-def fused_backward(
-    problem: Problem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, log_polarity: bool, bias: bool
-) -> Gradients:
+def launch_backward(
+    problem: FusedProblem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, log_polarity: bool, bias: bool
+) -> FusedGradients:
     """Gradients in the dtypes of their tensors (that of log p in float32), from that of the output; the flags ask for two of them."""
     grad_query, grad_key, grad_value = (dense(tensor, tensor.shape[3]) for tensor in (problem.query, problem.key, problem.value))
     output, grad_output = (tensor.transpose(1, 2).contiguous() for tensor in (output, grad_output))
@@ -216,7 +216,7 @@ def fused_backward(
     shared = {"GRAD": grad_output, "LSE": lse, "STATS": stats if stats.numel() else None, "DELTA": delta}
     if lse.numel() and not stats.numel():
         delta_kernel[math.ceil(lse.numel() / 64),](
-            output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded(problem.value_dim), 64
+            output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded_size(problem.value_dim), 64
         )  # fmt: skip
     if lse.numel():
         results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
@@ -235,10 +235,10 @@ def fused_backward(
 
         problem.run("key_value", _launch_columns)
     by_head = None if by_row is None else by_row.sum((0, 2))
-    return Gradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
+    return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
 
 
-def _bias_gradient(problem: Problem, shared: dict[str, Tensor | None]) -> Tensor | None:
+def _bias_gradient(problem: FusedProblem, shared: dict[str, Tensor | None]) -> Tensor | None:
     bias = problem.bias
     if bias is None or bias.numel() == 0 or problem.queries * problem.keys == 0:
         return None if bias is None else torch.zeros_like(bias)

@@ -66,11 +66,11 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
 }
 
 
-def padded(head_dim: int) -> int:
+def padded_size(head_dim: int) -> int:
     """The head size that a kernel is compiled for: the next power of two, from 16 on."""
     return next(size for size in HEAD_SIZES if size >= head_dim)
 
 
 def tiles(kernel: Kernel, head_dim: int, element_size: int) -> tuple[Tile, ...]:
     """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4)."""
-    return TABLE[kernel, padded(head_dim), element_size]
+    return TABLE[kernel, padded_size(head_dim), element_size]

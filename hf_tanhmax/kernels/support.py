@@ -16,7 +16,7 @@ LARGEST_HEAD = 256
 DEVICES = ("cuda", "xpu")
 
 
-def unsupported(query: Tensor, value: Tensor) -> str | None:
+def fused_unsupported(query: Tensor, value: Tensor) -> str | None:
     """Why the fused kernels cannot run a call with these tensors, as the end of a sentence; None if they can."""
     if query.dtype not in DTYPES:
         return f"computes float16, bfloat16 and float32, but the tensors are {query.dtype}"

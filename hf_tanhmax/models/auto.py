@@ -37,7 +37,7 @@ FAMILIES: dict[type, dict[str, type[PreTrainedModel]]] = {
 }
 
 
-def register() -> None:
+def register_models() -> None:
     """Register the three families; calling it again changes nothing."""
     vit.register_checkpoint_conversion()
     for config, heads in FAMILIES.items():

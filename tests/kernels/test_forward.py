@@ -127,7 +127,7 @@ def test_spans_of_a_mask(shape, transposed):
         keep[1, :, :16] = False
     tensors = (torch.randn(2, 3, 37, 8), torch.randn(2, 3, 45, 8), torch.randn(2, 3, 45, 8))
     placed = [tensor.to(GPU) for tensor in tensors]
-    problem = launch.Problem(*placed, None, True, Visibility(37, 45, keep=keep.to(GPU)), None, 1.0, None, 0.0, None, True)
+    problem = launch.FusedProblem(*placed, None, True, Visibility(37, 45, keep=keep.to(GPU)), None, 1.0, None, 0.0, None, True)
     found = problem.spans(16, transposed=transposed).cpu()
     broad = keep.expand(*shape[:2], 37, 45)
     mask = broad.transpose(2, 3) if transposed else broad

@@ -37,7 +37,7 @@ def problem(queries=19, keys=37, head_dim=64, value_dim=64, layout="bhsd", dtype
         **changes,
     }
     tensors = tensor(4, queries, head_dim), tensor(2, keys, head_dim), tensor(2, keys, value_dim)
-    return launch.Problem(*tensors, visibility=Visibility(queries, keys, causal=True), **fields)
+    return launch.FusedProblem(*tensors, visibility=Visibility(queries, keys, causal=True), **fields)
 
 
 @pytest.mark.parametrize("head_dim", [16, 64, 80, 5])

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hf_tanhmax.kernels.schedule import HEAD_SIZES, TABLE, padded, tiles
+from hf_tanhmax.kernels.schedule import HEAD_SIZES, TABLE, padded_size, tiles
 
 KERNELS = ("forward", "key_value", "query", "bias")
 
@@ -24,5 +24,5 @@ def test_tiles_are_what_a_matrix_unit_takes():
 
 @pytest.mark.parametrize(("head_dim", "expected"), [(1, 16), (16, 16), (17, 32), (64, 64), (80, 128), (96, 128), (129, 256), (256, 256)])
 def test_head_sizes_are_padded(head_dim, expected):
-    assert padded(head_dim) == expected
+    assert padded_size(head_dim) == expected
     assert tiles("forward", head_dim, 2) == TABLE["forward", expected, 2]
