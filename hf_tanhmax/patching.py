@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .functional import check_polarity
-from .registration import EAGER, FUSED, PAGED, SCORE_BIAS
+from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of
 from .settings import TanhMaxSettings
 
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
@@ -180,7 +180,7 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
 def _patch_module(module: Any, view: ConfigView, settings: TanhMaxSettings) -> None:
     if settings.learned and getattr(module, SCORE_BIAS, None) is None:
         like = next(module.parameters())
-        start = torch.full((_heads_of(module),), settings.score_bias, dtype=torch.float32, device=like.device)
+        start = torch.full((heads_of(module),), settings.score_bias, dtype=torch.float32, device=like.device)
         module.register_parameter(SCORE_BIAS, nn.Parameter(start))
     module.config = view
 
@@ -211,7 +211,7 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
             raise ValueError(f"there is no layer {settings.layers[-1]}: {kind!r} has {len(layers)} layers, counted from 0")
         modules = [module for index in settings.layers for module in layers[index]]
     if settings.heads is not None:
-        fewest = min(_heads_of(module) for module in modules)
+        fewest = min(heads_of(module) for module in modules)
         if settings.heads[-1] >= fewest:
             raise ValueError(f"there is no head {settings.heads[-1]}: the chosen layers have {fewest} heads, counted from 0")
     return modules
@@ -225,14 +225,6 @@ def _by_layer(model: nn.Module) -> dict[str, list[Any]]:
             numbered = re.match(r"(.*\.\d+)(?:\.|$)", f".{name}")
             layers.setdefault(numbered.group(1) if numbered else name, []).append(module)
     return layers
-
-
-def _heads_of(module: Any) -> int:
-    for name in ("num_attention_heads", "num_heads", "n_heads"):
-        for holder in (module, module.config):
-            if isinstance(found := getattr(holder, name, None), int):
-                return found
-    raise ValueError(f"cannot tell how many heads {type(module).__name__} has; leave heads None, and polarity a number")
 
 
 # Transformers has no public way to ask whether a module dispatches through the attention interface. The name that such a forward uses is

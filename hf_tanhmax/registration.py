@@ -7,7 +7,9 @@
 All get boolean masks (`sdpa_mask`), as a signed weight has no additive mask. This module only translates; `tanhmax_attention` computes.
 """
 
+import functools
 import inspect
+import logging
 import os
 from typing import Any
 
@@ -205,13 +207,54 @@ def _is_causal(module: nn.Module, query: Tensor, wanted: bool | None) -> bool:
     return bool(getattr(module, "is_causal", True) if wanted is None else wanted)
 
 
+def heads_of(module: Any) -> int:
+    """How many heads an attention module has; under tensor parallelism on all ranks together.
+
+    Raises:
+        ValueError: neither the module nor its config says.
+    """
+    for name in ("num_attention_heads", "num_heads", "n_heads"):
+        for holder in (module, module.config):
+            if isinstance(found := getattr(holder, name, None), int):
+                return found
+    raise ValueError(f"cannot tell how many heads {type(module).__name__} has; leave heads None, and polarity a number")
+
+
 def _polarity(module: nn.Module, query: Tensor) -> float | Tensor:
     config = getattr(module, "config", None)
     polarity, heads = getattr(config, "tanhmax_polarity", 1.0), getattr(config, "tanhmax_heads", None)
     if polarity == LEARNED:
-        polarity = torch.exp(-2.0 * getattr(module, SCORE_BIAS))
+        polarity = torch.exp(-2.0 * _score_bias(module, query))
     if heads is None:
         return polarity
+    if query.shape[1] != heads_of(module):
+        raise NotImplementedError(
+            f"tanhmax_heads counts the {heads_of(module)} heads of the whole {type(module).__name__}, but tensor parallelism shows this "
+            f"rank {query.shape[1]} of them and not which; choose layers instead of heads, or set tp_size to 1"
+        )
     chosen = torch.zeros(query.shape[1], dtype=torch.bool, device=query.device)
     chosen[list(heads)] = True
     return torch.where(chosen, polarity, torch.zeros((), device=query.device))
+
+
+def _score_bias(module: nn.Module, query: Tensor) -> Tensor:
+    """The score bias of each head of the query; where tensor parallelism shares them out, those of this rank."""
+    bias: Any = getattr(module, SCORE_BIAS)
+    if hasattr(bias, "to_local"):
+        bias = bias.to_local()
+    if bias.shape[0] != query.shape[1]:
+        raise ValueError(
+            f"{type(module).__name__} has {bias.shape[0]} score biases but sees {query.shape[1]} heads: tensor parallelism shares out the "
+            f'heads and not the biases; give tp_plan a rule that ends in ".{SCORE_BIAS}": "colwise"'
+        )
+    if query.requires_grad and module.training and not bias.requires_grad and not torch.compiler.is_compiling():
+        _say_frozen()
+    return bias
+
+
+@functools.cache
+def _say_frozen() -> None:
+    logging.getLogger(__name__).warning(
+        "the score biases of a learned polarity are frozen, as PEFT freezes all but its adapters, so the polarity stays as it is; train "
+        "them before, or give the model a polarity that is a number"
+    )

@@ -11,7 +11,19 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import sdpa_mask
 
 from hf_tanhmax import TanhMaxLlamaModel, tanhmax, tanhmax_attention
-from hf_tanhmax.registration import CARRIED, EAGER, FUSED, PAGED, REFUSED, eager_forward, fused_forward, paged_forward, register_attention
+from hf_tanhmax.registration import (
+    CARRIED,
+    EAGER,
+    FUSED,
+    PAGED,
+    REFUSED,
+    SCORE_BIAS,
+    _say_frozen,
+    eager_forward,
+    fused_forward,
+    paged_forward,
+    register_attention,
+)
 
 BATCH, HEADS, GROUPS, QUERIES, KEYS, SIZE = 2, 6, 3, 5, 7, 11
 
@@ -229,12 +241,48 @@ def test_polarity_comes_from_the_config(forward, tensors, polarity):
 
 @both
 def test_heads_not_chosen_are_softmax(forward, tensors):
-    module = module_with(is_causal=False, config=SimpleNamespace(tanhmax_polarity=1.0, tanhmax_heads=[0, 4]))
+    module = module_with(is_causal=False, config=SimpleNamespace(tanhmax_polarity=1.0, tanhmax_heads=[0, 4], num_attention_heads=HEADS))
     found = forward(module, *tensors, None)[0]
     wanted = definition(*tensors)[0].float()
     softmax = nn.functional.scaled_dot_product_attention(*tensors, enable_gqa=True).transpose(1, 2)
     for head in range(HEADS):
         torch.testing.assert_close(found[:, :, head], (wanted if head in (0, 4) else softmax)[:, :, head], atol=1e-5, rtol=1e-5)
+
+
+# Tensor parallelism, under which a rank sees some of the heads
+
+
+@both
+def test_chosen_heads_are_refused_where_a_rank_cannot_tell_which_it_sees(forward, tensors):
+    module = module_with(config=SimpleNamespace(tanhmax_polarity=1.0, tanhmax_heads=[0], num_attention_heads=2 * HEADS))
+    with pytest.raises(NotImplementedError, match=f"counts the {2 * HEADS} heads of the whole Module, .* this rank {HEADS} of them"):
+        forward(module, *tensors, None)
+
+
+@both
+@pytest.mark.parametrize("biases", [1, 2 * HEADS])
+def test_score_biases_must_be_those_of_the_heads(forward, biases, tensors):
+    module = module_with(config=SimpleNamespace(tanhmax_polarity="learned"), **{SCORE_BIAS: nn.Parameter(torch.zeros(biases))})
+    with pytest.raises(ValueError, match=f'has {biases} score biases but sees {HEADS} heads: .* ".tanhmax_score_bias": "colwise"'):
+        forward(module, *tensors, None)
+
+
+# Score biases that do not learn
+
+
+def test_frozen_score_biases_are_said_once_where_the_rest_is_trained(tensors, caplog):
+    _say_frozen.cache_clear()
+    module = module_with(config=SimpleNamespace(tanhmax_polarity="learned"), **{SCORE_BIAS: nn.Parameter(torch.zeros(HEADS))})
+    query, key, value = tensors
+    trained = query.clone().requires_grad_()
+    fused_forward(module, trained, key, value, None)
+    getattr(module, SCORE_BIAS).requires_grad_(False)
+    fused_forward(module, query, key, value, None)
+    fused_forward(module.eval(), trained, key, value, None)
+    assert not caplog.records
+    for _ in range(2):
+        fused_forward(module.train(), trained, key, value, None)
+    assert [record.message[:55] for record in caplog.records] == ["the score biases of a learned polarity are frozen, as P"]
 
 
 # Arguments that are refused

@@ -1,6 +1,7 @@
 """What the three families share: the TanhMax fields of a config, and the decorator that makes an upstream class a TanhMax class."""
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -69,6 +70,7 @@ def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
         def _construct(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
             upstream(self, config, *args, **kwargs)
             own(self)
+            _share_out_score_biases(self)
 
         upstream_initialize = cls.initialize_weights
 
@@ -87,3 +89,10 @@ def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
         return cls
 
     return _decorate
+
+
+def _share_out_score_biases(model: PreTrainedModel) -> None:
+    """Have the tensor parallel plan, where the family has one, give each rank the score biases of its heads."""
+    rules = {re.sub(r"\.\d+\.", ".*.", name): "colwise" for name, _ in model.named_parameters() if name.endswith(SCORE_BIAS)}
+    if model.tp_plan and rules:
+        model.tp_plan = model.tp_plan | rules  # type: ignore[misc]
