@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from .errors import RecipeError
 
 MANIFEST, IDENTITY, RESULTS = "whole.json", "recipe.json", "results.json"
+NUMBERS = re.compile(r"\[\s*((?:-?[\d.]+(?:e[+-]?\d+)?,?\s*)+)\]")  # lists of numbers, which are written on one line
 
 
 class ManifestCallback(TrainerCallback):
@@ -64,8 +65,7 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
+        file.write(NUMBERS.sub(lambda found: f"[{' '.join(found.group(1).split())}]", json.dumps(value, indent=2)) + "\n")
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -101,10 +101,19 @@ def claim(folder: Path, identity: dict[str, Any], *, resume: bool) -> Start:
     return _last_whole(folder)
 
 
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, the oldest first."""
+    return [path for path in _numbered(folder) if whole(path)]
+
+
+def _numbered(folder: Path) -> list[Path]:
+    numbered = [(int(match.group(1)), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]
+    return [path for _, path in sorted(numbered)]
+
+
 def _last_whole(folder: Path) -> Start:
     said = []
-    numbered = [(int(match.group(1)), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]
-    for _, path in sorted(numbered, reverse=True):
+    for path in reversed(_numbered(folder)):
         if whole(path):
             said.append(f"resuming from {path}")
             return Start(checkpoint=str(path), said=tuple(said))

@@ -1,8 +1,14 @@
-"""Results of several runs side by side: mean and standard deviation of each variant over its seeds.
+"""Results of several runs side by side: mean and standard deviation of each variant over its seeds, and a paired test against softmax.
 
-python -m recipes.compare results/*.json [--markdown]
+python -m recipes.compare results/*.json [--markdown] [--against softmax] [--figure runs.png]
+
+The test is paired twice: the variants are compared on the same test rows and with the same seeds. For every row the outcomes (right or
+wrong; cross entropy) are averaged over the seeds that both variants have, and the difference of the means is held against those that
+random exchanges of the two variants give, row by row (a permutation test). So the p-value tells whether other test rows could have turned
+the difference; how much the seed matters is what the standard deviation shows. Without outcomes of the rows there is no test.
 """
 
+import argparse
 import statistics
 import sys
 from collections.abc import Sequence
@@ -11,75 +17,139 @@ from typing import Any
 
 from .errors import RecipeError
 
-USAGE = """\
-usage: python -m recipes.compare RESULT.json ... [--markdown]
-
-Prints one line per variant: n runs, and the mean ± standard deviation (n - 1) of each number over their seeds. Runs that differ in
-anything but seed and attention are not put into one line.
-"""
+RESAMPLES, RESAMPLE_SEED = 9999, 0
+Group = tuple[str, str, str]
 
 
-def comparison(results: Sequence[dict[str, Any]], *, markdown: bool = False) -> str:
-    """The table.
+def comparison(results: Sequence[dict[str, Any]], *, markdown: bool = False, against: str = "softmax") -> str:
+    """The table, one line per variant.
+
+    Args:
+        results: of runs; those that differ in anything but the seed are not put into one line.
+        markdown: for a card rather than a terminal.
+        against: the variant that the others are tested against, if it is there.
 
     Raises:
         RecipeError: one seed twice in a line, which would count it double.
     """
     from .results import formatted, numbers_of, table
 
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault((result["recipe"], result["variant"], _settings(result)), []).append(result)
-    labels = _labels(list(groups))
-    header = ["variant", "n", *numbers_of(results[0])]
+    groups = grouped(results)
+    labels = labels_of(list(groups))
+    tests = _tests(groups, labels, against)
+    header = ["variant", "n", *numbers_of(results[0]), *(["p"] if tests else [])]
     rows = []
+    for key, members in groups.items():
+        columns = [numbers_of(member) for member in members]
+        names = numbers_of(results[0])
+        cells = [formatted(name, *_summary([column.get(name) for column in columns])) for name in names]
+        rows.append([labels[key], str(len(members)), *cells, *([tests.get(key, "")] if tests else [])])
+    return table(header, rows, markdown=markdown)
+
+
+def grouped(results: Sequence[dict[str, Any]]) -> dict[Group, list[dict[str, Any]]]:
+    """Runs that differ in the seed alone, together.
+
+    Raises:
+        RecipeError: one seed twice.
+    """
+    from .results import settings_of
+
+    groups: dict[Group, list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["recipe"], result["variant"], settings_of(result)), []).append(result)
+    labels = labels_of(list(groups))
     for key, members in groups.items():
         seeds = [member["seed"] for member in members]
         twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
         if twice is not None:
             raise RecipeError(f"seed {twice} of {labels[key]} is given twice; a run counts once")
-        columns = [numbers_of(member) for member in members]
-        cells = [formatted(name, *_summary([column[name] for column in columns])) for name in header[2:]]
-        rows.append([labels[key], str(len(members)), *cells])
-    return table(header, rows, markdown=markdown)
+    return groups
+
+
+def labels_of(keys: list[Group]) -> dict[Group, str]:
+    """The variant's name; with the recipe where there are several; numbered where one variant was run with several settings."""
+    several = len({recipe for recipe, _, _ in keys}) > 1
+    labels: dict[Group, str] = {}
+    for key in keys:
+        name = f"{key[0]}--{key[1]}" if several else key[1]
+        same = [other for other in keys if other[:2] == key[:2]]
+        labels[key] = name if len(same) == 1 else f"{name} #{same.index(key) + 1}"
+    return labels
+
+
+def paired_p(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> float | None:
+    """Two-sided p-value of the difference between two variants on the same test rows; None where it cannot be told.
+
+    Args:
+        first: runs of one variant, in any order of seeds.
+        second: runs of the other; only seeds that both have are used.
+    """
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    one, other = ({run["seed"]: _outcomes(run) for run in runs} for runs in (first, second))
+    seeds = sorted(set(one) & set(other))
+    if not seeds or len({len(rows) for side in (one, other) for seed, rows in side.items() if seed in seeds}) != 1 or not one[seeds[0]]:
+        return None
+    means = [np.mean([side[seed] for seed in seeds], axis=0) for side in (one, other)]
+
+    def difference(left: Any, right: Any, axis: int = -1) -> Any:
+        return np.mean(left - right, axis=axis)
+
+    options = {"permutation_type": "samples", "n_resamples": RESAMPLES, "batch": 500, "rng": np.random.default_rng(RESAMPLE_SEED)}
+    return float(permutation_test(means, difference, vectorized=True, **options).pvalue)
 
 
 def main(arguments: list[str]) -> int:
     """Read the files, print the table; 2 if something the user gave cannot work."""
-    from .results import read_results
+    from .results import read_runs
 
-    if "--help" in arguments or not arguments:
-        sys.stdout.write(USAGE)
-        return 0 if arguments else 2
-    flags = [argument for argument in arguments if argument.startswith("-")]
+    parser = argparse.ArgumentParser(prog="python -m recipes.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, metavar="RESULT.json", help="results of runs or of variants")
+    parser.add_argument("--markdown", action="store_true", help="a table for a card")
+    parser.add_argument("--against", default="softmax", metavar="VARIANT", help="test the others against it (default: softmax)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw every run (.png or .svg)")
+    chosen = parser.parse_args(arguments)
     try:
-        if set(flags) - {"--markdown"}:
-            raise RecipeError(f"unknown option {(set(flags) - {'--markdown'}).pop()}; there is --markdown")
-        files = [argument for argument in arguments if not argument.startswith("-")]
-        if not files:
-            raise RecipeError("name at least one result file")
-        print(comparison([read_results(Path(file)) for file in files], markdown="--markdown" in flags))
+        results = [run for file in chosen.files for run in read_runs(file)]
+        print(comparison(results, markdown=chosen.markdown, against=chosen.against))
+        if chosen.figure is not None:
+            _draw(results, chosen.figure)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _settings(result: dict[str, Any]) -> str:
-    """What must agree within a line: all keys but the seed, and the data."""
-    kept = {key: value for key, value in result.get("config", {}).items() if key != "seed"}
-    return repr((sorted(kept.items()), result.get("data")))
+def _draw(results: list[dict[str, Any]], path: Path) -> None:
+    from .plots import comparison_figure
+    from .results import numbers_of
+
+    metric = next(name for name in numbers_of(results[0]) if name.startswith("test "))
+    groups = grouped(results)
+    labels = labels_of(list(groups))
+    lines = [(labels[key], [numbers_of(run).get(metric) for run in runs]) for key, runs in groups.items()]
+    known = [(label, [value for value in values if value is not None]) for label, values in lines]
+    shown = [(label, values) for label, values in known if values]
+    if not shown or path.suffix not in (".png", ".svg"):
+        raise RecipeError(f"no figure: {'no run has test data' if not shown else f'{path} must end in .png or .svg'}")
+    comparison_figure(shown, metric, path)
 
 
-def _labels(keys: list[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
-    """The variant's name; with the recipe where there are several; numbered where one variant was run with several settings."""
-    several = len({recipe for recipe, _, _ in keys}) > 1
-    labels: dict[tuple[str, str, str], str] = {}
-    for key in keys:
-        name = f"{key[0]}--{key[1]}" if several else key[1]
-        same = [other for other in keys if other[:2] == key[:2]]
-        labels[key] = name if len(same) == 1 else f"{name} #{same.index(key) + 1}"
-    return labels
+def _tests(groups: dict[Group, list[dict[str, Any]]], labels: dict[Group, str], against: str) -> dict[Group, str]:
+    """For every other variant its p-value against the one named, in words; empty where none can be told."""
+    bases = [key for key in groups if key[1] == against]
+    found = {}
+    for key, runs in groups.items():
+        same = [base for base in bases if groups[base][0].get("data") == runs[0].get("data") and base != key]
+        if key not in bases and len(same) == 1 and (p := paired_p(runs, groups[same[0]])) is not None:
+            found[key] = f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return found
+
+
+def _outcomes(run: dict[str, Any]) -> list[float]:
+    return [float(value) for value in run.get("outcomes", {}).get("test", "").split()]
 
 
 def _summary(values: list[float | None]) -> tuple[float | None, float | None]:

@@ -1,16 +1,17 @@
-"""The keys of a text-classification recipe: their types, their ranges, and which go together. `base.yaml` holds their defaults."""
+"""The keys that every recipe has: their types, their ranges, and which go together. `base.yaml` beside this file holds their defaults."""
 
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from .errors import RecipeError
 
 ROOT = Path(__file__).parent
-BASE = ROOT / "bert" / "text_classification" / "base.yaml"
+BASE = ROOT / "base.yaml"
 DATA_FILES = ("train_file", "validation_file", "test_file")
-FILE_TYPES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+FILE_TYPES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+TABLES = (".csv", ".json", ".jsonl", ".parquet")
 # What makes one variant differ from another, and what says how a run is run and not what it computes.
 ATTENTION = (
     "attention",
@@ -23,22 +24,30 @@ ATTENTION = (
     "polarity_start",
     "polarity_share",
 )
-MANAGEMENT = ["num_processes", "use_cpu", "output_dir", "results_dir", "resume", "compare_with"]
+MANAGEMENT = (
+    *("num_processes", "use_cpu", "output_dir", "results_dir", "resume", "compare_with"),
+    *("report_to", "push_to_hub", "hub_private"),
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Every key of the recipe; `base.yaml` says what each means and holds its default.
+    """The keys of every recipe; `base.yaml` says what each means and holds its default.
 
     Raises:
         RecipeError: values that are out of range or do not go together.
     """
 
+    file_types: ClassVar[tuple[str, ...]] = TABLES
+    folders: ClassVar[bool] = False  # whether a data file may be a folder
+    synthetic: ClassVar[str] = "synthetic"  # the name of the embedded data set
+    own_ranges: ClassVar[dict[str, tuple[float, float]]] = {}
+
+    task: str
     model_name_or_path: str | None
     num_layers: int
     hidden_size: int
     num_heads: int
-    vocabulary_size: int
     dropout: float | None
     attention: Literal["tanhmax", "softmax"]
     polarity: float | Literal["learned"]
@@ -49,23 +58,23 @@ class Config:
     polarity_schedule: Literal["linear", "cosine", "geometric"] | None
     polarity_start: float
     polarity_share: float
+    lora_rank: int | None
+    lora_alpha: float
+    lora_dropout: float
+    lora_targets: tuple[str, ...] | None
     dataset: str
     dataset_config: str | None
-    synthetic_documents: int
-    synthetic_vocabulary: int
-    synthetic_polar: int
     train_file: str | None
     validation_file: str | None
     test_file: str | None
     validation_share: float
-    text_column: str
-    text_pair_column: str | None
-    label_column: str
-    max_length: int
+    max_train_rows: int | None
+    max_test_rows: int | None
     epochs: float | None
     max_steps: int | None
     batch_size: int
     gradient_accumulation_steps: int
+    gradient_checkpointing: bool
     learning_rate: float | None
     warmup_share: float
     learning_rate_schedule: Literal["linear", "cosine", "constant"]
@@ -77,17 +86,24 @@ class Config:
     use_cpu: bool
     logging_steps: int
     save_steps: int
+    health_steps: int | None
+    health_rows: int
+    report_to: Literal["tensorboard", "trackio"] | None
     output_dir: str | None
     results_dir: str | None
     resume: bool
     compare_with: str | None
+    push_to_hub: str | None
+    hub_private: bool
 
     def __post_init__(self) -> None:
-        for key, (low, high) in RANGES.items():
+        for key, (low, high) in {**RANGES, **self.own_ranges}.items():
             value = getattr(self, key)
             if value is not None and not isinstance(value, str) and not (math.isfinite(value) and low <= value <= high):
                 raise RecipeError(f"{key} must be {_between(low, high)}, but is {value}")
         self._check_together()
+        for key in DATA_FILES:
+            self._check_file(key)
 
     def _check_together(self) -> None:
         if self.save_steps % self.logging_steps:
@@ -95,19 +111,16 @@ class Config:
                 f"save_steps must be a multiple of logging_steps, so that a resumed run logs the same losses, but they are "
                 f"{self.save_steps} and {self.logging_steps}"
             )
-        if self.hidden_size % self.num_heads:
+        if self.from_scratch and self.hidden_size % self.num_heads:
             raise RecipeError(f"num_heads must divide hidden_size, but they are {self.num_heads} and {self.hidden_size}")
         if self.polarity == "learned" and self.polarity_schedule:
             raise RecipeError("a learned polarity is not annealed: set polarity to a number, or polarity_schedule to null")
-        if self.synthetic_polar % 2 or self.synthetic_polar >= self.synthetic_vocabulary:
-            raise RecipeError(
-                f"synthetic_polar must be even and below synthetic_vocabulary, but they are {self.synthetic_polar} and "
-                f"{self.synthetic_vocabulary}"
-            )
-        if self.train_file and self.dataset != "synthetic":
+        if self.polarity == "learned" and self.lora_rank:
+            raise RecipeError("a learned polarity is a weight of the base model, which LoRA does not train: set polarity to a number")
+        if self.lora_rank and self.from_scratch:
+            raise RecipeError("lora_rank adapts a checkpoint: set model_name_or_path, or lora_rank to null")
+        if self.train_file and self.dataset != self.synthetic:
             raise RecipeError(f"give either train_file or dataset, not both: {self.train_file} and {self.dataset}")
-        for key in DATA_FILES:
-            self._check_file(key)
 
     def _check_file(self, key: str) -> None:
         name = getattr(self, key)
@@ -116,17 +129,30 @@ class Config:
         path = Path(name)
         if not self.train_file:
             raise RecipeError(f"{key} needs a train_file beside it")
-        if path.suffix not in FILE_TYPES:
-            raise RecipeError(f"{key} must end in {', '.join(FILE_TYPES)}, but is {name}")
+        if path.is_dir() and self.folders:
+            return
+        if path.suffix not in self.file_types:
+            wanted = ", ".join(self.file_types) + (", or be a folder with one sub-folder per class" if self.folders else "")
+            raise RecipeError(f"{key} must end in {wanted}, but is {name}")
         if not path.is_file():
             raise RecipeError(f"{key} does not exist: {name}")
         if path.stat().st_size == 0:
             raise RecipeError(f"{key} is empty: {name}")
 
     @property
+    def family(self) -> str:
+        """`bert`, `vit` or `llama`."""
+        return self.task.split("/")[0]
+
+    @property
     def from_scratch(self) -> bool:
         """Whether the model starts from random weights."""
         return self.model_name_or_path is None
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the rows are the embedded ones."""
+        return self.dataset == self.synthetic and not self.train_file
 
     @property
     def resolved_epochs(self) -> float:
@@ -136,7 +162,7 @@ class Config:
     @property
     def resolved_learning_rate(self) -> float:
         """Learning rate, where null means the default for this kind of start."""
-        return self.learning_rate or (1e-3 if self.from_scratch else 5e-5)
+        return self.learning_rate or (1e-3 if self.from_scratch else 5e-4 if self.lora_rank else 5e-5)
 
     def identity(self) -> dict[str, Any]:
         """The keys that decide what a run computes, as JSON would give them back."""
@@ -144,21 +170,19 @@ class Config:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-INFINITY = float("inf")
 SMALLEST = 1e-12
+COUNT = (1, 2**31)
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("num_layers", "hidden_size", "num_heads", "vocabulary_size", "synthetic_documents"), (1, 2**31)),
-    **dict.fromkeys(("batch_size", "gradient_accumulation_steps", "max_steps", "num_processes"), (1, 2**31)),
-    **dict.fromkeys(("logging_steps", "save_steps"), (1, 2**31)),
-    **dict.fromkeys(["synthetic_polar", "synthetic_vocabulary"], (2, 2**31)),
-    "max_length": (3, 2**31),
+    **dict.fromkeys(("num_layers", "hidden_size", "num_heads", "lora_rank", "max_train_rows", "max_test_rows"), COUNT),
+    **dict.fromkeys(("batch_size", "gradient_accumulation_steps", "max_steps", "num_processes"), COUNT),
+    **dict.fromkeys(("logging_steps", "save_steps", "health_steps", "health_rows"), COUNT),
     "seed": (0, 2**31),
-    **dict.fromkeys(["dropout", "warmup_share"], (0, 0.99)),
+    **dict.fromkeys(["dropout", "warmup_share", "lora_dropout"], (0, 0.99)),
     **dict.fromkeys(["polarity", "polarity_start"], (0, 1)),
     "polarity_share": (0.001, 1),
     "validation_share": (0.001, 0.9),
     **dict.fromkeys(["weight_decay", "max_gradient_norm"], (0, 1e6)),
-    **dict.fromkeys(["learning_rate", "score_bias_learning_rate"], (SMALLEST, 100)),
+    **dict.fromkeys(["learning_rate", "score_bias_learning_rate", "lora_alpha"], (SMALLEST, 1000)),
     "epochs": (0.001, 1e6),
     "score_bias": (-40, 40),
 }
@@ -168,17 +192,19 @@ ONLY_WITH: list[tuple[list[str], str, Any]] = [
     ([key for key in ATTENTION if key != "attention"], "attention: tanhmax", lambda config: config.attention == "tanhmax"),
     (["score_bias", "score_bias_learning_rate"], "polarity: learned", lambda config: config.polarity == "learned"),
     (["polarity_start", "polarity_share"], "a polarity_schedule", lambda config: config.polarity_schedule is not None),
+    (["lora_alpha", "lora_dropout", "lora_targets"], "a lora_rank", lambda config: config.lora_rank is not None),
     (
-        ["num_layers", "hidden_size", "num_heads", "vocabulary_size"],
+        ["num_layers", "hidden_size", "num_heads", "vocabulary_size", "patch_size"],
         "a model from scratch (no model_name_or_path)",
         lambda config: config.from_scratch,
     ),
     (
         ["synthetic_documents", "synthetic_vocabulary", "synthetic_polar"],
         "dataset: synthetic",
-        lambda config: config.dataset == "synthetic" and not config.train_file,
+        lambda config: config.is_synthetic,
     ),
-    (["dataset_config"], "a dataset from the Hub", lambda config: config.dataset != "synthetic"),
+    (["dataset_config"], "a dataset from the Hub", lambda config: config.dataset != config.synthetic),
+    (["hub_private"], "push_to_hub", lambda config: config.push_to_hub is not None),
 ]
 
 
@@ -189,7 +215,7 @@ def check_given(config: Config, given: set[str]) -> None:
         RecipeError: naming the first such key and what it needs.
     """
     for keys, needed, holds in ONLY_WITH:
-        idle = [key for key in keys if key in given and getattr(config, key) is not None]
+        idle = [key for key in keys if key in given and getattr(config, key, None) is not None]
         if idle and not holds(config):
             raise RecipeError(f"{idle[0]} does something only with {needed}")
 

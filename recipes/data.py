@@ -1,28 +1,30 @@
-"""Rows of text and label from the synthetic task, files or the Hub, checked and numbered; then as tokens."""
+"""Rows from the embedded data, files or the Hub, by split; what they must hold is for the task to say."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetsError
-from transformers import PreTrainedTokenizerBase
 
 from .config import DATA_FILES, FILE_TYPES, Config
 from .errors import RecipeError
-from .synthetic import synthetic_splits
+
+Rows = dict[str, Dataset]
+CHOICE_SEED = 42  # of the rows that max_train_rows and max_test_rows keep, the same in every run
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of a run, with columns `text`, `label` (a number below the number of names) and, for pairs, `text_pair`.
+    """The rows of a run, in the columns of its task.
 
     Attributes:
         train: rows to learn from.
         validation: rows to watch while learning.
         test: rows to read once at the end; None where there are none.
-        names: the classes.
+        names: the classes; empty for a task without them.
         fingerprint: where the rows came from, with digests of files or settings of the generator, and how many there are.
     """
 
@@ -32,23 +34,50 @@ class Splits:
     names: list[str]
     fingerprint: dict[str, Any]
 
+    def present(self) -> Rows:
+        """The splits that there are, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: rows for name, rows in splits.items() if rows is not None}
 
-def load_splits(config: Config) -> Splits:
-    """Read, check and number the rows of a run.
+
+def raw_splits(config: Config, embedded: Callable[[], Rows]) -> Rows:
+    """Rows as they come, by split, `train` among them and none of them empty.
+
+    Args:
+        config: the recipe.
+        embedded: makes the embedded data set.
 
     Raises:
-        RecipeError: a file that cannot be read, a column that is not there, rows without text or label, or labels of an evaluation
-            split that training never saw.
+        RecipeError: a file or a data set that cannot be read, that has no `train` split, or a split without rows.
     """
-    raw = _raw_splits(config)
-    for split, rows in raw.items():
-        _check_rows(split, rows, config)
-    names = _class_names(raw["train"], config)
-    tables = {split: _table(split, rows, names, config) for split, rows in raw.items()}
+    if config.train_file:
+        found = {key.removesuffix("_file"): _read_file(key, getattr(config, key), config) for key in DATA_FILES if getattr(config, key)}
+    elif config.is_synthetic:
+        found = embedded()
+    else:
+        found = _from_hub(config)
+    for split, rows in found.items():
+        if len(rows) == 0:
+            raise RecipeError(f"the {split} data has no rows")
+    return found
+
+
+def assembled(config: Config, tables: Rows, names: list[str] | None = None) -> Splits:
+    """The splits of a run from checked tables: a part of the train rows for validation if there is none, and no more rows than asked for.
+
+    Raises:
+        RecipeError: too few rows to divide.
+    """
+    tables = dict(tables)
+    limits = {"train": config.max_train_rows, "validation": config.max_test_rows, "test": config.max_test_rows}
+    for split, rows in tables.items():
+        limit = limits[split]
+        if limit is not None and limit < len(rows):
+            tables[split] = rows.shuffle(seed=CHOICE_SEED, load_from_cache_file=False, keep_in_memory=True).select(range(limit))
     if "validation" not in tables:
         tables["train"], tables["validation"] = _divided(tables["train"], config)
     fingerprint = source_fingerprint(config) | {"rows": {split: len(rows) for split, rows in tables.items()}}
-    return Splits(tables["train"], tables["validation"], tables.get("test"), names, fingerprint)
+    return Splits(tables["train"], tables["validation"], tables.get("test"), names or [], fingerprint)
 
 
 def source_fingerprint(config: Config) -> dict[str, Any]:
@@ -56,28 +85,86 @@ def source_fingerprint(config: Config) -> dict[str, Any]:
     if config.train_file:
         files = {key: Path(getattr(config, key)) for key in DATA_FILES if getattr(config, key)}
         return {"source": "files", "sha256": {key: _digest(path) for key, path in files.items()}}
-    if config.dataset != "synthetic":
+    if not config.is_synthetic:
         return {"source": config.dataset, "config": config.dataset_config}
-    settings = {key: getattr(config, key) for key in ("synthetic_documents", "synthetic_vocabulary", "synthetic_polar")}
-    return {"source": "synthetic", **settings}
+    settings = {key: value for key, value in vars(config).items() if key.startswith("synthetic_")}
+    return {"source": config.synthetic, **settings}
 
 
-def tokenized(rows: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Dataset:
-    """The rows as `input_ids` (not padded: batches are), other inputs of the model, and `labels`."""
+def check_columns(split: str, rows: Dataset, config: Config, keys: tuple[str, ...]) -> None:
+    """Refuse rows that lack a column which one of these keys names.
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)
-        return {**encoded, "labels": batch["label"]}
+    Raises:
+        RecipeError: naming the column, the key, and the columns that there are.
+    """
+    for key in keys:
+        column = getattr(config, key)
+        if column is not None and column not in rows.column_names:
+            raise RecipeError(f"the {split} data has no column {column!r} ({key}); it has {', '.join(map(repr, rows.column_names))}")
 
-    return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="tokens", load_from_cache_file=False, keep_in_memory=True)
+
+def check_texts(split: str, rows: Dataset, config: Config, key: str) -> None:
+    """Refuse rows whose text is none.
+
+    Raises:
+        RecipeError: naming the first such row, and what it holds.
+    """
+    column = getattr(config, key)
+    for number, text in enumerate(rows[column], start=1):
+        if not isinstance(text, str):
+            shown = repr(text) if len(repr(text)) < 80 else f"a {type(text).__name__}"
+            raise RecipeError(f"row {number} of the {split} data holds {shown} in {column!r} ({key}), but must hold text")
 
 
-def _raw_splits(config: Config) -> dict[str, Dataset]:
-    if config.train_file:
-        return {key.removesuffix("_file"): _read_file(key, getattr(config, key)) for key in DATA_FILES if getattr(config, key)}
-    if config.dataset == "synthetic":
-        made = synthetic_splits(config.synthetic_documents, config.synthetic_vocabulary, config.synthetic_polar)
-        return {split: Dataset.from_dict(rows) for split, rows in made.items()}
+def check_labels(split: str, rows: Dataset, config: Any) -> None:
+    """Refuse rows whose label is neither a number nor a name.
+
+    Raises:
+        RecipeError: naming the first such row, and what it holds.
+    """
+    for number, label in enumerate(rows[config.label_column], start=1):
+        if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
+            raise RecipeError(
+                f"row {number} of the {split} data holds {label!r} in {config.label_column!r} (label_column), but must hold a whole "
+                "number or a name"
+            )
+
+
+def class_names(train: Dataset, label_column: str) -> list[str]:
+    """The classes of the train rows, numbers by size and names by the alphabet; or those that the data set names.
+
+    Raises:
+        RecipeError: one class only.
+    """
+    feature = train.features[label_column]
+    found = set(train[label_column])
+    names = list(feature.names) if isinstance(feature, ClassLabel) else [str(label) for label in sorted(found, key=_order)]
+    if len(found) < 2:
+        raise RecipeError(f"the train data has one class only, {names[0]!r}; a classifier needs at least two")
+    return names
+
+
+def class_numbers(split: str, rows: Dataset, label_column: str, names: list[str]) -> list[int]:
+    """The label of every row as the number of its class.
+
+    Raises:
+        RecipeError: a label that the train data never has.
+    """
+    feature = rows.features[label_column]
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = []
+    for row, label in enumerate(rows[label_column], start=1):
+        name = feature.names[label] if isinstance(feature, ClassLabel) and label >= 0 else str(label)
+        if name not in numbers:
+            raise RecipeError(
+                f"row {row} of the {split} data has the label {label!r}, which the train data never has; it has "
+                f"{', '.join(map(repr, names[:20]))}"
+            )
+        labels.append(numbers[name])
+    return labels
+
+
+def _from_hub(config: Config) -> Rows:
     try:
         found = load_dataset(config.dataset, config.dataset_config)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
@@ -89,11 +176,15 @@ def _raw_splits(config: Config) -> dict[str, Dataset]:
     }
 
 
-def _read_file(key: str, name: str) -> Dataset:
-    kind = FILE_TYPES[Path(name).suffix]
+def _read_file(key: str, name: str, config: Any) -> Dataset:
+    path = Path(name)
+    kind = "imagefolder" if path.is_dir() else FILE_TYPES[path.suffix]
     options: dict[str, Any] = {"keep_default_na": False} if kind == "csv" else {}
+    if kind == "text":
+        options["sample_by"] = config.sample_by
+    source = {"data_dir": name} if kind == "imagefolder" else {"data_files": name}
     try:
-        return load_dataset(kind, data_files=name, split="train", **options)
+        return load_dataset(kind, split="train", **source, **options)
     except (DatasetsError, OSError, ValueError) as error:
         if "corresponds to no data" in str(error):  # a file that ends after its header
             return Dataset.from_dict({})
@@ -102,62 +193,14 @@ def _read_file(key: str, name: str) -> Dataset:
 
 def _hidden(rows: Dataset, config: Config) -> bool:
     """Whether a split has no labels, as test data of a benchmark that keeps them to itself: all are -1."""
-    return config.label_column in rows.column_names and set(rows.unique(config.label_column)) == {-1}
-
-
-def _check_rows(split: str, rows: Dataset, config: Config) -> None:
-    if len(rows) == 0:
-        raise RecipeError(f"the {split} data has no rows")
-    for key in ("text_column", "text_pair_column", "label_column"):
-        column = getattr(config, key)
-        if column is not None and column not in rows.column_names:
-            raise RecipeError(f"the {split} data has no column {column!r} ({key}); it has {', '.join(map(repr, rows.column_names))}")
-    for key in ("text_column", "text_pair_column"):
-        column = getattr(config, key)
-        if column is None:
-            continue
-        for number, text in enumerate(rows[column], start=1):
-            if not isinstance(text, str):
-                raise RecipeError(f"row {number} of the {split} data holds {text!r} in {column!r} ({key}), but must hold text")
-    for number, label in enumerate(rows[config.label_column], start=1):
-        if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
-            raise RecipeError(
-                f"row {number} of the {split} data holds {label!r} in {config.label_column!r} (label_column), but must hold a whole "
-                "number or a name"
-            )
-
-
-def _class_names(train: Dataset, config: Config) -> list[str]:
-    feature = train.features[config.label_column]
-    found = set(train[config.label_column])
-    names = list(feature.names) if isinstance(feature, ClassLabel) else [str(label) for label in sorted(found, key=_order)]
-    if len(found) < 2:
-        raise RecipeError(f"the train data has one class only, {names[0]!r}; a classifier needs at least two")
-    return names
+    column = getattr(config, "label_column", None)
+    return column in rows.column_names and set(rows.unique(column)) == {-1}
 
 
 def _order(label: int | str) -> tuple[bool, int, str]:
     text = str(label)
     number = text.removeprefix("-").isdecimal()
     return (not number, int(text) if number else 0, text)
-
-
-def _table(split: str, rows: Dataset, names: list[str], config: Config) -> Dataset:
-    feature = rows.features[config.label_column]
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = []
-    for row, label in enumerate(rows[config.label_column], start=1):
-        name = feature.names[label] if isinstance(feature, ClassLabel) and label >= 0 else str(label)
-        if name not in numbers:
-            raise RecipeError(
-                f"row {row} of the {split} data has the label {label!r}, which the train data never has; it has "
-                f"{', '.join(map(repr, names[:20]))}"
-            )
-        labels.append(numbers[name])
-    columns = {"text": list(rows[config.text_column]), "label": labels}
-    if config.text_pair_column is not None:
-        columns["text_pair"] = list(rows[config.text_pair_column])
-    return Dataset.from_dict(columns)
 
 
 def _divided(train: Dataset, config: Config) -> tuple[Dataset, Dataset]:
@@ -169,10 +212,13 @@ def _divided(train: Dataset, config: Config) -> tuple[Dataset, Dataset]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
-        )
+    """Of a file's bytes; of a folder, of the names and bytes of all its files."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _sentence(error: BaseException) -> str:

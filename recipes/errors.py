@@ -1,5 +1,9 @@
-"""The one error that is the user's to mend."""
+"""The two ways in which a run ends early that are no fault of the program."""
 
 
 class RecipeError(Exception):
     """Something in what the user gave that cannot work; the message is one sentence that says what, and it ends the program with 2."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run, which saved a checkpoint; the message says how to go on, and it ends the program with 130."""

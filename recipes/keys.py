@@ -4,14 +4,17 @@ import difflib
 import re
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from .config import Config
 from .errors import RecipeError
+from .task_configs import CONFIGS
 
-TYPES = get_type_hints(Config)
+TYPES: dict[str, dict[str, Any]] = {
+    task: {key: kind for key, kind in get_type_hints(config).items() if get_origin(kind) is not ClassVar and kind is not ClassVar}
+    for task, config in CONFIGS.items()
+}
 EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 5e-5, which YAML reads as text for want of a point
 
 
@@ -27,12 +30,28 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys of one YAML file, known and of the right type.
+def task_of(path: Path) -> str | None:
+    """The task that a YAML file names; None if it names none.
+
+    Raises:
+        RecipeError: as `read_yaml`, or a task that does not exist.
+    """
+    task = _read(path).get("task")
+    if task is not None and task not in TYPES:
+        raise RecipeError(f"{path}: unknown task {task!r}; there are {', '.join(TYPES)}")
+    return task
+
+
+def read_yaml(path: Path, task: str) -> dict[str, Any]:
+    """The keys of one YAML file, known to the task and of the right type.
 
     Raises:
         RecipeError: no such file, not YAML, an unknown key or a wrong type; the sentence names the file.
     """
+    return {key: checked(key, value, task, f"{path}: ") for key, value in _read(path).items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"there is no file {path}")
     try:
@@ -43,10 +62,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(found, dict):
         raise RecipeError(f"{path} must hold lines of `key: value`, but holds {found!r}")
-    return {str(key): checked(str(key), value, f"{path}: ") for key, value in found.items()}
+    return {str(key): value for key, value in found.items()}
 
 
-def read_flags(flags: list[str]) -> dict[str, Any]:
+def read_flags(flags: list[str], task: str) -> dict[str, Any]:
     """The keys given as `--key value`, `--key=value`, or `--key` alone for true.
 
     Raises:
@@ -64,23 +83,26 @@ def read_flags(flags: list[str]) -> dict[str, Any]:
         if not equals and position < len(flags) and not flags[position].startswith("--"):
             text, equals = flags[position], "="
             position += 1
-        _known(key, f"--{name}: ")
+        _known(key, task, f"--{name}: ")
+        if key == "task":
+            raise RecipeError(f"--{name} cannot be changed: it belongs to the YAML file")
         if key in found:
             raise RecipeError(f"--{name} is given twice")
-        if not equals and TYPES[key] is not bool:
-            raise RecipeError(f"--{name} needs a value, {wanted(TYPES[key])}")
-        found[key] = checked(key, _parse(key, text) if equals else True, "--")
+        kind = TYPES[task][key]
+        if not equals and kind is not bool:
+            raise RecipeError(f"--{name} needs a value, {wanted(kind)}")
+        found[key] = checked(key, _parse(kind, text) if equals else True, task, "--")
     return found
 
 
-def checked(key: str, value: Any, where: str) -> Any:
+def checked(key: str, value: Any, task: str, where: str) -> Any:
     """The value of a key if its type is right, with lists as tuples and `5e-5`, which YAML reads as text, as a number.
 
     Raises:
         RecipeError: the key is unknown, naming the nearest one; or the type is wrong, naming what came and what was wanted.
     """
-    _known(key, where)
-    kind = TYPES[key]
+    _known(key, task, where)
+    kind = TYPES[task][key]
     if isinstance(value, str) and EXPONENT.fullmatch(value) and not _fits(value, kind):
         value = float(value)
     if isinstance(value, list):
@@ -97,22 +119,28 @@ def wanted(kind: Any) -> str:
         return " or ".join(wanted(one) for one in get_args(kind))
     if get_origin(kind) is Literal:
         return " or ".join(f'"{one}"' for one in get_args(kind))
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}.get(
-        kind, "a list of whole numbers"
-    )
+    if get_origin(kind) is tuple:
+        return "a list of whole numbers" if int in get_args(kind) else "a list of words"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}[kind]
 
 
-def _known(key: str, where: str) -> None:
-    if key not in TYPES:
-        near = difflib.get_close_matches(key, TYPES, n=1, cutoff=0.4)
-        raise RecipeError(f"{where.removesuffix('--')}unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
+def _known(key: str, task: str, where: str) -> None:
+    if key in TYPES[task]:
+        return
+    others = [other for other, kinds in TYPES.items() if key in kinds]
+    near = difflib.get_close_matches(key, TYPES[task], n=1, cutoff=0.4)
+    if others:
+        hint = f", which belongs to {', '.join(others)} and not to {task}"
+    else:
+        hint = f"; did you mean {near[0]!r}?" if near else "; see --help"
+    raise RecipeError(f"{where.removesuffix('--')}unknown key {key!r}{hint}")
 
 
-def _parse(key: str, text: str) -> Any:
-    kind = TYPES[key]
-    if kind is str or (str in get_args(kind) and text not in ("null", "~", "")):
+def _parse(kind: Any, text: str) -> Any:
+    empty = text in ("null", "~", "")
+    if kind is str or (str in get_args(kind) and not empty):
         return text
-    if tuple[int, ...] in get_args(kind) and text not in ("null", "~", "") and not text.startswith("["):
+    if any(get_origin(one) is tuple for one in get_args(kind)) and not empty and not text.startswith("["):
         text = f"[{text}]"
     try:
         return yaml.load(text, Loader=StrictLoader)
@@ -126,7 +154,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(one, int) for one in value)
+        return isinstance(value, tuple) and all(_fits(one, get_args(kind)[0]) for one in value)
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float) if kind is float else isinstance(value, kind)

@@ -1,4 +1,4 @@
-"""Accuracy and F1 as `evaluate` metrics over scikit-learn, defined here because `evaluate.load` needs the network."""
+"""Accuracy and F1 as `evaluate` metrics over scikit-learn, defined here because `evaluate.load` needs the network; and perplexity."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,9 +6,13 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+import torch
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
+from torch import Tensor
 from transformers import EvalPrediction
+
+from .losses import IGNORED, token_losses
 
 FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
 
@@ -52,3 +56,31 @@ def classification_metrics(classes: int) -> Callable[[EvalPrediction], dict[str,
         return {**accuracy.compute(**columns), **f1.compute(**columns, average=f1_average(classes)), "cross_entropy": float(loss)}
 
     return compute
+
+
+def right_answers(prediction: Any) -> list[float]:
+    """1 for every row whose largest logit is at its label, else 0."""
+    return [float(right) for right in np.argmax(prediction.predictions, axis=-1) == prediction.label_ids]
+
+
+def reduced_tokens(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of each row the sum of the cross entropy of its labels, how many there are, and how many are guessed right: `[rows, 3]`.
+
+    Args:
+        logits: `[rows, length, vocabulary]`.
+        labels: `[rows, length]` at the same places, -100 where there are none.
+    """
+    counted = labels != IGNORED
+    right = (logits.argmax(-1) == labels) & counted
+    return torch.stack([token_losses(logits, labels).sum(1), counted.sum(1), right.sum(1)], dim=1)
+
+
+def token_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`cross_entropy` per token, its exponential `perplexity`, and the share of tokens guessed right, from `reduced_tokens` of all rows."""
+    loss, count, right = np.asarray(prediction.predictions, dtype=np.float64).sum(0)
+    return {"perplexity": float(np.exp(loss / count)), "cross_entropy": float(loss / count), "token_accuracy": float(right / count)}
+
+
+def row_losses(prediction: Any) -> list[float]:
+    """The cross entropy per token of every row that has a label; a row without one counts as 0."""
+    return [float(loss / max(count, 1)) for loss, count, _ in prediction.predictions]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedModel, ViTConfig
 
 import hf_tanhmax
 from hf_tanhmax.models.family import TanhMaxFields
@@ -12,9 +12,16 @@ from hf_tanhmax.models.family import TanhMaxFields
 from .config import Config
 from .data import Splits
 from .errors import RecipeError
-from .tokenizer import build_tokenizer
+from .tasks import Task
 
-ROOM = 8  # positions a model from scratch has beyond max_length, so that its size does not hang on the last token
+UPSTREAM = {"bert": BertConfig, "vit": ViTConfig, "llama": LlamaConfig}
+TANHMAX = {"bert": hf_tanhmax.TanhMaxBertConfig, "vit": hf_tanhmax.TanhMaxViTConfig, "llama": hf_tanhmax.TanhMaxLlamaConfig}
+DROPOUTS = {
+    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "vit": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "llama": ("attention_dropout",),
+}
+SETTINGS = ("polarity", "layers", "heads", "score_bias")
 
 
 def tanhmax_settings(config: Config) -> hf_tanhmax.TanhMaxSettings | None:
@@ -32,12 +39,14 @@ def tanhmax_settings(config: Config) -> hf_tanhmax.TanhMaxSettings | None:
         raise RecipeError(str(error)) from error
 
 
-def checkpoint_config(config: Config) -> Any:
+def checkpoint_config(task: Task) -> Any:
     """The config of the checkpoint to start from, checked against the recipe; None from scratch.
 
     Raises:
-        RecipeError: no such checkpoint, or a TanhMax checkpoint for a softmax recipe or with settings of another kind.
+        RecipeError: no such checkpoint, one of another family, a TanhMax one for a softmax recipe or with settings of another kind, or one
+            that the task's rows do not fit.
     """
+    config = task.config
     settings, name = tanhmax_settings(config), config.model_name_or_path
     if name is None:
         return None
@@ -47,84 +56,58 @@ def checkpoint_config(config: Config) -> Any:
         found = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise RecipeError(f"model_name_or_path: cannot read the config of {name!r}: {' '.join(str(error).split())[:300]}") from error
-    positions = getattr(found, "max_position_embeddings", None)
-    if isinstance(positions, int) and config.max_length > positions:
-        raise RecipeError(f"max_length is {config.max_length}, but {name} has positions for {positions} tokens")
+    family = type(found).model_type.removeprefix("tanhmax_")
+    if family != config.family:
+        other = f"; recipes/{family}/ has those for it" if family in UPSTREAM else ""
+        raise RecipeError(f"{name} is a checkpoint of model type {family!r}, but {config.task} is a recipe for {config.family!r}{other}")
+    task.check_checkpoint(name, found)
     if isinstance(found, TanhMaxFields):
         _check_tanhmax_checkpoint(name, found.tanhmax_settings, settings)
     return found
 
 
-def load_tokenizer(config: Config, splits: Splits) -> PreTrainedTokenizerBase:
-    """The tokenizer of the checkpoint, or one built from the training texts.
-
-    Raises:
-        RecipeError: a checkpoint without a tokenizer or without a padding token.
-    """
-    if config.model_name_or_path is None:
-        texts = [*splits.train["text"], *(splits.train["text_pair"] if config.text_pair_column else [])]
-        return build_tokenizer(texts, vocabulary_size=config.vocabulary_size, max_length=config.max_length)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model_name_or_path)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{config.model_name_or_path!r} has no tokenizer: {' '.join(str(error).split())[:300]}") from error
-    if tokenizer.pad_token is None:
-        raise RecipeError(f"the tokenizer of {config.model_name_or_path!r} has no padding token, which batches need")
-    return tokenizer
-
-
-def build_model(config: Config, checkpoint: Any, names: list[str], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model, in float32, with one output per class.
+def build_model(task: Task, checkpoint: Any, splits: Splits, processor: Any) -> PreTrainedModel:
+    """The model, in float32, with the task's head.
 
     Raises:
         RecipeError: a checkpoint that cannot be loaded, or that TanhMax does not know.
     """
-    settings = tanhmax_settings(config)
-    labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    config, settings = task.config, tanhmax_settings(task.config)
     if checkpoint is None:
-        model = _from_scratch(config, settings, labels, tokenizer)
+        model = _from_scratch(task, settings, splits, processor)
     else:
         try:
-            model = _from_checkpoint(config, settings, checkpoint, labels)
+            model = _from_checkpoint(task, settings, checkpoint, splits)
         except (OSError, ValueError, RuntimeError) as error:
             raise RecipeError(f"cannot start from {config.model_name_or_path!r}: {' '.join(str(error).split())[:400]}") from error
     if isinstance(model.config, TanhMaxFields) != (settings is not None):
         raise RuntimeError(f"attention: {config.attention} was asked for, but the model is {type(model).__name__}")
+    task.adapt(model)
     return model
 
 
-def _from_scratch(config: Config, settings: Any, labels: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    dropout = 0.1 if config.dropout is None else config.dropout
-    sizes = {
-        "vocab_size": len(tokenizer),
-        "num_hidden_layers": config.num_layers,
-        "hidden_size": config.hidden_size,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": 4 * config.hidden_size,
-        "max_position_embeddings": config.max_length + ROOM,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+def _from_scratch(task: Task, settings: Any, splits: Splits, processor: Any) -> PreTrainedModel:
+    family, fields = task.config.family, task.sizes(processor, splits) | task.head(splits)
     try:
         if settings is None:
-            return AutoModelForSequenceClassification.from_config(BertConfig(**sizes, **labels))
-        fields = {f"tanhmax_{name}": getattr(settings, name) for name in ("polarity", "layers", "heads", "score_bias")}
-        return AutoModelForSequenceClassification.from_config(hf_tanhmax.TanhMaxBertConfig(**sizes, **labels, **fields))
+            return task.auto_class.from_config(UPSTREAM[family](**fields))
+        chosen = {f"tanhmax_{name}": getattr(settings, name) for name in SETTINGS}
+        return task.auto_class.from_config(TANHMAX[family](**fields, **chosen))
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
 
-def _from_checkpoint(config: Config, settings: Any, checkpoint: Any, labels: dict[str, Any]) -> PreTrainedModel:
-    name, arguments = str(config.model_name_or_path), {"dtype": torch.float32, **labels}
+def _from_checkpoint(task: Task, settings: Any, checkpoint: Any, splits: Splits) -> PreTrainedModel:
+    config = task.config
+    name, arguments = str(config.model_name_or_path), {"dtype": torch.float32, **task.head(splits)}
     if config.dropout is not None:
-        arguments |= {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
+        arguments |= dict.fromkeys(DROPOUTS[config.family], config.dropout)
     if settings is None:
-        return AutoModelForSequenceClassification.from_pretrained(name, **arguments)
+        return task.auto_class.from_pretrained(name, **arguments)
     if not isinstance(checkpoint, TanhMaxFields):
-        chosen = {key: getattr(settings, key) for key in ("polarity", "layers", "heads", "score_bias")}
-        return hf_tanhmax.convert(name, AutoModelForSequenceClassification, **chosen, **arguments)
-    model = AutoModelForSequenceClassification.from_pretrained(name, **arguments)
+        chosen = {key: getattr(settings, key) for key in SETTINGS}
+        return hf_tanhmax.convert(name, task.auto_class, **chosen, **arguments)
+    model = task.auto_class.from_pretrained(name, **arguments)
     if not settings.learned:
         hf_tanhmax.set_polarity(model, settings.polarity)
     return model

@@ -11,24 +11,33 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from filelock import FileLock
 
+from .checkpoints import write_json
 from .config import ROOT
 from .errors import RecipeError
 from .recipe import Recipe
 
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "hf-tanhmax")
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "hf-tanhmax")
+PARTS = {"recipe", "variant", "metrics", "attention_health", "seed"}
 
 
-def results_of(recipe: Recipe, *, metrics: dict[str, Any], health: dict[str, Any], data: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """All that `results.json` holds."""
+def results_of(recipe: Recipe, measured: dict[str, Any], *, data: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """All that is known about a run.
+
+    Args:
+        recipe: what was run.
+        measured: what the run found: `model`, `metrics`, `main_metric` and so on.
+        data: the fingerprint of the rows.
+        seconds: from start to end.
+    """
     config = recipe.config
     return {
         "recipe": recipe.name,
         "variant": recipe.variant,
         "attention": attention_in_words(config.identity()),
         "seed": config.seed,
-        "metrics": metrics,
-        "attention_health": health,
+        **measured,
         "config": portable(config.identity()) | {"epochs": config.resolved_epochs, "learning_rate": config.resolved_learning_rate},
         "data": data,
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
@@ -36,6 +45,28 @@ def results_of(recipe: Recipe, *, metrics: dict[str, Any], health: dict[str, Any
         "hardware": hardware(),
         "wall_time_s": round(seconds, 2),
     }
+
+
+def gather(folder: Path, recipe: Recipe, result: dict[str, Any]) -> Path:
+    """Put a result among those of its variant, in `<folder>/<family>--<task>--<variant>.json`, in place of the same run's older one."""
+    path = folder / f"{recipe.name}--{recipe.variant}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{path.name}.lock"):
+        runs = [run for run in (read_runs(path) if path.is_file() else []) if identity_of(run) != identity_of(result)]
+        write_json(path, {"runs": sorted([*runs, result], key=lambda run: (str(settings_of(run)), run["seed"]))})
+    return path
+
+
+def settings_of(result: dict[str, Any]) -> str:
+    """What must agree for two runs to count as the same with other seeds: all keys but the seed, and the data."""
+    kept = {key: value for key, value in result.get("config", {}).items() if key != "seed"}
+    data = {key: value for key, value in result.get("data", {}).items() if key != "rows"}
+    return repr((sorted(kept.items()), sorted(data.items())))
+
+
+def identity_of(result: dict[str, Any]) -> tuple[str, int]:
+    """What makes a run the same run."""
+    return settings_of(result), result["seed"]
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +82,7 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
 def attention_in_words(config: dict[str, Any]) -> str:
     """Which attention a configuration trains, in a few words."""
     if config["attention"] == "softmax":
-        return "softmax"
+        return "softmax" + (f", LoRA of rank {config['lora_rank']}" if config.get("lora_rank") else "")
     if config["polarity"] == "learned":
         words = f"TanhMax, learned from c = {config['score_bias']:g}"
     elif config["polarity_schedule"]:
@@ -60,7 +91,7 @@ def attention_in_words(config: dict[str, Any]) -> str:
         words = f"TanhMax, polarity {config['polarity']:g}"
     for key in ("layers", "heads"):
         words += f", {key} {', '.join(map(str, config[key]))}" if config[key] else ""
-    return words
+    return words + (f", LoRA of rank {config['lora_rank']}" if config.get("lora_rank") else "")
 
 
 def git_commit() -> dict[str, Any] | None:
@@ -89,8 +120,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """One result file.
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The runs in a result file, of one variant or of one run.
 
     Raises:
         RecipeError: no such file, or not a result of a recipe.
@@ -101,19 +132,34 @@ def read_results(path: Path) -> dict[str, Any]:
         raise RecipeError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise RecipeError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict) or not {"recipe", "variant", "metrics", "attention_health", "seed"} <= set(found):
+    runs = found.get("runs", [found]) if isinstance(found, dict) else None
+    if not runs or not all(isinstance(run, dict) and PARTS <= set(run) for run in runs):
         raise RecipeError(f"{path} is not a result of recipes.train")
-    return found
+    return runs
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The result of one run.
+
+    Raises:
+        RecipeError: as `read_runs`, or several runs.
+    """
+    runs = read_runs(path)
+    if len(runs) > 1:
+        raise RecipeError(f"{path} holds {len(runs)} runs, but one was wanted")
+    return runs[0]
 
 
 def numbers_of(result: dict[str, Any]) -> dict[str, float | None]:
     """The columns of a table: name and value."""
     metrics, health = result["metrics"], result["attention_health"]["overall"]
+    main = result.get("main_metric", "accuracy")
+    reported = [name for name in result.get("reported", ["accuracy", "f1"]) if name not in (main, "cross_entropy")]
     return {
         "train loss": metrics["train_loss"],
-        "val. accuracy": metrics["validation_accuracy"],
-        "test accuracy": metrics.get("test_accuracy"),
-        "test F1": metrics.get("test_f1"),
+        f"val. {main}": metrics.get(f"validation_{main}"),
+        f"test {main}": metrics.get(f"test_{main}"),
+        **{f"test {name.replace('_', ' ')}": metrics.get(f"test_{name}") for name in reported},
         "negative mass": health["negative_mass"],
         "weight sum": health["weight_sum"],
         **({"seconds": result["wall_time_s"]} if result["hardware"]["gpu"] else {}),  # on shared processors a time tells nothing

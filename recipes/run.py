@@ -1,7 +1,8 @@
-"""One run from recipe to results: check, load, train, evaluate, reload, report."""
+"""One run from recipe to results: check, load, train, evaluate, reload, report, publish."""
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,28 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel, set_seed
+from transformers import set_seed
 
 from hf_tanhmax.annealing import PolarityCallback
 
-from .checkpoints import RESULTS, ManifestCallback, Start, claim, write_json
+from .adapters import load_trained, save_base, with_adapters
+from .checkpoints import RESULTS, ManifestCallback, Start, claim, whole_checkpoints, write_json
 from .compare import comparison
 from .config import Config
-from .data import load_splits, source_fingerprint, tokenized
-from .errors import RecipeError
-from .health import attention_health
-from .metrics import classification_metrics, f1_average
-from .model import build_model, checkpoint_config, load_tokenizer
+from .data import Splits, source_fingerprint
+from .errors import Interrupted, RecipeError
+from .health import HealthCallback, attention_health, health_curve, softmax_norms
+from .interrupt import InterruptCallback
+from .model import build_model, checkpoint_config
+from .plots import run_figures
+from .publish import check_publishing, publish, write_card
 from .recipe import Recipe
-from .results import read_results, results_of
+from .results import gather, read_results, results_of
+from .space import space_left
+from .tasks import Task, task_for
 from .trainer import LengthSampler, RecipeTrainer, training_arguments
 
-CHECKED_ROWS = 256  # of the test data, for attention health and for the model reloaded from disk
-EVALUATION_BATCH = 64
+HEALTH_MEASUREMENTS = 10  # in a run, if the recipe does not say how often
 
 
 def run(recipes: list[Recipe]) -> None:
@@ -35,6 +40,7 @@ def run(recipes: list[Recipe]) -> None:
 
     Raises:
         RecipeError: something in the recipe or the data that cannot work.
+        Interrupted: the user stopped it.
     """
     for recipe in recipes:
         _check(recipe)
@@ -53,43 +59,64 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
     """Run one recipe, or find its results where it was run before; all processes return the same.
 
     Raises:
-        RecipeError: as `run`.
+        RecipeError, Interrupted: as `run`.
     """
-    started, config, folder = time.perf_counter(), recipe.config, recipe.output_dir
+    started, config, folder, task = time.perf_counter(), recipe.config, recipe.output_dir, task_for(recipe.config)
     start = _claim_together(recipe)
     for sentence in start.said:
         _say(sentence)
     if start.finished:
-        return read_results(folder / RESULTS)
+        return _finished(recipe)
     with PartialState().main_process_first():
-        splits = load_splits(config)
+        splits = task.splits()
     set_seed(config.seed)
-    checkpoint = checkpoint_config(config)
-    tokenizer = load_tokenizer(config, splits)
-    model = build_model(config, checkpoint, splits.names, tokenizer)
-    rows = {name: getattr(splits, name) for name in ("train", "validation", "test") if getattr(splits, name) is not None}
-    data = {name: tokenized(part, tokenizer, max_length=config.max_length) for name, part in rows.items()}
-    trainer = _trainer(config, folder, model, data, tokenizer, len(splits.names))
-    trainer.train(resume_from_checkpoint=start.checkpoint)
-    metrics = _metrics(trainer, data) | {"f1_average": f1_average(len(splits.names))}
-    trainer.save_model(str(folder))
+    checkpoint = checkpoint_config(task)
+    processor = task.processor(splits)
+    model = build_model(task, checkpoint, splits, processor)
+    use_cache = getattr(model.config, "use_cache", None)
+    data = {name: task.examples(rows, processor, training=name == "train") for name, rows in splits.present().items()}
+    batches = _batches(task, data["validation"], processor)
+    baseline = softmax_norms(model, batches, **task.forward)
+    if config.lora_rank:
+        if PartialState().is_main_process:
+            save_base(model, config, folder)
+        PartialState().wait_for_everyone()
+        model = with_adapters(model, task, folder)
+    trainer = _trainer(task, folder, model, data, processor, splits)
+    every = config.health_steps or max(1, trainer.args.max_steps // HEALTH_MEASUREMENTS)
+    trainer.add_callback(HealthCallback(batches, every=every, log=trainer.log, baseline=baseline, **task.forward))
+    _train(trainer, recipe, start.checkpoint)
+    metrics, outcomes = _metrics(trainer, task, data)
+    logits = _logits(trainer.model_wrapped, batches, task.forward)
+    if use_cache is not None:
+        trainer.model.config.use_cache = use_cache  # the Trainer switches it off, which is no property of the trained model
+    with space_left(folder):
+        trainer.save_model(str(folder))
     PartialState().wait_for_everyone()
     result: dict[str, Any] | None = None
     if PartialState().is_main_process:
-        reloaded = AutoModelForSequenceClassification.from_pretrained(str(folder)).to(model.device)
-        last = data.get("test", data["validation"])
-        batches = _batches(last.select(range(min(CHECKED_ROWS, len(last)))), tokenizer)
-        metrics["reload_difference"] = _check_reload(model, reloaded, batches)
-        reloaded.set_attn_implementation("eager")
-        health = attention_health(reloaded, batches)
-        seconds = time.perf_counter() - started
-        result = results_of(recipe, metrics=metrics, health=health, data=splits.fingerprint, seconds=seconds)
-        if config.results_dir:
-            write_json(Path(config.results_dir) / f"{recipe.run_name}.json", result)
+        reloaded = load_trained(folder, task).to(trainer.args.device)
+        metrics["reload_difference"] = _difference(logits, _logits(reloaded, batches, task.forward), rounding=1e-6)
+        health = attention_health(reloaded, batches, baseline=baseline, **task.forward)
+        measured = {
+            "model": _described(reloaded, trainer, config),
+            "metrics": metrics,
+            "main_metric": task.main_metric,
+            "higher_is_better": task.higher_is_better,
+            "reported": list(task.reported),
+            "attention_health": health,
+            "polarity_curve": [[line["step"], line["polarity"]] for line in trainer.state.log_history if "polarity" in line and "loss" in line],
+            "health_curve": health_curve(trainer.state.log_history),
+            "outcomes": {"test": " ".join(f"{value:.6g}" for value in outcomes)},
+        }
+        if config.lora_rank:
+            merged = reloaded.merge_and_unload()
+            metrics["merge_difference"] = _difference(logits, _logits(merged, batches, task.forward), rounding=1e-3)
+        result = results_of(recipe, measured, data=splits.fingerprint, seconds=time.perf_counter() - started)
         write_json(folder / RESULTS, result)
-        _say(
-            f"the model is in {folder}; reloaded from there it gives the same logits (largest difference {metrics['reload_difference']:g})"
-        )
+        run_figures(result, folder / "figures")
+        _say(f"the model is in {folder}; reloaded from there it gives the same logits (largest difference {metrics['reload_difference']:g})")
+        _report(recipe, result)
     return broadcast_object_list([result])[0]
 
 
@@ -105,7 +132,11 @@ def _check(recipe: Recipe) -> None:
             f"accelerate launch --multi_gpu --num_processes {config.num_processes}, as --cpu alone starts one process"
         )
     training_arguments(config, recipe.output_dir, processes=state.num_processes)
-    checkpoint_config(config)
+    task = task_for(config)
+    task.check()
+    checkpoint_config(task)
+    if config.push_to_hub:
+        check_publishing(config.push_to_hub)
 
 
 def _claim_together(recipe: Recipe) -> Start:
@@ -123,8 +154,28 @@ def _claim_together(recipe: Recipe) -> Start:
     return start
 
 
-def _trainer(config: Config, folder: Path, model: PreTrainedModel, data: dict[str, Dataset], tokenizer: Any, classes: int) -> RecipeTrainer:
-    arguments = training_arguments(config, folder, rows=len(data["train"]), processes=PartialState().num_processes)
+def _finished(recipe: Recipe) -> dict[str, Any]:
+    result = read_results(recipe.output_dir / RESULTS)
+    if PartialState().is_main_process:
+        _report(recipe, result)
+    return result
+
+
+def _report(recipe: Recipe, result: dict[str, Any]) -> None:
+    """Put the result among the others, write the card, and publish if that was asked for."""
+    config, folder = recipe.config, recipe.output_dir
+    gathered = gather(Path(config.results_dir), recipe, result) if config.results_dir else None
+    write_card(folder, result, gathered)
+    if config.push_to_hub:
+        _say(f"published: {publish(folder, config.push_to_hub, private=config.hub_private)}")
+
+
+def _trainer(task: Task, folder: Path, model: Any, data: dict[str, Dataset], processor: Any, splits: Splits) -> RecipeTrainer:
+    config: Config = task.config
+    lengths = task.lengths(data["train"])
+    arguments = training_arguments(
+        config, folder, rows=len(data["train"]), processes=PartialState().num_processes, all_columns=task.column_names_kept
+    )
     callbacks: list[Any] = [ManifestCallback()]
     if config.attention == "tanhmax" and config.polarity_schedule is not None:
         annealing = {
@@ -136,64 +187,110 @@ def _trainer(config: Config, folder: Path, model: PreTrainedModel, data: dict[st
         callbacks.append(PolarityCallback(**annealing))  # type: ignore[arg-type]
     return RecipeTrainer(
         score_bias_learning_rate=config.score_bias_learning_rate,
-        sampler=LengthSampler([len(ids) for ids in data["train"]["input_ids"]], batch_size=config.batch_size, seed=config.seed),
+        sampler=LengthSampler(lengths, batch_size=config.batch_size, seed=config.seed),
+        training_collator=task.collator(processor, training=True),
         model=model,
         args=arguments,
         train_dataset=data["train"],
-        eval_dataset=_by_length(data["validation"]),
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=classification_metrics(classes),
+        eval_dataset=_by_length(task, data["validation"])[0],
+        processing_class=processor,
+        data_collator=task.collator(processor, training=False),
+        compute_loss_func=task.loss(),
+        compute_metrics=task.metrics(splits),
+        preprocess_logits_for_metrics=task.reduce,
         callbacks=callbacks,
     )
 
 
-def _metrics(trainer: RecipeTrainer, data: dict[str, Dataset]) -> dict[str, Any]:
+def _train(trainer: RecipeTrainer, recipe: Recipe, checkpoint: str | None) -> None:
+    """Train to the end.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint is saved.
+        RecipeError: the disk is full; the last whole checkpoint still is whole.
+    """
+    interrupt = InterruptCallback()
+    trainer.add_callback(interrupt)
+    try:
+        with space_left(recipe.output_dir):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        interrupt.on_train_end()
+    if interrupt.stopped is not None and interrupt.stopped < trainer.state.max_steps:
+        saved = whole_checkpoints(recipe.output_dir)
+        raise Interrupted(f"after step {interrupt.stopped} of {trainer.state.max_steps}, saved in {saved[-1]}; add --resume to the same command to go on")
+
+
+def _metrics(trainer: RecipeTrainer, task: Task, data: dict[str, Dataset]) -> tuple[dict[str, Any], list[float]]:
+    """The numbers of a trained model, and the outcome of every test row in the order of the rows."""
     history = trainer.state.log_history
     losses = [[record["step"], record["loss"]] for record in history if "loss" in record]
     last = [loss for step, loss in losses if step > 0.9 * trainer.state.max_steps] or [loss for _, loss in losses[-1:]]
     found: dict[str, Any] = {
         "train_loss": sum(last) / len(last) if last else None,
         "train_loss_curve": losses,
+        "validation_curve": [[record["step"], record[f"eval_{task.main_metric}"]] for record in history if f"eval_{task.main_metric}" in record],
         "steps": trainer.state.global_step,
     }
-    measured = {"validation": _last_evaluation(trainer) or trainer.evaluate()}
-    if "test" in data:
-        measured["test"] = trainer.evaluate(_by_length(data["test"]))
-    for split, values in measured.items():
-        found |= {f"{split}_{name}": values[f"eval_{name}"] for name in ("accuracy", "f1", "cross_entropy")}
-    return found
+    validation = _last_evaluation(trainer, task) or trainer.evaluate()
+    found |= {f"validation_{name}": validation[f"eval_{name}"] for name in task.reported}
+    if "test" not in data:
+        return found, []
+    rows, order = _by_length(task, data["test"])
+    predicted = trainer.predict(rows, metric_key_prefix="test")
+    found |= {f"test_{name}": (predicted.metrics or {})[f"test_{name}"] for name in task.reported}
+    outcomes = dict(zip(order, task.outcomes(predicted), strict=True))
+    return found, [outcomes[row] for row in range(len(outcomes))]
 
 
-def _last_evaluation(trainer: RecipeTrainer) -> dict[str, float] | None:
+def _last_evaluation(trainer: RecipeTrainer, task: Task) -> dict[str, float] | None:
     """What the Trainer measured on the validation data after the last step, if it did."""
-    step = trainer.state.global_step
-    return next((record for record in trainer.state.log_history if record["step"] == step and "eval_accuracy" in record), None)
+    step, name = trainer.state.global_step, f"eval_{task.main_metric}"
+    return next((record for record in trainer.state.log_history if record["step"] == step and name in record), None)
 
 
-def _by_length(rows: Dataset) -> Dataset:
-    """The rows from long to short, so that little is padded; for measurements that do not depend on the order."""
-    return rows.select(sorted(range(len(rows)), key=lambda index, ids=rows["input_ids"]: -len(ids[index])))
+def _by_length(task: Task, rows: Dataset) -> tuple[Dataset, list[int]]:
+    """The rows from long to short, so that little is padded, and where each was; for measurements that do not depend on the order."""
+    lengths = task.lengths(rows)
+    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
+    return rows.select(order), order
 
 
-def _batches(rows: Dataset, tokenizer: Any) -> list[dict[str, Tensor]]:
-    collate = DataCollatorWithPadding(tokenizer)
-    inputs = [{key: row[key] for key in tokenizer.model_input_names if key in row} for row in rows]
-    return [dict(collate(inputs[first : first + EVALUATION_BATCH])) for first in range(0, len(inputs), EVALUATION_BATCH)]
+def _batches(task: Task, rows: Dataset, processor: Any) -> list[dict[str, Tensor]]:
+    """The first rows for evaluation, in small batches: for attention health, and to compare a reloaded model."""
+    collate: Callable[..., Any] = task.collator(processor, training=False)
+    size = min(task.config.batch_size, 32)
+    chosen = [rows[index] for index in range(min(task.config.health_rows, len(rows)))]
+    return [dict(collate(chosen[first : first + size])) for first in range(0, len(chosen), size)]
 
 
-def _check_reload(model: PreTrainedModel, reloaded: PreTrainedModel, batches: list[dict[str, Tensor]]) -> float:
-    """The largest difference of the logits of two models over batches, which must be below their rounding."""
-    difference = largest = 0.0
+def _logits(model: Any, batches: list[dict[str, Tensor]], options: dict[str, Any]) -> list[Tensor]:
+    model.eval()
+    device = next(model.parameters()).device
     with torch.no_grad():
-        for batch in batches:
-            inputs = {key: value.to(model.device) for key, value in batch.items()}
-            trained, loaded = model.eval()(**inputs).logits, reloaded.eval()(**inputs).logits
-            difference = max(difference, float((trained - loaded).abs().max()))
-            largest = max(largest, float(trained.abs().max()))
-    if not difference <= 1e-6 * max(1.0, largest):
+        inputs = [{key: value.to(device) for key, value in batch.items() if key != "labels"} for batch in batches]
+        return [model(**batch, **options).logits.cpu() for batch in inputs]
+
+
+def _difference(trained: list[Tensor], loaded: list[Tensor], *, rounding: float) -> float:
+    """The largest difference between the logits of two models, which must be below their rounding."""
+    difference = max(float((one - other).abs().max()) for one, other in zip(trained, loaded, strict=True))
+    largest = max(float(one.abs().max()) for one in trained)
+    if not difference <= rounding * max(1.0, largest):
         raise RuntimeError(f"the model reloaded from disk is not the trained one: its logits differ by {difference:g}")
     return difference
+
+
+def _described(model: Any, trainer: RecipeTrainer, config: Config) -> dict[str, Any]:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trained = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
+    name = config.model_name_or_path
+    return {
+        "class": type(inner).__name__,
+        "base_model": "/".join(Path(name).parts[-2:]) if name else None,
+        "parameters": sum(value.numel() for value in inner.parameters()),
+        "trained_parameters": trained,
+    }
 
 
 def _say(sentence: str) -> None:

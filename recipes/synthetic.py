@@ -1,4 +1,4 @@
-"""The paper's synthetic task (Huang et al. 2024): the class of a document is told by two of its twelve words.
+"""The embedded texts. The paper's synthetic task (Huang et al. 2024): the class of a document is told by two of its twelve words.
 
 The words are permuted; the first half of the polar ones is positive, the second half negative, all others are neutral. A document holds
 2 polar words of its class and 10 neutral ones, drawn with replacement, in random order; half the documents are of each class.
@@ -33,3 +33,22 @@ def synthetic_splits(documents: int = 10_000, vocabulary: int = 2_000, polar: in
         split: {"text": [texts[index] for index in indices], "label": [labels[index] for index in indices]}
         for split, indices in (("train", order[:cut]), ("test", order[cut:]))
     }
+
+
+def synthetic_conversations(largest: int = 40) -> dict[str, list[list[dict[str, str]]]]:
+    """Sums as questions and answers, `{"train": ..., "test": ...}`, each a list of conversations of two messages.
+
+    Args:
+        largest: of the two numbers that are added; all pairs from 0 to it come once, 70 percent of them to learn from.
+    """
+    pairs = [(left, right) for left in range(largest + 1) for right in range(largest + 1)]
+    made = [
+        [
+            {"role": "user", "content": f"What is {left} plus {right}?"},
+            {"role": "assistant", "content": f"{left} plus {right} is {left + right}."},
+        ]
+        for left, right in pairs
+    ]
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(made))
+    cut = round(len(made) * TRAIN_SHARE)
+    return {"train": [made[index] for index in order[:cut]], "test": [made[index] for index in order[cut:]]}

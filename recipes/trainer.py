@@ -4,20 +4,25 @@ An order of rows that is a function of seed and epoch, one loss for any number o
 score biases.
 """
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_tanhmax.annealing import PolarityCallback
 
 from .config import Config
 from .errors import RecipeError
 
 BATCHES_SORTED_TOGETHER = 50
 SCORE_BIAS = "tanhmax_score_bias"
+# The newer name of an argument that Transformers 5.17 does not have yet.
+CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
 
 
 class LengthSampler(Sampler[int]):
@@ -67,19 +72,32 @@ class EpochCallback(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
+class QuietProgress(ProgressCallback):
+    """The bar of Transformers, which writes what is logged above it, without the many lines about single layers."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        """Write what is about the model as a whole."""
+        super().on_log(args, state, control, logs={key: value for key, value in (logs or {}).items() if "/layer_" not in key}, **kwargs)
+
+
 class RecipeTrainer(Trainer):
     """A Trainer whose training does not depend on the number of processes.
 
     Args:
         score_bias_learning_rate: learning rate of the score biases of a learned polarity.
         sampler: order of the training rows.
+        training_collator: what makes batches for training; `data_collator` makes those for evaluations.
         **kwargs: as for `Trainer`.
     """
 
-    def __init__(self, *, score_bias_learning_rate: float, sampler: LengthSampler, **kwargs: Any) -> None:
-        self.score_bias_learning_rate, self.sampler = score_bias_learning_rate, sampler
-        super().__init__(**kwargs, compute_loss_func=mean_loss)
+    def __init__(self, *, score_bias_learning_rate: float, sampler: LengthSampler, training_collator: Any, **kwargs: Any) -> None:
+        self.score_bias_learning_rate, self.sampler, self.training_collator = score_bias_learning_rate, sampler, training_collator
+        super().__init__(**kwargs)
         self.add_callback(EpochCallback(sampler))
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(QuietProgress)
+        # The polarity is added to what is logged, so before anything that reports it.
+        self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, PolarityCallback))
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches in the sampler's order; the last one is dropped if it is not full, so that all weigh the same."""
@@ -87,7 +105,7 @@ class RecipeTrainer(Trainer):
             self.train_dataset,
             batch_size=self.args.per_device_train_batch_size,
             sampler=self.sampler,
-            collate_fn=self.data_collator,
+            collate_fn=self.training_collator,
             drop_last=True,
         )
         return self.accelerator.prepare(loader)
@@ -106,20 +124,9 @@ class RecipeTrainer(Trainer):
         return optimizer
 
 
-def mean_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Cross entropy, summed over the rows here and divided by the rows of the whole step, wherever they are.
-
-    Args:
-        outputs: of the model, with logits `[rows, classes]`.
-        labels: `[rows]`.
-        num_items_in_batch: rows of the step over all processes and accumulated batches; None is the rows here.
-    """
-    logits = outputs["logits"].float()
-    total = nn.functional.cross_entropy(logits, labels, reduction="sum")
-    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-
-
-def training_arguments(config: Config, output_dir: Path, *, rows: int | None = None, processes: int = 1) -> TrainingArguments:
+def training_arguments(
+    config: Config, output_dir: Path, *, rows: int | None = None, processes: int = 1, all_columns: bool = False
+) -> TrainingArguments:
     """The recipe in the Trainer's words.
 
     Args:
@@ -127,10 +134,14 @@ def training_arguments(config: Config, output_dir: Path, *, rows: int | None = N
         output_dir: where checkpoints go.
         rows: of the training data; None where they are not known yet.
         processes: how many share a batch.
+        all_columns: whether batches are made of more columns than the model's arguments.
 
     Raises:
-        RecipeError: a batch that the processes cannot share evenly, or that is larger than the training data.
+        RecipeError: a batch that the processes cannot share evenly, or that is larger than the training data; or a tracker that is not
+            installed.
     """
+    if config.report_to is not None and importlib.util.find_spec(config.report_to) is None:
+        raise RecipeError(f"report_to is {config.report_to}, which is not installed: pip install {config.report_to}")
     share = processes * config.gradient_accumulation_steps
     if config.batch_size % share:
         raise RecipeError(
@@ -163,7 +174,9 @@ def training_arguments(config: Config, output_dir: Path, *, rows: int | None = N
         "eval_steps": max(1, epoch),
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": torch.accelerator.is_available() and not config.use_cpu,
-        "report_to": "none",
+        "remove_unused_columns": not all_columns,
+        **({CHECKPOINTING: True} if config.gradient_checkpointing else {}),
+        "report_to": config.report_to or "none",
     }
     try:
         return TrainingArguments(**arguments)

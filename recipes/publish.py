@@ -1,0 +1,50 @@
+"""What a run gives to others: a model card beside the model, and a repository on the Hub."""
+
+from pathlib import Path
+from typing import Any
+
+from hf_tanhmax import hub
+from hf_tanhmax.cards import model_card
+
+from .compare import comparison
+from .errors import RecipeError
+from .results import read_runs, settings_of
+
+
+def check_publishing(repo: str) -> None:
+    """Find out before training whether a repository can be written to.
+
+    Raises:
+        RecipeError: not a name of a repository, no login, or no right to write there.
+    """
+    try:
+        hub.check_login(repo)
+    except hub.HubError as error:
+        raise RecipeError(f"push_to_hub: {error}") from error
+
+
+def publish(folder: Path, repo: str, *, private: bool) -> str:
+    """Publish a run's folder; returns the address of the commit.
+
+    Raises:
+        RecipeError: the Hub refused or could not be reached; the run is on the disk and can be published later.
+    """
+    try:
+        return hub.push(folder, repo, private=private)
+    except hub.HubError as error:
+        raise RecipeError(f"the run is complete in {folder}, but was not published: {error}; later: hf-tanhmax push {folder} {repo}") from error
+
+
+def write_card(folder: Path, result: dict[str, Any], gathered: Path | None) -> None:
+    """Write README.md beside the model.
+
+    Args:
+        folder: of the run.
+        result: of the run.
+        gathered: the file of its variant, whose other seeds count too, among files of other variants to compare with; None for the run alone.
+    """
+    runs = [run for run in read_runs(gathered) if settings_of(run) == settings_of(result)] if gathered else [result]
+    others = [run for path in sorted(gathered.parent.glob(f"{result['recipe']}--*.json")) for run in read_runs(path)] if gathered else []
+    beside = [run for run in others if run["data"] == result["data"]]
+    table = comparison(beside, markdown=True) if len({run["variant"] for run in beside}) > 1 else None
+    model_card(folder, results=runs, comparison=table).save(folder / "README.md")
