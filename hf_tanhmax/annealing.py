@@ -9,6 +9,7 @@ With t = min(1, step / (share * total)), from `start` at t = 0 to exactly `end` 
 The polarity is a function of the step alone, so a resumed run continues where it was without any state of its own.
 """
 
+import logging
 import math
 from typing import Any, Literal, get_args
 
@@ -85,6 +86,15 @@ class PolarityCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Set the polarity that an evaluation or a checkpoint after this step shows."""
         self._set(kwargs["model"], state)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Say what an adapter does not hold."""
+        if hasattr(kwargs["model"], "peft_config"):
+            logging.getLogger(__name__).warning(
+                "the polarity is %g now, in the config of the base model, which PEFT does not save with an adapter; save that too, with "
+                "model.config.save_pretrained(the folder of the base model), or the adapter will be loaded onto the polarity of before",
+                self._at(state),
+            )
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add `polarity` to what the Trainer logs."""

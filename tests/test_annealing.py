@@ -100,7 +100,7 @@ def annealed_model(**settings):
     return TanhMaxBertForSequenceClassification(TanhMaxBertConfig(**SIZES, **settings))
 
 
-def test_the_callback_anneals_logs_saves_and_resumes(tmp_path):
+def test_the_callback_anneals_logs_saves_and_resumes(tmp_path, caplog):
     settings = {"start": 0.0, "end": 1.0, "schedule": "linear", "share": 1.0}
     whole = Recorder(**settings)
     trainer = trainer_for(annealed_model(tanhmax_polarity=0.3), tmp_path, whole)
@@ -116,6 +116,7 @@ def test_the_callback_anneals_logs_saves_and_resumes(tmp_path):
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert resumed.seen == whole.seen[3:]
     assert again.model.config.tanhmax_polarity == 1.0
+    assert "PEFT" not in caplog.text
 
 
 def test_a_learned_polarity_is_not_annealed(tmp_path):

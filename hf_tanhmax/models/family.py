@@ -71,6 +71,8 @@ def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
             upstream(self, config, *args, **kwargs)
             own(self)
             _share_out_score_biases(self)
+            if config.model_type != type(config).model_type:
+                self.name_or_path = ""  # a softmax checkpoint; PEFT writes this name down as what an adapter is to be loaded onto
 
         upstream_initialize = cls.initialize_weights
 
