@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from .blocked import BlockedProblem, blocked_backward, blocked_forward
+from .namespace import NAMESPACE
 from .reference import reference_attention
 from .visibility import Visibility
 
 
-@torch.library.custom_op("hf_tanhmax::blocked_attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(f"{NAMESPACE}::blocked_attention", mutates_args=(), device_types="cpu")
 def blocked_attention(
     query: Tensor,
     key: Tensor,
@@ -40,7 +41,7 @@ def blocked_attention(
     return output.to(query.dtype), lse
 
 
-@torch.library.custom_op("hf_tanhmax::blocked_attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(f"{NAMESPACE}::blocked_attention_backward", mutates_args=(), device_types="cpu")
 def blocked_attention_backward(
     grad_output: Tensor,
     query: Tensor,
@@ -87,7 +88,7 @@ def _(
     return *gradients, polarity_grad, bias_grad
 
 
-@torch.library.custom_op("hf_tanhmax::fused_attention", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::fused_attention", mutates_args=())
 def fused_attention(
     query: Tensor,
     key: Tensor,
@@ -117,7 +118,7 @@ def fused_attention(
         return launch_forward(FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers))
 
 
-@torch.library.custom_op("hf_tanhmax::fused_attention_backward", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::fused_attention_backward", mutates_args=())
 def fused_attention_backward(
     grad_output: Tensor,
     query: Tensor,
@@ -226,7 +227,7 @@ def _one_after_the_other(operator: Any) -> Any:
     return _rule
 
 
-for _forward, _backward in ((blocked_attention, blocked_attention_backward), (fused_attention, fused_attention_backward)):
-    _forward.register_autograd(_backward_through(_backward), setup_context=_setup_context)
-    for _operator in (_forward, _backward):
+for _pair in ((blocked_attention, blocked_attention_backward), (fused_attention, fused_attention_backward)):
+    _pair[0].register_autograd(_backward_through(_pair[1]), setup_context=_setup_context)
+    for _operator in _pair:
         _operator.register_vmap(_one_after_the_other(_operator))

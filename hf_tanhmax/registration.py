@@ -19,9 +19,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from .attention import tanhmax_attention
+from .namespace import NAMESPACE
 from .settings import LEARNED
 
-FUSED, EAGER, PAGED = "tanhmax", "tanhmax_eager", "tanhmax_paged"
+FUSED = NAMESPACE.removeprefix("hf_")
+EAGER, PAGED = f"{FUSED}_eager", f"{FUSED}_paged"
 SCORE_BIAS = "tanhmax_score_bias"
 
 # Arguments that change what attention computes and that TanhMax attention does not do.

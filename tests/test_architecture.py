@@ -14,7 +14,8 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 
 # From low to high. A module may import from the rows above its own, and a package's modules from each other where the row says so.
 LAYERS = (
-    ("functional", "settings", "stock", "visibility", "kernels.support", "kernels.schedule", "kernels.primitives", "models.adapters"),
+    ("functional", "namespace", "settings", "stock", "visibility", "kernels.support", "kernels.schedule", "kernels.primitives"),
+    ("models.adapters", "models.bundle"),
     ("reference", "composed", "blocked", "kernels.tuning", "kernels.forward"),
     ("kernels.backward",),
     ("kernels.launch",),
@@ -25,7 +26,7 @@ LAYERS = (
     ("annealing", "models.family"),
     ("models.bert", "models.vit", "models.llama"),
     ("models.auto",),
-    ("models.conversion",),
+    ("models.conversion", "models.remote"),
     ("__init__",),
 )
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}

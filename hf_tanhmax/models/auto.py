@@ -1,4 +1,4 @@
-"""Registration with the Auto classes: model type, heads, tokenizer and image processor."""
+"""Registration with the Auto classes: model types, heads, tokenizer and image processor."""
 
 import importlib.util
 from typing import Any
@@ -6,45 +6,31 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BertTokenizer, PreTrainedModel
 
-from . import bert, llama, vit
+from .bert import TanhMaxBertConfig
+from .family import HEADS
+from .llama import TanhMaxLlamaConfig
+from .vit import TanhMaxViTConfig, register_checkpoint_conversion
 
 # For each family: its config, and the Auto class of every head.
 FAMILIES: dict[type, dict[str, type[PreTrainedModel]]] = {
-    bert.TanhMaxBertConfig: {
-        "AutoModel": bert.TanhMaxBertModel,
-        "AutoModelForPreTraining": bert.TanhMaxBertForPreTraining,
-        "AutoModelForCausalLM": bert.TanhMaxBertLMHeadModel,
-        "AutoModelForMaskedLM": bert.TanhMaxBertForMaskedLM,
-        "AutoModelForNextSentencePrediction": bert.TanhMaxBertForNextSentencePrediction,
-        "AutoModelForSequenceClassification": bert.TanhMaxBertForSequenceClassification,
-        "AutoModelForMultipleChoice": bert.TanhMaxBertForMultipleChoice,
-        "AutoModelForTokenClassification": bert.TanhMaxBertForTokenClassification,
-        "AutoModelForQuestionAnswering": bert.TanhMaxBertForQuestionAnswering,
-        "AutoModelForTextEncoding": bert.TanhMaxBertModel,
-    },
-    vit.TanhMaxViTConfig: {
-        "AutoModel": vit.TanhMaxViTModel,
-        "AutoModelForMaskedImageModeling": vit.TanhMaxViTForMaskedImageModeling,
-        "AutoModelForImageClassification": vit.TanhMaxViTForImageClassification,
-    },
-    llama.TanhMaxLlamaConfig: {
-        "AutoModel": llama.TanhMaxLlamaModel,
-        "AutoModelForCausalLM": llama.TanhMaxLlamaForCausalLM,
-        "AutoModelForSequenceClassification": llama.TanhMaxLlamaForSequenceClassification,
-        "AutoModelForQuestionAnswering": llama.TanhMaxLlamaForQuestionAnswering,
-        "AutoModelForTokenClassification": llama.TanhMaxLlamaForTokenClassification,
-    },
+    config: HEADS[config] for config in (TanhMaxBertConfig, TanhMaxViTConfig, TanhMaxLlamaConfig)
 }
 
 
 def register_models() -> None:
     """Register the three families; calling it again changes nothing."""
-    vit.register_checkpoint_conversion()
-    for config, heads in FAMILIES.items():
+    for config in FAMILIES:
         AutoConfig.register(config.model_type, config, exist_ok=True)  # type: ignore[attr-defined]
+    register_heads()
+
+
+def register_heads() -> None:
+    """Register what Transformers finds by the class of a config, and not by the name of its model type."""
+    register_checkpoint_conversion()
+    for config, heads in FAMILIES.items():
         for auto, cls in heads.items():
             getattr(transformers, auto).register(config, cls, exist_ok=True)
-    AutoTokenizer.register(bert.TanhMaxBertConfig, BertTokenizer, exist_ok=True)
+    AutoTokenizer.register(TanhMaxBertConfig, BertTokenizer, exist_ok=True)
     _register_image_processors()
 
 
@@ -56,4 +42,4 @@ def _register_image_processors() -> None:
     processors: dict[str, Any] = {"pil": transformers.ViTImageProcessorPil}
     if importlib.util.find_spec("torchvision") is not None:
         processors["torchvision"] = transformers.ViTImageProcessor
-    register(vit.TanhMaxViTConfig, image_processor_classes=processors, exist_ok=True)
+    register(TanhMaxViTConfig, image_processor_classes=processors, exist_ok=True)

@@ -1,9 +1,11 @@
 """What the three families share: the TanhMax fields of a config, and the decorator that makes an upstream class a TanhMax class."""
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -13,13 +15,20 @@ from ..patching import attention_modules, own
 from ..registration import EAGER, FUSED, SCORE_BIAS
 from ..settings import TanhMaxSettings
 from .adapters import fill_tables
+from .bundle import CODE_FILE, source
 
 # In a TanhMax model the names of Transformers mean TanhMax already. Ours are other words for them: taken as they are, they would make
-# TanhMax of the layers that `tanhmax_layers` leaves softmax, and of a model that `to_softmax` made.
-STOCK_NAMES = {FUSED: "sdpa", EAGER: "eager"}
+# TanhMax of the layers that `tanhmax_layers` leaves softmax, and of a model that `to_softmax` made. In a published file FUSED and EAGER are
+# names of its own.
+STOCK_NAMES = {"tanhmax": "sdpa", "tanhmax_eager": "eager", FUSED: "sdpa", EAGER: "eager"}
 IMPLEMENTATION: Any = PreTrainedConfig._attn_implementation  # a property
 
 Model = TypeVar("Model", bound=type[PreTrainedModel])
+
+# For each config class, the class behind every Auto class, as `tanhmax_class` was told.
+HEADS: dict[type, dict[str, type[PreTrainedModel]]] = {}
+# What a model card says of every model of ours, once it is pushed to the Hub.
+TAGS = ["tanhmax", "custom_code"]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -52,13 +61,31 @@ class TanhMaxFields:
         fill_tables()
         return super().to_dict()  # type: ignore[misc]
 
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """Write the config, and beside it the file of code that it names, by which it loads where this package is not installed.
+
+        However a config or a model is saved, it comes by here, and that before anything is uploaded.
+        """
+        published = type(self) in HEADS
+        if published:
+            self.auto_map = auto_map(type(self))
+        super().to_json_file(json_file_path, use_diff)  # type: ignore[misc]
+        if published:
+            (Path(json_file_path).parent / CODE_FILE).write_bytes(source().encode())
+
     def validate_tanhmax(self) -> None:
         """Refuse what `TanhMaxSettings` refuses; Transformers calls it when a config is made."""
         _ = self.tanhmax_settings
 
 
-def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
-    """Make a subclass of a Transformers model compute TanhMax: its config class, its construction, its initialisation.
+def auto_map(config_class: type) -> dict[str, str]:
+    """The class in the published file for each Auto class, as config.json names it."""
+    stem = Path(CODE_FILE).stem
+    return {"AutoConfig": f"{stem}.{config_class.__name__}"} | {auto: f"{stem}.{cls.__name__}" for auto, cls in HEADS[config_class].items()}
+
+
+def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], Model]:
+    """Make a subclass of a Transformers model compute TanhMax: its config class, its construction, its initialisation, its Auto classes.
 
     The decorated class is one line below its upstream class; the signature of `__init__` is upstream's, as Transformers inspects it.
     """
@@ -70,6 +97,7 @@ def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
         def _construct(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
             upstream(self, config, *args, **kwargs)
             own(self)
+            self.add_model_tags(TAGS)
             _share_out_score_biases(self)
             if config.model_type != type(config).model_type:
                 self.name_or_path = ""  # a softmax checkpoint; PEFT writes this name down as what an adapter is to be loaded onto
@@ -88,6 +116,7 @@ def tanhmax_class(config_class: type) -> Callable[[Model], Model]:
             setattr(cls, name, value)
         cls.__annotations__ = {**cls.__annotations__, "config": config_class}
         cls._supports_flash_attn = cls._supports_flex_attn = False
+        HEADS.setdefault(config_class, {}).update(dict.fromkeys(auto_classes, cls))
         return cls
 
     return _decorate

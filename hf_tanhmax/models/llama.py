@@ -20,26 +20,26 @@ class TanhMaxLlamaConfig(TanhMaxFields, LlamaConfig):
     model_type = "tanhmax_llama"
 
 
-@tanhmax_class(TanhMaxLlamaConfig)
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModel")
 class TanhMaxLlamaModel(LlamaModel):
     """The backbone."""
 
 
-@tanhmax_class(TanhMaxLlamaConfig)
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModelForCausalLM")
 class TanhMaxLlamaForCausalLM(LlamaForCausalLM):
     """Causal language modelling."""
 
 
-@tanhmax_class(TanhMaxLlamaConfig)
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModelForSequenceClassification")
 class TanhMaxLlamaForSequenceClassification(LlamaForSequenceClassification):
     """Classification of sequences."""
 
 
-@tanhmax_class(TanhMaxLlamaConfig)
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModelForQuestionAnswering")
 class TanhMaxLlamaForQuestionAnswering(LlamaForQuestionAnswering):
     """Extractive question answering."""
 
 
-@tanhmax_class(TanhMaxLlamaConfig)
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModelForTokenClassification")
 class TanhMaxLlamaForTokenClassification(LlamaForTokenClassification):
     """Classification of tokens."""

@@ -19,17 +19,17 @@ class TanhMaxViTConfig(TanhMaxFields, ViTConfig):
     model_type = "tanhmax_vit"
 
 
-@tanhmax_class(TanhMaxViTConfig)
+@tanhmax_class(TanhMaxViTConfig, "AutoModel")
 class TanhMaxViTModel(ViTModel):
     """The backbone."""
 
 
-@tanhmax_class(TanhMaxViTConfig)
+@tanhmax_class(TanhMaxViTConfig, "AutoModelForMaskedImageModeling")
 class TanhMaxViTForMaskedImageModeling(ViTForMaskedImageModeling):
     """Masked image modelling."""
 
 
-@tanhmax_class(TanhMaxViTConfig)
+@tanhmax_class(TanhMaxViTConfig, "AutoModelForImageClassification")
 class TanhMaxViTForImageClassification(ViTForImageClassification):
     """Classification of images."""
 

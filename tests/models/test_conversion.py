@@ -27,6 +27,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedImag
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, convert, set_polarity, to_softmax, use_tanhmax
+from hf_tanhmax.models.remote import auto_map
 from hf_tanhmax.patching import attention_modules
 from hf_tanhmax.registration import SCORE_BIAS
 
@@ -77,7 +78,7 @@ def test_identity_is_ours(family, tmp_path):
     written = json.loads((tmp_path / "tanhmax" / "config.json").read_text()) if saved(model, tmp_path / "tanhmax") else {}
     assert model.config.model_type == written["model_type"] == f"tanhmax_{family}"
     assert written["architectures"] == [BACKBONES[family].__name__]
-    assert "auto_map" not in written
+    assert written["auto_map"] == auto_map(f"tanhmax_{family}")
     assert model.config.tanhmax_settings == TanhMaxSettings(polarity=0.25, layers=(0, 2), heads=(1,))
     for field, value in TINY[family].items():
         assert getattr(model.config, field) == value

@@ -1,0 +1,193 @@
+"""This package as one file, `modeling_tanhmax.py`, which is published with every checkpoint.
+
+Transformers runs that file where the package is not installed (`trust_remote_code=True`). It wants one file: of several, it would make
+each class twice. So the modules are joined in the order of their layers, as they stand, for whoever is to trust the file and reads it
+first. Their imports are gathered at the top. Nothing is renamed, since a name means one thing in the whole package; where that fails, no
+file is written. The file differs from the package in this:
+
+* operators and attention functions are named by its digest, so that files of any versions get along in one process;
+* modules that import Triton stand behind a condition;
+* what it saves beside a model is itself.
+
+It registers the heads of each config class, but no model type: a type would be found by its name, in whichever file said it last.
+"""
+
+import ast
+import builtins
+import functools
+import hashlib
+import re
+import symtable
+import textwrap
+from itertools import groupby
+from pathlib import Path
+
+CODE_FILE = "modeling_tanhmax.py"
+PACKAGE = Path(__file__).parents[1]
+
+# From low to high.
+MODULES = (
+    "functional",
+    "settings",
+    "visibility",
+    "reference",
+    "stock",
+    "composed",
+    "blocked",
+    "kernels.support",
+    "kernels.schedule",
+    "kernels.tuning",
+    "kernels.primitives",
+    "kernels.forward",
+    "kernels.backward",
+    "kernels.launch",
+    "ops",
+    "attention",
+    "registration",
+    "patching",
+    "models.adapters",
+    "models.family",
+    "models.bert",
+    "models.vit",
+    "models.llama",
+    "models.auto",
+)
+
+HEADER = '''\
+"""TanhMax attention for Hugging Face Transformers: the code of this checkpoint, in one file.
+
+It is run by `from_pretrained(..., trust_remote_code=True)` where hf_tanhmax is not installed; where it is imported, this file is not used.
+hf_tanhmax writes it from its own modules whenever a model is saved, so do not edit it. Licence: Apache-2.0.
+"""
+
+VERSION = "{version}"
+DIGEST = "{digest}"  # sha256 of what follows this line
+'''
+
+# What stands for `namespace` and for this module.
+PRELUDE = '''\
+from pathlib import Path
+
+NAMESPACE = f"hf_tanhmax_{DIGEST[:8]}"
+CODE_FILE = "modeling_tanhmax.py"
+
+
+def source() -> str:
+    """This file, to be saved beside a model that it loaded."""
+    return Path(__file__).read_bytes().decode()
+'''
+
+EPILOGUE = """\
+register_attention()
+register_heads()
+"""
+
+CONDITION = """\
+if triton_missing() is None:
+    # Not by import statements: Transformers has everybody install whatever a file imports.
+"""
+
+
+@functools.cache
+def source() -> str:
+    """The text of the file.
+
+    Raises:
+        ValueError: a name that means one thing in one module and another in another.
+    """
+    body = _body()
+    return HEADER.format(version=own_version(), digest=digest(body)) + body
+
+
+def own_version() -> str:
+    """The version of this package."""
+    return re.findall(r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[0]
+
+
+def digest(body: str) -> str:
+    """What a file's header says of the text that follows it."""
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _body() -> str:
+    texts = {f"hf_tanhmax/{name.replace('.', '/')}.py": "" for name in MODULES}
+    for name in texts:
+        texts[name] = (PACKAGE.parent / name).read_text(encoding="utf-8")
+    _refuse_clashes({"the prelude": PRELUDE, **texts})
+    imports = {"import importlib", *_imports(PRELUDE)}
+    sections = [_without_imports(PRELUDE)]
+    for needs_triton, names in groupby(texts, lambda name: any(map(_is_triton, _imports(texts[name])))):
+        found = [(name, texts[name]) for name in names]
+        lines = {line for _, text in found for line in _imports(text)}
+        imports |= {line for line in lines if not _is_triton(line)}
+        joined = "\n\n\n".join(f"# {name}\n{_without_imports(text)}" for name, text in found)
+        if needs_triton:
+            bindings = "\n".join(_binding(line) for line in sorted(filter(_is_triton, lines)))
+            joined = CONDITION + textwrap.indent(f"{bindings}\n\n{joined}", "    ")
+        sections.append(joined)
+    return "\n" + "\n\n\n".join([_gathered(imports), *sections, EPILOGUE])
+
+
+def _refuse_clashes(texts: dict[str, str]) -> None:
+    """A name must mean the same in all modules that have it at their top: one definition, or one import."""
+    meanings = {name: "Python" for name in dir(builtins) if not name.startswith("_")}
+    for module, text in texts.items():
+        imported = {_bound_by(line): line for line in _imports(text)}
+        for symbol in symtable.symtable(text, module, "exec").get_symbols():
+            name = symbol.get_name()
+            if name in imported or symbol.is_assigned():
+                meaning = imported.get(name, module)
+                if meanings.setdefault(name, meaning) != meaning:
+                    raise ValueError(f"{name!r} means one thing in {meanings[name]} and another in {meaning}; rename one of them")
+
+
+@functools.cache
+def _imports(text: str) -> tuple[str, ...]:
+    """The absolute imports at the top of a module, one name a line."""
+    found: list[str] = []
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
+            origin = f"from {node.module} import" if isinstance(node, ast.ImportFrom) else "import"
+            found += [f"{origin} {alias.name}" + (f" as {alias.asname}" if alias.asname else "") for alias in node.names]
+    return tuple(found)
+
+
+def _without_imports(text: str) -> str:
+    """A module without its imports; those of other packages inside of functions stay."""
+    tree, lines = ast.parse(text), text.splitlines()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and (node in tree.body or bool(getattr(node, "level", 0))):
+            for row in range(node.lineno - 1, node.end_lineno or node.lineno):
+                lines[row] = ""
+    return re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip("\n")
+
+
+def _is_triton(line: str) -> bool:
+    return line.split()[1].split(".")[0] == "triton"
+
+
+def _bound_by(line: str) -> str:
+    """The name that an import of one name binds."""
+    return line.split()[-1] if " as " in line or line.startswith("from ") else line.split()[-1].split(".")[0]
+
+
+def _binding(line: str) -> str:
+    """An import of one name as an assignment."""
+    words = line.split()
+    attribute = f".{words[3]}" if words[0] == "from" else ""
+    return f'{_bound_by(line)} = importlib.import_module("{words[1]}"){attribute}'
+
+
+def _gathered(imports: set[str]) -> str:
+    """Imports, those from one module in one statement."""
+    plain = sorted(line for line in imports if line.startswith("import "))
+    origins: dict[str, list[str]] = {}
+    for line in sorted(imports.difference(plain)):
+        origin, name = line.removeprefix("from ").split(" import ")
+        origins.setdefault(origin, []).append(name)
+    return "\n".join([*plain, *(f"from {origin} import {_listed(names)}" for origin, names in origins.items())])
+
+
+def _listed(names: list[str]) -> str:
+    one_line = ", ".join(names)
+    return one_line if len(one_line) < 100 else "(\n" + "".join(f"    {name},\n" for name in names) + ")"
