@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
@@ -73,7 +74,7 @@ def assembled(config: Config, tables: Rows, names: list[str] | None = None) -> S
     for split, rows in tables.items():
         limit = limits[split]
         if limit is not None and limit < len(rows):
-            tables[split] = rows.shuffle(seed=CHOICE_SEED, load_from_cache_file=False, keep_in_memory=True).select(range(limit))
+            tables[split] = rows.select(np.random.default_rng(CHOICE_SEED).permutation(len(rows))[:limit])
     if "validation" not in tables:
         tables["train"], tables["validation"] = _divided(tables["train"], config)
     fingerprint = source_fingerprint(config) | {"rows": {split: len(rows) for split, rows in tables.items()}}
@@ -207,8 +208,8 @@ def _divided(train: Dataset, config: Config) -> tuple[Dataset, Dataset]:
     if len(train) < 2:
         raise RecipeError("the train data has one row, which cannot be divided into train and validation; give a validation_file")
     size = min(max(1, round(len(train) * config.validation_share)), len(train) - 1)
-    parts = train.train_test_split(test_size=size, seed=config.seed, load_from_cache_file=False, keep_in_memory=True)
-    return parts["train"], parts["test"]
+    order = np.random.default_rng(config.seed).permutation(len(train))
+    return train.select(order[size:]), train.select(order[:size])
 
 
 def _digest(path: Path) -> str:
