@@ -182,7 +182,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "polarity_share": (0.001, 1),
     "validation_share": (0.001, 0.9),
     **dict.fromkeys(["weight_decay", "max_gradient_norm"], (0, 1e6)),
-    **dict.fromkeys(["learning_rate", "score_bias_learning_rate", "lora_alpha"], (SMALLEST, 1000)),
+    **dict.fromkeys(["learning_rate", "score_bias_learning_rate"], (SMALLEST, 100)),
+    "lora_alpha": (SMALLEST, 1e6),
     "epochs": (0.001, 1e6),
     "score_bias": (-40, 40),
 }

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from recipes.compare import comparison, main
+from recipes.compare import comparison, main, paired_p
 from recipes.errors import RecipeError
 
 
@@ -69,7 +69,8 @@ def test_the_command(result, tmp_path, capsys):
     file.write_text(json.dumps(result()))
     assert main([str(file), "--markdown"]) == 0
     assert capsys.readouterr().out.startswith("| variant")
-    assert main(["--help"]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
 
 
 @pytest.mark.parametrize(
@@ -83,14 +84,50 @@ def test_other_files_are_refused(contents, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere.json"], "cannot read nowhere.json: No such file"),
-        (["a", "--md"], "unknown option --md"),
-        (["--markdown"], "name at least"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, message, capsys):
-    assert main(arguments) == 2
+@pytest.mark.parametrize(("arguments", "message"), [(["a", "--md"], "unrecognized arguments: --md"), (["--markdown"], "required: RESULT.json")])
+def test_a_wrong_option_is_said_by_the_parser(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there(capsys):
+    assert main(["nowhere.json"]) == 2
+    assert "cannot read nowhere.json: No such file" in capsys.readouterr().err
+
+
+def outcomes(result, rights, **options):
+    return result(**options) | {"outcomes": {"test": " ".join(map(str, rights))}}
+
+
+def test_a_difference_on_the_same_rows_is_tested_in_pairs(result):
+    softmax = [outcomes(result, [1] * 40 + [0] * 20, variant="softmax", seed=seed) for seed in (0, 1)]
+    worse = [outcomes(result, [1] * 20 + [0] * 40, seed=seed) for seed in (0, 1)]
+    same = [outcomes(result, [1] * 39 + [0] * 20 + [1], seed=seed) for seed in (0, 1)]
+    assert paired_p(worse, softmax) < 0.001
+    assert paired_p(same, softmax) == pytest.approx(1.0)
+    table = comparison([*softmax, *worse]).splitlines()
+    assert table[0].split()[-1] == "p"
+    assert table[3].endswith("< 0.001")
+
+
+def test_the_permutation_test_agrees_with_the_sign_test_by_hand(result):
+    """Six rows differ, all in one direction: of the 64 ways to exchange them, two are as extreme."""
+    softmax = [outcomes(result, [1] * 10, variant="softmax")]
+    other = [outcomes(result, [0] * 6 + [1] * 4)]
+    assert paired_p(other, softmax) == pytest.approx(2 / 64, abs=0.01)
+
+
+def test_without_outcomes_or_common_seeds_there_is_no_test(result):
+    assert paired_p([result()], [result("softmax")]) is None
+    assert paired_p([outcomes(result, [1, 0])], [outcomes(result, [1, 0], variant="softmax", seed=1)]) is None
+    assert comparison([result(), result("softmax")]).splitlines()[0].split()[-1] == "seconds"
+
+
+def test_a_figure_of_all_runs(result, tmp_path, capsys):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"runs": [result(), result("softmax")]}))
+    assert main([str(file), "--figure", str(tmp_path / "runs.svg")]) == 0
+    assert (tmp_path / "runs.svg").stat().st_size > 0
+    assert main([str(file), "--figure", str(tmp_path / "runs.gif")]) == 2
+    assert "must end in .png or .svg" in capsys.readouterr().err

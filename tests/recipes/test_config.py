@@ -3,21 +3,25 @@
 import dataclasses
 
 import pytest
-import yaml
 
-from recipes.config import ATTENTION, BASE, MANAGEMENT, ROOT, Config
+from recipes.config import ATTENTION, BASE, MANAGEMENT, Config
 from recipes.errors import RecipeError
 from recipes.keys import TYPES, read_yaml
-from recipes.recipe import read_recipes
+from recipes.recipe import read_recipes, task_base
+from recipes.task_configs import CONFIGS
 
 
 def recipe(name, *flags):
-    return read_recipes([str(BASE.with_name(f"{name}.yaml")), *flags])[0]
+    return read_recipes([str(task_base("bert/text_classification").with_name(f"{name}.yaml")), *flags])[0]
 
 
-def test_the_base_holds_every_key_and_nothing_else():
-    assert list(read_yaml(BASE)) == [field.name for field in dataclasses.fields(Config)]
-    assert {*ATTENTION, *MANAGEMENT} <= set(TYPES)
+@pytest.mark.parametrize("task", CONFIGS)
+def test_the_bases_hold_every_key_and_nothing_else(task):
+    common, own = read_yaml(BASE, task), read_yaml(task_base(task), task)
+    assert ["task", *common] == [field.name for field in dataclasses.fields(Config)]
+    assert {*common, *own} == {field.name for field in dataclasses.fields(CONFIGS[task])} == set(TYPES[task])
+    assert {*ATTENTION, *MANAGEMENT} <= set(common)
+    assert own["task"] == task
 
 
 @pytest.mark.parametrize(
@@ -38,10 +42,14 @@ def test_the_base_holds_every_key_and_nothing_else():
         ("tanhmax", "--model_name_or_path x --num_layers 3", "num_layers does something only with a model from scratch"),
         ("tanhmax", "--dataset imdb --synthetic_documents 10", "synthetic_documents does something only with dataset: synthetic"),
         ("tanhmax", "--dataset_config x", "dataset_config does something only with a dataset from the Hub"),
+        ("tanhmax", "--lora_rank 4", "lora_rank adapts a checkpoint: set model_name_or_path, or lora_rank to null"),
+        ("learned", "--model_name_or_path x --lora_rank 4", "a learned polarity is a weight of the base model, which LoRA does not train"),
+        ("tanhmax", "--lora_dropout 0.1", "lora_dropout does something only with a lora_rank"),
+        ("tanhmax", "--hub_private true", "hub_private does something only with push_to_hub"),
         ("tanhmax", "--test_file x.csv", "test_file needs a train_file beside it"),
         ("tanhmax", "--train_file x.txt", "train_file must end in .csv, .json, .jsonl, .parquet, but is x.txt"),
         ("tanhmax", "--train_file nowhere.csv", "train_file does not exist: nowhere.csv"),
-        ("tanhmax", "--compare_with sofmax", "there is no variant 'sofmax' beside tanhmax.yaml; there are annealed, learned, softmax"),
+        ("tanhmax", "--compare_with sofmax", "there is no variant 'sofmax' beside tanhmax.yaml; there are annealed, learned, lora, softmax"),
         ("tanhmax", "--compare_with tanhmax", "'tanhmax' is the variant itself"),
         ("tanhmaks", "", "there is no file"),
     ],
@@ -64,8 +72,5 @@ def test_a_checkpoint_has_defaults_of_its_own():
     scratch, checkpoint = recipe("tanhmax").config, recipe("tanhmax", "--model_name_or_path", "some/model").config
     assert (scratch.resolved_epochs, scratch.resolved_learning_rate) == (6, 1e-3)
     assert (checkpoint.resolved_epochs, checkpoint.resolved_learning_rate) == (1, 5e-5)
+    assert recipe("lora", "--model_name_or_path", "some/model").config.resolved_learning_rate == 5e-4
 
-
-def test_the_launcher_configurations_are_yaml():
-    for name, processes in (("cpu", 1), ("ddp", 2)):
-        assert yaml.safe_load((ROOT / "accelerate_configs" / f"{name}.yaml").read_text())["num_processes"] == processes

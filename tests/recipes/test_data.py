@@ -7,11 +7,11 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from recipes import data
-from recipes.config import BASE
-from recipes.data import load_splits, source_fingerprint, tokenized
+from recipes.data import source_fingerprint
 from recipes.errors import RecipeError
-from recipes.recipe import read_recipes
+from recipes.recipe import read_recipes, task_base
 from recipes.synthetic import synthetic_splits
+from recipes.tasks import task_for
 from recipes.tokenizer import SPECIAL, build_tokenizer
 
 ROWS = [("good film", 1), ("bad film", 0), ("no, null", 1), ("NA", 0), ("a b c", 1), ("d", 0)]
@@ -22,7 +22,7 @@ def config(tmp_path):
     """A config over files with the given contents; the suffix of the train file is chosen."""
 
     def make(train, validation=None, test=None, suffix="csv", **changes):
-        base = read_recipes([str(BASE)])[0].config
+        base = read_recipes([str(task_base("bert/text_classification"))])[0].config
         files = {}
         for key, contents in (("train_file", train), ("validation_file", validation), ("test_file", test)):
             if contents is not None:
@@ -32,6 +32,10 @@ def config(tmp_path):
         return replace(base, **files, **changes)
 
     return make
+
+
+def load_splits(made):
+    return task_for(made).splits()
 
 
 def csv(rows, header="text,label"):
@@ -87,7 +91,8 @@ def test_pairs_and_columns_of_other_names(config):
     splits = load_splits(config(contents, contents, text_column="premise", text_pair_column="claim", label_column="gold"))
     assert list(splits.train["text_pair"]) == ["b", "d"]
     tokenizer = build_tokenizer("abcd", vocabulary_size=9, max_length=9)
-    rows = tokenized(splits.train, tokenizer, max_length=9)
+    made = config(contents, contents, text_column="premise", text_pair_column="claim", label_column="gold", max_length=9)
+    rows = task_for(made).examples(splits.train, tokenizer, training=True)
     assert [tokenizer.decode(ids) for ids in rows["input_ids"]] == ["[CLS] a [SEP] b [SEP]", "[CLS] c [SEP] d [SEP]"]
     assert list(rows["token_type_ids"][0]) == [0, 0, 0, 1, 1]
 
@@ -142,7 +147,7 @@ def test_a_dataset_of_the_hub(config, monkeypatch):
     rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, 1]}, features=features)
     hidden = Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features=features)
     monkeypatch.setattr(data, "load_dataset", lambda *_: {"train": rows, "validation": rows, "test": hidden})
-    made = replace(read_recipes([str(BASE)])[0].config, dataset="some/name")
+    made = replace(read_recipes([str(task_base("bert/text_classification"))])[0].config, dataset="some/name")
     splits = load_splits(made)
     assert (splits.names, list(splits.train["label"]), splits.test) == (["neg", "pos"], [1, 0, 1], None)
     monkeypatch.setattr(data, "load_dataset", lambda *_: {"test": rows})
@@ -156,7 +161,7 @@ def test_a_dataset_that_cannot_be_loaded_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr(data, "load_dataset", fails)
     with pytest.raises(RecipeError, match="cannot load the dataset 'some/name': no network"):
-        load_splits(replace(read_recipes([str(BASE)])[0].config, dataset="some/name"))
+        load_splits(replace(read_recipes([str(task_base("bert/text_classification"))])[0].config, dataset="some/name"))
 
 
 def test_the_tokenizer_knows_the_most_frequent_words_and_survives_a_save(tmp_path):

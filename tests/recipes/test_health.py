@@ -1,5 +1,7 @@
 """Attention health against a calculation by hand, and on models whose answer is known."""
 
+import math
+
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -16,9 +18,10 @@ def test_sums_by_hand_leave_padding_out():
     health.add([weights, -weights], torch.tensor([[1, 1, 0]]))
     health.add([torch.full((1, 1, 1, 1), -1.0), torch.full((1, 1, 1, 1), 1.0)], torch.tensor([[1]]))
     report = health.report()
-    assert report["layers"][0] == {"negative_mass": pytest.approx(1.25 / 2), "weight_sum": pytest.approx(2 / 3)}
-    assert report["layers"][1] == {"negative_mass": pytest.approx(0.75 / 2), "weight_sum": pytest.approx(2 / 3)}
-    assert report["overall"] == {"negative_mass": pytest.approx(2 / 4), "weight_sum": pytest.approx(4 / 6)}
+    entropy = -(1 / 3 * math.log2(1 / 3) + 2 / 3 * math.log2(2 / 3)) / 3  # the first query of three uses both signs
+    first = {"negative_mass": pytest.approx(1.25 / 2), "weight_sum": pytest.approx(2 / 3), "sign_entropy": pytest.approx(entropy)}
+    assert report["layers"] == [first, first | {"negative_mass": pytest.approx(0.75 / 2)}]
+    assert report["overall"] == first | {"negative_mass": pytest.approx(2 / 4)}
 
 
 def test_nothing_counted_is_an_error():
@@ -34,7 +37,7 @@ def batches():
 def test_softmax_has_no_negative_mass_and_sums_to_1():
     model = BertForSequenceClassification(BertConfig(**SIZES, attn_implementation="eager"))
     report = attention_health(model, batches())
-    assert report["overall"] == {"negative_mass": 0.0, "weight_sum": pytest.approx(1.0, abs=1e-6)}
+    assert report["overall"] == {"negative_mass": 0.0, "weight_sum": pytest.approx(1.0, abs=1e-6), "sign_entropy": 0.0}
     assert len(report["layers"]) == 3
     assert "polarity_per_head" not in report
 

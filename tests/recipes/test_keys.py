@@ -4,7 +4,9 @@ import pytest
 import yaml
 
 from recipes.errors import RecipeError
-from recipes.keys import checked, read_flags, read_yaml
+from recipes.keys import checked, read_flags, read_yaml, task_of
+
+TEXT = "bert/text_classification"
 
 
 @pytest.mark.parametrize(
@@ -16,10 +18,11 @@ from recipes.keys import checked, read_flags, read_yaml
         ("polarity", "1e-1", 0.1),
         ("layers", [0], (0,)),
         ("layers", None, None),
+        ("lora_targets", ["query"], ("query",)),
     ],
 )
 def test_a_value_of_the_right_type_is_taken(key, value, found):
-    assert checked(key, value, "") == found
+    assert checked(key, value, TEXT, "") == found
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,8 @@ def test_a_value_of_the_right_type_is_taken(key, value, found):
     [
         ("learnin_rate", 1.0, "unknown key 'learnin_rate'; did you mean 'learning_rate'"),
         ("zzz", 1, "unknown key 'zzz'; see --help"),
+        ("image_column", "x", "unknown key 'image_column', which belongs to vit/image_classification and not to bert/text_classification"),
+        ("lora_targets", [1], "lora_targets must be a list of words or null, but is"),
         ("batch_size", "many", "batch_size must be a whole number, but is 'many'"),
         ("batch_size", 1.5, "batch_size must be a whole number, but is 1.5"),
         ("batch_size", True, "batch_size must be a whole number, but is True"),
@@ -44,7 +49,7 @@ def test_a_wrong_name_or_type_is_refused_in_yaml_and_says_where(key, value, mess
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({key: value}))
     with pytest.raises(RecipeError, match=rf"mine.yaml: .*{message}"):
-        read_yaml(file)
+        read_yaml(file, TEXT)
 
 
 @pytest.mark.parametrize(
@@ -55,11 +60,12 @@ def test_a_wrong_name_or_type_is_refused_in_yaml_and_says_where(key, value, mess
         ("--batch_size", "--batch_size needs a value, a whole number"),
         ("--seed 1 --seed 2", "--seed is given twice"),
         ("seed 1", "expected --key value, but got 'seed'"),
+        ("--task llama/sft", "--task cannot be changed: it belongs to the YAML file"),
     ],
 )
 def test_a_wrong_flag_is_refused(flags, message):
     with pytest.raises(RecipeError, match=message):
-        read_flags(flags.split())
+        read_flags(flags.split(), TEXT)
 
 
 @pytest.mark.parametrize(
@@ -68,10 +74,11 @@ def test_a_wrong_flag_is_refused(flags, message):
         ("seed: 1\nseed: 2\n", "mine.yaml: seed is given twice"),
         ("- a\n", "must hold lines of `key: value`"),
         ("a: [\n", "is not YAML"),
+        ("task: bert/poetry\n", "unknown task 'bert/poetry'; there are bert/text_classification, bert/masked_lm"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(text, message, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(RecipeError, match=message):
-        read_yaml(file)
+        task_of(file)

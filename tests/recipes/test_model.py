@@ -64,7 +64,7 @@ def test_the_model_of_another_family_is_refused_in_one_sentence(train_checkpoint
     (other / "config.json").write_text(json.dumps(config | {"model_type": "electra", "architectures": ["ElectraModel"]}))
     code, said, _ = train_checkpoint("tanhmax", start=str(other))
     assert code == 2
-    assert "is of model type 'electra'; convert knows bert, llama, vit" in said
+    assert "is a checkpoint of model type 'electra', but bert/text_classification is a recipe for 'bert'" in said
 
 
 def test_a_checkpoint_with_too_few_positions_is_refused(train_checkpoint):

@@ -7,10 +7,9 @@ import torch
 from transformers import TrainingArguments
 
 from hf_tanhmax import TanhMaxBertConfig, TanhMaxBertForSequenceClassification
-from recipes.config import BASE
 from recipes.errors import RecipeError
-from recipes.recipe import read_recipes
-from recipes.trainer import LengthSampler, RecipeTrainer, mean_loss, training_arguments
+from recipes.recipe import read_recipes, task_base
+from recipes.trainer import LengthSampler, RecipeTrainer, training_arguments
 
 LENGTHS = [(7 * row) % 31 + 1 for row in range(101)]
 
@@ -33,14 +32,6 @@ def test_batches_hold_rows_of_similar_length_and_are_not_sorted_themselves():
     assert firsts != sorted(firsts, reverse=True)
 
 
-def test_the_loss_counts_rows_of_the_whole_step():
-    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
-    whole = torch.nn.functional.cross_entropy(logits, labels)
-    torch.testing.assert_close(mean_loss({"logits": logits}, labels), whole)
-    parts = [mean_loss({"logits": logits[part]}, labels[part], torch.tensor(5)) for part in (slice(0, 2), slice(2, 5))]
-    torch.testing.assert_close(sum(parts), whole)
-
-
 def test_score_biases_have_a_learning_rate_of_their_own_and_no_decay(tmp_path):
     sizes = {"vocab_size": 23, "hidden_size": 10, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 14}
     model = TanhMaxBertForSequenceClassification(TanhMaxBertConfig(**sizes, tanhmax_polarity="learned"))
@@ -49,6 +40,7 @@ def test_score_biases_have_a_learning_rate_of_their_own_and_no_decay(tmp_path):
         args=TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, weight_decay=0.1, learning_rate=1e-3),
         score_bias_learning_rate=0.02,
         sampler=LengthSampler([1], batch_size=1, seed=0),
+        training_collator=None,
     )
     optimizer = trainer.create_optimizer()
     assert trainer.create_optimizer() is optimizer
@@ -64,7 +56,7 @@ def test_score_biases_have_a_learning_rate_of_their_own_and_no_decay(tmp_path):
 @pytest.fixture
 def config():
     """The recipe's defaults."""
-    return read_recipes([str(BASE)])[0].config
+    return read_recipes([str(task_base("bert/text_classification"))])[0].config
 
 
 def test_the_batch_is_that_of_all_processes_and_accumulated_steps(config, tmp_path):

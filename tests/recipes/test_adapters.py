@@ -1,0 +1,57 @@
+"""LoRA from the recipe: adapters alone learn, a reload computes TanhMax, and merging changes nothing but rounding."""
+
+import json
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+TASKS = ["bert/text_classification", "bert/masked_lm", "vit/image_classification", "llama/causal_lm", "llama/sft"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_softmax_checkpoint_is_annealed_by_adapters_alone(task, train, tmp_path):
+    code, said, _ = train("softmax", "--max_steps", "2", task=task, folder="start")
+    assert code == 0, said
+    extra = () if task == "llama/sft" else (("--max_train_rows", "140") if task.startswith("vit") else ())
+    code, said, results = train("lora", "--model_name_or_path", str(tmp_path / "start"), *extra, task=task)
+    assert code == 0, said
+    assert results["metrics"]["reload_difference"] == 0
+    assert results["metrics"]["merge_difference"] < 1e-4
+    assert results["model"]["trained_parameters"] < results["model"]["parameters"]
+    assert results["model"]["class"].startswith("TanhMax")
+    assert results["attention"] == "TanhMax, linear from 0 to 1, LoRA of rank 8"
+    config = json.loads((tmp_path / "run" / "base" / "config.json").read_text())
+    assert (config["model_type"], config["tanhmax_polarity"]) == (f"tanhmax_{task.split('/')[0]}", 1.0)
+    adapter = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str(tmp_path / "run" / "base")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    if task != "vit/image_classification":
+        return
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("start", "run/base"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_adapter_is_loaded_by_peft_as_tanhmax(train, tmp_path):
+    train("softmax", "--max_steps", "2", task="llama/causal_lm", folder="start")
+    train("lora", "--model_name_or_path", str(tmp_path / "start"), task="llama/causal_lm")
+    model = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "run"))
+    assert type(model.get_base_model()).__name__ == "TanhMaxLlamaForCausalLM"
+
+
+def test_targets_that_are_not_there_are_refused(train, tmp_path):
+    train("softmax", "--max_steps", "2", folder="start")
+    code, said, _ = train("lora", "--model_name_or_path", str(tmp_path / "start"), "--lora_targets", "qkv")
+    assert code == 2
+    assert "LoRA cannot adapt TanhMaxBertForSequenceClassification: Target modules" in said
+
+
+def test_a_new_head_is_saved_with_the_adapter(train, tmp_path):
+    train("softmax", "--max_steps", "2", folder="start")
+    train("lora", "--model_name_or_path", str(tmp_path / "start"))
+    names = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    assert any("classifier" in name for name in names)
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "base")
+    assert PeftModel.from_pretrained(base, str(tmp_path / "run")).config.tanhmax_polarity == 1.0
