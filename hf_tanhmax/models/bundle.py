@@ -34,23 +34,23 @@ MODULES = (
     "stock",
     "composed",
     "blocked",
-    "kernels.support",
-    "kernels.schedule",
-    "kernels.tuning",
-    "kernels.primitives",
-    "kernels.forward",
-    "kernels.backward",
-    "kernels.launch",
+    "kernels/support",
+    "kernels/schedule",
+    "kernels/tuning",
+    "kernels/primitives",
+    "kernels/forward",
+    "kernels/backward",
+    "kernels/launch",
     "ops",
     "attention",
     "registration",
     "patching",
-    "models.adapters",
-    "models.family",
-    "models.bert",
-    "models.vit",
-    "models.llama",
-    "models.auto",
+    "models/adapters",
+    "models/family",
+    "models/bert",
+    "models/vit",
+    "models/llama",
+    "models/auto",
 )
 
 HEADER = '''\
@@ -63,6 +63,14 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 VERSION = "{version}"
 DIGEST = "{digest}"  # sha256 of what follows this line
 '''
+
+# Before the imports: of most of them an older Transformers would say no more than that it has no such thing.
+CHECK = """
+import transformers
+
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 17):
+    raise ImportError(f"this checkpoint needs transformers 5.17 or newer, but {transformers.__version__} is installed")
+"""
 
 # What stands for `namespace` and for this module.
 PRELUDE = '''\
@@ -110,9 +118,7 @@ def digest(body: str) -> str:
 
 
 def _body() -> str:
-    texts = {f"hf_tanhmax/{name.replace('.', '/')}.py": "" for name in MODULES}
-    for name in texts:
-        texts[name] = (PACKAGE.parent / name).read_text(encoding="utf-8")
+    texts = {f"hf_tanhmax/{name}.py": (PACKAGE / f"{name}.py").read_text(encoding="utf-8") for name in MODULES}
     _refuse_clashes({"the prelude": PRELUDE, **texts})
     imports = {"import importlib", *_imports(PRELUDE)}
     sections = [_without_imports(PRELUDE)]
@@ -125,7 +131,7 @@ def _body() -> str:
             bindings = "\n".join(_binding(line) for line in sorted(filter(_is_triton, lines)))
             joined = CONDITION + textwrap.indent(f"{bindings}\n\n{joined}", "    ")
         sections.append(joined)
-    return "\n" + "\n\n\n".join([_gathered(imports), *sections, EPILOGUE])
+    return "\n\n\n".join([f"{CHECK}\n{_gathered(imports)}", *sections, EPILOGUE])
 
 
 def _refuse_clashes(texts: dict[str, str]) -> None:

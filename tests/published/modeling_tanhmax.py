@@ -1,0 +1,3632 @@
+"""TanhMax attention for Hugging Face Transformers: the code of this checkpoint, in one file.
+
+It is run by `from_pretrained(..., trust_remote_code=True)` where hf_tanhmax is not installed; where it is imported, this file is not used.
+hf_tanhmax writes it from its own modules whenever a model is saved, so do not edit it. Licence: Apache-2.0.
+"""
+
+VERSION = "0.1.0"
+DIGEST = "25de01801228e17664a31f1caa1cadaebff12cd9b1744835ccf9bb5c1e06ad0b"  # sha256 of what follows this line
+
+import transformers
+
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 17):
+    raise ImportError(f"this checkpoint needs transformers 5.17 or newer, but {transformers.__version__} is installed")
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import logging
+import math
+import os
+import re
+import sys
+import torch
+import transformers
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from huggingface_hub.dataclasses import strict
+from pathlib import Path
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertLMHeadModel,
+    BertModel,
+    BertTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForQuestionAnswering,
+    LlamaForSequenceClassification,
+    LlamaForTokenClassification,
+    LlamaModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTModel,
+    initialization as init,
+)
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.masking_utils import sdpa_mask
+from typing import Any, ClassVar, Literal, TypeVar
+
+
+NAMESPACE = f"hf_tanhmax_{DIGEST[:8]}"
+CODE_FILE = "modeling_tanhmax.py"
+
+
+def source() -> str:
+    """This file, to be saved beside a model that it loaded."""
+    return Path(__file__).read_bytes().decode()
+
+
+# hf_tanhmax/functional.py
+r"""The TanhMax map: signed attention coefficients from scores.
+
+For the scores :math:`a_j` of one query over its kept keys, and a polarity :math:`p \in [0, 1]`,
+
+.. math:: w_j = \frac{e^{a_j} - p\,e^{-a_j}}{\sum_k e^{a_k} + p\,e^{-a_k}}
+
+* :math:`p = 1` is TanhMax, :math:`\sinh(a_j) / \sum_k \cosh(a_k)` (Huang, Yang and Wang 2024, doi 10.6339/24-JDS1134): odd in the
+  scores, :math:`|w_j| < 1`, :math:`\sum_j |w_j| \le 1`.
+* :math:`p = 0` is softmax, exactly.
+* :math:`p = e^{-2c}` is TanhMax of :math:`a + c`: polarity is a score bias.
+
+Edge cases, all with finite gradients:
+
+* a key that is not kept has weight 0 and adds nothing to the denominator; what its score is does not matter, not even NaN;
+* a row without a kept key has weights 0 and gradients 0;
+* an infinite score saturates: its weight is its share of :math:`\pm 1`; a kept NaN propagates.
+
+The sums are shifted by :math:`\max_k \max(a_k, -a_k + \log p)`, so no exponential overflows. The difference is formed as
+:math:`\tanh(a + c)\,(e^{a} + p\,e^{-a})` where p is near 1, which keeps the digits that a subtraction loses around 0.
+"""
+
+
+def tanhmax(scores: Tensor, keep: Tensor | None = None, *, dim: int = -1, polarity: float | Tensor = 1.0) -> Tensor:
+    r"""Signed coefficients :math:`\sinh(a_i) / \sum_j \cosh(a_j)` over one dimension (Huang et al. 2024, eq. 3).
+
+    Args:
+        scores: any shape, any floating dtype; half precision is computed in float32 and rounded once, at the end.
+        keep: boolean, broadcasts to `scores`; True takes part. None keeps all.
+        dim: the dimension that holds the keys.
+        polarity: a number in [0, 1], or a tensor that broadcasts to `scores` (non-negative; differentiable, where the one-sided
+            derivative is taken at 0).
+
+    Returns:
+        Weights of the shape and dtype of `scores`, differentiable any number of times.
+
+    Raises:
+        TypeError: scores are not floating point, or `keep` is not boolean.
+        ValueError: a polarity number outside [0, 1], or shapes that do not broadcast.
+    """
+    if not scores.is_floating_point():
+        raise TypeError(f"scores must be floating point, but are {scores.dtype}; convert them, for example with .float()")
+    if keep is not None:
+        check_keep(keep, scores.shape, "the scores")
+    exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    polarity = check_polarity(polarity)
+    if not isinstance(polarity, Tensor):
+        polarity = exact.new_tensor(polarity)
+    return _map(exact, keep, dim, polarity.to(exact.dtype)).to(scores.dtype)
+
+
+def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor) -> Tensor:
+    if scores.size(dim) == 0:
+        return scores.clone()
+    if keep is not None:
+        scores = scores.masked_fill(~keep, 0.0)
+    limit = torch.finfo(scores.dtype).max / 4
+    scores = scores.clamp(-limit, limit)
+    log_p = log_polarity(polarity)
+
+    highest, lowest = scores.detach(), -scores.detach() + log_p.detach()
+    shift = torch.maximum(highest, lowest)
+    if keep is not None:
+        shift = shift.masked_fill(~keep, -limit)
+    shift = shift.amax(dim, keepdim=True)
+
+    positive, negative = scores - shift, -scores - shift
+    if keep is not None:
+        positive, negative = positive.masked_fill(~keep, -math.inf), negative.masked_fill(~keep, -math.inf)
+    positive = torch.exp(positive)
+    # The second form is the first one where polarity is 0, with its derivative; 80 keeps that derivative finite in float32.
+    negative = torch.where(polarity > 0, torch.exp(negative + log_p), polarity * torch.exp(negative.clamp(max=80.0)))
+    total = (positive + negative).sum(dim, keepdim=True)
+    total = total.masked_fill(total == 0, 1.0)
+    # Near 1, tanh keeps the digits that the difference loses around 0; below, the difference has the better derivative.
+    signed = torch.tanh(scores - 0.5 * log_p) * (positive + negative)
+    return torch.where(polarity > 0.5, signed, positive - negative) / total
+
+
+def log_polarity(polarity: Tensor) -> Tensor:
+    """The logarithm of a polarity, -inf at 0 with gradient 0 there (where the map is softmax and stays softmax)."""
+    positive = polarity > 0
+    return torch.where(positive, torch.log(torch.where(positive, polarity, 1.0)), -math.inf)
+
+
+def check_polarity(polarity: float | Tensor) -> float | Tensor:
+    """The polarity, if it is a number in [0, 1] or a floating-point tensor (whose values are not read).
+
+    Raises:
+        TypeError: neither a number nor a floating-point tensor.
+        ValueError: a number outside [0, 1].
+    """
+    if isinstance(polarity, Tensor):
+        if not polarity.is_floating_point():
+            raise TypeError(f"a polarity tensor must be floating point, but is {polarity.dtype}")
+        return polarity
+    if isinstance(polarity, bool) or not isinstance(polarity, int | float):
+        raise TypeError(f"polarity must be a number in [0, 1] or a tensor, but is {polarity!r}")
+    if not 0.0 <= polarity <= 1.0:
+        raise ValueError(f"polarity must be in [0, 1] (0 is softmax, 1 is TanhMax), but is {polarity}")
+    return float(polarity)
+
+
+def check_keep(keep: Tensor, shape: torch.Size | tuple[int, ...], what: str) -> None:
+    """Refuse a mask that is not boolean or does not broadcast to `shape`.
+
+    Raises:
+        TypeError: `keep` is not boolean.
+        ValueError: `keep` does not broadcast.
+    """
+    if keep.dtype != torch.bool:
+        raise TypeError(
+            f"keep must be boolean (True takes part), but is {keep.dtype}; a 0/1 mask needs .bool(), and an additive mask "
+            "must be split: keep = mask > torch.finfo(mask.dtype).min / 2, the finite rest is a bias"
+        )
+    padded = (1,) * (len(shape) - keep.dim()) + tuple(keep.shape)
+    if keep.dim() > len(shape) or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
+        raise ValueError(f"keep of shape {tuple(keep.shape)} does not broadcast to {what} of shape {tuple(shape)}")
+
+
+# hf_tanhmax/settings.py
+"""What a TanhMax model is set to: how signed it is, in which layers, in which heads.
+
+One frozen, checked object. A TanhMax configuration holds the same four values as `tanhmax_polarity`, `tanhmax_layers`,
+`tanhmax_heads` and `tanhmax_score_bias`, so that they are written to `config.json` and read back from there.
+"""
+
+
+LEARNED: Literal["learned"] = "learned"
+
+
+@dataclass(frozen=True)
+class TanhMaxSettings:
+    """How attention weights are signed.
+
+    Attributes:
+        polarity: a number in [0, 1] (0 is softmax, 1 is TanhMax), or `"learned"`: one score bias c per head is a parameter of the
+            attention module, which computes TanhMax(a + c), that is polarity exp(-2c).
+        layers: indices of the attention modules, in the model's order, that compute TanhMax; the others stay softmax. None is all.
+        heads: indices of the heads, in each of those layers, that compute TanhMax; the others stay softmax. None is all.
+        score_bias: where c starts if polarity is `"learned"`; 3 is softmax to about 1e-3.
+
+    Raises:
+        TypeError, ValueError: a value that is not one of these, with the value in the message.
+    """
+
+    polarity: float | Literal["learned"] = 1.0
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    score_bias: float = 3.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.polarity, str):
+            if self.polarity != LEARNED:
+                raise ValueError(f'polarity must be a number in [0, 1] or "learned", but is {self.polarity!r}')
+        else:
+            object.__setattr__(self, "polarity", check_polarity(self.polarity))
+        for name in ("layers", "heads"):
+            object.__setattr__(self, name, _indices(name, getattr(self, name)))
+        if isinstance(self.score_bias, bool) or not isinstance(self.score_bias, int | float):
+            raise TypeError(f"score_bias must be a number, but is {self.score_bias!r}")
+        if not abs(self.score_bias) <= 40:
+            raise ValueError(f"score_bias must be between -40 and 40, but is {self.score_bias}")
+        object.__setattr__(self, "score_bias", float(self.score_bias))
+
+    @property
+    def learned(self) -> bool:
+        """Whether every head learns its own score bias."""
+        return self.polarity == LEARNED
+
+
+def _indices(name: str, value: Iterable[int] | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of indices or None, but is {value!r}")
+    found = tuple(value)
+    for index in found:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"{name} must hold whole numbers, but holds {index!r}")
+        if index < 0:
+            raise ValueError(f"{name} must hold indices counted from 0, but holds {index}")
+    if not found:
+        raise ValueError(f"{name} must name at least one index; leave it None for all")
+    if len(set(found)) != len(found):
+        raise ValueError(f"{name} names an index twice: {list(found)}")
+    return tuple(sorted(found))
+
+
+# hf_tanhmax/visibility.py
+r"""Which keys a query may see: causality, windows, packed sequences and boolean masks as one object that can be asked in tiles.
+
+With query position :math:`i` (counted from 0, plus `offset`) and key position :math:`j`, a key is visible if all of these hold:
+
+* `causal`: :math:`j \le i`; with a `window` :math:`w`, also :math:`j > i - w`;
+* without `causal`, a window is two-sided: :math:`|i - j| < w`;
+* `segments`: query and key belong to the same packed sequence;
+* `keep`: the mask, which broadcasts to `[batch, heads, queries, keys]`, is True.
+
+`offset` is 0 if the first query sits at the first key (upper-left alignment: `scaled_dot_product_attention`, and a prefill into an
+empty static cache), and keys - queries if the last query sits at the last key (lower-right: a chunk appended to a cache).
+"""
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """The mask of one attention call, never larger than the tile that is asked for.
+
+    Attributes:
+        queries, keys: lengths.
+        causal: whether later keys are hidden.
+        offset: position of the first query among the keys.
+        window: how many keys a query sees on one side, its own included; None is all.
+        keep: boolean, 4-dimensional, broadcasts to `[batch, heads, queries, keys]`.
+        segments: int64 `[keys]`, the packed sequence of each position, ascending (queries and keys then have the same length).
+    """
+
+    queries: int
+    keys: int
+    causal: bool = False
+    offset: int = 0
+    window: int | None = None
+    keep: Tensor | None = None
+    segments: Tensor | None = None
+
+    def key_range(self, start: int, stop: int) -> tuple[int, int]:
+        """The keys that queries `start` to `stop` can see at most, as a half-open range (`keep` is not read)."""
+        low, high = 0, self.keys
+        if self.causal:
+            high = min(high, stop + self.offset)
+        if self.window is not None:
+            low = max(low, start + self.offset - self.window + 1)
+            high = min(high, stop + self.offset + self.window - 1)
+        if self.segments is not None:
+            first, last = self.segments[start], self.segments[stop - 1]
+            low = max(low, int(torch.searchsorted(self.segments, first)))
+            high = min(high, int(torch.searchsorted(self.segments, last, right=True)))
+        return min(low, self.keys), max(high, min(low, self.keys))
+
+    def hidden_from(self, start: int, low: int) -> int:
+        """The first key that tiles of queries from `start` on must mask, if only causality hides keys; else `low`."""
+        plain = self.causal and self.window is None and self.segments is None and self.keep is None
+        return max(low, start + self.offset + 1) if plain else low
+
+    def tile(
+        self, rows: tuple[int, int], columns: tuple[int, int], device: torch.device, batch: slice | None = None, heads: slice | None = None
+    ) -> Tensor | None:
+        """The mask of some queries and keys: boolean, broadcasts to `[batch, heads, rows, columns]`; None if all are visible."""
+        seen = None
+        if self.causal or self.window is not None:
+            i = torch.arange(*rows, device=device)[:, None] + self.offset
+            j = torch.arange(*columns, device=device)[None, :]
+            if self.causal:
+                seen = j <= i
+            if self.window is not None:
+                inside = (i - j < self.window) & (j - i < self.window)
+                seen = inside if seen is None else seen & inside
+        if self.segments is not None:
+            same = self.segments[slice(*rows), None] == self.segments[None, slice(*columns)]
+            seen = same if seen is None else seen & same
+        if self.keep is not None:
+            part = self.keep
+            for dim, wanted in enumerate((batch, heads, slice(*rows), slice(*columns))):
+                if wanted is not None and part.shape[dim] != 1:
+                    part = part[(slice(None),) * dim + (wanted,)]
+            seen = part if seen is None else seen & part
+        return seen
+
+    def full(self, device: torch.device) -> Tensor | None:
+        """The mask of all queries and keys, as `tile` gives it."""
+        return self.tile((0, self.queries), (0, self.keys), device)
+
+
+# hf_tanhmax/reference.py
+r"""TanhMax attention in plain PyTorch, with its weights: the definition that every other implementation is measured against.
+
+.. math:: O = \mathrm{dropout}(W) V, \qquad W = \mathrm{tanhmax}(s(\alpha\, Q K^\top) + B), \qquad s(x) = c \tanh(x / c)
+
+with scale :math:`\alpha`, softcap :math:`c` (absent: :math:`s(x) = x`) and bias :math:`B`. Memory grows with queries times keys.
+"""
+
+
+def reference_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    *,
+    bias: Tensor | None = None,
+    scale: float,
+    softcap: float | None = None,
+    dropout_p: float = 0.0,
+    polarity: float | Tensor = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Attention output and weights, differentiable any number of times.
+
+    Args:
+        query: `[batch, heads, queries, head_dim]`.
+        key: `[batch, kv_heads, keys, head_dim]`; `kv_heads` divides `heads`, and consecutive query heads share a key head.
+        value: `[batch, kv_heads, keys, value_dim]`.
+        visibility: which keys a query sees.
+        bias: broadcasts to `[batch, heads, queries, keys]`, added after the softcap.
+        scale: multiplies the products of query and key.
+        softcap: bound of the scores, before bias and mask.
+        dropout_p: share of the weights set to 0, the others scaled by 1 / (1 - dropout_p).
+        polarity: a number, or `[heads]`.
+
+    Returns:
+        Output `[batch, heads, queries, value_dim]` and weights `[batch, heads, queries, keys]` as they met the values (after
+        dropout), in the dtype of the query. Scores and weights are computed in float32, or float64 for float64.
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    groups = query.shape[1] // key.shape[1]
+    scores = torch.matmul(query.to(exact), _repeat(key, groups).to(exact).transpose(-1, -2)) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias.to(exact)
+    if isinstance(polarity, Tensor):
+        polarity = polarity.view(1, -1, 1, 1)
+    weights = tanhmax(scores, visibility.full(query.device), polarity=polarity)
+    weights = torch.nn.functional.dropout(weights, dropout_p)
+    output = torch.matmul(weights, _repeat(value, groups).to(exact))
+    return output.to(query.dtype), weights.to(query.dtype)
+
+
+def _repeat(tensor: Tensor, groups: int) -> Tensor:
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
+
+
+# hf_tanhmax/stock.py
+r"""Stock softmax kernels of torch that hand out their log-sum-exp, each behind the same two functions.
+
+`forward` computes, of the scores :math:`S = \alpha\, Q K^\top` plus mask, the log-sum-exp :math:`L` and the output :math:`O = e^{S - L} V`.
+`backward` takes an output and a log-sum-exp, which need not be its own: with :math:`P = e^{S - L}` and :math:`\delta_i = dO_i \cdot O_i`
+
+.. math:: dV = P^\top dO, \quad dS_{ij} = P_{ij} (dO_i \cdot V_j - \delta_i), \quad dQ = \alpha\, dS\, K, \quad dK = \alpha\, dS^\top Q.
+
+A row whose :math:`L` is inf has :math:`P = 0` and gives no gradient.
+"""
+
+
+# None of these operators is public. They are called here and nowhere else, with the arguments that torch 2.11 and 2.13 have; their names
+# are pinned in tests/test_stock.py, which is the first to fail when torch changes one.
+aten = torch.ops.aten
+
+Pattern = Literal["full", "causal", "mask"]
+"""What is visible: every key; keys up to the query's own position, counted from the upper left; or what an additive mask says."""
+
+State = tuple[Tensor, ...]
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class StockKernel:
+    """One kernel and what it accepts.
+
+    Attributes:
+        forward: (query, key, value, mask, causal, scale) -> (output, log-sum-exp, state).
+        backward: (grad_output, query, key, value, mask, output, log-sum-exp, state, causal, scale) -> (dq, dk, dv).
+        device: the type of device it runs on.
+        dtypes: of query, key and value, which have one dtype.
+        multiple: the head size must be a multiple of it.
+        widest: the largest head size; None is any.
+        masks: whether it takes a mask; without, it knows causality only for as many queries as keys.
+        fewest_keys: the smallest number of keys.
+        exact: whether half precision is to be raised to float32 first, because the kernel is slower in it and rounds more.
+
+    Query, output and their gradients are `[batch, heads, queries, width]`, key and value `[batch, kv_heads, keys, width]` with `kv_heads`
+    dividing `heads`, the mask is additive, in the dtype of the query, and broadcasts to `[batch, heads, queries, keys]`; the log-sum-exp is
+    `[batch, heads, queries]` in float32, or float64 for float64. The last dimension of query, key and value is dense. The state is what
+    `backward` wants back of `forward`; it holds the unused random state, so any call's will do.
+    """
+
+    forward: Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], tuple[Tensor, Tensor, State]]
+    backward: Callable[
+        [Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, State, bool, float],
+        tuple[Tensor, Tensor, Tensor],
+    ]
+    device: str
+    dtypes: tuple[torch.dtype, ...]
+    multiple: int
+    widest: int | None = None
+    masks: bool = True
+    fewest_keys: int = 1
+    exact: bool = False
+
+
+def refusal(name: str, query: Tensor, key: Tensor, value: Tensor, pattern: Pattern) -> str | None:
+    """Why a kernel cannot run a call, as the end of a sentence; None if it can. Tensors as they come to `composed_attention`."""
+    kernel = KERNELS[name]
+    if query.device.type != kernel.device:
+        return f"runs on {kernel.device} alone, but the tensors are on {query.device}"
+    if query.dtype not in kernel.dtypes:
+        return f"takes {', '.join(str(dtype) for dtype in kernel.dtypes)}, but the tensors are {query.dtype}"
+    width = max(query.shape[-1], value.shape[-1])
+    if kernel.widest is not None and width > kernel.widest:
+        return f"takes heads of at most {kernel.widest}, but they have {width}"
+    if pattern == "mask" and not kernel.masks:
+        return "takes neither mask nor bias, but the call needs one"
+    if pattern == "causal" and not kernel.masks and query.shape[2] != key.shape[2]:
+        return f"is causal for as many queries as keys, but there are {query.shape[2]} and {key.shape[2]}"
+    if key.shape[2] < kernel.fewest_keys:
+        return f"wants at least {kernel.fewest_keys} keys, but there is {key.shape[2]}"
+    return _hardware_refusal(name, query)
+
+
+def _hardware_refusal(name: str, query: Tensor) -> str | None:
+    if query.device.type != "cuda":
+        return None
+    if torch.version.hip is not None:
+        return "is wired for CUDA, but this torch is built for ROCm"
+    if name == "efficient" and query.dtype != torch.bfloat16:
+        return None
+    # Without a GPU the tensors are fake, and so is what they run on.
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(query.device) < (8, 0):
+        return f"wants compute capability 8.0 for {query.dtype}, but {query.device} is older"
+    return None
+
+
+def padded(tensor: Tensor, width: int) -> Tensor:
+    """A tensor whose last dimension is dense and `width` long, zeros behind its own; itself if it is that. Differentiable."""
+    if tensor.shape[-1] < width:
+        return pad(tensor, (0, width - tensor.shape[-1]))
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _cpu_forward(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, State]:
+    mask = None if mask is None else mask.expand(*query.shape[:3], key.shape[2])
+    output, lse = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
+    return output, lse, ()
+
+
+def _cpu_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    _state: State,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    mask = None if mask is None else mask.expand(*query.shape[:3], key.shape[2])
+    backward = aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return backward(grad_output, query, key, value, output, lse, 0.0, causal, attn_mask=mask, scale=scale)
+
+
+def _flash_forward(
+    query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, State]:
+    found = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)
+    return found[0], found[1], found[6:8]
+
+
+def _flash_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    state: State,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    lengths = (None, None, query.shape[2], key.shape[2])
+    backward = aten._scaled_dot_product_flash_attention_backward
+    return backward(grad_output, query, key, value, output, lse.contiguous(), *lengths, 0.0, causal, *state, scale=scale)
+
+
+def _cudnn_forward(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, State]:
+    mask = _dense(mask, query, key)
+    found = aten._scaled_dot_product_cudnn_attention(query, key, value, mask, True, 0.0, causal, False, scale=scale)
+    return found[0], found[1].squeeze(-1), found[6:8]
+
+
+def _cudnn_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    state: State,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    # The compiled graph is looked up by the strides of the query, but runs on those of output and gradient: they must go with it.
+    grad_output, output = _laid_out_like(query, grad_output), _laid_out_like(query, output)
+    mask, lse = _dense(mask, query, key), lse.unsqueeze(-1).contiguous()
+    lengths = (None, None, query.shape[2], key.shape[2])
+    backward = aten._scaled_dot_product_cudnn_attention_backward
+    return backward(grad_output, query, key, value, output, lse, *state, mask, *lengths, 0.0, causal, scale=scale)
+
+
+def _dense(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    return None if mask is None else mask.expand(query.shape[0], -1, query.shape[2], key.shape[2]).contiguous()
+
+
+def _laid_out_like(pattern: Tensor, tensor: Tensor) -> Tensor:
+    like = torch.empty_like(pattern)
+    return tensor if tensor.stride() == like.stride() else like.copy_(tensor)
+
+
+def _efficient_forward(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, State]:
+    key, value, mask = _per_head(key, query), _per_head(value, query), _aligned(mask, query, key)
+    found = aten._scaled_dot_product_efficient_attention(query, key, value, mask, True, 0.0, causal, scale=scale)
+    return found[0], found[1][..., : query.shape[2]], found[2:4]
+
+
+def _efficient_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    state: State,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kv_heads, mask = key.shape[1], _aligned(mask, query, key)
+    key, value = _per_head(key, query), _per_head(value, query)
+    output = output.transpose(1, 2).contiguous().transpose(1, 2)  # the layout that it assumes without a check
+    lse = pad(lse, (0, -lse.shape[-1] % 32), value=math.inf)  # it reads whole blocks
+    wanted = [True, True, True, False]
+    backward = aten._scaled_dot_product_efficient_attention_backward
+    dq, dk, dv, _ = backward(grad_output, query, key, value, mask, output, lse, *state, 0.0, wanted, causal, scale=scale)
+    return dq, _per_group(dk, kv_heads), _per_group(dv, kv_heads)
+
+
+def _per_head(tensor: Tensor, query: Tensor) -> Tensor:
+    groups = query.shape[1] // tensor.shape[1]
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
+
+
+def _per_group(gradient: Tensor, kv_heads: int) -> Tensor:
+    return gradient if gradient.shape[1] == kv_heads else gradient.unflatten(1, (kv_heads, -1)).sum(2)
+
+
+def _aligned(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """The mask at full size, with rows that start at multiples of 8 elements and are dense."""
+    if mask is None:
+        return None
+    keys = key.shape[2]
+    mask = mask.expand(-1, -1, -1, keys)
+    if keys % 8 or not mask.is_contiguous():
+        mask = pad(mask, (0, -keys % 8)).contiguous()[..., :keys]
+    return mask.expand(*query.shape[:3], keys)
+
+
+KERNELS: dict[str, StockKernel] = {
+    "cpu": StockKernel(_cpu_forward, _cpu_backward, "cpu", (*HALF, torch.float32, torch.float64), multiple=1, exact=True),
+    "flash": StockKernel(_flash_forward, _flash_backward, "cuda", HALF, multiple=8, widest=256, masks=False),
+    "cudnn": StockKernel(_cudnn_forward, _cudnn_backward, "cuda", HALF, multiple=8, widest=256, fewest_keys=2),
+    "efficient": StockKernel(_efficient_forward, _efficient_backward, "cuda", (*HALF, torch.float32), multiple=8),
+}
+
+
+# hf_tanhmax/composed.py
+r"""TanhMax attention composed of stock softmax kernels, by two identities that hold exactly for outputs and gradients.
+
+(a) **Doubled keys**: softmax attention over keys :math:`[K; -K]` and values :math:`[V; -V]`, with :math:`\log p` added to the scores of
+    the second half. A bias changes its sign in the second half; the mask is repeated.
+
+(b) **Two calls**: with output and log-sum-exp of softmax attention for :math:`q` and for :math:`-q` (:math:`L_-` shifted by
+    :math:`\log p`), :math:`O = \sigma(L_+ - L_-)\,O_+ - \sigma(L_- - L_+)\,O_-` and :math:`L = \log(e^{L_+} + e^{L_-})`. A softmax
+    kernel's backward pass that is given the joint O and L computes one half of the exact gradient, so two calls with
+    :math:`(dO, q, O, L)` and :math:`(-dO, -q, -O, L - \log p)` compute it all.
+
+(b) runs over the kernels of `stock`, in memory linear in the length unless there is a mask: on the CPU its flash kernel; on CUDA the flash
+kernel for 16 bits without mask and bias, else the efficient one. (a) runs on other devices, in float64 on CUDA, on GPUs older than the
+kernels ask for, and where a bias or a polarity wants a gradient.
+
+Both lose digits where scores are near 0, as the two halves cancel; in bfloat16 the loss is visible (1.2 % at a score deviation of 0.1), so
+these are the fallback and the oracle, not the accurate path. The CPU computes half precision in float32. The kernels on CUDA do not: they
+round each of the two outputs to the dtype of the query before they are joined in float32, and each of the two gradients before their sum.
+"""
+
+
+AUTOMATIC_KERNELS = ("cpu", "flash", "efficient")
+"""The kernels that are chosen unasked, the first that can run a call."""
+
+
+def composed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    *,
+    bias: Tensor | None = None,
+    scale: float,
+    polarity: Tensor,
+    kernel: str | None = None,
+) -> Tensor:
+    """Attention output `[batch, heads, queries, value_dim]`; arguments as in `reference_attention`, polarity `[heads]`.
+
+    Dropout and softcap are not to be had from stock kernels; the caller refuses them. Neither queries nor keys may be none.
+
+    Args:
+        kernel: the stock kernel that (b) runs over: "cpu", "flash", "cudnn" or "efficient"; it runs or raises. None chooses.
+
+    Raises:
+        ValueError: an unknown kernel.
+        NotImplementedError: a named kernel that cannot run the call; the sentence says why.
+    """
+    if scale <= 0:  # the CPU's kernel multiplies hidden scores, which are -inf, by the scale
+        query, scale = (-query, -scale) if scale else (query * 0.0, 1.0)
+    log_p = log_polarity(polarity)
+    pattern = _pattern(visibility, bias)
+    wants = torch.is_grad_enabled() and (polarity.requires_grad or (bias is not None and bias.requires_grad))
+    if kernel is not None:
+        _check_kernel(kernel, query, key, value, pattern, wants)
+        return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, kernel)
+    for name in () if wants else AUTOMATIC_KERNELS:
+        if refusal(name, query, key, value, pattern) is None:
+            return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, name)
+    return doubled_keys(query, key, value, visibility, bias=bias, scale=scale, log_polarity=log_p)
+
+
+def _pattern(visibility: Visibility, bias: Tensor | None) -> Pattern:
+    if bias is not None or visibility.window is not None or visibility.segments is not None or visibility.keep is not None:
+        return "mask"
+    if not visibility.causal or visibility.offset >= visibility.keys - 1:  # the latter: one query behind a cache sees all of it
+        return "full"
+    return "causal" if visibility.offset == 0 else "mask"
+
+
+def _check_kernel(kernel: str, query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, wants: bool) -> None:
+    if kernel not in KERNELS:
+        raise ValueError(f"unknown kernel {kernel!r}; there are {', '.join(KERNELS)}")
+    reason = refusal(kernel, query, key, value, pattern)
+    if reason is None and wants:
+        reason = "has no gradient for bias and polarity, but one of them requires it"
+    if reason is not None:
+        raise NotImplementedError(f"kernel={kernel!r} {reason}; use kernel=None, which takes another way")
+
+
+def doubled_keys(
+    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, *, bias: Tensor | None, scale: float, log_polarity: Tensor
+) -> Tensor:
+    """Identity (a) over `torch.nn.functional.scaled_dot_product_attention`, on any device."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (torch.cat([half, -half], dim=2).repeat_interleave(groups, dim=1) for half in (key, value))
+    keep = visibility.full(query.device)
+    shift = log_polarity.to(query.dtype).view(1, -1, 1, 1)
+    positive = query.new_zeros(1, 1, 1, 1) if bias is None else bias.to(query.dtype)
+    negative = shift if bias is None else shift - bias.to(query.dtype)
+    shape = torch.broadcast_shapes(positive.shape, negative.shape, () if keep is None else keep.shape)
+    shape = (*shape[:3], visibility.keys)
+    halves = [half.expand(shape) for half in (positive, negative)]
+    if keep is None:
+        return scaled_dot_product_attention(query, key, value, torch.cat(halves, dim=-1), scale=scale)
+    mask = torch.cat([half.masked_fill(~keep, -math.inf) for half in halves], dim=-1)
+    empty = ~keep.any(-1, keepdim=True)
+    output = scaled_dot_product_attention(query, key, value, mask.masked_fill(empty, 0.0), scale=scale)
+    return output.masked_fill(empty, 0.0)
+
+
+def _two_calls(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    bias: Tensor | None,
+    scale: float,
+    log_p: Tensor,
+    pattern: Pattern,
+    name: str,
+) -> Tensor:
+    kernel, dtype, value_dim = KERNELS[name], query.dtype, value.shape[-1]
+    if kernel.exact:
+        query, key, value = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (query, key, value))
+    width = max(query.shape[-1], value_dim)
+    width += -width % kernel.multiple
+    query, key, value = (padded(tensor, width) for tensor in (query, key, value))
+    positive, negative, empty = _masks(visibility, bias, query) if pattern == "mask" else (None, None, None)
+    output = _TwoCalls.apply(query, key, value, positive, negative, empty, pattern == "causal", scale, log_p, name)
+    return output[..., :value_dim].to(dtype)
+
+
+def _masks(visibility: Visibility, bias: Tensor | None, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Additive masks for q and -q, and True where a row sees no key `[batch or 1, heads or 1, queries or 1]`; such rows are left open."""
+    positive = query.new_zeros(1, 1, 1, 1) if bias is None else bias.detach().to(query.dtype)
+    keep = visibility.full(query.device)
+    if keep is None:
+        return positive, -positive, None
+    keep = keep[(None,) * (4 - keep.dim())]
+    empty = ~keep.any(-1)
+    seen = keep | empty[..., None]
+    return torch.where(seen, positive, -math.inf), torch.where(seen, -positive, -math.inf), empty
+
+
+class _TwoCalls(torch.autograd.Function):
+    """Identity (b) over a stock kernel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        negative_mask: Tensor | None,
+        empty: Tensor | None,
+        causal: bool,
+        scale: float,
+        log_p: Tensor,
+        name: str,
+    ) -> Tensor:
+        """Join the two outputs by their log-sum-exps."""
+        positive, plus, state = KERNELS[name].forward(query, key, value, mask, causal, scale)
+        negative, minus, _ = KERNELS[name].forward(-query, key, value, negative_mask, causal, scale)
+        log_p = log_p.to(plus.dtype).view(1, -1, 1)
+        minus = minus + log_p
+        lse = torch.logaddexp(plus, minus)
+        output = positive * torch.sigmoid(plus - minus)[..., None] - negative * torch.sigmoid(minus - plus)[..., None]
+        if empty is not None:
+            output, lse = output.masked_fill(empty[..., None], 0.0), lse.masked_fill(empty, math.inf)
+        output = output.to(query.dtype)
+        ctx.save_for_backward(query, key, value, mask, negative_mask, output, lse, log_p, *state)
+        ctx.causal, ctx.scale, ctx.name = causal, scale, name
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Two backward passes that are given the joint output and log-sum-exp."""
+        query, key, value, mask, negative_mask, output, lse, log_p, *state = ctx.saved_tensors
+        backward, options = KERNELS[ctx.name].backward, (tuple(state), ctx.causal, ctx.scale)
+        plus = backward(grad_output, query, key, value, mask, output, lse, *options)
+        minus = backward(-grad_output, -query, key, value, negative_mask, -output, lse - log_p, *options)
+        return plus[0] - minus[0], plus[1] + minus[1], plus[2] + minus[2], None, None, None, None, None, None, None
+
+
+# hf_tanhmax/blocked.py
+r"""TanhMax attention on the CPU in blocks of rows: exact, linear in memory, float32 inside (float64 for float64).
+
+For one block of queries:
+
+* **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^{a \log_2 e}` (the cheaper exponential) and
+  :math:`W' = E - p/E`. No maximum is taken and no second exponential: since cosh is at least 1 the sum cannot vanish, and within the bound
+  nothing overflows. The bound is the scale times the longest query times the longest key (Cauchy and Schwarz), or the softcap, plus the
+  largest bias and the largest log-polarity above 0;
+* **shifted blocks** otherwise: :math:`E = e^{a-m}` and :math:`W' = E - p\,e^{-a-m}` with
+  :math:`m = \max_k \max(a_k, \log p - a_k)` over the visible keys. The base stays e: rounding :math:`\log_2 e` would cost digits here.
+
+The denominator is :math:`\ell = \sum 2E - W'`, the output :math:`O = W' V / \ell`, and :math:`L = \log \ell` (plus the shift). The backward
+pass recomputes the blocks and uses the closed form :math:`dA = C \circ dP - W \circ D` with :math:`C = 2E - W'` and :math:`W = W'` over
+:math:`\ell`, :math:`dP = dO\,V^\top`, :math:`D = \mathrm{rowsum}(W \circ dP)`; and
+:math:`dL/d\log p = -\sum_j n_j (dP_j + D)` with the negative exponentials :math:`n = E - W'` over :math:`\ell`.
+
+A query without a visible key gets output 0, L = +inf and zero gradients.
+"""
+
+
+LOG2_OF_E = math.log2(math.e)
+PLAIN_LIMIT = 60.0
+TILE = 1 << 19
+ROWS = 128
+
+
+@dataclass(frozen=True)
+class Block:
+    """One rectangle of scores: some batch entries, some key heads with their query heads, some queries, a range of keys."""
+
+    batch: slice
+    kv_heads: slice
+    heads: slice
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    first_hidden: int
+
+
+@dataclass
+class BlockedProblem:
+    """One attention call, cut into blocks. Forward and backward walk the same blocks in the same order.
+
+    Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`; `seed` is an int64 scalar, the start of the dropout masks.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    log_polarity: Tensor
+    visibility: Visibility
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+    dropout_p: float
+    seed: Tensor | None
+
+    def __post_init__(self) -> None:
+        self.exact = torch.promote_types(self.query.dtype, torch.float32)
+        self.query, self.key, self.value = (tensor.to(self.exact) for tensor in (self.query, self.key, self.value))
+        self.batch, self.heads, self.queries, _ = self.query.shape
+        self.kv_heads, self.keys = self.key.shape[1:3]
+        self.groups = self.heads // self.kv_heads
+        self.log_polarity = self.log_polarity.to(self.exact)
+        self.generator = torch.Generator()
+        if self.seed is not None:
+            self.generator.manual_seed(int(self.seed))
+
+    def blocks(self) -> Iterator[Block]:
+        """Rectangles of about `TILE` scores: whole batch entries where they are small, else some heads of one entry."""
+        rows = max(1, min(self.queries, max(16, ROWS // self.groups)))
+        area = max(1, rows * self.groups * self.keys)
+        many_heads = max(1, min(self.kv_heads, TILE // area))
+        many_entries = max(1, TILE // (area * self.kv_heads)) if many_heads == self.kv_heads else 1
+        for entry in range(0, self.batch, many_entries):
+            for head in range(0, self.kv_heads, many_heads):
+                kv = slice(head, min(head + many_heads, self.kv_heads))
+                for start in range(0, self.queries, rows):
+                    stop = min(start + rows, self.queries)
+                    low, high = self.visibility.key_range(start, stop)
+                    if low == high:
+                        continue
+                    yield Block(
+                        batch=slice(entry, min(entry + many_entries, self.batch)),
+                        kv_heads=kv,
+                        heads=slice(kv.start * self.groups, kv.stop * self.groups),
+                        rows=(start, stop),
+                        columns=(low, high),
+                        first_hidden=self.visibility.hidden_from(start, low),
+                    )
+
+    @cached_property
+    def _bounds(self) -> Tensor:
+        """A bound of |a| for each batch entry and key head: `[batch, kv_heads]`."""
+        longest_key = torch.linalg.vector_norm(self.key, dim=-1).amax(-1)
+        longest_query = torch.linalg.vector_norm(self.query, dim=-1).amax(-1).unflatten(1, (self.kv_heads, self.groups)).amax(-1)
+        bound = longest_key * longest_query * abs(self.scale)
+        if self.softcap is not None:
+            bound = bound.clamp(max=abs(self.softcap))
+        bound = bound + self.log_polarity.amax().clamp(min=0.0)  # a learned polarity may be above 1
+        return bound if self.bias is None else bound + self.bias.abs().amax().to(self.exact)
+
+    def plain(self, block: Block) -> bool:
+        """Whether no shift is needed in this block."""
+        return bool((self._bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
+
+    def rows_of(self, tensor: Tensor, block: Block) -> Tensor:
+        """`[batch, heads, queries, n]` -> the block's `[entries * kv_heads, groups * rows, n]`."""
+        part = tensor[block.batch, block.heads, slice(*block.rows)]
+        return part.reshape(-1, self.groups * part.shape[2], part.shape[3])
+
+    def columns_of(self, tensor: Tensor, block: Block) -> Tensor:
+        """`[batch, kv_heads, keys, n]` -> the block's `[entries * kv_heads, columns, n]`."""
+        part = tensor[block.batch, block.kv_heads, slice(*block.columns)]
+        return part.flatten(0, 1)
+
+    def by_head(self, tile: Tensor, block: Block) -> Tensor:
+        """`[entries * kv_heads, groups * rows, columns]` seen as `[entries, heads, rows, columns]`."""
+        entries = block.batch.stop - block.batch.start
+        return tile.view(entries, -1, block.rows[1] - block.rows[0], tile.shape[-1])
+
+    def per_head(self, values: Tensor, block: Block) -> Tensor:
+        """`[heads]` -> what broadcasts to the block's tiles: `[entries * kv_heads, groups * rows or 1, 1]`."""
+        part = values[block.heads]
+        entries, rows = block.batch.stop - block.batch.start, block.rows[1] - block.rows[0]
+        if self.groups == 1:
+            return part.view(-1, 1).repeat(entries, 1).unsqueeze(-1)
+        return part.view(-1, self.groups, 1).repeat(entries, 1, rows).reshape(-1, self.groups * rows, 1)
+
+    def scores(self, block: Block, out: Tensor, unit: float) -> Tensor | None:
+        """Write `unit` times the block's scores to `out`; with a softcap, return the capped ones over the cap (for the derivative)."""
+        query, key = self.rows_of(self.query, block), self.columns_of(self.key, block)
+        factor = self.scale * unit if self.softcap is None else self.scale / self.softcap
+        torch.baddbmm(out, query, key.transpose(1, 2), beta=0, alpha=factor, out=out)
+        capped = None
+        if self.softcap is not None:
+            capped = torch.tanh(out)
+            torch.mul(capped, self.softcap * unit, out=out)
+        if self.bias is not None:
+            self.by_head(out, block).add_(self.part_of_bias(self.bias, block).to(self.exact), alpha=unit)
+        return capped
+
+    def part_of_bias(self, tensor: Tensor, block: Block) -> Tensor:
+        """The block's part of a 4-dimensional tensor that broadcasts to `[batch, heads, queries, keys]`, as a view."""
+        for dim, wanted in enumerate((block.batch, block.heads, slice(*block.rows), slice(*block.columns))):
+            if tensor.shape[dim] != 1:
+                tensor = tensor[(slice(None),) * dim + (wanted,)]
+        return tensor
+
+    def seen(self, block: Block) -> Tensor | None:
+        """True where a key is visible, for the columns from `first_hidden` on: broadcasts to `[entries, heads, rows, columns]`."""
+        if block.first_hidden >= block.columns[1]:
+            return None
+        columns = (block.first_hidden, block.columns[1])
+        return self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
+
+    def maskable(self, tile: Tensor, block: Block) -> Tensor:
+        """The columns of a tile from `first_hidden` on, as `[entries, heads, rows, columns]`."""
+        return self.by_head(tile, block)[..., block.first_hidden - block.columns[0] :]
+
+    def dropout(self, block: Block) -> Tensor | None:
+        """The block's dropout factors, 0 or 1 / (1 - dropout_p): `[entries * kv_heads, groups * rows, columns]`."""
+        if self.dropout_p == 0.0:
+            return None
+        entries = (block.batch.stop - block.batch.start) * (block.kv_heads.stop - block.kv_heads.start)
+        shape = (entries, self.groups * (block.rows[1] - block.rows[0]), block.columns[1] - block.columns[0])
+        factors = torch.empty(shape, dtype=self.exact).bernoulli_(1.0 - self.dropout_p, generator=self.generator)
+        return factors.div_(1.0 - self.dropout_p)
+
+    def scratch(self, count: int) -> list[Tensor]:
+        """`count` flat buffers, each as large as the largest tile."""
+        largest = 0
+        for block in self.blocks():
+            largest = max(largest, self.tile_size(block))
+        return [torch.empty(largest, dtype=self.exact) for _ in range(count)]
+
+    def tile_size(self, block: Block) -> int:
+        """How many scores a block has."""
+        sides = (block.batch, block.heads, slice(*block.rows), slice(*block.columns))
+        return math.prod(side.stop - side.start for side in sides)
+
+    def tile_in(self, buffer: Tensor, block: Block) -> Tensor:
+        """A tile of the block's shape at the start of a flat buffer."""
+        rows, columns = self.groups * (block.rows[1] - block.rows[0]), block.columns[1] - block.columns[0]
+        return buffer[: self.tile_size(block)].view(-1, rows, columns)
+
+
+def blocked_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]` in float32 (or float64), and L `[batch, heads, queries]` likewise."""
+    shape = (problem.batch, problem.heads, problem.queries)
+    output = torch.zeros(*shape, problem.value.shape[-1], dtype=problem.exact)
+    lse = torch.full(shape, math.inf, dtype=problem.exact)
+    buffers = problem.scratch(2)
+    for block in problem.blocks():
+        scores, weights = (problem.tile_in(buffer, block) for buffer in buffers)
+        total, shift, _, _ = _weigh(problem, block, scores, weights)
+        factors = problem.dropout(block)
+        if factors is not None:
+            weights.mul_(factors)
+        empty = total == 0
+        result = torch.bmm(weights, problem.columns_of(problem.value, block)).div_(total.masked_fill(empty, 1.0))
+        row_lse = total.log_().add_(shift).masked_fill_(empty, math.inf)
+        here = (block.batch, block.heads, slice(*block.rows))
+        output[here] = problem.by_head(result, block)
+        lse[here] = problem.by_head(row_lse, block).squeeze(-1)
+    return output, lse
+
+
+def _weigh(
+    problem: BlockedProblem, block: Block, scores: Tensor, weights: Tensor, *, negative: bool = False
+) -> tuple[Tensor, Tensor | float, Tensor | None, Tensor | None]:
+    """Fill in the positive exponentials (into `scores`) and the signed weights, both without their denominator.
+
+    Returns the denominator and the shift, both per row, the negative exponentials if they are wanted, and what `scores` returns.
+    """
+    seen = problem.seen(block)
+    shift: Tensor | float = 0.0
+    plain = problem.plain(block)
+    capped = problem.scores(block, scores, LOG2_OF_E if plain else 1.0)
+    if plain:
+        polarity = problem.per_head(torch.exp(problem.log_polarity), block)
+        positive = scores.exp2_()
+        torch.addcdiv(positive, polarity, positive, value=-1, out=weights)
+        opposite = torch.div(polarity, positive) if negative else None
+    else:
+        shift = _shift(problem, block, seen, scores)
+        torch.sub(problem.per_head(problem.log_polarity, block) - shift, scores, out=weights).exp_()
+        positive = scores.sub_(shift).exp_()
+        opposite = weights.clone() if negative else None
+        torch.sub(positive, weights, out=weights)
+    if seen is not None:
+        factor, hidden = seen.to(problem.exact), ~seen
+        for tile in (problem.maskable(item, block) for item in (positive, weights, opposite) if item is not None):
+            # Where all is finite, a product masks as well as a fill, and several times as fast.
+            _ = tile.mul_(factor) if plain else tile.masked_fill_(hidden, 0.0)
+    return positive.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True)), shift, opposite, capped
+
+
+def _shift(problem: BlockedProblem, block: Block, seen: Tensor | None, scores: Tensor) -> Tensor:
+    """The largest exponent of each row over its visible keys; hidden scores are 0 afterwards, infinite ones finite."""
+    limit = torch.finfo(scores.dtype).max / 4
+    scores.clamp_(-limit, limit)
+    extremes = []
+    for fill, extreme in ((-math.inf, torch.amax), (math.inf, torch.amin)):
+        if seen is not None:
+            problem.maskable(scores, block).masked_fill_(~seen, fill)
+        extremes.append(extreme(scores, -1, keepdim=True))
+    if seen is not None:
+        problem.maskable(scores, block).masked_fill_(~seen, 0.0)
+    shift = torch.maximum(extremes[0], problem.per_head(problem.log_polarity, block) - extremes[1])
+    return shift.masked_fill_(shift == -math.inf, 0.0)
+
+
+@dataclass
+class BlockedGradients:
+    """What `blocked_backward` returns: gradients in the shapes of their tensors, None where none was asked for."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None
+    log_polarity: Tensor | None
+
+
+def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool = False, log_polarity: bool = False) -> BlockedGradients:
+    """Gradients from that of the output; `bias` and `log_polarity` say whether theirs are wanted.
+
+    Every block holds whole rows, so the denominator and D are computed anew: L and O carry a rounding that grows with the scores.
+    """
+    grad_output = grad_output.to(problem.exact)
+
+    def _zeros(like: Tensor) -> Tensor:
+        return torch.zeros(like.shape, dtype=problem.exact)
+
+    gradients = BlockedGradients(
+        query=_zeros(problem.query),
+        key=_zeros(problem.key),
+        value=_zeros(problem.value),
+        bias=_zeros(problem.bias) if bias and problem.bias is not None else None,
+        log_polarity=_zeros(problem.log_polarity) if log_polarity else None,
+    )
+    buffers = problem.scratch(4)
+    for block in problem.blocks():
+        scores, weights, grad_scores, product = (problem.tile_in(buffer, block) for buffer in buffers)
+        total, _, negative, capped = _weigh(problem, block, scores, weights, negative=log_polarity)
+        inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
+        row_grad = problem.rows_of(grad_output, block) * inverse
+        factors = problem.dropout(block)
+        torch.bmm(row_grad, problem.columns_of(problem.value, block).transpose(1, 2), out=grad_scores)
+        if factors is not None:
+            grad_scores.mul_(factors)
+        row_delta = torch.mul(grad_scores, weights, out=product).sum(-1, keepdim=True).mul_(inverse)
+        if negative is not None and gradients.log_polarity is not None:
+            per_row = negative.mul_(grad_scores + row_delta).sum(-1, keepdim=True)
+            gradients.log_polarity[block.heads] -= problem.by_head(per_row, block).sum((0, 2, 3))
+        # The gradient of the scores: C dP - W D, with C = 2E - W.
+        torch.sub(weights, scores, alpha=2.0, out=scores)
+        grad_scores.mul_(scores.neg_()).addcmul_(weights, row_delta, value=-1.0)
+        if factors is not None:
+            weights.mul_(factors)
+        problem.columns_of(gradients.value, block).baddbmm_(weights.transpose(1, 2), row_grad)
+        _back_to_inputs(problem, block, gradients, grad_scores, capped)
+    return gradients
+
+
+def _back_to_inputs(problem: BlockedProblem, block: Block, gradients: BlockedGradients, grad_scores: Tensor, capped: Tensor | None) -> None:
+    """From the gradient of a block's scores to those of bias, query and key."""
+    if gradients.bias is not None:
+        part = problem.part_of_bias(gradients.bias, block)
+        part += problem.by_head(grad_scores, block).sum_to_size(part.shape)
+    if capped is not None:
+        grad_scores.addcmul_(grad_scores * capped, capped, value=-1.0)
+    grad_query = torch.bmm(grad_scores, problem.columns_of(problem.key, block)).mul_(problem.scale)
+    gradients.query[block.batch, block.heads, slice(*block.rows)] = problem.by_head(grad_query, block)
+    query = problem.rows_of(problem.query, block)
+    problem.columns_of(gradients.key, block).baddbmm_(grad_scores.transpose(1, 2), query, alpha=problem.scale)
+
+
+# hf_tanhmax/kernels/support.py
+"""May the fused kernels run here? Answers need no GPU and import Triton only to find out whether it can be imported."""
+
+
+OLDEST, NEWEST = (3, 6), (3, 9)
+OLDEST_CAPABILITY = (8, 0)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST_HEAD = 256
+DEVICES = ("cuda", "xpu")
+
+
+def fused_unsupported(query: Tensor, value: Tensor) -> str | None:
+    """Why the fused kernels cannot run a call with these tensors, as the end of a sentence; None if they can."""
+    if query.dtype not in DTYPES:
+        return f"computes float16, bfloat16 and float32, but the tensors are {query.dtype}"
+    for name, size in (("head_dim", query.shape[3]), ("value_dim", value.shape[3])):
+        if size > LARGEST_HEAD or size == 0:
+            return f"has head sizes from 1 to {LARGEST_HEAD}, but {name} is {size}"
+    reason = triton_missing()
+    return _device(query) if reason is None else reason
+
+
+def _device(query: Tensor) -> str | None:
+    if query.device.type == "cpu" and interpreted():
+        return None
+    if query.device.type not in DEVICES:
+        return f"runs on {' and '.join(DEVICES)} devices (and in Triton's interpreter), but the tensors are on {query.device}"
+    return _capability(query.device.index or 0) if query.device.type == "cuda" else None
+
+
+# To the compiler these answers are constants. It would trace through a cache, so the caches lie behind functions of their own.
+@torch.compiler.assume_constant_result
+def triton_missing() -> str | None:
+    """Why there is no usable Triton, as the end of a sentence; None if there is one."""
+    return probe_triton()
+
+
+@torch.compiler.assume_constant_result
+def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@torch.compiler.assume_constant_result
+def _capability(index: int) -> str | None:
+    have = _probe_capability(index)
+    if have < OLDEST_CAPABILITY and torch.version.hip is None:
+        return f"needs an NVIDIA GPU of compute capability {_dotted(OLDEST_CAPABILITY)} or newer, but this one has {_dotted(have)}"
+    return None
+
+
+@cache
+def _probe_capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+@cache
+def probe_triton() -> str | None:
+    """What `triton_missing` answers, found out once."""
+    wanted = f"triton {_dotted(OLDEST)} to {_dotted(NEWEST)}"
+    if importlib.util.find_spec("triton") is None:
+        return f"needs {wanted}, which is not installed (pip install hf-tanhmax[triton])"
+    try:
+        module = importlib.import_module("triton")
+        importlib.import_module("triton.language")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return f"needs {wanted}, but the installed one cannot be imported: {error}"
+    have = tuple(int(part) for part in re.findall(r"\d+", module.__version__)[:2])
+    if not OLDEST <= have <= NEWEST:
+        return f"needs {wanted}, but {module.__version__} is installed"
+    return None
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)
+
+
+# hf_tanhmax/kernels/schedule.py
+"""Tiles as a table: how many rows and keys a program takes, with how many warps and pipeline stages, by kernel, head size and dtype.
+
+Every row of the table is compiled ahead of time in the tests, which hold its registers, spills and shared memory. All fit into the 99 KiB
+that the smallest supported GPUs give a block. The first row of an entry is used, unless `tuning` is asked to find the fastest.
+"""
+
+
+Kernel = Literal["forward", "key_value", "query", "bias"]
+HEAD_SIZES = (16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+# (kernel, padded head size, bytes of an element) -> tiles, the default first.
+TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
+    ("forward", 16, 2): (Tile(128, 64, 4, 3),),
+    ("forward", 32, 2): (Tile(128, 64, 4, 3),),
+    ("forward", 64, 2): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+    ("forward", 128, 2): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+    ("forward", 256, 2): (Tile(64, 32, 8, 2), Tile(64, 16, 4, 2)),
+    ("forward", 16, 4): (Tile(64, 32, 4, 2),),
+    ("forward", 32, 4): (Tile(64, 32, 4, 2),),
+    ("forward", 64, 4): (Tile(32, 32, 4, 2),),
+    ("forward", 128, 4): (Tile(16, 32, 4, 2),),
+    ("forward", 256, 4): (Tile(16, 32, 8, 1),),
+    ("key_value", 16, 2): (Tile(64, 64, 4, 2),),
+    ("key_value", 32, 2): (Tile(64, 64, 4, 2),),
+    ("key_value", 64, 2): (Tile(32, 128, 8, 2), Tile(64, 128, 8, 2)),
+    ("key_value", 128, 2): (Tile(32, 128, 8, 2), Tile(16, 128, 8, 1)),
+    ("key_value", 256, 2): (Tile(32, 32, 8, 1),),
+    ("key_value", 16, 4): (Tile(32, 32, 4, 1),),
+    ("key_value", 32, 4): (Tile(32, 32, 4, 1),),
+    ("key_value", 64, 4): (Tile(32, 32, 4, 1),),
+    ("key_value", 128, 4): (Tile(16, 32, 4, 1),),
+    ("key_value", 256, 4): (Tile(16, 16, 8, 1),),
+    ("query", 16, 2): (Tile(128, 64, 4, 2),),
+    ("query", 32, 2): (Tile(128, 64, 4, 2),),
+    ("query", 64, 2): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+    ("query", 128, 2): (Tile(128, 32, 8, 1), Tile(64, 64, 8, 1)),
+    ("query", 256, 2): (Tile(32, 32, 8, 1), Tile(64, 16, 4, 1)),
+    ("query", 16, 4): (Tile(32, 32, 4, 1),),
+    ("query", 32, 4): (Tile(32, 32, 4, 1),),
+    ("query", 64, 4): (Tile(16, 32, 4, 1),),
+    ("query", 128, 4): (Tile(16, 16, 8, 1),),
+    ("query", 256, 4): (Tile(16, 16, 8, 1),),
+    ("bias", 16, 2): (Tile(64, 64, 4, 1),),
+    ("bias", 32, 2): (Tile(64, 64, 8, 1),),
+    ("bias", 64, 2): (Tile(64, 64, 8, 1),),
+    ("bias", 128, 2): (Tile(64, 64, 8, 1),),
+    ("bias", 256, 2): (Tile(32, 64, 8, 1),),
+    ("bias", 16, 4): (Tile(32, 32, 4, 1),),
+    ("bias", 32, 4): (Tile(32, 32, 4, 1),),
+    ("bias", 64, 4): (Tile(32, 32, 4, 1),),
+    ("bias", 128, 4): (Tile(16, 32, 4, 1),),
+    ("bias", 256, 4): (Tile(16, 16, 4, 1),),
+}
+
+
+def padded_size(head_dim: int) -> int:
+    """The head size that a kernel is compiled for: the next power of two, from 16 on."""
+    return next(size for size in HEAD_SIZES if size >= head_dim)
+
+
+def tiles(kernel: Kernel, head_dim: int, element_size: int) -> tuple[Tile, ...]:
+    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4)."""
+    return TABLE[kernel, padded_size(head_dim), element_size]
+
+
+# hf_tanhmax/kernels/tuning.py
+"""Which row of the table of tiles is fastest here: timed once a kind of call, and only if the user asks (HF_TANHMAX_AUTOTUNE=1)."""
+
+
+_fastest: dict[Hashable, Tile] = {}
+
+
+def autotuning() -> bool:
+    """Whether to time the rows of an entry, instead of taking the first. A CUDA graph that is being captured cannot be timed."""
+    if os.environ.get("HF_TANHMAX_AUTOTUNE", "0") != "1":
+        return False
+    return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def fastest(key: Hashable, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
+    """The tile with which `run` takes the least time; `timer` measures a call, and `key` is what the answer is remembered for."""
+    if key not in _fastest:
+        _fastest[key] = min(rows, key=lambda tile: timer(lambda: run(tile)))
+    return _fastest[key]
+
+
+def length_bucket(length: int) -> int:
+    """The length that a choice is remembered for: a power of two between 512 and 8192, so that there are at most five."""
+    return max(512, min(8192, 1 << max(length - 1, 0).bit_length()))
+
+
+if triton_missing() is None:
+    # Not by import statements: Transformers has everybody install whatever a file imports.
+    do_bench = importlib.import_module("triton.testing").do_bench
+    triton = importlib.import_module("triton")
+    tl = importlib.import_module("triton.language")
+
+    # hf_tanhmax/kernels/primitives.py
+    r"""Steps that the kernels share: tiles in, which keys a row sees, scores, exponents, the gradient of the scores.
+
+    The alphabet inside kernels: `i_` a first index, `o_` offsets from it, `p_` a pointer, `m_` a mask, `b_` a block of values.
+
+    Scores are held in units of log 2, :math:`x = a \log_2 e`, and negative exponents as :math:`y = \log_2 p - x`, so that the two exponentials
+    of a score are :math:`2^x` and :math:`2^y`. A hidden score has both exponents at minus infinity: it adds exactly 0 to every sum. `POLARITY`
+    is 1 for TanhMax (y = -x), 0 for softmax (no second exponential at all) and 2 for a polarity per head.
+
+    `EXACT` is float32 that is multiplied without TF32. Its scores stay in natural units, as rounding log2(e) would cost digits of large scores,
+    and its backward pass gets the row's shift and sum apart instead of L.
+    """
+
+
+    LOG2E = tl.constexpr(1.4426950408889634)
+    LN2 = tl.constexpr(0.6931471805599453)
+    # Infinite scores become this large: they share the row as the definition wants, and no difference of two overflows.
+    LIMIT = tl.constexpr(1e38)
+    NAN_STAYS = tl.constexpr(tl.PropagateNan.ALL)
+
+
+    @triton.jit
+    def load_tile(p_base, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, MASKED: tl.constexpr):
+        """Rows `i_row + o_row` of a matrix whose last dimension is dense: [R, BLOCK_DIM]; 0 beyond its bounds."""
+        p_tile = p_base + i_row.to(tl.int64) * stride + o_row[:, None] * stride + o_dim[None, :]
+        if MASKED:
+            b_tile = tl.load(p_tile, mask=(i_row + o_row < length)[:, None] & (o_dim < DIM)[None, :], other=0.0)
+        elif BLOCK_DIM != DIM:
+            b_tile = tl.load(p_tile, mask=(o_dim < DIM)[None, :], other=0.0)
+        else:
+            b_tile = tl.load(p_tile)
+        return b_tile
+
+
+    @triton.jit
+    def key_span(
+        i_m, queries, keys, offset, window, STARTS, ENDS, p_span,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    ):  # fmt: skip
+        """Which keys a block of rows needs: `low, full_low, full_high, high`, multiples of BLOCK_N but for the last.
+
+        Keys outside [low, high) are hidden from all rows, those in [full_low, full_high) from none.
+        """
+        last = tl.minimum(i_m + BLOCK_M, queries) - 1
+        low, high = 0, keys
+        full_low, full_high = 0, keys
+        if CAUSAL:
+            high = tl.minimum(high, last + offset + 1)
+            full_high = tl.minimum(full_high, i_m + offset + 1)
+        if WINDOW:
+            low = tl.maximum(low, i_m + offset - window + 1)
+            high = tl.minimum(high, last + offset + window)
+            full_low = tl.maximum(full_low, last + offset - window + 1)
+            full_high = tl.minimum(full_high, i_m + offset + window)
+        return narrowed(low, full_low, full_high, high, i_m, last, STARTS, ENDS, p_span, BLOCK_N)
+
+
+    @triton.jit
+    def query_span(
+        i_n, queries, keys, offset, window, STARTS, ENDS, p_span,
+        BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    ):  # fmt: skip
+        """Which rows see a block of keys, as `key_span` gives which keys a block of rows sees; multiples of BLOCK_M."""
+        last = tl.minimum(i_n + BLOCK_N, keys) - 1
+        low, high = 0, queries
+        full_low, full_high = 0, queries
+        if CAUSAL:
+            low = tl.maximum(low, i_n - offset)
+            full_low = tl.maximum(full_low, last - offset)
+        if WINDOW:
+            low = tl.maximum(low, i_n - offset - window + 1)
+            high = tl.minimum(high, last - offset + window)
+            full_low = tl.maximum(full_low, last - offset - window + 1)
+            full_high = tl.minimum(full_high, i_n - offset + window)
+        return narrowed(low, full_low, full_high, high, i_n, last, STARTS, ENDS, p_span, BLOCK_M)
+
+
+    @triton.jit
+    def narrowed(low, full_low, full_high, high, first, last, STARTS, ENDS, p_span, BLOCK: tl.constexpr):
+        """A span within packed sequences and the span of a mask, its bounds at multiples of BLOCK (but `high`) and in order."""
+        if STARTS is not None:
+            low = tl.maximum(low, tl.load(STARTS + first))
+            high = tl.minimum(high, tl.load(ENDS + last))
+            full_low = tl.maximum(full_low, tl.load(STARTS + last))
+            full_high = tl.minimum(full_high, tl.load(ENDS + first))
+        if p_span is not None:
+            low = tl.maximum(low, tl.load(p_span))
+            high = tl.minimum(high, tl.load(p_span + 1))
+            full_low = tl.maximum(full_low, tl.load(p_span + 2))
+            full_high = tl.minimum(full_high, tl.load(p_span + 3))
+        low = low // BLOCK * BLOCK
+        full_low = tl.maximum(tl.cdiv(full_low, BLOCK) * BLOCK, low)
+        full_high = tl.maximum(full_high // BLOCK * BLOCK, full_low)
+        return low, full_low, full_high, high
+
+
+    @triton.jit
+    def blocks_of(low, full_low, full_high, high, BLOCK: tl.constexpr, EDGES: tl.constexpr):
+        """How many blocks lie in the full range; or how many at its edges need a mask, and how many of these on its left."""
+        if EDGES:
+            left = tl.cdiv(tl.maximum(tl.minimum(full_low, high) - low, 0), BLOCK)
+            count = left + tl.cdiv(tl.maximum(high - full_high, 0), BLOCK)
+        else:
+            left = 0
+            count = (full_high - full_low) // BLOCK
+        return count, left
+
+
+    @triton.jit
+    def block_start(i, left, low, full_low, full_high, BLOCK: tl.constexpr, EDGES: tl.constexpr):
+        """Where the i-th block of `blocks_of` begins."""
+        if EDGES:
+            start = tl.where(i < left, low + i * BLOCK, full_high + (i - left) * BLOCK)
+        else:
+            start = full_low + i * BLOCK
+        return start
+
+
+    @triton.jit
+    def visible(
+        i_m, i_n, o_m, o_n, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n,
+        CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
+    ):  # fmt: skip
+        """True where the key takes part; `o_m`, `b_start` and `b_end` broadcast against `o_n`, either way around."""
+        row, column = i_m + o_m, i_n + o_n
+        m_seen = (row < queries) & (column < keys)
+        row += offset
+        if CAUSAL:
+            m_seen &= column <= row
+        if WINDOW:
+            m_seen &= (row - column < window) & (column - row < window)
+        if PACKED:
+            m_seen &= (column >= b_start) & (column < b_end)
+        if p_keep is not None:
+            p_tile = p_keep + i_m.to(tl.int64) * keep_m + i_n.to(tl.int64) * keep_n + o_m * keep_m + o_n * keep_n
+            m_seen &= tl.load(p_tile, mask=m_seen, other=0) != 0
+        return m_seen
+
+
+    @triton.jit
+    def tanh(b_y):
+        """By exponentials, and by the odd series below 0.3, where their quotient would lose digits."""
+        b_abs = tl.abs(b_y)
+        b_exp = tl.exp2(b_abs * (-2.0 * LOG2E))
+        b_far = (1.0 - b_exp) / (1.0 + b_exp)
+        b_sq = b_y * b_y
+        b_near = b_abs * (1.0 + b_sq * (-1 / 3 + b_sq * (2 / 15 + b_sq * (-17 / 315 + b_sq * (62 / 2835)))))
+        b_tanh = tl.where(b_abs < 0.3, b_near, b_far)
+        return tl.where(b_y < 0.0, -b_tanh, b_tanh)
+
+
+    @triton.jit
+    def scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr):
+        """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap."""
+        b_tanh = b_qk
+        b_x = b_qk * scale
+        if CAPPED:
+            b_tanh = tanh(b_x)
+            b_x = b_tanh * cap
+        if p_bias is not None:
+            p_tile = p_bias + i_m.to(tl.int64) * bias_m + i_n.to(tl.int64) * bias_n + o_m * bias_m + o_n * bias_n
+            b_bias = tl.load(p_tile, mask=(i_m + o_m < queries) & (i_n + o_n < keys), other=0.0)
+            b_x += b_bias.to(tl.float32) * (1.0 if EXACT else LOG2E)
+        return tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS), b_tanh
+
+
+    @triton.jit
+    def exponents(b_x, log_p, m_seen, POLARITY: tl.constexpr, MASKED: tl.constexpr):
+        """The exponents x and y of the two exponentials, at minus infinity where the key is hidden."""
+        b_y = -b_x
+        if POLARITY == 2:
+            b_y = log_p - b_x
+        if MASKED:
+            b_x = tl.where(m_seen, b_x, float("-inf"))
+            b_y = tl.where(m_seen, b_y, float("-inf"))
+        return b_x, b_y
+
+
+    @triton.jit
+    def power(b_x, EXACT: tl.constexpr):
+        """The exponential in the units of the scores."""
+        return tl.exp(b_x) if EXACT else tl.exp2(b_x)
+
+
+    @triton.jit
+    def difference(b_x, b_p, b_n, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
+        """The signed weight: the difference of the exponentials, or (EXACT, polarity near 1) a product that keeps its digits around 0."""
+        b_w = b_p - b_n
+        if EXACT and POLARITY == 1:
+            b_w = tanh(b_x) * (b_p + b_n)
+        elif EXACT:
+            b_w = tl.where(log_p > -LN2, tanh(b_x - 0.5 * log_p) * (b_p + b_n), b_w)
+        return b_w
+
+
+    @triton.jit
+    def largest(b_x, b_y, POLARITY: tl.constexpr, MASKED: tl.constexpr):
+        """The largest exponent of each row, [BLOCK_M]."""
+        if POLARITY == 0:
+            b_max = tl.max(b_x, 1)
+        elif POLARITY == 1 and not MASKED:
+            b_max = tl.max(tl.abs(b_x), 1)
+        else:
+            b_max = tl.max(tl.maximum(b_x, b_y), 1)
+        return b_max
+
+
+    @triton.jit
+    def survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p):
+        """True where dropout keeps a weight: a function of seed, batch entry, head, row and column alone (Philox, Salmon et al. 2011)."""
+        o_row = (i_m + o_m + o_n * 0).to(tl.uint32)
+        o_column = (i_n + o_n + o_m * 0).to(tl.uint32)
+        b_bits, _, _, _ = tl.philox(seed, o_row, o_column, i_bh.to(tl.uint32) + o_row * 0, o_row * 0)
+        return tl.uint_to_uniform_float(b_bits) >= dropout_p
+
+
+    @triton.jit
+    def score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
+        """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D.
+
+        The shift is L in units of log 2. If EXACT it is the row's largest exponent, and `b_inverse` one over the sum: a rounded L would cost
+        float32 the digits that |L| has before the point, on both exponentials differently.
+        """
+        b_p = power(b_x - b_shift, EXACT)
+        if EXACT:
+            b_p = b_p * b_inverse
+        if POLARITY == 0:
+            b_n = b_p * 0.0
+            b_w = b_p
+            b_ds = b_p * (b_dp - b_delta)
+        else:
+            b_n = power(b_y - b_shift, EXACT)
+            if EXACT:
+                b_n = b_n * b_inverse
+            b_w = difference(b_x, b_p, b_n, log_p, POLARITY, EXACT)
+            b_ds = (b_p + b_n) * b_dp - b_w * b_delta
+        return b_w, b_n, b_ds
+
+
+    @triton.jit
+    def row_statistics(LSE, STATS, i_row, rows, m_row):
+        """What `score_gradient` needs of some rows: shift, and inverse sum (1 where L says it all); rows beyond the end weigh nothing."""
+        if STATS is not None:
+            b_shift = tl.load(STATS + i_row, mask=m_row, other=0.0)
+            b_inverse = tl.load(STATS + rows + i_row, mask=m_row, other=0.0)
+        else:
+            b_shift = tl.load(LSE + i_row, mask=m_row, other=float("inf")) * LOG2E
+            b_inverse = b_shift
+        return b_shift, b_inverse
+
+
+    # hf_tanhmax/kernels/forward.py
+    r"""The forward kernel, and the kernel that finds out which blocks of a boolean mask are needed.
+
+    One program computes BLOCK_M rows of one head. It walks the keys that its rows can see, block by block, with a running shift
+    :math:`m = \max_k \max(x_k, y_k)`:
+
+    .. math:: \ell = \sum_k 2^{x_k - m} + 2^{y_k - m}, \qquad O = \frac{1}{\ell} \sum_k (2^{x_k - m} - 2^{y_k - m}) V_k, \qquad
+              L = (m + \log_2 \ell) \ln 2
+
+    Blocks that all rows see are walked first, without a mask; then those at the edges, with one; hidden blocks are not touched. The difference
+    of the exponentials is formed in float32 and rounded once, to the dtype of the values. Rows without a key get O = 0 and L = +inf.
+    """
+
+
+    # Run-time integers: a new length, stride or number of heads compiles nothing anew.
+    STRIDES = [f"{tensor}_{dim}" for tensor, dims in {"q": "bhm", "k": "bhn", "v": "bhn", "span": "bhm"}.items() for dim in dims]
+    STRIDES += [f"{tensor}_{dim}" for tensor in ("bias", "keep") for dim in "bhmn"]
+    RUNTIME = [*STRIDES, "queries", "keys", "heads", "groups", "rows", "offset", "window"]
+
+
+    @triton.jit(do_not_specialize=RUNTIME)
+    def forward_kernel(
+        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS,
+        q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
+        queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
+        DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        """Output [batch, queries, heads, VALUE_DIM] and L [batch, heads, queries]; q, k, v by their strides over ALIGN.
+
+        STATS [2, rows], if wanted, are the largest exponent and one over the sum of each of the `rows` = batch * heads * queries rows.
+        """
+        blocks = tl.cdiv(queries, BLOCK_M)
+        i_m = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_M  # under a causal mask the last rows have the most to do, so they start
+        i_bh = tl.program_id(0) // blocks
+        i_b, i_h = (i_bh // heads).to(tl.int64), i_bh % heads
+        i_kv = i_h // groups
+        o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
+
+        p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
+        p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
+        p_bias, p_keep, p_span = BIAS, KEEP, SPANS
+        if BIAS is not None:
+            p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
+        if KEEP is not None:
+            p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
+            p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
+        b_start, b_end = 0, 0
+        if STARTS is not None:
+            b_start = tl.load(STARTS + i_m + o_m, mask=i_m + o_m < queries, other=0)[:, None]
+            b_end = tl.load(ENDS + i_m + o_m, mask=i_m + o_m < queries, other=0)[:, None]
+        log_p, seed = 0.0, 0
+        if POLARITY == 2:
+            log_p = tl.load(LOG_P + i_h)
+        if DROPOUT:
+            seed = tl.load(SEED)
+
+        b_q = load_tile(
+            Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
+        )  # fmt: skip
+        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+        b_sum = tl.zeros([BLOCK_M], tl.float32)
+        b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
+
+        low, full_low, full_high, high = key_span(
+            i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
+        )  # fmt: skip
+        for EDGES in tl.static_range(2):
+            count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
+            for i in range(count):
+                i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
+                b_acc, b_sum, b_max = attend(
+                    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
+                    bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM,
+                    BLOCK_DIM, BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1,
+                    EXACT=STATS is not None,
+                )  # fmt: skip
+
+        m_empty = b_sum == 0.0
+        b_sum = tl.where(m_empty, 1.0, b_sum)
+        b_out = b_acc * (1.0 / (b_sum * (1.0 - dropout_p)))[:, None]
+        b_lse = b_max + tl.log(b_sum) if STATS is not None else (b_max + tl.log2(b_sum)) * LN2
+        b_lse = tl.where(m_empty, float("inf"), b_lse)
+        m_row = i_m + o_m < queries
+        p_out = O + ((i_b * queries + i_m) * heads + i_h) * VALUE_DIM + o_m[:, None] * (heads * VALUE_DIM) + o_v[None, :]
+        tl.store(p_out, b_out.to(O.dtype.element_ty), mask=m_row[:, None] & (o_v < VALUE_DIM)[None, :])
+        p_row = i_bh.to(tl.int64) * queries + i_m + o_m
+        tl.store(LSE + p_row, b_lse, mask=m_row)
+        if STATS is not None:
+            tl.store(STATS + p_row, b_max, mask=m_row)
+            tl.store(STATS + rows + p_row, tl.where(m_empty, 0.0, 1.0 / b_sum), mask=m_row)
+
+
+    @triton.jit
+    def attend(
+        b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
+        queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
+        BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+        PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
+    ):  # fmt: skip
+        """Take one block of keys into the running sums."""
+        o_row, o_column = o_m[:, None], o_n[None, :]
+        b_k = load_tile(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED)  # [BLOCK_N, BLOCK_DIM]
+        b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+        b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+        m_seen = None
+        if MASKED:
+            m_seen = visible(
+                i_m, i_n, o_row, o_column, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED
+            )  # fmt: skip
+        b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
+
+        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
+        b_shrink = power(b_max - b_new, EXACT)
+        b_w = power(b_x - b_new[:, None], EXACT)
+        b_all = b_w
+        if POLARITY != 0:
+            b_n = power(b_y - b_new[:, None], EXACT)
+            b_all = b_w + b_n
+            b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
+        b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
+        if DROPOUT:
+            b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)
+        b_v = load_tile(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED)  # [BLOCK_N, BLOCK_VALUE]
+        b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
+        return b_acc, b_sum, b_new
+
+
+    @triton.jit(do_not_specialize=["keep_b", "keep_h", "keep_r", "keep_c", "heads", "rows", "columns", "reach"])
+    def span_kernel(
+        KEEP, SPANS, keep_b, keep_h, keep_r, keep_c, heads, rows, columns, reach, DENSE: tl.constexpr, BLOCK_R: tl.constexpr,
+        BLOCK_C: tl.constexpr,
+    ):  # fmt: skip
+        """For each block of mask rows, [batch, heads, blocks, 4]: from where to where any row keeps, and from where to where all rows keep.
+
+        `reach` is how many columns one column of the mask stands for (1, or all of them where the mask has but one). DENSE names the dimension
+        whose elements lie next to each other, 0 for rows and 1 for columns, so that threads read them so; -1 is neither.
+        """
+        blocks = tl.cdiv(rows, BLOCK_R)
+        i_bh = tl.program_id(0) // blocks
+        i_b, i_h = (i_bh // heads).to(tl.int64), (i_bh % heads).to(tl.int64)
+        i_r = tl.program_id(0) % blocks * BLOCK_R
+        o_r, o_c = tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_C)
+        step_r = 1 if DENSE == 0 else keep_r
+        step_c = 1 if DENSE == 1 else keep_c
+        p_tile = KEEP + i_b * keep_b + i_h * keep_h + i_r.to(tl.int64) * keep_r + o_r[:, None] * step_r + o_c[None, :] * step_c
+        b_first = tl.full([BLOCK_R], 0, tl.int32) + columns
+        b_last = tl.full([BLOCK_R], 0, tl.int32)
+        b_count = tl.full([BLOCK_R], 0, tl.int32)
+        for i_c in range(0, columns, BLOCK_C):
+            o_column = i_c + o_c[None, :]
+            m_in = (i_r + o_r < rows)[:, None] & (o_column < columns)
+            m_kept = tl.load(p_tile, mask=m_in, other=0) != 0
+            p_tile += BLOCK_C * keep_c
+            b_first = tl.minimum(b_first, tl.min(tl.where(m_kept, o_column, columns), 1))
+            b_last = tl.maximum(b_last, tl.max(tl.where(m_kept, o_column + 1, 0), 1))
+            b_count += tl.sum(m_kept.to(tl.int32), 1)
+        m_row = i_r + o_r < rows
+        holes = tl.max(tl.where(m_row & (b_count != b_last - b_first), 1, 0), 0)
+        p_span = SPANS + tl.program_id(0).to(tl.int64) * 4
+        tl.store(p_span, tl.min(tl.where(m_row, b_first, columns), 0) * reach)
+        tl.store(p_span + 1, tl.max(tl.where(m_row, b_last, 0), 0) * reach)
+        tl.store(p_span + 2, tl.max(tl.where(m_row, b_first, 0), 0) * reach)
+        tl.store(p_span + 3, tl.where(holes == 0, tl.min(tl.where(m_row, b_last, columns), 0), 0) * reach)
+
+
+    # hf_tanhmax/kernels/backward.py
+    r"""The backward kernels. Nothing is added atomically, so every result is the same to the bit in every run.
+
+    With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C = P + N`, :math:`dP = dO\,V^\top` and
+    :math:`D = \mathrm{rowsum}(dO \circ O)`:
+
+    .. math:: dV = W^\top dO, \quad dA = C \circ dP - W \circ D, \quad dQ = \alpha\, dA\, K, \quad dK = \alpha\, dA^\top Q, \quad
+              \frac{dL}{d\log p} = -\sum_j N_j (dP_j + D)
+
+    * `delta_kernel`: D, row by row, from the rounded output (float32 sums it exactly instead, in `query_kernel`);
+    * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group;
+    * `query_kernel`: one program owns a block of rows and walks their keys; the gradient of log p comes along, a number per row;
+    * `bias_kernel`: one program owns a tile of the bias and walks the batch entries and heads that share it.
+    """
+
+
+    @triton.jit(do_not_specialize=["batch", "heads", "queries"])
+    def delta_kernel(O, GRAD, DELTA, batch, heads, queries, VALUE_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_M: tl.constexpr):
+        """D [batch, heads, queries] from output and its gradient, both dense [batch, queries, heads, VALUE_DIM]."""
+        o_row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)  # rows of [batch * queries * heads]
+        o_v = tl.arange(0, BLOCK_VALUE)
+        m_row = o_row < batch.to(tl.int64) * heads * queries
+        p_tile = o_row[:, None] * VALUE_DIM + o_v[None, :]
+        m_tile = m_row[:, None] & (o_v < VALUE_DIM)[None, :]
+        b_out = tl.load(O + p_tile, mask=m_tile, other=0.0).to(tl.float32)
+        b_grad = tl.load(GRAD + p_tile, mask=m_tile, other=0.0).to(tl.float32)
+        i_h, i_bm = o_row % heads, o_row // heads
+        p_delta = DELTA + ((i_bm // queries) * heads + i_h) * queries + i_bm % queries
+        tl.store(p_delta, tl.sum(b_out * b_grad, 1), mask=m_row)
+
+
+    @triton.jit(do_not_specialize=RUNTIME)
+    def key_value_kernel(
+        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV,
+        q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
+        queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
+        DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys."""
+        blocks = tl.cdiv(keys, BLOCK_N)
+        i_n = tl.program_id(0) % blocks * BLOCK_N
+        i_bkv = tl.program_id(0) // blocks
+        kv_heads = heads // groups
+        i_b, i_kv = (i_bkv // kv_heads).to(tl.int64), i_bkv % kv_heads
+        o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
+
+        b_k = load_tile(K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN, i_n, o_n, o_d, k_n * ALIGN, keys, DIM, BLOCK_DIM, MASKED=True)
+        b_v = load_tile(V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN, i_n, o_n, o_v, v_n * ALIGN, keys, VALUE_DIM, BLOCK_VALUE, True)
+        b_dk = tl.zeros([BLOCK_N, BLOCK_DIM], tl.float32)
+        b_dv = tl.zeros([BLOCK_N, BLOCK_VALUE], tl.float32)
+        seed = 0
+        if DROPOUT:
+            seed = tl.load(SEED)
+        for i_g in range(groups):
+            i_h = i_kv * groups + i_g
+            i_bh = (i_b * heads + i_h).to(tl.int32)
+            p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
+            p_grad = GRAD + (i_b * queries * heads + i_h) * VALUE_DIM
+            p_row = (i_b * heads + i_h) * queries
+            p_bias, p_keep, p_span = BIAS, KEEP, SPANS
+            if BIAS is not None:
+                p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
+            if KEEP is not None:
+                p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
+                p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_n // BLOCK_N).to(tl.int64) * span_m
+            log_p = 0.0
+            if POLARITY == 2:
+                log_p = tl.load(LOG_P + i_h)
+            low, full_low, full_high, high = query_span(
+                i_n, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_N, BLOCK_M, CAUSAL, WINDOW
+            )  # fmt: skip
+            for EDGES in tl.static_range(2):
+                count, left = blocks_of(low, full_low, full_high, high, BLOCK_M, EDGES == 1)
+                for i in range(count):
+                    i_m = block_start(i, left, low, full_low, full_high, BLOCK_M, EDGES == 1)
+                    b_q = load_tile(p_q, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, EDGES == 1)
+                    b_grad = load_tile(p_grad, i_m, o_m, o_v, heads * VALUE_DIM, queries, VALUE_DIM, BLOCK_VALUE, EDGES == 1)
+                    if STATS is not None:  # summed in the order of the other kernels, whose exponents these must meet to the last digit
+                        b_qk = tl.trans(tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION))
+                        b_dp = tl.trans(tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION))
+                    else:
+                        b_qk = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
+                        b_dp = tl.dot(b_v, tl.trans(b_grad), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
+                    b_start, b_end = 0, 0
+                    if STARTS is not None:
+                        b_start = tl.load(STARTS + i_m + o_m, mask=i_m + o_m < queries, other=0)[None, :]
+                        b_end = tl.load(ENDS + i_m + o_m, mask=i_m + o_m < queries, other=0)[None, :]
+                    m_row = i_m + o_m < queries
+                    b_shift, b_inverse = row_statistics(LSE, STATS, p_row + i_m + o_m, rows, m_row)
+                    b_delta = tl.load(DELTA + p_row + i_m + o_m, mask=m_row, other=0.0)[None, :]
+                    b_w, _, b_ds = tile_gradient(
+                        b_qk, b_dp, b_shift[None, :], b_inverse[None, :], b_delta, p_bias, p_keep, i_bh, i_m, i_n, o_m[None, :], o_n[:, None],
+                        bias_m, bias_n, keep_m, keep_n,
+                        queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, POLARITY, CAUSAL, WINDOW,
+                        STARTS is not None, CAPPED, DROPOUT, MASKED=EDGES == 1, INNER=True, EXACT=STATS is not None,
+                    )  # fmt: skip
+                    b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
+                    b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
+
+        p_dk = DK + ((i_b * keys + i_n) * kv_heads + i_kv) * DIM + o_n[:, None] * (kv_heads * DIM) + o_d[None, :]
+        p_dv = DV + ((i_b * keys + i_n) * kv_heads + i_kv) * VALUE_DIM + o_n[:, None] * (kv_heads * VALUE_DIM) + o_v[None, :]
+        m_key = (i_n + o_n < keys)[:, None]
+        tl.store(p_dk, (b_dk * factor).to(DK.dtype.element_ty), mask=m_key & (o_d < DIM)[None, :])
+        tl.store(p_dv, (b_dv * (1.0 / (1.0 - dropout_p))).to(DV.dtype.element_ty), mask=m_key & (o_v < VALUE_DIM)[None, :])
+
+
+    @triton.jit(do_not_specialize=RUNTIME)
+    def query_kernel(
+        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DQ, D_LOG_P,
+        q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
+        queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
+        DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, PASSES: tl.constexpr,
+    ):  # fmt: skip
+        """dQ [batch, queries, heads, DIM], dense, and the gradient of log p row by row, [batch, heads, queries], if D_LOG_P is given.
+
+        With two PASSES the first one finds D as the sum of W dP, and writes it to DELTA: where W is nearly 1 for one key, D must meet that
+        key's dP to the last digit, which a D from the rounded output does not.
+        """
+        blocks = tl.cdiv(queries, BLOCK_M)
+        i_m = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_M
+        i_bh = tl.program_id(0) // blocks
+        i_b, i_h = (i_bh // heads).to(tl.int64), i_bh % heads
+        i_kv = i_h // groups
+        o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
+        m_row = i_m + o_m < queries
+
+        p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
+        p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
+        p_bias, p_keep, p_span = BIAS, KEEP, SPANS
+        if BIAS is not None:
+            p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
+        if KEEP is not None:
+            p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
+            p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
+        b_start, b_end = 0, 0
+        if STARTS is not None:
+            b_start = tl.load(STARTS + i_m + o_m, mask=m_row, other=0)[:, None]
+            b_end = tl.load(ENDS + i_m + o_m, mask=m_row, other=0)[:, None]
+        log_p, seed = 0.0, 0
+        if POLARITY == 2:
+            log_p = tl.load(LOG_P + i_h)
+        if DROPOUT:
+            seed = tl.load(SEED)
+
+        b_q = load_tile(
+            Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
+        )  # fmt: skip
+        p_grad = GRAD + (i_b * queries * heads + i_h) * VALUE_DIM
+        b_grad = load_tile(p_grad, i_m, o_m, o_v, heads * VALUE_DIM, queries, VALUE_DIM, BLOCK_VALUE, MASKED=True)
+        p_row = i_bh.to(tl.int64) * queries + i_m + o_m
+        b_shift, b_inverse = row_statistics(LSE, STATS, p_row, rows, m_row)
+        b_sum = tl.zeros([BLOCK_M], tl.float32)
+        b_delta = b_sum
+        if PASSES == 1:
+            b_delta = tl.load(DELTA + p_row, mask=m_row, other=0.0)
+        b_dq = tl.zeros([BLOCK_M, BLOCK_DIM], tl.float32)
+        b_dlog = tl.zeros([BLOCK_M], tl.float32)
+
+        low, full_low, full_high, high = key_span(
+            i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
+        )  # fmt: skip
+        for PASS in tl.static_range(PASSES):
+            for EDGES in tl.static_range(2):
+                count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
+                for i in range(count):
+                    i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
+                    b_k = load_tile(p_k, i_n, o_n, o_d, k_n * ALIGN, keys, DIM, BLOCK_DIM, EDGES == 1)
+                    b_v = load_tile(p_v, i_n, o_n, o_v, v_n * ALIGN, keys, VALUE_DIM, BLOCK_VALUE, EDGES == 1)
+                    b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+                    b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+                    b_w, b_dlog_p, b_ds = tile_gradient(
+                        b_qk, b_dp, b_shift[:, None], b_inverse[:, None], b_delta[:, None], p_bias, p_keep, i_bh, i_m, i_n, o_m[:, None],
+                        o_n[None, :], bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed,
+                        dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, MASKED=EDGES == 1, INNER=True,
+                        EXACT=STATS is not None,
+                    )  # fmt: skip
+                    if PASS < PASSES - 1:
+                        b_sum += tl.sum(b_w * b_dp, 1)
+                    else:
+                        b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
+                        if D_LOG_P is not None:
+                            b_dlog += tl.sum(b_dlog_p, 1)
+            if PASS < PASSES - 1:
+                b_delta = b_sum * (1.0 / (1.0 - dropout_p))
+                tl.store(DELTA + p_row, b_delta, mask=m_row)
+
+        p_dq = DQ + ((i_b * queries + i_m) * heads + i_h) * DIM + o_m[:, None] * (heads * DIM) + o_d[None, :]
+        tl.store(p_dq, (b_dq * factor).to(DQ.dtype.element_ty), mask=m_row[:, None] & (o_d < DIM)[None, :])
+        if D_LOG_P is not None:
+            tl.store(D_LOG_P + p_row, b_dlog, mask=m_row)
+
+
+    @triton.jit(do_not_specialize=[*RUNTIME, "batch", "bias_batch", "bias_heads", "out_b", "out_h", "out_m", "out_n"])
+    def bias_kernel(
+        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, D_BIAS,
+        q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
+        queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p, batch, bias_batch, bias_heads, out_b, out_h, out_m, out_n,
+        DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, SHARED_M: tl.constexpr, SHARED_N: tl.constexpr,
+    ):  # fmt: skip
+        """The gradient of the bias in float32, by strides `out_`; where rows (or keys) share a bias, a partial sum per block of them."""
+        blocks_n = tl.cdiv(keys, BLOCK_N)
+        blocks = tl.cdiv(queries, BLOCK_M) * blocks_n
+        i_m = tl.program_id(0) % blocks // blocks_n * BLOCK_M
+        i_n = tl.program_id(0) % blocks_n * BLOCK_N
+        i_out_b, i_out_h = tl.program_id(0) // blocks // bias_heads, tl.program_id(0) // blocks % bias_heads
+        o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
+        m_row = i_m + o_m < queries
+        b_start, b_end, seed = 0, 0, 0
+        if STARTS is not None:
+            b_start = tl.load(STARTS + i_m + o_m, mask=m_row, other=0)[:, None]
+            b_end = tl.load(ENDS + i_m + o_m, mask=m_row, other=0)[:, None]
+        if DROPOUT:
+            seed = tl.load(SEED)
+
+        b_sum = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        shared_heads = heads // bias_heads  # 1, or all of them
+        for i in range(batch // bias_batch * shared_heads):
+            i_b, i_h = (i_out_b + i // shared_heads).to(tl.int64), i_out_h + i % shared_heads
+            i_bh = (i_b * heads + i_h).to(tl.int32)
+            i_kv = (i_h // groups).to(tl.int64)
+            p_keep, p_span = KEEP, SPANS
+            if KEEP is not None:
+                p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
+                p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
+            low, _full_low, _full_high, high = key_span(
+                i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
+            )  # fmt: skip
+            if (i_n >= low) & (i_n < high):
+                log_p = 0.0
+                if POLARITY == 2:
+                    log_p = tl.load(LOG_P + i_h)
+                p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
+                p_grad = GRAD + (i_b * queries * heads + i_h) * VALUE_DIM
+                b_q = load_tile(p_q, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True)
+                b_grad = load_tile(p_grad, i_m, o_m, o_v, heads * VALUE_DIM, queries, VALUE_DIM, BLOCK_VALUE, MASKED=True)
+                b_k = load_tile(K + (i_b * k_b + i_kv * k_h) * ALIGN, i_n, o_n, o_d, k_n * ALIGN, keys, DIM, BLOCK_DIM, MASKED=True)
+                b_v = load_tile(V + (i_b * v_b + i_kv * v_h) * ALIGN, i_n, o_n, o_v, v_n * ALIGN, keys, VALUE_DIM, BLOCK_VALUE, MASKED=True)
+                p_row = i_bh.to(tl.int64) * queries + i_m + o_m
+                b_shift, b_inverse = row_statistics(LSE, STATS, p_row, rows, m_row)
+                b_delta = tl.load(DELTA + p_row, mask=m_row, other=0.0)[:, None]
+                b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+                b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)
+                _b_w, _b_dlog_p, b_ds = tile_gradient(
+                    b_qk, b_dp, b_shift[:, None], b_inverse[:, None], b_delta, BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, p_keep, i_bh,
+                    i_m, i_n, o_m[:, None],
+                    o_n[None, :], bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed,
+                    dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, MASKED=True, INNER=False, EXACT=STATS is not None,
+                )  # fmt: skip
+                b_sum += b_ds
+
+        p_out = D_BIAS + i_out_b.to(tl.int64) * out_b + i_out_h.to(tl.int64) * out_h
+        i_row = (i_m // BLOCK_M).to(tl.int64) if SHARED_M else i_m.to(tl.int64)
+        i_column = (i_n // BLOCK_N).to(tl.int64) if SHARED_N else i_n.to(tl.int64)
+        p_out += i_row * out_m + i_column * out_n
+        m_column = i_n + o_n < keys
+        if SHARED_M and SHARED_N:
+            tl.store(p_out, tl.sum(tl.sum(b_sum, 1), 0))
+        elif SHARED_M:
+            tl.store(p_out + o_n * out_n, tl.sum(b_sum, 0), mask=m_column)
+        elif SHARED_N:
+            tl.store(p_out + o_m * out_m, tl.sum(b_sum, 1), mask=m_row)
+        else:
+            tl.store(p_out + o_m[:, None] * out_m + o_n[None, :] * out_n, b_sum, mask=m_row[:, None] & m_column[None, :])
+
+
+    @triton.jit
+    def tile_gradient(
+        b_qk, b_dp, b_shift, b_inverse, b_delta, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, bias_m, bias_n, keep_m, keep_n, queries, keys,
+        offset, window,
+        b_start, b_end, scale, cap, log_p, seed, dropout_p, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+        PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, MASKED: tl.constexpr, INNER: tl.constexpr, EXACT: tl.constexpr,
+    ):  # fmt: skip
+        """Of one tile, rows by keys or keys by rows: the weights as they met the values, the gradient of log p, and that of the scores.
+
+        The gradient is that of the products of query and key (through the softcap) if INNER, else that of the scores behind the bias.
+        """
+        b_x, b_tanh = scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+        m_seen = None
+        if MASKED:
+            m_seen = visible(
+                i_m, i_n, o_m, o_n, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED
+            )  # fmt: skip
+        b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
+        if DROPOUT:
+            m_survives = survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p)
+            b_dp = tl.where(m_survives, b_dp * (1.0 / (1.0 - dropout_p)), 0.0)
+        b_w, b_n, b_ds = score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY, EXACT)
+        b_dlog_p = -b_n * (b_dp + b_delta)
+        if DROPOUT:
+            b_w = tl.where(m_survives, b_w, 0.0)
+        if CAPPED and INNER:
+            b_ds = b_ds * (1.0 - b_tanh * b_tanh)
+        return b_w, b_dlog_p, b_ds
+
+
+    # hf_tanhmax/kernels/launch.py
+    """From tensors to kernels: layouts, which features a call needs, grids and results. Nothing here copies from host to device or waits."""
+
+
+    ALIGN = 8  # elements: 16 bytes in half precision, the widest load
+    FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
+
+
+    @dataclass
+    class FusedProblem:
+        """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None where `signed` says it all.
+
+        `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device. `exact` is
+        decided once, by the forward pass (`is_exact`): torch's setting may be another one when the gradient is computed.
+        """
+
+        query: Tensor
+        key: Tensor
+        value: Tensor
+        log_polarity: Tensor | None
+        signed: bool
+        visibility: Visibility
+        bias: Tensor | None
+        scale: float
+        softcap: float | None
+        dropout_p: float
+        seed: Tensor | None
+        exact: bool
+
+        def __post_init__(self) -> None:
+            self.query, self.key, self.value = (_rows(tensor) for tensor in (self.query, self.key, self.value))
+            self.batch, self.heads, self.queries, self.dim = self.query.shape
+            self.kv_heads, self.keys, self.value_dim = self.value.shape[1:]
+            shape = (self.batch, self.heads, self.queries, self.keys)
+            self.broad_bias = None if self.bias is None else self.bias.expand(shape)
+            keep = self.visibility.keep
+            self.broad_keep = None if keep is None else keep.view(torch.uint8).expand(shape)
+
+        def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
+            """Launch a kernel with the tile that it is to take."""
+            rows = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size())
+            if len(rows) > 1 and autotuning():
+                masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
+                lengths = (length_bucket(self.queries), length_bucket(self.keys))
+                key = (kernel, str(self.query.device), self.query.dtype, padded_size(self.dim), padded_size(self.value_dim), *masking, *lengths)
+                rows = (fastest(key, rows, launch, do_bench),)
+            launch(rows[0])
+
+        @cached_property
+        def bounds(self) -> tuple[Tensor | None, Tensor | None]:
+            """Where the packed sequence of each position begins and ends, int32 `[keys]`."""
+            segments = self.visibility.segments
+            if segments is None:
+                return None, None
+            starts = torch.searchsorted(segments, segments, out_int32=True)
+            return starts, torch.searchsorted(segments, segments, right=True, out_int32=True)
+
+        @cached_property
+        def row_strides(self) -> tuple[int, ...]:
+            """Strides of query, key and value by batch entry, head and row."""
+            return tuple(stride for tensor in (self.query, self.key, self.value) for stride in tensor.stride()[:3])
+
+        @cached_property
+        def alignment(self) -> int:
+            """What all strides and sizes are multiples of: `ALIGN`, or 1. It does not change with the lengths of dense tensors."""
+            sizes = (self.dim, self.value_dim, *self.row_strides)
+            return ALIGN if all(size % ALIGN == 0 for size in sizes) else 1
+
+        def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Any]:
+            """What every kernel takes."""
+            by_row = zip(["q_b", "q_h", "q_m", "k_b", "k_h", "k_n", "v_b", "v_h", "v_n"], self.row_strides, strict=True)
+            strides = {name: stride // self.alignment for name, stride in by_row}
+            for name, tensor in (("bias", self.broad_bias), ("keep", self.broad_keep)):
+                found = (0, 0, 0, 0) if tensor is None else tensor.stride()
+                strides |= {f"{name}_{dim}": stride for dim, stride in zip("bhmn", found, strict=True)}
+            for dim, name in enumerate(("span_b", "span_h", "span_m")):
+                strides[name] = 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)
+            unit = 1.0 if self.exact else LOG2E.value
+            starts, ends = self.bounds
+            tensors = {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "SPANS": spans}
+            tensors |= {"STARTS": starts, "ENDS": ends, "SEED": self.seed}
+            tensors["LOG_P"] = None if self.log_polarity is None else self.log_polarity.float() * unit
+            window = self.visibility.window
+            sizes = {"queries": self.queries, "keys": self.keys, "heads": self.heads, "groups": self.heads // self.kv_heads}
+            sizes |= {"rows": self.batch * self.heads * self.queries, "offset": self.visibility.offset}
+            sizes["window"] = 0 if window is None else min(window, self.queries + self.keys)
+            numbers = {"dropout_p": self.dropout_p, "scale": self.scale * unit, "cap": 0.0}
+            if self.softcap is not None:
+                numbers |= {"scale": self.scale / self.softcap, "cap": self.softcap * unit}
+            return {**tensors, **strides, **sizes, **numbers, **self.constants(tile)}
+
+        def constants(self, tile: Tile) -> dict[str, Any]:
+            """What a kernel is compiled for: no length is among it."""
+            return {
+                "DIM": self.dim,
+                "VALUE_DIM": self.value_dim,
+                "BLOCK_DIM": padded_size(self.dim),
+                "BLOCK_VALUE": padded_size(self.value_dim),
+                "ALIGN": self.alignment,
+                "BLOCK_M": tile.rows,
+                "BLOCK_N": tile.columns,
+                "POLARITY": 2 if self.log_polarity is not None else int(self.signed),
+                "CAUSAL": self.visibility.causal,
+                "WINDOW": self.visibility.window is not None,
+                "CAPPED": self.softcap is not None,
+                "DROPOUT": self.dropout_p > 0,
+                "PRECISION": "tf32" if self.query.dtype == torch.float32 and not self.exact else "ieee",
+                "num_warps": tile.warps,
+                "num_stages": tile.stages,
+                "enable_fp_fusion": True,
+            }
+
+        def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
+            """The spans of the mask by blocks of rows (or of keys), int32 `[batch or 1, heads or 1, blocks or 1, 4]`."""
+            keep = self.visibility.keep
+            if keep is None:
+                return None
+            reach = self.queries if transposed else self.keys
+            mask = keep.view(torch.uint8)
+            if transposed:
+                mask = mask.transpose(2, 3)
+            batch, heads, rows, columns = mask.shape
+            blocks = math.ceil(rows / block)
+            spans = mask.new_empty((batch, heads, blocks, 4), dtype=torch.int32)
+            if spans.numel():
+                span_kernel[batch * heads * blocks,](
+                    mask, spans, *mask.stride(), heads, rows, columns, reach if columns == 1 else 1, DENSE=_dense_dimension(mask),
+                    BLOCK_R=block, BLOCK_C=32, num_warps=8,
+                )  # fmt: skip
+            return spans
+
+
+    def _dense_dimension(mask: Tensor) -> int:
+        return 1 if mask.stride(3) == 1 else 0 if mask.stride(2) == 1 else -1
+
+
+    def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+        """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
+        if tensor.device.type == "cpu":
+            return nullcontext()
+        return torch.get_device_module(tensor.device).device(tensor.device)
+
+
+    def is_exact(tensor: Tensor) -> bool:
+        """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do."""
+        return tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+
+
+    def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
+        """Output `[batch, heads, queries, value_dim]` (a transposed view of `[batch, queries, heads, value_dim]`), and L in float32.
+
+        For float32 inputs that are multiplied exactly the third tensor is `[2, batch, heads, queries]`, the statistics that the backward pass
+        needs; else it is empty.
+        """
+        output, lse, stats = outputs(problem.query, problem.value)
+        if lse.numel() == 0:
+            return output, lse, stats
+
+        def _launch(tile: Tile) -> None:
+            arguments = problem.arguments(tile, problem.spans(tile.rows))
+            results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
+            forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results)
+
+        problem.run("forward", _launch)
+        return output, lse, stats
+
+
+    def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Empty results in the layout of `launch_forward`."""
+        lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+        stats = query.new_empty((2, *lse.shape) if is_exact(query) else (0,), dtype=torch.float32)
+        return dense(query, value.shape[3]), lse, stats
+
+
+    def dense(like: Tensor, dim: int) -> Tensor:
+        """An empty `[batch, heads, length, dim]` that lies in memory as `[batch, length, heads, dim]`, as Transformers wants it next."""
+        batch, heads, length = like.shape[:3]
+        return like.new_empty((batch, length, heads, dim)).transpose(1, 2)
+
+
+    @dataclass
+    class FusedGradients:
+        """What `launch_backward` returns; None where nothing was asked for."""
+
+        query: Tensor
+        key: Tensor
+        value: Tensor
+        log_polarity: Tensor | None
+        bias: Tensor | None
+
+
+    def launch_backward(
+        problem: FusedProblem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, log_polarity: bool, bias: bool
+    ) -> FusedGradients:
+        """Gradients in the dtypes of their tensors (that of log p in float32), from that of the output; the flags ask for two of them."""
+        grad_query, grad_key, grad_value = (dense(tensor, tensor.shape[3]) for tensor in (problem.query, problem.key, problem.value))
+        output, grad_output = (tensor.transpose(1, 2).contiguous() for tensor in (output, grad_output))
+        delta, lse = torch.empty_like(lse), lse.contiguous()
+        by_row = torch.zeros_like(lse) if log_polarity else None
+        shared = {"GRAD": grad_output, "LSE": lse, "STATS": stats if stats.numel() else None, "DELTA": delta}
+        if lse.numel() and not stats.numel():
+            delta_kernel[math.ceil(lse.numel() / 64),](
+                output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded_size(problem.value_dim), 64
+            )  # fmt: skip
+        if lse.numel():
+            results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
+
+            def _launch_rows(tile: Tile) -> None:
+                arguments = problem.arguments(tile, problem.spans(tile.rows))
+                query_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **shared, **results)
+
+            problem.run("query", _launch_rows)
+        if problem.batch * problem.keys:
+            into = {"DK": grad_key.transpose(1, 2), "DV": grad_value.transpose(1, 2), "factor": problem.scale}
+
+            def _launch_columns(tile: Tile) -> None:
+                arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+                key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
+
+            problem.run("key_value", _launch_columns)
+        by_head = None if by_row is None else by_row.sum((0, 2))
+        return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
+
+
+    def _bias_gradient(problem: FusedProblem, shared: dict[str, Tensor | None]) -> Tensor | None:
+        bias = problem.bias
+        if bias is None or bias.numel() == 0 or problem.queries * problem.keys == 0:
+            return None if bias is None else torch.zeros_like(bias)
+        batch, heads, rows, columns = bias.shape
+        tile = tiles("bias", max(problem.dim, problem.value_dim), problem.query.element_size())[0]
+        blocks = math.ceil(problem.queries / tile.rows), math.ceil(problem.keys / tile.columns)
+        shared_rows, shared_columns = rows < problem.queries, columns < problem.keys
+        sizes = (blocks[0] if shared_rows else rows, blocks[1] if shared_columns else columns)
+        partial = bias.new_empty((batch, heads, *sizes), dtype=torch.float32)
+        strides = dict(zip(("out_b", "out_h", "out_m", "out_n"), partial.stride(), strict=True))
+        bias_kernel[blocks[0] * blocks[1] * batch * heads,](
+            **problem.arguments(tile, problem.spans(tile.rows)),
+            **shared,
+            **strides,
+            D_BIAS=partial,
+            batch=problem.batch,
+            bias_batch=batch,
+            bias_heads=heads,
+            SHARED_M=shared_rows,
+            SHARED_N=shared_columns,
+        )
+        return partial.sum_to_size(bias.shape).to(bias.dtype)
+
+
+    def _rows(tensor: Tensor) -> Tensor:
+        """The tensor, copied if its last dimension is not dense or its rows lie too far apart for 32-bit offsets within a tile."""
+        return tensor if tensor.stride(3) == 1 and abs(tensor.stride(2)) < FARTHEST else tensor.contiguous()
+
+
+# hf_tanhmax/ops.py
+"""The torch operators behind `implementation="cpu"` and `"triton"`: schema, shapes for tracing, gradients, vmap.
+
+`hf_tanhmax::blocked_attention` and `hf_tanhmax::fused_attention` return output and log-sum-exp (which has no gradient; partial results over
+disjoint keys merge by it as softmax's do), and each has a `.._backward`. To the compiler each is one node, so
+`torch.compile(fullgraph=True)` and dynamic shapes work. A second derivative is computed through the reference, and vmap runs one element
+after the other.
+"""
+
+
+@torch.library.custom_op(f"{NAMESPACE}::blocked_attention", mutates_args=(), device_types="cpu")
+def blocked_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    segments: Tensor | None,
+    seed: Tensor | None,
+    causal: bool,
+    offset: int,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+) -> tuple[Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]` in the dtype of the query, and L `[batch, heads, queries]` in float32 or float64."""
+    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
+    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
+    output, lse = blocked_forward(problem)
+    return output.to(query.dtype), lse
+
+
+@torch.library.custom_op(f"{NAMESPACE}::blocked_attention_backward", mutates_args=(), device_types="cpu")
+def blocked_attention_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    segments: Tensor | None,
+    seed: Tensor | None,
+    causal: bool,
+    offset: int,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    wants_polarity: bool,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
+    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
+    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
+    found = blocked_backward(problem, grad_output, bias=wants_bias, log_polarity=wants_polarity)
+    polarity_grad = log_polarity.new_empty(0) if found.log_polarity is None else found.log_polarity.to(log_polarity.dtype)
+    bias_grad = query.new_empty(0) if found.bias is None or bias is None else found.bias.to(bias.dtype)
+    return found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype), polarity_grad, bias_grad
+
+
+@blocked_attention.register_fake
+def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+    return query.new_empty(*query.shape[:3], value.shape[-1]), lse
+
+
+@blocked_attention_backward.register_fake
+def _(
+    _grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, log_polarity: Tensor, bias: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:
+    wants_polarity, wants_bias = rest[-2:]
+    polarity_grad = torch.empty_like(log_polarity) if wants_polarity else log_polarity.new_empty(0)
+    bias_grad = query.new_empty(0) if bias is None or not wants_bias else bias.new_empty(bias.shape)
+    contiguous = torch.contiguous_format
+    gradients = [torch.empty_like(tensor, memory_format=contiguous) for tensor in (query, key, value)]
+    return *gradients, polarity_grad, bias_grad
+
+
+@torch.library.custom_op(f"{NAMESPACE}::fused_attention", mutates_args=())
+def fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor | None,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    segments: Tensor | None,
+    seed: Tensor | None,
+    causal: bool,
+    offset: int,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    signed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]`, L `[batch, heads, queries]` in float32, and what the backward pass needs besides.
+
+    Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials).
+    """
+
+
+    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
+    with device_of(query):
+        numbers = (scale, softcap, dropout_p, seed, is_exact(query))
+        return launch_forward(FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers))
+
+
+@torch.library.custom_op(f"{NAMESPACE}::fused_attention_backward", mutates_args=())
+def fused_attention_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor | None,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    segments: Tensor | None,
+    seed: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    stats: Tensor,
+    causal: bool,
+    offset: int,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    signed: bool,
+    wants_polarity: bool,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
+
+
+    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
+    with device_of(query):
+        numbers = (scale, softcap, dropout_p, seed, stats.numel() > 0)
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
+        found = launch_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias)
+    polarity_grad = query.new_empty(0) if found.log_polarity is None or log_polarity is None else found.log_polarity.to(log_polarity.dtype)
+    return found.query, found.key, found.value, polarity_grad, query.new_empty(0) if found.bias is None else found.bias
+
+
+@fused_attention.register_fake
+def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+
+
+    return outputs(query, value)
+
+
+@fused_attention_backward.register_fake
+def _(
+    _grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor | None,
+    bias: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+
+
+    wants_polarity, wants_bias = rest[-2:]
+    polarity_grad = query.new_empty(0) if log_polarity is None or not wants_polarity else torch.empty_like(log_polarity)
+    bias_grad = query.new_empty(0) if bias is None or not wants_bias else bias.new_empty(bias.shape)
+    return *(dense(tensor, tensor.shape[3]) for tensor in (query, key, value)), polarity_grad, bias_grad
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:8], *(output if len(output) > 2 else ()))
+    ctx.options = inputs[8:]
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward_through(backward: Any) -> Any:
+    """The gradient formula of an operator, by its backward operator."""
+
+    def _gradients(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        saved, wants = list(ctx.saved_tensors), ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return (*_second_order(saved[:8], ctx.options, wants, grad_output), *(None for _ in ctx.options))
+        found = backward(grad_output, *saved, *ctx.options, wants[3], wants[4])
+        wanted = [gradient if wanted else None for gradient, wanted in zip(found, wants[:5], strict=True)]
+        return (*wanted, *(None for _ in (*saved[5:8], *ctx.options)))
+
+    return _gradients
+
+
+def _second_order(inputs: list[Any], options: tuple[Any, ...], wants: tuple[bool, ...], grad_output: Tensor) -> list[Tensor | None]:
+    """First derivatives that can be differentiated again, by recomputing through the reference; memory grows with queries times keys."""
+    query, key, value, log_p, bias, keep, segments, _seed = inputs
+    causal, offset, window, scale, softcap, dropout_p, *signed = options
+    if dropout_p > 0:
+        raise NotImplementedError('second derivatives with dropout need implementation="reference"')
+    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
+    polarity = float(signed[0]) if log_p is None else torch.exp(log_p)
+    output, _ = reference_attention(query, key, value, visibility, bias=bias, scale=scale, softcap=softcap, polarity=polarity)
+    differentiated = [tensor for tensor, wanted in zip(inputs, wants, strict=False) if wanted]
+    found = iter(torch.autograd.grad(output, differentiated, grad_output, create_graph=True))
+    return [next(found) if wanted else None for wanted in wants[: len(inputs)]]
+
+
+def _one_after_the_other(operator: Any) -> Any:
+    """A rule for vmap: the operator once for each element."""
+
+    def _rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        def _element(index: int) -> tuple[Tensor, ...]:
+            pairs = zip(arguments, in_dims, strict=True)
+            return operator(*(item if dim is None else item.select(dim, index) for item, dim in pairs))
+
+        stacked = tuple(torch.stack(parts) for parts in zip(*map(_element, range(info.batch_size)), strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return _rule
+
+
+for _pair in ((blocked_attention, blocked_attention_backward), (fused_attention, fused_attention_backward)):
+    _pair[0].register_autograd(_backward_through(_pair[1]), setup_context=_setup_context)
+    for _operator in _pair:
+        _operator.register_vmap(_one_after_the_other(_operator))
+
+
+# hf_tanhmax/attention.py
+"""`tanhmax_attention`: the one door to TanhMax attention. Arguments are checked here and nowhere below; implementations are chosen here."""
+
+
+Causal = bool | Literal["upper_left", "lower_right"]
+IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
+# What "auto" tries, by type of device, before the reference.
+AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keyword arguments of `tanhmax_attention`, as they came."""
+
+    keep: Tensor | None
+    bias: Tensor | None
+    is_causal: Causal
+    scale: float | None
+    window: int | None
+    softcap: float | None
+    dropout_p: float
+    polarity: float | Tensor
+    cu_seqlens: Tensor | None
+    return_weights: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """One checked call: everything an implementation may need, with polarity as a number or `[heads]`."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    visibility: Visibility
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+    dropout_p: float
+    polarity: float | Tensor
+    return_weights: bool
+
+    @property
+    def polarities(self) -> Tensor:
+        """The polarity as `[heads]`, in float32 or float64."""
+        if isinstance(self.polarity, Tensor):
+            return self.polarity
+        exact = torch.promote_types(self.query.dtype, torch.float32)
+        return torch.full((self.query.shape[1],), self.polarity, dtype=exact, device=self.query.device)
+
+
+def tanhmax_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    keep: Tensor | None = None,
+    bias: Tensor | None = None,
+    is_causal: Causal = False,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    dropout_p: float = 0.0,
+    polarity: float | Tensor = 1.0,
+    cu_seqlens: Tensor | None = None,
+    implementation: str = "auto",
+    return_weights: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention whose weights are signed: `tanhmax(softcap(scale * Q K^T) + bias) V` (Huang et al. 2024).
+
+    Args:
+        query: `[batch, heads, queries, head_dim]`.
+        key: `[batch, kv_heads, keys, head_dim]`; `kv_heads` divides `heads` (GQA).
+        value: `[batch, kv_heads, keys, value_dim]`.
+        keep: boolean, broadcasts to `[batch, heads, queries, keys]`; True takes part. A query that keeps no key gets output 0.
+        bias: floating point, broadcasts likewise; added to the scores after the softcap. Differentiable.
+        is_causal: hide later keys. True and `"upper_left"` put the first query at the first key; `"lower_right"` puts the last query
+            at the last key, as in a chunk appended to a cache.
+        scale: multiplies query times key; None is `head_dim ** -0.5`.
+        window: a query sees the `window` keys up to its own if causal, else also `window - 1` later ones.
+        softcap: scores become `softcap * tanh(scores / softcap)`.
+        dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
+        polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`.
+        cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another.
+        implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU, `"triton"` on CUDA where it can run (`why_not` says why it
+            cannot), else `"composed"`, and `"reference"` where weights are wanted, or where `"composed"` would lack dropout or softcap.
+        return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them.
+
+    Returns:
+        Output `[batch, heads, queries, value_dim]` in the dtype of the query, and the weights if wanted.
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit; the sentence names it.
+        NotImplementedError: a named implementation that does not do what is asked.
+    """
+    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, return_weights)
+    call = _checked(query, key, value, options)
+    name = _chosen(implementation, call)
+    # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
+    with torch.autocast(query.device.type, enabled=False):
+        return _run(name, call)
+
+
+def why_not(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    keep: Tensor | None = None,
+    bias: Tensor | None = None,
+    is_causal: Causal = False,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    dropout_p: float = 0.0,
+    polarity: float | Tensor = 1.0,
+    cu_seqlens: Tensor | None = None,
+    implementation: str = "triton",
+    return_weights: bool = False,
+) -> str | None:
+    """Why an implementation would not run a call of `tanhmax_attention` with these arguments, as a sentence; None if it would.
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
+    """
+    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, return_weights)
+    _check_name(implementation)
+    reason = unsupported(implementation, _checked(query, key, value, options))
+    return None if reason is None else f"implementation={implementation!r} {reason}"
+
+
+def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Call:
+    _check_tensors(query, key, value)
+    keep, bias = options.keep, options.bias
+    if keep is not None:
+        check_keep(keep, _score_shape(query, key), "[batch, heads, queries, keys]")
+        _check_device("keep", keep, query)
+    _check_bias(bias, query, key)
+    _check_numbers(options.window, options.softcap, options.dropout_p)
+    return Call(
+        query=query,
+        key=key,
+        value=value,
+        visibility=_visibility(query, key, options),
+        bias=None if bias is None else bias[(None,) * (4 - bias.dim())],
+        scale=query.shape[-1] ** -0.5 if options.scale is None else options.scale,
+        softcap=options.softcap,
+        dropout_p=options.dropout_p,
+        polarity=_checked_polarity(options.polarity, query),
+        return_weights=options.return_weights,
+    )
+
+
+def _chosen(implementation: str, call: Call) -> str:
+    if implementation == "auto":
+        names = AUTOMATIC.get(call.query.device.type, ("composed",))
+        return next((name for name in names if unsupported(name, call) is None), "reference")
+    _check_name(implementation)
+    reason = unsupported(implementation, call)
+    if reason is not None:
+        raise NotImplementedError(f"implementation={implementation!r} {reason}; use implementation='auto' or 'reference'")
+    return implementation
+
+
+def _check_name(implementation: str) -> None:
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(IMPLEMENTATIONS)}")
+
+
+def unsupported(implementation: str, call: Call) -> str | None:
+    """Why an implementation cannot run a call, as the end of a sentence; None if it can."""
+    if implementation == "reference":
+        return None
+    if call.return_weights:
+        return "has no weights to return"
+    if implementation == "triton":
+        return fused_unsupported(call.query, call.value)
+    if implementation == "cpu" and call.query.device.type != "cpu":
+        return f"runs on the CPU alone, but the tensors are on {call.query.device}"
+    if implementation == "composed" and call.softcap is not None:
+        return "has no softcap: stock softmax kernels lack it"
+    if implementation == "composed" and call.dropout_p > 0:
+        return "has no dropout: a softmax kernel would drop the two halves of a weight separately"
+    return None
+
+
+def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
+    tensors, visibility = (call.query, call.key, call.value), call.visibility
+    if implementation in ("cpu", "triton"):
+        seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
+        masks = (call.bias, visibility.keep, visibility.segments, seed, visibility.causal, visibility.offset, visibility.window)
+        rest = (call.scale, call.softcap, call.dropout_p)
+        if implementation == "cpu":
+            return blocked_attention(*tensors, log_polarity(call.polarities), *masks, *rest)[0]
+        constant = not isinstance(call.polarity, Tensor) and call.polarity in (0.0, 1.0)
+        log_p = None if constant else log_polarity(call.polarities)
+        return fused_attention(*tensors, log_p, *masks, *rest, call.polarity == 1.0 if constant else True)[0]
+    if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
+        return composed_attention(*tensors, visibility, bias=call.bias, scale=call.scale, polarity=call.polarities)
+    output, weights = reference_attention(
+        *tensors,
+        visibility,
+        bias=call.bias,
+        scale=call.scale,
+        softcap=call.softcap,
+        dropout_p=call.dropout_p,
+        polarity=call.polarity,
+    )
+    return (output, weights) if call.return_weights else output
+
+
+def _score_shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
+    return query.shape[0], query.shape[1], query.shape[2], key.shape[2]
+
+
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.dim() != 4:
+            raise ValueError(f"{name} must be [batch, heads, length, head_dim], but has shape {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, but is {tensor.dtype}")
+        if tensor.dtype != query.dtype:
+            raise TypeError(f"query, key and value must have one dtype, but {name} is {tensor.dtype} and query is {query.dtype}")
+        _check_device(name, tensor, query)
+    if query.shape[0] != key.shape[0] or key.shape[:3] != value.shape[:3]:
+        raise ValueError(
+            "query, key and value must agree in batch, and key and value in heads and length, but have shapes "
+            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if query.shape[3] != key.shape[3]:
+        raise ValueError(f"query and key must have one head size, but have {query.shape[3]} and {key.shape[3]}")
+    if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+        raise ValueError(f"the {key.shape[1]} key heads must divide the {query.shape[1]} query heads")
+
+
+def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
+    if tensor.device != query.device:
+        raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}; move one of them")
+
+
+def _check_bias(bias: Tensor | None, query: Tensor, key: Tensor) -> None:
+    if bias is None:
+        return
+    shape = _score_shape(query, key)
+    if not bias.is_floating_point():
+        raise TypeError(f"bias must be floating point, but is {bias.dtype}; a boolean mask goes to `keep`")
+    padded = (1,) * (4 - bias.dim()) + tuple(bias.shape)
+    if bias.dim() > 4 or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
+        raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to [batch, heads, queries, keys] {tuple(shape)}")
+    _check_device("bias", bias, query)
+
+
+def _check_numbers(window: int | None, softcap: float | None, dropout_p: float) -> None:
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, as a query sees its own key, but is {window}")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap must be positive, but is {softcap}")
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p must be in [0, 1), but is {dropout_p}")
+
+
+def _visibility(query: Tensor, key: Tensor, options: Options) -> Visibility:
+    is_causal, keep = options.is_causal, options.keep
+    if is_causal not in (False, True, "upper_left", "lower_right"):
+        raise ValueError(f'is_causal must be a bool, "upper_left" or "lower_right", but is {is_causal!r}')
+    queries, keys = query.shape[2], key.shape[2]
+    return Visibility(
+        queries=queries,
+        keys=keys,
+        causal=bool(is_causal),
+        offset=keys - queries if is_causal == "lower_right" else 0,
+        window=options.window,
+        keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
+        segments=None if options.cu_seqlens is None else _segments(options.cu_seqlens, query, key),
+    )
+
+
+def _segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    length = key.shape[2]
+    if query.shape[0] != 1 or query.shape[2] != length:
+        raise ValueError(
+            "cu_seqlens packs sequences of queries and keys alike into a batch of one, but query and key have shapes "
+            f"{tuple(query.shape)} and {tuple(key.shape)}"
+        )
+    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be int32 or int64 [sequences + 1], but is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}")
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        bounds = cu_seqlens.tolist()
+        if bounds[:1] != [0] or bounds[-1] != length or bounds != sorted(bounds):
+            raise ValueError(f"cu_seqlens must ascend from 0 to the length {length}, but is {bounds}")
+    positions = torch.arange(length, device=key.device)
+    return torch.searchsorted(cu_seqlens.to(key.device, torch.int64), positions, right=True)
+
+
+def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:
+    heads, exact = query.shape[1], torch.promote_types(query.dtype, torch.float32)
+    checked = check_polarity(polarity)
+    if not isinstance(checked, Tensor):
+        return checked
+    if checked.dim() > 1 or checked.numel() not in (1, heads):
+        raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
+    _check_device("polarity", checked, query)
+    return checked.to(exact).expand(heads)
+
+
+# hf_tanhmax/registration.py
+"""What Transformers calls: TanhMax under three names of its attention interface, each with the mask that belongs to it.
+
+* `tanhmax` returns no weights unless the caller asked for `output_attentions`, and takes the fastest implementation;
+* `tanhmax_eager` always returns the signed weights;
+* `tanhmax_paged` is `tanhmax` inside continuous batching, and raises outside of it.
+
+All get boolean masks (`sdpa_mask`), as a signed weight has no additive mask. This module only translates; `tanhmax_attention` computes.
+"""
+
+
+FUSED = NAMESPACE.removeprefix("hf_")
+EAGER, PAGED = f"{FUSED}_eager", f"{FUSED}_paged"
+SCORE_BIAS = "tanhmax_score_bias"
+
+# Arguments that change what attention computes and that TanhMax attention does not do.
+REFUSED = {
+    "s_aux": "attention sinks",
+    "sinks": "attention sinks",
+    "indices": "sparse key selection",
+    "block_indices": "sparse key selection",
+}
+# An additive mask hides with -10000, -1e9, the least finite number or -inf, by convention; softmax gives all of them exactly 0, but sinh
+# would give them the largest weight. So what is below this (-10000 rounded to bfloat16 included) is hidden, and the rest is a bias.
+HIDDEN_BELOW = -9000.0
+# Tensors that reach the attention function but do not change what it computes here: positions are in query and key already, masks and
+# packing arrive as the mask, and the cache reads the rest itself. Any other tensor is refused.
+CARRIED = frozenset(
+    {
+        "position_ids",
+        "cache_position",
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "cu_seq_lens_q",
+        "cu_seq_lens_k",
+        "max_length_q",
+        "max_length_k",
+        "max_seqlen_q",
+        "max_seqlen_k",
+        "read_index",
+        "write_index",
+        "block_table",
+        "num_items_in_batch",
+        "shift_labels",
+        "seq_idx",
+        "logits_to_keep",
+        "logits_indices",
+        "logits_processor_args",
+    }
+)
+
+
+def register_attention() -> None:
+    """Register attention and mask under every name; calling it again changes nothing."""
+    for name, function in ((FUSED, fused_forward), (EAGER, eager_forward), (PAGED, paged_forward)):
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def fused_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """TanhMax attention for Transformers; weights only if the caller passed `output_attentions=True`.
+
+    Args:
+        module: the attention module; its config and its `tanhmax_score_bias` say how signed the weights are.
+        query: `[batch, heads, queries, head_dim]`; key and value may have fewer heads.
+        key: `[batch, kv_heads, keys, head_dim]`.
+        value: `[batch, kv_heads, keys, value_dim]`.
+        attention_mask: None, boolean (True takes part) or additive; 4-dimensional.
+        **kwargs: what Transformers passes along; an argument that would change the result and is not honoured is refused.
+
+    Returns:
+        Output `[batch, queries, heads, value_dim]`, contiguous, and the weights or None.
+
+    Raises:
+        NotImplementedError: attention sinks, sparse key selection, context parallelism, or a tensor of unknown meaning.
+        TypeError: a mask that is not a 4-dimensional tensor.
+    """
+    return _forward(module, query, key, value, attention_mask, bool(kwargs.get("output_attentions")), kwargs)
+
+
+def eager_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The same as `fused_forward`, with the signed weights `[batch, heads, queries, keys]` always."""
+    return _forward(module, query, key, value, attention_mask, True, kwargs)
+
+
+def paged_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The same as `fused_forward`, for names that Transformers makes no mask for, as continuous batching brings its own.
+
+    Raises:
+        ValueError: no paged cache, so padding would be seen and causality lost.
+    """
+    if kwargs.get("cache") is None:
+        raise ValueError('a "paged|" attention works in continuous batching only; set_attn_implementation("sdpa") for a standard forward')
+    return _forward(module, query, key, value, attention_mask, bool(kwargs.get("output_attentions")), kwargs)
+
+
+def _forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    weights: bool,
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, Tensor | None]:
+    _refuse(module, kwargs)
+    if kwargs.get("cache") is not None:
+        key, value = _cached(module, key, value, kwargs)
+    keep, bias = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2])
+    found = tanhmax_attention(
+        query,
+        key,
+        value,
+        keep=keep,
+        bias=bias,
+        is_causal=mask is None and _is_causal(module, query, kwargs.get("is_causal")),
+        scale=kwargs.get("scaling"),
+        softcap=kwargs.get("softcap"),
+        dropout_p=kwargs.get("dropout") or 0.0,
+        polarity=_polarity(module, query),
+        cu_seqlens=_bounds(query, key, mask, kwargs),
+        return_weights=weights,
+    )
+    output, signed = found if isinstance(found, tuple) else (found, None)
+    return output.transpose(1, 2).contiguous(), signed
+
+
+def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
+    for name, value in kwargs.items():
+        if value is None or name in CARRIED:
+            continue
+        if name in REFUSED:
+            raise NotImplementedError(f"TanhMax attention has no {REFUSED[name]}: {type(module).__name__} passed {name!r}")
+        if isinstance(value, Tensor) and name not in ("position_bias", "dropout", "scaling", "softcap"):
+            raise NotImplementedError(
+                f"{type(module).__name__} passed the tensor {name!r}, which TanhMax attention does not know and will not ignore"
+            )
+    if not torch.compiler.is_compiling() and int(os.environ.get("PARALLELISM_CONFIG_CP_SIZE", "1")) > 1:
+        raise NotImplementedError(
+            "context parallelism replaces torch's softmax attention, which TanhMax does not call, so each rank would see its own "
+            "keys only; set cp_size to 1"
+        )
+
+
+def _cached(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """All keys and values that a paged cache holds for these queries, the new ones included."""
+    update, states = kwargs["cache"].update, {"key_states": key, "value_states": value, "layer_idx": _layer_of(module)}
+    if "read_index" not in inspect.signature(update).parameters:
+        return update(**states, kwargs=kwargs)
+    # Transformers 5.17 takes the indices one by one, and gives [keys, heads, head_dim].
+    key, value = update(**states, read_index=kwargs["read_index"], write_index=kwargs["write_index"])
+    return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+
+
+def _layer_of(module: nn.Module) -> int:
+    index = getattr(module, "layer_idx", None)
+    if index is None:
+        raise NotImplementedError(f"a paged cache needs the layer's index, but {type(module).__name__} has no layer_idx")
+    return index
+
+
+def _split_mask(mask: Any, position_bias: Tensor | None, keys: int) -> tuple[Tensor | None, Tensor | None]:
+    """An additive mask is a boolean one (what is far below 0 is hidden) and a bias (the rest)."""
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 4):
+        what = f"a tensor of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"TanhMax attention takes a 4-dimensional boolean or additive mask, but got {what}")
+    bias = None if position_bias is None else position_bias[..., :keys]
+    if mask is None:
+        return None, bias
+    mask = mask[..., :keys]
+    if mask.dtype == torch.bool:
+        return mask, bias
+    if not mask.is_floating_point():
+        raise TypeError(f"a 4-dimensional mask must be boolean or floating point, but is {mask.dtype}; use mask.bool()")
+    keep = mask > HIDDEN_BELOW
+    additive = mask.masked_fill(~keep, 0.0)
+    return keep, additive if bias is None else bias + additive
+
+
+def _bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
+    """The bounds of packed sequences, wherever they can be honoured; without a mask they must be, or sequences would leak."""
+    fits = query.shape[0] == 1 and query.shape[2] == key.shape[2] and kwargs.get("cache") is None
+    return kwargs.get("cu_seq_lens_q") if fits or mask is None else None
+
+
+def _is_causal(module: nn.Module, query: Tensor, wanted: bool | None) -> bool:
+    """Transformers' order: the argument, then the module, then True; one query sees every key."""
+    if query.shape[2] == 1:
+        return False
+    return bool(getattr(module, "is_causal", True) if wanted is None else wanted)
+
+
+def heads_of(module: Any) -> int:
+    """How many heads an attention module has; under tensor parallelism on all ranks together.
+
+    Raises:
+        ValueError: neither the module nor its config says.
+    """
+    for name in ("num_attention_heads", "num_heads", "n_heads"):
+        for holder in (module, module.config):
+            if isinstance(found := getattr(holder, name, None), int):
+                return found
+    raise ValueError(f"cannot tell how many heads {type(module).__name__} has; leave heads None, and polarity a number")
+
+
+def _polarity(module: nn.Module, query: Tensor) -> float | Tensor:
+    config = getattr(module, "config", None)
+    polarity, heads = getattr(config, "tanhmax_polarity", 1.0), getattr(config, "tanhmax_heads", None)
+    if polarity == LEARNED:
+        polarity = torch.exp(-2.0 * _score_bias(module, query))
+    if heads is None:
+        return polarity
+    if query.shape[1] != heads_of(module):
+        raise NotImplementedError(
+            f"tanhmax_heads counts the {heads_of(module)} heads of the whole {type(module).__name__}, but tensor parallelism shows this "
+            f"rank {query.shape[1]} of them and not which; choose layers instead of heads, or set tp_size to 1"
+        )
+    chosen = torch.zeros(query.shape[1], dtype=torch.bool, device=query.device)
+    chosen[list(heads)] = True
+    return torch.where(chosen, polarity, torch.zeros((), device=query.device))
+
+
+def _score_bias(module: nn.Module, query: Tensor) -> Tensor:
+    """The score bias of each head of the query; where tensor parallelism shares them out, those of this rank."""
+    bias: Any = getattr(module, SCORE_BIAS)
+    if hasattr(bias, "to_local"):
+        bias = bias.to_local()
+    if bias.shape[0] != query.shape[1]:
+        raise ValueError(
+            f"{type(module).__name__} has {bias.shape[0]} score biases but sees {query.shape[1]} heads: tensor parallelism shares out the "
+            f'heads and not the biases; give tp_plan a rule that ends in ".{SCORE_BIAS}": "colwise"'
+        )
+    if query.requires_grad and module.training and not bias.requires_grad and not torch.compiler.is_compiling():
+        _say_frozen()
+    return bias
+
+
+@functools.cache
+def _say_frozen() -> None:
+    logging.getLogger(__name__).warning(
+        "the score biases of a learned polarity are frozen, as PEFT freezes all but its adapters, so the polarity stays as it is; train "
+        "them before, or give the model a polarity that is a number"
+    )
+
+
+# hf_tanhmax/patching.py
+"""Turn the attention of a live model into TanhMax, layer by layer, and back.
+
+Attention modules of Transformers ask `self.config._attn_implementation` which function to call. A patched module gets a view of its
+config that answers this one question with TanhMax, and passes everything else through. So `eager` and `sdpa` keep their meaning (with
+weights; fast, without weights), nothing is copied or replaced, nothing global changes, and putting the config back undoes it.
+"""
+
+
+# What the config says, and the function that stands for it. Any other name computes softmax and is refused.
+FUNCTIONS = {"eager": EAGER, "sdpa": FUSED, "paged|eager": PAGED, "paged|sdpa": PAGED, FUSED: FUSED, EAGER: EAGER}
+
+# What a module that computes attention by itself calls; torch's own MultiheadAttention calls the last.
+SOFTMAX = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"})
+
+
+class ConfigView:
+    """A config as a TanhMax attention module sees it.
+
+    Args:
+        config: the config, or another view, that all else is passed through to.
+        settings: what this view answers for itself; None where the config itself holds TanhMax settings.
+        owned: whether the view belongs to a TanhMax class, so that `restore` must leave it.
+    """
+
+    def __init__(self, config: Any, settings: TanhMaxSettings | None = None, *, owned: bool = False) -> None:
+        vars(self)["_config"] = config
+        vars(self)["owned"] = owned
+        if settings is not None:
+            vars(self)["tanhmax_polarity"] = settings.polarity
+            vars(self)["tanhmax_heads"] = settings.heads
+
+    @property
+    def _attn_implementation(self) -> str:
+        name = self._config._attn_implementation
+        if name is None:
+            raise ValueError(
+                'attn_implementation is None, for which Transformers makes no mask, so padding would be seen; set it to "sdpa" or "eager"'
+            )
+        if name not in FUNCTIONS:
+            raise ValueError(
+                f'attn_implementation="{name}" computes softmax, but this layer is set to TanhMax; use "sdpa" (fast) or "eager" '
+                "(returns weights), or restore the model first"
+            )
+        return FUNCTIONS[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_config":  # while unpickling there is no config yet
+            raise AttributeError(name)
+        return getattr(self._config, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self):
+            vars(self)[name] = value
+        else:
+            setattr(self._config, name, value)
+
+
+def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> int:
+    """Make a live model compute TanhMax attention, in place. It is not saved with the model; `hf_tanhmax.convert` makes one that is.
+
+    Args:
+        model: any Transformers model that uses the attention interface, also inside PEFT, DDP or `torch.compile`.
+        settings: polarity, layers and heads; None is TanhMax everywhere. Layers that are not chosen stay as they are.
+
+    Returns:
+        The number of attention modules patched.
+
+    Raises:
+        ValueError: no attention module asks the interface, some bypass it, or a layer or head does not exist.
+    """
+    return len(_patch(model, settings or TanhMaxSettings()))
+
+
+def restore(model: nn.Module) -> int:
+    """Undo every `use_tanhmax` on a model; returns the number of attention modules restored.
+
+    Raises:
+        ValueError: the model is TanhMax by its class, which `to_softmax` converts; or nothing is patched.
+    """
+    restored = owned = 0
+    for module in model.modules():
+        view = getattr(module, "config", None)
+        while isinstance(view, ConfigView) and not view.owned:
+            view = view._config
+        if view is not getattr(module, "config", None):
+            module.config = view  # type: ignore[assignment]
+            restored += 1
+            if not isinstance(view, ConfigView):
+                _drop_score_bias(module)
+        owned += isinstance(view, ConfigView)
+    if not restored:
+        reason = "is TanhMax by its class; use hf_tanhmax.to_softmax" if owned else "computes no TanhMax"
+        raise ValueError(f"nothing to restore: {type(model).__name__} {reason}")
+    return restored
+
+
+@contextmanager
+def tanhmax_on(
+    model: nn.Module,
+    *,
+    layers: Any = None,
+    heads: Any = None,
+    polarity: float = 1.0,
+) -> Iterator[nn.Module]:
+    """Compute TanhMax inside a `with` block, in some layers and heads, and put everything back after it; blocks nest.
+
+    Args:
+        model: as for `use_tanhmax`.
+        layers: indices of layers; None is all.
+        heads: indices of heads; None is all. The other heads of those layers compute softmax inside the block.
+        polarity: 1 is TanhMax, 0 softmax.
+
+    Raises:
+        ValueError, TypeError: as `use_tanhmax` and `TanhMaxSettings`; a learned polarity needs `use_tanhmax`.
+    """
+    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads)
+    if settings.learned:
+        raise ValueError('polarity="learned" adds parameters to the model, which a block cannot undo; call use_tanhmax instead')
+    before = [(module, module.config) for module in attention_modules(model)]
+    _patch(model, settings)
+    try:
+        yield model
+    finally:
+        for module, config in before:
+            module.config = config
+
+
+def set_polarity(model: nn.Module, polarity: float) -> None:
+    """Set the polarity of every TanhMax layer of a model, and in the config that will be saved with it.
+
+    Raises:
+        ValueError: outside [0, 1], nothing computes TanhMax, or the polarity is learned.
+    """
+    if not isinstance(check_polarity(polarity), float):
+        raise TypeError("polarity must be a number; a polarity per head is learned: TanhMaxSettings(polarity='learned')")
+    views = [view for module in model.modules() if isinstance(view := getattr(module, "config", None), ConfigView)]
+    if not views:
+        raise ValueError(f"{type(model).__name__} computes no TanhMax, so it has no polarity to set; call use_tanhmax first")
+    for view in views:
+        if TanhMaxSettings(polarity=view.tanhmax_polarity).learned:
+            raise ValueError("the polarity of this model is learned, one score bias per head; it cannot be set")
+        view.tanhmax_polarity = float(polarity)
+
+
+def attention_modules(model: nn.Module) -> list[Any]:
+    """The modules of a model that ask Transformers' attention interface which function to call, in the model's order."""
+    return [module for module in model.modules() if _asks_interface(module)]
+
+
+def own(model: PreTrainedModel) -> None:
+    """Patch a model of a TanhMax class, whose config holds the settings; what is patched already stays."""
+    settings = model.config.tanhmax_settings
+    chosen = _chosen_modules(model, settings)
+    for module in chosen:
+        if not isinstance(module.config, ConfigView):
+            _patch_module(module, ConfigView(module.config, owned=True), settings)
+
+
+def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
+    chosen = _chosen_modules(model, settings)
+    for module in chosen:
+        _patch_module(module, ConfigView(module.config, replace(settings, layers=None)), settings)
+    return chosen
+
+
+def _patch_module(module: Any, view: ConfigView, settings: TanhMaxSettings) -> None:
+    if settings.learned and getattr(module, SCORE_BIAS, None) is None:
+        like = next(module.parameters())
+        start = torch.full((heads_of(module),), settings.score_bias, dtype=torch.float32, device=like.device)
+        module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+    module.config = view
+
+
+def _drop_score_bias(module: nn.Module) -> None:
+    if SCORE_BIAS in module._parameters:
+        delattr(module, SCORE_BIAS)
+
+
+def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
+    modules = attention_modules(model)
+    bypassing = sorted({type(module).__name__ for module in model.modules() if _bypasses(module)})
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if not modules:
+        found = f"its {', '.join(bypassing)} compute softmax themselves" if bypassing else "it has no attention modules"
+        raise ValueError(
+            f"{kind!r} cannot compute TanhMax: {found}, without asking Transformers' attention interface, as about 100 architectures do; "
+            "choose one that asks it, such as BERT, ViT or LLaMA"
+        )
+    if settings.layers is None and bypassing:
+        raise ValueError(
+            f"part of {kind!r} would stay softmax: {', '.join(bypassing)} do not ask Transformers' attention interface; "
+            "name the layers that should compute TanhMax, to accept that"
+        )
+    layers = list(_by_layer(model).values())
+    if settings.layers is not None:
+        if settings.layers[-1] >= len(layers):
+            raise ValueError(f"there is no layer {settings.layers[-1]}: {kind!r} has {len(layers)} layers, counted from 0")
+        modules = [module for index in settings.layers for module in layers[index]]
+    if settings.heads is not None:
+        fewest = min(heads_of(module) for module in modules)
+        if settings.heads[-1] >= fewest:
+            raise ValueError(f"there is no head {settings.heads[-1]}: the chosen layers have {fewest} heads, counted from 0")
+    return modules
+
+
+def _by_layer(model: nn.Module) -> dict[str, list[Any]]:
+    """Attention modules grouped by layer: by their path up to its last number, so that self and cross attention are one layer."""
+    layers: dict[str, list[Any]] = {}
+    for name, module in model.named_modules():
+        if _asks_interface(module):
+            numbered = re.match(r"(.*\.\d+)(?:\.|$)", f".{name}")
+            layers.setdefault(numbered.group(1) if numbered else name, []).append(module)
+    return layers
+
+
+# Transformers has no public way to ask whether a module dispatches through the attention interface. The name that such a forward uses is
+# the same in every architecture, and `test_patching` counts the families it finds.
+def _asks_interface(module: nn.Module) -> bool:
+    if isinstance(module, PreTrainedModel) or not hasattr(module, "config"):
+        return False
+    return "ALL_ATTENTION_FUNCTIONS" in _names_in(type(module).forward)
+
+
+def _bypasses(module: nn.Module) -> bool:
+    if isinstance(module, PreTrainedModel) or _asks_interface(module) or "Attention" not in type(module).__name__:
+        return False
+    methods = inspect.getmembers(type(module), inspect.isfunction)
+    return any(SOFTMAX.intersection(_names_in(method)) for _, method in methods)
+
+
+def _names_in(function: Any) -> tuple[str, ...]:
+    return inspect.unwrap(function).__code__.co_names
+
+
+# hf_tanhmax/models/adapters.py
+"""Default target modules of PEFT for the TanhMax model types: those of the upstream family, whose modules have the same names.
+
+PEFT keeps a table for each of its methods, keyed by model type. It has no function that adds a row and no moment at which it calls
+plugins, and importing it here would make `import hf_tanhmax` heavy. But it asks a model's config for its dictionary right before it looks
+a table up, so that is when `TanhMaxFields.to_dict` fills the tables in.
+"""
+
+
+# ViT's attention projections are named as LLaMA's are; the rest of it is not. PEFT's own rows for `vit` are the names of older checkpoints.
+ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
+
+
+def fill_tables() -> None:
+    """Add the TanhMax model types to the tables of PEFT, if it is imported; a row that is there already stays."""
+    for table in _tables():
+        for family in ("bert", "llama"):
+            if family in table:
+                table.setdefault(f"tanhmax_{family}", table[family])
+        if ATTENTION.issuperset(table.get("llama", ["none"])):
+            table.setdefault("tanhmax_vit", table["llama"])
+
+
+def _tables() -> Iterator[dict[str, list[str]]]:
+    if "peft.utils.constants" in sys.modules:
+        for name, table in vars(sys.modules["peft.utils.constants"]).items():
+            if name.startswith("TRANSFORMERS_MODELS_TO_") and name.endswith("_MODULES_MAPPING"):
+                yield table
+
+
+# hf_tanhmax/models/family.py
+"""What the three families share: the TanhMax fields of a config, and the decorator that makes an upstream class a TanhMax class."""
+
+
+# In a TanhMax model the names of Transformers mean TanhMax already. Ours are other words for them: taken as they are, they would make
+# TanhMax of the layers that `tanhmax_layers` leaves softmax, and of a model that `to_softmax` made. In a published file FUSED and EAGER are
+# names of its own.
+STOCK_NAMES = {"tanhmax": "sdpa", "tanhmax_eager": "eager", FUSED: "sdpa", EAGER: "eager"}
+IMPLEMENTATION: Any = PreTrainedConfig._attn_implementation  # a property
+
+Model = TypeVar("Model", bound=type[PreTrainedModel])
+
+# For each config class, the class behind every Auto class, as `tanhmax_class` was told.
+HEADS: dict[type, dict[str, type[PreTrainedModel]]] = {}
+# What a model card says of every model of ours, once it is pushed to the Hub.
+TAGS = ["tanhmax", "custom_code"]
+
+
+@dataclass(kw_only=True, repr=False)
+class TanhMaxFields:
+    """The fields that a TanhMax config adds to its upstream config; `TanhMaxSettings` says what they mean and checks them."""
+
+    model_type: ClassVar[str]
+
+    tanhmax_polarity: float | int | str = 1.0
+    tanhmax_layers: list[int] | tuple[int, ...] | None = None
+    tanhmax_heads: list[int] | tuple[int, ...] | None = None
+    tanhmax_score_bias: float | int = 3.0
+
+    @property
+    def tanhmax_settings(self) -> TanhMaxSettings:
+        """The four fields as one checked object."""
+        return TanhMaxSettings(self.tanhmax_polarity, self.tanhmax_layers, self.tanhmax_heads, self.tanhmax_score_bias)  # type: ignore[arg-type]
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        name = IMPLEMENTATION.fget(self)
+        return STOCK_NAMES.get(name, name)
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict[str, str] | None) -> None:
+        IMPLEMENTATION.fset(self, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a dictionary. PEFT asks for it to look up default target modules, so its tables are filled in here."""
+        fill_tables()
+        return super().to_dict()  # type: ignore[misc]
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """Write the config, and beside it the file of code that it names, by which it loads where this package is not installed.
+
+        However a config or a model is saved, it comes by here, and that before anything is uploaded.
+        """
+        published = type(self) in HEADS
+        if published:
+            self.auto_map = auto_map(type(self))
+        super().to_json_file(json_file_path, use_diff)  # type: ignore[misc]
+        if published:
+            (Path(json_file_path).parent / CODE_FILE).write_bytes(source().encode())
+
+    def validate_tanhmax(self) -> None:
+        """Refuse what `TanhMaxSettings` refuses; Transformers calls it when a config is made."""
+        _ = self.tanhmax_settings
+
+
+def auto_map(config_class: type) -> dict[str, str]:
+    """The class in the published file for each Auto class, as config.json names it."""
+    stem = Path(CODE_FILE).stem
+    return {"AutoConfig": f"{stem}.{config_class.__name__}"} | {auto: f"{stem}.{cls.__name__}" for auto, cls in HEADS[config_class].items()}
+
+
+def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], Model]:
+    """Make a subclass of a Transformers model compute TanhMax: its config class, its construction, its initialisation, its Auto classes.
+
+    The decorated class is one line below its upstream class; the signature of `__init__` is upstream's, as Transformers inspects it.
+    """
+
+    def _decorate(cls: Model) -> Model:
+        upstream: Any = cls.__init__
+
+        @functools.wraps(upstream)
+        def _construct(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+            upstream(self, config, *args, **kwargs)
+            own(self)
+            self.add_model_tags(TAGS)
+            _share_out_score_biases(self)
+            if config.model_type != type(config).model_type:
+                self.name_or_path = ""  # a softmax checkpoint; PEFT writes this name down as what an adapter is to be loaded onto
+
+        upstream_initialize = cls.initialize_weights
+
+        @functools.wraps(upstream_initialize)
+        def _initialize(self: Any) -> None:
+            upstream_initialize(self)
+            for module in attention_modules(self):
+                if getattr(module, SCORE_BIAS, None) is not None:
+                    init.constant_(getattr(module, SCORE_BIAS), self.config.tanhmax_score_bias)
+
+        changes = {"__init__": _construct, "initialize_weights": _initialize, "config_class": config_class}
+        for name, value in changes.items():
+            setattr(cls, name, value)
+        cls.__annotations__ = {**cls.__annotations__, "config": config_class}
+        cls._supports_flash_attn = cls._supports_flex_attn = False
+        HEADS.setdefault(config_class, {}).update(dict.fromkeys(auto_classes, cls))
+        return cls
+
+    return _decorate
+
+
+def _share_out_score_biases(model: PreTrainedModel) -> None:
+    """Have the tensor parallel plan, where the family has one, give each rank the score biases of its heads."""
+    rules = {re.sub(r"\.\d+\.", ".*.", name): "colwise" for name, _ in model.named_parameters() if name.endswith(SCORE_BIAS)}
+    if model.tp_plan and rules:
+        model.tp_plan = model.tp_plan | rules  # type: ignore[misc]
+
+
+# hf_tanhmax/models/bert.py
+"""BERT with TanhMax attention: model type `tanhmax_bert`, and a class for each of its heads."""
+
+
+@strict
+class TanhMaxBertConfig(TanhMaxFields, BertConfig):
+    """A `BertConfig` with the four TanhMax settings; see `TanhMaxSettings` for what they mean."""
+
+    model_type = "tanhmax_bert"
+
+
+@tanhmax_class(TanhMaxBertConfig, "AutoModel", "AutoModelForTextEncoding")
+class TanhMaxBertModel(BertModel):
+    """The backbone."""
+
+
+@tanhmax_class(TanhMaxBertConfig, "AutoModelForPreTraining")
+class TanhMaxBertForPreTraining(BertForPreTraining):
+    """Masked language modelling and next-sentence prediction."""
+
+
+@tanhmax_class(TanhMaxBertConfig, "AutoModelForCausalLM")
+class TanhMaxBertLMHeadModel(BertLMHeadModel):
+    """Causal language modelling."""
+
+
+@tanhmax_class(TanhMaxBertConfig, "AutoModelForMaskedLM")
+class TanhMaxBertForMaskedLM(BertForMaskedLM):
+    """Masked language modelling."""
+
+
+@tanhmax_class(TanhMaxBertConfig, "AutoModelForNextSentencePrediction")
+class TanhMaxBertForNextSentencePrediction(BertForNextSentencePrediction):
+    """Next-sentence prediction."""
+
+
+@tanhmax_class(TanhMaxBertConfig, "AutoModelForSequenceClassification")
+class TanhMaxBertForSequenceClassification(BertForSequenceClassification):
+    """Classification of sequences."""
+
+
+@tanhmax_class(TanhMaxBertConfig, "AutoModelForMultipleChoice")
+class TanhMaxBertForMultipleChoice(BertForMultipleChoice):
+    """Multiple choice."""
+
+
+@tanhmax_class(TanhMaxBertConfig, "AutoModelForTokenClassification")
+class TanhMaxBertForTokenClassification(BertForTokenClassification):
+    """Classification of tokens."""
+
+
+@tanhmax_class(TanhMaxBertConfig, "AutoModelForQuestionAnswering")
+class TanhMaxBertForQuestionAnswering(BertForQuestionAnswering):
+    """Extractive question answering."""
+
+
+# hf_tanhmax/models/vit.py
+"""ViT with TanhMax attention: model type `tanhmax_vit`, and a class for each of its heads."""
+
+
+@strict
+class TanhMaxViTConfig(TanhMaxFields, ViTConfig):
+    """A `ViTConfig` with the four TanhMax settings; see `TanhMaxSettings` for what they mean."""
+
+    model_type = "tanhmax_vit"
+
+
+@tanhmax_class(TanhMaxViTConfig, "AutoModel")
+class TanhMaxViTModel(ViTModel):
+    """The backbone."""
+
+
+@tanhmax_class(TanhMaxViTConfig, "AutoModelForMaskedImageModeling")
+class TanhMaxViTForMaskedImageModeling(ViTForMaskedImageModeling):
+    """Masked image modelling."""
+
+
+@tanhmax_class(TanhMaxViTConfig, "AutoModelForImageClassification")
+class TanhMaxViTForImageClassification(ViTForImageClassification):
+    """Classification of images."""
+
+
+def register_checkpoint_conversion() -> None:
+    """Let ViT checkpoints, whose file names differ from the module names, load into and save from `TanhMaxViTModel`.
+
+    Transformers keys this table by class name and leaves custom classes out, so without it every weight would be new.
+    """
+    conversion = get_checkpoint_conversion_mapping("ViTModel")
+    if conversion is not None:
+        register_checkpoint_conversion_mapping("TanhMaxViTModel", conversion, overwrite=True)
+
+
+# hf_tanhmax/models/llama.py
+"""LLaMA with TanhMax attention: model type `tanhmax_llama`, and a class for each of its heads."""
+
+
+@strict
+class TanhMaxLlamaConfig(TanhMaxFields, LlamaConfig):
+    """A `LlamaConfig` with the four TanhMax settings; see `TanhMaxSettings` for what they mean."""
+
+    model_type = "tanhmax_llama"
+
+
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModel")
+class TanhMaxLlamaModel(LlamaModel):
+    """The backbone."""
+
+
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModelForCausalLM")
+class TanhMaxLlamaForCausalLM(LlamaForCausalLM):
+    """Causal language modelling."""
+
+
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModelForSequenceClassification")
+class TanhMaxLlamaForSequenceClassification(LlamaForSequenceClassification):
+    """Classification of sequences."""
+
+
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModelForQuestionAnswering")
+class TanhMaxLlamaForQuestionAnswering(LlamaForQuestionAnswering):
+    """Extractive question answering."""
+
+
+@tanhmax_class(TanhMaxLlamaConfig, "AutoModelForTokenClassification")
+class TanhMaxLlamaForTokenClassification(LlamaForTokenClassification):
+    """Classification of tokens."""
+
+
+# hf_tanhmax/models/auto.py
+"""Registration with the Auto classes: model types, heads, tokenizer and image processor."""
+
+
+# For each family: its config, and the Auto class of every head.
+FAMILIES: dict[type, dict[str, type[PreTrainedModel]]] = {
+    config: HEADS[config] for config in (TanhMaxBertConfig, TanhMaxViTConfig, TanhMaxLlamaConfig)
+}
+
+
+def register_models() -> None:
+    """Register the three families; calling it again changes nothing."""
+    for config in FAMILIES:
+        AutoConfig.register(config.model_type, config, exist_ok=True)  # type: ignore[attr-defined]
+    register_heads()
+
+
+def register_heads() -> None:
+    """Register what Transformers finds by the class of a config, and not by the name of its model type."""
+    register_checkpoint_conversion()
+    for config, heads in FAMILIES.items():
+        for auto, cls in heads.items():
+            getattr(transformers, auto).register(config, cls, exist_ok=True)
+    AutoTokenizer.register(TanhMaxBertConfig, BertTokenizer, exist_ok=True)
+    _register_image_processors()
+
+
+def _register_image_processors() -> None:
+    try:
+        register = AutoImageProcessor.register
+    except ImportError:  # some releases of Transformers have image processors only beside torchvision; nothing loads one there
+        return
+    processors: dict[str, Any] = {"pil": transformers.ViTImageProcessorPil}
+    if importlib.util.find_spec("torchvision") is not None:
+        processors["torchvision"] = transformers.ViTImageProcessor
+    register(TanhMaxViTConfig, image_processor_classes=processors, exist_ok=True)
+
+
+register_attention()
+register_heads()
