@@ -119,6 +119,8 @@ class Config:
             raise RecipeError("a learned polarity is a weight of the base model, which LoRA does not train: set polarity to a number")
         if self.lora_rank and self.from_scratch:
             raise RecipeError("lora_rank adapts a checkpoint: set model_name_or_path, or lora_rank to null")
+        if self.push_to_hub and self.attention == "softmax":
+            raise RecipeError("push_to_hub publishes TanhMax models, but attention is softmax: leave it out, or use the Hub's own tools")
         if self.train_file and self.dataset != self.synthetic:
             raise RecipeError(f"give either train_file or dataset, not both: {self.train_file} and {self.dataset}")
 

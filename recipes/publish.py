@@ -36,15 +36,23 @@ def publish(folder: Path, repo: str, *, private: bool) -> str:
 
 
 def write_card(folder: Path, result: dict[str, Any], gathered: Path | None) -> None:
-    """Write README.md beside the model.
+    """Write README.md beside a TanhMax model; a softmax model has no need of a card that explains signed weights.
 
     Args:
         folder: of the run.
         result: of the run.
         gathered: the file of its variant, whose other seeds count too, among files of other variants to compare with; None for the run alone.
     """
+    if result["config"]["attention"] == "softmax":
+        return
     runs = [run for run in read_runs(gathered) if settings_of(run) == settings_of(result)] if gathered else [result]
-    others = [run for path in sorted(gathered.parent.glob(f"{result['recipe']}--*.json")) for run in read_runs(path)] if gathered else []
-    beside = [run for run in others if run["data"] == result["data"]]
-    table = comparison(beside, markdown=True) if len({run["variant"] for run in beside}) > 1 else None
-    model_card(folder, results=runs, comparison=table).save(folder / "README.md")
+    model_card(folder, results=runs, comparison=beside(result, gathered)).save(folder / "README.md")
+
+
+def beside(result: dict[str, Any], gathered: Path | None) -> str | None:
+    """A Markdown table of all variants on the same rows, from the files beside that of the run's variant; None if there is no other."""
+    if gathered is None:
+        return None
+    found = [run for path in sorted(gathered.parent.glob(f"{result['recipe']}--*.json")) for run in read_runs(path)]
+    same = [run for run in found if run["data"] == result["data"]]
+    return comparison(same, markdown=True) if len({run["variant"] for run in same}) > 1 else None

@@ -23,6 +23,7 @@ from .data import Splits, source_fingerprint
 from .errors import Interrupted, RecipeError
 from .health import HealthCallback, attention_health, health_curve, softmax_norms
 from .interrupt import InterruptCallback
+from .launched import check_launch, check_switched_on
 from .model import build_model, checkpoint_config
 from .plots import run_figures
 from .publish import check_publishing, publish, write_card
@@ -123,8 +124,10 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
 def _check(recipe: Recipe) -> None:
     """All that can be found wrong before any data is read; the first training arguments also start the process group."""
     config = recipe.config
+    check_launch()
     training_arguments(config, recipe.output_dir)
     state = PartialState()
+    check_switched_on(state)
     if config.num_processes not in (None, state.num_processes):
         raise RecipeError(
             f"num_processes is {config.num_processes}, but {state.num_processes} was launched (distributed type "
