@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from .repositories import RefusalError
+
 
 @dataclass
 class Faults:
@@ -15,8 +17,8 @@ class Faults:
     """The status that the next commit gets: 409 and 412 are conflicts, 500 a failure of the Hub."""
     meanwhile: dict[str, bytes] | None = None
     """Files that somebody else commits just before the next commit arrives."""
-    fail: tuple[str, int] | None = None
-    """Part of a path, and the status that the next request for it gets."""
+    fail: tuple[str, int] | tuple[str, int, str] | None = None
+    """Part of a path, and the status that the next request for it gets, with an `X-Error-Code` if it has one."""
 
     def take(self, name: str):
         """The value of a fault, which is switched off by that."""
@@ -24,8 +26,8 @@ class Faults:
         setattr(self, name, None)
         return value
 
-    def status_for(self, path: str) -> int | None:
-        """The status that a request must fail with, or None."""
-        if self.fail is None or self.fail[0] not in path:
-            return None
-        return self.take("fail")[1]
+    def refuse(self, path: str) -> None:
+        """Raise what a request for a path must fail with."""
+        if self.fail is not None and self.fail[0] in path:
+            _, status, *code = self.take("fail")
+            raise RefusalError(status, code[0] if code else None, "this request was to fail")

@@ -56,12 +56,11 @@ def hub_environment(hub: LoopbackHub, home: Path, *, token: str | None = OWNER_T
     return {**kept, **ours, **({} if token is None else {"HF_TOKEN": token})}
 
 
-def run_python(code: str, *arguments: str, environment: dict[str, str], timeout: float = 300) -> subprocess.CompletedProcess:
-    """Run code in a fresh process where the modules of `tests` can be imported; its output if it fails."""
+def run_script(script: Path, *arguments: str, environment: dict[str, str], timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run a file in a fresh process where the modules of `tests` can be imported; what it printed, if it fails."""
     environment = {**environment, "PYTHONPATH": os.pathsep.join([str(TESTS), environment.get("PYTHONPATH", "")])}
-    found = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    command = [sys.executable, str(script), *arguments]
+    found = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
     if found.returncode:
-        raise AssertionError(f"a process ended with {found.returncode}:\n{found.stdout}\n{found.stderr}")
+        raise AssertionError(f"{script.name} ended with {found.returncode}:\n{found.stdout}\n{found.stderr}")
     return found

@@ -113,8 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         with hub.lock:
             hub.asked.append(Asked(self.command, unquote(target.path), token is not None, self.headers.get("Range")))
             try:
-                if (status := hub.faults.status_for(target.path)) is not None:
-                    raise RefusalError(status, None, "this request was to fail")
+                hub.faults.refuse(target.path)
                 account = hub.store.account(token)
                 query = dict(parse_qsl(target.query))
                 request = Request(self.command, target.path, query, self.headers, body, account, hub.url)

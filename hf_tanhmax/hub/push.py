@@ -1,0 +1,189 @@
+"""`push`: a checkpoint or a run's folder, in one commit."""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_token
+from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.utils import tqdm, validate_repo_id
+
+from ..saved import ADAPTER_CONFIG, BASE
+from .adapter_base import Base, base_of, save_merged
+from .sentences import HubError, in_a_sentence
+from .staging import files_of, is_adapter, left_behind, pin_base, stage_adapter, stage_model, stale
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    message: str | None = None,
+    merge: bool = False,
+    create: bool = True,
+) -> str:
+    """Publish a TanhMax checkpoint: its weights as safetensors, config, tokenizer or processor, code file, card and results.
+
+    All of it arrives in one commit, or nothing does; a push that was interrupted is completed by the next, and one that changes nothing
+    makes no commit. A PEFT adapter needs its base: a base on this machine goes to the repository `REPO_ID-base` first, and the adapter
+    names that commit. Nothing else in a run's folder is published: no training state, no pickles, no logs.
+
+    Args:
+        folder: the output folder of a run, or what `save_pretrained` wrote.
+        repo_id: `owner/name`, or a name under the token's own account.
+        private: None makes a new repository as the account's settings say, and takes an existing one as it is.
+        revision: a branch; None is `main`.
+        token: None takes HF_TOKEN, or what `hf auth login` stored.
+        message: the title of the commit.
+        merge: publish adapter and base as one model.
+        create: make the repository and the branch if they do not exist.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        HubError: what the user can mend, in one sentence.
+    """
+    folder = Path(folder)
+    adapter = is_adapter(folder)
+    if merge and not adapter:
+        raise HubError(f"{folder} holds no adapter ({ADAPTER_CONFIG}), so there is nothing to merge: leave `merge` off")
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise HubError(f"{revision} is a commit, which cannot be added to: name a branch")
+    token = _usable(token)
+    api = HfApi(token=token, library_name="hf-tanhmax")
+    repo_id = _full_name(api, repo_id)
+    publisher = _Publisher(api, token, private, message or "Publish with hf_tanhmax", create)
+    with TemporaryDirectory(prefix="hf-tanhmax-") as scratch:
+        if not adapter:
+            return publisher.send_model(folder, Path(scratch), repo_id, revision)
+        base = base_of(folder, api)
+        if not merge:
+            return publisher.send_adapter(folder, base, Path(scratch), repo_id, revision)
+        merged, staged = Path(scratch, "merged"), Path(scratch, "staged")
+        _say(f"merging {folder} with {base.name}")
+        save_merged(folder, base, merged, token=token)
+        staged.mkdir()
+        return publisher.send_model(merged, staged, repo_id, revision)
+
+
+def check_login(repo_id: str, *, token: str | None = None) -> str:
+    """The full name of the repository that `push` would write to, found out before there is anything to push.
+
+    Args:
+        repo_id: as for `push`.
+        token: as for `push`.
+
+    Raises:
+        HubError: not the name of a repository, no login, or a token that the Hub does not know.
+    """
+    return _full_name(HfApi(token=_usable(token)), repo_id)
+
+
+@dataclass(frozen=True)
+class _Publisher:
+    """One push: who pushes, and how."""
+
+    api: HfApi
+    token: str
+    private: bool | None
+    message: str
+    create: bool
+
+    def send_model(self, folder: Path, staged: Path, repo_id: str, revision: str | None) -> str:
+        """Check and publish one model; the address of the commit."""
+        _say(f"checking {folder}")
+        stage_model(folder, staged, repo_id=repo_id, secrets=[self.token])
+        _say_left(left_behind(folder, staged))
+        return self._commit(staged, repo_id, revision, self._prepare(repo_id, revision, self.private)).commit_url
+
+    def send_adapter(self, folder: Path, base: Base, scratch: Path, repo_id: str, revision: str | None) -> str:
+        """Both are checked before anything is sent, and the base arrives before what names it."""
+        base_id = f"{repo_id}-base" if base.is_local else base.name
+        staged, staged_base = scratch / "adapter", scratch / "base"
+        staged.mkdir()
+        staged_base.mkdir()
+        _say(f"checking {folder}")
+        if base.is_local:
+            stage_model(Path(base.name), staged_base, repo_id=base_id, secrets=[self.token])
+        at = staged_base if base.is_local else None
+        stage_adapter(folder, staged, repo_id=repo_id, base_id=base_id, base=at, secrets=[self.token])
+        _say_left([name for name in left_behind(folder, staged) if name != BASE])
+        info = self._prepare(repo_id, revision, self.private)
+        if base.is_local:
+            base_info = self._prepare(base_id, None, info.private)
+            pin_base(staged, self._commit(staged_base, base_id, None, base_info).oid)
+        return self._commit(staged, repo_id, revision, info).commit_url
+
+    def _prepare(self, repo_id: str, revision: str | None, private: bool | None) -> ModelInfo:
+        """Make what does not exist, and look at what does."""
+        with in_a_sentence(repo_id):
+            if self.create:
+                self.api.create_repo(repo_id, private=private, exist_ok=True)
+            info = self.api.model_info(repo_id)
+            if private is not None and info.private != private:
+                kind = "private" if info.private else "public"
+                raise HubError(
+                    f"{repo_id} exists and is {kind}: change that at {self.api.endpoint}/{repo_id}/settings, or do not ask for it"
+                )
+            if revision is None:
+                return info
+            try:
+                return self.api.model_info(repo_id, revision=revision)
+            except RevisionNotFoundError:
+                if not self.create:
+                    raise
+            self.api.create_branch(repo_id, branch=revision)
+            return self.api.model_info(repo_id, revision=revision)
+
+    def _commit(self, staged: Path, repo_id: str, revision: str | None, info: ModelInfo) -> CommitInfo:
+        """`upload_folder` would send large folders in several commits, the first of which could already be loaded."""
+        files = dict(files_of(staged))
+        _say(f"publishing {_summary(files)} to {self.api.endpoint}/{repo_id}")
+        old = stale((sibling.rfilename for sibling in info.siblings or ()), files)
+        with in_a_sentence(repo_id):
+            found = self.api.create_commit(
+                repo_id,
+                [CommitOperationAdd(name, path) for name, path in files.items()] + [CommitOperationDelete(name) for name in old],
+                commit_message=self.message,
+                revision=revision,
+                parent_commit=info.sha,
+            )
+        _say(f"nothing has changed since {found.commit_url}" if found.oid == info.sha else f"published: {found.commit_url}")
+        return found
+
+
+def _usable(token: str | None) -> str:
+    """The token that is used, if it could be one: another character would end up in an error message of the HTTP client."""
+    found = token or get_token()
+    if not found:
+        raise HubError("nobody is logged in: run `hf auth login`, set HF_TOKEN, or pass a token")
+    if not re.fullmatch(r"[!-~]+", found):
+        raise HubError("the token holds spaces or letters that no token has: copy it again from the Hub's settings")
+    return found
+
+
+def _full_name(api: HfApi, repo_id: str) -> str:
+    with in_a_sentence(repo_id):
+        validate_repo_id(repo_id)
+        owner = api.whoami()["name"]
+    return repo_id if "/" in repo_id else f"{owner}/{repo_id}"
+
+
+def _summary(files: dict[str, Path]) -> str:
+    size = sum(path.stat().st_size for path in files.values())
+    return f"{len(files)} files ({size / 1e6:,.1f} MB)"
+
+
+def _say_left(names: list[str]) -> None:
+    if names:
+        _say(f"not published: {', '.join(names)}")
+
+
+def _say(sentence: str) -> None:
+    tqdm.write(sentence, file=sys.stderr)

@@ -1,0 +1,88 @@
+"""What the Hub refuses, each in one sentence that says what to do about it; no sentence holds a token."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+# By status; what the Hub says itself is added to the ones not listed.
+REFUSALS = {
+    401: "the Hub does not know the token: make one at {endpoint}/settings/tokens, and log in with `hf auth login` or set HF_TOKEN",
+    403: "the token may not write to {repo_id}: use one with write permission, or a repository under a name of your own",
+    409: "somebody else was writing to {repo_id} at the same time: look at what changed there, and push again",
+    412: "somebody else committed to {repo_id} at the same time: look at what changed there, and push again",
+    429: "the Hub has had too many requests from you: wait some minutes, and push again",
+}
+AGAIN = "push again; nothing of this push is visible until all of it has arrived"
+
+
+class HubError(Exception):
+    """Something between a folder and the Hub that the user can mend, in one sentence."""
+
+
+@contextmanager
+def in_a_sentence(repo_id: str) -> Iterator[None]:
+    """Around calls of `huggingface_hub` about a repository: what they raise becomes a `HubError`.
+
+    Raises:
+        HubError: the Hub refused, or could not be reached.
+    """
+    try:
+        yield
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        sentence = _sentence(_origin(error), repo_id)
+        if sentence is None:
+            raise
+        raise HubError(sentence) from error
+
+
+def _origin(error: Exception) -> Exception:
+    """An upload of a large file fails with a RuntimeError that only says which file; its cause says why."""
+    cause = error.__cause__
+    return cause if isinstance(error, RuntimeError) and isinstance(cause, Exception) else error
+
+
+def _sentence(error: Exception, repo_id: str) -> str | None:
+    endpoint = constants.ENDPOINT
+    if isinstance(error, HFValidationError):
+        return f"{repo_id!r} is no name of a repository: write owner/name, each of at most 96 letters, digits, '-', '_' and '.'"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so nothing can be published: unset it"
+    if isinstance(error, GatedRepoError):
+        return f"access to {repo_id} must be asked for: do so at {endpoint}/{repo_id}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} has no such revision: leave `create` on to make the branch, or name one that exists"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"the token sees no repository {repo_id}: check the name; if it is private, use a token of somebody who may see it"
+    if isinstance(error, HfHubHTTPError):
+        return _refusal(error.response.status_code, error.server_message, repo_id)
+    if isinstance(error, HTTPError | ConnectionError):
+        return f"the connection to {endpoint} failed ({type(error).__name__}): check it, and HF_ENDPOINT, and {AGAIN}"
+    if isinstance(error, PermissionError) and type(error).__name__ == "XetAuthenticationError":  # of hf_xet, which may be missing
+        return REFUSALS[403].format(repo_id=repo_id)
+    if isinstance(error, RuntimeError):  # what hf_xet raises for a failed upload
+        return f"the upload to {repo_id} failed ({_first_line(error)}): {AGAIN}"
+    if isinstance(error, ValueError) and "README.md" in str(error):  # the Hub's verdict on a card has no class of its own
+        return f"the Hub does not accept the metadata of README.md ({' '.join(str(error).split())}): correct them, and push again"
+    return None
+
+
+def _refusal(status: int, said: str | None, repo_id: str) -> str:
+    if status in REFUSALS:
+        return REFUSALS[status].format(repo_id=repo_id, endpoint=constants.ENDPOINT)
+    if status >= 500:
+        return f"the Hub failed with status {status}: wait, and {AGAIN}"
+    return f"the Hub refused {repo_id} with status {status} ({said or 'no reason given'}): mend that, and push again"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

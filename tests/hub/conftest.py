@@ -1,0 +1,3 @@
+"""Fixtures of the tests of publishing."""
+
+from publishable import adapter, checkpoint, run_folder  # noqa: F401
