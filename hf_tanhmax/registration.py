@@ -154,11 +154,12 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
             raise NotImplementedError(
                 f"{type(module).__name__} passed the tensor {name!r}, which TanhMax attention does not know and will not ignore"
             )
-    if not torch.compiler.is_compiling() and int(os.environ.get("PARALLELISM_CONFIG_CP_SIZE", "1")) > 1:
-        raise NotImplementedError(
-            "context parallelism replaces torch's softmax attention, which TanhMax does not call, so each rank would see its own "
-            "keys only; set cp_size to 1"
-        )
+    for size in () if torch.compiler.is_compiling() else ("cp_size", "sp_size"):
+        if int(os.environ.get(f"PARALLELISM_CONFIG_{size.upper()}", "1")) > 1:
+            raise NotImplementedError(
+                "context and sequence parallelism replace softmax attention, which TanhMax does not call, so each rank would see its own "
+                f"keys only; set {size} to 1"
+            )
 
 
 def _cached(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,9 @@ import importlib.util
 import os
 
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from .errors import RecipeError
-
-ALONE = (DistributedType.NO, DistributedType.MULTI_CPU)
 
 
 def check_launch() -> None:
@@ -19,7 +16,7 @@ def check_launch() -> None:
         RecipeError: DeepSpeed is not installed, or sequences are to be shared out over processes.
     """
     if _asked("ACCELERATE_USE_DEEPSPEED") and importlib.util.find_spec("deepspeed") is None:
-        raise RecipeError("the launch asks for DeepSpeed, which is not installed; pip install deepspeed, or launch with fsdp2.yaml or ddp.yaml")
+        raise RecipeError("the launch asks for DeepSpeed, which is not installed; pip install deepspeed, or launch with fsdp2.yaml instead")
     for kind, name in (("context", "PARALLELISM_CONFIG_CP_SIZE"), ("sequence", "PARALLELISM_CONFIG_SP_SIZE")):
         if int(os.environ.get(name, "1")) > 1:
             raise RecipeError(
@@ -28,25 +25,24 @@ def check_launch() -> None:
             )
 
 
-def check_switched_on(state: PartialState | AcceleratorState) -> None:
-    """Refuse a launch of which accelerate switched on less than it asked for. To be called as soon as there is a state.
+def check_switched_on(state: PartialState) -> None:
+    """Refuse a launch of which accelerate switches on less than it asked for. To be called as soon as there is a state.
 
     Args:
-        state: of accelerate; one of an `Accelerator` knows whether FSDP is on, the other whether it will be.
+        state: accelerate's; FSDP is still called MULTI_GPU in it before there is an `Accelerator`.
 
     Raises:
-        RecipeError: FSDP or DeepSpeed was asked for and is not on, or processes were launched that do not know of each other.
+        RecipeError: FSDP or DeepSpeed was asked for and does not come, or processes were launched that do not know of each other.
     """
     found, launched = state.distributed_type, int(os.environ.get("WORLD_SIZE", "1"))
-    sharded = found == DistributedType.FSDP or (found not in ALONE and not isinstance(state, AcceleratorState))
     for name, asked, on in (
-        ("FSDP", _asked("ACCELERATE_USE_FSDP"), sharded),
+        ("FSDP", _asked("ACCELERATE_USE_FSDP"), found not in (DistributedType.NO, DistributedType.MULTI_CPU)),
         ("DeepSpeed", _asked("ACCELERATE_USE_DEEPSPEED"), found == DistributedType.DEEPSPEED),
     ):
         if asked and not on:
             raise RecipeError(
-                f"the launch asks for {name}, but accelerate runs {found.value} on {state.device.type}, as it has {name} on accelerators "
-                f"only; launch on GPUs with use_cpu false, or with ddp.yaml"
+                f"the launch asks for {name}, but accelerate runs {found.value} on {state.device.type}: it leaves {name} out in silence "
+                f"where there is no accelerator; launch on GPUs with use_cpu false, or with ddp.yaml"
             )
     if launched != state.num_processes:
         raise RecipeError(

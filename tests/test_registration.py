@@ -311,11 +311,12 @@ def test_unknown_tensors_are_refused(forward, tensors):
 
 
 @both
-def test_context_parallelism_is_refused(forward, tensors, monkeypatch):
-    monkeypatch.setenv("PARALLELISM_CONFIG_CP_SIZE", "2")
-    with pytest.raises(NotImplementedError, match="context parallelism replaces torch's softmax attention"):
+@pytest.mark.parametrize("size", ["cp_size", "sp_size"])
+def test_context_and_sequence_parallelism_are_refused(forward, size, tensors, monkeypatch):
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{size.upper()}", "2")
+    with pytest.raises(NotImplementedError, match=f"context and sequence parallelism replace softmax attention.* set {size} to 1"):
         forward(module_with(), *tensors, None)
-    monkeypatch.setenv("PARALLELISM_CONFIG_CP_SIZE", "1")
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{size.upper()}", "1")
     forward(module_with(), *tensors, None)
 
 
