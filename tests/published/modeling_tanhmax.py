@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "25de01801228e17664a31f1caa1cadaebff12cd9b1744835ccf9bb5c1e06ad0b"  # sha256 of what follows this line
+DIGEST = "f8e7ba4ed3a92514f450caaefc57749c9eadce40a4874e25e76b9f85adcd3e56"  # sha256 of what follows this line
 
 import transformers
 
@@ -2973,11 +2973,12 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
             raise NotImplementedError(
                 f"{type(module).__name__} passed the tensor {name!r}, which TanhMax attention does not know and will not ignore"
             )
-    if not torch.compiler.is_compiling() and int(os.environ.get("PARALLELISM_CONFIG_CP_SIZE", "1")) > 1:
-        raise NotImplementedError(
-            "context parallelism replaces torch's softmax attention, which TanhMax does not call, so each rank would see its own "
-            "keys only; set cp_size to 1"
-        )
+    for size in () if torch.compiler.is_compiling() else ("cp_size", "sp_size"):
+        if int(os.environ.get(f"PARALLELISM_CONFIG_{size.upper()}", "1")) > 1:
+            raise NotImplementedError(
+                "context and sequence parallelism replace softmax attention, which TanhMax does not call, so each rank would see its own "
+                f"keys only; set {size} to 1"
+            )
 
 
 def _cached(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
