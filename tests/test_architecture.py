@@ -15,7 +15,7 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 # From low to high. A module may import from the rows above its own, and a package's modules from each other where the row says so.
 LAYERS = (
     ("functional", "namespace", "settings", "stock", "visibility", "kernels.support", "kernels.schedule", "kernels.primitives"),
-    ("models.adapters", "models.bundle"),
+    ("models.adapters", "models.bundle", "words"),
     ("reference", "composed", "blocked", "kernels.tuning", "kernels.forward"),
     ("kernels.backward",),
     ("kernels.launch",),
@@ -26,7 +26,21 @@ LAYERS = (
     ("annealing", "models.family"),
     ("models.bert", "models.vit", "models.llama"),
     ("models.auto",),
-    ("models.conversion", "models.remote"),
+    ("models.conversion", "models.remote", "saved"),
+    ("doctor.report", "cards.text", "cards.facts"),
+    ("doctor.files", "doctor.code", "doctor.weights", "doctor.environment", "cards.measured"),
+    ("doctor.checkpoint", "cards.procedure"),
+    ("doctor", "cards.metadata"),
+    ("cards.card",),
+    ("cards", "hub.sentences"),
+    ("hub.eval_results",),
+    ("hub.beside",),
+    ("hub.staging",),
+    ("hub.adapter_base",),
+    ("hub.push",),
+    ("hub",),
+    ("commands",),
+    ("cli",),
     ("__init__",),
 )
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
@@ -70,13 +84,13 @@ PUBLIC = {
 def modules():
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name not in ("models.__init__", "kernels.__init__"):
-            yield name, path
+        if name not in ("models.__init__", "kernels.__init__"):  # which hold nothing
+            yield name.removesuffix(".__init__"), path
 
 
 def imports_of(name, path):
     """Modules of the package that a module imports, as their names in `LAYERS`."""
-    folder = name.split(".")[:-1]
+    folder = list(path.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = folder[: len(folder) - node.level + 1] + (node.module.split(".") if node.module else [])

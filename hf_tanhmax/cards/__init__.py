@@ -1,0 +1,6 @@
+"""Model cards for TanhMax checkpoints and adapters: facts from the folder, numbers from the runs, prose from one template."""
+
+from .card import model_card
+from .metadata import is_repository
+
+__all__ = ["is_repository", "model_card"]

@@ -1,0 +1,118 @@
+"""`model_card`: everything that is known about a checkpoint, put into the template."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..models.bundle import own_version
+from ..words import settings_in_words
+from . import measured, procedure
+from .facts import Facts, read_facts
+from .measured import Run
+from .metadata import metadata
+from .text import code, escaped
+
+PACKAGE = Path(__file__).parents[1]
+# In an installed package the template lies inside it; in a checkout it is beside it.
+TEMPLATES = (PACKAGE / "model_cards" / "template.md", PACKAGE.parent / "model_cards" / "template.md")
+# What peft has an Auto class for; the others are loaded in two steps.
+PEFT_CLASSES = ("SequenceClassification", "CausalLM", "TokenClassification", "QuestionAnswering")
+
+
+def model_card(
+    folder: str | Path,
+    *,
+    repo_id: str | None = None,
+    results: Sequence[Run] | None = None,
+    comparison: str | None = None,
+    base_model: str | None = None,
+    license: str | None = None,  # noqa: A002 - the Hub's word
+    language: str | list[str] | None = None,
+) -> ModelCard:
+    """The card of a TanhMax checkpoint, or of a PEFT adapter on one.
+
+    Args:
+        folder: holds the model, its processor and its figures.
+        repo_id: its repository, which the code on the card loads from; without one the code is for the folder itself.
+        results: what recipes.train wrote to results.json, one for each seed; None says that the checkpoint was not measured.
+        comparison: a Markdown table of this model beside others, such as softmax.
+        base_model: the model on the Hub that it was made from; None is the one that the results name, if the Hub or its cache knows it.
+        license: None is that of the base model, if its card says one.
+        language: of the data; left out if None.
+
+    Raises:
+        ValueError: no TanhMax model in the folder, names that no repository has, or results that are not of one model.
+    """
+    for key, name in (("repo_id", repo_id), ("base_model", base_model)):
+        _check_name(key, name)
+    if results is not None:
+        measured.check_runs(results)
+    runs = list(results or [])
+    folder = Path(folder)
+    facts = read_facts(folder)
+    name = repo_id or folder.resolve().name
+    data = metadata(facts, runs, name=name.split("/")[-1], base_model=base_model, license=license, language=language)
+    return ModelCard.from_template(data, template_str=_template(), **_values(facts, runs, data, base_model, name, repo_id, comparison))
+
+
+def _check_name(key: str, name: str | None) -> None:
+    try:
+        if name is not None:
+            validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"{key} must be a name that a repository can have, such as you/model, but is {name!r}") from error
+
+
+def _template() -> str:
+    return next(path for path in TEMPLATES if path.is_file()).read_text(encoding="utf-8")
+
+
+def _values(
+    facts: Facts, runs: list[Run], data: ModelCardData, base_model: str | None, name: str, repo_id: str | None, table: str | None
+) -> dict[str, Any]:
+    """What the template names: text that is safe where it stands there, numbers already in words."""
+    settings = None if facts.config is None else facts.config.tanhmax_settings
+    stem = facts.auto_class.removeprefix("AutoModelFor")
+    config = runs[0].get("config", {}) if runs else {}
+    return {
+        "title": escaped(name.split("/")[-1]),
+        "place": f'"{repo_id or "."}"',
+        "is_published": repo_id is not None,
+        "model_class": None if facts.model_class is None else facts.model_class.__name__,
+        "auto_class": facts.auto_class,
+        "peft_class": f"AutoPeftModelFor{stem}" if facts.is_adapter and stem in PEFT_CLASSES else None,
+        "is_adapter": facts.is_adapter,
+        "adapter_base": None if facts.adapter_base is None else code(facts.adapter_base),
+        "processor": facts.processor,
+        "takes_images": facts.family == "vit",
+        "generates": facts.auto_class == "AutoModelForCausalLM",
+        "task": facts.pipeline_tag,
+        "labels": [escaped(label) for label in facts.labels],
+        "settings": None if settings is None else settings_in_words(settings, layers=facts.config.num_hidden_layers),
+        "is_softmax_so_far": settings is not None and settings.polarity == 0,
+        "origin": _origin(runs, data, base_model),
+        "licensed": escaped(data.license) if data.license else None,
+        "runs": len(runs),
+        "seeds": ", ".join(escaped(run["seed"]) for run in runs),
+        "seed": None if facts.seed is None else escaped(facts.seed),
+        "numbers": measured.numbers(runs) if runs else [],
+        "comparison": table,
+        "schedule": procedure.schedule(config),
+        "health": measured.health(runs) if runs else {},
+        "training": procedure.procedure(runs[0]) if runs else [],
+        "configuration": procedure.configuration(runs[0]) if runs else "",
+        "figures": [(escaped(Path(path).stem.replace("_", " ")), path) for path in facts.figures],
+        "version": own_version(),
+    }
+
+
+def _origin(runs: list[Run], data: ModelCardData, base_model: str | None) -> str | None:
+    """The model that this one was made from, as a link only where the metadata name it too."""
+    name = base_model or (runs[0].get("model", {}).get("base_model") if runs else None)
+    if name is None:
+        return None
+    return f"[{escaped(name)}](https://huggingface.co/{name})" if data.base_model == name else code(name)

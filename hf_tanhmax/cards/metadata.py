@@ -1,0 +1,112 @@
+"""The metadata at the head of a model card: what the Hub sorts, filters and links by. What is not known is left out, never guessed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..saved import CONFIG
+from .facts import Facts
+from .measured import SPLITS, Run, main_metric, mean_of
+from .procedure import EMBEDDED, FILES
+
+# Metrics that have a page on the Hub, and how they are written.
+METRICS = {"accuracy": "Accuracy", "f1": "F1", "perplexity": "Perplexity"}
+LICENSE_KEYS = ("license", "license_name", "license_link")
+
+
+def metadata(
+    facts: Facts,
+    runs: Sequence[Run],
+    *,
+    name: str,
+    base_model: str | None,
+    license: str | None,  # noqa: A002 - the Hub's word
+    language: str | list[str] | None,
+) -> ModelCardData:
+    """All that is known of a checkpoint and its runs, in the Hub's fields.
+
+    Args:
+        facts: of the folder.
+        runs: results of its recipe; none for a checkpoint that nobody measured.
+        name: of the model, in the model index.
+        base_model: as the caller gave it.
+        license: as the caller gave it; None takes that of the base model, if its card says one.
+        language: as the caller gave it.
+    """
+    origin = base_model or _origin(runs)
+    known = None if origin is None else _base_card(origin)
+    licensed = {"license": license} if license else {} if known is None else {key: known.get(key) for key in LICENSE_KEYS}
+    base = facts.adapter_base or (origin if base_model or known is not None else None)
+    relation = "adapter" if facts.is_adapter else "finetune" if runs else None
+    data_set = str(runs[0].get("data", {}).get("source")) if runs else ""
+    measured = _eval_results(facts, runs)
+    return ModelCardData(
+        base_model=base,
+        base_model_relation=relation if base else None,
+        datasets=[data_set] if is_repository(data_set) else None,
+        language=language,
+        library_name="peft" if facts.is_adapter else "transformers",
+        metrics=sorted({result.metric_type for result in measured}) or None,
+        model_name=name if measured else None,
+        eval_results=measured or None,
+        pipeline_tag=facts.pipeline_tag,
+        tags=["tanhmax", *([] if facts.is_adapter else ["custom_code"]), *([facts.family] if facts.family else [])],
+        **licensed,
+    )
+
+
+def is_repository(name: object) -> bool:
+    """Whether a name could be one on the Hub and is nothing on this disk."""
+    if not isinstance(name, str) or name in (*EMBEDDED, FILES) or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _origin(runs: Sequence[Run]) -> str | None:
+    name = runs[0].get("model", {}).get("base_model") if runs else None
+    return name if is_repository(name) else None
+
+
+def _base_card(name: str) -> ModelCardData | None:
+    """The metadata of a base model's card; empty if it has none, and None if neither the Hub nor the cache knows the model.
+
+    `folder/name` on another machine looks like `owner/name` on the Hub, so a name alone is not enough to link to.
+    """
+    try:
+        return ModelCard.load(Path(hf_hub_download(name, "README.md"))).data
+    except (OSError, EntryNotFoundError, ValueError):
+        return ModelCardData() if isinstance(try_to_load_from_cache(name, CONFIG), str) else None
+
+
+def _eval_results(facts: Facts, runs: Sequence[Run]) -> list[EvalResult]:
+    """The metrics of the test rows, or of the validation rows where there are no others."""
+    if not runs or facts.pipeline_tag is None:
+        return []
+    split = next((split for split in SPLITS if mean_of(runs, f"{split}_{main_metric(runs[0])}") is not None), None)
+    if split is None:
+        return []
+    data: dict[str, Any] = runs[0].get("data", {})
+    source = str(data.get("source", "unknown"))
+    seeds = "" if len(runs) == 1 else f", mean of {len(runs)} seeds"
+    return [
+        EvalResult(
+            task_type=facts.pipeline_tag,
+            dataset_type=source,
+            dataset_name=EMBEDDED.get(source, "local files" if source == FILES else source),
+            dataset_config=data.get("config"),
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=f"{words} on the {split} rows{seeds}",
+            metric_value=round(value, 6),
+        )
+        for metric, words in METRICS.items()
+        if (value := mean_of(runs, f"{split}_{metric}")) is not None
+    ]

@@ -1,0 +1,94 @@
+"""How a model was trained, in words: data, schedule of the polarity, settings, machine and versions, as its run recorded them."""
+
+import json
+from typing import Any
+
+from .measured import Run, is_number
+from .text import code, escaped
+
+EMBEDDED = {"synthetic": "the synthetic task of the paper", "digits": "the handwritten digits of scikit-learn"}
+FILES = "files"  # what a run calls data that came from files of its user
+SCHEDULES = {"linear": "linearly", "cosine": "along a cosine", "geometric": "geometrically"}
+# Keys of a recipe that deserve a line of their own.
+SHOWN = {
+    "Epochs": "epochs",
+    "Batch size": "batch_size",
+    "Learning rate": "learning_rate",
+    "Longest input": "max_length",
+    "LoRA rank": "lora_rank",
+}
+
+
+def schedule(config: dict[str, Any]) -> str | None:
+    """The way of the polarity during training, in a sentence; None if the configuration does not say."""
+    if config.get("attention") != "tanhmax" or "polarity" not in config:
+        return None
+    if config["polarity"] == "learned":
+        return f"Every head learned its own polarity exp(-2c), from c = {config['score_bias']:g} on."
+    end = f"{config['polarity']:g}"
+    if not config.get("polarity_schedule"):
+        return f"The polarity was {end} from the first step to the last."
+    way = SCHEDULES.get(config["polarity_schedule"], escaped(config["polarity_schedule"]))
+    start, share = f"{config['polarity_start']:g}", f"{100 * config['polarity_share']:g} %"
+    return f"The polarity went {way} from {start} to {end} during the first {share} of the steps, and stayed {end} until the end."
+
+
+def procedure(run: Run) -> list[tuple[str, str]]:
+    """Names and short texts, one for each thing that the run recorded."""
+    config, metrics = run.get("config", {}), run["metrics"]
+    items = [
+        ("Recipe", f"{code(run['recipe'])}, variant {code(run['variant'])}"),
+        ("Data", data_in_words(run.get("data", {}))),
+        ("Parameters", _parameters(run.get("model", {}))),
+        ("Optimiser steps", _value(metrics.get("steps"))),
+        *((name, _value(config.get(key))) for name, key in SHOWN.items()),
+        ("Hardware", _machine(run.get("hardware"))),
+        ("Versions", ", ".join(escaped(f"{name} {version}") for name, version in run.get("versions", {}).items())),
+        ("Code", _commit(run.get("git"))),
+    ]
+    return [(name, text) for name, text in items if text]
+
+
+def data_in_words(data: dict[str, Any]) -> str:
+    """Where the rows came from, how many there were, and for files which they were."""
+    source = data.get("source")
+    if source is None:
+        return ""
+    words = "files of the author" if source == FILES else EMBEDDED.get(source) or code(source)
+    rows = ", ".join(f"{count:,} {escaped(split)} rows" for split, count in data.get("rows", {}).items())
+    digests = ", ".join(f"{escaped(name)} {code(value)}" for name, value in data.get("sha256", {}).items())
+    return words + (f": {rows}" if rows else "") + (f" (SHA-256: {digests})" if digests else "")
+
+
+def configuration(run: Run) -> str:
+    """All keys of the recipe but the seed, as JSON."""
+    kept = {key: value for key, value in run.get("config", {}).items() if key != "seed"}
+    return json.dumps(kept, indent=1) if kept else ""
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if is_number(value) else escaped(value)
+
+
+def _parameters(model: dict[str, Any]) -> str:
+    count = model.get("parameters")
+    if count is None:
+        return ""
+    trained = model.get("trained_parameters", count)
+    return f"{count:,}, all trained" if trained == count else f"{count:,}, of which {trained:,} were trained"
+
+
+def _machine(machine: dict[str, Any] | None) -> str:
+    if not machine:
+        return ""
+    device = machine.get("gpu") or f"{machine.get('cpus', 'unknown')} CPU cores"
+    count = machine.get("num_processes", 1)
+    return escaped(", ".join([device, *([f"{count} processes"] if count != 1 else []), machine.get("platform", "unknown platform")]))
+
+
+def _commit(commit: dict[str, Any] | None) -> str:
+    if not commit:
+        return ""
+    return f"commit {code(commit['commit'])}" + (", with changes" if commit.get("changed") else "")
