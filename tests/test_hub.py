@@ -23,6 +23,7 @@ PUBLISHED = {
     "owner/vit": MODEL | {"preprocessor_config.json"},
     "owner/llama": MODEL | WORDS | GENERATES,
     "owner/llama-model": MODEL | GENERATES,
+    "owner/llama-merged": MODEL | GENERATES,
     "owner/llama-adapter": ADAPTER,
     "owner/llama-adapter-base": MODEL | GENERATES,
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
 from ..models.auto import FAMILIES
@@ -64,22 +65,26 @@ def save_merged(folder: Path, base: Base, into: Path, *, token: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys")
         try:
-            merged: Any = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-        except (UserWarning, RuntimeError, ValueError) as error:
+            adapted: Any = PeftModel.from_pretrained(model, str(folder))
+        except (UserWarning, RuntimeError, ValueError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise HubError(f"the adapter in {folder} does not fit {base.name} ({reason}): name the base that it was trained on") from error
-    merged.save_pretrained(into)
+    if not hasattr(adapted, "merge_and_unload"):
+        kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+        raise HubError(f"{folder} is of type {kind}, which cannot be merged into weights: leave `merge` off")
+    adapted.merge_and_unload().save_pretrained(into)
     copy(folder, into, set(PROCESSOR) | (set(BESIDE) - {CARD}))
 
 
 def _load(base: Base, token: str) -> PreTrainedModel:
+    """The base, from safetensors only."""
     place: dict[str, Any] = {"revision": base.revision, "token": None if base.is_local else token}
     config = AutoConfig.from_pretrained(base.name, **place)
     try:
         _, cls = class_of(config)
-    except ValueError as error:
-        raise HubError(f"the config of {base.name} {error}") from error
-    return cls.from_pretrained(base.name, config=config, **place)
+        return cls.from_pretrained(base.name, config=config, use_safetensors=True, **place)
+    except (OSError, ValueError) as error:
+        raise HubError(f"cannot load the base {base.name}: {str(error).splitlines()[0]}") from error
 
 
 def _refuse_softmax(folder: Path, base: Base, config: dict[str, Any]) -> None:

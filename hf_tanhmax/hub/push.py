@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -98,8 +99,8 @@ class _Publisher:
     def send_model(self, folder: Path, staged: Path, repo_id: str, revision: str | None) -> str:
         """Check and publish one model; the address of the commit."""
         _say(f"checking {folder}")
-        stage_model(folder, staged, repo_id=repo_id, secrets=[self.token])
-        _say_left(left_behind(folder, staged))
+        _say_all("may surprise", stage_model(folder, staged, repo_id=repo_id, secrets=[self.token]))
+        _say_all("not published", [", ".join(left_behind(folder, staged))])
         return self._commit(staged, repo_id, revision, self._prepare(repo_id, revision, self.private)).commit_url
 
     def send_adapter(self, folder: Path, base: Base, scratch: Path, repo_id: str, revision: str | None) -> str:
@@ -110,10 +111,10 @@ class _Publisher:
         staged_base.mkdir()
         _say(f"checking {folder}")
         if base.is_local:
-            stage_model(Path(base.name), staged_base, repo_id=base_id, secrets=[self.token])
+            _say_all("may surprise", stage_model(Path(base.name), staged_base, repo_id=base_id, secrets=[self.token]))
         at = staged_base if base.is_local else None
-        stage_adapter(folder, staged, repo_id=repo_id, base_id=base_id, base=at, secrets=[self.token])
-        _say_left([name for name in left_behind(folder, staged) if name != BASE])
+        _say_all("may surprise", stage_adapter(folder, staged, repo_id=repo_id, base_id=base_id, base=at, secrets=[self.token]))
+        _say_all("not published", [", ".join(name for name in left_behind(folder, staged) if name != BASE)])
         info = self._prepare(repo_id, revision, self.private)
         if base.is_local:
             base_info = self._prepare(base_id, None, info.private)
@@ -126,7 +127,7 @@ class _Publisher:
             if self.create:
                 self.api.create_repo(repo_id, private=private, exist_ok=True)
             info = self.api.model_info(repo_id)
-            if private is not None and info.private != private:
+            if self.private is not None and info.private != self.private:
                 kind = "private" if info.private else "public"
                 raise HubError(
                     f"{repo_id} exists and is {kind}: change that at {self.api.endpoint}/{repo_id}/settings, or do not ask for it"
@@ -180,9 +181,9 @@ def _summary(files: dict[str, Path]) -> str:
     return f"{len(files)} files ({size / 1e6:,.1f} MB)"
 
 
-def _say_left(names: list[str]) -> None:
-    if names:
-        _say(f"not published: {', '.join(names)}")
+def _say_all(what: str, sentences: Iterable[str]) -> None:
+    for sentence in filter(None, sentences):
+        _say(f"{what}: {sentence}")
 
 
 def _say(sentence: str) -> None:

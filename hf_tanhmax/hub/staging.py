@@ -4,6 +4,7 @@ A staged folder holds exactly what will be in the repository, so that what is ch
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -39,9 +40,10 @@ PROCESSOR = (
     "vocab.txt",
 )
 BESIDE = (CARD, RESULTS, "figures/*.png", ".eval_results/*.yaml", "LICENSE*", "NOTICE*")
-# What an earlier push left and this one does not bring would be loaded, or believed, beside what it brings.
-REPLACED = (*MODEL, *PROCESSOR, WEIGHTS, INDEX, SHARDS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, RESULTS)
+# What an earlier push left and this one does not bring would be loaded instead of it, or believed.
+REPLACED = (*MODEL, WEIGHTS, INDEX, SHARDS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, RESULTS)
 
+ABSOLUTE = re.compile(r"(/|[A-Za-z]:[\\/])[^/\\]+[/\\].+")
 WRITTEN_BY_HAND = (".json", ".md", ".yaml")  # what may quote a path or a token; vocabularies may hold anything
 
 
@@ -49,7 +51,7 @@ def is_adapter(folder: Path) -> bool:
     """Whether a folder holds a PEFT adapter; a whole model beside it is ambiguous.
 
     Raises:
-        HubError: not a folder, or one with both.
+        HubError: not a folder, one with both, or an adapter that is not in safetensors.
     """
     if not folder.is_dir():
         raise HubError(f"{folder} is not a folder: pass the output folder of a run, or one that save_pretrained wrote")
@@ -57,10 +59,12 @@ def is_adapter(folder: Path) -> bool:
         return False
     if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
         raise HubError(f"{folder} holds an adapter and a whole model: move the one that is not to be published elsewhere")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise HubError(f"{folder} has no {ADAPTER_WEIGHTS}: save the adapter with save_pretrained, which writes safetensors")
     return True
 
 
-def stage_model(folder: Path, into: Path, *, repo_id: str, secrets: Iterable[str] = ()) -> None:
+def stage_model(folder: Path, into: Path, *, repo_id: str, secrets: Iterable[str] = ()) -> list[str]:
     """Gather what is published of a checkpoint, and check it; missing parts are written.
 
     Args:
@@ -68,6 +72,9 @@ def stage_model(folder: Path, into: Path, *, repo_id: str, secrets: Iterable[str
         into: an empty folder.
         repo_id: the repository, which the card names.
         secrets: strings that must not be published.
+
+    Returns:
+        What may surprise whoever loads it.
 
     Raises:
         HubError: not a TanhMax checkpoint, a broken one, or one with a secret or a path of this machine.
@@ -81,10 +88,10 @@ def stage_model(folder: Path, into: Path, *, repo_id: str, secrets: Iterable[str
         write_json(into / CONFIG, {**config, "auto_map": wanted})
     if not (into / CODE_FILE).exists():
         (into / CODE_FILE).write_text(source(), encoding="utf-8")
-    _finish(folder, into, repo_id, secrets)
+    return _finish(folder, into, repo_id, secrets)
 
 
-def stage_adapter(folder: Path, into: Path, *, repo_id: str, base_id: str, base: Path | None, secrets: Iterable[str] = ()) -> None:
+def stage_adapter(folder: Path, into: Path, *, repo_id: str, base_id: str, base: Path | None, secrets: Iterable[str] = ()) -> list[str]:
     """Gather what is published of a PEFT adapter, whose base will be found in the repository `base_id`.
 
     Args:
@@ -95,11 +102,12 @@ def stage_adapter(folder: Path, into: Path, *, repo_id: str, base_id: str, base:
         base: where the base is now, if it is on this machine; it is looked at for the card and not published here.
         secrets: strings that must not be published.
 
+    Returns:
+        What may surprise whoever loads it.
+
     Raises:
-        HubError: no safetensors, a broken adapter, or one with a secret or a path of this machine.
+        HubError: a broken adapter, or one with a secret or a path of this machine.
     """
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise HubError(f"{folder} has no {ADAPTER_WEIGHTS}: save the adapter with save_pretrained, which writes safetensors")
     _link(folder / ADAPTER_WEIGHTS, into / ADAPTER_WEIGHTS)
     copy(folder, into, (*PROCESSOR, *BESIDE))
     config = read_json(folder / ADAPTER_CONFIG)
@@ -110,8 +118,9 @@ def stage_adapter(folder: Path, into: Path, *, repo_id: str, base_id: str, base:
         (into / CARD).write_text(with_base(text, local, base_id), encoding="utf-8")
     if base is not None:
         shutil.copytree(base, into / BASE, copy_function=_link)
-    _finish(folder, into, repo_id, secrets)
+    surprises = _finish(folder, into, repo_id, secrets)
     shutil.rmtree(into / BASE, ignore_errors=True)
+    return surprises
 
 
 def pin_base(into: Path, revision: str) -> None:
@@ -185,24 +194,40 @@ def _weights(folder: Path) -> list[str]:
     raise HubError(f"{folder} has {found}: load the model and save it with save_pretrained, which writes {WEIGHTS}")
 
 
-def _finish(folder: Path, into: Path, repo_id: str, secrets: Iterable[str]) -> None:
+def _finish(folder: Path, into: Path, repo_id: str, secrets: Iterable[str]) -> list[str]:
     """Check the whole, and write what it has beside the model: a broken model has no card."""
-    if errors := errors_in(check_checkpoint(into)):
+    findings = check_checkpoint(into)
+    if errors := errors_in(findings):
         raise HubError(f"{folder} cannot be published: " + "; ".join(f"{error.subject} {error.sentence}" for error in errors))
     write_beside(into, repo_id=repo_id)
     _refuse_private(folder, into, secrets)
+    return [f"{finding.subject} {finding.sentence}" for finding in findings if finding.level == "warning"]
 
 
 def _refuse_private(folder: Path, into: Path, secrets: Iterable[str]) -> None:
-    places = {f"{path}/" for path in (Path.home(), folder.resolve().parent, Path.cwd()) if len(path.parts) > 1}
-    for path in sorted(into.rglob("*")):
-        if path.suffix not in WRITTEN_BY_HAND or any(_fits(path.relative_to(into).as_posix(), pattern) for pattern in PROCESSOR):
+    for name, path in files_of(into):
+        if path.suffix not in WRITTEN_BY_HAND or any(_fits(name, pattern) for pattern in PROCESSOR):
             continue
-        text, name = path.read_text(encoding="utf-8"), path.relative_to(into)
+        text = path.read_text(encoding="utf-8")
         if any(secret in text for secret in secrets):
             raise HubError(f"{folder / name} holds your access token: take it out, and revoke it if others have seen it")
-        if found := sorted(place for place in places if place in text):
-            raise HubError(f"{folder / name} names {found[0]}..., a path of this machine: take it out")
+        if found := _path_in(text, folder) or (_path_among(json.loads(text)) if path.suffix == ".json" else None):
+            raise HubError(f"{folder / name} names {found}, a path of one machine: take it out")
+
+
+def _path_in(text: str, folder: Path) -> str | None:
+    """A place of this machine, anywhere in a text."""
+    places = (place for place in (Path.home(), folder.resolve().parent, Path.cwd()) if len(place.parts) > 1)
+    found = (re.search(rf"(?<![\w./:-]){re.escape(str(place))}/[\w./-]*", text) for place in places)
+    return next((match[0] for match in found if match), None)
+
+
+def _path_among(value: Any) -> str | None:
+    """A path of any machine, as a whole value."""
+    if isinstance(value, dict | list):
+        inside = value.values() if isinstance(value, dict) else value
+        return next((found for item in inside if (found := _path_among(item))), None)
+    return value if isinstance(value, str) and ABSOLUTE.fullmatch(value) else None
 
 
 def copy(folder: Path, into: Path, patterns: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """A process that makes tiny models of each family and publishes them every way there is; what they compute it leaves in a folder."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def main(place: Path) -> None:
     for family in ("bert", "llama"):
         adapted, folder = with_adapter(family, place)
         publisher.note(f"{family}-adapter", family, adapted, push(folder, f"owner/{family}-adapter", private=True), adapter=True)
+    publisher.note("llama-merged", "llama", merged_with_a_base_on_the_hub(adapted, folder), push(folder, "owner/llama-merged", merge=True))
     publisher.note("bert-trainer", "bert", *by_the_trainer(place))
     publisher.save()
 
@@ -75,6 +77,13 @@ def with_adapter(family, place):
     adapted = get_peft_model(cls.from_pretrained(folder / "base"), config)
     adapted.save_pretrained(folder)
     return adapted, folder
+
+
+def merged_with_a_base_on_the_hub(adapted, folder):
+    config = json.loads((folder / "adapter_config.json").read_text())
+    shutil.rmtree(folder / "base")
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "owner/llama-adapter-base"}))
+    return adapted.merge_and_unload()
 
 
 def by_the_trainer(place):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import run, text, tiny_model
 from huggingface_hub import CommitOperationAdd, HfApi
-from peft import PeftModel
+from peft import PeftModel, PromptTuningConfig, get_peft_model
 from publishable import RESULTS, asks_by_an_old_name, saved_adapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
@@ -86,11 +86,22 @@ def test_an_adapter_that_does_not_fit(adapter, tmp_path):
         save_merged(other, base_of(adapter, HfApi()), tmp_path / "merged", token="")
 
 
+def test_prompts_cannot_be_merged(checkpoint, tmp_path):
+    model = TanhMaxBertForSequenceClassification.from_pretrained(checkpoint)
+    get_peft_model(model, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)).save_pretrained(tmp_path / "prompts")
+    with pytest.raises(HubError, match="is of type PROMPT_TUNING, which cannot be merged"):
+        save_merged(tmp_path / "prompts", Base(str(checkpoint), None, is_local=True), tmp_path / "merged", token="")
+
+
 def test_what_merging_needs(adapter, tmp_path, monkeypatch):
     base = base_of(adapter, HfApi())
     config = json.loads((adapter / "base/config.json").read_text())
     (adapter / "base/config.json").write_text(json.dumps({**config, "architectures": None}))
     with pytest.raises(HubError, match=r"does not name one class of its family .*save the model again"):
+        save_merged(adapter, base, tmp_path / "merged", token="")
+    (adapter / "base/config.json").write_text(json.dumps(config))
+    (adapter / "base/model.safetensors").rename(adapter / "base/pytorch_model.bin")
+    with pytest.raises(HubError, match=r"cannot load the base .*model.safetensors"):
         save_merged(adapter, base, tmp_path / "merged", token="")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(HubError, match="pip install peft"):

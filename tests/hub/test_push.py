@@ -58,6 +58,7 @@ def test_all_arrives_in_one_commit(hub_here, run_folder, capfd):
     assert hub_here.titles(REPO) == ["initial commit", "First"]
     assert url == f"{hub_here.url}/{REPO}/commit/{HfApi().model_info(REPO).sha}"
     said = capfd.readouterr().err
+    assert "may surprise" not in said
     assert "not published: checkpoint-5, events.out.tfevents.1, optimizer.pt" in said
     assert f"published: {url}" in said
 
@@ -69,14 +70,21 @@ def test_the_same_again_is_no_commit(hub_here, run_folder, capfd):
 
 
 def test_what_an_earlier_push_left_is_not_loaded(hub_here, checkpoint, tmp_path):
+    """A single file of weights comes before shards; a tokenizer that was published on its own stays."""
     tiny_model(TanhMaxBertForSequenceClassification, num_hidden_layers=1).save_pretrained(tmp_path / "shards", max_shard_size="8KB")
     push(checkpoint, REPO)
     HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id=REPO)
     push(tmp_path / "shards", REPO)
     found = set(hub_here.files(REPO))
-    assert "notes.txt" in found
-    assert "model.safetensors.index.json" in found
-    assert not {"model.safetensors", *TOKENIZER} & found
+    assert {"notes.txt", "model.safetensors.index.json", *TOKENIZER} <= found
+    assert "model.safetensors" not in found
+
+
+def test_what_may_surprise_is_said(hub_here, checkpoint, capfd):
+    for name in TOKENIZER:
+        (checkpoint / name).unlink()
+    push(checkpoint, REPO)
+    assert "may surprise: tokenizer is not there" in capfd.readouterr().err
 
 
 def test_a_branch(hub_here, checkpoint):
@@ -228,6 +236,12 @@ def test_an_adapter_whose_base_is_on_the_hub(hub_here, adapter, checkpoint):
     push(adapter, REPO)
     assert json.loads(hub_here.files(REPO)["adapter_config.json"])["base_model_name_or_path"] == "owner/known"
     assert set(hub_here.store.repositories) == {"owner/known", REPO}
+
+
+def test_a_base_is_as_private_as_its_adapter(hub_here, adapter):
+    HfApi().create_repo(REPO, private=True)
+    push(adapter, REPO)
+    assert HfApi().model_info(f"{REPO}-base").private
 
 
 def test_an_adapter_is_checked_before_its_base_is_sent(hub_here, adapter):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import tiny_model
 from huggingface_hub import ModelCard
-from publishable import MODEL, RUBBISH, TOKENIZER, asks_by_an_old_name
+from publishable import MODEL, RESULTS, RUBBISH, TOKENIZER, asks_by_an_old_name
 from safetensors.torch import load_file, save_file
 
 from hf_tanhmax import TanhMaxBertForSequenceClassification, to_softmax
@@ -76,6 +76,12 @@ def test_an_adapter(adapter, into):
     assert str(adapter) not in card.content
 
 
+def test_an_address_is_no_path(checkpoint, into, monkeypatch):
+    monkeypatch.chdir("/tmp")
+    (checkpoint / "README.md").write_text("https://example.org/tmp/data and out/tmp/data, but / and /tmp are nobody's")
+    stage_model(checkpoint, into, repo_id="owner/thing")
+
+
 def test_stale_files():
     published = {
         ".gitattributes",
@@ -117,7 +123,7 @@ def lacking(folder, name):
 
 def with_text(text):
     def write(folder, name):
-        (folder / name).write_text(text.format(home=Path.home(), parent=folder.parent))
+        (folder / name).write_text(text.replace("{home}", str(Path.home())).replace("{parent}", str(folder.parent)))
 
     return write
 
@@ -135,8 +141,10 @@ def with_text(text):
         (truncate, "model.safetensors", "cannot be published: model.safetensors is not a whole"),
         (lacking, "model.safetensors", "cannot be published: model.safetensors lacks 1 tensor"),
         (with_text("import os"), "modeling_tanhmax.py", "cannot be published: modeling_tanhmax.py"),
-        (with_text("see {home}/notes"), "README.md", "a path of this machine"),
-        (with_text("see {parent}/notes"), "README.md", "a path of this machine"),
+        (with_text("see {home}/notes"), "README.md", "a path of one machine"),
+        (with_text("see {parent}/notes"), "README.md", "a path of one machine"),
+        (with_text(json.dumps(RESULTS).replace("stanfordnlp/sst2", "/elsewhere/sst2.csv")), "results.json", "names /elsewhere/sst2.csv"),
+        (with_text(json.dumps(RESULTS).replace("stanfordnlp/sst2", r"C:\\data\\sst2.csv")), "results.json", "a path of one machine"),
         (with_text("use s3cret-token"), "README.md", "holds your access token"),
     ],
 )
@@ -154,12 +162,13 @@ def test_an_index_must_name_shards_that_are_there(checkpoint, into, shards):
         stage_model(checkpoint, into, repo_id="owner/thing")
 
 
-def test_adapters_that_are_refused(adapter, into, tmp_path):
+def test_adapters_that_are_refused(adapter, tmp_path):
     with pytest.raises(HubError, match="is not a folder"):
         is_adapter(tmp_path / "nowhere")
     (adapter / "model.safetensors").write_bytes(b"")
     with pytest.raises(HubError, match="an adapter and a whole model"):
         is_adapter(adapter)
-    (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(HubError, match="writes safetensors"):
-        stage_adapter(adapter, into, repo_id="owner/thing", base_id="owner/thing-base", base=None)
+    (adapter / "model.safetensors").unlink()
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(HubError, match="which writes safetensors"):
+        is_adapter(adapter)
