@@ -9,8 +9,10 @@ With t = min(1, step / (share * total)), from `start` at t = 0 to exactly `end` 
 The polarity is a function of the step alone, so a resumed run continues where it was without any state of its own.
 """
 
+import json
 import logging
 import math
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -88,8 +90,9 @@ class PolarityCallback(TrainerCallback):
         self._set(kwargs["model"], state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Say what an adapter does not hold."""
-        if hasattr(kwargs["model"], "peft_config"):
+        """Say what an adapter does not hold, unless its base model on the disk holds it already."""
+        model = kwargs["model"]
+        if hasattr(model, "peft_config") and self._at(state) not in _polarities_of_bases(model):
             logging.getLogger(__name__).warning(
                 "the polarity is %g now, in the config of the base model, which PEFT does not save with an adapter; save that too, with "
                 "model.config.save_pretrained(the folder of the base model), or the adapter will be loaded onto the polarity of before",
@@ -107,6 +110,12 @@ class PolarityCallback(TrainerCallback):
 
     def _at(self, state: TrainerState) -> float:
         return polarity_at(state.global_step, state.max_steps, start=self.start, end=self.end, schedule=self.schedule, share=self.share)
+
+
+def _polarities_of_bases(model: Any) -> set[Any]:
+    """What the folders of the base models that a model's adapters name say about polarity."""
+    configs = [Path(adapter.base_model_name_or_path or "", "config.json") for adapter in model.peft_config.values()]
+    return {json.loads(path.read_text(encoding="utf-8")).get("tanhmax_polarity") for path in configs if path.is_file()}
 
 
 def _check(start: float, end: float, schedule: str, share: float) -> None:

@@ -36,7 +36,7 @@ def comparison(results: Sequence[dict[str, Any]], *, markdown: bool = False, aga
 
     groups = grouped(results)
     labels = labels_of(list(groups))
-    tests = _tests(groups, labels, against)
+    tests = _tests(groups, against)
     header = ["variant", "n", *numbers_of(results[0]), *(["p"] if tests else [])]
     rows = []
     for key, members in groups.items():
@@ -105,7 +105,8 @@ def main(arguments: list[str]) -> int:
     """Read the files, print the table; 2 if something the user gave cannot work."""
     from .results import read_runs
 
-    parser = argparse.ArgumentParser(prog="python -m recipes.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shown = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="python -m recipes.compare", **shown)  # type: ignore[arg-type]
     parser.add_argument("files", nargs="+", type=Path, metavar="RESULT.json", help="results of runs or of variants")
     parser.add_argument("--markdown", action="store_true", help="a table for a card")
     parser.add_argument("--against", default="softmax", metavar="VARIANT", help="test the others against it (default: softmax)")
@@ -137,7 +138,7 @@ def _draw(results: list[dict[str, Any]], path: Path) -> None:
     comparison_figure(shown, metric, path)
 
 
-def _tests(groups: dict[Group, list[dict[str, Any]]], labels: dict[Group, str], against: str) -> dict[Group, str]:
+def _tests(groups: dict[Group, list[dict[str, Any]]], against: str) -> dict[Group, str]:
     """For every other variant its p-value against the one named, in words; empty where none can be told."""
     bases = [key for key in groups if key[1] == against]
     found = {}

@@ -5,5 +5,5 @@ class RecipeError(Exception):
     """Something in what the user gave that cannot work; the message is one sentence that says what, and it ends the program with 2."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818, nothing went wrong
     """The user stopped the run, which saved a checkpoint; the message says how to go on, and it ends the program with 130."""

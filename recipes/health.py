@@ -86,7 +86,9 @@ class HealthCallback(TrainerCallback):
         options: of the model's forward pass.
     """
 
-    def __init__(self, batches: Batches, *, every: int, log: Callable[[dict[str, float]], None], baseline: Sequence[float], **options: Any) -> None:
+    def __init__(
+        self, batches: Batches, *, every: int, log: Callable[[dict[str, float]], None], baseline: Sequence[float], **options: Any
+    ) -> None:
         self.batches, self.every, self.log, self.baseline, self.options = batches, every, log, baseline, options
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -109,7 +111,9 @@ class HealthCallback(TrainerCallback):
         self.log({f"health/{name}/{measure}": value for name, found in named.items() for measure, value in found.items()})
 
 
-def attention_health(model: Any, batches: Iterable[dict[str, Tensor]], *, baseline: Sequence[float] | None = None, **options: Any) -> dict[str, Any]:
+def attention_health(
+    model: Any, batches: Iterable[dict[str, Tensor]], *, baseline: Sequence[float] | None = None, **options: Any
+) -> dict[str, Any]:
     """Run a model over batches and report on its attention, with `polarity_per_head` `[layer][head]` if polarity is learned.
 
     Args:

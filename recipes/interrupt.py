@@ -1,4 +1,4 @@
-"""Ctrl-C, or SIGTERM from a launcher: the step that runs is finished, a checkpoint is saved, and the run ends. A second one ends it at once."""
+"""Ctrl-C, or SIGTERM from a launcher: the step that runs is finished, a checkpoint is saved, the run ends. A second one ends it at once."""
 
 import signal
 import sys

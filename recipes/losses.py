@@ -24,7 +24,7 @@ def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | 
 
 
 def next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Cross entropy where the logits at one place are for the label at the next; the first label of a row is not counted, so must be -100."""
+    """Cross entropy where the logits at one place are for the label at the next; the first label of a row must be -100."""
     return token_loss({"logits": outputs["logits"][:, :-1]}, labels[:, 1:], num_items_in_batch)
 
 

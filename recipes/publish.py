@@ -32,7 +32,8 @@ def publish(folder: Path, repo: str, *, private: bool) -> str:
     try:
         return hub.push(folder, repo, private=private)
     except hub.HubError as error:
-        raise RecipeError(f"the run is complete in {folder}, but was not published: {error}; later: hf-tanhmax push {folder} {repo}") from error
+        later = f"later: hf-tanhmax push {folder} {repo}"
+        raise RecipeError(f"the run is complete in {folder}, but was not published: {error}; {later}") from error
 
 
 def write_card(folder: Path, result: dict[str, Any], gathered: Path | None) -> None:
@@ -41,7 +42,7 @@ def write_card(folder: Path, result: dict[str, Any], gathered: Path | None) -> N
     Args:
         folder: of the run.
         result: of the run.
-        gathered: the file of its variant, whose other seeds count too, among files of other variants to compare with; None for the run alone.
+        gathered: the file of its variant, whose other seeds count too, among files of other variants to compare with; None for none.
     """
     if result["config"]["attention"] == "softmax":
         return

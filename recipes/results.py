@@ -133,7 +133,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise RecipeError(f"{path} is not JSON: {error}") from error
     runs = found.get("runs", [found]) if isinstance(found, dict) else None
-    if not runs or not all(isinstance(run, dict) and PARTS <= set(run) for run in runs):
+    if not runs or not all(isinstance(run, dict) and set(run) >= PARTS for run in runs):
         raise RecipeError(f"{path} is not a result of recipes.train")
     return runs
 

@@ -106,7 +106,7 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
             "higher_is_better": task.higher_is_better,
             "reported": list(task.reported),
             "attention_health": health,
-            "polarity_curve": [[line["step"], line["polarity"]] for line in trainer.state.log_history if "polarity" in line and "loss" in line],
+            "polarity_curve": _curve(trainer, "polarity"),
             "health_curve": health_curve(trainer.state.log_history),
             "outcomes": {"test": " ".join(f"{value:.6g}" for value in outcomes)},
         }
@@ -116,7 +116,8 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
         result = results_of(recipe, measured, data=splits.fingerprint, seconds=time.perf_counter() - started)
         write_json(folder / RESULTS, result)
         run_figures(result, folder / "figures")
-        _say(f"the model is in {folder}; reloaded from there it gives the same logits (largest difference {metrics['reload_difference']:g})")
+        difference = f"largest difference {metrics['reload_difference']:g}"
+        _say(f"the model is in {folder}; reloaded from there it gives the same logits ({difference})")
         _report(recipe, result)
     return broadcast_object_list([result])[0]
 
@@ -220,19 +221,18 @@ def _train(trainer: RecipeTrainer, recipe: Recipe, checkpoint: str | None) -> No
     finally:
         interrupt.on_train_end()
     if interrupt.stopped is not None and interrupt.stopped < trainer.state.max_steps:
-        saved = whole_checkpoints(recipe.output_dir)
-        raise Interrupted(f"after step {interrupt.stopped} of {trainer.state.max_steps}, saved in {saved[-1]}; add --resume to the same command to go on")
+        step, saved = f"step {interrupt.stopped} of {trainer.state.max_steps}", whole_checkpoints(recipe.output_dir)[-1]
+        raise Interrupted(f"after {step}, saved in {saved}; add --resume to the same command to go on")
 
 
 def _metrics(trainer: RecipeTrainer, task: Task, data: dict[str, Dataset]) -> tuple[dict[str, Any], list[float]]:
     """The numbers of a trained model, and the outcome of every test row in the order of the rows."""
-    history = trainer.state.log_history
-    losses = [[record["step"], record["loss"]] for record in history if "loss" in record]
+    losses = _curve(trainer, "loss")
     last = [loss for step, loss in losses if step > 0.9 * trainer.state.max_steps] or [loss for _, loss in losses[-1:]]
     found: dict[str, Any] = {
         "train_loss": sum(last) / len(last) if last else None,
         "train_loss_curve": losses,
-        "validation_curve": [[record["step"], record[f"eval_{task.main_metric}"]] for record in history if f"eval_{task.main_metric}" in record],
+        "validation_curve": _curve(trainer, f"eval_{task.main_metric}"),
         "steps": trainer.state.global_step,
     }
     validation = _last_evaluation(trainer, task) or trainer.evaluate()
@@ -244,6 +244,12 @@ def _metrics(trainer: RecipeTrainer, task: Task, data: dict[str, Dataset]) -> tu
     found |= {f"test_{name}": (predicted.metrics or {})[f"test_{name}"] for name in task.reported}
     outcomes = dict(zip(order, task.outcomes(predicted), strict=True))
     return found, [outcomes[row] for row in range(len(outcomes))]
+
+
+def _curve(trainer: RecipeTrainer, name: str) -> list[list[float]]:
+    """A number by step; the polarity only where the loss of its step stands beside it."""
+    beside = "loss" if name == "polarity" else name
+    return [[record["step"], record[name]] for record in trainer.state.log_history if name in record and beside in record]
 
 
 def _last_evaluation(trainer: RecipeTrainer, task: Task) -> dict[str, float] | None:

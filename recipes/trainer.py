@@ -22,7 +22,8 @@ from .errors import RecipeError
 BATCHES_SORTED_TOGETHER = 50
 SCORE_BIAS = "tanhmax_score_bias"
 # The newer name of an argument that Transformers 5.17 does not have yet.
-CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
+NAMES = ("activation_checkpointing", "gradient_checkpointing")
+CHECKPOINTING = next(name for name in NAMES if name in TrainingArguments.__dataclass_fields__)
 
 
 class LengthSampler(Sampler[int]):

@@ -43,7 +43,7 @@ class MaskedLM(Task):
             return build_tokenizer(splits.train["text"], vocabulary_size=self.config.vocabulary_size, max_length=self.config.max_length)
         tokenizer = load_tokenizer(self.config.model_name_or_path)
         if tokenizer.mask_token is None:
-            raise RecipeError(f"the tokenizer of {self.config.model_name_or_path!r} has no mask token, which masked language modelling needs")
+            raise RecipeError(f"the tokenizer of {self.config.model_name_or_path!r} has no mask token, which this task needs")
         return tokenizer
 
     def sizes(self, processor: Any, splits: Splits) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class SFT(Task):
         if config.chat_template is not None:
             tokenizer.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
         if tokenizer.chat_template is None:
-            raise RecipeError(f"the tokenizer of {config.model_name_or_path!r} has no chat template; give one as a Jinja file: chat_template")
+            raise RecipeError(f"the tokenizer of {config.model_name_or_path!r} has no chat template; give a Jinja file: chat_template")
         return tokenizer
 
     def sizes(self, processor: Any, splits: Splits) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def conversation_tokens(tokenizer: Any, messages: list[Message]) -> tuple[list[i
         before = tokenizer.apply_chat_template(messages[:turn], tokenize=True, add_generation_prompt=True, return_dict=False)
         after = tokenizer.apply_chat_template(messages[: turn + 1], tokenize=True, return_dict=False)
         if ids[: len(after)] != after or after[: len(before)] != before:
-            raise RecipeError("the chat template changes earlier turns when a later one is added, so the assistant's words cannot be told apart")
+            raise RecipeError("the chat template changes earlier turns when a later one is added, so the assistant's words cannot be told")
         labels[len(before) : len(after)] = after[len(before) :]
     labels[0] = IGNORED
     return ids, labels
@@ -134,7 +134,7 @@ def conversation_tokens(tokenizer: Any, messages: list[Message]) -> tuple[list[i
 
 def _check_messages(messages: Any, where: str) -> None:
     fine = isinstance(messages, list) and all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str) for message in messages
+        isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content")) for message in messages
     )
     if not fine:
         shown = repr(messages)

@@ -8,7 +8,6 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel
 
-from ..config import Config
 from ..data import Splits
 
 
@@ -31,7 +30,7 @@ class Task(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027, most tasks have nothing to look at
         """Look at what can be seen before any data is read.
 
         Raises:
@@ -62,14 +61,14 @@ class Task(ABC):
         """The fields of the config that say what the head is, for a model from scratch or from a checkpoint."""
         return {}
 
-    def check_checkpoint(self, name: str, found: Any) -> None:
+    def check_checkpoint(self, name: str, found: Any) -> None:  # noqa: B027
         """Look at the config of the checkpoint to start from.
 
         Raises:
             RecipeError: rows that its positions or its image size cannot hold.
         """
 
-    def adapt(self, model: PreTrainedModel) -> None:
+    def adapt(self, model: PreTrainedModel) -> None:  # noqa: B027
         """Change a loaded model where the recipe asks for other inputs than it was made for, in place."""
 
     @abstractmethod

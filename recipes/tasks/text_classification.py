@@ -66,7 +66,8 @@ class TextClassification(Task):
             encoded = processor(batch["text"], batch.get("text_pair"), truncation=True, max_length=self.config.max_length)
             return {**encoded, "labels": batch["label"]}
 
-        return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="tokens", load_from_cache_file=False, keep_in_memory=True)
+        options = {"desc": "tokens", "load_from_cache_file": False, "keep_in_memory": True}
+        return rows.map(encode, batched=True, remove_columns=rows.column_names, **options)
 
     def collator(self, processor: Any, *, training: bool) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         """Pads a batch to its longest row."""

@@ -18,7 +18,7 @@ ROWS = {"--synthetic_documents": "220", "--synthetic_vocabulary": "43", "--synth
 STEPS = {"--batch_size": "14", "--max_steps": "9", "--logging_steps": "1", "--save_steps": "4", "--health_rows": "5", "--use_cpu": "true"}
 # What a run of a task needs to be tiny beside that: its lengths; its rows, where they are not files; its size, where it is no checkpoint.
 LENGTHS = {task: {"--max_length": "17"} for task in (TEXT, "bert/masked_lm", "llama/causal_lm")} | {"llama/sft": {"--max_length": "41"}}
-EMBEDDED = {task: ROWS for task in (TEXT, "bert/masked_lm", "llama/causal_lm")} | {"vit/image_classification": {"--max_train_rows": "140"}}
+EMBEDDED = dict.fromkeys((TEXT, "bert/masked_lm", "llama/causal_lm"), ROWS) | {"vit/image_classification": {"--max_train_rows": "140"}}
 SCRATCH = {"llama/causal_lm": {"--vocabulary_size": "300"}, "llama/sft": {"--vocabulary_size": "300"}}
 EVEN = {"--hidden_size": "16"}  # positions of LLaMA turn pairs of numbers
 

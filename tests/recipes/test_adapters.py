@@ -6,12 +6,20 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-TASKS = ["bert/text_classification", "bert/masked_lm", "vit/image_classification", "llama/causal_lm", "llama/sft"]
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT
+
+AUTO = {
+    "bert/text_classification": AutoModelForSequenceClassification,
+    "bert/masked_lm": AutoModelForMaskedLM,
+    "vit/image_classification": AutoModelForImageClassification,
+    "llama/causal_lm": AutoModelForCausalLM,
+    "llama/sft": AutoModelForCausalLM,
+}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", AUTO)
 def test_a_softmax_checkpoint_is_annealed_by_adapters_alone(task, train, tmp_path):
     code, said, _ = train("softmax", "--max_steps", "2", task=task, folder="start")
     assert code == 0, said
@@ -28,9 +36,8 @@ def test_a_softmax_checkpoint_is_annealed_by_adapters_alone(task, train, tmp_pat
     adapter = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == str(tmp_path / "run" / "base")
     assert not (tmp_path / "run" / "model.safetensors").exists()
-    if task != "vit/image_classification":
-        return
-    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("start", "run/base"))
+    before, after = (AUTO[task].from_pretrained(tmp_path / folder).state_dict() for folder in ("start", "run/base"))
+    assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -44,8 +51,9 @@ def test_an_adapter_is_loaded_by_peft_as_tanhmax(train, tmp_path):
 def test_targets_that_are_not_there_are_refused(train, tmp_path):
     train("softmax", "--max_steps", "2", folder="start")
     code, said, _ = train("lora", "--model_name_or_path", str(tmp_path / "start"), "--lora_targets", "qkv")
-    assert code == 2
-    assert "LoRA cannot adapt TanhMaxBertForSequenceClassification: Target modules" in said
+    assert code == 2, said
+    assert "error: LoRA cannot adapt TanhMaxBertForSequenceClassification: " in said
+    assert "qkv" in said
 
 
 def test_a_new_head_is_saved_with_the_adapter(train, tmp_path):

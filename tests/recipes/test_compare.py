@@ -84,7 +84,9 @@ def test_other_files_are_refused(contents, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["a", "--md"], "unrecognized arguments: --md"), (["--markdown"], "required: RESULT.json")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["a", "--md"], "unrecognized arguments: --md"), (["--markdown"], "required: RESULT.json")]
+)
 def test_a_wrong_option_is_said_by_the_parser(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)

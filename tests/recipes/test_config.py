@@ -49,7 +49,7 @@ def test_the_bases_hold_every_key_and_nothing_else(task):
         ("tanhmax", "--test_file x.csv", "test_file needs a train_file beside it"),
         ("tanhmax", "--train_file x.txt", "train_file must end in .csv, .json, .jsonl, .parquet, but is x.txt"),
         ("tanhmax", "--train_file nowhere.csv", "train_file does not exist: nowhere.csv"),
-        ("tanhmax", "--compare_with sofmax", "there is no variant 'sofmax' beside tanhmax.yaml; there are annealed, learned, lora, softmax"),
+        ("tanhmax", "--compare_with sofmax", "no variant 'sofmax' beside tanhmax.yaml; there are annealed, learned, lora, softmax"),
         ("tanhmax", "--compare_with tanhmax", "'tanhmax' is the variant itself"),
         ("tanhmaks", "", "there is no file"),
     ],
@@ -73,4 +73,3 @@ def test_a_checkpoint_has_defaults_of_its_own():
     assert (scratch.resolved_epochs, scratch.resolved_learning_rate) == (6, 1e-3)
     assert (checkpoint.resolved_epochs, checkpoint.resolved_learning_rate) == (1, 5e-5)
     assert recipe("lora", "--model_name_or_path", "some/model").config.resolved_learning_rate == 5e-4
-

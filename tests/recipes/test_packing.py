@@ -27,11 +27,11 @@ def test_no_document_sees_another(attention):
     sizes = {"vocab_size": 53, "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
     config = TanhMaxLlamaConfig(**sizes, intermediate_size=13, initializer_range=0.3, attn_implementation=attention)
     model = TanhMaxLlamaForCausalLM(config).eval()
-    rows = {name: torch.tensor(column) for name, column in packed(DOCUMENTS[:2] + [[51, 52]], length=13, pad_token_id=0).items()}
+    rows = {name: torch.tensor(column) for name, column in packed([*DOCUMENTS[:2], [51, 52]], length=13, pad_token_id=0).items()}
     inputs = {"input_ids": rows["input_ids"], "position_ids": rows["position_ids"], "use_cache": False}
     together = model(**inputs).logits[0]
     start = 0
-    for document in DOCUMENTS[:2] + [[51, 52]]:
+    for document in [*DOCUMENTS[:2], [51, 52]]:
         alone = model(torch.tensor([document]), use_cache=False).logits[0]
         torch.testing.assert_close(together[start : start + len(document)], alone)
         start += len(document)

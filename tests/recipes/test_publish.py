@@ -53,7 +53,8 @@ def test_one_command_trains_and_publishes_what_anyone_can_load(hub_here, train, 
         run_script(READER, str(tmp_path), role, environment=hub_environment(hub_here, tmp_path / home))
         loaded = json.loads((tmp_path / f"{role}.json").read_text())["loaded"]
         assert all(found["same"] for found in loaded.values()), loaded
-        assert {found["module"].split(".")[0] for found in loaded.values()} == {"hf_tanhmax" if role == "plugin" else "transformers_modules"}
+        origin = "hf_tanhmax" if role == "plugin" else "transformers_modules"
+        assert {found["module"].split(".")[0] for found in loaded.values()} == {origin}
 
 
 @pytest.mark.parametrize(

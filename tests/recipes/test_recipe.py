@@ -52,7 +52,7 @@ def test_a_base_beside_the_recipe_is_used(tmp_path):
 
 def test_a_recipe_that_names_no_task_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_text("epochs: 2\n")
-    with pytest.raises(RecipeError, match="mine.yaml names no task; add a line such as `task: bert/text_classification`; there are bert/"):
+    with pytest.raises(RecipeError, match=r"mine.yaml names no task; add a line such as `task: bert/text_classification`; there are bert/"):
         read_recipes([str(tmp_path / "mine.yaml")])
 
 

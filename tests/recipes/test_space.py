@@ -44,7 +44,7 @@ def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_whole(small
 def test_every_library_says_it_differently(tmp_path):
     checkpoint = tmp_path / "checkpoint-3"
     checkpoint.mkdir()
-    with pytest.raises(RecipeError, match="no space left on the disk .* nothing was saved yet"), space_left(tmp_path):
+    with pytest.raises(RecipeError, match=r"no space left on the disk .* nothing was saved yet"), space_left(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     mark_whole(checkpoint)
     with pytest.raises(RecipeError, match="checkpoint-3; free some space"), space_left(tmp_path):

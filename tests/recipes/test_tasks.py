@@ -30,7 +30,8 @@ def test_a_task_runs_from_end_to_end(task, train, tmp_path):
     metrics = results["metrics"]
     assert metrics["reload_difference"] == 0
     assert metrics[f"test_{results['main_metric']}"] > 0
-    assert len(results["outcomes"]["test"].split()) == (results["data"]["rows"]["test"] if task != "llama/causal_lm" else 58)
+    rows, outcomes = results["data"]["rows"]["test"], len(results["outcomes"]["test"].split())
+    assert outcomes > rows if task == "llama/causal_lm" else outcomes == rows  # documents longer than a packed row
     assert results["polarity_curve"][-1] == [9, 1.0]
     assert [point["step"] for point in results["health_curve"]] == list(range(10))
     assert results["health_curve"][0]["overall"]["negative_mass"] == 0
@@ -77,7 +78,10 @@ def test_a_single_document_is_divided_at_a_line(tmp_path):
     assert len(splits.validation[0]["text"]) == pytest.approx(len(text) / 10, abs=8)
 
 
-@pytest.mark.parametrize(("contents", "message"), [("short", "is one short document, which cannot be divided"), (" \n \n", "the train data has no text")])
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [("short", "is one short document, which cannot be divided"), (" \n \n", "the train data has no text")],
+)
 def test_a_file_without_enough_text_is_refused(contents, message, tmp_path):
     (tmp_path / "book.txt").write_text(contents)
     with pytest.raises(RecipeError, match=message):
@@ -178,7 +182,7 @@ def test_a_parquet_file_with_an_image_column(folder, tmp_path, train):
     made = load_dataset("imagefolder", data_dir=str(folder), split="train").rename_columns({"image": "picture", "label": "kind"})
     made.to_parquet(tmp_path / "pets.parquet")
     flags = ("--train_file", str(tmp_path / "pets.parquet"), "--image_column", "picture", "--label_column", "kind")
-    code, said, results = train("tanhmax", *flags, *VIT, task=IMAGE)
+    code, said, _ = train("tanhmax", *flags, *VIT, task=IMAGE)
     assert code == 0, said
     code, said, _ = train("tanhmax", *flags[:2], "--image_column", "kind", *flags[4:], *VIT, task=IMAGE, folder="other")
     assert code == 2

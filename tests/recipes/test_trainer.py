@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from transformers import TrainingArguments
 
 from hf_tanhmax import TanhMaxBertConfig, TanhMaxBertForSequenceClassification
