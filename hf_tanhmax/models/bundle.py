@@ -5,7 +5,8 @@ each class twice. So the modules are joined in the order of their layers, as the
 first. Their imports are gathered at the top. Nothing is renamed, since a name means one thing in the whole package; where that fails, no
 file is written. The file differs from the package in this:
 
-* operators and attention functions are named by its digest, so that files of any versions get along in one process;
+* operators and attention functions are named by its digest and a number, so that any versions and copies get along in one process: to
+  register an operator again is to destroy the one that is in use;
 * modules that import Triton stand behind a condition;
 * what it saves beside a model is itself.
 
@@ -74,9 +75,14 @@ if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 17
 
 # What stands for `namespace` and for this module.
 PRELUDE = '''\
+import itertools
 from pathlib import Path
 
-NAMESPACE = f"hf_tanhmax_{DIGEST[:8]}"
+import torch
+
+# This file is run once for every checkpoint that brings it, and the operators of one run must not be taken away by the next.
+NAMESPACES = (f"hf_tanhmax_{DIGEST[:8]}_{count}" for count in itertools.count())
+NAMESPACE = next(name for name in NAMESPACES if not hasattr(getattr(torch.ops, name), "blocked_attention"))
 CODE_FILE = "modeling_tanhmax.py"
 
 

@@ -82,7 +82,7 @@ def test_every_statement_of_every_module_is_there_and_no_other():
     bound = set(statements("".join(f"{bundle._binding(line)}\n" for line in TRITON)))
     found = [each for each in statements(source()) if each not in bound]
     start = found.index(wanted[0])
-    assert start == 7  # docstring, version, digest, the question for Transformers' version, and what stands for two modules
+    assert start == 8  # docstring, version, digest, the question for Transformers' version, and what stands for two modules
     assert found[start : start + len(wanted)] == wanted
     assert found[start + len(wanted) :] == list(statements("register_attention()\nregister_heads()"))
 

@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "f8e7ba4ed3a92514f450caaefc57749c9eadce40a4874e25e76b9f85adcd3e56"  # sha256 of what follows this line
+DIGEST = "64036e8583754d5e9bfc91a698744220b7a07be193781d4e563fb6404b04eff5"  # sha256 of what follows this line
 
 import transformers
 
@@ -16,6 +16,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import itertools
 import logging
 import math
 import os
@@ -67,7 +68,9 @@ from transformers.masking_utils import sdpa_mask
 from typing import Any, ClassVar, Literal, TypeVar
 
 
-NAMESPACE = f"hf_tanhmax_{DIGEST[:8]}"
+# This file is run once for every checkpoint that brings it, and the operators of one run must not be taken away by the next.
+NAMESPACES = (f"hf_tanhmax_{DIGEST[:8]}_{count}" for count in itertools.count())
+NAMESPACE = next(name for name in NAMESPACES if not hasattr(getattr(torch.ops, name), "blocked_attention"))
 CODE_FILE = "modeling_tanhmax.py"
 
 
