@@ -1,0 +1,57 @@
+"""Two processes compute and train what one does: tensor and pipeline parallelism, FSDP 2, data parallelism; and the plans they follow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from families import CONFIGS, UPSTREAM_CONFIGS, heads, tiny_config
+from two_processes import CHECKS
+
+import hf_tanhmax
+from hf_tanhmax.registration import SCORE_BIAS
+
+WORKER = Path(__file__).with_name("two_processes.py")
+PLANS = ("tp_plan", "pp_plan", "fsdp_plan")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What became of every check, in each process; all run in one launch."""
+    folder = tmp_path_factory.mktemp("shared")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(WORKER), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return [json.loads((folder / f"{process}.json").read_text()) for process in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKS)
+def test_two_processes(name, found):
+    for process in (0, 1):
+        outcome = found[process][name]
+        if outcome.startswith("skipped: "):
+            pytest.skip(outcome.removeprefix("skipped: "))
+        assert outcome == "passed", f"process {process}: {outcome}"
+
+
+@pytest.mark.parametrize(("family", "auto", "upstream"), heads(), ids=lambda value: value)
+def test_plans_are_upstreams(family, auto, upstream):
+    native, ours = getattr(transformers, upstream), getattr(hf_tanhmax, f"TanhMax{upstream}")
+    model, twin = ours(tiny_config(family)), native(tiny_config(family, upstream=True))
+    learned = ours(tiny_config(family, tanhmax_polarity="learned", tanhmax_layers=[1]))
+    assert twin._no_split_modules
+    assert model._no_split_modules == learned._no_split_modules == twin._no_split_modules
+    for plan in PLANS:
+        assert getattr(ours, f"_{plan}") == getattr(native, f"_{plan}")
+        assert getattr(CONFIGS[family], f"base_model_{plan}") == getattr(UPSTREAM_CONFIGS[family], f"base_model_{plan}")
+        wanted = getattr(twin, plan)
+        assert getattr(model, plan) == wanted
+        more = {rule: style for rule, style in getattr(learned, plan).items() if rule not in wanted}
+        rules = [rule.replace("q_proj", SCORE_BIAS) for rule in wanted if rule.endswith("q_proj")]
+        assert more == dict.fromkeys(rules, "colwise")
+        assert getattr(learned, plan) == wanted | more
