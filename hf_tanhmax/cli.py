@@ -28,6 +28,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without all of the usage."""
 
     def error(self, message: str) -> NoReturn:
+        """End with the sentence, which `main` prints."""
         raise SystemExit(f"{message}; see {self.prog} --help")
 
 
@@ -256,11 +257,11 @@ def _run(command: Sequence[str], *, launcher: bool = False) -> int:
     received: list[int] = []
     process = subprocess.Popen(list(command), start_new_session=True)
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def _pass_on(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         _signal(process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM, to_children=launcher)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, _pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         code = process.wait()
     finally:

@@ -139,7 +139,8 @@ def _comparison(files: Sequence[object]) -> str:
     command = [sys.executable, "-m", "recipes.compare", *map(str, files), "--markdown"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"cannot compare the results: {(done.stderr.strip().splitlines() or ['?'])[-1].removeprefix('error: ')}")
+        said = done.stderr.strip().splitlines() or ["recipes.compare failed"]
+        raise SystemExit(f"cannot compare the results: {said[-1].removeprefix('error: ')}")
     return done.stdout.strip()
 
 

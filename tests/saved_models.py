@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import peft
-from families import CONFIGS, tiny_model
+from families import CONFIGS, VOCABULARY, tiny_model
 
 import hf_tanhmax
 from hf_tanhmax.models.auto import FAMILIES
@@ -26,7 +26,7 @@ def processor_for(family):
 def save_model(folder, family="bert", auto=None, *, processor=True, **changes):
     """Write a TanhMax model of random weights with its processor; returns it."""
     made = processor_for(family) if processor else None
-    sizes = {"vocab_size": len(made)} if processor and family != "vit" else {}
+    sizes = {"vocab_size": max(len(made), VOCABULARY)} if processor and family != "vit" else {}
     model = tiny_model(FAMILIES[CONFIGS[family]][auto or HEADS[family]], **{**sizes, **changes})
     model.save_pretrained(folder)
     if processor:

@@ -68,7 +68,10 @@ def _check_name(key: str, name: str | None) -> None:
 
 
 def _template() -> str:
-    return next(path for path in TEMPLATES if path.is_file()).read_text(encoding="utf-8")
+    found = next((path for path in TEMPLATES if path.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"there is no template for model cards at {TEMPLATES[0]}; install hf-tanhmax again")
+    return found.read_text(encoding="utf-8")
 
 
 def _values(
@@ -86,7 +89,7 @@ def _values(
         "auto_class": facts.auto_class,
         "peft_class": f"AutoPeftModelFor{stem}" if facts.is_adapter and stem in PEFT_CLASSES else None,
         "is_adapter": facts.is_adapter,
-        "adapter_base": None if facts.adapter_base is None else code(facts.adapter_base),
+        "adapter_base": None if facts.adapter_base is None or facts.base_is_local else code(facts.adapter_base),
         "processor": facts.processor,
         "takes_images": facts.family == "vit",
         "generates": facts.auto_class == "AutoModelForCausalLM",

@@ -30,6 +30,7 @@ class Facts:
         model_class: its class; None where there is no config.
         is_adapter: whether the folder holds a PEFT adapter.
         adapter_base: what the adapter names as its base.
+        base_is_local: whether that is a folder, which has another name once it is published.
         processor: the Auto class of the tokenizer or image processor beside it; None where there is none.
         figures: paths of images inside the folder.
         seed: of the run that left the weights, if its results are beside them.
@@ -40,6 +41,7 @@ class Facts:
     model_class: type[PreTrainedModel] | None
     is_adapter: bool
     adapter_base: str | None
+    base_is_local: bool
     processor: str | None
     figures: tuple[str, ...]
     seed: int | None
@@ -82,6 +84,7 @@ def read_facts(folder: Path) -> Facts:
         model_class=model_class,
         is_adapter=adapter is not None,
         adapter_base=base,
+        base_is_local=base is not None and ((folder / BASE).is_dir() or Path(base).is_dir()),
         processor=_processor(folder),
         figures=tuple(sorted(found.relative_to(folder).as_posix() for found in folder.glob("figures/*.png"))),
         seed=(read_object(folder / RESULTS) or {}).get("seed"),
