@@ -52,4 +52,6 @@ def _parts(text: str) -> tuple[str, ...] | None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m hf_tanhmax.models.remote PATH")
     Path(sys.argv[1]).write_bytes(source().encode())

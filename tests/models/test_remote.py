@@ -187,6 +187,9 @@ def test_the_command_writes_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["remote", str(tmp_path / "file.py")])
     runpy.run_module("hf_tanhmax.models.remote", run_name="__main__")
     assert verdict((tmp_path / "file.py").read_text()) is None
+    monkeypatch.setattr(sys, "argv", ["remote"])
+    with pytest.raises(SystemExit, match=r"usage: python -m hf_tanhmax\.models\.remote PATH"):
+        runpy.run_module("hf_tanhmax.models.remote", run_name="__main__")
 
 
 # What is run

@@ -166,6 +166,25 @@ def check_without_triton(folder):
     assert_refused("which is not installed", code_of(model).tanhmax_attention, query, query, query, implementation="triton")
 
 
+def check_the_plugin_imported_later(folder):
+    """It takes over what is loaded from then on, and leaves alone what was."""
+    path = folder / "AutoModel" / "llama-learned"
+    before = loaded(path)
+    finders = sys.meta_path.copy()
+    sys.meta_path[:] = [finder for finder in finders if not isinstance(finder, NoPlugin)]
+    import hf_tanhmax
+
+    sys.meta_path[:] = finders
+    after = loaded(path)
+    assert type(before).__module__.startswith("transformers_modules.")
+    assert type(after) is hf_tanhmax.TanhMaxLlamaModel
+    for model in (before, after):
+        assert same(computed(model, path), expected(path)["outputs"])
+        model.save_pretrained(folder / "later")
+        assert (folder / "later" / "modeling_tanhmax.py").read_bytes() == (path / "modeling_tanhmax.py").read_bytes()
+
+
+# In their order: with the plugin imported no published code is run, and without Triton little of it.
 CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
 
 if __name__ == "__main__":
