@@ -17,6 +17,8 @@ from .errors import RecipeError
 from .tasks import Task
 
 BASE_FOLDER = "base"
+# PEFT's defaults for `vit` are names that its modules no longer have; these are those of `tanhmax_vit`.
+VIT_TARGETS = ("q_proj", "v_proj")
 
 
 def with_adapters(model: PreTrainedModel, task: Task, folder: Path) -> Any:
@@ -31,12 +33,13 @@ def with_adapters(model: PreTrainedModel, task: Task, folder: Path) -> Any:
         RecipeError: targets that the model does not have, or none that PEFT knows.
     """
     config: Config = task.config
+    targets = config.lora_targets or (VIT_TARGETS if model.config.model_type == "vit" else None)
     model.name_or_path = str(folder / BASE_FOLDER)
     chosen = peft.LoraConfig(
         r=config.lora_rank or 1,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=config.lora_dropout,
-        target_modules=None if config.lora_targets is None else list(config.lora_targets),
+        target_modules=None if targets is None else list(targets),
         modules_to_save=list(task.new_modules) or None,
         task_type=task.peft_task,
     )

@@ -40,7 +40,7 @@ def results_of(recipe: Recipe, measured: dict[str, Any], *, data: dict[str, Any]
         **measured,
         "config": portable(config.identity()) | {"epochs": config.resolved_epochs, "learning_rate": config.resolved_learning_rate},
         "data": data,
-        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "versions": versions(),
         "git": git_commit(),
         "hardware": hardware(),
         "wall_time_s": round(seconds, 2),
@@ -67,6 +67,11 @@ def settings_of(result: dict[str, Any]) -> str:
 def identity_of(result: dict[str, Any]) -> tuple[str, int]:
     """What makes a run the same run."""
     return settings_of(result), result["seed"]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that bear on the numbers."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:

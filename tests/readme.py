@@ -1,21 +1,22 @@
 """The blocks of the README that are rendered from results and tests: `python tests/readme.py` writes them."""
 
+import functools
 import json
 from pathlib import Path
 
 from supported_models import table
 
-from recipes import benchmark, compare
-from recipes.results import read_results
+from recipes import benchmark, compare, polarity_scan
+from recipes.results import read_runs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "recipes" / "results"
 
 
-def sst2():
-    """The comparison of the runs on SST-2."""
-    found = [read_results(path) for path in sorted((RESULTS / "sst2").glob("*.json"))]
+def runs(name):
+    """The comparison of the runs on one data set."""
+    found = [run for path in sorted((RESULTS / name).glob("*.json")) for run in read_runs(path)]
     return compare.comparison(found, markdown=True)
 
 
@@ -29,7 +30,19 @@ def accuracy():
     return benchmark.report(json.loads((RESULTS / "accuracy-cpu.json").read_text()))
 
 
-BLOCKS = {"supported models": table, "sst2": sst2, "accuracy": accuracy, "benchmark": speed}
+def scan():
+    """What polarity does to a decoder before training."""
+    return polarity_scan.report(json.loads((RESULTS / "polarity-scan-smollm2.json").read_text()), markdown=True)
+
+
+DATA = ("sst2", "20news", "cifar10", "cifar10-dinov2s", "tinyshakespeare")
+BLOCKS = {
+    "supported models": table,
+    **{name: functools.partial(runs, name) for name in DATA},
+    "scan": scan,
+    "accuracy": accuracy,
+    "benchmark": speed,
+}
 
 
 def rendered(text):
