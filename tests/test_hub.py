@@ -1,15 +1,18 @@
 """The whole way of a checkpoint, each step in a process of its own: made, published, loaded with the plugin, loaded without it."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from loopback.fixture import hub_environment, run_script
-from loopback.server import ACCOUNTS, LoopbackHub
+from loopback.server import ACCOUNTS
 
 pytestmark = pytest.mark.slow
 
-ROLES = Path(__file__).parent / "hub"
+FOLDER = Path(__file__).parent / "hub"
+# Who reads, and where the classes come from that it gets.
+ROLES = {"plugin": "hf_tanhmax.", "plain": "transformers_modules."}
 CODE = "modeling_tanhmax.py"
 MODEL = {".gitattributes", "README.md", "config.json", "model.safetensors", CODE}
 WORDS = {"tokenizer.json", "tokenizer_config.json"}
@@ -29,30 +32,35 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A Hub to which everything was published, the folder with what it should compute, and what the publisher printed."""
-    place, hub = tmp_path_factory.mktemp("world"), LoopbackHub()
-    found = run_script(ROLES / "publisher.py", str(place), environment=hub_environment(hub, place / "publisher_home"))
-    yield hub, place, found.stdout + found.stderr
-    hub.stop()
-
-
-def test_exactly_this_is_published(world):
-    hub, _, _ = world
+def test_the_whole_way(hub, tmp_path):
+    """One test, as its steps need each other; the two readers run side by side."""
+    said = run("publisher.py", hub, tmp_path)
     assert {name: set(hub.files(name)) for name in hub.store.repositories} == PUBLISHED
+    no_token_is_printed_or_published(hub, said)
+    what_is_named_is_there(hub)
+    hub.faults.cut_download_after = 2000
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda role: run("reader.py", hub, tmp_path, role), ROLES))
+    assert hub.faults.cut_download_after is None
+    for role, module in ROLES.items():
+        found = json.loads((tmp_path / f"{role}.json").read_text())
+        the_same_to_the_bit(found["loaded"], json.loads((tmp_path / "plan.json").read_text()), module)
+        refusals_are_understood(found["refused"], role)
 
 
-def test_no_token_is_printed_or_published(world):
-    hub, _, said = world
+def run(script, hub, place, role="publisher"):
+    arguments = [str(place)] if role == "publisher" else [str(place), role]
+    return run_script(FOLDER / script, *arguments, environment=hub_environment(hub, place / f"{role}_home"))
+
+
+def no_token_is_printed_or_published(hub, said):
     commits = [files for repository in hub.store.repositories.values() for files in repository.commits.values()]
     everything = said.encode() + b"".join(blob.content for files in commits for blob in files.values())
     assert not any(token.encode() in everything for token in ACCOUNTS)
 
 
-def test_what_is_named_is_there(world):
+def what_is_named_is_there(hub):
     """The code file of every model, and the base of every adapter at its revision."""
-    hub, _, _ = world
     for name in PUBLISHED:
         files = hub.files(name)
         if "config.json" in files:
@@ -64,19 +72,16 @@ def test_what_is_named_is_there(world):
             assert config["revision"] in hub.store.repositories[f"{name}-base"].commits
 
 
-@pytest.mark.parametrize(("role", "module"), [("plugin", "hf_tanhmax."), ("plain", "transformers_modules.")])
-def test_what_is_loaded_computes_the_same_to_the_bit(world, role, module):
-    """With a pinned revision, and through a connection that breaks once, too."""
-    hub, place, _ = world
-    hub.faults.cut_download_after = 2000
-    run_script(ROLES / "reader.py", str(place), role, environment=hub_environment(hub, place / f"{role}_home"))
-    found = json.loads((place / f"{role}.json").read_text())
-    assert hub.faults.cut_download_after is None
-    assert set(found["loaded"]) == {item["name"] for item in json.loads((place / "plan.json").read_text())}
-    for name, loaded in found["loaded"].items():
-        assert loaded["same"], name
-        assert loaded["class"].startswith("TanhMax")
-        assert loaded["module"].startswith(module)
-    assert "token" in found["refused"]["anonymous"]
-    assert "token" in found["refused"]["unknown"] or "credentials" in found["refused"]["unknown"]
-    assert ("trust_remote_code" in found["refused"].get("untrusting", "")) == (role == "plain")
+def the_same_to_the_bit(loaded, plan, module):
+    """Also at a pinned revision, and through a connection that broke once."""
+    assert set(loaded) == {item["name"] for item in plan}
+    for name, found in loaded.items():
+        assert found["same"], name
+        assert found["class"].startswith("TanhMax"), name
+        assert found["module"].startswith(module), name
+
+
+def refusals_are_understood(refused, role):
+    assert "token" in refused["anonymous"]
+    assert "token" in refused["unknown"] or "credentials" in refused["unknown"]
+    assert ("trust_remote_code" in refused.get("untrusting", "")) == (role == "plain")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
@@ -46,7 +47,10 @@ def base_of(folder: Path, api: HfApi) -> Base:
         raise HubError(f"the base model of {folder} is not at {name}: save it with save_pretrained in {folder / BASE}")
     found = Base(name, config.get("revision"), is_local=False)
     with in_a_sentence(name):
-        path = api.hf_hub_download(name, CONFIG, revision=found.revision)
+        try:
+            path = api.hf_hub_download(name, CONFIG, revision=found.revision)
+        except RemoteEntryNotFoundError as error:
+            raise HubError(f"the base of {folder}, {name}, holds no model (no {CONFIG}): name the one that it was trained on") from error
     _refuse_softmax(folder, found, read_json(Path(path)))
     return found
 

@@ -1,5 +1,6 @@
 """What the Hub refuses, each in one sentence that says what to do about it; no sentence holds a token."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -65,12 +67,10 @@ def _sentence(error: Exception, repo_id: str) -> str | None:
         return f"the token sees no repository {repo_id}: check the name; if it is private, use a token of somebody who may see it"
     if isinstance(error, HfHubHTTPError):
         return _refusal(error.response.status_code, error.server_message, repo_id)
-    if isinstance(error, HTTPError | ConnectionError):
+    if isinstance(error, HTTPError | LocalEntryNotFoundError):
         return f"the connection to {endpoint} failed ({type(error).__name__}): check it, and HF_ENDPOINT, and {AGAIN}"
-    if isinstance(error, PermissionError) and type(error).__name__ == "XetAuthenticationError":  # of hf_xet, which may be missing
-        return REFUSALS[403].format(repo_id=repo_id)
-    if isinstance(error, RuntimeError):  # what hf_xet raises for a failed upload
-        return f"the upload to {repo_id} failed ({_first_line(error)}): {AGAIN}"
+    if isinstance(error, ConnectionError | PermissionError | RuntimeError):
+        return _failed_upload(error, repo_id)
     if isinstance(error, ValueError) and "README.md" in str(error):  # the Hub's verdict on a card has no class of its own
         return f"the Hub does not accept the metadata of README.md ({' '.join(str(error).split())}): correct them, and push again"
     return None
@@ -82,6 +82,16 @@ def _refusal(status: int, said: str | None, repo_id: str) -> str:
     if status >= 500:
         return f"the Hub failed with status {status}: wait, and {AGAIN}"
     return f"the Hub refused {repo_id} with status {status} ({said or 'no reason given'}): mend that, and push again"
+
+
+def _failed_upload(error: Exception, repo_id: str) -> str | None:
+    """What hf_xet raises, which moves large files where it is installed: errors of Python's own, with the status in their text."""
+    if isinstance(error, PermissionError) and type(error).__name__ != "XetAuthenticationError":
+        return None
+    status = 403 if isinstance(error, PermissionError) else int((re.search(r"\((\d{3}) ", str(error)) or [0, 0])[1])
+    if status in REFUSALS:
+        return _refusal(status, None, repo_id)
+    return f"the upload to {repo_id} failed ({_first_line(error)}): {AGAIN}; a Hub without Xet storage needs HF_HUB_DISABLE_XET=1"
 
 
 def _first_line(error: Exception) -> str:

@@ -49,6 +49,7 @@ def main(place: Path) -> None:
         with torch.no_grad():
             next(model.parameters()).mul_(0.5)
         publisher.note(family, family, model, push(saved(model, place / family), repo))
+        assert not torch.equal(publisher.tensors[f"{family}-first.logits"], publisher.tensors[f"{family}.logits"])
     publisher.note("llama-model", "llama", model, model.push_to_hub("owner/llama-model", commit_message="By the model"))
     for family in ("bert", "llama"):
         adapted, folder = with_adapter(family, place)

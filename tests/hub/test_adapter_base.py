@@ -53,6 +53,12 @@ def test_a_repository(hub_here, adapter, kind, sentence):
     names_base(adapter, "owner/nothing")
     with pytest.raises(HubError, match="sees no repository owner/nothing"):
         base_of(adapter, api)
+    api.create_repo("owner/nothing")
+    with pytest.raises(HubError, match=r"holds no model \(no config.json\)"):
+        base_of(adapter, api)
+    hub_here.stop()
+    with pytest.raises(HubError, match=r"the connection to .* failed"):
+        base_of(adapter, api)
 
 
 def test_a_softmax_folder_is_refused(adapter):

@@ -56,11 +56,12 @@ def hub_environment(hub: LoopbackHub, home: Path, *, token: str | None = OWNER_T
     return {**kept, **ours, **({} if token is None else {"HF_TOKEN": token})}
 
 
-def run_script(script: Path, *arguments: str, environment: dict[str, str], timeout: float = 300) -> subprocess.CompletedProcess:
-    """Run a file in a fresh process where the modules of `tests` can be imported; what it printed, if it fails."""
+def run_script(script: Path, *arguments: str, environment: dict[str, str], timeout: float = 900) -> str:
+    """Run a file in a fresh process where the modules of `tests` can be imported; what it printed, also if it fails."""
     environment = {**environment, "PYTHONPATH": os.pathsep.join([str(TESTS), environment.get("PYTHONPATH", "")])}
     command = [sys.executable, str(script), *arguments]
-    found = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    found = subprocess.run(command, env=environment, text=True, timeout=timeout, check=False, **streams)
     if found.returncode:
-        raise AssertionError(f"{script.name} ended with {found.returncode}:\n{found.stdout}\n{found.stderr}")
-    return found
+        raise AssertionError(f"{script.name} ended with {found.returncode}:\n{found.stdout}")
+    return found.stdout
