@@ -35,7 +35,7 @@ def comparison(results: Sequence[dict[str, Any]], *, markdown: bool = False, aga
     from .results import formatted, numbers_of, table
 
     groups = grouped(results)
-    labels = labels_of(list(groups))
+    labels = labels_of(groups)
     tests = _tests(groups, against)
     header = ["variant", "n", *numbers_of(results[0]), *(["p"] if tests else [])]
     rows = []
@@ -58,7 +58,7 @@ def grouped(results: Sequence[dict[str, Any]]) -> dict[Group, list[dict[str, Any
     groups: dict[Group, list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault((result["recipe"], result["variant"], settings_of(result)), []).append(result)
-    labels = labels_of(list(groups))
+    labels = labels_of(groups)
     for key, members in groups.items():
         seeds = [member["seed"] for member in members]
         twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
@@ -67,14 +67,20 @@ def grouped(results: Sequence[dict[str, Any]]) -> dict[Group, list[dict[str, Any
     return groups
 
 
-def labels_of(keys: list[Group]) -> dict[Group, str]:
-    """The variant's name; with the recipe where there are several; numbered where one variant was run with several settings."""
-    several = len({recipe for recipe, _, _ in keys}) > 1
+def labels_of(groups: dict[Group, list[dict[str, Any]]]) -> dict[Group, str]:
+    """The variant's name, with the recipe where there are several.
+
+    Where one variant was run with several settings, the attention in words is added if that tells them apart, else a number.
+    """
+    several = len({recipe for recipe, _, _ in groups}) > 1
     labels: dict[Group, str] = {}
-    for key in keys:
+    for key in groups:
         name = f"{key[0]}--{key[1]}" if several else key[1]
-        same = [other for other in keys if other[:2] == key[:2]]
-        labels[key] = name if len(same) == 1 else f"{name} #{same.index(key) + 1}"
+        same = [other for other in groups if other[:2] == key[:2]]
+        words = [groups[other][0].get("attention") for other in same]
+        if len(same) > 1:
+            name += f" ({groups[key][0]['attention']})" if len(set(words)) == len(same) else f" #{same.index(key) + 1}"
+        labels[key] = name
     return labels
 
 
@@ -129,7 +135,7 @@ def _draw(results: list[dict[str, Any]], path: Path) -> None:
 
     metric = next(name for name in numbers_of(results[0]) if name.startswith("test "))
     groups = grouped(results)
-    labels = labels_of(list(groups))
+    labels = labels_of(groups)
     lines = [(labels[key], [numbers_of(run).get(metric) for run in runs]) for key, runs in groups.items()]
     known = [(label, [value for value in values if value is not None]) for label, values in lines]
     shown = [(label, values) for label, values in known if values]
@@ -143,10 +149,16 @@ def _tests(groups: dict[Group, list[dict[str, Any]]], against: str) -> dict[Grou
     bases = [key for key in groups if key[1] == against]
     found = {}
     for key, runs in groups.items():
-        same = [base for base in bases if groups[base][0].get("data") == runs[0].get("data") and base != key]
+        same = [base for base in bases if _comparable(groups[base][0], runs[0]) and base != key]
         if key not in bases and len(same) == 1 and (p := paired_p(runs, groups[same[0]])) is not None:
             found[key] = f"{p:.3f}" if p >= 0.001 else "< 0.001"
     return found
+
+
+def _comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs had the same rows, and trained all weights or adapters alike."""
+    adapted = [run.get("config", {}).get("lora_rank") for run in (one, other)]
+    return one.get("data") == other.get("data") and adapted[0] == adapted[1]
 
 
 def _outcomes(run: dict[str, Any]) -> list[float]:
