@@ -2,9 +2,9 @@
 
 python -m recipes.polarity_scan MODEL TEXT.txt [--rows 16] [--length 64] [--out scan.json]
 
-A head whose scores all lie far below 0 is nothing special to softmax, which does not see where they lie. TanhMax gives keys of negative scores
-negative weights, so such a head changes at the smallest polarity. What this prints says whether annealing has an easy way to go, and where a
-learned polarity, exp(-2c), must start to leave the model as it was.
+A head whose scores all lie far below 0 is nothing special to softmax, which does not see where they lie. TanhMax gives keys of negative
+scores negative weights, so such a head changes at the smallest polarity. What this prints says whether annealing has an easy way to go, and
+where a learned polarity, exp(-2c), must start to leave the model as it was.
 """
 
 import argparse

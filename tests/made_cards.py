@@ -1,7 +1,8 @@
 """The cards in `model_cards/`, of models that were really trained: `python tests/made_cards.py` renders them from the runs' results.
 
-`recipes/results/<data>/` holds the runs of each variant, and beside them, for every card, a folder of its name with what the run's model says of
-itself (its config, and the config of its processor or adapter); the name ends with the variant, of which the last settings have the card.
+`recipes/results/<data>/` holds the runs of each variant, and beside them, for every card, a folder of its name with what the run's model
+says of itself (its config, and the config of its processor or adapter); the name ends with the variant, of which the last settings have
+the card.
 """
 
 import os
