@@ -65,7 +65,7 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
     Raises:
         RecipeError: rows that cannot be read, or labels that the model does not have.
     """
-    from .adapters import load_trained
+    from .lora import load_trained
     from .tasks import task_for
     from .trainer import LengthSampler, RecipeTrainer, training_arguments
 
@@ -85,6 +85,7 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
             training_collator=None,
             model=model,
             args=training_arguments(config, Path(scratch), all_columns=task.column_names_kept),
+            eval_dataset=rows,
             data_collator=task.collator(processor, training=False),
             compute_loss_func=task.loss(),
             compute_metrics=task.metrics(splits),

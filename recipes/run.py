@@ -15,7 +15,6 @@ from transformers import set_seed
 
 from hf_tanhmax.annealing import PolarityCallback
 
-from .adapters import load_trained, save_base, with_adapters
 from .checkpoints import RESULTS, ManifestCallback, Start, claim, whole_checkpoints, write_json
 from .compare import comparison
 from .config import Config
@@ -24,6 +23,7 @@ from .errors import Interrupted, RecipeError
 from .health import HealthCallback, attention_health, health_curve, softmax_norms
 from .interrupt import InterruptCallback
 from .launched import check_launch, check_switched_on
+from .lora import load_trained, save_base, with_adapters
 from .model import build_model, checkpoint_config
 from .plots import run_figures
 from .publish import check_publishing, publish, write_card

@@ -1,6 +1,7 @@
 """Small checkpoints on disk, as a run or `save_pretrained` leaves them, and results of runs."""
 
 import json
+import re
 from pathlib import Path
 
 import peft
@@ -45,6 +46,18 @@ def save_adapter(folder, family="bert"):
     (folder / "README.md").unlink()  # PEFT's own card
     processor_for(family).save_pretrained(folder)
     return adapted
+
+
+def code_on(card):
+    """The blocks of Python on a model card."""
+    return re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+
+
+def executed(*code):
+    """The names that code leaves behind."""
+    found = {}
+    exec(compile("\n".join(code), "card", "exec"), found)
+    return found
 
 
 def change_json(path, **changes):

@@ -16,7 +16,7 @@ from families import TINY, assert_same, inputs_for, run
 from huggingface_hub import ModelCard
 from jinja2 import meta
 from markdown_it import MarkdownIt
-from saved_models import change_json, result, save_adapter, save_model
+from saved_models import change_json, code_on, executed, result, save_adapter, save_model
 
 import hf_tanhmax
 from hf_tanhmax.cards import card as module
@@ -49,16 +49,6 @@ def adapted(request, tmp_path_factory):
     return request.param, folder, save_adapter(folder, request.param)
 
 
-def blocks(card):
-    return re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
-
-
-def executed(*code):
-    found = {}
-    exec(compile("\n".join(code), "card", "exec"), found)
-    return found
-
-
 def shown(card):
     """The card as text without markup, in one line."""
     rendered = re.sub(r"</?(a|code|em|strong)\b[^>]*>", "", MarkdownIt("commonmark").enable("table").render(card.text))
@@ -71,7 +61,7 @@ def shown(card):
 def test_the_code_runs_in_the_folder(saved, monkeypatch):
     family, folder, model = saved
     monkeypatch.chdir(folder)
-    with_plugin, without, use = blocks(model_card(folder))
+    with_plugin, without, use = code_on(model_card(folder))
     assert "import hf_tanhmax" in with_plugin
     assert "hf_tanhmax" not in without
     assert "trust_remote_code=True" in without
@@ -92,7 +82,7 @@ def test_the_code_names_the_repository(saved, tmp_path, monkeypatch):
     card = model_card(folder, repo_id="you/my-model")
     assert "put the name of the repository" not in card.text
     assert "# my-model" in card.text
-    for loading in blocks(card)[:2]:
+    for loading in code_on(card)[:2]:
         assert 'name = "you/my-model"' in loading
         assert_same(run(executed(loading)["model"], inputs_for(family)), run(model, inputs_for(family)))
 
@@ -100,7 +90,7 @@ def test_the_code_names_the_repository(saved, tmp_path, monkeypatch):
 def test_the_code_of_an_adapter_runs(adapted, monkeypatch):
     family, folder, model = adapted
     monkeypatch.chdir(folder)
-    with_plugin, without, use = blocks(model_card(folder))
+    with_plugin, without, use = code_on(model_card(folder))
     assert ("AutoPeftModelFor" in with_plugin) == (family != "vit")  # for images PEFT has no Auto class
     for loading in (with_plugin, without):
         found = executed(loading, use)
@@ -118,7 +108,7 @@ def test_the_code_runs_without_the_plugin(tmp_path):
         model = save(folder, "bert" if name == "adapter" else name)
         wanted[name] = run(model, inputs_for("bert" if name == "adapter" else name)).logits
         torch.save(inputs_for("bert" if name == "adapter" else name), tmp_path / f"{name}.inputs")
-        _, without, use = blocks(model_card(folder))
+        _, without, use = code_on(model_card(folder))
         compared = (
             f"torch.save(model.eval()(**torch.load({str(tmp_path / name) + '.inputs'!r})).logits, {str(tmp_path / name) + '.logits'!r})"
         )
@@ -134,8 +124,8 @@ def test_no_processor_is_said_and_not_loaded(tmp_path):
     save_model(tmp_path, processor=False)
     card = model_card(tmp_path)
     assert "There is no tokenizer or image processor beside the weights" in card.text
-    assert len(blocks(card)) == 2
-    assert "processor" not in "".join(blocks(card))
+    assert len(code_on(card)) == 2
+    assert "processor" not in "".join(code_on(card))
 
 
 # What it says
@@ -206,7 +196,7 @@ def test_an_adapter(tmp_path):
     change_json(tmp_path / "adapter_config.json", base_model_name_or_path="you/adapter-base")
     card = model_card(tmp_path, repo_id="you/adapter")
     assert "A PEFT adapter on you/adapter-base. A softmax head" in shown(card)
-    assert "AutoPeftModelForSequenceClassification" in blocks(card)[0]
+    assert "AutoPeftModelForSequenceClassification" in code_on(card)[0]
 
 
 def test_figures(tmp_path):
