@@ -8,6 +8,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import transformers
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
@@ -37,6 +38,7 @@ def hub_here(hub, monkeypatch, tmp_path):
     }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # made once, with the endpoint of that moment
     monkeypatch.setenv("HF_TOKEN", OWNER_TOKEN)
     close_session()
     yield hub
