@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, hub: LoopbackHub, *, large: bool) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
             return b"".join(self._chunks())
-        left, read = int(self.headers.get("Content-Length") or 0), b""
+        left, read = int(self.headers.get("Content-Length") or 0), bytearray()
         while left > len(read):
             limit = hub.faults.die_in_upload_after
             if large and limit is not None and len(read) >= limit:
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not (part := self.rfile.read(min(CHUNK, left - len(read)))):
                 raise _GoneError
             read += part
-        return read
+        return bytes(read)
 
     def _chunks(self) -> Any:
         while size := int(self.rfile.readline().split(b";")[0], 16):
