@@ -12,12 +12,13 @@ import torch
 from cases import oracle, with_gradients
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thorough import thorough_only
 
 from hf_tanhmax import tanhmax_attention, why_not
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"triton": ("float32", "bfloat16", "float16"), "cpu": ("float64", "float32", "bfloat16"), "composed": ("float64", "float32")}
-EXAMPLES = {"triton": 6, "cpu": 100, "composed": 60}
+EXAMPLES = {"triton": 4, "cpu": 100, "composed": 60}
 # Errors in units of the dtype's: eager's own error, at least one rounding, times this.
 SLACK = 6.0
 
@@ -160,6 +161,8 @@ def check(drawn, implementation, dtype):
 def test_random_calls(implementation, dtype):
     if implementation == "triton":
         pytest.importorskip("triton", reason="needs triton")
+        if dtype != "float32":
+            thorough_only("rounding is compared case by case elsewhere")
 
     @settings(
         max_examples=EXAMPLES[implementation] * int(os.environ.get("HF_TANHMAX_FUZZ", "1")),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import error
+from thorough import thorough_only
 
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.ops import blocked_attention, blocked_attention_backward, fused_attention, fused_attention_backward
@@ -43,6 +44,8 @@ EXTRAS = {
 @BOTH
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_opcheck(extra, implementation):
+    if implementation == "triton" and extra in ("keep", "dropout"):
+        thorough_only("a tensor more or less does not change how the operator is registered")
     inputs = [
         item.clone().requires_grad_() if isinstance(item, torch.Tensor) and item.is_floating_point() else item
         for item in arguments(implementation, **EXTRAS[extra])
@@ -53,6 +56,8 @@ def test_opcheck(extra, implementation):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("signed", [True, False])
 def test_opcheck_fused_with_a_constant_polarity(signed, dtype):
+    if dtype == torch.bfloat16:
+        thorough_only("float32 is checked")
     query, key, value, _, *rest = arguments("triton")
     inputs = [item.to(dtype).requires_grad_() for item in (query, key, value)]
     torch.library.opcheck(fused_attention, (*inputs, None, *rest[:-1], signed))
@@ -61,6 +66,8 @@ def test_opcheck_fused_with_a_constant_polarity(signed, dtype):
 @BOTH
 @pytest.mark.parametrize("wants", [(False, False), (True, True)])
 def test_opcheck_backward(wants, implementation):
+    if implementation == "triton" and not any(wants):
+        thorough_only("the backward pass with every gradient is checked")
     inputs = arguments(implementation, bias=torch.randn(1, 4, 1, 11))
     upstream = torch.randn(2, 4, 7, 5, device=device_of(implementation))
     if implementation == "cpu":

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import error
+from thorough import thorough_only
 
 from hf_tanhmax import tanhmax_attention
 
@@ -33,6 +34,8 @@ def doubled(tensors):
     "shape", [(2, 2, 19, 37), (1, 2, 19, 37), (2, 1, 19, 37), (1, 1, 19, 37), (2, 2, 1, 37), (1, 2, 19, 1), (1, 1, 1, 1), (1, 2, 1, 1)]
 )
 def test_the_gradient_of_a_shared_bias(shape):
+    if shape.count(1) in (1, 2) and shape != (1, 2, 19, 37):
+        thorough_only("shapes that share one axis or three are run")
     tensors, bias = inputs(), torch.randn(shape, device=GPU, requires_grad=True)
     keep = torch.rand(2, 1, 19, 37, device=GPU) > 0.3
     arguments = {"is_causal": "lower_right", "keep": keep, "polarity": 0.6}

@@ -1,0 +1,14 @@
+"""What takes minutes in Triton's interpreter and differs little from what is run: left out there, with a reason, unless it is asked for."""
+
+import os
+
+import pytest
+import torch
+
+THOROUGH = torch.cuda.is_available() or os.environ.get("HF_TANHMAX_THOROUGH") == "1"
+
+
+def thorough_only(reason: str) -> None:
+    """Skip the test that calls this, unless there is a GPU or HF_TANHMAX_THOROUGH is 1."""
+    if not THOROUGH:
+        pytest.skip(f"minutes in the interpreter, and {reason}: HF_TANHMAX_THOROUGH=1 runs it")
