@@ -30,10 +30,11 @@ class Explanation:
         one_signed: heads whose raw weights have (nearly) one sign, [L, H] bool: orientation says little there.
         contributions: w_ij <v_j, d logit / d o_i>, [L, H, Q, K], in logits to first order.
         scores: named scores of each position, each [K]; positive speaks for the target. At least "weights", "oriented", "contributions",
-            "rollout", "gradient", "integrated_gradients", as far as they were asked for.
+            "rollout", "gradient", "input_x_gradient", "integrated_gradients", as far as they were asked for; "gradient" is a size, >= 0.
         image: the picture (PIL, RGB), for images.
         grid: rows and columns of patches, for images.
         model_name: what the model calls itself, for titles.
+        notes: sentences that a reader should know, such as that the model computes softmax.
     """
 
     family: str
@@ -55,6 +56,7 @@ class Explanation:
     image: Any = None
     grid: tuple[int, int] | None = None
     model_name: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def oriented(self) -> Tensor:
