@@ -67,7 +67,7 @@ def made_of_image(rows=2, columns=3, size=(60, 40), **changes):
 def made_long(length=512, layers=12, heads=12):
     """As large as BERT-base is; heads differ by a factor, which takes less time to make."""
     tokens = tuple(f"w{index}" for index in range(length))
-    small = made(tokens=tokens, words=tuple(range(length)), word_texts=tokens, layers=1, heads=1)
+    small = made(tokens=tokens, words=tuple(range(length)), word_texts=tokens, layers=2, heads=2)
     factors = torch.linspace(0.5, 1, layers * heads).reshape(layers, heads, 1, 1)
     return replace(
         small,

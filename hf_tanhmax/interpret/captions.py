@@ -13,7 +13,8 @@ SCORES = {
     "oriented": "oriented weights",
     "contributions": "contributions",
     "rollout": "signed rollout",
-    "gradient": "gradient times input",
+    "gradient": "size of the gradient",
+    "input_x_gradient": "input times gradient",
     "integrated_gradients": "integrated gradients",
 }
 

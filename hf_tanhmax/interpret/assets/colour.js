@@ -1,0 +1,40 @@
+// The diverging colours: orange, the paper at zero, blue.
+
+const STEPS = 511;
+
+const isDark = () => {
+  const theme = document.documentElement.dataset.theme;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+};
+
+const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+
+function palette(dark) {
+  const [positive, negative] = dark ? data.colours.dark : data.colours.light;
+  const stops = [...negative.slice(1).reverse(), ...positive].map(channels);
+  return Array.from({ length: STEPS }, (_, index) => {
+    const place = (index / (STEPS - 1)) * (stops.length - 1);
+    const left = Math.min(Math.floor(place), stops.length - 2);
+    return stops[left].map((channel, at) => Math.round(channel + (stops[left + 1][at] - channel) * (place - left)));
+  });
+}
+
+const PALETTES = { light: palette(false), dark: palette(true) };
+
+// The colour of a number in a range from -reach to reach, as [red, green, blue].
+function shade(value, reach, dark = isDark()) {
+  const place = Math.round(((value / reach + 1) / 2) * (STEPS - 1));
+  return PALETTES[dark ? "dark" : "light"][Math.min(Math.max(place, 0), STEPS - 1)];
+}
+
+const css = ([red, green, blue]) => `rgb(${red}, ${green}, ${blue})`;
+
+// Ink that can be read on a colour.
+const inkOn = ([red, green, blue]) => (0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#14171c" : "#ffffff");
+
+function legend(place, reach, label) {
+  const stops = Array.from({ length: 21 }, (_, index) => css(shade(index / 10 - 1, 1)));
+  const strip = element("i", { "aria-hidden": "true" });
+  strip.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+  place.replaceChildren(element("span", {}, number(-reach)), strip, element("span", {}, number(reach)), element("span", {}, label));
+}

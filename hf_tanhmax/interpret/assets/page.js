@@ -1,0 +1,96 @@
+// The page as a whole: what follows when something else is chosen.
+
+let stamp = 0; // of the newest choice, so that a matrix that was decoded for an older one is dropped
+
+async function showHead() {
+  const mine = ++stamp;
+  const { layer, head: place, view } = chosen;
+  const found = await matrixOf(view, layer, place);
+  if (mine !== stamp) return;
+  head = found;
+  find("layer").value = layer;
+  find("head").value = place;
+  find("head-title").textContent = headName(layer, place).replace(/^l/, "L");
+  find("head-note").textContent = head.rows === 1 && now().queries > 1
+    ? `To keep this file small it holds contributions of ${queryName(head.first)} only; save_page(…, contributions="all") keeps every row.`
+    : "A row is a query, which looks; a column is a key, which is looked at.";
+  find("matrix").setAttribute("aria-label", `${headName(layer, place)}, ${data.views[view].name}, ${head.rows} queries by ${head.columns} keys`);
+  showRow();
+  say(`${headName(layer, place)}, ${data.views[view].name}`);
+}
+
+function showRow() {
+  if (!head) return;
+  drawMatrix();
+  tellCell(chosen.query, chosen.key);
+  paintBars();
+  paintTokens();
+  paintTable();
+  document.documentElement.dataset.shown = `${chosen.example}/${chosen.view}/${chosen.layer}/${chosen.head}/${chosen.query}`;
+}
+
+function showMethods() {
+  const names = Object.keys(now().scores);
+  if (!names.includes(chosen.method) && chosen.method !== ROW) chosen.method = names.includes("contributions") ? "contributions" : names[0] ?? ROW;
+  const options = names.map((name) => new Option(data.methods[name]?.name ?? name.replaceAll("_", " "), name));
+  find("method").replaceChildren(...options, new Option("one row of the head below", ROW));
+  find("method").value = chosen.method;
+}
+
+function showExample() {
+  const explanation = now();
+  head = null;
+  chosen.layer = Math.min(chosen.layer, explanation.layers.length - 1);
+  chosen.head = Math.min(chosen.head, explanation.one_signed[0].length - 1);
+  chosen.query = explanation.row === null ? 0 : queryAt(explanation.row);
+  chosen.key = Math.min(1, explanation.tokens.length - 1);
+  find("target").textContent = `“${explanation.target}”`;
+  find("model").textContent = [explanation.model, explanation.family].filter(Boolean).join(" · ");
+  const facts = [["probability ", percent(explanation.probability)], ["logit ", number(explanation.logit)],
+    ["", explanation.layers.length, " layers"], ["", explanation.one_signed[0].length, " heads"], ["", explanation.tokens.length, explanation.grid ? " positions" : " tokens"]];
+  find("facts").replaceChildren(...facts.map(([before, value, after = ""]) => element("span", {}, before, element("b", {}, `${value}`), after)));
+  find("notes").replaceChildren(...explanation.notes.map((note) => element("li", {}, note)));
+  const isImage = Boolean(explanation.grid);
+  find("tokens").hidden = find("units").hidden = isImage;
+  find("image").hidden = find("image-tools").hidden = find("strengths").hidden = !isImage;
+  showMethods();
+  if (!isImage) buildTokens();
+  buildHeads();
+  paintHeads();
+  return (isImage ? loadPhotograph() : Promise.resolve()).then(showHead);
+}
+
+function repaint() {
+  find("theme").setAttribute("aria-checked", isDark());
+  paintHeads();
+  showRow();
+}
+
+function listenToChoices() {
+  find("method").addEventListener("change", (event) => { chosen.method = event.target.value; paintTokens(); });
+  find("example").addEventListener("change", (event) => { chosen.example = +event.target.value; showExample(); });
+  find("numbers").addEventListener("toggle", paintTable);
+  find("theme").addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    repaint();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+  for (const choice of document.querySelectorAll("input[name='unit']")) {
+    choice.addEventListener("change", () => { chosen.unit = choice.value; buildTokens(); paintTokens(); });
+  }
+  for (const choice of document.querySelectorAll("input[name='view']")) {
+    choice.addEventListener("change", () => { chosen.view = choice.value; paintHeads(); showHead(); });
+  }
+}
+
+function start() {
+  if (!data.explanations[0].words.length) chosen.unit = "tokens";
+  document.querySelector(`input[name='unit'][value='${chosen.unit}']`).checked = true;
+  find("examples").hidden = data.explanations.length < 2;
+  find("example").replaceChildren(...data.explanations.map((one, index) => new Option(`${index + 1}: ${one.target}`, index)));
+  for (const listen of [listenToTokens, listenToPicture, listenToHeads, listenToMatrix, listenToSaving, listenToChoices]) listen();
+  find("theme").setAttribute("aria-checked", isDark());
+  showExample();
+}
+
+start();
