@@ -139,12 +139,12 @@ class PaperClassifier(PreTrainedModel):
         return input_ids != self.config.pad_token_id if self.config.mask_padding else torch.ones_like(input_ids, dtype=torch.bool)
 
     def parts(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Score [...] and value [..., H] of each embedding [..., E]."""
+        """Score [..., 1] and value [..., H] of each embedding [..., E]."""
         query, key = self.query(embeddings), self.key(embeddings)
         if self.config.score_function == "dot":
-            scores = (query * key).sum(-1) / self.config.scale
+            scores = (query * key).sum(-1, keepdim=True) / self.config.scale
         else:
-            scores = torch.tanh(query + key) @ self.score_vector
+            scores = torch.tanh(query + key) @ self.score_vector[:, None]
         if self.config.score_bias is not None:
             scores = scores + self.score_bias
         return scores, self.value(embeddings)
@@ -177,21 +177,16 @@ class PaperClassifier(PreTrainedModel):
             raise ValueError("give either input_ids or inputs_embeds")
         if input_ids is not None:
             words, places = input_ids.unique(return_inverse=True)
-            scores_of_words, values = self.parts(self.embeddings(words))
-            scores = nn.functional.embedding(places, scores_of_words[:, None]).squeeze(-1)
+            scores, values = (nn.functional.embedding(places, table) for table in self.parts(self.embeddings(words)))
         elif attention_mask is None:
             raise ValueError("inputs_embeds do not say what is padding; give an attention_mask beside them")
         else:
             scores, values = self.parts(inputs_embeds)
+        scores = scores.squeeze(-1)
         keep = self.keep(input_ids) if attention_mask is None else attention_mask.bool()
         weights = self.activate(scores, keep)
-        if input_ids is not None:
-            by_word = weights.new_zeros(len(weights), len(words)).scatter_add(1, places, weights)
-            context = by_word @ values
-            effects = (values @ self.readout.weight[0])[places]
-        else:
-            context = torch.einsum("bl,blh->bh", weights, values)
-            effects = values @ self.readout.weight[0]
+        context = (weights.unsqueeze(-2) @ values).squeeze(-2)
+        effects = values @ self.readout.weight[0]
         logits = self.readout(self.dropout(context)).squeeze(-1)
         loss = None if labels is None else nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         return PaperOutput(loss=loss, logits=logits, scores=scores, weights=weights, effects=effects)
