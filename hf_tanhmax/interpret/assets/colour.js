@@ -32,8 +32,8 @@ const css = ([red, green, blue]) => `rgb(${red}, ${green}, ${blue})`;
 // Ink that can be read on a colour.
 const inkOn = ([red, green, blue]) => (0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#14171c" : "#ffffff");
 
-function legend(place, reach, label) {
-  const stops = Array.from({ length: 21 }, (_, index) => css(shade(index / 10 - 1, 1)));
+function legend(place, reach, label, dark = isDark()) {
+  const stops = Array.from({ length: 21 }, (_, index) => css(shade(index / 10 - 1, 1, dark)));
   const strip = element("i", { "aria-hidden": "true" });
   strip.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   place.replaceChildren(element("span", {}, number(-reach)), strip, element("span", {}, number(reach)), element("span", {}, label));

@@ -3,10 +3,11 @@
 function buildHeads() {
   const { layers, signed, one_signed } = now();
   const heads = one_signed[0].length;
-  const top = element("tr", {}, element("td"), ...Array.from({ length: heads }, (_, head) => element("th", { scope: "col" }, `${head}`)));
+  const top = element("tr", {}, element("td", { class: "corner" }, "layer ╲ head"), ...Array.from({ length: heads }, (_, head) => element("th", { scope: "col" }, `${head}`)));
   const rows = layers.map((name, layer) => {
-    const title = element("th", { scope: "row" }, signed[layer] ? `layer ${name}` : `${name} `);
-    if (!signed[layer]) title.append(element("span", { class: "tag" }, "softmax"));
+    const title = element("th", { scope: "row" });
+    if (!signed[layer]) title.append(element("span", { class: "tag" }, "softmax"), " ");
+    title.append(`${name}`);
     const cells = Array.from({ length: heads }, (_, head) => {
       const button = element("button", { type: "button", tabindex: "-1", "data-layer": layer, "data-head": head });
       if (one_signed[layer][head] && signed[layer]) button.className = "one";

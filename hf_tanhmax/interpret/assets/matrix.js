@@ -55,13 +55,14 @@ function drawMatrix() {
   canvas.height = Math.round((place.top + place.height + 4) * sharp);
   const context = canvas.getContext("2d");
   context.scale(sharp, sharp);
-  const style = getComputedStyle(document.documentElement);
   const reach = reachOf(chosen.view, chosen.layer, chosen.head);
   context.imageSmoothingEnabled = false;
   context.drawImage(shownPixels(reach, isDark()), place.left, place.top, place.width, place.height);
-  context.strokeStyle = style.getPropertyValue("--line");
-  context.strokeRect(place.left - 0.5, place.top - 0.5, place.width + 1, place.height + 1);
   const ink = getComputedStyle(canvas).color;
+  context.strokeStyle = ink;
+  context.globalAlpha = 0.25;
+  context.strokeRect(place.left - 0.5, place.top - 0.5, place.width + 1, place.height + 1);
+  context.globalAlpha = 1;
   if (place.named) drawNames(context, place, ink);
   drawCursor(context, place, ink);
   canvas.dataset.place = JSON.stringify(place);

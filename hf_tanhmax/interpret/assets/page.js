@@ -37,11 +37,16 @@ function showMethods() {
   find("method").value = chosen.method;
 }
 
+// Where to begin: the head that adds or takes most.
+function strongestHead() {
+  const flat = now().numbers.contributions.flatMap((row, layer) => row.map((value, place) => [Math.abs(value), layer, place]));
+  return flat.reduce((best, item) => (item[0] > best[0] ? item : best)).slice(1);
+}
+
 function showExample() {
   const explanation = now();
   head = null;
-  chosen.layer = Math.min(chosen.layer, explanation.layers.length - 1);
-  chosen.head = Math.min(chosen.head, explanation.one_signed[0].length - 1);
+  [chosen.layer, chosen.head] = strongestHead();
   chosen.query = explanation.row === null ? 0 : queryAt(explanation.row);
   chosen.key = Math.min(1, explanation.tokens.length - 1);
   find("target").textContent = `“${explanation.target}”`;
@@ -53,6 +58,7 @@ function showExample() {
   const isImage = Boolean(explanation.grid);
   find("tokens").hidden = find("units").hidden = isImage;
   find("image").hidden = find("image-tools").hidden = find("strengths").hidden = !isImage;
+  find("evidence-readout").textContent = isImage ? "Point at a patch, or move with the arrow keys." : "Point at a token, or move with the arrow keys; a click makes it the query below.";
   showMethods();
   if (!isImage) buildTokens();
   buildHeads();

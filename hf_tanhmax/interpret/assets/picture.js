@@ -4,6 +4,7 @@ let photograph = null; // an image, or a plain sheet where the page has none
 
 async function loadPhotograph() {
   const [rows, columns] = now().grid;
+  find("original").hidden = !now().image;
   if (!now().image) {
     photograph = smallCanvas(16 * columns, 16 * rows, () => [128, 128, 128, 255]);
     return;
@@ -11,6 +12,7 @@ async function loadPhotograph() {
   photograph = new Image();
   photograph.src = now().image;
   await photograph.decode();
+  find("original").src = photograph.src;
 }
 
 function smallCanvas(columns, rows, colour) {
@@ -25,14 +27,14 @@ function smallCanvas(columns, rows, colour) {
 }
 
 // Draw image and overlay; the strongest score covers the image as far as the slider says, and zero not at all.
-function drawPicture(context, width, height, dark) {
+function drawPicture(context, width, height) {
   const [rows, columns] = now().grid;
   const { scores } = evidence();
   const reach = largest(scores);
   const strength = find("strength").value / 100;
   context.drawImage(photograph, 0, 0, width, height);
   const over = smallCanvas(columns, rows, (at) => {
-    const colour = PALETTES[dark ? "dark" : "light"][scores[at] < 0 ? Math.round(STEPS / 6) : Math.round((5 * STEPS) / 6)];
+    const colour = PALETTES.light[scores[at] < 0 ? Math.round(STEPS / 6) : Math.round((5 * STEPS) / 6)];
     return [...colour, Math.round((255 * strength * Math.abs(scores[at])) / reach)];
   });
   context.imageSmoothingEnabled = find("smooth").checked;
@@ -46,14 +48,14 @@ function paintPicture() {
   const larger = Math.max(1, Math.round(520 / photograph.width));
   [canvas.width, canvas.height] = [photograph.width * larger, photograph.height * larger];
   const context = canvas.getContext("2d");
-  drawPicture(context, canvas.width, canvas.height, false);
+  drawPicture(context, canvas.width, canvas.height);
   const place = now().word_of[placeOf(chosen.query)];
   if (place !== null) {
     context.lineWidth = 2;
     context.strokeStyle = "#ffffff";
     context.strokeRect(((place % columns) * canvas.width) / columns, (Math.floor(place / columns) * canvas.height) / rows, canvas.width / columns, canvas.height / rows);
   }
-  legend(find("evidence-legend"), largest(evidence().scores), methodName());
+  legend(find("evidence-legend"), largest(evidence().scores), methodName(), false);
 }
 
 function listenToPicture() {

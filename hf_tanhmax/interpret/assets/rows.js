@@ -7,7 +7,8 @@ function paintBars() {
   const reach = largest(values);
   const order = values.map((_, key) => key).sort((left, right) => Math.abs(values[right]) - Math.abs(values[left]) || left - right);
   const name = queryName(rowName(chosen.query));
-  find("row-title").textContent = `What “${name}” looks at${values.length > SHOWN ? `: the ${SHOWN} strongest of ${values.length}` : ""}`;
+  find("row-title").textContent = `What “${name}” looks at`;
+  find("row-note").textContent = `${headName(chosen.layer, chosen.head)}, ${data.views[chosen.view].name}${values.length > SHOWN ? `; the ${SHOWN} strongest of ${values.length}` : ""}`;
   find("row").replaceChildren(...order.slice(0, SHOWN).map((key) => {
     const bar = element("i");
     const wide = (50 * Math.abs(values[key])) / reach;

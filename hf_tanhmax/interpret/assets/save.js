@@ -67,7 +67,7 @@ function evidencePicture() {
   const title = chosen.method === ROW ? `${headName(chosen.layer, chosen.head)}, ${methodName()}` : methodName();
   if (now().grid) {
     const canvas = element("canvas", { width: find("picture").width, height: find("picture").height });
-    drawPicture(canvas.getContext("2d"), canvas.width, canvas.height, false);
+    drawPicture(canvas.getContext("2d"), canvas.width, canvas.height);
     return framed(title, canvas.width, canvas.height, [["image", canvas, 20, 64, canvas.width, canvas.height, true]], reach, methodName());
   }
   const inner = [];
