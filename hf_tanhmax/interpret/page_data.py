@@ -24,7 +24,7 @@ VIEW_NOTES = {
     "contributions": "What each weight adds to the target’s logit, to first order. Nothing is left to interpret but the size.",
 }
 METHOD_NOTES = {
-    "weights": "How much each position is looked at, over all layers and heads. The sign is the heads’ own and does not tell for or against.",
+    "weights": "How much each position is looked at, over all layers and heads. The sign is the heads’ own: it is not for or against.",
     "oriented": "The same, with every head turned so that positive speaks for the target.",
     "contributions": "What looking at each position adds to the target’s logit, to first order, summed over layers and heads.",
     "rollout": "Attention followed through the layers with its sign, from the position that is read to the input.",

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, PAPER = "#1d1f24", "#ffffff"
+INK, PAPER = "#101216", "#ffffff"
 LINE, HIGH = 25.0, 20.0  # points from line to line of a text, and of a token's box
+EVEN = 0.19  # the luminance on which both inks stand out the same
 LABELLED = 64  # names of more tokens than these along an axis could not be read
 FOR_AND_AGAINST = "blue speaks for the target, orange against it"
 
@@ -222,8 +223,10 @@ def _token(axes: "Axes", box: tuple[float, float, float], strength: float) -> No
 
 
 def _ink(strength: float) -> str:
-    """Of text that stands on a colour."""
-    return PAPER if abs(strength) > 0.6 else INK
+    """Of text that stands on a colour: dark or white, whichever stands out more."""
+    red, green, blue, _ = colour_map()((strength + 1) / 2)
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    return INK if luminance > EVEN else PAPER
 
 
 def _title(name: str) -> str:

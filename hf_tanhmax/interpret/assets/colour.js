@@ -29,8 +29,9 @@ function shade(value, reach, dark = isDark()) {
 
 const css = ([red, green, blue]) => `rgb(${red}, ${green}, ${blue})`;
 
-// Ink that can be read on a colour.
-const inkOn = ([red, green, blue]) => (0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#14171c" : "#ffffff");
+// Ink that stands out on a colour; on a luminance of 0.19 dark and white do the same.
+const luminance = ([red, green, blue]) => 0.2126 * (red / 255) ** 2.2 + 0.7152 * (green / 255) ** 2.2 + 0.0722 * (blue / 255) ** 2.2;
+const inkOn = (colour) => (luminance(colour) > 0.19 ? "#101216" : "#ffffff");
 
 function legend(place, reach, label, dark = isDark()) {
   const stops = Array.from({ length: 21 }, (_, index) => css(shade(index / 10 - 1, 1, dark)));
