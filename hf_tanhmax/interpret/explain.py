@@ -1,21 +1,12 @@
 """Explain one output of a model by its signed attention: `explain`, and `explain_generation` for the next token of a text."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
-from .encoding import PIXELS, Encoded, encode
 from .evaluation import check_attentions, evaluating
+from .examining import METHODS, Examined, Request, examine, softmax_notes
 from .explanation import Explanation
-from .forward import Seen, look
-from .gradients import STEPS, baseline_token, integrated_gradients
-from .patches import grid_of, patch_names, per_patch
-from .rollout import rollout
-
-METHODS = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient", "integrated_gradients")
+from .gradients import STEPS
 
 
 def explain(
@@ -65,26 +56,12 @@ def explain(
             or outputs that are not finite.
         ImportError: integrated gradients without captum.
     """
-    _check_methods(methods)
-    chosen = check_attentions(model, layers)
-    encoded = encode(model, inputs, tokenizer=tokenizer, processor=processor, max_length=max_length)
+    request = Request(methods, check_attentions(model, layers), tokenizer, processor, position, max_length, steps)
     with evaluating(model):
-        seen = look(model, encoded.inputs, target, chosen, position=position, tokenizer=tokenizer)
-        encoded, grid = _placed(model, encoded, seen)
-        scores, notes = _attention_scores(seen, methods), _softmax_notes(model, seen, chosen)
-        for note in notes:
-            warnings.warn(note, UserWarning, stacklevel=2)
-        fields = {"gradient": seen.gradient, "input_x_gradient": seen.input_x_gradient}
-        if "integrated_gradients" in methods:
-            special, baseline = [word is None for word in encoded.words], baseline_token(model, tokenizer)
-            found = integrated_gradients(model, encoded.inputs, seen.target, special=special, baseline=baseline, steps=steps)
-            fields["integrated_gradients"] = found.scores
-            notes.append(f"integrated gradients of {steps} steps miss {found.gap:+.2g} logits of the difference to their baseline")
-    for name, field in fields.items():
-        if name in methods:
-            scores[name] = field if grid is None else per_patch(field, grid, len(encoded.tokens))
-    ordered = {method: scores[method] for method in methods}
-    return _explanation(model, encoded, seen, layers=tuple(chosen), scores=ordered, grid=grid, notes=tuple(notes))
+        found = examine(model, inputs, target, request)
+    for note in softmax_notes(model, found.seen.signed, request.layers):
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return _explanation(model, found, request)
 
 
 def explain_generation(model: Any, tokenizer: Any, text: Any, target: int | str | None = None, **options: Any) -> Explanation:
@@ -106,57 +83,8 @@ def explain_generation(model: Any, tokenizer: Any, text: Any, target: int | str 
     return explain(model, text, target, tokenizer=tokenizer, position=-1, **options)
 
 
-def _check_methods(methods: tuple[str, ...]) -> None:
-    unknown = [method for method in methods if method not in METHODS]
-    if isinstance(methods, str) or unknown or not methods:
-        what = repr(methods) if isinstance(methods, str) or not methods else repr(unknown[0])
-        raise ValueError(f"methods must be some of {', '.join(METHODS)}, as a tuple, but there is {what}")
-
-
-def _placed(model: Any, encoded: Encoded, seen: Seen) -> tuple[Encoded, tuple[int, int] | None]:
-    """Names of positions, which for a picture are known only now."""
-    if not encoded.is_image:
-        return encoded, None
-    grid = grid_of(model.config, encoded.inputs[PIXELS])
-    tokens, words, word_texts = patch_names(grid, seen.weights.shape[-1])
-    return replace(encoded, tokens=tokens, words=words, word_texts=word_texts), grid
-
-
-def _attention_scores(seen: Seen, methods: tuple[str, ...]) -> dict[str, Tensor]:
-    oriented = seen.weights * seen.orientation[:, :, None, None]
-    ways: dict[str, Callable[[], Tensor]] = {
-        "weights": lambda: _heard(seen.weights, seen.live),
-        "oriented": lambda: _heard(oriented, seen.live),
-        "contributions": lambda: seen.contributions.sum((0, 1, 2)),
-        "rollout": lambda: _at(rollout(oriented), seen.position),
-    }
-    return {name: way() for name, way in ways.items() if name in methods}
-
-
-def _heard(weights: Tensor, live: Tensor) -> Tensor:
-    """Mean over heads, over the queries of each layer that matter, and over layers."""
-    rows = live.to(weights.dtype)
-    of_layers = (weights.mean(1) * rows[:, :, None]).sum(1) / rows.sum(1, keepdim=True).clamp(min=1)
-    return of_layers.mean(0)
-
-
-def _at(matrix: Tensor, position: int | None) -> Tensor:
-    return matrix.mean(0) if position is None else matrix[position]
-
-
-def _softmax_notes(model: Any, seen: Seen, layers: list[int]) -> list[str]:
-    plain = [layer for layer, signed in zip(layers, seen.signed, strict=True) if not signed]
-    if not plain:
-        return []
-    which = "" if len(plain) == len(layers) else f" in layers {', '.join(map(str, plain))}"
-    return [
-        f"{type(model).__name__} computes softmax{which}: no weight is below 0, so an oriented weight has the sign of its whole head; "
-        "hf_tanhmax.convert makes a TanhMax model"
-    ]
-
-
-def _explanation(model: Any, encoded: Encoded, seen: Seen, **rest: Any) -> Explanation:
-    config = model.config
+def _explanation(model: Any, found: Examined, request: Request) -> Explanation:
+    config, seen, encoded = model.config, found.seen, found.encoded
     return Explanation(
         family=str(config.model_type).removeprefix("tanhmax_"),
         tokens=encoded.tokens,
@@ -167,12 +95,15 @@ def _explanation(model: Any, encoded: Encoded, seen: Seen, **rest: Any) -> Expla
         logit=seen.logit,
         probability=seen.probability,
         position=seen.position,
+        layers=tuple(request.layers),
         signed=seen.signed,
         weights=seen.weights,
         orientation=seen.orientation,
         one_signed=seen.one_signed,
         contributions=seen.contributions,
+        scores=found.scores,
         image=encoded.image,
+        grid=found.grid,
         model_name=getattr(config, "_name_or_path", "") or type(model).__name__,
-        **rest,
+        notes=(*softmax_notes(model, seen.signed, request.layers), *found.notes),
     )

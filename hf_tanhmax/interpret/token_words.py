@@ -25,11 +25,11 @@ def words_of(text: str, offsets: Iterable[tuple[int, int]], special: Iterable[bo
     spans = [match.span() for match in WORD.finditer(text)]
     starts: list[tuple[int, int] | None] = []
     for (begin, end), is_special in zip(offsets, special, strict=True):
+        first = begin + len(text[begin:end]) - len(text[begin:end].lstrip())
         if is_special or end <= begin:
             starts.append(None)
-            continue
-        first = begin + len(text[begin:end]) - len(text[begin:end].lstrip())
-        starts.append(next((span for span in spans if span[0] <= first < span[1]), (begin, end)))
+        else:
+            starts.append(next((span for span in spans if span[0] <= first < min(span[1], end)), (begin, end)))
     found = sorted({span for span in starts if span is not None})
     place = {span: index for index, span in enumerate(found)}
     return (
