@@ -42,9 +42,14 @@ class DataSet:
         embedding_size, hidden_size: E and H.
         softmax, tanhmax: the paper's settings for the two arms.
         learning_rates, scales: the grid on which both arms are tried for the common settings.
-        epochs: of training, and the most that the grid may choose.
+        epochs: of training with the paper's settings.
         batch_size: documents a step.
         loss_factor: of the cross entropy.
+        attentions: that are run; tanh is the paper's third activation.
+        grid_epochs: of the grid, and the most that it may choose.
+        grid_every: epochs between two looks at the validation split.
+        grid_seed: of the grid, none of those that are reported.
+        seeds_at_once: that are trained together; pays where the classifier is small.
     """
 
     name: str
@@ -69,6 +74,11 @@ class DataSet:
     epochs: int = 100
     batch_size: int = 100
     loss_factor: float = 100.0
+    attentions: tuple[str, ...] = ("softmax", "tanhmax")
+    grid_epochs: int = 100
+    grid_every: int = 5
+    grid_seed: int = 1000
+    seeds_at_once: int = 1
 
     def arm(self, attention: str) -> Arm:
         """The paper's settings; tanh has TanhMax's, as the paper gives none."""
