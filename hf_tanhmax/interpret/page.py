@@ -3,10 +3,10 @@
 The page holds its own style and script, named by their hashes in a Content-Security-Policy that allows nothing else, and its data as JSON
 and as base64; texts of users are data, never markup. Matrices are decoded when they are first looked at.
 
-Size: a matrix takes about 2.3 bytes a number (`packed.py`: float16, relative error at most 2^-11), half of that under a causal mask. 12 x 12
-heads over 512 tokens are 38 million weights, so about 85 MB, and as many contributions would double that. Those are weights times values
-times gradients, which an explanation does not hold; so beyond 48 MiB of matrices a page keeps only the contributions of the position that
-the logit is read from (their sum over queries, where the model pools all positions), says so, and keeps the whole if asked.
+Size: a matrix takes about 2.3 bytes a number (`packed.py`: float16, relative error at most 2^-11), half of that under a causal mask. 12
+heads in each of 12 layers over 512 tokens are 38 million weights, so about 85 MB, and as many contributions would double that. Those are
+weights times values times gradients, which an explanation does not hold; so beyond 48 MiB of matrices a page keeps only the contributions
+of the position that the logit is read from (their sum over queries, where the model pools all), says so, and keeps the whole if asked.
 """
 
 import base64

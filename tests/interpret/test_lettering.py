@@ -1,5 +1,7 @@
 """Text in figures: lines are broken where they end, a letter no font has is a box, and fonts that are not installed are passed over."""
 
+from itertools import pairwise
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -29,7 +31,7 @@ def test_lines():
     assert [[index for index, _, _ in line] for line in lines] == [[0, 1], [2], [3, 4]]
     for line in lines:
         assert line[0][1] == 0
-        for (_, left, wide), (_, after, _) in zip(line, line[1:], strict=False):
+        for (_, left, wide), (_, after, _) in pairwise(line):
             assert after == pytest.approx(left + wide + 4)
         assert len(line) == 1 or line[-1][1] + line[-1][2] <= 80
     assert letters.width("wwww") > letters.width("iiii")

@@ -38,7 +38,7 @@ function layoutOf({ rows, columns }, width, names) {
   const room = Math.min(130, 12 + Math.max(0, ...names.map((name) => 6.6 * Math.min(name.length, 18))));
   const named = (width - room) / columns >= 11;
   const margin = named ? room : 4;
-  const cell = Math.min(named ? 34 : 64, (width - margin - 2) / columns);
+  const cell = Math.min(named ? 44 : 64, (width - margin - 2) / columns);
   const high = Math.max(cell, rows === 1 ? 24 : 0);
   return { named, left: margin, top: margin, cell, high, width: cell * columns, height: high * rows };
 }
