@@ -125,10 +125,14 @@ def gradient_sizes(model: PaperClassifier, documents: Documents) -> Tensor:
     return torch.cat(sizes)
 
 
-def attention_erasure(parts: Parts) -> Tensor:
-    """p - p(w_i = 0) at each position, [N, L]: what the weight does, without giving its share to the others."""
-    erased = (parts.logits[:, None] - parts.weights * parts.effects).sigmoid()
-    return parts.probability[:, None] - erased
+def attention_erasure(parts: Parts, *, rounded: bool = False) -> Tensor:
+    """p - p(w_i = 0) at each position, [N, L]: what the weight does, without giving its share to the others.
+
+    Args:
+        parts: of the sentences.
+        rounded: subtract two rounded probabilities, as the published code does: where both round to 1 nothing is left.
+    """
+    return _difference(parts.logits[:, None], parts.logits[:, None] - parts.weights * parts.effects, rounded=rounded)
 
 
 @torch.no_grad()
@@ -139,8 +143,16 @@ def input_erasure(model: PaperClassifier, parts: Parts) -> Tensor:
         left = parts.keep.clone()
         left[:, place] = False
         logits = (model.activate(parts.scores, left) * parts.effects).sum(-1) + model.readout.bias
-        changes[:, place] = parts.probability - logits.sigmoid()
+        changes[:, place] = _difference(parts.logits, logits)
     return changes
+
+
+def _difference(one: Tensor, other: Tensor, *, rounded: bool = False) -> Tensor:
+    """sigmoid(one) - sigmoid(other), with all its digits unless they shall be lost."""
+    if rounded:
+        return one.sigmoid() - other.sigmoid()
+    high, low = torch.maximum(one, other), torch.minimum(one, other)
+    return torch.sign(one - other) * high.sigmoid() * (-low).sigmoid() * -torch.expm1(low - high)
 
 
 def permutation_changes(parts: Parts, generator: torch.Generator, draws: int = DRAWS) -> Tensor:

@@ -5,7 +5,7 @@ Varied around the paper's settings: how large queries and keys begin (`score_gai
 is beside the gradients, and these are small at the saddle where TanhMax starts).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -62,22 +62,15 @@ class Basin:
         return {**self.cell.identity(corpus), "kind": "basin", "change": self.change, "label": self.label}
 
 
-def basins(data_set: DataSet, *, epochs: int) -> list[Basin]:
-    """The sweep on one data set, without settings that are the paper's own.
-
-    Args:
-        data_set: which.
-        epochs: of each run.
-    """
-    from dataclasses import replace
-
+def basins(data_set: DataSet) -> list[Basin]:
+    """The sweep on one data set, without changes that change nothing."""
     arm, found = data_set.arm("tanhmax"), []
     for change in SWEEP:
         if change and all(getattr(arm, name, None) == value for name, value in change.items()):
             continue
         values = {"learning_rate": arm.learning_rate, "scale": arm.scale, **{k: v for k, v in change.items() if hasattr(arm, k)}}
         changed = replace(data_set, loss_factor=change.get("loss_factor", data_set.loss_factor))
-        found.append(Basin(TextCell(changed, "paper", "tanhmax", epochs=epochs, **values), change))
+        found.append(Basin(TextCell(changed, "paper", "tanhmax", epochs=data_set.basin_epochs, **values), change))
     return found
 
 

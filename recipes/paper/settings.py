@@ -49,6 +49,7 @@ class DataSet:
         grid_epochs: of the grid, and the most that it may choose.
         grid_every: epochs between two looks at the validation split.
         grid_seed: of the grid, none of those that are reported.
+        basin_epochs: of each run of the sweep of settings.
         seeds_at_once: that are trained together; pays where the classifier is small.
     """
 
@@ -78,6 +79,7 @@ class DataSet:
     grid_epochs: int = 100
     grid_every: int = 5
     grid_seed: int = 1000
+    basin_epochs: int = 60
     seeds_at_once: int = 1
 
     def arm(self, attention: str) -> Arm:

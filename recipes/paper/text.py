@@ -120,14 +120,14 @@ def analysis(model: PaperClassifier, corpus: Corpus, *, published: bool, for_fig
         "signs": {**asdict(found), "kind": found.kind(accurate["train_accuracy"], chance)},
         "words": signs.polarity_table(means, corpus.polarity),
         "separation_auc": signs.separation(means, corpus.polarity, found.orientation),
-        "tau": _taus(model, corpus.test, test),
+        "tau": _taus(model, corpus.test, test, rounded=published),
         **_changes(model, test, corpus.test, scaled=not published, for_figures=for_figures),
         **({"scatter": signs.scatter(means, corpus.polarity)} if for_figures else {}),
     }
 
 
-def _taus(model: PaperClassifier, documents: Documents, parts: Parts) -> dict[str, Any]:
-    attention, inputs = analyses.attention_erasure(parts), analyses.input_erasure(model, parts)
+def _taus(model: PaperClassifier, documents: Documents, parts: Parts, *, rounded: bool) -> dict[str, Any]:
+    attention, inputs = analyses.attention_erasure(parts, rounded=rounded), analyses.input_erasure(model, parts)
     size = parts.weights.abs()
     pairs = {
         "gradient": (size, analyses.gradient_sizes(model, documents)),
@@ -173,7 +173,7 @@ def run_grid(data_set: DataSet, attention: str, corpus: Corpus, ledger: Ledger, 
     for learning_rate in data_set.learning_rates:
         for scale in data_set.scales:
             cell = TextCell(data_set, "grid", attention, learning_rate, scale, data_set.grid_epochs)
-            for name in ledger.missing([f"learning rate {learning_rate:g}, scale {scale:g}"]):
+            for name in ledger.missing([_grid_name(learning_rate, scale)]):
                 curve: list[list[float]] = []
 
                 def watch(epoch: int, models: Any, curve: list[list[float]] = curve) -> None:
@@ -183,6 +183,15 @@ def run_grid(data_set: DataSet, attention: str, corpus: Corpus, ledger: Ledger, 
 
                 trained(cell.config(corpus), corpus.fit, cell.schedule, seeds=[data_set.grid_seed], after_epoch=watch)
                 ledger.add(name, {"learning_rate": learning_rate, "scale": scale, "validation_accuracy": curve})
+
+
+def grid_names(data_set: DataSet) -> list[str]:
+    """The settings of the grid."""
+    return [_grid_name(learning_rate, scale) for learning_rate in data_set.learning_rates for scale in data_set.scales]
+
+
+def _grid_name(learning_rate: float, scale: float) -> str:
+    return f"learning rate {learning_rate:g}, scale {scale:g}"
 
 
 def grid_identity(data_set: DataSet, attention: str, corpus: Corpus) -> dict[str, Any]:
@@ -207,7 +216,7 @@ def chosen_cell(data_set: DataSet, attention: str, grid: dict[str, Any]) -> Text
         RecipeError: the grid is not complete.
     """
     runs = grid["runs"].values()
-    if len(runs) < len(data_set.learning_rates) * len(data_set.scales):
+    if len(runs) < len(grid_names(data_set)):
         raise RecipeError(f"the grid of {data_set.name}, {attention}, is not complete; run it first")
     tried = [(value, -int(epoch), run) for run in runs for epoch, value in run["validation_accuracy"]]
     _, epochs, best = max(tried, key=lambda item: item[:2])
