@@ -18,7 +18,7 @@ from hf_tanhmax import cli
 from hf_tanhmax.cli import main
 
 ROOT = Path(hf_tanhmax.__file__).parents[1]
-COMMANDS = ["convert", "train", "evaluate", "bench", "push", "card", "doctor"]
+COMMANDS = ["convert", "train", "evaluate", "bench", "push", "card", "doctor", "explain", "faithfulness", "rank-collapse"]
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from .extras import wanted
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -63,7 +65,7 @@ class Lettering:
     """
 
     def __init__(self, size: float = 9.0) -> None:
-        from matplotlib.backends.backend_agg import RendererAgg
+        RendererAgg = wanted("matplotlib.backends.backend_agg", "figures").RendererAgg  # noqa: N806 - a class
         from matplotlib.font_manager import FontProperties
 
         self.style: dict[str, Any] = {"family": list(families()), "size": size, "parse_math": False, "usetex": False}

@@ -1,11 +1,12 @@
-"""Pictures of an explanation by matplotlib: tokens, heads, one head, an image, next tokens.
+"""Pictures of an explanation by matplotlib: tokens, heads, one head, an image, next tokens; and of rank collapse.
 
 Every function returns a figure of its own, which pyplot does not know; `figure.savefig("name.svg")` writes it, as PNG, SVG or PDF. Blue
 speaks for the target and orange against it (in raw weights: above and below zero), white is zero, and the range is symmetric. Tokens are
 shown letter by letter, never read as mathematics; a letter that no installed font has is a box.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from math import floor, log10
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from .captions import VIEWS, head_in_words, score_name, seen, target_in_words
 from .chosen import head_numbers, one_head, texts_and_scores
 from .colours import colour_map
 from .explanation import Explanation
+from .extras import wanted
 from .lettering import Lettering
+from .rank_collapse import RankCollapse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +29,12 @@ INK, PAPER = "#101216", "#ffffff"
 LINE, HIGH = 25.0, 20.0  # points from line to line of a text, and of a token's box
 EVEN = 0.19  # the luminance on which both inks stand out the same
 LABELLED = 64  # names of more tokens than these along an axis could not be read
+LINES = (  # told apart by colour, marker and dash
+    {"color": "#0f4a91", "marker": "o", "markersize": 4},
+    {"color": "#d8792c", "marker": "s", "markersize": 4, "linestyle": "--"},
+    {"color": "#4388cf", "marker": "^", "markersize": 4, "linestyle": "-."},
+    {"color": "#8d3f04", "marker": "D", "markersize": 3.5, "linestyle": ":"},
+)
 FOR_AND_AGAINST = "blue speaks for the target, orange against it"
 
 
@@ -190,10 +199,33 @@ def plot_next_tokens(explanations: Explanation | Sequence[Explanation], *, score
     return figure
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure
+def plot_rank_collapse(found: Mapping[str, RankCollapse], *, title: str) -> "Figure":
+    """How alike the tokens become, layer by layer: the norm of what differs over the whole norm.
 
-    return Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+    Args:
+        found: what was measured, each under the name of its line.
+        title: of the figure.
+
+    Raises:
+        ValueError: nothing was measured.
+    """
+    if not found:
+        raise ValueError("there is no measurement to show; rank_collapse makes one")
+    figure = _figure(6.4, 3.8)
+    axes = figure.subplots()
+    for (name, one), style in zip(found.items(), cycle(LINES), strict=False):
+        axes.plot(one.ratio.tolist(), label=name, **style)
+    axes.set_ylim(bottom=0)
+    axes.grid(color="#e3e5e8", linewidth=0.6)
+    _axes_names(axes, "layer (0: the input of the first)", "norm of the residual / norm (0: all tokens are alike)")
+    axes.legend(fontsize=8, frameon=False)
+    Lettering().title(axes, title)
+    return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    figure = wanted("matplotlib.figure", "figures")
+    return figure.Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
 
 
 def _reach(values: Tensor) -> float:
