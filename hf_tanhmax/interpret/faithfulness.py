@@ -12,9 +12,9 @@ from .encoding import PIXELS
 from .erasing import Case, Copy, Eraser
 from .evaluation import check_attentions, evaluating
 from .examining import METHODS, Examined, Request, examine
+from .faithfulness_report import FaithfulnessReport, summarised
 from .gradients import STEPS, baseline_token
 from .measures import MEASURES, Array, Subject
-from .report import FaithfulnessReport, summarised
 
 COMPARED = ("weights", "oriented", "contributions", "rollout", "integrated_gradients", "random")
 CONTROL = "random"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .encoding import IDS, PIXELS
+from .extras import wanted
 from .target import Target
 
 STEPS = 32
@@ -48,12 +49,7 @@ def integrated_gradients(
     Raises:
         ImportError: captum is not installed.
     """
-    try:
-        from captum.attr import IntegratedGradients, LayerIntegratedGradients
-    except ImportError as error:
-        raise ImportError(
-            'integrated gradients need captum: pip install "hf-tanhmax[interpret]", or leave "integrated_gradients" out of methods'
-        ) from error
+    captum = wanted("captum.attr", "integrated gradients")
     names = [name for name in inputs if name not in (IDS, PIXELS)]
     main = IDS if IDS in inputs else PIXELS
 
@@ -67,14 +63,14 @@ def integrated_gradients(
     }
     if main == PIXELS:
         blank = torch.zeros_like(inputs[PIXELS])
-        found = IntegratedGradients(forward).attribute(inputs[PIXELS], blank, **options).detach()[0].float().sum(0)
+        found = captum.IntegratedGradients(forward).attribute(inputs[PIXELS], blank, **options).detach()[0].float().sum(0)
         with torch.no_grad():
             reached = forward(blank, *(inputs[name] for name in names))
     else:
         kept = torch.tensor([special], device=inputs[IDS].device)
         reference = torch.where(kept, inputs[IDS], torch.full_like(inputs[IDS], baseline))
         embeddings = model.get_input_embeddings()
-        attributed = LayerIntegratedGradients(forward, embeddings).attribute(inputs[IDS], reference, **options)
+        attributed = captum.LayerIntegratedGradients(forward, embeddings).attribute(inputs[IDS], reference, **options)
         found = attributed.detach()[0].float().sum(-1)
         # Not the logit of the baseline's tokens: a decoder that classifies looks for padding among them to find its last position.
         with torch.no_grad(), _embedded(embeddings, embeddings(reference)):

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy
 from numpy.typing import NDArray
-from scipy import stats
 
 from .erasing import Copy
+from .extras import wanted
 
 Array = NDArray[numpy.float64]
 Lookup = Callable[[Copy], float]
@@ -81,7 +81,9 @@ def _ranked(way: str, absolute: bool) -> Measure:
         effects = _effects(subject, way, probability)
         if absolute:
             scores, effects = abs(scores), abs(effects)
-        return float(stats.kendalltau(scores, effects).statistic) if len(scores) > 1 else math.nan
+        if len(scores) < 2:
+            return math.nan
+        return float(wanted("scipy.stats", "rank correlations").kendalltau(scores, effects).statistic)
 
     return Measure(f"{way} {'|tau|' if absolute else 'tau'}", "higher", _singles(way), value)
 

@@ -118,7 +118,7 @@ def _live(gradient: Tensor) -> Tensor:
 
 
 def _heads(record: LayerRecord, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    weights, values = record.weights[0].detach().float(), record.values[0].detach().float()  # type: ignore[index]
+    weights, values = record.weights[0].detach().float(), record.values[0].detach().float()
     return weights.cpu(), contributions_of(weights, values, gradient[0].detach().transpose(0, 1).float()).cpu()
 
 
@@ -132,4 +132,4 @@ def _check(model: Any, logits: Tensor, records: list[LayerRecord]) -> None:
             f"layers of unequal heads or lengths cannot be shown together, but they are {sorted(shapes)}; name layers= that agree"
         )
     named = {f"the attention weights of layer {record.layer}": record.weights for record in records}
-    check_finite(model, {**named, "the logits": logits})  # type: ignore[dict-item]
+    check_finite(model, {**named, "the logits": logits})

@@ -38,9 +38,9 @@ class LayerRecord:
     layer: int
     name: str
     signed: bool
-    weights: Tensor | None = None
-    values: Tensor | None = None
-    outputs: Tensor | None = None
+    weights: Any = None
+    values: Any = None
+    outputs: Any = None
 
 
 class WatchedConfig(ConfigView):

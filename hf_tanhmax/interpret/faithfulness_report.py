@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy
-from scipy import stats
 
+from .extras import wanted
 from .measures import MEASURES
 
 LEVEL, RESAMPLES = 0.95, 2000
@@ -93,6 +93,7 @@ def summarised(values: tuple[float, ...], seed: int) -> Cell:
         return Cell(None, None, None, 0)
     if len(numbers) == 1:
         return Cell(float(numbers[0]), None, None, 1)
+    stats = wanted("scipy.stats", "bootstrap intervals")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         interval = stats.bootstrap(
