@@ -1,5 +1,7 @@
 """What pictures say in words: the names of views and scores, the target, and tokens of which every letter can be seen."""
 
+from pathlib import Path
+
 from .explanation import Explanation
 
 VIEWS = {
@@ -19,6 +21,12 @@ SCORES = {
 }
 
 _SEEN = str.maketrans({"\n": "↵", "\r": "↵", "\t": "⇥", "\u00a0": " ", "\u200b": "", "\ufeff": ""})
+
+
+def model_in_words(explanation: Explanation) -> str:
+    """What the model calls itself; of a folder its last name, as the rest is nobody's business."""
+    name = explanation.model_name
+    return seen(Path(name).name if Path(name).is_absolute() else name) if name else ""
 
 
 def score_name(name: str) -> str:

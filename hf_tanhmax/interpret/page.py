@@ -15,12 +15,13 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from .captions import seen
+from .captions import model_in_words, seen
 from .explanation import Explanation
 from .page_data import blocks, facts, holds_all, shared_facts
 
@@ -68,14 +69,22 @@ def _context(explanations: Explanation | Sequence[Explanation], contributions: s
     told = [facts(explanation, whole=whole) for explanation in found]
     script, style = _script(), _asset("page.css")
     return {
-        "title": " · ".join(filter(None, (found[0].model_name, f"what speaks for “{seen(found[0].target_name)}”"))),
+        "title": " · ".join(filter(None, (model_in_words(found[0]), f"what speaks for “{seen(found[0].target_name)}”"))),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
         "blocks": _blocks(found, told, whole=whole),
-        "data": {**shared_facts(), "explanations": told},
+        "data": {**shared_facts(), "follows": _follow(found), "explanations": told},
     }
+
+
+def _follow(explanations: Sequence[Explanation]) -> bool:
+    """Whether they explain tokens that were written one after the other."""
+    return len(explanations) > 1 and all(
+        after.tokens[: len(before.tokens)] == before.tokens and len(after.tokens) == len(before.tokens) + 1
+        for before, after in pairwise(explanations)
+    )
 
 
 def _blocks(explanations: Sequence[Explanation], told: Sequence[dict[str, Any]], *, whole: bool) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .captions import SCORES, VIEWS, score_name, seen
+from .captions import SCORES, VIEWS, model_in_words, score_name, seen
 from .chosen import head_numbers
 from .colours import DARK_NEGATIVE, DARK_POSITIVE, NEGATIVE, POSITIVE
 from .explanation import Explanation
@@ -73,7 +73,7 @@ def facts(explanation: Explanation, *, whole: bool) -> dict[str, Any]:
     weights, contributions = explanation.weights, _contributions(explanation, whole=whole)
     size = weights.abs().sum((-2, -1))
     return {
-        "model": seen(explanation.model_name) if explanation.model_name else "",
+        "model": model_in_words(explanation),
         "family": explanation.family,
         "target": seen(explanation.target_name),
         "logit": explanation.logit,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .captions import VIEWS, head_in_words, score_name, seen, target_in_words
+from .captions import VIEWS, head_in_words, model_in_words, score_name, seen, target_in_words
 from .chosen import head_numbers, one_head, texts_and_scores
 from .colours import colour_map
 from .explanation import Explanation
@@ -136,13 +136,13 @@ def plot_head(explanation: Explanation, *, layer: int, head: int, view: str = "o
 
 
 def plot_image(explanation: Explanation, *, scores: str = "contributions", smooth: bool = True, strength: float = 0.85) -> "Figure":
-    """The image, and beside it the image under its patches' scores, up-sampled to pixels.
+    """The image, and beside it, in grey, under its patches' scores, up-sampled to pixels.
 
     Args:
         explanation: of an image.
         scores: the name of the scores.
         smooth: bilinear between patches; False shows each patch as a block.
-        strength: opacity of the strongest score, from 0 to 1; a score of zero leaves the image as it is.
+        strength: opacity of the strongest score, from 0 to 1; a score of zero leaves the grey as it is.
 
     Raises:
         ValueError: the explanation has no image, no scores of that name, or the strength is out of range.
@@ -156,13 +156,13 @@ def plot_image(explanation: Explanation, *, scores: str = "contributions", smoot
     high = _reach(patches)
     figure = _figure(9.0, 4.2)
     plain, covered = figure.subplots(1, 2)
-    for axes in (plain, covered):
-        axes.imshow(image)
+    for axes, shown in ((plain, image), (covered, image.convert("L").convert("RGB"))):
+        axes.imshow(shown)
         axes.axis("off")
     pixels = _upsampled(patches / high, (image.height, image.width), smooth=smooth)
     covered.imshow(pixels.numpy(), cmap=colour_map(), vmin=-1, vmax=1, alpha=(pixels.abs() * strength).numpy())
     letters = Lettering()
-    letters.title(plain, seen(explanation.model_name) if explanation.model_name else "image")
+    letters.title(plain, model_in_words(explanation) or "image")
     letters.title(covered, f"{_title(scores)} for\n{target_in_words(explanation)}")
     _legend(figure, covered, high, "score of a patch")
     return figure

@@ -3,7 +3,7 @@
 import pytest
 from made_explanations import made
 
-from hf_tanhmax.interpret.captions import head_in_words, score_name, seen, target_in_words
+from hf_tanhmax.interpret.captions import head_in_words, model_in_words, score_name, seen, target_in_words
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,8 @@ def test_names():
     assert head_in_words(explanation, 0, 0) == "layer 0, head 0"
     assert head_in_words(explanation, 0, 1) == "layer 0, head 1 (one-signed)"
     assert head_in_words(explanation, 1, 2) == "layer 1, head 2 (softmax)"
+    assert model_in_words(made(model_name="owner/name")) == "owner/name"
+    assert model_in_words(made(model_name="/home/me/runs/my-model")) == "my-model"
+    assert model_in_words(made(model_name="")) == ""
     assert score_name("rollout") == "signed rollout"
     assert score_name("my_own") == "my own"

@@ -392,6 +392,28 @@ def test_an_image_that_is_not_at_hand(visit):
     assert page.is_visible("#picture")
 
 
+def test_next_tokens_that_follow_each_other(visit):
+    words = ("The", "capital", "of", "France", "is")
+    written = ("Paris", ",", "where")
+    steps = []
+    for count, name in enumerate(written):
+        tokens = (*words, *written[:count])
+        places = tuple(range(len(tokens)))
+        steps.append(
+            made(tokens=tokens, words=places, word_texts=tokens, position=len(tokens) - 1, target_name=name, layers=16, seed=count)
+        )
+    one = visit(steps)
+    page = one.page
+    assert page.is_hidden("#examples")
+    assert one.texts("#written button") == ["Paris93.8 %", ",93.8 %", "where93.8 %"]
+    page.get_by_role("button", name="where").press("Enter")
+    one.settled(example=2, query=6)
+    assert page.inner_text("h1") == "What speaks for “where”?"
+    assert one.texts("#tokens [role=option]") == [*words, "Paris", ","]
+    assert page.evaluate("document.activeElement.textContent") == "where93.8 %"
+    assert page.locator("#right #row-card").count() == 1  # as sixteen layers are taller than the matrix
+
+
 def test_several_examples(visit):
     second = made(tokens=("[CLS]", "fine"), words=(None, 0), word_texts=("fine",), target_name="negative", layers=3, heads=2)
     one = visit([made(), second, made_of_image()])

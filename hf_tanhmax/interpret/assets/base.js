@@ -18,7 +18,8 @@ function element(name, attributes = {}, ...children) {
 
 function number(value, digits = 3) {
   if (value === 0) return "0";
-  const text = Math.abs(value).toPrecision(digits).replace(/e([+-])(\d)$/, "e$10$2");
+  const size = Math.abs(value);
+  const text = size < 1e-4 ? size.toExponential(digits - 1) : size.toPrecision(digits);
   return (value < 0 ? "−" : "+") + text;
 }
 

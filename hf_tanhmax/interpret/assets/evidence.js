@@ -34,7 +34,7 @@ function buildTokens() {
   const { texts } = evidence();
   const list = find("tokens");
   list.replaceChildren(...texts.map((text, index) => element("span", { role: "option", dir: "auto", tabindex: "-1", "data-index": index }, text)));
-  if (now().row !== null && now().row === now().tokens.length - 1) {
+  if (!data.follows && now().row !== null && now().row === now().tokens.length - 1) {
     list.append(element("span", { class: "next", role: "presentation" }, `→ ${now().target}  ${percent(now().probability)}`));
   }
 }

@@ -45,7 +45,7 @@ function tellHead(layer, head) {
   const { numbers, negative, orientation, signed } = now();
   const turned = chosen.view === "raw" || !signed[layer] ? "" : orientation[layer][head] < 0 ? ", orientation −1" : ", orientation +1";
   find("heads-readout").replaceChildren(
-    element("b", {}, headName(layer, head)), `  ${number(numbers[chosen.view][layer][head])}; ${percent(negative[layer][head])} of the weight is negative${turned}`,
+    element("b", {}, headName(layer, head)), `  ${number(numbers[chosen.view][layer][head])}; ${(100 * negative[layer][head]).toFixed(1)} % of its raw weight is negative${turned}`,
   );
 }
 

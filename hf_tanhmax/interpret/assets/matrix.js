@@ -1,7 +1,6 @@
 // One head from token to token, on a canvas.
 
 const FINEST = 1024; // pixels of a matrix along a side; beyond, a pixel shows the strongest of its cells
-const LETTERS = "12px system-ui, sans-serif";
 
 const rowIndex = (query) => (head.rows === 1 ? 0 : query);
 const rowName = (query) => (head.rows === 1 && now().queries > 1 ? head.first : query);
@@ -70,7 +69,7 @@ function drawMatrix() {
 }
 
 function drawNames(context, place, ink) {
-  context.font = LETTERS;
+  context.font = `${Math.min(12, place.cell - 1)}px system-ui, sans-serif`;
   context.fillStyle = ink;
   context.textBaseline = "middle";
   context.textAlign = "right";

@@ -1,5 +1,7 @@
 // The page as a whole: what follows when something else is chosen.
 
+const TALL = 14; // layers, beyond which the row stands under the matrix
+
 let stamp = 0; // of the newest choice, so that a matrix that was decoded for an older one is dropped
 
 async function showHead() {
@@ -15,6 +17,7 @@ async function showHead() {
     ? `To keep this file small it holds contributions of ${queryName(head.first)} only; save_page(…, contributions="all") keeps every row.`
     : "A row is a query, which looks; a column is a key, which is looked at.";
   find("matrix").setAttribute("aria-label", `${headName(layer, place)}, ${data.views[view].name}, ${head.rows} queries by ${head.columns} keys`);
+  if (chosen.key === null) chosen.key = strongestKey();
   showRow();
   say(`${headName(layer, place)}, ${data.views[view].name}`);
 }
@@ -37,10 +40,29 @@ function showMethods() {
   find("method").value = chosen.method;
 }
 
+// The tokens that a model wrote one after the other, each an explanation of its own.
+function paintWritten() {
+  find("written").hidden = !data.follows;
+  if (!data.follows) return;
+  find("written").replaceChildren(...data.explanations.map((one, index) => {
+    const button = element("button", { type: "button", "aria-pressed": index === chosen.example }, one.target, element("small", {}, percent(one.probability)));
+    button.addEventListener("click", () => {
+      chosen.example = index;
+      showExample();
+      find("written").children[index].focus();
+    });
+    return button;
+  }));
+}
+
 // Where to begin: the head that adds or takes most.
 function strongestHead() {
   const flat = now().numbers.contributions.flatMap((row, layer) => row.map((value, place) => [Math.abs(value), layer, place]));
   return flat.reduce((best, item) => (item[0] > best[0] ? item : best)).slice(1);
+}
+
+function strongestKey() {
+  return rowOf(chosen.query).reduce((best, value, key, row) => (Math.abs(value) > Math.abs(row[best]) ? key : best), 0);
 }
 
 function showExample() {
@@ -48,7 +70,9 @@ function showExample() {
   head = null;
   [chosen.layer, chosen.head] = strongestHead();
   chosen.query = explanation.row === null ? 0 : queryAt(explanation.row);
-  chosen.key = Math.min(1, explanation.tokens.length - 1);
+  chosen.key = null;
+  find(explanation.layers.length > TALL ? "right" : "left").append(find("row-card"));
+  paintWritten();
   find("target").textContent = `“${explanation.target}”`;
   find("model").textContent = [explanation.model, explanation.family].filter(Boolean).join(" · ");
   const facts = [["probability ", percent(explanation.probability)], ["logit ", number(explanation.logit)],
@@ -92,7 +116,7 @@ function listenToChoices() {
 function start() {
   if (!data.explanations[0].words.length) chosen.unit = "tokens";
   document.querySelector(`input[name='unit'][value='${chosen.unit}']`).checked = true;
-  find("examples").hidden = data.explanations.length < 2;
+  find("examples").hidden = data.follows || data.explanations.length < 2;
   find("example").replaceChildren(...data.explanations.map((one, index) => new Option(`${index + 1}: ${one.target}`, index)));
   for (const listen of [listenToTokens, listenToPicture, listenToHeads, listenToMatrix, listenToSaving, listenToChoices]) listen();
   find("theme").setAttribute("aria-checked", isDark());

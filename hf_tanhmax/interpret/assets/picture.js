@@ -1,6 +1,6 @@
 // An image under the scores of its patches.
 
-let photograph = null; // an image, or a plain sheet where the page has none
+let photograph = null; // without its colours, so that every colour is a score; a plain sheet where the page has no image
 
 async function loadPhotograph() {
   const [rows, columns] = now().grid;
@@ -9,10 +9,19 @@ async function loadPhotograph() {
     photograph = smallCanvas(16 * columns, 16 * rows, () => [128, 128, 128, 255]);
     return;
   }
-  photograph = new Image();
-  photograph.src = now().image;
-  await photograph.decode();
-  find("original").src = photograph.src;
+  const image = new Image();
+  image.src = now().image;
+  await image.decode();
+  find("original").src = image.src;
+  photograph = element("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+  const context = photograph.getContext("2d");
+  context.drawImage(image, 0, 0);
+  const pixels = context.getImageData(0, 0, photograph.width, photograph.height);
+  for (let at = 0; at < pixels.data.length; at += 4) {
+    const [red, green, blue] = pixels.data.subarray(at, at + 3);
+    pixels.data.fill(Math.round(0.299 * red + 0.587 * green + 0.114 * blue), at, at + 3);
+  }
+  context.putImageData(pixels, 0, 0);
 }
 
 function smallCanvas(columns, rows, colour) {
@@ -26,7 +35,7 @@ function smallCanvas(columns, rows, colour) {
   return canvas;
 }
 
-// Draw image and overlay; the strongest score covers the image as far as the slider says, and zero not at all.
+// Draw image and overlay; the strongest score covers the grey image as far as the slider says, and zero not at all.
 function drawPicture(context, width, height) {
   const [rows, columns] = now().grid;
   const { scores } = evidence();
