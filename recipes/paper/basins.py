@@ -21,15 +21,15 @@ SWEEP: tuple[dict[str, float], ...] = (
     {},
     {"learning_rate": 0.05},
     {"learning_rate": 0.5},
-    {"learning_rate": 2.0},
-    {"score_gain": 0.3},
     {"score_gain": 3.0},
-    {"score_gain": 10.0},
-    {"score_bias": 0.0},
     {"score_bias": 1.0},
     {"score_bias": 3.0},
     {"scale": 1.0},
-    {"scale": 5.0},
+    {"score_gain": 0.3},
+    {"score_gain": 10.0},
+    {"score_bias": 0.0},
+    {"scale": 10.0},
+    {"learning_rate": 2.0},
     {"loss_factor": 1.0},
 )
 
@@ -65,7 +65,7 @@ class Basin:
 def basins(data_set: DataSet) -> list[Basin]:
     """The sweep on one data set, without changes that change nothing."""
     arm, found = data_set.arm("tanhmax"), []
-    for change in SWEEP:
+    for change in SWEEP[: data_set.basin_settings]:
         if change and all(getattr(arm, name, None) == value for name, value in change.items()):
             continue
         values = {"learning_rate": arm.learning_rate, "scale": arm.scale, **{k: v for k, v in change.items() if hasattr(arm, k)}}

@@ -27,7 +27,7 @@ from .sources import load
 
 PARTS = ("text", "basins", "collapse", "vision")
 BASIN_SETS = ("20news", "synthetic_dot")
-FAST_ROWS, FAST_EPOCHS = 400, 20
+FAST_ROWS, FAST_EPOCHS = 300, 12
 
 
 def main(arguments: list[str]) -> int:
@@ -178,8 +178,8 @@ class Replication:
     def _sized(self, data_set: DataSet) -> DataSet:
         if not self.given.fast:
             return data_set
-        epochs = {"epochs": FAST_EPOCHS, "grid_epochs": FAST_EPOCHS // 2, "basin_epochs": FAST_EPOCHS}
-        return replace(data_set, **epochs, learning_rates=data_set.learning_rates[-1:])
+        epochs = {"epochs": FAST_EPOCHS, "grid_epochs": FAST_EPOCHS // 2, "basin_epochs": FAST_EPOCHS, "basin_settings": 4}
+        return replace(data_set, **epochs, learning_rates=data_set.learning_rates[-1:], attentions=("softmax", "tanhmax"))
 
 
 def _weights(word: str) -> tuple[str, Path]:

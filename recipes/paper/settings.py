@@ -50,6 +50,7 @@ class DataSet:
         grid_every: epochs between two looks at the validation split.
         grid_seed: of the grid, none of those that are reported.
         basin_epochs: of each run of the sweep of settings.
+        basin_settings: how many of the sweep's settings are tried.
         seeds_at_once: that are trained together; pays where the classifier is small.
     """
 
@@ -80,6 +81,7 @@ class DataSet:
     grid_every: int = 5
     grid_seed: int = 1000
     basin_epochs: int = 60
+    basin_settings: int = 13
     seeds_at_once: int = 1
 
     def arm(self, attention: str) -> Arm:
