@@ -14,13 +14,13 @@ from .recording import Attend, plainly, repeated
 def deaf_to(erased: list[list[int]]) -> Attend:
     """Attention in which no query hears some positions, given for each input of the batch: their weights are 0, the others stay."""
 
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
         heard = value.new_ones(len(erased), 1, value.shape[-2], 1)
         for row, places in enumerate(erased):
             heard[row, 0, places] = 0
         return plainly(module, query, key, value * heard, mask, **kwargs)
 
-    return attend
+    return _attend
 
 
 def _noise(seeds: list[tuple[int, ...]], shape: tuple[int, ...], make: Callable[..., Tensor], like: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def _noise(seeds: list[tuple[int, ...]], shape: tuple[int, ...], make: Callable[
 def shuffled(seeds: list[tuple[int, ...]]) -> Attend:
     """Attention whose weights are shuffled, every row of every head by itself, over the keys that it sees; a seed for each input."""
 
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
         weights: Any = eager_forward(module, query, key, value, mask, **kwargs)[1]
         hidden = (weights == 0).all((0, 1))
         noise = _noise(seeds, tuple(weights.shape[1:]), torch.rand, weights.float()).masked_fill(hidden, torch.inf)
@@ -43,15 +43,15 @@ def shuffled(seeds: list[tuple[int, ...]]) -> Attend:
         weights = torch.zeros_like(weights).scatter(-1, shown, weights.gather(-1, noise.argsort(-1)))
         return (weights @ repeated(value, query).to(weights.dtype)).transpose(1, 2).contiguous(), weights
 
-    return attend
+    return _attend
 
 
 def random(seeds: list[tuple[int, ...]]) -> Attend:
     """Attention of random queries to random keys, scores of standard deviation 1 under the module's own map; a seed for each input."""
 
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
         first = _noise(seeds, tuple(query.shape[1:]), torch.randn, query)
         second = _noise([(*seed, 1) for seed in seeds], tuple(key.shape[1:]), torch.randn, key)
         return eager_forward(module, first, second, value, mask, **{**kwargs, "scaling": query.shape[-1] ** -0.5})
 
-    return attend
+    return _attend

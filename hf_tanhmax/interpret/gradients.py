@@ -53,7 +53,7 @@ def integrated_gradients(
     names = [name for name in inputs if name not in (IDS, PIXELS)]
     main = IDS if IDS in inputs else PIXELS
 
-    def forward(first: Tensor, *rest: Tensor) -> Tensor:
+    def _forward(first: Tensor, *rest: Tensor) -> Tensor:
         return target.of(model(**{main: first, **dict(zip(names, rest, strict=True))}, **without_cache(model)).logits)
 
     options = {
@@ -63,20 +63,20 @@ def integrated_gradients(
     }
     if main == PIXELS:
         blank = torch.zeros_like(inputs[PIXELS])
-        found = captum.IntegratedGradients(forward).attribute(inputs[PIXELS], blank, **options).detach()[0].float().sum(0)
+        found = captum.IntegratedGradients(_forward).attribute(inputs[PIXELS], blank, **options).detach()[0].float().sum(0)
         with torch.no_grad():
-            reached = forward(blank, *(inputs[name] for name in names))
+            reached = _forward(blank, *(inputs[name] for name in names))
     else:
         kept = torch.tensor([special], device=inputs[IDS].device)
         reference = torch.where(kept, inputs[IDS], torch.full_like(inputs[IDS], baseline))
         embeddings = model.get_input_embeddings()
-        attributed = captum.LayerIntegratedGradients(forward, embeddings).attribute(inputs[IDS], reference, **options)
+        attributed = captum.LayerIntegratedGradients(_forward, embeddings).attribute(inputs[IDS], reference, **options)
         found = attributed.detach()[0].float().sum(-1)
         # Not the logit of the baseline's tokens: a decoder that classifies looks for padding among them to find its last position.
         with torch.no_grad(), _embedded(embeddings, embeddings(reference)):
-            reached = forward(*(inputs[name] for name in (IDS, *names)))
+            reached = _forward(*(inputs[name] for name in (IDS, *names)))
     with torch.no_grad():
-        gain = forward(*(inputs[name] for name in (main, *names))) - reached
+        gain = _forward(*(inputs[name] for name in (main, *names))) - reached
     return Integrated(found.cpu(), float(gain) - float(found.sum()))
 
 

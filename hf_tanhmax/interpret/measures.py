@@ -77,7 +77,7 @@ class Measure:
 
 
 def _ranked(way: str, absolute: bool) -> Measure:
-    def value(subject: Subject, scores: Array, probability: Lookup) -> float:
+    def _value(subject: Subject, scores: Array, probability: Lookup) -> float:
         effects = _effects(subject, way, probability)
         if absolute:
             scores, effects = abs(scores), abs(effects)
@@ -85,7 +85,7 @@ def _ranked(way: str, absolute: bool) -> Measure:
             return math.nan
         return float(wanted("scipy.stats", "rank correlations").kendalltau(scores, effects).statistic)
 
-    return Measure(f"{way} {'|tau|' if absolute else 'tau'}", "higher", _singles(way), value)
+    return Measure(f"{way} {'|tau|' if absolute else 'tau'}", "higher", _singles(way), _value)
 
 
 def _singles(way: str) -> Callable[[Subject, Array], list[Copy]]:
@@ -104,43 +104,43 @@ def _agreement(subject: Subject, scores: Array, probability: Lookup) -> float:
 
 
 def _eraser(kept: bool) -> Measure:
-    def copies(subject: Subject, scores: Array) -> list[Copy]:
+    def _copies(subject: Subject, scores: Array) -> list[Copy]:
         order, count = _order(scores), len(scores)
         tops = [math.ceil(share * count) for share in BINS]
         return [subject.without(subject.removal, *(order[top:] if kept else order[:top])) for top in tops]
 
-    def value(subject: Subject, scores: Array, probability: Lookup) -> float:
-        found = [probability(copy) for copy in copies(subject, scores)]
+    def _value(subject: Subject, scores: Array, probability: Lookup) -> float:
+        found = [probability(copy) for copy in _copies(subject, scores)]
         return probability(subject.whole) - float(numpy.mean(found))
 
-    return Measure("sufficiency" if kept else "comprehensiveness", "lower" if kept else "higher", copies, value)
+    return Measure("sufficiency" if kept else "comprehensiveness", "lower" if kept else "higher", _copies, _value)
 
 
 def _curve(inserted: bool) -> Measure:
-    def steps(scores: Array) -> list[int]:
+    def _steps(scores: Array) -> list[int]:
         return sorted({round(tenth * len(scores)) for tenth in TENTHS})
 
-    def copies(subject: Subject, scores: Array) -> list[Copy]:
+    def _copies(subject: Subject, scores: Array) -> list[Copy]:
         order = _order(scores)
-        return [subject.without("mask", *(order[top:] if inserted else order[:top])) for top in steps(scores)]
+        return [subject.without("mask", *(order[top:] if inserted else order[:top])) for top in _steps(scores)]
 
-    def value(subject: Subject, scores: Array, probability: Lookup) -> float:
-        heights = [probability(copy) for copy in copies(subject, scores)]
-        return float(numpy.trapezoid(heights, [step / len(scores) for step in steps(scores)]))
+    def _value(subject: Subject, scores: Array, probability: Lookup) -> float:
+        heights = [probability(copy) for copy in _copies(subject, scores)]
+        return float(numpy.trapezoid(heights, [step / len(scores) for step in _steps(scores)]))
 
     name = "insertion" if inserted else "deletion"
-    return Measure(f"{name} AUC", "higher" if inserted else "lower", copies, value)
+    return Measure(f"{name} AUC", "higher" if inserted else "lower", _copies, _value)
 
 
 def _replaced(way: str) -> Measure:
-    def copies(subject: Subject, _: Array) -> list[Copy]:
+    def _copies(subject: Subject, _: Array) -> list[Copy]:
         return [Copy(subject.case, way, draw=draw) for draw in range(subject.draws)]
 
-    def value(subject: Subject, scores: Array, probability: Lookup) -> float:
+    def _value(subject: Subject, scores: Array, probability: Lookup) -> float:
         whole = probability(subject.whole)
-        return float(numpy.median([abs(whole - probability(copy)) for copy in copies(subject, scores)]))
+        return float(numpy.median([abs(whole - probability(copy)) for copy in _copies(subject, scores)]))
 
-    return Measure(f"{way} median", "", copies, value, of_model=True)
+    return Measure(f"{way} median", "", _copies, _value, of_model=True)
 
 
 def _order(scores: Array) -> list[int]:

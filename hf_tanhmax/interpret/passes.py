@@ -99,10 +99,10 @@ def _entry(model: Any, inputs: dict[str, Tensor]) -> Iterator[tuple[list[Tensor]
         return
     found: list[Tensor] = []
 
-    def keep(*call: Any) -> None:
+    def _keep(*call: Any) -> None:
         found.append(call[-1] if call[-1].requires_grad else call[-1].requires_grad_())
 
-    handle = model.get_input_embeddings().register_forward_hook(keep)
+    handle = model.get_input_embeddings().register_forward_hook(_keep)
     try:
         yield found, {}
     finally:

@@ -124,14 +124,14 @@ def recording(model: nn.Module, layers: list[int]) -> Iterator[list[LayerRecord]
 
 
 def _recorder(record: LayerRecord) -> Attend:
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
         outputs, weights = eager_forward(module, query, key, value, mask, **kwargs)
         if torch.is_grad_enabled() and not outputs.requires_grad:
             outputs.requires_grad_()
         record.weights, record.values, record.outputs = weights, repeated(value, query), outputs
         return outputs, weights
 
-    return attend
+    return _attend
 
 
 def repeated(value: Tensor, query: Tensor) -> Tensor:
