@@ -54,7 +54,7 @@ def check_attentions(model: nn.Module, layers: Any = None) -> list[int]:
             f"{kind} is an encoder and a decoder, whose weights have no common positions; explain an encoder or a decoder alone"
         )
     seen = attention_modules(model)
-    hidden = [name for name, module in model.named_modules() if _is_hidden_attention(module)]
+    hidden = hidden_attentions(model)
     if not seen:
         which = f"{some(hidden)} compute it themselves" if hidden else "it has no attention modules"
         raise ValueError(
@@ -69,6 +69,11 @@ def check_attentions(model: nn.Module, layers: Any = None) -> list[int]:
     if not wanted:
         raise ValueError("layers is empty; name at least one layer, or leave it None for all")
     return sorted({layer % len(seen) for layer in wanted})
+
+
+def hidden_attentions(model: nn.Module) -> list[str]:
+    """Paths of the attention modules that compute by themselves, without Transformers' attention interface, so that no weights are seen."""
+    return [name for name, module in model.named_modules() if _is_hidden_attention(module)]
 
 
 def check_finite(model: nn.Module, named: dict[str, Tensor]) -> None:

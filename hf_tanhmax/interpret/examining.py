@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..words import some
 from .encoding import PIXELS, Encoded, encode
+from .evaluation import hidden_attentions
 from .gradients import STEPS, baseline_token, integrated_gradients
 from .passes import Seen, look
 from .patches import grid_of, patch_names, per_patch
@@ -76,6 +78,12 @@ def examine(model: Any, inputs: Any, target: int | str | None, request: Request)
     for name, values in fields.items():
         scores[name] = values if grid is None else per_patch(values, grid, len(encoded.tokens))
     return Examined(encoded, seen, {method: scores[method] for method in request.methods}, grid, notes)
+
+
+def unseen_notes(model: Any) -> list[str]:
+    """A sentence if some attention of the model is not seen."""
+    hidden = hidden_attentions(model)
+    return [f"{some(hidden)} compute attention by themselves, so their weights are not shown"] if hidden else []
 
 
 def softmax_notes(model: Any, signed: tuple[bool, ...], layers: list[int]) -> list[str]:

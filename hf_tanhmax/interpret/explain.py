@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 from .evaluation import check_attentions, evaluating
-from .examining import METHODS, Examined, Request, examine, softmax_notes
+from .examining import METHODS, Examined, Request, examine, softmax_notes, unseen_notes
 from .explanation import Explanation
 from .gradients import STEPS
 
@@ -59,9 +59,10 @@ def explain(
     request = Request(methods, check_attentions(model, layers), tokenizer, processor, position, max_length, steps)
     with evaluating(model):
         found = examine(model, inputs, target, request)
-    for note in softmax_notes(model, found.seen.signed, request.layers):
+    notes = [*softmax_notes(model, found.seen.signed, request.layers), *unseen_notes(model)]
+    for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
-    return _explanation(model, found, request)
+    return _explanation(model, found, request, (*notes, *found.notes))
 
 
 def explain_generation(model: Any, tokenizer: Any, text: Any, target: int | str | None = None, **options: Any) -> Explanation:
@@ -83,7 +84,7 @@ def explain_generation(model: Any, tokenizer: Any, text: Any, target: int | str 
     return explain(model, text, target, tokenizer=tokenizer, position=-1, **options)
 
 
-def _explanation(model: Any, found: Examined, request: Request) -> Explanation:
+def _explanation(model: Any, found: Examined, request: Request, notes: tuple[str, ...]) -> Explanation:
     config, seen, encoded = model.config, found.seen, found.encoded
     return Explanation(
         family=str(config.model_type).removeprefix("tanhmax_"),
@@ -105,5 +106,5 @@ def _explanation(model: Any, found: Examined, request: Request) -> Explanation:
         image=encoded.image,
         grid=found.grid,
         model_name=getattr(config, "_name_or_path", "") or type(model).__name__,
-        notes=(*softmax_notes(model, seen.signed, request.layers), *found.notes),
+        notes=notes,
     )

@@ -85,7 +85,7 @@ def _ranked(way: str, absolute: bool) -> Measure:
             return math.nan
         return float(wanted("scipy.stats", "rank correlations").kendalltau(scores, effects).statistic)
 
-    return Measure(f"{way} {'|tau|' if absolute else 'tau'}", "higher", _singles(way), _value)
+    return Measure(f"{way} {'absolute ' if absolute else ''}tau", "higher", _singles(way), _value)
 
 
 def _singles(way: str) -> Callable[[Subject, Array], list[Copy]]:

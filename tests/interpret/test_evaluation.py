@@ -130,3 +130,11 @@ def test_a_layer_that_is_not_called_is_named():
     model.bert.encoder.layer[1].forward = lambda states, *_, **__: states
     with pytest.raises(ValueError, match=r"no attentions to be had from layers 1 \(bert.encoder.layer.1.attention.self\)"):
         explain(model, {"input_ids": text(1, 7)}, methods=FAST)
+
+
+def test_attention_that_is_not_seen_beside_some_that_is_is_named():
+    model = tiny_model(BERT)
+    model.pooling = torch.nn.MultiheadAttention(21, 3)
+    with pytest.warns(UserWarning, match="pooling compute attention by themselves, so their weights are not shown"):
+        found = explain(model, {"input_ids": text(1, 7)}, methods=FAST)
+    assert "pooling" in found.notes[0]

@@ -1,11 +1,15 @@
 """`explain` on the three families: identities of contributions, orientation under the flip that changes nothing, captum's completeness."""
 
+import re
+
 import pytest
 import torch
-from families import TINY, images, softmax_twin, text, tiny_model
+import transformers
+from families import TINY, images, real_weights, softmax_twin, text, tiny_model
+from PIL import Image
 
 import hf_tanhmax
-from hf_tanhmax.interpret import METHODS, explain, explain_generation
+from hf_tanhmax.interpret import METHODS, explain, explain_generation, upsampled
 from hf_tanhmax.interpret.recording import recording
 
 CLASSIFIERS = (
@@ -134,3 +138,35 @@ def test_padding_is_cut_away():
     ids = text(1, 7)
     padded = {"input_ids": torch.cat([ids, torch.zeros(1, 3, dtype=torch.long)], 1), "attention_mask": torch.tensor([[1] * 7 + [0] * 3])}
     torch.testing.assert_close(explain(model, padded, 0, methods=FAST).scores, explain(model, {"input_ids": ids}, 0, methods=FAST).scores)
+
+
+@pytest.mark.weights
+def test_real_weights_and_their_tokenizer():
+    folder = real_weights("bert")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    model = hf_tanhmax.convert(folder, transformers.AutoModelForSequenceClassification, polarity=1.0, num_labels=2)
+    found = explain(model, "An unforgettable film; don't miss it!", tokenizer=tokenizer, steps=16)
+    assert found.tokens == ("[CLS]", "an", "un", "##for", "##get", "##table", "film", ";", "don", "'", "t", "miss", "it", "!", "[SEP]")
+    assert found.word_texts == ("An", "unforgettable", "film", ";", "don't", "miss", "it", "!")
+    assert found.weights.shape == (6, 12, 15, 15)
+    assert found.position == 0
+    gap = float(re.search(r"miss ([-+.e\d]+) logits", found.notes[-1]).group(1))
+    assert abs(gap) < 0.1 * float(found.scores["integrated_gradients"].abs().sum())
+    with recording(model, list(range(6))) as records:
+        logit = model(**tokenizer("An unforgettable film; don't miss it!", return_tensors="pt")).logits[0, found.target]
+    outputs = [record.outputs for record in records]
+    for layer, (output, gradient) in enumerate(zip(outputs, torch.autograd.grad(logit, outputs), strict=True)):
+        torch.testing.assert_close(found.contributions[layer].sum(-1), (output * gradient).sum(-1)[0].T, atol=1e-6, rtol=1e-3)
+
+
+def test_a_picture_and_its_processor():
+    model = tiny_model(hf_tanhmax.TanhMaxViTForImageClassification)
+    processor = transformers.ViTImageProcessorPil(size={"height": 15, "width": 15})
+    picture = Image.effect_mandelbrot((40, 30), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+    found = explain(model, picture, processor=processor, methods=("contributions", "gradient"))
+    assert found.grid == (3, 3)
+    assert (found.image.size, found.image.mode) == ((40, 30), "RGB")
+    assert upsampled(found.scores["contributions"], found.grid, (30, 40)).shape == (30, 40)
+    pixels = processor(images=picture, return_tensors="pt")
+    torch.testing.assert_close(explain(model, pixels, methods=("contributions",)).scores["contributions"], found.scores["contributions"])
