@@ -13,7 +13,7 @@ from .erasing import Case, Copy, Eraser
 from .evaluation import check_attentions, evaluating
 from .examining import METHODS, Examined, Request, examine
 from .faithfulness_report import FaithfulnessReport, summarised
-from .gradients import STEPS, baseline_token
+from .gradients import baseline_token
 from .measures import MEASURES, Array, Subject
 
 COMPARED = ("weights", "oriented", "contributions", "rollout", "integrated_gradients", "random")
@@ -63,7 +63,7 @@ def faithfulness(
     removal: str = "deletion",
     draws: int = 20,
     max_length: int | None = None,
-    steps: int = STEPS,
+    steps: int = 32,
     progress: bool = True,
 ) -> FaithfulnessReport:
     """Measure how truly methods explain a model, TanhMax or softmax; `measures` has the definitions.

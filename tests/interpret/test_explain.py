@@ -146,7 +146,7 @@ def test_real_weights_and_their_tokenizer():
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     model = hf_tanhmax.convert(folder, transformers.AutoModelForSequenceClassification, polarity=1.0, num_labels=2)
-    found = explain(model, "An unforgettable film; don't miss it!", tokenizer=tokenizer, steps=16)
+    found = explain(model, "An unforgettable film; don't miss it!", tokenizer=tokenizer, steps=64)
     assert found.tokens == ("[CLS]", "an", "un", "##for", "##get", "##table", "film", ";", "don", "'", "t", "miss", "it", "!", "[SEP]")
     assert found.word_texts == ("An", "unforgettable", "film", ";", "don't", "miss", "it", "!")
     assert found.weights.shape == (6, 12, 15, 15)
