@@ -14,11 +14,15 @@ from .recording import Attend, plainly, repeated
 def deaf_to(erased: list[list[int]]) -> Attend:
     """Attention in which no query hears some positions, given for each input of the batch: their weights are 0, the others stay."""
 
+    made: list[Tensor] = []  # once for all layers, as each copy from the host would be waited for
+
     def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
-        heard = value.new_ones(len(erased), 1, value.shape[-2], 1)
-        for row, places in enumerate(erased):
-            heard[row, 0, places] = 0
-        return plainly(module, query, key, value * heard, mask, **kwargs)
+        if not made:
+            heard = torch.ones(len(erased), 1, value.shape[-2], 1)
+            for row, places in enumerate(erased):
+                heard[row, 0, places] = 0
+            made.append(heard.to(value.device, value.dtype))
+        return plainly(module, query, key, value * made[0], mask, **kwargs)
 
     return _attend
 

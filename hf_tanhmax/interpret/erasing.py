@@ -12,7 +12,6 @@ The ways to erase:
   come from scores of random queries and keys by the layer's own map, so that they are normalised as its own are.
 """
 
-import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -24,8 +23,8 @@ from torch import Tensor
 
 from ..patching import attention_modules
 from .altered import deaf_to, random, shuffled
+from .calling import rows_of_logits
 from .encoding import IDS, PIXELS, Encoded
-from .gradients import without_cache
 from .recording import Attend, watching
 from .target import Target
 
@@ -131,7 +130,7 @@ class Eraser:
         joined = {name: torch.cat([row[name] for row in inputs]) for name in inputs[0]}
         targets = [self._target(copy) for copy in batch]
         with watching(self.modules, self._attends(way, batch)) if way != "input" else nullcontext():
-            rows = _rows(self.model, joined, [position for _, position in targets])
+            rows = rows_of_logits(self.model, joined, [position for _, position in targets])
         return log_odds_of(rows, torch.tensor([index for index, _ in targets]), self.model.config).tolist()
 
     def _inputs(self, copy: Copy) -> dict[str, Tensor]:
@@ -192,14 +191,3 @@ def without_patches(case: Case, places: list[int]) -> dict[str, Tensor]:
             row, column = divmod(patch, columns)
             pixels[..., row * height : (row + 1) * height, column * width : (column + 1) * width] = 0
     return {**case.encoded.inputs, PIXELS: pixels}
-
-
-def _rows(model: Any, inputs: dict[str, Tensor], positions: list[int | None]) -> Tensor:
-    """The row of logits that each copy's target is in."""
-    length = inputs[IDS].shape[1] if IDS in inputs else 0
-    last = all(position == length - 1 for position in positions)
-    short = {"logits_to_keep": 1} if last and "logits_to_keep" in inspect.signature(type(model).forward).parameters else {}
-    logits = model(**inputs, **without_cache(model), **short).logits
-    if logits.dim() == 2:
-        return logits
-    return logits[:, -1] if short else logits[torch.arange(len(positions)), torch.tensor(positions)]

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .calling import rows_of_logits
 from .encoding import IDS, PIXELS
 from .extras import wanted
 from .target import Target
 
 # Enough for TanhMax on MiniLM to add up to a thousandth; attention with signs bends the path more than softmax does.
 STEPS = 64
-# Rows of the path from baseline to input that go through the model at once: memory, not result.
-ROWS = 32
+# Tokens of the path from baseline to input that go through the model at once, a picture counted as 256: memory, not result.
+TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,13 @@ def integrated_gradients(
     main = IDS if IDS in inputs else PIXELS
 
     def _forward(first: Tensor, *rest: Tensor) -> Tensor:
-        return target.of(model(**{main: first, **dict(zip(names, rest, strict=True))}, **without_cache(model)).logits)
+        given = {main: first, **dict(zip(names, rest, strict=True))}
+        return rows_of_logits(model, given, [target.position] * len(first))[:, target.index]
 
     options = {
         "additional_forward_args": tuple(inputs[name] for name in names) or None,
         "n_steps": steps,
-        "internal_batch_size": min(ROWS, steps),
+        "internal_batch_size": max(1, min(steps, TOKENS // (inputs[main].shape[1] if main == IDS else 256))),
     }
     if main == PIXELS:
         blank = torch.zeros_like(inputs[PIXELS])
@@ -89,11 +91,6 @@ def _embedded(embeddings: nn.Module, output: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def without_cache(model: Any) -> dict[str, bool]:
-    """Arguments that keep a model from filling a cache, where it has one."""
-    return {} if getattr(model.config, "use_cache", None) is None else {"use_cache": False}
 
 
 def baseline_token(model: Any, tokenizer: Any) -> int:

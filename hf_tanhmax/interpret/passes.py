@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..patching import attention_modules
+from .calling import without_cache
 from .encoding import PIXELS
 from .evaluation import check_finite
-from .gradients import without_cache
 from .orientation import contributions_of, one_signed, orientation_of
 from .recording import LayerRecord, recording
 from .target import Target, choose_target, logits_of

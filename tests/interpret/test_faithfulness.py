@@ -144,3 +144,21 @@ def test_wrong_options_are_refused(changes, message):
     model = tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification)
     with pytest.raises(ValueError, match=message):
         faithfulness(model, None, **{"texts": batches(4), "methods": ("weights",), "progress": False, **changes})
+
+
+@pytest.mark.parametrize("cls", [hf_tanhmax.TanhMaxBertForSequenceClassification, hf_tanhmax.TanhMaxLlamaForCausalLM])
+def test_half_precision(cls):
+    model = tiny_model(cls).to(torch.bfloat16)
+    report = faithfulness(model, None, batches(6), (*CHEAP, "integrated_gradients"), draws=2, steps=4, progress=False)
+    assert all(numpy.isfinite(cell.mean) for of in report.cells.values() for cell in of.values())
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_adapters():
+    peft = pytest.importorskip("peft")
+    model = tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification)
+    whole = faithfulness(model, None, batches(6), ("contributions",), ("attention_tau",), progress=False)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"]))
+    found = faithfulness(adapted, None, batches(6), ("contributions",), ("attention_tau",), progress=False)
+    assert found.values["attention_tau"]["contributions"] == pytest.approx(whole.values["attention_tau"]["contributions"])
+    assert found.signed == (True, True, True)
