@@ -7,7 +7,7 @@ The ways to erase:
   :math:`o_i = \\sum_j w_{ij} v_j`, that is the value :math:`v_j = 0`, so it runs on the fast path, which has no weights. The position's own
   residual stream stays.
 * `"mask"`: the token becomes the baseline token, the patch becomes 0.
-* `"deletion"`: the token is taken out, and later ones move up.
+* `"deletion"`: the token is taken out, and later ones move up; where none would be left, the first one is masked.
 * `"permutation"`, `"random"`: nothing is erased; the weights of every row (layer, head, query) are shuffled over the keys that it sees, or
   come from scores of random queries and keys by the layer's own map, so that they are normalised as its own are.
 """
@@ -81,14 +81,8 @@ class Eraser:
         seed: int = 0,
         progress: Callable[[int], Any] | None = None,
     ) -> None:
-        self.model, self.cases, self.baseline, self.batch_size, self.seed, self.progress = (
-            model,
-            cases,
-            baseline,
-            batch_size,
-            seed,
-            progress,
-        )
+        self.model, self.cases, self.baseline = model, cases, baseline
+        self.batch_size, self.seed, self.progress = batch_size, seed, progress
         modules = attention_modules(model)
         self.modules = [modules[layer] for layer in layers]
 
@@ -122,7 +116,7 @@ class Eraser:
                 raise ValueError('a patch cannot be deleted from a picture; erase by "mask" or "attention"')
             shape: tuple[int, ...] = tuple(case.encoded.inputs[PIXELS].shape[1:])
         else:
-            shape = (case.encoded.inputs[IDS].shape[1] - (len(copy.erased) if copy.way == "deletion" else 0),)
+            shape = (max(1, case.encoded.inputs[IDS].shape[1] - (len(copy.erased) if copy.way == "deletion" else 0)),)
         return (copy.way if copy.way in ("permutation", "random", "attention") else "input", shape, names, case.target.position is None)
 
     def _run(self, way: str, batch: list[Copy]) -> list[float]:
@@ -141,7 +135,9 @@ class Eraser:
         if copy.way == "mask":
             return without_patches(case, places) if case.encoded.is_image else self._masked(inputs, places)
         length = inputs[IDS].shape[1]
-        kept = torch.tensor([place for place in range(length) if place not in copy.erased], device=inputs[IDS].device)
+        if len(places) == length:
+            inputs, places = self._masked(inputs, [0]), places[1:]
+        kept = torch.tensor([place for place in range(length) if place not in places], device=inputs[IDS].device)
         return {name: value[:, kept] if value.shape[:2] == (1, length) else value for name, value in inputs.items()}
 
     def _masked(self, inputs: dict[str, Tensor], places: list[int]) -> dict[str, Tensor]:

@@ -13,11 +13,15 @@ from ..words import some
 
 # Implementations whose masks say exactly which keys are seen, boolean or additive; the others pack or compile theirs.
 UNDERSTOOD = ("eager", "sdpa", FUSED, EAGER)
+NO_TOKEN = -1
 
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode, gradients possible, masks that can be read; each module's mode and the attention come back after, also on errors.
+    """Evaluation mode, gradients possible, masks that can be read, no padding; what was before comes back after, also on errors.
+
+    A decoder that classifies reads its last token that is not padding, and refuses a batch if it knows no padding token. Nothing is padded
+    here, so for the time of the block no token is padding, be it one that stands in the text or one that masks.
 
     Args:
         model: a Transformers model. Neither `requires_grad` nor `.grad` of any parameter changes.
@@ -25,8 +29,12 @@ def evaluating(model: Any) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     name = getattr(model.config, "_attn_implementation", None)
     switched = name not in UNDERSTOOD
+    padding = getattr(model.config, "pad_token_id", None)
+    reads_last = "ForSequenceClassification" in type(model).__name__
     try:
         model.eval()
+        if reads_last:
+            model.config.pad_token_id = NO_TOKEN
         if switched:
             model.set_attn_implementation("eager")
         with torch.inference_mode(False), torch.enable_grad():
@@ -34,6 +42,8 @@ def evaluating(model: Any) -> Iterator[None]:
     finally:
         if switched:
             model.set_attn_implementation(name)
+        if reads_last:
+            model.config.pad_token_id = padding
         for module, mode in modes:
             module.training = mode
 

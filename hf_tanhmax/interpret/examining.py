@@ -9,7 +9,7 @@ from torch import Tensor
 from ..words import some
 from .encoding import PIXELS, Encoded, encode
 from .evaluation import hidden_attentions
-from .gradients import STEPS, baseline_token, integrated_gradients
+from .gradients import STEPS, integrated_gradients
 from .passes import Seen, look
 from .patches import grid_of, patch_names, per_patch
 from .rollout import rollout
@@ -19,7 +19,7 @@ METHODS = ("weights", "oriented", "contributions", "rollout", "gradient", "input
 
 @dataclass(frozen=True)
 class Request:
-    """What to compute; the fields are arguments of `explain`, `layers` as indices.
+    """What to compute; the fields are arguments of `explain`, `layers` as indices, and `baseline` as `gradients.baseline_token` finds it.
 
     Raises:
         ValueError: a method that does not exist, or none.
@@ -27,6 +27,7 @@ class Request:
 
     methods: tuple[str, ...]
     layers: list[int]
+    baseline: int
     tokenizer: Any = None
     processor: Any = None
     position: int | None = None
@@ -71,8 +72,8 @@ def examine(model: Any, inputs: Any, target: int | str | None, request: Request)
     scores, notes = _attention_scores(seen, request.methods), []
     fields = {"gradient": seen.gradient, "input_x_gradient": seen.input_x_gradient}
     if "integrated_gradients" in request.methods:
-        special, baseline = [word is None for word in encoded.words], baseline_token(model, request.tokenizer)
-        found = integrated_gradients(model, encoded.inputs, seen.target, special=special, baseline=baseline, steps=request.steps)
+        special = [word is None for word in encoded.words]
+        found = integrated_gradients(model, encoded.inputs, seen.target, special=special, baseline=request.baseline, steps=request.steps)
         fields["integrated_gradients"] = found.scores
         notes.append(f"integrated gradients of {request.steps} steps miss {found.gap:+.2g} logits of the difference to their baseline")
     for name, values in fields.items():

@@ -6,7 +6,7 @@ from typing import Any
 from .evaluation import check_attentions, evaluating
 from .examining import METHODS, Examined, Request, examine, softmax_notes, unseen_notes
 from .explanation import Explanation
-from .gradients import STEPS
+from .gradients import STEPS, baseline_token
 
 
 def explain(
@@ -56,7 +56,8 @@ def explain(
             or outputs that are not finite.
         ImportError: integrated gradients without captum.
     """
-    request = Request(methods, check_attentions(model, layers), tokenizer, processor, position, max_length, steps)
+    shown, baseline = check_attentions(model, layers), baseline_token(model, tokenizer)
+    request = Request(methods, shown, baseline, tokenizer, processor, position, max_length, steps)
     with evaluating(model):
         found = examine(model, inputs, target, request)
     notes = [*softmax_notes(model, found.seen.signed, request.layers), *unseen_notes(model)]

@@ -96,7 +96,8 @@ def faithfulness(
         raise ValueError("texts must be a list of at least one text")
     if targets is not None and len(targets) != len(texts):
         raise ValueError(f"there are {len(targets)} targets for {len(texts)} texts; give one for each, or None")
-    request = Request(_explained(methods), check_attentions(model, layers), tokenizer, processor, None, max_length, steps)
+    shown, baseline = check_attentions(model, layers), baseline_token(model, tokenizer)
+    request = Request(_explained(methods), shown, baseline, tokenizer, processor, None, max_length, steps)
     run = _Run(model, request, options, methods)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]) if isinstance(texts[index], str) else 0)
     with evaluating(model), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
@@ -138,7 +139,7 @@ class _Run:
             self.model,
             cases,
             layers=self.request.layers,
-            baseline=baseline_token(self.model, self.request.tokenizer),
+            baseline=self.request.baseline,
             batch_size=self.options.batch_size,
             seed=self.options.seed,
         )
@@ -166,7 +167,7 @@ class _Run:
             "draws": self.options.draws,
             "steps": self.request.steps,
             "max_length": self.request.max_length,
-            "baseline": baseline_token(self.model, self.request.tokenizer),
+            "baseline": self.request.baseline,
         }
         name = getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
         return FaithfulnessReport(name, self.signed, tuple(self.methods), self.options.measures, values, cells, settings)

@@ -71,6 +71,15 @@ def test_deletion_moves_the_position_that_is_read():
         assert found[copy] == pytest.approx(want, abs=1e-5)
 
 
+def test_where_nothing_would_be_left_the_first_token_is_masked():
+    model = tiny_model(hf_tanhmax.TanhMaxLlamaForCausalLM)
+    cases = {0: case(model, {"input_ids": text(1, 2)}, position=1)}
+    copy = Copy(0, "deletion", frozenset({0, 1}))
+    with torch.no_grad():
+        want = float(log_odds_of(model(input_ids=torch.zeros(1, 1, dtype=torch.long)).logits[:, 0], torch.tensor([1]), model.config))
+    assert eraser(model, cases).log_odds([copy])[copy] == pytest.approx(want, abs=1e-5)
+
+
 def test_only_the_chosen_layers_are_deaf():
     model = tiny_model(BERT)
     cases, copy = {0: case(model, {"input_ids": text(1, 6)})}, Copy(0, "attention", frozenset({2}))

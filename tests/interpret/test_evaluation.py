@@ -19,6 +19,7 @@ def state(model):
         [type(module.config) for module in model.modules() if hasattr(module, "config")],
         [(parameter.requires_grad, None if parameter.grad is None else parameter.grad.clone()) for parameter in model.parameters()],
         model.config._attn_implementation,
+        model.config.pad_token_id,
     )
 
 

@@ -68,4 +68,4 @@ def test_pixels_are_gathered_in_patches():
 )
 def test_methods_that_do_not_exist_are_refused(methods, message):
     with pytest.raises(ValueError, match=message):
-        Request(methods, [0])
+        Request(methods, [0], 0)

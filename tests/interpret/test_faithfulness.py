@@ -146,6 +146,24 @@ def test_wrong_options_are_refused(changes, message):
         faithfulness(model, None, **{"texts": batches(4), "methods": ("weights",), "progress": False, **changes})
 
 
+@pytest.mark.parametrize("padding", [None, 2])
+def test_a_decoder_that_classifies_reads_the_last_token_whatever_padding_is(padding):
+    """Without a padding token it would take no batch; with the token that masks, it would read another position."""
+    model = tiny_model(hf_tanhmax.TanhMaxLlamaForSequenceClassification, pad_token_id=padding)
+    (one,) = batches(6)
+    report = faithfulness(model, None, [one], ("contributions",), ("mask_tau",), progress=False)
+    assert model.config.pad_token_id == padding
+    found = explain(model, one, methods=("contributions",))
+    embeddings, effects = model.get_input_embeddings(), []
+    model.config.pad_token_id = -1
+    for place in range(6):
+        tokens = one["input_ids"].clone()
+        tokens[0, place] = 2
+        effects.append(-probability(model, {"inputs_embeds": embeddings(tokens)}, found.target))
+    want = stats.kendalltau(found.scores["contributions"].double(), effects).statistic
+    assert report.values["mask_tau"]["contributions"][0] == pytest.approx(want)
+
+
 @pytest.mark.parametrize("cls", [hf_tanhmax.TanhMaxBertForSequenceClassification, hf_tanhmax.TanhMaxLlamaForCausalLM])
 def test_half_precision(cls):
     model = tiny_model(cls).to(torch.bfloat16)
