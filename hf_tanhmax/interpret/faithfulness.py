@@ -1,7 +1,7 @@
 """How far explanations of a model can be trusted: several methods by several measures, over many texts, in one batched run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def faithfulness(
     tokenizer: Any,
     texts: Sequence[Any],
     methods: tuple[str, ...] = COMPARED,
-    measures: tuple[str, ...] = tuple(MEASURES),
+    measures: tuple[str, ...] | None = None,
     *,
     targets: Sequence[int | str | None] | None = None,
     processor: Any = None,
@@ -76,7 +76,7 @@ def faithfulness(
         tokenizer: of the model; None for pictures.
         texts: texts, or whatever else `explain` takes as inputs.
         methods: scores to compare, of `explain`'s, and `"random"`: normal numbers, which show what chance achieves.
-        measures: names, of `measures.MEASURES`.
+        measures: names, of `measures.MEASURES`; None is all that the inputs allow, as nothing can be deleted from a picture.
         targets: one for each text; None explains what the model predicts.
         processor: image processor, for PIL images.
         layers: attention layers that are explained, erased and shuffled; None is all.
@@ -91,9 +91,9 @@ def faithfulness(
     Raises:
         ValueError, TypeError, ImportError: as `explain`, with the index of the text; or options that do not exist.
     """
-    options = Options(measures, batch_size, seed, removal, draws)
     if isinstance(texts, str) or not len(texts):
         raise ValueError("texts must be a list of at least one text")
+    options = Options(_possible(texts) if measures is None else measures, batch_size, seed, removal, draws)
     if targets is not None and len(targets) != len(texts):
         raise ValueError(f"there are {len(targets)} targets for {len(texts)} texts; give one for each, or None")
     shown, baseline = check_attentions(model, layers), baseline_token(model, tokenizer)
@@ -107,6 +107,11 @@ def faithfulness(
                 {index: texts[index] for index in together}, {index: targets[index] if targets else None for index in together}, bar
             )
     return run.report(len(texts))
+
+
+def _possible(texts: Sequence[Any]) -> tuple[str, ...]:
+    pictures = any(hasattr(text, "mode") or (isinstance(text, Mapping) and PIXELS in text) for text in texts)
+    return tuple(name for name in MEASURES if not (pictures and name.startswith("deletion_") and name.endswith("tau")))
 
 
 def _explained(methods: tuple[str, ...]) -> tuple[str, ...]:

@@ -101,6 +101,14 @@ def test_pictures_are_masked():
     assert report.values["mask_tau"]["contributions"][0] == pytest.approx(want)
 
 
+def test_all_measures_of_pictures_are_those_that_delete_nothing():
+    model = tiny_model(hf_tanhmax.TanhMaxViTForImageClassification)
+    report = faithfulness(model, None, [{"pixel_values": images(1)}], ("contributions",), draws=1, progress=False)
+    assert set(MEASURES) - set(report.measures) == {"deletion_tau", "deletion_abs_tau"}
+    with pytest.raises(ValueError, match="a patch cannot be deleted from a picture"):
+        faithfulness(model, None, [{"pixel_values": images(1)}], ("contributions",), ("deletion_tau",), progress=False)
+
+
 def test_the_report_is_a_table_and_json():
     model = tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification)
     report = faithfulness(
