@@ -18,6 +18,8 @@ from .measures import MEASURES, Array, Subject
 
 COMPARED = ("weights", "oriented", "contributions", "rollout", "integrated_gradients", "random")
 CONTROL = "random"
+# Explaining a text is half of its work, and so are its copies: whole texts are shown.
+BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} texts [{elapsed}<{remaining}]"
 # Texts whose copies are gathered before they are run, so that batches of equal length fill.
 TOGETHER = 32
 
@@ -100,11 +102,13 @@ def faithfulness(
     request = Request(_explained(methods), shown, baseline, tokenizer, processor, None, max_length, steps)
     run = _Run(model, request, options, methods)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]) if isinstance(texts[index], str) else 0)
-    with evaluating(model), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
+    with evaluating(model), tqdm(total=len(texts), unit="text", bar_format=BAR, disable=not progress) as bar:
         for start in range(0, len(order), TOGETHER):
             together = order[start : start + TOGETHER]
             run.measure(
-                {index: texts[index] for index in together}, {index: targets[index] if targets else None for index in together}, bar
+                {index: texts[index] for index in together},
+                {index: targets[index] if targets is not None else None for index in together},
+                bar,
             )
     return run.report(len(texts))
 
@@ -140,6 +144,7 @@ class _Run:
             subject = Subject(index, examined.encoded.places, removal, self.options.draws)
             wanted.append((subject, self._scores(index, examined)))
             bar.update(0.5)
+        needed = dict.fromkeys(copy for subject, scores in wanted for copy in self._needed(subject, scores))
         eraser = Eraser(
             self.model,
             cases,
@@ -147,15 +152,14 @@ class _Run:
             baseline=self.request.baseline,
             batch_size=self.options.batch_size,
             seed=self.options.seed,
+            progress=lambda done: bar.update(0.5 * len(texts) * done / len(needed)),
         )
-        needed = [copy for subject, scores in wanted for copy in self._needed(subject, scores)]
         found = {copy: _sigmoid(odds) for copy, odds in eraser.log_odds(needed).items()}
         self.copies += len(found)
         for subject, scores in wanted:
             for measure, method in self._pairs():
                 value = MEASURES[measure].value(subject, scores[method or self.methods[0]], found.__getitem__)
                 self.values.setdefault((measure, method), {})[subject.case] = value
-            bar.update(0.5)
 
     def report(self, count: int) -> FaithfulnessReport:
         """What all texts came to."""

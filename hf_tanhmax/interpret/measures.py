@@ -126,7 +126,7 @@ def _curve(inserted: bool) -> Measure:
 
     def _value(subject: Subject, scores: Array, probability: Lookup) -> float:
         heights = [probability(copy) for copy in _copies(subject, scores)]
-        return float(numpy.trapezoid(heights, [step / len(scores) for step in _steps(scores)]))
+        return float(wanted("scipy.integrate", "areas").trapezoid(heights, [step / len(scores) for step in _steps(scores)]))
 
     name = "insertion" if inserted else "deletion"
     return Measure(f"{name} AUC", "higher" if inserted else "lower", _copies, _value)

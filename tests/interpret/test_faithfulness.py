@@ -188,3 +188,11 @@ def test_adapters():
     found = faithfulness(adapted, None, batches(6), ("contributions",), ("attention_tau",), progress=False)
     assert found.values["attention_tau"]["contributions"] == pytest.approx(whole.values["attention_tau"]["contributions"])
     assert found.signed == (True, True, True)
+
+
+def test_the_bar_ends_where_the_texts_do(capsys):
+    model = tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification)
+    faithfulness(model, None, batches(4, 5, 6), ("weights", "random"), ("mask_tau", "comprehensiveness"))
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "100%" in last
+    assert "3/3 texts" in last

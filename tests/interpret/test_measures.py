@@ -46,9 +46,9 @@ def test_comprehensiveness_and_sufficiency_of_the_top_positions():
 
 def test_curves():
     falling = [0.5, 0.2, 0.0, -0.05, -0.05, 0.05]
-    assert value("deletion_auc", EFFECTS) == pytest.approx(numpy.trapezoid(falling, numpy.linspace(0, 1, 6)))
+    assert value("deletion_auc", EFFECTS) == pytest.approx(sum(falling[1:-1]) / 5 + (falling[0] + falling[-1]) / 10)
     rising = [0.05, 0.35, 0.55, 0.6, 0.6, 0.5]
-    assert value("insertion_auc", EFFECTS) == pytest.approx(numpy.trapezoid(rising, numpy.linspace(0, 1, 6)))
+    assert value("insertion_auc", EFFECTS) == pytest.approx(sum(rising[1:-1]) / 5 + (rising[0] + rising[-1]) / 10)
 
 
 @pytest.mark.parametrize("measure", ["permutation", "random"])
