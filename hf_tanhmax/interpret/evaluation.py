@@ -48,6 +48,18 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = mode
 
 
+def unwrapped(model: Any) -> Any:
+    """A Transformers model, also out of `DataParallel` and `DistributedDataParallel`.
+
+    Raises:
+        TypeError: something else.
+    """
+    inner = model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
+    if not isinstance(inner, nn.Module) or not hasattr(inner, "config"):
+        raise TypeError(f"a loaded Transformers model is explained, but got {type(inner).__name__}; load one by from_pretrained")
+    return inner
+
+
 def check_attentions(model: nn.Module, layers: Any = None) -> list[int]:
     """The layers to explain, or a sentence on why there is nothing to explain.
 

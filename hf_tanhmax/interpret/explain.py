@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from .evaluation import check_attentions, evaluating
+from .evaluation import check_attentions, evaluating, unwrapped
 from .examining import METHODS, Examined, Request, examine, softmax_notes, unseen_notes
 from .explanation import Explanation
 from .gradients import STEPS, baseline_token
@@ -56,6 +56,7 @@ def explain(
             or outputs that are not finite.
         ImportError: integrated gradients without captum.
     """
+    model = unwrapped(model)
     shown, baseline = check_attentions(model, layers), baseline_token(model, tokenizer)
     request = Request(methods, shown, baseline, tokenizer, processor, position, max_length, steps)
     with evaluating(model):

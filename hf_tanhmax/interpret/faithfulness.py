@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from .encoding import PIXELS
 from .erasing import Case, Copy, Eraser
-from .evaluation import check_attentions, evaluating
+from .evaluation import check_attentions, evaluating, unwrapped
 from .examining import METHODS, Examined, Request, examine
 from .faithfulness_report import FaithfulnessReport, summarised
 from .gradients import baseline_token
@@ -96,20 +96,15 @@ def faithfulness(
     if isinstance(texts, str) or not len(texts):
         raise ValueError("texts must be a list of at least one text")
     options = Options(_possible(texts) if measures is None else measures, batch_size, seed, removal, draws)
-    if targets is not None and len(targets) != len(texts):
+    targets = [None] * len(texts) if targets is None else list(targets)
+    if len(targets) != len(texts):
         raise ValueError(f"there are {len(targets)} targets for {len(texts)} texts; give one for each, or None")
+    model = unwrapped(model)
     shown, baseline = check_attentions(model, layers), baseline_token(model, tokenizer)
     request = Request(_explained(methods), shown, baseline, tokenizer, processor, None, max_length, steps)
     run = _Run(model, request, options, methods)
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]) if isinstance(texts[index], str) else 0)
     with evaluating(model), tqdm(total=len(texts), unit="text", bar_format=BAR, disable=not progress) as bar:
-        for start in range(0, len(order), TOGETHER):
-            together = order[start : start + TOGETHER]
-            run.measure(
-                {index: texts[index] for index in together},
-                {index: targets[index] if targets is not None else None for index in together},
-                bar,
-            )
+        run.measure_all(texts, targets, bar)
     return run.report(len(texts))
 
 
@@ -133,6 +128,13 @@ class _Run:
         self.signed: tuple[bool, ...] = ()
         self.copies = 0
         self.values: dict[tuple[str, str], dict[int, float]] = {}
+
+    def measure_all(self, texts: Sequence[Any], targets: Sequence[Any], bar: Any) -> None:
+        """Measure all texts, short ones first, some at a time."""
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]) if isinstance(texts[index], str) else 0)
+        for start in range(0, len(order), TOGETHER):
+            together = order[start : start + TOGETHER]
+            self.measure({index: texts[index] for index in together}, {index: targets[index] for index in together}, bar)
 
     def measure(self, texts: dict[int, Any], targets: dict[int, Any], bar: Any) -> None:
         """Explain some texts, run all the copies that they need, and keep the value of every measure."""

@@ -139,3 +139,17 @@ def test_attention_that_is_not_seen_beside_some_that_is_is_named():
     with pytest.warns(UserWarning, match="pooling compute attention by themselves, so their weights are not shown"):
         found = explain(model, {"input_ids": text(1, 7)}, methods=FAST)
     assert "pooling" in found.notes[0]
+
+
+def test_a_model_in_data_parallel_is_taken_out():
+    model = tiny_model(BERT)
+    found = explain(torch.nn.DataParallel(model), {"input_ids": text(1, 7)}, methods=FAST)
+    torch.testing.assert_close(found.weights, explain(model, {"input_ids": text(1, 7)}, methods=FAST).weights)
+
+
+@pytest.mark.parametrize("model", ["my-bert", torch.nn.Linear(2, 2)])
+def test_what_is_no_loaded_model_is_refused(model):
+    with pytest.raises(TypeError, match=r"a loaded Transformers model is explained, but got (str|Linear); load one by from_pretrained"):
+        explain(model, "a film")
+    with pytest.raises(TypeError, match="a loaded Transformers model"):
+        faithfulness(model, None, ["a film"])
