@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,6 +59,12 @@ def unwrapped(model: Any) -> Any:
     if not isinstance(inner, nn.Module) or not hasattr(inner, "config"):
         raise TypeError(f"a loaded Transformers model is explained, but got {type(inner).__name__}; load one by from_pretrained")
     return inner
+
+
+def name_of(model: Any) -> str:
+    """What a model is called in titles: its name on the Hub, the last part of its folder's path, or its class."""
+    name = str(getattr(model.config, "_name_or_path", None) or type(model).__name__)
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def check_attentions(model: nn.Module, layers: Any = None) -> list[int]:

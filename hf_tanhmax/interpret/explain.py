@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from .evaluation import check_attentions, evaluating, unwrapped
+from .evaluation import check_attentions, evaluating, name_of, unwrapped
 from .examining import METHODS, Examined, Request, examine, softmax_notes, unseen_notes
 from .explanation import Explanation
 from .gradients import STEPS, baseline_token
@@ -87,9 +87,9 @@ def explain_generation(model: Any, tokenizer: Any, text: Any, target: int | str 
 
 
 def _explanation(model: Any, found: Examined, request: Request, notes: tuple[str, ...]) -> Explanation:
-    config, seen, encoded = model.config, found.seen, found.encoded
+    seen, encoded = found.seen, found.encoded
     return Explanation(
-        family=str(config.model_type).removeprefix("tanhmax_"),
+        family=str(model.config.model_type).removeprefix("tanhmax_"),
         tokens=encoded.tokens,
         words=encoded.words,
         word_texts=encoded.word_texts,
@@ -107,6 +107,6 @@ def _explanation(model: Any, found: Examined, request: Request, notes: tuple[str
         scores=found.scores,
         image=encoded.image,
         grid=found.grid,
-        model_name=getattr(config, "_name_or_path", "") or type(model).__name__,
+        model_name=name_of(model),
         notes=notes,
     )

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from .encoding import PIXELS
 from .erasing import Case, Copy, Eraser
-from .evaluation import check_attentions, evaluating, unwrapped
+from .evaluation import check_attentions, evaluating, name_of, unwrapped
 from .examining import METHODS, Examined, Request, examine
 from .faithfulness_report import FaithfulnessReport, summarised
 from .gradients import baseline_token
@@ -180,8 +180,7 @@ class _Run:
             "max_length": self.request.max_length,
             "baseline": self.request.baseline,
         }
-        name = getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
-        return FaithfulnessReport(name, self.signed, tuple(self.methods), self.options.measures, values, cells, settings)
+        return FaithfulnessReport(name_of(self.model), self.signed, tuple(self.methods), self.options.measures, values, cells, settings)
 
     def _examine(self, index: int, text: Any, target: Any) -> Examined:
         try:

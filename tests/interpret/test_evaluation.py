@@ -7,7 +7,7 @@ from families import images, softmax_twin, text, tiny_model
 
 import hf_tanhmax
 from hf_tanhmax.interpret import explain, faithfulness
-from hf_tanhmax.interpret.evaluation import check_attentions
+from hf_tanhmax.interpret.evaluation import check_attentions, name_of
 
 FAST = ("weights", "contributions")
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification
@@ -153,3 +153,12 @@ def test_what_is_no_loaded_model_is_refused(model):
         explain(model, "a film")
     with pytest.raises(TypeError, match="a loaded Transformers model"):
         faithfulness(model, None, ["a film"])
+
+
+def test_a_folder_is_called_by_its_last_part(tmp_path):
+    model = tiny_model(BERT)
+    assert name_of(model) == "TanhMaxBertForSequenceClassification"
+    model.config._name_or_path = "you/tanhmax-bert"
+    assert name_of(model) == "you/tanhmax-bert"
+    model.config._name_or_path = str(tmp_path)
+    assert name_of(model) == tmp_path.name
