@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy
+import torch
+import transformers
 from tqdm.auto import tqdm
 
 from .encoding import PIXELS
@@ -179,6 +181,7 @@ class _Run:
             "steps": self.request.steps,
             "max_length": self.request.max_length,
             "baseline": self.request.baseline,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
         return FaithfulnessReport(name_of(self.model), self.signed, tuple(self.methods), self.options.measures, values, cells, settings)
 

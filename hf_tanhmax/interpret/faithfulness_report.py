@@ -42,7 +42,7 @@ class FaithfulnessReport:
         measures: names of measures, of `measures.MEASURES`.
         values: by measure and method, a value for each text, NaN where it is not defined; measures of the model have the one method "".
         cells: by measure and method, what `values` come to.
-        settings: what the run was called with, and `copies`, the number of copies that were run.
+        settings: what the run was called with, `copies`, the number of copies that were run, and versions.
     """
 
     model: str
@@ -73,12 +73,12 @@ class FaithfulnessReport:
         return lines + ([f"Not defined in every text: {'; '.join(fewer)}."] if fewer else [])
 
     def to_json(self) -> str:
-        """Everything, as JSON; what is not defined is null."""
+        """Everything, as JSON; what is not defined is null, and values of single texts have six decimals."""
         values = {
-            measure: {method: [None if math.isnan(value) else value for value in found] for method, found in of_measure.items()}
+            measure: {method: [None if math.isnan(value) else round(value, 6) for value in found] for method, found in of_measure.items()}
             for measure, of_measure in self.values.items()
         }
-        return json.dumps({**asdict(self), "values": values}, indent=1)
+        return json.dumps({**asdict(self), "values": values})
 
 
 def summarised(values: tuple[float, ...], seed: int) -> Cell:

@@ -120,7 +120,8 @@ def test_the_report_is_a_table_and_json():
     assert lines[-1].startswith("random median: 0.")
     read = json.loads(report.to_json())
     assert read["cells"]["attention_tau"]["weights"]["n"] == 2
-    assert read["values"]["attention_tau"]["weights"] == list(report.values["attention_tau"]["weights"])
+    assert read["values"]["attention_tau"]["weights"] == pytest.approx(report.values["attention_tau"]["weights"], abs=1e-6)
+    assert set(read["settings"]["versions"]) == {"torch", "transformers"}
 
 
 def test_a_seed_fixes_everything():
