@@ -69,3 +69,11 @@ def test_pixels_are_gathered_in_patches():
 def test_methods_that_do_not_exist_are_refused(methods, message):
     with pytest.raises(ValueError, match=message):
         Request(methods, [0], 0)
+
+
+@pytest.mark.parametrize(("steps", "advice"), [(1, True), (512, False)])
+def test_too_few_steps_are_said_to_be(steps, advice):
+    pytest.importorskip("captum")
+    model = tiny_model(hf_tanhmax.TanhMaxLlamaForSequenceClassification)
+    found = explain(model, {"input_ids": text(1, 5)}, 1, methods=("integrated_gradients",), steps=steps)
+    assert ("give more steps" in found.notes[-1]) == advice

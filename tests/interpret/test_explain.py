@@ -96,7 +96,12 @@ def test_integrated_gradients_are_complete(cls):
     found = explain(model, inputs, 0, methods=("integrated_gradients",), steps=64)
     if "input_ids" in inputs:
         token = 2 if "Llama" in cls.__name__ else 0
-        baseline = {"inputs_embeds": model.get_input_embeddings()(torch.full_like(inputs["input_ids"], token))}
+        tokens = torch.full_like(inputs["input_ids"], token)
+        if "Llama" in cls.__name__:
+            tokens[0, 0] = inputs["input_ids"][0, 0]
+            assert "keep the first token" in found.notes[-2]
+            assert float(found.scores["integrated_gradients"][0]) == 0
+        baseline = {"inputs_embeds": model.get_input_embeddings()(tokens)}
     else:
         baseline = {"pixel_values": torch.zeros_like(inputs["pixel_values"])}
     with torch.no_grad():
