@@ -210,11 +210,11 @@ def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--text-pair", metavar="TEXT", help="the second text of a pair")
     parser.add_argument("--target", metavar="NAME", help="a class or a token, by name or number; default what the model predicts")
     parser.add_argument("--position", type=int, metavar="N", help="of the token to explain, where a model has an output for each")
-    parser.add_argument("--generate", type=int, metavar="N", help="explain the next N tokens that a causal model writes")
+    parser.add_argument("--generate", type=_count, metavar="N", help="explain the next N tokens that a causal model writes")
     parser.add_argument("--methods", type=_names, metavar="A,B,...", help="scores to compute; default all of hf_tanhmax.interpret.METHODS")
     parser.add_argument("--layers", type=_indices, metavar="0,1,...", help="layers to look at; default all")
-    parser.add_argument("--steps", type=int, default=50, metavar="N", help="of integrated gradients; default 50")
-    parser.add_argument("--max-length", type=int, metavar="N", help="cut a longer text to so many tokens")
+    parser.add_argument("--steps", type=_count, default=50, metavar="N", help="of integrated gradients; default 50")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="cut a longer text to so many tokens")
     parser.add_argument("--contributions", choices=("auto", "all", "row"), default="auto", help="how many of them a page holds")
     parser.add_argument("--picture", choices=("tokens", "image", "heads", "head", "next"), help="what a .png or .svg shows")
     parser.add_argument("--scores", metavar="NAME", help="the scores that a picture shows; default contributions")
@@ -233,12 +233,12 @@ def _add_faithfulness(commands: "argparse._SubParsersAction[_Parser]") -> None:
     _add_model(parser)
     parser.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures")
     parser.add_argument("--text-column", default="text", metavar="NAME", help='default "text"')
-    parser.add_argument("--limit", type=int, metavar="N", help="take the first N rows")
+    parser.add_argument("--limit", type=_count, metavar="N", help="take the first N rows")
     parser.add_argument("--methods", type=_names, metavar="A,B,...", help="scores to compare")
     parser.add_argument("--measures", type=_names, metavar="A,B,...", help="of hf_tanhmax.interpret.MEASURES; default all")
     parser.add_argument("--removal", choices=("deletion", "mask"), default="deletion", help="how tokens are taken away; default deletion")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="copies that are run together; default 32")
-    parser.add_argument("--max-length", type=int, metavar="N", help="cut longer texts to so many tokens")
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="copies that are run together; default 32")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="cut longer texts to so many tokens")
     parser.add_argument("--seed", type=int, default=0, help="of shuffles, random scores and intervals; default 0")
 
 
@@ -279,6 +279,12 @@ def _indices(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, such as 0,1, but is {text!r}") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, but is {text!r}")
+    return int(text)
 
 
 def _names(text: str) -> list[str]:

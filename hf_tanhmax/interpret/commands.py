@@ -93,7 +93,7 @@ def run_rank_collapse(options: argparse.Namespace) -> int:
             told = {name: {part: values.tolist() for part, values in vars(one).items()} for name, one in found.items()}
             out.write_text(json.dumps({"model": options.model, "norm": options.norm, "settings": told}, indent=1), encoding="utf-8")
         else:
-            title = f"Rank collapse of {options.model} ({type(loaded.model).__name__})"
+            title = f"Rank collapse of {Path(options.model).name}"
             plots.plot_rank_collapse(found, title=title).savefig(out, dpi=DPI)
     for name, one in found.items():
         print(f"{name:22}" + " ".join(f"{ratio:.3f}" for ratio in one.ratio.tolist()))

@@ -154,7 +154,7 @@ def plot_image(explanation: Explanation, *, scores: str = "contributions", smoot
         raise ValueError(f"strength must be from 0 to 1, but is {strength}")
     patches = explanation.by_word(scores).reshape(grid)
     high = _reach(patches)
-    figure = _figure(9.0, 4.2)
+    figure = _figure(9.0, min(9.0, 0.9 + 3.8 * image.height / image.width))
     plain, covered = figure.subplots(1, 2)
     for axes, shown in ((plain, image), (covered, image.convert("L").convert("RGB"))):
         axes.imshow(shown)

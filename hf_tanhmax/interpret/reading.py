@@ -60,11 +60,18 @@ def _texts(path: Path, column: str) -> Iterator[str]:
             yield from _column(path, csv.DictReader(file, delimiter=DELIMITERS[kind]), column)
     elif kind == ".jsonl":
         lines = path.read_text(encoding="utf-8").splitlines()
-        yield from _column(path, (json.loads(line) for line in lines if line.strip()), column)
+        yield from _column(path, (_parsed(path, line) for line in lines if line.strip()), column)
     elif kind == ".json":
-        yield from _column(path, json.loads(path.read_text(encoding="utf-8")), column)
+        yield from _column(path, _parsed(path, path.read_text(encoding="utf-8")), column)
     else:
         raise ValueError(f"{path} is of no kind that is read here: give a .csv, .tsv, .json, .jsonl or .txt file, or a folder of pictures")
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
 
 
 def _column(path: Path, rows: Any, column: str) -> Iterator[str]:
