@@ -137,11 +137,8 @@ def test_rank_collapse_of_images(models, tmp_path, capsys):
 def test_a_file_that_is_there_stays(models, tmp_path, capsys):
     out = tmp_path / "a.json"
     out.write_text("mine")
-    for command, given in (
-        ("explain", ("--text", TEXT)),
-        ("faithfulness", ("--data", models / "rows.csv")),
-        ("rank-collapse", ("--text", TEXT)),
-    ):
+    text = ("--text", TEXT)
+    for command, given in (("explain", text), ("faithfulness", ("--data", models / "rows.csv")), ("rank-collapse", text)):
         said = refused(capsys, command, "--model", models / "bert", *given, "--out", out)
         assert said == f"{out} is there already; add --overwrite to replace it, or name another file with --out"
     assert out.read_text() == "mine"
@@ -155,30 +152,30 @@ def test_a_file_that_is_there_stays(models, tmp_path, capsys):
         (["bert", "--text", TEXT, "--out", "a.gif"], "--out must end with one of .html, .png, .svg, .json, .safetensors, but is a.gif"),
         (["bert", "--text", TEXT, "--out", "gone/a.html"], "there is no folder gone to write a.html to"),
         (["bert", "--text", TEXT, "--out", "a.html", "--picture", "heads"], "--picture and --head choose what a .png or .svg shows"),
-        (["bert", "--text", " ", "--out", "a.html"], "cannot explain {model}: the text is empty"),
-        (["bert", "--text", TEXT, "--out", "a.html", "--target", "7"], "cannot explain {model}: target 7 is out of range"),
-        (["bert", "--text", TEXT, "--out", "a.html", "--methods", "luck"], "cannot explain {model}: there is no method 'luck'"),
-        (["bert", "--text", TEXT, "--out", "a.html", "--layers", "9"], "cannot explain {model}: there is no layer 9"),
+        (["bert", "--text", " ", "--out", "a.html"], "{cannot}the text is empty"),
+        (["bert", "--text", TEXT, "--out", "a.html", "--target", "7"], "{cannot}target 7 is out of range"),
+        (["bert", "--text", TEXT, "--out", "a.html", "--methods", "luck"], "{cannot}there is no method 'luck'"),
+        (["bert", "--text", TEXT, "--out", "a.html", "--layers", "9"], "{cannot}there is no layer 9"),
         (
             ["bert", "--text", TEXT, "--out", "a.html", "--generate", "2"],
-            "cannot explain {model}: --generate needs a causal language model",
+            "{cannot}--generate needs a causal language model",
         ),
         (["llama", "--text", TEXT, "--out", "a.html", "--generate", "0"], "argument --generate: must be 1 or more, but is '0'"),
-        (["bert", "--text", "film " * 80, "--out", "a.html"], "cannot explain {model}: the text has "),
+        (["bert", "--text", "film " * 80, "--out", "a.html"], "{cannot}the text has "),
         (
             ["bert", "--image", "picture.png", "--out", "a.html"],
-            "cannot explain {model}: it is a TanhMaxBertForSequenceClassification, which",
+            "{cannot}it is a TanhMaxBertForSequenceClassification, which",
         ),
         (
             ["vit", "--text", TEXT, "--out", "a.html"],
-            "cannot explain {model}: it is a TanhMaxViTForImageClassification, which reads images",
+            "{cannot}it is a TanhMaxViTForImageClassification, which reads images",
         ),
-        (["vit", "--image", "gone.png", "--out", "a.html"], "cannot explain {model}: [Errno 2] No such file or directory: 'gone.png'"),
-        (["gone", "--text", TEXT, "--out", "a.html"], "cannot explain {model}: "),
-        (["bert", "--text", TEXT, "--out", "a.png", "--head", "5,0", *QUICK], "cannot explain {model}: there is no layer 5, head 0"),
+        (["vit", "--image", "gone.png", "--out", "a.html"], "{cannot}[Errno 2] No such file or directory: 'gone.png'"),
+        (["gone", "--text", TEXT, "--out", "a.html"], "{cannot}"),
+        (["bert", "--text", TEXT, "--out", "a.png", "--head", "5,0", *QUICK], "{cannot}there is no layer 5, head 0"),
         (
             ["bert", "--text", TEXT, "--out", "a.png", "--picture", "head", *QUICK],
-            "cannot explain {model}: the picture of a head needs --head",
+            "{cannot}the picture of a head needs --head",
         ),
         (["bert", "--out", "a.html"], "one of the arguments --text --image is required; see hf-tanhmax explain --help"),
     ],
@@ -187,16 +184,15 @@ def test_mistakes_of_explain(arguments, said, models, monkeypatch, tmp_path, cap
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (15, 15)).save("picture.png")
     model = models / arguments[0]
-    assert refused(capsys, "explain", "--model", model, *arguments[1:]).startswith(said.format(model=model))
+    assert refused(capsys, "explain", "--model", model, *arguments[1:]).startswith(said.format(cannot=f"cannot explain {model}: "))
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
 
 
 def test_mistakes_of_the_others(models, tmp_path, capsys):
-    given = ("faithfulness", "--model", models / "bert", "--data", models / "rows.csv")
+    rows = models / "rows.csv"
+    given = ("faithfulness", "--model", models / "bert", "--data", rows)
     said = refused(capsys, *given, "--out", tmp_path / "a.json")
-    assert (
-        said == f'cannot measure {models / "bert"}: {models / "rows.csv"} has no texts in a column "text"; its columns are sentence, label'
-    )
+    assert said == f'cannot measure {models / "bert"}: {rows} has no texts in a column "text"; its columns are sentence, label'
     said = refused(capsys, *given, "--text-column", "sentence", "--measures", "luck", "--out", tmp_path / "a.json")
     assert "there is no measure 'luck'" in said
     assert refused(capsys, *given, "--out", tmp_path / "a.html") == f"--out must end with one of .json, .md, but is {tmp_path / 'a.html'}"
