@@ -61,7 +61,7 @@ def run_faithfulness(options: argparse.Namespace) -> int:
     with _in_a_sentence(f"cannot measure {options.model}"):
         inputs = read_inputs(Path(options.data), column=options.text_column, limit=options.limit)
         loaded = _loaded(options)
-        chosen = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
+        chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
         report = faithfulness(
             loaded.model,
             loaded.tokenizer,
@@ -110,8 +110,8 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
     chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "layers") if (value := getattr(options, name))}
     chosen |= {"max_length": options.max_length, "steps": options.steps}
     target = _target(options.target)
-    if options.generate and (not loaded.is_causal or options.text is None or target is not None):
-        raise ValueError("--generate needs a causal language model, a --text, and no --target")
+    if options.generate and (not loaded.is_causal or options.text is None or options.text_pair or target is not None):
+        raise ValueError("--generate needs a causal language model, one --text, and no --target")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* computes softmax")  # it is printed as a note
         if options.image is not None:
@@ -128,7 +128,7 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
         return [explain(loaded.model, text, target, tokenizer=loaded.tokenizer, position=options.position, **chosen)]
 
 
-def _written(loaded: Loaded, text: str, count: int, chosen: dict[str, Any]) -> Iterator[Explanation]:
+def _written(loaded: Loaded, text: Any, count: int, chosen: dict[str, Any]) -> Iterator[Explanation]:
     """Explanations of tokens that the model writes one after the other."""
     batch = dict(loaded.tokenizer(text, return_tensors="pt"))
     for _ in tqdm(range(count), unit="token"):
@@ -175,7 +175,7 @@ def _figure(explanations: Sequence[Explanation], options: argparse.Namespace) ->
     first = explanations[0]
     usual = "next" if len(explanations) > 1 else "tokens" if first.grid is None else "image"
     picture = options.picture or ("head" if options.head else usual)
-    scores = {"scores": options.scores or ("contributions" if "contributions" in first.scores else next(iter(first.scores)))}
+    scores = options.scores or ("contributions" if "contributions" in first.scores else next(iter(first.scores)))
     if picture == "head":
         if options.head is None or len(options.head) != 2:
             raise ValueError("the picture of a head needs --head LAYER,HEAD, such as --head 3,5")
@@ -183,8 +183,8 @@ def _figure(explanations: Sequence[Explanation], options: argparse.Namespace) ->
     if picture == "heads":
         return plots.plot_heads(first, view=options.view)
     if picture == "next":
-        return plots.plot_next_tokens(explanations, **scores)
-    return plots.plot_image(first, **scores) if picture == "image" else plots.plot_tokens(first, **scores)
+        return plots.plot_next_tokens(explanations, scores=scores)
+    return plots.plot_image(first, scores=scores) if picture == "image" else plots.plot_tokens(first, scores=scores)
 
 
 def _numbers(explanation: Explanation) -> dict[str, Any]:

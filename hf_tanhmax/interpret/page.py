@@ -56,8 +56,8 @@ def save_page(explanations: Explanation | Sequence[Explanation], path: str | os.
         OSError: the file cannot be written.
     """
     context = _context(explanations, contributions)
-    with Path(path).open("w", encoding="utf-8") as file:
-        _template().stream(context).dump(file)
+    with Path(path).open("wb") as file:
+        _template().stream(context).dump(file, encoding="utf-8")
     return Path(path)
 
 

@@ -8,7 +8,7 @@ shown letter by letter, never read as mathematics; a letter that no installed fo
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from math import floor, log10
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ INK, PAPER = "#101216", "#ffffff"
 LINE, HIGH = 25.0, 20.0  # points from line to line of a text, and of a token's box
 EVEN = 0.19  # the luminance on which both inks stand out the same
 LABELLED = 64  # names of more tokens than these along an axis could not be read
-LINES = (  # told apart by colour, marker and dash
+LINES: tuple[dict[str, Any], ...] = (  # told apart by colour, marker and dash
     {"color": "#0f4a91", "marker": "o", "markersize": 4},
     {"color": "#d8792c", "marker": "s", "markersize": 4, "linestyle": "--"},
     {"color": "#4388cf", "marker": "^", "markersize": 4, "linestyle": "-."},
