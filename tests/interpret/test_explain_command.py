@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families import tiny_model
+from image_processors import load_images
 from PIL import Image
 from saved_models import processor_for, save_model
 from transformers import BertForSequenceClassification
@@ -73,6 +74,7 @@ def test_pictures_of_a_text(picture, models, tmp_path, capsys):
     assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).std() > 3
 
 
+@load_images
 def test_an_image(models, tmp_path, capsys):
     image = ("--image", models / "picture.png")
     done(capsys, "explain", "--model", models / "vit", *image, "--out", tmp_path / "a.svg", *QUICK)
@@ -129,6 +131,7 @@ def test_rank_collapse(name, models, tmp_path, capsys):
         assert len(told["settings"]["no skip, no MLP"]["ratio"]) == 4
 
 
+@load_images
 def test_rank_collapse_of_images(models, tmp_path, capsys):
     picture = models / "picture.png"
     done(capsys, "rank-collapse", "--model", models / "vit", "--image", picture, picture, "--out", tmp_path / "a.png")
