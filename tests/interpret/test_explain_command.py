@@ -169,11 +169,6 @@ def test_a_file_that_is_there_stays(models, tmp_path, capsys):
             ["bert", "--image", "picture.png", "--out", "a.html"],
             "{cannot}it is a TanhMaxBertForSequenceClassification, which",
         ),
-        (
-            ["vit", "--text", TEXT, "--out", "a.html"],
-            "{cannot}it is a TanhMaxViTForImageClassification, which reads images",
-        ),
-        (["vit", "--image", "gone.png", "--out", "a.html"], "{cannot}[Errno 2] No such file or directory: 'gone.png'"),
         (["gone", "--text", TEXT, "--out", "a.html"], "{cannot}"),
         (["bert", "--text", TEXT, "--out", "a.png", "--head", "5,0", *QUICK], "{cannot}there is no layer 5, head 0"),
         (
@@ -201,5 +196,14 @@ def test_mistakes_of_the_others(models, tmp_path, capsys):
     assert refused(capsys, *given, "--out", tmp_path / "a.html") == f"--out must end with one of .json, .md, but is {tmp_path / 'a.html'}"
     said = refused(capsys, "rank-collapse", "--model", models / "bert", "--image", models / "picture.png", "--out", tmp_path / "a.json")
     assert said.endswith("it is a TanhMaxBertForSequenceClassification, which reads texts; give --text")
-    said = refused(capsys, "rank-collapse", "--model", models / "vit", "--text", TEXT, "--out", tmp_path / "a.json")
-    assert said.endswith("it is a TanhMaxViTForImageClassification, which reads images; give --image")
+
+
+@load_images
+def test_mistakes_with_images(models, tmp_path, capsys):
+    vit = ("--model", models / "vit", "--out", tmp_path / "a.json")
+    for command in ("explain", "rank-collapse"):
+        said = refused(capsys, command, *vit, "--text", TEXT)
+        assert said.endswith("it is a TanhMaxViTForImageClassification, which reads images; give --image")
+        assert refused(capsys, command, *vit, "--image", "gone.png").endswith("[Errno 2] No such file or directory: 'gone.png'")
+        (tmp_path / "text.png").write_text("text")
+        assert refused(capsys, command, *vit, "--image", tmp_path / "text.png").endswith("text.png is no picture that PIL can read")

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from families import TINY, assert_same, inputs_for, run
+from image_processors import load_images
 from saved_models import change_json, save_adapter, save_model
 
 from hf_tanhmax.interpret.loading import load
@@ -12,7 +13,7 @@ from hf_tanhmax.interpret.loading import load
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", [pytest.param(family, marks=load_images if family == "vit" else ()) for family in TINY])
 def test_a_checkpoint(family, tmp_path):
     saved = save_model(tmp_path, family)
     found = load(str(tmp_path))
