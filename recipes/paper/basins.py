@@ -74,7 +74,7 @@ def basins(data_set: DataSet) -> list[Basin]:
     return found
 
 
-def run_basin(basin: Basin, corpus: Corpus, ledger: Ledger, seeds: list[int], tick: Any) -> None:
+def run_basin(basin: Basin, corpus: Corpus, seeds: list[int], ledger: Ledger, tick: Any) -> None:
     """Train the seeds that are missing, and say which solution each found."""
     missing = [int(name) for name in ledger.missing(map(str, seeds))]
     if not missing:

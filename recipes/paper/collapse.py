@@ -1,4 +1,4 @@
-"""Rank collapse of BERT, ViT and LLaMA: twelve layers at initialisation, and trained weights where they are at hand; softmax against TanhMax.
+"""Rank collapse of BERT, ViT and LLaMA, twelve layers at initialisation and trained weights where they are at hand: softmax and TanhMax.
 
 The same weights compute both: trained ones were trained with softmax, and TanhMax is put in their place without training.
 """
@@ -81,17 +81,22 @@ def cells(weights: dict[str, Path], *, small: bool) -> list[CollapseCell]:
         RecipeError: a family that there is not, or a folder without a model.
     """
     size = 96 if small else 768
-    found = [CollapseCell(f"collapse--{family}-init", f"{title}, 12 layers at initialisation", family, size=size) for family, title in TITLES.items()]
+    found = [
+        CollapseCell(f"collapse--{family}-init", f"{title}, 12 layers at initialisation", family, size=size)
+        for family, title in TITLES.items()
+    ]
     for family, folder in _with_package(weights).items():
         if family not in TITLES:
             raise RecipeError(f"--weights {family}={folder}: the family must be one of {', '.join(TITLES)}")
         if not (folder / "config.json").is_file():
             raise RecipeError(f"--weights {family}={folder}: there is no config.json in that folder")
-        found.append(CollapseCell(f"collapse--{family}-trained", f"{TITLES[family]}, trained ({folder.name})", family, trained=True, folder=folder))
+        found.append(
+            CollapseCell(f"collapse--{family}-trained", f"{TITLES[family]}, trained ({folder.name})", family, trained=True, folder=folder)
+        )
     return found
 
 
-def run_collapse(cell: CollapseCell, ledger: Ledger, seeds: list[int], tick: Callable[[int], None]) -> None:
+def run_collapse(cell: CollapseCell, seeds: list[int], ledger: Ledger, tick: Callable[[int], None]) -> None:
     """Measure the seeds that are missing; trained weights have one run, "trained"."""
     for name in ledger.missing(["trained"] if cell.trained else [str(seed) for seed in seeds]):
         model, inputs = _trained(cell) if cell.trained else _initial(cell, int(name))

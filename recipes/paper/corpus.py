@@ -1,4 +1,4 @@
-"""Documents of the paper's data sets as numbers: its synthetic task, or texts from files or the Hub, with the words that the train split has most.
+"""Documents as numbers: the paper's synthetic task, or texts, of which the words are kept that the train split has most.
 
 Word 0 is padding; word 1 any word that is not among them. The published code has one number for both.
 """

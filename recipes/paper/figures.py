@@ -1,5 +1,6 @@
 """Figures from the cells on disk, in colours that colour-blind readers can tell apart (Okabe and Ito), with markers that differ too."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,14 @@ def _violins(cells: Cells, name: str, title: str) -> Figure:
     for axis, attention in zip(axes, ARMS, strict=True):
         violin = runs_of(cells, name, "paper", attention)[0]["violin"]
         largest, change, label = (np.array(violin[key]) for key in ("largest_weight", "permutation", "label"))
-        for group, (low, high) in enumerate(zip(EDGES[:-1], EDGES[1:], strict=True)):
+        for group, (low, high) in enumerate(pairwise(EDGES)):
             for side, (value, colour) in enumerate(((0, POLAR["negative"][0]), (1, POLAR["positive"][0]))):
                 chosen = change[(largest >= low) & (largest < high + (high == 1)) & (label == value)]
                 if len(chosen) > 1 and np.ptp(chosen) > 0:
                     for body in axis.violinplot(chosen, [group + 0.3 * side - 0.15], widths=0.28, showextrema=False)["bodies"]:
                         body.set(facecolor=colour, alpha=0.4)
                 axis.plot([group + 0.3 * side - 0.15] * len(chosen), chosen, (".", "+")[side], color=colour, markersize=3)
-        axis.set_xticks(range(len(EDGES) - 1), [f"{low:g} to {high:g}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)])
+        axis.set_xticks(range(len(EDGES) - 1), [f"{low:g} to {high:g}" for low, high in pairwise(EDGES)])
         axis.set(title=NAMES[attention], xlabel="largest |w| of the sentence", ylabel="median |change of p|", ylim=(-0.02, 1.02))
     figure.suptitle(f"{title}: shuffled weights; left class 0, right class 1; first seed", fontsize=10)
     return figure

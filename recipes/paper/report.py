@@ -118,11 +118,7 @@ def _origin(cells: Cells) -> dict[str, Any]:
             versions.setdefault(name, set()).add(version)
     machines = {f"{cell['hardware']['platform']}, {cell['hardware']['cpus']} CPUs, {cell['hardware']['device']}" for cell in cells.values()}
     seconds = [run["training_seconds"] for run in runs if "training_seconds" in run]
-    sources = {
-        cell["identity"]["set"]: cell["identity"]["data"]
-        for name, cell in cells.items()
-        if name.startswith("text--")
-    }
+    sources = {cell["identity"]["set"]: cell["identity"]["data"] for name, cell in cells.items() if name.startswith("text--")}
     return {
         "cells": len(cells),
         "runs": len(runs),

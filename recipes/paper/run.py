@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,9 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="accelerate launch -m recipes.paper.run", description=__doc__, exit_on_error=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--fast", action="store_true", help="small runs of everything, in minutes")
-    parser.add_argument("--data", nargs="+", type=Path, default=[], metavar="DIR", help="folders with sst2/, 20news/, ag_news/, imdb/, cifar10/")
+    parser.add_argument(
+        "--data", nargs="+", type=Path, default=[], metavar="DIR", help="folders with sst2/, 20news/, ag_news/, imdb/, cifar10/"
+    )
     parser.add_argument("--hub", action="store_true", help="take from the Hub what no folder has")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FAMILY=DIR", help="trained models for rank collapse: bert, vit, llama")
     parser.add_argument("--output", type=Path, help="default: runs/paper, or runs/paper-fast")
@@ -121,15 +124,17 @@ class Replication:
                 continue
             for protocol in text.PROTOCOLS:
                 for attention in data_set.attentions if protocol != "published" else ("softmax", "tanhmax"):
-                    cell = self._grid(data_set, attention, corpus) if protocol == "common" else text.paper_cell(data_set, protocol, attention)
-                    work = lambda ledger, tick, cell=cell, corpus=corpus: text.run_text(cell, corpus, ledger, self.seeds, tick)  # noqa: E731
+                    cell = (
+                        self._grid(data_set, attention, corpus) if protocol == "common" else text.paper_cell(data_set, protocol, attention)
+                    )
+                    work = partial(text.run_text, cell, corpus, self.seeds)
                     self._work(cell.name, cell.identity(corpus), work, cell.epochs, [str(seed) for seed in self.seeds])
 
     def _grid(self, data_set: DataSet, attention: str, corpus: Corpus) -> text.TextCell:
         ledger = self._work(
             f"grid--{data_set.name}--{attention}",
             text.grid_identity(data_set, attention, corpus),
-            lambda ledger, tick: text.run_grid(data_set, attention, corpus, ledger, tick),
+            partial(text.run_grid, data_set, attention, corpus),
             data_set.grid_epochs,
             text.grid_names(data_set),
         )
@@ -143,17 +148,17 @@ class Replication:
                 continue
             corpus = self._corpus(data_set)
             for basin in basins(data_set) if corpus is not None else []:
-                work = lambda ledger, tick, basin=basin, corpus=corpus: run_basin(basin, corpus, ledger, seeds, tick)  # noqa: E731
+                work = partial(run_basin, basin, corpus, seeds)
                 self._work(basin.name, basin.identity(corpus), work, basin.cell.epochs, [str(seed) for seed in seeds])
 
     def _collapse(self) -> None:
         for cell in collapse.cells(self.given.weights, small=self.given.fast):
-            work = lambda ledger, tick, cell=cell: collapse.run_collapse(cell, ledger, self.seeds, tick)  # noqa: E731
+            work = partial(collapse.run_collapse, cell, self.seeds)
             self._work(cell.name, cell.identity(), work, 1, ["trained"] if cell.trained else [str(seed) for seed in self.seeds])
 
     def _vision(self) -> None:
         for cell in vision.cells(self.given.data, fast=self.given.fast):
-            work = lambda ledger, tick, cell=cell: vision.run_vision(cell, ledger, self.seeds, self.given.output / "runs", tick)  # noqa: E731
+            work = partial(vision.run_vision, cell, self.seeds, self.given.output / "runs")
             self._work(cell.name, cell.identity(), work, 1, [str(seed) for seed in self.seeds])
 
     def _work(self, name: str, identity: dict[str, Any], work: Callable[..., None], each: int, runs: list[str]) -> Ledger:
@@ -178,7 +183,7 @@ class Replication:
     def _sized(self, data_set: DataSet) -> DataSet:
         if not self.given.fast:
             return data_set
-        epochs = {"epochs": FAST_EPOCHS, "grid_epochs": FAST_EPOCHS // 2, "basin_epochs": FAST_EPOCHS, "basin_settings": 4}
+        epochs = {"epochs": FAST_EPOCHS, "grid_epochs": FAST_EPOCHS // 2, "basin_epochs": FAST_EPOCHS, "basin_settings": 4, "grid_seeds": 1}
         return replace(data_set, **epochs, learning_rates=data_set.learning_rates[-1:], attentions=("softmax", "tanhmax"))
 
 

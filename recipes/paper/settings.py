@@ -48,7 +48,7 @@ class DataSet:
         attentions: that are run; tanh is the paper's third activation.
         grid_epochs: of the grid, and the most that it may choose.
         grid_every: epochs between two looks at the validation split.
-        grid_seed: of the grid, none of those that are reported.
+        grid_seeds: how many try each setting of the grid.
         basin_epochs: of each run of the sweep of settings.
         basin_settings: how many of the sweep's settings are tried.
         seeds_at_once: that are trained together; pays where the classifier is small.
@@ -79,7 +79,7 @@ class DataSet:
     attentions: tuple[str, ...] = ("softmax", "tanhmax")
     grid_epochs: int = 100
     grid_every: int = 5
-    grid_seed: int = 1000
+    grid_seeds: int = 1
     basin_epochs: int = 60
     basin_settings: int = 13
     seeds_at_once: int = 1
@@ -137,6 +137,8 @@ def _value(key: str, value: Any, kind: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     accepted = {int: int, float: float, str: str}.get(kind)
-    if accepted is not None and (isinstance(value, bool) or not isinstance(value, accepted) or (kind is not str and value <= 0 and key != "hub_labels")):
+    if accepted is not None and (
+        isinstance(value, bool) or not isinstance(value, accepted) or (kind is not str and value <= 0 and key != "hub_labels")
+    ):
         raise RecipeError(f"{where}: {key} must be {'text' if kind is str else 'a positive number'}, but is {value!r}")
     return value

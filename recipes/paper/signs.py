@@ -80,7 +80,9 @@ def polarity_table(means: dict[str, Tensor], polarity: Tensor) -> dict[str, Any]
     for sign, name in NAMES.items():
         chosen = (polarity == sign) & (means["count"] > 0)
         found = {quantity: means[quantity][chosen] for quantity in ("score", "weight")}
-        numbers = {f"{quantity}_{part}": _number(function(values)) for quantity, values in found.items() for part, function in PARTS.items()}
+        numbers = {
+            f"{quantity}_{part}": _number(function(values)) for quantity, values in found.items() for part, function in PARTS.items()
+        }
         table[name] = {"words": int(chosen.sum()), **numbers}
     return table
 

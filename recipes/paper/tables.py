@@ -1,6 +1,7 @@
 """The numbers of the report, from the cells on disk: published, run again as published, run right, and what to think of it."""
 
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,8 @@ class Line:
         again: run as the published code runs.
         right: run right with the paper's settings.
         common: run right with the settings that the validation split chose.
-        verdict: `HOLDS` where the published figure is within the spread of the right run, `AS_PUBLISHED` where it is only within that of the
-            run as published, else `NOT_FOUND`.
+        verdict: `HOLDS` where the published figure is within the spread of the right run, `AS_PUBLISHED` where it is only within that
+            of the run as published, else `NOT_FOUND`.
     """
 
     title: str
@@ -130,17 +131,14 @@ def sign_lines(cells: Cells, data_set: str) -> list[list[str]]:
 
 
 def gains(cells: Cells, data_set: str) -> list[dict[str, Any]]:
-    """TanhMax's test accuracy less softmax's, in points, honest and leaky, with Welch's t-test over the seeds by SciPy."""
-    from scipy.stats import ttest_ind
-
+    """TanhMax's test accuracy less softmax's, in points, honest and leaky, with Welch's t-test over the seeds."""
     found = []
     for protocol, key in (("published", "leaky_test_accuracy"), ("paper", "test_accuracy"), ("common", "test_accuracy")):
         softmax, tanhmax = (values_of(runs_of(cells, data_set, protocol, attention), key) for attention in ATTENTIONS)
         if not softmax or not tanhmax:
             continue
         difference = 100 * (statistics.fmean(tanhmax) - statistics.fmean(softmax))
-        several = min(len(softmax), len(tanhmax)) > 1 and len({*softmax, *tanhmax}) > 1
-        p = float(ttest_ind(tanhmax, softmax, equal_var=False).pvalue) if several else None
+        p = _welch(softmax, tanhmax)
         found.append(
             {
                 "protocol": protocol,
@@ -148,7 +146,7 @@ def gains(cells: Cells, data_set: str) -> list[dict[str, Any]]:
                 "tanhmax": spread(tanhmax, percent=True),
                 "difference": difference,
                 "shown": f"{difference:+.1f}",
-                "p": MISSING if p is None or p != p else "< 0.001" if p < 0.001 else f"{p:.3f}",
+                "p": _p(p),
                 "significant": p is not None and p < 0.05,
             }
         )
@@ -228,14 +226,14 @@ def collapse_claim(cells: Cells, facts: dict[str, Any]) -> list[dict[str, Any]]:
             values = [curve[key][2] for curve in curves]
             close = abs(statistics.fmean(values) - said) <= facts["tolerance"]["other"]
             verdict = "confirmed" if close else "corrected"
-            found.append({"attention": NAMES[attention], "norm": words, "said": said, "found": spread(values, digits=4), "verdict": verdict})
+            found.append(
+                {"attention": NAMES[attention], "norm": words, "said": said, "found": spread(values, digits=4), "verdict": verdict}
+            )
     return found
 
 
 def vision_lines(cells: Cells) -> list[list[str]]:
     """Test accuracy of the image classifiers by data set, and the difference."""
-    from scipy.stats import ttest_ind
-
     found = []
     for name, cell in cells.items():
         if not name.startswith("vision--") or not name.endswith("--softmax"):
@@ -244,12 +242,28 @@ def vision_lines(cells: Cells) -> list[list[str]]:
         if twin is None:
             continue
         softmax, tanhmax = (values_of(list(one["runs"].values()), "test_accuracy") for one in (cell, twin))
-        p = float(ttest_ind(tanhmax, softmax, equal_var=False).pvalue) if min(len(softmax), len(tanhmax)) > 1 else None
         words = [spread(softmax, percent=True), spread(tanhmax, percent=True)]
         difference = 100 * (statistics.fmean(tanhmax) - statistics.fmean(softmax))
-        shown = MISSING if p is None or p != p else f"{p:.3f}"
-        found.append([cell["identity"]["title"], f"{len(softmax)} / {len(tanhmax)}", *words, f"{difference:+.1f}", shown])
+        found.append(
+            [cell["identity"]["title"], f"{len(softmax)} / {len(tanhmax)}", *words, f"{difference:+.1f}", _p(_welch(softmax, tanhmax))]
+        )
     return found
+
+
+def _welch(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Two-sided p of Welch's t-test by SciPy; None where neither side varies."""
+    from scipy.stats import ttest_ind
+
+    varies = [len(values) > 1 and statistics.stdev(values) > 0 for values in (one, other)]
+    if min(len(one), len(other)) < 2 or not any(varies):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a side that does not vary, which is no loss of precision here
+        return float(ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def _p(value: float | None) -> str:
+    return MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _verdict(figure: float, again: Sequence[float], right: Sequence[float], tolerance: float) -> str:

@@ -10,6 +10,7 @@ Protocols:
 
 import time
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from .training import Documents, Schedule, accuracy, trained
 
 PROTOCOLS = ("paper", "common", "published")
 DRAW_SEED = 2024  # of shuffles and random weights
+FIRST_GRID_SEED = 1000  # none of those that are reported
 VIOLIN = 200  # sentences that a violin shows
 
 
@@ -69,25 +71,23 @@ class TextCell:
         return {**own, "scale": self.scale, "schedule": asdict(self.schedule), **sizes, "data": corpus.fingerprint}
 
 
-def run_text(cell: TextCell, corpus: Corpus, ledger: Ledger, seeds: list[int], tick: Any) -> None:
+def run_text(cell: TextCell, corpus: Corpus, seeds: list[int], ledger: Ledger, tick: Any) -> None:
     """Train and analyse the seeds that are missing.
 
     Args:
         cell: what to run.
         corpus: the data.
-        ledger: of the cell.
         seeds: that the cell shall have.
+        ledger: of the cell.
         tick: called with a number of epochs as they are done.
     """
     if cell.protocol == "published":
         corpus = corpus.unknown_as_padding()
     missing = [int(name) for name in ledger.missing(map(str, seeds))]
     for group in torch.tensor(missing, dtype=torch.int64).split(cell.data_set.seeds_at_once) if missing else []:
-        started = time.perf_counter()
-        models = trained(
-            cell.config(corpus), corpus.train, cell.schedule, seeds=group.tolist(), after_epoch=lambda *_: tick(len(group))
-        )
-        seconds = (time.perf_counter() - started) / len(group)
+        started, together = time.perf_counter(), len(group)
+        models = trained(cell.config(corpus), corpus.train, cell.schedule, seeds=group.tolist(), after_epoch=lambda *_, number=together: tick(number))
+        seconds = (time.perf_counter() - started) / together
         for seed, model in zip(group.tolist(), models, strict=True):
             analysed = analysis(model, corpus, published=cell.protocol == "published", for_figures=seed == seeds[0])
             ledger.add(str(seed), {**analysed, "training_seconds": round(seconds, 1)})
@@ -169,7 +169,7 @@ def paper_cell(data_set: DataSet, protocol: str, attention: str) -> TextCell:
 
 
 def run_grid(data_set: DataSet, attention: str, corpus: Corpus, ledger: Ledger, tick: Any) -> None:
-    """Try every setting of the grid once on the part of the training documents that is not for validation."""
+    """Try each setting of the grid on the part of the training documents that is not for validation; over its seeds."""
     for learning_rate in data_set.learning_rates:
         for scale in data_set.scales:
             cell = TextCell(data_set, "grid", attention, learning_rate, scale, data_set.grid_epochs)
@@ -178,16 +178,20 @@ def run_grid(data_set: DataSet, attention: str, corpus: Corpus, ledger: Ledger, 
 
                 def watch(epoch: int, models: Any, curve: list[list[float]] = curve) -> None:
                     if epoch % data_set.grid_every == 0 or epoch == data_set.grid_epochs:
-                        curve.append([epoch, accuracy(models()[0], corpus.validation)])
+                        curve.append([epoch, fmean(accuracy(model, corpus.validation) for model in models())])
                     tick(1)
 
-                trained(cell.config(corpus), corpus.fit, cell.schedule, seeds=[data_set.grid_seed], after_epoch=watch)
+                trained(cell.config(corpus), corpus.fit, cell.schedule, seeds=_grid_seeds(data_set), after_epoch=watch)
                 ledger.add(name, {"learning_rate": learning_rate, "scale": scale, "validation_accuracy": curve})
 
 
 def grid_names(data_set: DataSet) -> list[str]:
     """The settings of the grid."""
     return [_grid_name(learning_rate, scale) for learning_rate in data_set.learning_rates for scale in data_set.scales]
+
+
+def _grid_seeds(data_set: DataSet) -> list[int]:
+    return [FIRST_GRID_SEED + number for number in range(data_set.grid_seeds)]
 
 
 def _grid_name(learning_rate: float, scale: float) -> str:
@@ -202,7 +206,7 @@ def grid_identity(data_set: DataSet, attention: str, corpus: Corpus) -> dict[str
         "attention": attention,
         "epochs": data_set.grid_epochs,
         "every": data_set.grid_every,
-        "seed": data_set.grid_seed,
+        "seeds": _grid_seeds(data_set),
         "fit": len(corpus.fit),
         "validation": len(corpus.validation),
         "data": corpus.fingerprint,
@@ -210,7 +214,7 @@ def grid_identity(data_set: DataSet, attention: str, corpus: Corpus) -> dict[str
 
 
 def chosen_cell(data_set: DataSet, attention: str, grid: dict[str, Any]) -> TextCell:
-    """The cell with the settings of the grid that were best on the validation split; of equals the one that trains shortest, then comes first.
+    """The cell with the settings that were best on the validation split; of equals the one that trains shortest, then comes first.
 
     Raises:
         RecipeError: the grid is not complete.

@@ -58,7 +58,7 @@ def cells(folders: list[Path], *, fast: bool) -> list[VisionCell]:
     return found
 
 
-def run_vision(cell: VisionCell, ledger: Ledger, seeds: list[int], runs: Path, tick: Callable[[int], None]) -> None:
+def run_vision(cell: VisionCell, seeds: list[int], runs: Path, ledger: Ledger, tick: Callable[[int], None]) -> None:
     """Train the seeds that are missing by the recipe, each in a folder of `runs`, which it resumes from.
 
     Raises:
