@@ -1,8 +1,8 @@
 """Which settings land in the two-signed solution: the same classifier from many seeds, with one thing changed at a time.
 
 Varied around the paper's settings: how large queries and keys begin (`score_gain`), a learned constant on every score and where it starts
-(`score_bias`), the learning rate, the scale that scores are divided by, and the factor on the loss (which decides how large Adadelta's epsilon
-is beside the gradients, and these are small at the saddle where TanhMax starts).
+(`score_bias`), the learning rate, the scale that scores are divided by, and the factor on the loss (which decides how large Adadelta's
+epsilon is beside the gradients, and these are small at the saddle where TanhMax starts).
 """
 
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,7 @@
-"""What the sign of a weight says: which way it points, whether it separates positive from negative words, and which solution training found.
+"""What the sign of a weight says: where it points, whether it tells positive from negative words, which solution training found.
 
-w(-a) = -w(a) for tanh and TanhMax, so W_q and the read-out may both be flipped without changing the model: the sign alone means nothing. What
-a weight does to the logit is w_i u_i, so it is oriented by the sign that the effects u have where attention is.
+w(-a) = -w(a) for tanh and TanhMax, so W_q and the read-out may both be flipped without changing the model: the sign alone means nothing.
+What a weight does to the logit is w_i u_i, so it is oriented by the sign that the effects u have where attention is.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Signs:
 
     Attributes:
         orientation: 1.0 or -1.0: the sign of sum |w_i| u_i.
-        agreement: share of sum |w_i u_i| to which the oriented weight gives the sign: 1 where the sign of the weight alone tells what a token
-            speaks for, 0.5 where it tells nothing.
+        agreement: share of sum |w_i u_i| to which the oriented weight gives the sign: 1 where the sign of the weight alone tells what a
+            token speaks for, 0.5 where it tells nothing.
         negative_mass: share of sum |w_i| with w_i < 0.
     """
 

@@ -10,6 +10,7 @@ Protocols:
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -86,11 +87,16 @@ def run_text(cell: TextCell, corpus: Corpus, seeds: list[int], ledger: Ledger, t
     missing = [int(name) for name in ledger.missing(map(str, seeds))]
     for group in torch.tensor(missing, dtype=torch.int64).split(cell.data_set.seeds_at_once) if missing else []:
         started, together = time.perf_counter(), len(group)
-        models = trained(cell.config(corpus), corpus.train, cell.schedule, seeds=group.tolist(), after_epoch=lambda *_, number=together: tick(number))
+        watch = partial(_tick, tick, together)
+        models = trained(cell.config(corpus), corpus.train, cell.schedule, seeds=group.tolist(), after_epoch=watch)
         seconds = (time.perf_counter() - started) / together
         for seed, model in zip(group.tolist(), models, strict=True):
             analysed = analysis(model, corpus, published=cell.protocol == "published", for_figures=seed == seeds[0])
             ledger.add(str(seed), {**analysed, "training_seconds": round(seconds, 1)})
+
+
+def _tick(tick: Any, together: int, *_: Any) -> None:
+    tick(together)
 
 
 def analysis(model: PaperClassifier, corpus: Corpus, *, published: bool, for_figures: bool = False) -> dict[str, Any]:
