@@ -224,10 +224,17 @@ def collapse_claim(cells: Cells, facts: dict[str, Any]) -> list[dict[str, Any]]:
         said = facts["collapse"][attention]
         for key, words in (("ratio", "Frobenius"), ("composite_ratio", "composite")):
             values = [curve[key][2] for curve in curves]
-            close = abs(statistics.fmean(values) - said) <= facts["tolerance"]["other"]
+            close = abs(statistics.fmean(values) / said - 1) <= facts["tolerance"]["other"]
             verdict = "confirmed" if close else "corrected"
             found.append(
-                {"attention": NAMES[attention], "norm": words, "said": said, "found": spread(values, digits=4), "verdict": verdict}
+                {
+                    "attention": NAMES[attention],
+                    "norm": words,
+                    "said": said,
+                    "found": spread(values, digits=4),
+                    "first": spread([curve[key][1] for curve in curves], digits=4),
+                    "verdict": verdict,
+                }
             )
     return found
 

@@ -10,7 +10,9 @@ from recipes.paper.training import Documents
 
 def small(attention="tanhmax"):
     torch.manual_seed(5)
-    model = PaperClassifier(PaperConfig(vocab_size=13, embedding_size=7, hidden_size=5, score_gain=9.0, attention=attention)).double().eval()
+    model = (
+        PaperClassifier(PaperConfig(vocab_size=13, embedding_size=7, hidden_size=5, score_gain=9.0, attention=attention)).double().eval()
+    )
     ids = torch.randint(2, 13, (6, 7))
     ids[1, 4:], ids[2, 1:] = 0, 0
     return model, Documents(ids, torch.tensor([0, 1, 1, 0, 1, 0]))
@@ -73,7 +75,10 @@ def test_shuffles_keep_the_weights_and_random_ones_their_sum():
     assert (changes[[0, 1, 3, 4, 5]] > 0).all()
     one_word = analyses.Parts(parts.keep, parts.scores, parts.weights, torch.ones_like(parts.effects), parts.logits)
     torch.testing.assert_close(
-        analyses.permutation_changes(one_word, torch.Generator().manual_seed(0), draws=5), torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0
+        analyses.permutation_changes(one_word, torch.Generator().manual_seed(0), draws=5),
+        torch.zeros(6, dtype=torch.float64),
+        atol=1e-12,
+        rtol=0,
     )
     scaled = analyses.random_changes(one_word, torch.Generator().manual_seed(0), signed=False, draws=5)
     expected = (parts.logits - parts.weights.sum(1) + parts.weights.abs().sum(1)).sigmoid() - parts.probability

@@ -82,7 +82,10 @@ def test_data_that_cannot_be_used(content, sentence, data, tmp_path, capsys):
 
 
 def test_settings_that_cannot_work(settings, tmp_path, capsys):
-    for line, sentence in (("epoks: 3", "unknown key 'epoks'"), ("batch_size: many", "batch_size must be a positive number, but is 'many'")):
+    for line, sentence in (
+        ("epoks: 3", "unknown key 'epoks'"),
+        ("batch_size: many", "batch_size must be a positive number, but is 'many'"),
+    ):
         (settings / "20news.yaml").write_text((SETS / "sst.yaml").read_text() + line + "\n")
         assert main(["--settings", str(settings), "--output", str(tmp_path)]) == 2
         assert sentence in capsys.readouterr().err
