@@ -53,6 +53,8 @@ def _from_files(data_set: DataSet, folder: Path) -> tuple[Tables, dict[str, Any]
         try:
             rows = load_dataset(kind, split="train", data_files=str(path), **options)
         except (DatasetsError, OSError, ValueError) as error:
+            if "corresponds to no data" in str(error):  # a file that ends after its header
+                raise RecipeError(f"{data_set.name}: the {split} data has no rows") from error
             raise RecipeError(f"{data_set.name}: cannot read {path}: {' '.join(str(error).split())[:200]}") from error
         tables[split] = _columns(data_set, split, rows, (0, 1))
     return tables, {"source": data_set.folder, "sha256": {split: corpus.file_digest(path) for split, path in paths.items()}}

@@ -68,7 +68,7 @@ def test_mistakes_are_one_sentence(flags, sentence, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("text,label\n", "has no rows|has no column"),
+        ("text,label\n", "the train data has no rows"),
         ("words,label\na,0\n", "has no column 'text'"),
         ("text,label\na,0\nb,2\n", "holds the label 2, but must hold the labels 0 and 1"),
         ("text,label\na,1\nb,1\n", "holds one class only"),
@@ -77,8 +77,7 @@ def test_mistakes_are_one_sentence(flags, sentence, tmp_path, capsys):
 def test_data_that_cannot_be_used(content, sentence, data, tmp_path, capsys):
     (data / "20news" / "train.csv").write_text(content)
     assert main(["--fast", "--sets", "20news", "--parts", "text", "--data", str(data), "--output", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert any(part in error for part in sentence.split("|"))
+    assert sentence in capsys.readouterr().err
 
 
 def test_settings_that_cannot_work(settings, tmp_path, capsys):
