@@ -228,7 +228,7 @@ def _add_faithfulness(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "faithfulness",
         "measure how far explanations of a model can be trusted",
         "--model runs/bert--text_classification--annealed--seed0 --data test.csv --text-column text --limit 200 --out report.json",
-        "--model my-vit --data photographs --methods contributions,rollout --measures insertion,deletion --out report.md",
+        "--model my-vit --data photographs --methods contributions,rollout --measures insertion_auc,deletion_auc --out report.md",
     )
     _add_model(parser)
     parser.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures")

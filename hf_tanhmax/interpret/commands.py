@@ -3,8 +3,6 @@
 Each takes the parsed options and returns an exit code. What the user has to mend ends it as `SystemExit` with one sentence.
 """
 
-# ruff: noqa: T201 - a command prints
-
 import argparse
 import json
 import warnings

@@ -65,5 +65,5 @@ def upsampled(scores: Tensor, grid: tuple[int, int], size: tuple[int, int], *, s
     if len(scores) < rows * columns:
         raise ValueError(f"{len(scores)} scores cannot fill {rows} x {columns} patches")
     field = scores[-rows * columns :].reshape(1, 1, rows, columns).float()
-    options = {"mode": "bilinear", "align_corners": False} if smooth else {"mode": "nearest"}
+    options = {"mode": "bilinear", "align_corners": False} if smooth else {"mode": "nearest-exact"}
     return torch.nn.functional.interpolate(field, size=size, **options)[0, 0]

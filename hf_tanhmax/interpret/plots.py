@@ -19,6 +19,7 @@ from .colours import colour_map
 from .explanation import Explanation
 from .extras import wanted
 from .lettering import Lettering
+from .patches import upsampled
 from .rank_collapse import RankCollapse
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def plot_image(explanation: Explanation, *, scores: str = "contributions", smoot
     for axes, shown in ((plain, image), (covered, image.convert("L").convert("RGB"))):
         axes.imshow(shown)
         axes.axis("off")
-    pixels = _upsampled(patches / high, (image.height, image.width), smooth=smooth)
+    pixels = upsampled(patches.flatten() / high, grid, (image.height, image.width), smooth=smooth)
     covered.imshow(pixels.numpy(), cmap=colour_map(), vmin=-1, vmax=1, alpha=(pixels.abs() * strength).numpy())
     letters = Lettering()
     letters.title(plain, model_in_words(explanation) or "image")
@@ -275,11 +276,3 @@ def _legend(figure: "Figure", axes: "Axes", high: float, label: str, *, below: b
     bar.set_ticks([-high, -high / 2, 0, high / 2, high], labels=[f"{value:.2g}" for value in (-high, -high / 2, 0, high / 2, high)])
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
-
-
-def _upsampled(patches: Tensor, size: tuple[int, int], *, smooth: bool) -> Tensor:
-    """Patches [rows, columns] as pixels [height, width]."""
-    from torch.nn.functional import interpolate
-
-    how = {"mode": "bilinear", "align_corners": False} if smooth else {"mode": "nearest-exact"}
-    return interpolate(patches[None, None], size=size, **how)[0, 0]
