@@ -54,7 +54,7 @@ def rendered(cells: Cells, figures: list[str]) -> str:
         run=[one for one in sets if one["there"]],
         absent=[one["title"] for one in sets if not one["there"]],
         verdicts=_counted(sets),
-        solutions=_erasure_by_solution(cells, facts["sets"]),
+        solutions=erasure_by_solution(cells, facts["sets"]),
         basins=[(titles[name], tables.basin_lines(cells, name)) for name in facts["sets"] if tables.basin_lines(cells, name)],
         collapse=tables.collapse_lines(cells),
         claims=tables.collapse_claim(cells, facts),
@@ -88,7 +88,7 @@ def _counted(sets: list[dict[str, Any]]) -> list[list[str]]:
     return [[one["title"], *(str(one["verdicts"].count(verdict)) for verdict in wanted)] for one in sets if one["there"]]
 
 
-def _erasure_by_solution(cells: Cells, names: list[str]) -> list[list[str]]:
+def erasure_by_solution(cells: Cells, names: list[str]) -> list[list[str]]:
     """Oriented erasure tau of TanhMax by the solution that was found, and softmax's, over all seeds with right settings."""
     found = []
     for kind in ("softmax", *tables.KINDS):
