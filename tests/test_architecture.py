@@ -22,6 +22,7 @@ LAYERS = (
     ("kernels.launch_decode",),
     ("ops",),
     ("attention",),
+    ("serving",),
     ("registration",),
     ("patching",),
     ("annealing", "models.family"),

@@ -47,6 +47,7 @@ MODULES = (
     "kernels/launch_decode",
     "ops",
     "attention",
+    "serving",
     "registration",
     "patching",
     "models/adapters",

@@ -257,11 +257,12 @@ def test_the_fused_implementation_decodes_unless_there_is_a_gradient(monkeypatch
     tanhmax_attention(*call, implementation="triton")
     tanhmax_attention(call[0].requires_grad_(), *call[1:], implementation="triton").sum().backward()
     assert ran == ["decode_attention", "fused_attention"]
+    table = {"block_table": torch.zeros(1, 1, dtype=torch.int32, device=GPU), "cu_seqlens": torch.tensor([0, 1], device=GPU)}
     with pytest.raises(NotImplementedError, match="implementation='triton' has no gradient"):
-        table = {"block_table": torch.zeros(1, 1, dtype=torch.int32, device=GPU), "cu_seqlens": torch.tensor([0, 1], device=GPU)}
         tanhmax_attention(*call, implementation="triton", **table)
+    on_cpu = {name: item.cpu() for name, item in table.items()}
     with pytest.raises(NotImplementedError, match="implementation='cpu' reads no block table"):
-        tanhmax_attention(*(tensor.cpu() for tensor in call), implementation="cpu", **{name: item.cpu() for name, item in table.items()})
+        tanhmax_attention(*(tensor.cpu() for tensor in call), implementation="cpu", **on_cpu)
 
 
 def test_opcheck():
