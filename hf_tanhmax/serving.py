@@ -67,7 +67,9 @@ def cached_blocks(query: Tensor, value: Tensor, layer: int, kwargs: dict[str, An
     if table.shape[0] == 0:
         return None
     indices = {name: kwargs.get(name) for name in ("read_index", "write_index", "cu_seq_lens_k", "max_length_k")}
-    return CachedBlocks(key[:, :, None], value[:, :, None], table, kwargs["cu_seq_lens_k"][kind], kwargs["cache"], layer, indices)
+    lengths = kwargs["cu_seq_lens_k"]
+    bounds = lengths[kind] if isinstance(lengths, dict) else lengths  # 5.17 gives no mapping where there is one kind of layers
+    return CachedBlocks(key[:, :, None], value[:, :, None], table, bounds, kwargs["cache"], layer, indices)
 
 
 # Transformers has no public view of a layer's cache. These attributes are those of 5.17 and of 5.23, and `test_serving` fails when a cache

@@ -24,11 +24,15 @@ FEATURES = {
     "causal": {"CAUSAL": True},
     "full": {},
     "softmax": {"CAUSAL": True, "POLARITY": 0},
+    "paged": {"PAGE": 1, "TABLE": True, "CAUSAL": True},
     "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
 }
 POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "SPANS": "i32", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
+POINTERS |= {"RANGES": "i32", "TABLE": "i64", "BOUNDS": "i32", "OUT": "fp32", "PARTS": "fp32", "LSES": "fp32"}
+DECODE_FEATURES = ("full", "softmax", "paged", "everything")
 # Kernels whose blocks are not in the table of tiles: their constants.
 FIXED = {"delta": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_M": 64}, "span": {"DENSE": 1, "BLOCK_R": 128, "BLOCK_C": 32}}
+FIXED |= {"combine": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_S": 16}, "range": {"BLOCK_N": 1024}}
 STATISTICS = ("LSE", "STATS", "DELTA", "D_LOG_P")
 FLOATS = ("scale", "cap", "factor", "dropout_p")
 
@@ -54,6 +58,10 @@ def builds():
     from hf_tanhmax.kernels.schedule import TABLE
 
     for (kernel, head, size), rows in TABLE.items():
+        if kernel.startswith("decode"):
+            features = DECODE_FEATURES if head in (64, 128) and size == 2 and kernel == "decode_16" else ("full",)
+            yield from (Build(kernel, head, size, 0, feature, 90) for feature in features)
+            continue
         for row in range(len(rows)):
             for architecture in ARCHITECTURES:
                 if architecture == 90 or (head in (64, 128) and size == 2 and row == 0 and kernel != "bias"):
@@ -74,10 +82,12 @@ def arguments(build):
     constants = dict.fromkeys(("DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE"), build.head)
     constants |= {"ALIGN": 8, "BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "POLARITY": 1, "PRECISION": "ieee"}
     constants |= dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "SHARED_M", "SHARED_N"), False)
+    constants |= {"EXACT": build.size == 4, "PARTIAL": True, "PAGE": 1}
     constants["PASSES"] = 2 if build.size == 4 else 1
     constants |= {name: value for name, value in wanted.items() if name in constants}
     absent = {"LOG_P": constants["POLARITY"] == 2, "SEED": "DROPOUT" in wanted, "KEEP": "KEEP" in wanted, "SPANS": "KEEP" in wanted}
     absent |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
+    absent |= {"RANGES": "KEEP" in wanted, "TABLE": "TABLE" in wanted, "BOUNDS": "TABLE" in wanted}
     absent |= {"STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
     return tile, constants, {name for name, present in absent.items() if not present}
 
@@ -88,9 +98,10 @@ def compiled(build):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from hf_tanhmax.kernels import backward, forward
+    from hf_tanhmax.kernels import backward, decode, forward
 
-    function = getattr(forward if build.kernel in ("forward", "span") else backward, f"{build.kernel}_kernel")
+    names = {f"{build.kernel.split('_')[0]}_kernel", f"{build.kernel}_kernel"}
+    function = next(getattr(module, name) for module in (forward, backward, decode) for name in names if hasattr(module, name))
     tile, constants, absent = arguments(build)
     signature, values, attributes = {}, {}, {}
     for index, name in enumerate(function.arg_names):

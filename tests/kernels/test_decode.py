@@ -1,4 +1,4 @@
-"""Decoding against the reference in float64: arguments, groups, chunks, masks, block tables, what is not to be read; and what is refused."""
+"""Decoding against the reference in float64: arguments, groups, chunks, masks, block tables; what is not read, and what is refused."""
 
 import pytest
 import torch
