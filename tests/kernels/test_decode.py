@@ -142,22 +142,6 @@ def test_what_is_hidden_is_not_read(arguments, seen, count, chunks):
     torch.testing.assert_close(decode(query, key, value, **arguments), clean, rtol=1e-5, atol=1e-6)
 
 
-def test_ranges_of_a_long_mask():
-    """More chunks than are read at a time, holes, and a row without a key."""
-    from hf_tanhmax.kernels.launch import FusedProblem
-    from hf_tanhmax.visibility import Visibility
-
-    keys = 2 * launch_decode.SCAN + 5
-    keep = torch.zeros(2, 1, 2, keys, dtype=torch.bool)
-    keep[0, 0, 1, [7, launch_decode.SCAN, keys - 1]] = True
-    query, key, value = (tensor.to(GPU) for tensor in tensors(2, keys, batch=2))
-    problem = FusedProblem(query, key, value, None, True, Visibility(2, keys, keep=keep.to(GPU)), None, 1.0, None, 0.0, None, True)
-    found = launch_decode._ranges(problem).cpu()
-    scan = launch_decode.SCAN
-    assert found[0].tolist() == [[7, 8], [scan, scan + 1], [keys - 1, keys]]
-    assert (found[1, :, 1] == 0).all()
-
-
 def paged(lengths, size, kv_heads=1, flat=False):
     """Query, blocks in any order, and table and bounds; blocks that nobody uses are NaN."""
     needed = [-(-length // size) for length in lengths]
@@ -194,27 +178,6 @@ def test_paged_equals_dense(size, flat, count, arguments, chunks):
     assert torch.equal(
         tanhmax_attention(query, key, value, **call), tanhmax_attention(query, key, value, implementation="reference", **call)
     )
-
-
-@pytest.mark.parametrize(
-    ("changes", "kind", "message"),
-    [
-        ({"cu_seqlens": None}, ValueError, r"block_table needs cu_seqlens, \[batch \+ 1\]"),
-        ({"cu_seqlens": torch.tensor([0, 3])}, ValueError, r"cu_seqlens must be \[batch \+ 1\] = \[3\], but has shape \(2,\)"),
-        ({"block_table": torch.zeros(2, 3)}, TypeError, "block_table must be int32 or int64, but is torch.float32"),
-        ({"block_table": torch.zeros(3, 3, dtype=torch.int32)}, ValueError, "with a batch of 2, or flat, but has shape"),
-        ({"block_table": torch.zeros(6, dtype=torch.int32)}, ValueError, "blocks of one key, but key has blocks of 4"),
-        ({"keep": torch.ones(1, 1, 1, 4, dtype=torch.bool)}, ValueError, "with a block_table there is no keep"),
-        ({"bias": torch.ones(1, 1, 1, 4)}, ValueError, "with a block_table there is no bias"),
-        ({"is_causal": True}, ValueError, 'is_causal must be "lower_right", or False without a window'),
-        ({"window": 3}, ValueError, "is_causal is False and window 3"),
-    ],
-)
-def test_tables_that_do_not_fit(changes, kind, message):
-    query, pool = torch.randn(2, 2, 1, 8), torch.randn(5, 1, 4, 8)
-    arguments = {"block_table": torch.zeros(2, 3, dtype=torch.int32), "cu_seqlens": torch.tensor([0, 3, 9]), **changes}
-    with pytest.raises(kind, match=message):
-        tanhmax_attention(query, pool, pool, **arguments)
 
 
 @pytest.mark.parametrize(
