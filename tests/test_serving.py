@@ -1,9 +1,10 @@
 """Continuous batching reads its paged cache where it lies: what is written, what is read, and when it must be gathered."""
 
 import pytest
+import torch
 import transformers
 from families import text, tiny_model
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from hf_tanhmax import TanhMaxLlamaForCausalLM, attention, registration
 from hf_tanhmax.kernels import support
@@ -58,3 +59,19 @@ def test_transformers_makes_no_block_table_for_us(model, monkeypatch):
     written(model, [text(1, 3)])
     assert tables
     assert set(tables) == {None}
+
+
+@pytest.mark.parametrize("kind", [StaticCache, DynamicCache])
+def test_generate_hands_over_the_cache_itself(model, kind, monkeypatch):
+    """Neither repeated for the heads of a group, nor cut to what is filled, nor copied."""
+    seen, whole = [], attention.decode_attention
+    monkeypatch.setattr(attention, "decode_attention", lambda *call: (seen.append(call[1]), whole(*call))[1])
+    monkeypatch.setitem(attention.AUTOMATIC, "cpu", ("triton",))
+    cache = StaticCache(config=model.config, max_cache_len=24) if kind is StaticCache else DynamicCache(config=model.config)
+    tokens = text(1, 5)
+    with torch.no_grad():
+        model(tokens, past_key_values=cache, use_cache=True)
+        seen.clear()
+        model(tokens[:, :1], past_key_values=cache, use_cache=True)
+    assert [key.data_ptr() for key in seen] == [layer.keys.data_ptr() for layer in cache.layers]
+    assert all(key.shape == layer.keys.shape for key, layer in zip(seen, cache.layers, strict=True))
