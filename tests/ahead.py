@@ -71,13 +71,20 @@ def builds():
     yield from (Build(kernel, 64, 2, 0, "full", architecture) for kernel in FIXED for architecture in ARCHITECTURES)
 
 
+def rows_of(kernel, head, size, architecture):
+    """The rows of the table of tiles for an architecture."""
+    from hf_tanhmax.kernels.schedule import TABLE
+
+    return TABLE[kernel, head, size]
+
+
 def arguments(build):
     """Constants and pointer types of a build, by parameter."""
-    from hf_tanhmax.kernels.schedule import TABLE, Tile
+    from hf_tanhmax.kernels.schedule import Tile
 
     if build.kernel in FIXED:
         return Tile(0, 0, 8 if build.kernel == "span" else 4, 1), FIXED[build.kernel], set()
-    tile = TABLE[build.kernel, build.head, build.size][build.row]
+    tile = rows_of(build.kernel, build.head, build.size, build.architecture)[build.row]
     wanted = FEATURES[build.features]
     constants = dict.fromkeys(("DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE"), build.head)
     constants |= {"ALIGN": 8, "BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "POLARITY": 1, "PRECISION": "ieee"}
@@ -117,16 +124,25 @@ def compiled(build):
     return triton.compile(source, target=GPUTarget("cuda", build.architecture, 32), options=options)
 
 
-def costs(kernel):
-    """Registers, spilled bytes, shared memory and instruction counts of a compiled kernel."""
+def inspected(kernel, *command):
+    """What one of the tools that come with Triton says about a compiled kernel."""
     import triton
 
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])
-        usage = subprocess.run([tools / "cuobjdump", "-res-usage", binary], capture_output=True, text=True, check=True).stdout
-        code = subprocess.run([tools / "nvdisasm", "-c", binary], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([tools / command[0], *command[1:], binary], capture_output=True, text=True, check=True).stdout
+
+
+def disassembled(kernel):
+    """The instructions of a compiled kernel."""
+    return inspected(kernel, "nvdisasm", "-c")
+
+
+def costs(kernel):
+    """Registers, spilled bytes, shared memory and instruction counts of a compiled kernel."""
+    usage, code = inspected(kernel, "cuobjdump", "-res-usage"), disassembled(kernel)
     registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))
     patterns = {"spills": r"\bSTL", "ex2": r"MUFU\.EX2", "wide": r"LDG\S*\.128|LDGSTS\S*\.128", "matrix": r"\b(?:HGMMA|HMMA|UTCHMMA)\b"}
     counts = {key: len(re.findall(pattern, code)) for key, pattern in patterns.items()}
