@@ -141,8 +141,9 @@ def rendered(result):
 
 UNITS = ("issue", "special", "matrix", "overlapped")
 EXPLAINED = (
-    "The loop without a mask. Clocks by unit (128 lanes issued, 16 special functions, 4096 matrix operations a clock); overlapped: the longest of them; serial: the "
-    "matrix unit's and the longer of the other two; to softmax: both, by those of the softmax twin of the first tile."
+    "The loop without a mask. Clocks by unit (128 lanes issued, 16 special functions, 4096 matrix operations a clock); overlapped: the "
+    "longest of them; serial: the matrix unit's and the longer of the other two; to softmax: both, by those of the softmax twin of the "
+    "first tile."
 )
 
 

@@ -16,6 +16,8 @@ from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel, span_kernel
 from .primitives import LOG2E
 from .schedule import Kernel, Tile, padded_size, tiles
+from .shift import NORM_BLOCK, norm_kernel
+from .support import capability
 from .tuning import autotuning, fastest, length_bucket
 
 ALIGN = 8  # elements: 16 bytes in half precision, the widest load
@@ -54,13 +56,38 @@ class FusedProblem:
 
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
         """Launch a kernel with the tile that it is to take."""
-        rows = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size())
+        known = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+        rows = tuple(tile for tile in known if self.fits(tile))
         if len(rows) > 1 and autotuning():
             masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
             lengths = (length_bucket(self.queries), length_bucket(self.keys))
-            key = (kernel, str(self.query.device), self.query.dtype, padded_size(self.dim), padded_size(self.value_dim), *masking, *lengths)
+            sizes = (padded_size(self.dim), padded_size(self.value_dim))
+            key = (kernel, str(self.query.device), self.query.dtype, *sizes, *masking, *lengths, rows)
             rows = (fastest(key, rows, launch, do_bench),)
         launch(rows[0])
+
+    def fits(self, tile: Tile) -> bool:
+        """Whether a row of the table is for a call like this one.
+
+        A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
+        polynomial wants weights that are rounded to bfloat16.
+        """
+        if tile.polynomial and self.query.dtype != torch.bfloat16:
+            return False
+        bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
+        return bounded or not tile.static
+
+    def norms(self) -> Tensor:
+        """The largest squared norms of the keys by blocks of `NORM_BLOCK`, float32 `[batch * kv_heads, blocks]`."""
+        blocks = math.ceil(self.keys / NORM_BLOCK.value)
+        norms = self.key.new_empty((self.batch * self.kv_heads, blocks), dtype=torch.float32)
+        if norms.numel():
+            strides = [stride // self.alignment for stride in self.row_strides[3:6]]
+            block_dim = padded_size(self.dim)
+            norm_kernel[norms.numel(),](
+                self.key, norms, *strides, self.keys, self.kv_heads, self.dim, block_dim, self.alignment, NORM_BLOCK.value, num_warps=8
+            )  # fmt: skip
+        return norms
 
     @cached_property
     def bounds(self) -> tuple[Tensor | None, Tensor | None]:
@@ -175,7 +202,10 @@ def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
     def _launch(tile: Tile) -> None:
         arguments = problem.arguments(tile, problem.spans(tile.rows))
         results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
-        forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results)
+        results["NORMS"] = problem.norms() if tile.static else None
+        forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](
+            **arguments, **results, POLYNOMIAL=tile.polynomial
+        )  # fmt: skip
 
     problem.run("forward", _launch)
     return output, lse, stats

@@ -55,8 +55,8 @@ def test_every_run_time_integer_is_left_unspecialised():
     """Triton compiles anew for integers that are 1 or divisible by 16, unless told not to."""
     code = """
 import json
-from hf_tanhmax.kernels import backward, forward
-kernels = [forward.forward_kernel, forward.span_kernel]
+from hf_tanhmax.kernels import backward, forward, shift
+kernels = [forward.forward_kernel, forward.span_kernel, shift.norm_kernel]
 kernels += [getattr(backward, f"{name}_kernel") for name in ("delta", "key_value", "query", "bias")]
 floats = ("scale", "cap", "factor", "dropout_p")
 print(json.dumps([
@@ -184,6 +184,6 @@ def test_no_kernel_adds_atomically():
     """So every result is the same to the bit, and there is nothing to switch."""
     import inspect
 
-    from hf_tanhmax.kernels import backward, forward, primitives
+    from hf_tanhmax.kernels import backward, forward, primitives, shift
 
-    assert not any("atomic" in inspect.getsource(module).split('"""', 2)[2] for module in (backward, forward, primitives))
+    assert not any("atomic" in inspect.getsource(module).split('"""', 2)[2] for module in (backward, forward, primitives, shift))
