@@ -1,8 +1,8 @@
 """Ahead-of-time compilation of the kernels for NVIDIA GPUs, on any machine: what each shipped tile costs, as a table.
 
-`python tests/ahead.py` prints one JSON line per kernel that was compiled: registers, bytes of stack, shared memory, and how many spilling,
-exponential, 16-byte loading and tensor-core instructions it has. It must run in a process of its own, without TRITON_INTERPRET. `--write`
-stores the table for this version of Triton.
+`python tests/ahead.py` prints one JSON line per kernel that was compiled: registers, bytes of stack, shared memory, and how many instructions
+it has that spill, exponentiate, load (16 bytes, or a tile by a descriptor) and multiply matrices. It must run in a process of its own,
+without TRITON_INTERPRET. `--write` stores the table for this version of Triton; with `--only`, these rows of it.
 """
 
 import argparse
@@ -68,7 +68,8 @@ def builds():
                 if architecture == 90 or (head in (64, 128) and size == 2 and row == 0 and kernel != "bias"):
                     yield Build(kernel, head, size, row, "causal", architecture)
         if head == 64 and kernel in ("forward", "key_value"):
-            yield from (Build(kernel, head, size, 0, features, 90) for features in FEATURES if features != "causal" and size == 2)
+            others = [features for features in FEATURES if features not in ("causal", "paged") and size == 2]
+            yield from (Build(kernel, head, size, 0, features, 90) for features in others)
     yield from (Build(kernel, 64, 2, 0, "full", architecture) for kernel in FIXED for architecture in ARCHITECTURES)
 
 
@@ -91,6 +92,7 @@ def arguments(build):
     constants |= {"ALIGN": 8, "BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "POLARITY": 1, "PRECISION": "ieee"}
     constants |= dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "SHARED_M", "SHARED_N"), False)
     constants |= {"EXACT": build.size == 4, "PARTIAL": True, "PAGE": 1, "POLYNOMIAL": tile.polynomial}
+    constants["DESCRIBED"] = tile.described
     constants["PASSES"] = 2 if build.size == 4 else 1
     constants |= {name: value for name, value in wanted.items() if name in constants}
     absent = {"LOG_P": constants["POLARITY"] == 2, "SEED": "DROPOUT" in wanted, "KEEP": "KEEP" in wanted, "SPANS": "KEEP" in wanted}
@@ -113,7 +115,9 @@ def compiled(build):
     tile, constants, absent = arguments(build)
     signature, values, attributes = {}, {}, {}
     for index, name in enumerate(function.arg_names):
-        if name in constants or name in absent:
+        if name in ("K", "V") and tile.described:
+            signature[name] = f"tensordesc<{DTYPES[build.size]}[1, 1, {tile.columns}, {build.head}]>"
+        elif name in constants or name in absent:
             signature[name], values[index,] = "constexpr", constants.get(name)
         elif name.isupper():
             signature[name] = "*" + POINTERS.get(name, "fp32" if name in STATISTICS else DTYPES[build.size])
@@ -121,7 +125,7 @@ def compiled(build):
         else:
             signature[name] = "fp32" if name in FLOATS else "i32"
     source = ASTSource(fn=function, signature=signature, constexprs=values, attrs=attributes)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True, "maxnreg": tile.registers}
     return triton.compile(source, target=GPUTarget("cuda", build.architecture, 32), options=options)
 
 
@@ -145,7 +149,8 @@ def costs(kernel):
     """Registers, spilled bytes, shared memory and instruction counts of a compiled kernel."""
     usage, code = inspected(kernel, "cuobjdump", "-res-usage"), disassembled(kernel)
     registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))
-    patterns = {"spills": r"\bSTL", "ex2": r"MUFU\.EX2", "wide": r"LDG\S*\.128|LDGSTS\S*\.128", "matrix": r"\b(?:HGMMA|HMMA|UTCHMMA)\b"}
+    patterns = {"spills": r"\bSTL", "ex2": r"MUFU\.EX2", "wide": r"LDG\S*\.128|LDGSTS\S*\.128|UTMALDG"}
+    patterns["matrix"] = r"\b(?:HGMMA|HMMA|UTCHMMA)\b"
     counts = {key: len(re.findall(pattern, code)) for key, pattern in patterns.items()}
     return {"registers": registers, "stack": stack, "shared": kernel.metadata.shared, **counts}
 
@@ -170,6 +175,9 @@ def main():
     if options.write:
         TABLES.mkdir(exist_ok=True)
         path = TABLES / f"triton-{'.'.join(triton.__version__.split('.')[:2])}.json"
+        if options.only:
+            known = {**json.loads(path.read_text()), **table}
+            table = {build.name: known[build.name] for build in builds() if build.name in known}
         path.write_text("{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(cost)}" for name, cost in table.items()) + "\n}\n")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton.testing import do_bench
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..visibility import Visibility
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
@@ -70,8 +71,10 @@ class FusedProblem:
         """Whether a row of the table is for a call like this one.
 
         A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
-        polynomial wants weights that are rounded to bfloat16.
+        polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says.
         """
+        if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
+            return False
         if tile.polynomial and self.query.dtype != torch.bfloat16:
             return False
         bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
@@ -151,6 +154,7 @@ class FusedProblem:
             "num_warps": tile.warps,
             "num_stages": tile.stages,
             "enable_fp_fusion": True,
+            **({} if tile.registers is None else {"maxnreg": tile.registers}),
         }
 
     def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
@@ -203,12 +207,25 @@ def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
         arguments = problem.arguments(tile, problem.spans(tile.rows))
         results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
         results["NORMS"] = problem.norms() if tile.static else None
-        forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](
-            **arguments, **results, POLYNOMIAL=tile.polynomial
-        )  # fmt: skip
+        if tile.described:
+            arguments |= {name: _described(arguments[name], tile.columns) for name in ("K", "V")}
+        flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
+        forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
 
     problem.run("forward", _launch)
     return output, lse, stats
+
+
+def _describable(tensor: Tensor) -> bool:
+    """Whether the hardware's descriptors can tell of a tensor: 16-byte addresses and strides, none of these 0, and no empty dimension."""
+    size = tensor.element_size()
+    aligned = tensor.data_ptr() % 16 == 0 and all(stride > 0 and stride * size % 16 == 0 for stride in tensor.stride()[:3])
+    return aligned and tensor.stride(3) == 1 and tensor.numel() > 0
+
+
+def _described(tensor: Tensor, columns: int) -> TensorDescriptor:
+    """A descriptor of `[batch, heads, length, dim]` that loads `columns` rows of a head; what lies beyond its bounds is 0."""
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, columns, padded_size(tensor.shape[3])])
 
 
 def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

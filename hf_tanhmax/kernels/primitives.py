@@ -34,6 +34,20 @@ def load_tile(p_base, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BL
 
 
 @triton.jit
+def load_rows(
+    source, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, MASKED: tl.constexpr,
+    DESCRIBED: tl.constexpr,
+):  # fmt: skip
+    """As `load_tile`, of a pointer, or (DESCRIBED) of a descriptor of [batch, heads, length, DIM], a batch entry and a head."""
+    if DESCRIBED:
+        descriptor, i_b, i_h = source
+        b_tile = descriptor.load([i_b, i_h, i_row, 0]).reshape([o_row.shape[0], BLOCK_DIM])
+    else:
+        b_tile = load_tile(source, i_row, o_row, o_dim, stride, length, DIM, BLOCK_DIM, MASKED)
+    return b_tile
+
+
+@triton.jit
 def key_span(
     i_m, queries, keys, offset, window, STARTS, ENDS, p_span,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,

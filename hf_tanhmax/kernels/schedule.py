@@ -21,7 +21,8 @@ class Tile:
     """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead.
 
     Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
-    without the special-function unit. `shift` tells what these are, and `fits` for which calls.
+    without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
+    `registers` is the most that a thread may have, for more programs at once. The launcher's `fits` tells for which calls a row is.
     """
 
     rows: int
@@ -30,6 +31,8 @@ class Tile:
     stages: int
     static: bool = False
     polynomial: bool = False
+    described: bool = False
+    registers: int | None = None
 
 
 # (kernel, padded head size, bytes of an element) -> tiles, the default first.
@@ -108,8 +111,25 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
 
 # What a GPU of compute capability 9.0 has besides. No GPU has timed these rows, so none is an entry's first.
 HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
-    ("forward", 64, 2): (Tile(128, 64, 8, 3, static=True), Tile(128, 64, 8, 3, static=True, polynomial=True)),
-    ("forward", 128, 2): (Tile(128, 64, 8, 2, static=True), Tile(128, 64, 8, 2, static=True, polynomial=True)),
+    ("forward", 64, 2): (
+        Tile(128, 64, 8, 3, static=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True),
+        Tile(128, 64, 8, 3, described=True),
+        Tile(128, 64, 8, 3, described=True, registers=128),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 3, static=True, described=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("forward", 128, 2): (
+        Tile(128, 64, 8, 2, static=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True),
+        Tile(128, 64, 8, 2, described=True),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 2, static=True, described=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
 }
 
 
