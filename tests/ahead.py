@@ -1,8 +1,8 @@
 """Ahead-of-time compilation of the kernels for NVIDIA GPUs, on any machine: what each shipped tile costs, as a table.
 
-`python tests/ahead.py` prints one JSON line per kernel that was compiled: registers, bytes of stack, shared memory, and how many instructions
-it has that spill, exponentiate, load (16 bytes, or a tile by a descriptor) and multiply matrices. It must run in a process of its own,
-without TRITON_INTERPRET. `--write` stores the table for this version of Triton; with `--only`, these rows of it.
+`python tests/ahead.py` prints one JSON line per kernel that was compiled: registers, bytes of stack, shared memory, and how many
+instructions it has that spill, exponentiate, load (16 bytes, or a tile by a descriptor) and multiply matrices. It must run in a process of
+its own, without TRITON_INTERPRET. `--write` stores the table for this version of Triton; with `--only`, these rows of it.
 """
 
 import argparse

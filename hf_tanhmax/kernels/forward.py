@@ -15,8 +15,21 @@ With NORMS the shift is a fixed one where the bound in `shift` allows it, and m 
 import triton
 import triton.language as tl
 
-from .primitives import LN2, block_start, blocks_of, difference, exponents, key_span, largest, load_rows, load_tile, power, scores
-from .primitives import survives, visible
+from .primitives import (
+    LN2,
+    block_start,
+    blocks_of,
+    difference,
+    exponents,
+    key_span,
+    largest,
+    load_rows,
+    load_tile,
+    power,
+    scores,
+    survives,
+    visible,
+)
 from .shift import all_finite, mixed_pair, static_shift
 
 # Run-time integers: a new length, stride or number of heads compiles nothing anew.
@@ -49,10 +62,10 @@ def forward_kernel(
     o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
 
     if DESCRIBED:
-        k_source, v_source = (K, i_b.to(tl.int32), i_kv), (V, i_b.to(tl.int32), i_kv)
+        p_k, p_v = (K, i_b.to(tl.int32), i_kv), (V, i_b.to(tl.int32), i_kv)
     else:
-        k_source = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
-        v_source = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
+        p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
+        p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
     p_bias, p_keep, p_span = BIAS, KEEP, SPANS
     if BIAS is not None:
         p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
@@ -82,7 +95,7 @@ def forward_kernel(
         b_shift, done = static_shift(b_q, NORMS, i_head, keys, scale, cap, CAPPED, STATS is not None, POLYNOMIAL)
         if done:
             b_acc, b_sum, b_max = walk(
-                b_q, b_acc, b_sum, b_shift, k_source, v_source, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
+                b_q, b_acc, b_sum, b_shift, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
                 bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM,
                 VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION,
                 EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
@@ -91,7 +104,7 @@ def forward_kernel(
     if not done:
         b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
         b_acc, b_sum, b_max = walk(
-            b_q, tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max, k_source, v_source, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN,
+            b_q, tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN,
             v_n * ALIGN, bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed,
             dropout_p, DIM, VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT,
             PRECISION, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
@@ -114,7 +127,7 @@ def forward_kernel(
 
 @triton.jit
 def walk(
-    b_q, b_acc, b_sum, b_max, k_source, v_source, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n, queries,
+    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n, queries,
     keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr,
     WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
@@ -127,7 +140,7 @@ def walk(
         for i in range(count):
             i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
             b_acc, b_sum, b_max = attend(
-                b_q, b_acc, b_sum, b_max, k_source, v_source, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m,
+                b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m,
                 keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM, BLOCK_DIM,
                 BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1, EXACT=EXACT, STATIC=STATIC,
                 POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
@@ -137,7 +150,7 @@ def walk(
 
 @triton.jit
 def attend(
-    b_q, b_acc, b_sum, b_max, k_source, v_source, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
+    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
     queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
@@ -145,7 +158,7 @@ def attend(
 ):  # fmt: skip
     """Take one block of keys into the running sums. STATIC: the shift `b_max` is not the largest exponent and does not move."""
     o_row, o_column = o_m[:, None], o_n[None, :]
-    b_k = load_rows(k_source, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_DIM]
+    b_k = load_rows(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_DIM]
     b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
     b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, STATIC)
     m_seen = None
@@ -172,7 +185,7 @@ def attend(
     b_sum = tl.sum(b_all, 1) + (b_sum if STATIC else b_sum * b_shrink)
     if DROPOUT:
         b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)
-    b_v = load_rows(v_source, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_VALUE]
+    b_v = load_rows(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_VALUE]
     b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc if STATIC else b_acc * b_shrink[:, None], input_precision=PRECISION)
     return b_acc, b_sum, b_new
 

@@ -241,8 +241,8 @@ def survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p):
 def score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
     """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D.
 
-    The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would cost
-    float32 the digits that |L| has before the point, on both exponentials differently.
+    The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would
+    cost float32 the digits that |L| has before the point, on both exponentials differently.
     """
     b_p = power(b_x - b_shift, EXACT)
     if EXACT:

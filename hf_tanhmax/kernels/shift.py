@@ -1,17 +1,17 @@
 r"""A shift that is known before the first score, so that the forward loop needs neither a running maximum nor a rescaling.
 
-By Cauchy and Schwarz no score of row i is larger than :math:`B_i = s |q_i| \max_j |k_j|` (or than its softcap). As cosh is at least 1, the sum
-of a row at polarity 1 cannot vanish, and the shift may be any number with which nothing overflows: :math:`\max(0, \lceil B_i - 60 \rceil)` in
-units of log 2. Exponents then are at most 60. Of the two exponentials of a score the larger is at least 1 before the shift, so their
-difference is lost nowhere while B is at most 140; up to 92 neither of the two underflows, which is what the polynomial needs.
+By Cauchy and Schwarz no score of row i is larger than :math:`B_i = s |q_i| \max_j |k_j|` (or than its softcap). As cosh is at least 1, the
+sum of a row at polarity 1 cannot vanish, and the shift may be any number with which nothing overflows: in units of log 2,
+:math:`\max(0, \lceil B_i - 60 \rceil)`. Exponents then are at most 60. Of the two exponentials of a score the larger is at least 1 before
+the shift, so their difference is lost nowhere while B is at most 140; up to 92 neither of the two underflows, as the polynomial needs.
 
 A block of rows whose bound is larger (or not a number) walks with the running maximum instead. So does one whose sums have come out
 infinite or not a number, in which values beyond 1e15 or not finite took part: its result is the running maximum's, whatever that is.
 
 The polynomial gives both exponentials of one score in four without the special-function unit: :math:`x = i + f` with an integer i and
-:math:`|f| \le 1/2`, :math:`2^{\pm f} \approx E(f^2) \pm f O(f^2)`, and i goes into the exponent bits. As both come from the same E and O, their
-difference keeps its sign and its relative error (1e-4, below the rounding to bfloat16) down to the smallest scores. The coefficients are
-the minimax ones for the relative error of degree 3 with E(0) = 1.
+:math:`|f| \le 1/2`, :math:`2^{\pm f} \approx E(f^2) \pm f O(f^2)`, and i goes into the exponent bits. As both come from the same E and O,
+their difference keeps its sign and its relative error (1e-4, below the rounding to bfloat16) down to the smallest scores. The coefficients
+are the minimax ones for the relative error of degree 3 with E(0) = 1.
 """
 
 import struct

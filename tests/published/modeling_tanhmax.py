@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "b8d3651d18942e9a0be0cf4f1ee1a6d5e52ac990c8ab0facc56a80388689967b"  # sha256 of what follows this line
+DIGEST = "fb43ba2b62e84e64c1665f4ffe270b9dd2af15089e96b02fa1d2c0d1a6952a9f"  # sha256 of what follows this line
 
 import transformers
 
@@ -1338,7 +1338,8 @@ class Tile:
     """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead.
 
     Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
-    without the special-function unit. `shift` tells what these are, and `fits` for which calls.
+    without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
+    `registers` is the most that a thread may have, for more programs at once. The launcher's `fits` tells for which calls a row is.
     """
 
     rows: int
@@ -1347,6 +1348,8 @@ class Tile:
     stages: int
     static: bool = False
     polynomial: bool = False
+    described: bool = False
+    registers: int | None = None
 
 
 # (kernel, padded head size, bytes of an element) -> tiles, the default first.
@@ -1425,8 +1428,25 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
 
 # What a GPU of compute capability 9.0 has besides. No GPU has timed these rows, so none is an entry's first.
 HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
-    ("forward", 64, 2): (Tile(128, 64, 8, 3, static=True), Tile(128, 64, 8, 3, static=True, polynomial=True)),
-    ("forward", 128, 2): (Tile(128, 64, 8, 2, static=True), Tile(128, 64, 8, 2, static=True, polynomial=True)),
+    ("forward", 64, 2): (
+        Tile(128, 64, 8, 3, static=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True),
+        Tile(128, 64, 8, 3, described=True),
+        Tile(128, 64, 8, 3, described=True, registers=128),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 3, static=True, described=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("forward", 128, 2): (
+        Tile(128, 64, 8, 2, static=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True),
+        Tile(128, 64, 8, 2, described=True),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 2, static=True, described=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
 }
 
 
@@ -1489,6 +1509,7 @@ def length_bucket(length: int) -> int:
 if triton_missing() is None:
     # Not by import statements: Transformers has everybody install whatever a file imports.
     do_bench = importlib.import_module("triton.testing").do_bench
+    TensorDescriptor = importlib.import_module("triton.tools.tensor_descriptor").TensorDescriptor
     triton = importlib.import_module("triton")
     tl = importlib.import_module("triton.language")
 
@@ -1523,6 +1544,20 @@ if triton_missing() is None:
             b_tile = tl.load(p_tile, mask=(o_dim < DIM)[None, :], other=0.0)
         else:
             b_tile = tl.load(p_tile)
+        return b_tile
+
+
+    @triton.jit
+    def load_rows(
+        source, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, MASKED: tl.constexpr,
+        DESCRIBED: tl.constexpr,
+    ):  # fmt: skip
+        """As `load_tile`, of a pointer, or (DESCRIBED) of a descriptor of [batch, heads, length, DIM], a batch entry and a head."""
+        if DESCRIBED:
+            descriptor, i_b, i_h = source
+            b_tile = descriptor.load([i_b, i_h, i_row, 0]).reshape([o_row.shape[0], BLOCK_DIM])
+        else:
+            b_tile = load_tile(source, i_row, o_row, o_dim, stride, length, DIM, BLOCK_DIM, MASKED)
         return b_tile
 
 
@@ -1720,8 +1755,8 @@ if triton_missing() is None:
     def score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
         """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D.
 
-        The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would cost
-        float32 the digits that |L| has before the point, on both exponentials differently.
+        The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would
+        cost float32 the digits that |L| has before the point, on both exponentials differently.
         """
         b_p = power(b_x - b_shift, EXACT)
         if EXACT:
@@ -1754,18 +1789,18 @@ if triton_missing() is None:
     # hf_tanhmax/kernels/shift.py
     r"""A shift that is known before the first score, so that the forward loop needs neither a running maximum nor a rescaling.
 
-    By Cauchy and Schwarz no score of row i is larger than :math:`B_i = s |q_i| \max_j |k_j|` (or than its softcap). As cosh is at least 1, the sum
-    of a row at polarity 1 cannot vanish, and the shift may be any number with which nothing overflows: :math:`\max(0, \lceil B_i - 60 \rceil)` in
-    units of log 2. Exponents then are at most 60. Of the two exponentials of a score the larger is at least 1 before the shift, so their
-    difference is lost nowhere while B is at most 140; up to 92 neither of the two underflows, which is what the polynomial needs.
+    By Cauchy and Schwarz no score of row i is larger than :math:`B_i = s |q_i| \max_j |k_j|` (or than its softcap). As cosh is at least 1, the
+    sum of a row at polarity 1 cannot vanish, and the shift may be any number with which nothing overflows: in units of log 2,
+    :math:`\max(0, \lceil B_i - 60 \rceil)`. Exponents then are at most 60. Of the two exponentials of a score the larger is at least 1 before
+    the shift, so their difference is lost nowhere while B is at most 140; up to 92 neither of the two underflows, as the polynomial needs.
 
     A block of rows whose bound is larger (or not a number) walks with the running maximum instead. So does one whose sums have come out
     infinite or not a number, in which values beyond 1e15 or not finite took part: its result is the running maximum's, whatever that is.
 
     The polynomial gives both exponentials of one score in four without the special-function unit: :math:`x = i + f` with an integer i and
-    :math:`|f| \le 1/2`, :math:`2^{\pm f} \approx E(f^2) \pm f O(f^2)`, and i goes into the exponent bits. As both come from the same E and O, their
-    difference keeps its sign and its relative error (1e-4, below the rounding to bfloat16) down to the smallest scores. The coefficients are
-    the minimax ones for the relative error of degree 3 with E(0) = 1.
+    :math:`|f| \le 1/2`, :math:`2^{\pm f} \approx E(f^2) \pm f O(f^2)`, and i goes into the exponent bits. As both come from the same E and O,
+    their difference keeps its sign and its relative error (1e-4, below the rounding to bfloat16) down to the smallest scores. The coefficients
+    are the minimax ones for the relative error of degree 3 with E(0) = 1.
     """
 
 
@@ -1902,11 +1937,13 @@ if triton_missing() is None:
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
         CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, POLYNOMIAL: tl.constexpr,
+        DESCRIBED: tl.constexpr,
     ):  # fmt: skip
         """Output [batch, queries, heads, VALUE_DIM] and L [batch, heads, queries]; q, k, v by their strides over ALIGN.
 
         STATS [2, rows], if wanted, are the shift and one over the sum of each of the `rows` = batch * heads * queries rows. NORMS are those of
-        `shift.norm_kernel`, where the shift is to be a fixed one; POLYNOMIAL is then for the exponentials of one score in four.
+        `shift.norm_kernel`, where the shift is to be a fixed one; POLYNOMIAL is then for the exponentials of one score in four. If DESCRIBED, K
+        and V are tensor descriptors of [batch, heads, keys, DIM or VALUE_DIM], with blocks of [1, 1, BLOCK_N, BLOCK_DIM or BLOCK_VALUE].
         """
         blocks = tl.cdiv(queries, BLOCK_M)
         i_m = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_M  # under a causal mask the last rows have the most to do, so they start
@@ -1915,8 +1952,11 @@ if triton_missing() is None:
         i_kv = i_h // groups
         o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
 
-        p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
-        p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
+        if DESCRIBED:
+            p_k, p_v = (K, i_b.to(tl.int32), i_kv), (V, i_b.to(tl.int32), i_kv)
+        else:
+            p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
+            p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
         p_bias, p_keep, p_span = BIAS, KEEP, SPANS
         if BIAS is not None:
             p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
@@ -1949,7 +1989,7 @@ if triton_missing() is None:
                     b_q, b_acc, b_sum, b_shift, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
                     bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM,
                     VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION,
-                    EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL,
+                    EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
                 )  # fmt: skip
                 done = all_finite(b_acc)
         if not done:
@@ -1958,7 +1998,7 @@ if triton_missing() is None:
                 b_q, tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN,
                 v_n * ALIGN, bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed,
                 dropout_p, DIM, VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT,
-                PRECISION, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False,
+                PRECISION, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
             )  # fmt: skip
 
         m_empty = b_sum == 0.0
@@ -1982,7 +2022,7 @@ if triton_missing() is None:
         keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
         BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr,
         WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
-        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr,
+        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
     ):  # fmt: skip
         """Take all blocks of keys that the rows can see into the running sums: first those without a mask, then those with one."""
         low, full_low, full_high, high = spans
@@ -1994,7 +2034,7 @@ if triton_missing() is None:
                     b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m,
                     keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM, BLOCK_DIM,
                     BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1, EXACT=EXACT, STATIC=STATIC,
-                    POLYNOMIAL=POLYNOMIAL,
+                    POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
                 )  # fmt: skip
         return b_acc, b_sum, b_max
 
@@ -2005,11 +2045,11 @@ if triton_missing() is None:
         queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
         BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
         PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
-        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr,
+        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
     ):  # fmt: skip
         """Take one block of keys into the running sums. STATIC: the shift `b_max` is not the largest exponent and does not move."""
         o_row, o_column = o_m[:, None], o_n[None, :]
-        b_k = load_tile(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED)  # [BLOCK_N, BLOCK_DIM]
+        b_k = load_rows(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_DIM]
         b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
         b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, STATIC)
         m_seen = None
@@ -2036,7 +2076,7 @@ if triton_missing() is None:
         b_sum = tl.sum(b_all, 1) + (b_sum if STATIC else b_sum * b_shrink)
         if DROPOUT:
             b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)
-        b_v = load_tile(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED)  # [BLOCK_N, BLOCK_VALUE]
+        b_v = load_rows(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_VALUE]
         b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc if STATIC else b_acc * b_shrink[:, None], input_precision=PRECISION)
         return b_acc, b_sum, b_new
 
@@ -2626,8 +2666,10 @@ if triton_missing() is None:
             """Whether a row of the table is for a call like this one.
 
             A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
-            polynomial wants weights that are rounded to bfloat16.
+            polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says.
             """
+            if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
+                return False
             if tile.polynomial and self.query.dtype != torch.bfloat16:
                 return False
             bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
@@ -2707,6 +2749,7 @@ if triton_missing() is None:
                 "num_warps": tile.warps,
                 "num_stages": tile.stages,
                 "enable_fp_fusion": True,
+                **({} if tile.registers is None else {"maxnreg": tile.registers}),
             }
 
         def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
@@ -2759,12 +2802,25 @@ if triton_missing() is None:
             arguments = problem.arguments(tile, problem.spans(tile.rows))
             results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
             results["NORMS"] = problem.norms() if tile.static else None
-            forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](
-                **arguments, **results, POLYNOMIAL=tile.polynomial
-            )  # fmt: skip
+            if tile.described:
+                arguments |= {name: _described(arguments[name], tile.columns) for name in ("K", "V")}
+            flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
+            forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
 
         problem.run("forward", _launch)
         return output, lse, stats
+
+
+    def _describable(tensor: Tensor) -> bool:
+        """Whether the hardware's descriptors can tell of a tensor: 16-byte addresses and strides, none of these 0, and no empty dimension."""
+        size = tensor.element_size()
+        aligned = tensor.data_ptr() % 16 == 0 and all(stride > 0 and stride * size % 16 == 0 for stride in tensor.stride()[:3])
+        return aligned and tensor.stride(3) == 1 and tensor.numel() > 0
+
+
+    def _described(tensor: Tensor, columns: int) -> TensorDescriptor:
+        """A descriptor of `[batch, heads, length, dim]` that loads `columns` rows of a head; what lies beyond its bounds is 0."""
+        return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, columns, padded_size(tensor.shape[3])])
 
 
     def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
