@@ -98,7 +98,7 @@ def arguments(build):
     absent = {"LOG_P": constants["POLARITY"] == 2, "SEED": "DROPOUT" in wanted, "KEEP": "KEEP" in wanted, "SPANS": "KEEP" in wanted}
     absent |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
     absent |= {"RANGES": "KEEP" in wanted, "TABLE": "TABLE" in wanted, "BOUNDS": "TABLE" in wanted}
-    absent |= {"NORMS": tile.static, "STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
+    absent |= {"SUM_Q": False, "NORMS": tile.static, "STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
     return tile, constants, {name for name, present in absent.items() if not present}
 
 
@@ -117,6 +117,8 @@ def compiled(build):
     for index, name in enumerate(function.arg_names):
         if name in ("K", "V") and tile.described:
             signature[name] = f"tensordesc<{DTYPES[build.size]}[1, 1, {tile.columns}, {build.head}]>"
+        elif name == "SUM_Q" and tile.reduced:
+            signature[name] = f"tensordesc<fp32[1, 1, {tile.rows}, {build.head}]>"
         elif name in constants or name in absent:
             signature[name], values[index,] = "constexpr", constants.get(name)
         elif name.isupper():

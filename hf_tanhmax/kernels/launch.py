@@ -19,7 +19,7 @@ from .primitives import LOG2E
 from .schedule import Kernel, Tile, padded_size, tiles
 from .shift import NORM_BLOCK, norm_kernel
 from .support import capability
-from .tuning import autotuning, fastest, length_bucket
+from .tuning import adds_atomically, autotuning, fastest, length_bucket
 
 ALIGN = 8  # elements: 16 bytes in half precision, the widest load
 FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
@@ -71,14 +71,26 @@ class FusedProblem:
         """Whether a row of the table is for a call like this one.
 
         A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
-        polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says.
+        polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of its own.
         """
         if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
             return False
         if tile.polynomial and self.query.dtype != torch.bfloat16:
             return False
+        if tile.reduced:
+            return False
         bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
         return bounded or not tile.static
+
+    def reduced(self, *, log_polarity: bool) -> Tile | None:
+        """The row with which one kernel does the whole backward pass, if the user asks for one, and there is one for this call.
+
+        It adds dQ up in float32 in no certain order. It neither finds the gradient of log p, nor what exact float32 needs.
+        """
+        if log_polarity or self.exact or not adds_atomically() or self.dim % 4:
+            return None
+        rows = tiles("key_value", max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+        return next((tile for tile in rows if tile.reduced), None)
 
     def norms(self) -> Tensor:
         """The largest squared norms of the keys by blocks of `NORM_BLOCK`, float32 `[batch * kv_heads, blocks]`."""
@@ -265,7 +277,9 @@ def launch_backward(
         delta_kernel[math.ceil(lse.numel() / 64),](
             output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded_size(problem.value_dim), 64
         )  # fmt: skip
-    if lse.numel():
+    reduced = problem.reduced(log_polarity=log_polarity)
+    summed = lse.new_zeros(grad_query.transpose(1, 2).shape).transpose(1, 2) if reduced else None
+    if lse.numel() and not reduced:
         results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
 
         def _launch_rows(tile: Tile) -> None:
@@ -278,9 +292,15 @@ def launch_backward(
 
         def _launch_columns(tile: Tile) -> None:
             arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+            arguments["SUM_Q"] = None if summed is None or not summed.numel() else _described(summed, tile.rows)
             key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
 
-        problem.run("key_value", _launch_columns)
+        if reduced:
+            _launch_columns(reduced)
+        else:
+            problem.run("key_value", _launch_columns)
+    if summed is not None:
+        grad_query.copy_(summed)
     by_head = None if by_row is None else by_row.sum((0, 2))
     return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
 

@@ -22,7 +22,8 @@ class Tile:
 
     Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
     without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
-    `registers` is the most that a thread may have, for more programs at once. The launcher's `fits` tells for which calls a row is.
+    `registers` is the most that a thread may have, for more programs at once. A row that is `reduced` adds dQ up atomically, and is taken
+    only if the user asks. The launcher's `fits` tells for which calls a row is.
     """
 
     rows: int
@@ -33,6 +34,7 @@ class Tile:
     polynomial: bool = False
     described: bool = False
     registers: int | None = None
+    reduced: bool = False
 
 
 # (kernel, padded head size, bytes of an element) -> tiles, the default first.
@@ -130,6 +132,8 @@ HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
         Tile(128, 64, 8, 2, static=True, polynomial=True, described=True),
         Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
     ),
+    ("key_value", 64, 2): (Tile(64, 128, 8, 2, reduced=True),),
+    ("key_value", 128, 2): (Tile(32, 128, 8, 1, reduced=True),),
 }
 
 

@@ -11,7 +11,7 @@ from hf_tanhmax.visibility import Visibility
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 HOPPER = GPU == "cpu" or torch.cuda.get_device_capability() == (9, 0)
-SIZE = (16, 16, 4, 1) if GPU == "cpu" else (64, 64, 4, 3)
+SIZE = (32, 32, 4, 1) if GPU == "cpu" else (64, 64, 4, 3)
 POINTED, DESCRIBED = Tile(*SIZE), Tile(*SIZE, described=True)
 
 pytestmark = pytest.mark.skipif(not HOPPER, reason="needs compute capability 9.0, or the interpreter")
@@ -75,11 +75,10 @@ def test_to_the_bit_what_pointers_give(with_tile, name):
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("static", [Tile(*SIZE, described=True, static=True), Tile(*SIZE, described=True, static=True, registers=128)])
-def test_with_a_fixed_shift(with_tile, static):
-    inputs = tensors()
+def test_with_a_fixed_shift_and_few_registers(with_tile):
+    inputs = tensors(heads=1)
     expected, _ = with_tile(Tile(*SIZE, static=True), *inputs, is_causal=True)
-    found, described = with_tile(static, *inputs, is_causal=True)
+    found, described = with_tile(Tile(*SIZE, described=True, static=True, registers=128), *inputs, is_causal=True)
     assert described
     assert torch.equal(found, expected)
 

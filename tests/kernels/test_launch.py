@@ -181,9 +181,12 @@ def test_rows_that_are_not_dense_or_lie_too_far_apart_are_copied():
 
 
 def test_no_kernel_adds_atomically():
-    """So every result is the same to the bit, and there is nothing to switch."""
+    """So every result is the same to the bit; but for the one sum that a user asks for, which the launcher hands in as SUM_Q."""
     import inspect
 
     from hf_tanhmax.kernels import backward, forward, primitives, shift
 
-    assert not any("atomic" in inspect.getsource(module).split('"""', 2)[2] for module in (backward, forward, primitives, shift))
+    found = [
+        line for module in (backward, forward, primitives, shift) for line in inspect.getsource(module).split('"""', 2)[2].splitlines()
+    ]
+    assert [line.split("(")[0].strip() for line in found if "atomic" in line] == ["SUM_Q.atomic_add"]

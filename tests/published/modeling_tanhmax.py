@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "fb43ba2b62e84e64c1665f4ffe270b9dd2af15089e96b02fa1d2c0d1a6952a9f"  # sha256 of what follows this line
+DIGEST = "57c0abd364ed014578fadf3b5092572fbb5990c182d5f66211169c97259e1a72"  # sha256 of what follows this line
 
 import transformers
 
@@ -1339,7 +1339,8 @@ class Tile:
 
     Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
     without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
-    `registers` is the most that a thread may have, for more programs at once. The launcher's `fits` tells for which calls a row is.
+    `registers` is the most that a thread may have, for more programs at once. A row that is `reduced` adds dQ up atomically, and is taken
+    only if the user asks. The launcher's `fits` tells for which calls a row is.
     """
 
     rows: int
@@ -1350,6 +1351,7 @@ class Tile:
     polynomial: bool = False
     described: bool = False
     registers: int | None = None
+    reduced: bool = False
 
 
 # (kernel, padded head size, bytes of an element) -> tiles, the default first.
@@ -1447,6 +1449,8 @@ HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
         Tile(128, 64, 8, 2, static=True, polynomial=True, described=True),
         Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
     ),
+    ("key_value", 64, 2): (Tile(64, 128, 8, 2, reduced=True),),
+    ("key_value", 128, 2): (Tile(32, 128, 8, 1, reduced=True),),
 }
 
 
@@ -1481,7 +1485,7 @@ def splits(programs: int, keys: int, processors: int) -> int:
 
 
 # hf_tanhmax/kernels/tuning.py
-"""Which row of the table of tiles is fastest here: timed once a kind of call, and only if the user asks (HF_TANHMAX_AUTOTUNE=1)."""
+"""What the user asks of the schedule: rows that are timed, once a kind of call (HF_TANHMAX_AUTOTUNE=1), and sums in no certain order."""
 
 
 _fastest: dict[Hashable, Tile] = {}
@@ -1492,6 +1496,11 @@ def autotuning() -> bool:
     if os.environ.get("HF_TANHMAX_AUTOTUNE", "0") != "1":
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def adds_atomically() -> bool:
+    """Whether the backward pass may add dQ up in no certain order (HF_TANHMAX_ATOMIC=1), which torch's deterministic mode forbids."""
+    return os.environ.get("HF_TANHMAX_ATOMIC", "0") == "1" and not torch.are_deterministic_algorithms_enabled()
 
 
 def fastest(key: Hashable, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
@@ -2120,7 +2129,7 @@ if triton_missing() is None:
 
 
     # hf_tanhmax/kernels/backward.py
-    r"""The backward kernels. Nothing is added atomically, so every result is the same to the bit in every run.
+    r"""The backward kernels. Nothing is added atomically unless the launcher is asked to, so every result is the same to the bit in every run.
 
     With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C = P + N`, :math:`dP = dO\,V^\top` and
     :math:`D = \mathrm{rowsum}(dO \circ O)`:
@@ -2129,7 +2138,8 @@ if triton_missing() is None:
               \frac{dL}{d\log p} = -\sum_j N_j (dP_j + D)
 
     * `delta_kernel`: D, row by row, from the rounded output (float32 sums it exactly instead, in `query_kernel`);
-    * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group;
+    * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group; if asked to, it
+      adds its part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
     * `query_kernel`: one program owns a block of rows and walks their keys; the gradient of log p comes along, a number per row;
     * `bias_kernel`: one program owns a tile of the bias and walks the batch entries and heads that share it.
     """
@@ -2152,14 +2162,18 @@ if triton_missing() is None:
 
     @triton.jit(do_not_specialize=RUNTIME)
     def key_value_kernel(
-        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV,
+        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV, SUM_Q,
         q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
         queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
         CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
-        """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys."""
+        """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys.
+
+        SUM_Q, if dQ is to be added up, is a tensor descriptor of [batch, heads, queries, DIM] in float32, with blocks of [1, 1, BLOCK_M,
+        BLOCK_DIM].
+        """
         blocks = tl.cdiv(keys, BLOCK_N)
         i_n = tl.program_id(0) % blocks * BLOCK_N
         i_bkv = tl.program_id(0) // blocks
@@ -2219,6 +2233,9 @@ if triton_missing() is None:
                     )  # fmt: skip
                     b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
                     b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
+                    if SUM_Q is not None:
+                        b_dq = tl.dot(tl.trans(b_ds.to(b_k.dtype)), b_k, input_precision=PRECISION) * factor
+                        SUM_Q.atomic_add([i_b.to(tl.int32), i_h, i_m, 0], b_dq.reshape([1, 1, BLOCK_M, BLOCK_DIM]))
 
         p_dk = DK + ((i_b * keys + i_n) * kv_heads + i_kv) * DIM + o_n[:, None] * (kv_heads * DIM) + o_d[None, :]
         p_dv = DV + ((i_b * keys + i_n) * kv_heads + i_kv) * VALUE_DIM + o_n[:, None] * (kv_heads * VALUE_DIM) + o_v[None, :]
@@ -2666,14 +2683,26 @@ if triton_missing() is None:
             """Whether a row of the table is for a call like this one.
 
             A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
-            polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says.
+            polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of its own.
             """
             if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
                 return False
             if tile.polynomial and self.query.dtype != torch.bfloat16:
                 return False
+            if tile.reduced:
+                return False
             bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
             return bounded or not tile.static
+
+        def reduced(self, *, log_polarity: bool) -> Tile | None:
+            """The row with which one kernel does the whole backward pass, if the user asks for one, and there is one for this call.
+
+            It adds dQ up in float32 in no certain order. It neither finds the gradient of log p, nor what exact float32 needs.
+            """
+            if log_polarity or self.exact or not adds_atomically() or self.dim % 4:
+                return None
+            rows = tiles("key_value", max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+            return next((tile for tile in rows if tile.reduced), None)
 
         def norms(self) -> Tensor:
             """The largest squared norms of the keys by blocks of `NORM_BLOCK`, float32 `[batch * kv_heads, blocks]`."""
@@ -2860,7 +2889,9 @@ if triton_missing() is None:
             delta_kernel[math.ceil(lse.numel() / 64),](
                 output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded_size(problem.value_dim), 64
             )  # fmt: skip
-        if lse.numel():
+        reduced = problem.reduced(log_polarity=log_polarity)
+        summed = lse.new_zeros(grad_query.transpose(1, 2).shape).transpose(1, 2) if reduced else None
+        if lse.numel() and not reduced:
             results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
 
             def _launch_rows(tile: Tile) -> None:
@@ -2873,9 +2904,15 @@ if triton_missing() is None:
 
             def _launch_columns(tile: Tile) -> None:
                 arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+                arguments["SUM_Q"] = None if summed is None or not summed.numel() else _described(summed, tile.rows)
                 key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
 
-            problem.run("key_value", _launch_columns)
+            if reduced:
+                _launch_columns(reduced)
+            else:
+                problem.run("key_value", _launch_columns)
+        if summed is not None:
+            grad_query.copy_(summed)
         by_head = None if by_row is None else by_row.sum((0, 2))
         return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
 
