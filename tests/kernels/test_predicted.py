@@ -65,7 +65,7 @@ def test_the_tables_are_whole_rendered_from_their_counts_and_say_what_they_are(p
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_what_the_rows_of_a_hopper_bring(path):
-    """A fixed shift has two special functions a score and nothing else, the polynomial one and a half; and both issue less than they save."""
+    """A fixed shift has two special functions a score and the polynomial one and a half; neither issues more than that saves."""
     entries = [each for each in json.loads(path.read_text())["entries"] if each["kernel"] == "forward" and each["weights"] == "TanhMax"]
     for each in entries:
         tile = each["tile"]

@@ -1,5 +1,8 @@
 """The forward kernel with a fixed shift, with and without the polynomial: against float64, and like the running maximum where that ends."""
 
+import struct
+
+import numpy as np
 import pytest
 import torch
 from cases import error
@@ -198,6 +201,48 @@ def test_the_polynomial_is_what_its_degree_allows(mixed):
             near = x.abs() > 1e-3  # closer to 0 float32's own rounding of the difference is larger
             difference = true_p - true_n
             assert (((p - n) - difference) / difference)[near].abs().max() < 3e-4
+
+
+def execute(text, operands):
+    """Run the PTX of an element-wise assembly on float32 operands $0, $1, ...: arrays, of which the results are None."""
+    registers = {f"${place}": operand for place, operand in enumerate(operands)}
+
+    def read(name, kind=np.float32):
+        if name.startswith("0f"):
+            return np.float32(struct.unpack(">f", bytes.fromhex(name[2:]))[0])
+        return np.uint32(name) if name.isdigit() else registers[name].view(kind)
+
+    exact = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "fma": lambda x, y, z: x * y + z, "neg": np.negative, "ex2": np.exp2}
+    whole = {"add": np.add, "sub": np.subtract, "shl": np.left_shift, "mov": lambda bits: bits}
+    body = text[text.index("\n") :].rstrip("}")
+    for statement in filter(None, map(str.strip, body.replace("\n", " ").split(";"))):
+        name, target, *sources = statement.replace(",", " ").split()
+        operation, kind = name.split(".")[0], name.split(".")[-1]
+        if kind == "f32":  # in float64, rounded once, as a GPU rounds
+            registers[target] = exact[operation](*(read(source).astype(np.float64) for source in sources)).astype(np.float32)
+        else:
+            registers[target] = whole[operation](*(read(source, np.uint32) for source in sources))
+    return [registers[f"${place}"].view(np.float32) for place, operand in enumerate(operands) if operand is None]
+
+
+@pytest.mark.parametrize("steps", [0.0, 7.0, 32.0])
+def test_the_instructions_do_what_the_steps_do(steps):
+    """No GPU runs them here, so their text is run: three elements by special functions, the fourth by the polynomial."""
+    x = np.random.default_rng(0).uniform(-92, 92, (4, 500)).astype(np.float32)
+    x[:, :100] /= 1e3
+    s = np.full(500, steps, np.float32)
+    found = execute(shift.MIXED.value, [None] * 8 + list(x) + [s] * 4)
+    for place in range(4):
+        for result, sign in ((found[place], 1), (found[4 + place], -1)):
+            true = np.exp2(sign * x[place].astype(np.float64) - steps)
+            relative = np.abs(result / true - 1).max()
+            assert 2e-5 < relative < 1.1e-4 if place == 3 else relative < 6e-6
+    if GPU == "cpu":
+        tensors = [torch.from_numpy(array) for array in (x[3], s, np.zeros_like(s), np.zeros_like(s))]
+        tensors = [torch.nn.functional.pad(tensor, (0, 12)) for tensor in tensors]
+        pairs_kernel[1,](*tensors, MIX=False, BLOCK=512)
+        for result, steps_result in zip((found[3], found[7]), tensors[2:], strict=True):
+            np.testing.assert_allclose(result, steps_result[:500].numpy(), rtol=2.5e-7)
 
 
 def test_norms_of_keys():
