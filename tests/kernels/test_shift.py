@@ -77,6 +77,19 @@ def test_no_less_accurate_than_the_running_maximum(with_tile, dtype, tile, std):
     assert found < 4e-3
 
 
+@pytest.mark.parametrize("std", [1e-2, 10.0])
+def test_float32_that_may_be_multiplied_as_tf32(with_tile, std):
+    before = torch.get_float32_matmul_precision()
+    tensors = scored(std)
+    try:
+        torch.set_float32_matmul_precision("high")
+        found = with_tile(STATIC, *tensors, scale=1.0)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    # In units of log 2 the difference of two exponentials keeps 2^-24 / (2 |a|) of itself; a GPU rounds the operands to TF32.
+    assert error(found.cpu(), oracle(*tensors, scale=1.0)) < (5e-6 if GPU == "cpu" else 2e-3)
+
+
 @pytest.mark.parametrize(("factor", "expected"), [(0.5, True), (3.0, True), (6.0, True), (12.0, False)])
 def test_bounds_decide(with_tile, taken, factor, expected):
     """Norms of 4 and 4 bound scores by 16, 23 units of log 2: 140 of them are six times as many."""
