@@ -22,6 +22,7 @@ from ahead import DTYPES, Build, compiled, disassembled, rows_of
 RESULTS = Path(__file__).parents[1] / "recipes/results"
 ISSUE, SPECIAL, MATRIX = 128, 16, 4096  # lanes, special functions and operations of a multiprocessor in a clock
 PRODUCTS = {"forward": 2, "query": 3, "key_value": 4}  # matrix products, of 2 D operations a score each
+REDUCED_PRODUCTS = 5  # of a key_value kernel that adds up dQ, which then is the whole backward pass
 HEADS = (64, 128)
 # Rows of a warp, and columns and depth of an instruction of a tensor core, in the name that the disassembler gives it.
 MATRIX_NAMES = (r"HGMMA\.64x(?P<columns>\d+)x(?P<depth>\d+)", r"HMMA\.16(?P<columns>8)(?P<depth>16|8)")
@@ -84,19 +85,20 @@ def predict(loop, operations):
 
 
 def entries():
-    """What the table is about: every row of the table of tiles, and the softmax twin of the first."""
+    """What the table is about: every row of the table of tiles, and softmax twins of the first and of those that differ by descriptors."""
     for kernel in PRODUCTS:
         for head in HEADS:
-            for row in range(len(rows_of(kernel, head, 2, 90))):
+            for row, tile in enumerate(rows_of(kernel, head, 2, 90)):
                 yield Build(kernel, head, 2, row, "causal", 90)
-                if row == 0:
+                if row == 0 or (tile.described and not tile.static and tile.registers is None):
                     yield Build(kernel, head, 2, row, "softmax", 90)
 
 
 def entry(build):
-    operations = PRODUCTS[build.kernel] * 2 * build.head
-    loop = hot_loop(disassembled(compiled(build)), operations)
     tile = asdict(rows_of(build.kernel, build.head, build.size, build.architecture)[build.row])
+    products = REDUCED_PRODUCTS if tile["reduced"] else PRODUCTS[build.kernel]
+    operations = products * 2 * build.head
+    loop = hot_loop(disassembled(compiled(build)), operations)
     weights = "softmax" if build.features == "softmax" else "TanhMax"
     named = {
         "kernel": build.kernel,
@@ -107,7 +109,14 @@ def entry(build):
         "tile": tile,
     }
     rounded = {name: item if isinstance(item, str) else round(item, 4) for name, item in predict(loop, operations).items()}
-    return {**named, "tile": tile, "instructions": round(loop.issue, 2), "special_functions": round(loop.special, 3), "clocks": rounded}
+    return {
+        **named,
+        "tile": tile,
+        "products": products,
+        "instructions": round(loop.issue, 2),
+        "special_functions": round(loop.special, 3),
+        "clocks": rounded,
+    }
 
 
 def said(tile):
@@ -116,6 +125,11 @@ def said(tile):
     return " ".join(
         [f"{tile['rows']} x {tile['columns']}, {tile['warps']} warps, {tile['stages']} stages", *(f"+ {name}" for name in more)]
     )
+
+
+def fewest(twins, kernel, head, name):
+    """The clocks of the best softmax twin of a kernel."""
+    return min(twin["clocks"][name] for twin in twins if (twin["kernel"], twin["head_dim"]) == (kernel, head))
 
 
 def rendered(result):
@@ -128,22 +142,23 @@ def rendered(result):
         "",
     ]
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    twins = {(each["kernel"], each["head_dim"]): each["clocks"] for each in result["entries"] if each["weights"] == "softmax"}
+    twins = [each for each in result["entries"] if each["weights"] == "softmax"]
     for each in result["entries"]:
-        clocks, twin = each["clocks"], twins[each["kernel"], each["head_dim"]]
+        parts = ("query", "key_value") if each["tile"]["reduced"] else (each["kernel"],)
+        clocks, twin = each["clocks"], {name: sum(fewest(twins, part, each["head_dim"], name) for part in parts) for name in SUMS}
         cells = [each["kernel"], each["head_dim"], each["weights"], said(each["tile"])]
         cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}", *(f"{clocks[name]:.3f}" for name in UNITS)]
         cells += [clocks["limit"], f"{clocks['serial']:.3f}"]
-        cells += [" / ".join(f"{clocks[name] / twin[name]:.2f}" for name in ("overlapped", "serial"))]
+        cells += [" / ".join(f"{clocks[name] / twin[name]:.2f}" for name in SUMS)]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
-UNITS = ("issue", "special", "matrix", "overlapped")
+UNITS, SUMS = ("issue", "special", "matrix", "overlapped"), ("overlapped", "serial")
 EXPLAINED = (
     "The loop without a mask. Clocks by unit (128 lanes issued, 16 special functions, 4096 matrix operations a clock); overlapped: the "
-    "longest of them; serial: the matrix unit's and the longer of the other two; to softmax: both, by those of the softmax twin of the "
-    "first tile."
+    "longest of them; serial: the matrix unit's and the longer of the other two; to softmax: both, by the fewest that a softmax twin of "
+    "the kernel has (reduced: the backward pass in one kernel, by the twins of the two that it stands for)."
 )
 
 

@@ -18,12 +18,23 @@ WAVES = 4  # programs for each multiprocessor, so that the memory is busy while 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead."""
+    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead.
+
+    Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
+    without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
+    `registers` is the most that a thread may have, for more programs at once. A row that is `reduced` adds dQ up atomically, and is taken
+    only if the user asks. The launcher's `fits` tells for which calls a row is.
+    """
 
     rows: int
     columns: int
     warps: int
     stages: int
+    static: bool = False
+    polynomial: bool = False
+    described: bool = False
+    registers: int | None = None
+    reduced: bool = False
 
 
 # (kernel, padded head size, bytes of an element) -> tiles, the default first.
@@ -100,15 +111,44 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
     ("decode_64", 256, 4): (Tile(32, 16, 8, 1),),
 }
 
+# What a GPU of compute capability 9.0 has besides. No GPU has timed these rows, so none is an entry's first.
+HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
+    ("forward", 64, 2): (
+        Tile(128, 64, 8, 3, static=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True),
+        Tile(128, 64, 8, 3, described=True),
+        Tile(128, 64, 8, 3, described=True, registers=128),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 3, static=True, described=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("forward", 128, 2): (
+        Tile(128, 64, 8, 2, static=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True),
+        Tile(128, 64, 8, 2, described=True),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 2, static=True, described=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("key_value", 64, 2): (Tile(64, 128, 8, 2, reduced=True),),
+    ("key_value", 128, 2): (Tile(32, 128, 8, 1, reduced=True),),
+}
+
 
 def padded_size(head_dim: int) -> int:
     """The head size that a kernel is compiled for: the next power of two, from 16 on."""
     return next(size for size in HEAD_SIZES if size >= head_dim)
 
 
-def tiles(kernel: Kernel, head_dim: int, element_size: int) -> tuple[Tile, ...]:
-    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4)."""
-    return TABLE[kernel, padded_size(head_dim), element_size]
+def tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
+    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4).
+
+    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the rows of `HOPPER`.
+    """
+    entry = kernel, padded_size(head_dim), element_size
+    return TABLE[entry] + (HOPPER.get(entry, ()) if capability == (9, 0) else ())
 
 
 def decode_kernel_for(rows: int) -> Kernel:

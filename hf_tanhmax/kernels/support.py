@@ -48,6 +48,11 @@ def decode_unsupported(query: Tensor, value: Tensor, *, needs_gradient: bool, dr
     return fused_unsupported(query, value)
 
 
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of an NVIDIA GPU; None of any other device."""
+    return _probe_capability(device.index or 0) if device.type == "cuda" and torch.version.hip is None else None
+
+
 def _device(query: Tensor) -> str | None:
     if query.device.type == "cpu" and interpreted():
         return None

@@ -40,6 +40,7 @@ MODULES = (
     "kernels/schedule",
     "kernels/tuning",
     "kernels/primitives",
+    "kernels/shift",
     "kernels/forward",
     "kernels/backward",
     "kernels/decode",

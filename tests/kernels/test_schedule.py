@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hf_tanhmax.kernels.schedule import HEAD_SIZES, TABLE, decode_kernel_for, padded_size, splits, tiles
+from hf_tanhmax.kernels.schedule import HEAD_SIZES, HOPPER, TABLE, decode_kernel_for, padded_size, splits, tiles
 
 KERNELS = ("forward", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64")
 
@@ -14,8 +14,20 @@ def test_the_table_is_whole_and_bounded():
     assert all(1 <= len(rows) <= 4 and len(set(rows)) == len(rows) for rows in TABLE.values())
 
 
+def test_a_hopper_has_more_rows_and_the_same_first_one():
+    for (kernel, head_dim, size), rows in HOPPER.items():
+        for capability in (None, (8, 0), (10, 0)):
+            assert tiles(kernel, head_dim, size, capability) == TABLE[kernel, head_dim, size]
+        assert tiles(kernel, head_dim, size, (9, 0)) == TABLE[kernel, head_dim, size] + rows
+    assert not any(tile.static for rows in TABLE.values() for tile in rows)
+
+
+def test_a_polynomial_comes_with_a_static_shift():
+    assert all(tile.static for rows in HOPPER.values() for tile in rows if tile.polynomial)
+
+
 def test_tiles_are_what_a_matrix_unit_takes():
-    for rows in TABLE.values():
+    for rows in (*TABLE.values(), *HOPPER.values()):
         for tile in rows:
             assert {tile.rows, tile.columns} <= {16, 32, 64, 128}
             assert tile.warps in (4, 8)

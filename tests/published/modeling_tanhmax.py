@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "db09eaa70825c4977c740286d13f0a47d09c8f2dd996978212066386b5af6872"  # sha256 of what follows this line
+DIGEST = "57c0abd364ed014578fadf3b5092572fbb5990c182d5f66211169c97259e1a72"  # sha256 of what follows this line
 
 import transformers
 
@@ -21,6 +21,7 @@ import logging
 import math
 import os
 import re
+import struct
 import sys
 import torch
 import transformers
@@ -1256,6 +1257,11 @@ def decode_unsupported(query: Tensor, value: Tensor, *, needs_gradient: bool, dr
     return fused_unsupported(query, value)
 
 
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of an NVIDIA GPU; None of any other device."""
+    return _probe_capability(device.index or 0) if device.type == "cuda" and torch.version.hip is None else None
+
+
 def _device(query: Tensor) -> str | None:
     if query.device.type == "cpu" and interpreted():
         return None
@@ -1329,12 +1335,23 @@ WAVES = 4  # programs for each multiprocessor, so that the memory is busy while 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead."""
+    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead.
+
+    Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
+    without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
+    `registers` is the most that a thread may have, for more programs at once. A row that is `reduced` adds dQ up atomically, and is taken
+    only if the user asks. The launcher's `fits` tells for which calls a row is.
+    """
 
     rows: int
     columns: int
     warps: int
     stages: int
+    static: bool = False
+    polynomial: bool = False
+    described: bool = False
+    registers: int | None = None
+    reduced: bool = False
 
 
 # (kernel, padded head size, bytes of an element) -> tiles, the default first.
@@ -1411,15 +1428,44 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
     ("decode_64", 256, 4): (Tile(32, 16, 8, 1),),
 }
 
+# What a GPU of compute capability 9.0 has besides. No GPU has timed these rows, so none is an entry's first.
+HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
+    ("forward", 64, 2): (
+        Tile(128, 64, 8, 3, static=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True),
+        Tile(128, 64, 8, 3, described=True),
+        Tile(128, 64, 8, 3, described=True, registers=128),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 3, static=True, described=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("forward", 128, 2): (
+        Tile(128, 64, 8, 2, static=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True),
+        Tile(128, 64, 8, 2, described=True),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 2, static=True, described=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("key_value", 64, 2): (Tile(64, 128, 8, 2, reduced=True),),
+    ("key_value", 128, 2): (Tile(32, 128, 8, 1, reduced=True),),
+}
+
 
 def padded_size(head_dim: int) -> int:
     """The head size that a kernel is compiled for: the next power of two, from 16 on."""
     return next(size for size in HEAD_SIZES if size >= head_dim)
 
 
-def tiles(kernel: Kernel, head_dim: int, element_size: int) -> tuple[Tile, ...]:
-    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4)."""
-    return TABLE[kernel, padded_size(head_dim), element_size]
+def tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
+    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4).
+
+    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the rows of `HOPPER`.
+    """
+    entry = kernel, padded_size(head_dim), element_size
+    return TABLE[entry] + (HOPPER.get(entry, ()) if capability == (9, 0) else ())
 
 
 def decode_kernel_for(rows: int) -> Kernel:
@@ -1439,7 +1485,7 @@ def splits(programs: int, keys: int, processors: int) -> int:
 
 
 # hf_tanhmax/kernels/tuning.py
-"""Which row of the table of tiles is fastest here: timed once a kind of call, and only if the user asks (HF_TANHMAX_AUTOTUNE=1)."""
+"""What the user asks of the schedule: rows that are timed, once a kind of call (HF_TANHMAX_AUTOTUNE=1), and sums in no certain order."""
 
 
 _fastest: dict[Hashable, Tile] = {}
@@ -1450,6 +1496,11 @@ def autotuning() -> bool:
     if os.environ.get("HF_TANHMAX_AUTOTUNE", "0") != "1":
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def adds_atomically() -> bool:
+    """Whether the backward pass may add dQ up in no certain order (HF_TANHMAX_ATOMIC=1), which torch's deterministic mode forbids."""
+    return os.environ.get("HF_TANHMAX_ATOMIC", "0") == "1" and not torch.are_deterministic_algorithms_enabled()
 
 
 def fastest(key: Hashable, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
@@ -1467,6 +1518,7 @@ def length_bucket(length: int) -> int:
 if triton_missing() is None:
     # Not by import statements: Transformers has everybody install whatever a file imports.
     do_bench = importlib.import_module("triton.testing").do_bench
+    TensorDescriptor = importlib.import_module("triton.tools.tensor_descriptor").TensorDescriptor
     triton = importlib.import_module("triton")
     tl = importlib.import_module("triton.language")
 
@@ -1501,6 +1553,20 @@ if triton_missing() is None:
             b_tile = tl.load(p_tile, mask=(o_dim < DIM)[None, :], other=0.0)
         else:
             b_tile = tl.load(p_tile)
+        return b_tile
+
+
+    @triton.jit
+    def load_rows(
+        source, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, MASKED: tl.constexpr,
+        DESCRIBED: tl.constexpr,
+    ):  # fmt: skip
+        """As `load_tile`, of a pointer, or (DESCRIBED) of a descriptor of [batch, heads, length, DIM], a batch entry and a head."""
+        if DESCRIBED:
+            descriptor, i_b, i_h = source
+            b_tile = descriptor.load([i_b, i_h, i_row, 0]).reshape([o_row.shape[0], BLOCK_DIM])
+        else:
+            b_tile = load_tile(source, i_row, o_row, o_dim, stride, length, DIM, BLOCK_DIM, MASKED)
         return b_tile
 
 
@@ -1622,8 +1688,14 @@ if triton_missing() is None:
 
 
     @triton.jit
-    def scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr):
-        """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap."""
+    def scores(
+        b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr,
+        BOUNDED: tl.constexpr = False,
+    ):  # fmt: skip
+        """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap.
+
+        BOUNDED scores are known to be finite.
+        """
         b_tanh = b_qk
         b_x = b_qk * scale
         if CAPPED:
@@ -1633,7 +1705,9 @@ if triton_missing() is None:
             p_tile = p_bias + i_m.to(tl.int64) * bias_m + i_n.to(tl.int64) * bias_n + o_m * bias_m + o_n * bias_n
             b_bias = tl.load(p_tile, mask=(i_m + o_m < queries) & (i_n + o_n < keys), other=0.0)
             b_x += b_bias.to(tl.float32) * (1.0 if EXACT else LOG2E)
-        return tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS), b_tanh
+        if not BOUNDED:
+            b_x = tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS)
+        return b_x, b_tanh
 
 
     @triton.jit
@@ -1690,8 +1764,8 @@ if triton_missing() is None:
     def score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
         """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D.
 
-        The shift is L in units of log 2. If EXACT it is the row's largest exponent, and `b_inverse` one over the sum: a rounded L would cost
-        float32 the digits that |L| has before the point, on both exponentials differently.
+        The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would
+        cost float32 the digits that |L| has before the point, on both exponentials differently.
         """
         b_p = power(b_x - b_shift, EXACT)
         if EXACT:
@@ -1721,6 +1795,127 @@ if triton_missing() is None:
         return b_shift, b_inverse
 
 
+    # hf_tanhmax/kernels/shift.py
+    r"""A shift that is known before the first score, so that the forward loop needs neither a running maximum nor a rescaling.
+
+    By Cauchy and Schwarz no score of row i is larger than :math:`B_i = s |q_i| \max_j |k_j|` (or than its softcap). As cosh is at least 1, the
+    sum of a row at polarity 1 cannot vanish, and the shift may be any number with which nothing overflows: in units of log 2,
+    :math:`\max(0, \lceil B_i - 60 \rceil)`. Exponents then are at most 60. Of the two exponentials of a score the larger is at least 1 before
+    the shift, so their difference is lost nowhere while B is at most 140; up to 92 neither of the two underflows, as the polynomial needs.
+
+    A block of rows whose bound is larger (or not a number) walks with the running maximum instead. So does one whose sums have come out
+    infinite or not a number, in which values beyond 1e15 or not finite took part: its result is the running maximum's, whatever that is.
+
+    The polynomial gives both exponentials of one score in four without the special-function unit: :math:`x = i + f` with an integer i and
+    :math:`|f| \le 1/2`, :math:`2^{\pm f} \approx E(f^2) \pm f O(f^2)`, and i goes into the exponent bits. As both come from the same E and O,
+    their difference keeps its sign and its relative error (1e-4, below the rounding to bfloat16) down to the smallest scores. The coefficients
+    are the minimax ones for the relative error of degree 3 with E(0) = 1.
+    """
+
+
+    INTERPRETED = tl.constexpr(interpreted())
+    NORM_BLOCK = tl.constexpr(128)  # keys whose largest norm is one number
+    HIGHEST = tl.constexpr(60.0)  # exponent: 2^60 times the values and their number stays far below float32's 2^128
+    FURTHEST, FURTHEST_POLYNOMIAL = tl.constexpr(140.0), tl.constexpr(92.0)  # bounds
+    SLACK = tl.constexpr(1.002)  # operands that are rounded to TF32 grow by up to 2^-11 each
+    EVEN, ODD_1, ODD_3 = tl.constexpr(0.242210972), tl.constexpr(0.693282929), tl.constexpr(0.0550089297)
+    # 1.5 * 2^23: a float32 to which it is added is rounded, with the integer in its lowest bits. Bits that a shift by 23 leaves are 0.
+    ROUNDER = tl.constexpr(12582912.0)
+
+
+    @triton.jit(do_not_specialize=["k_b", "k_h", "k_n", "keys", "kv_heads"])
+    def norm_kernel(
+        K, NORMS, k_b, k_h, k_n, keys, kv_heads, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, ALIGN: tl.constexpr, BLOCK_N: tl.constexpr
+    ):  # fmt: skip
+        """The largest squared norm of each block of BLOCK_N keys, [batch * kv_heads, blocks] in float32; infinite if one is not a number."""
+        blocks = tl.cdiv(keys, BLOCK_N)
+        i_bh, i_n = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK_N
+        i_b, i_h = (i_bh // kv_heads).to(tl.int64), (i_bh % kv_heads).to(tl.int64)
+        o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM)
+        p_k = K + (i_b * k_b + i_h * k_h) * ALIGN
+        b_k = load_tile(p_k, i_n, o_n, o_d, k_n * ALIGN, keys, DIM, BLOCK_DIM, MASKED=True).to(tl.float32)
+        b_sq = tl.sum(b_k * b_k, 1)
+        tl.store(NORMS + tl.program_id(0), tl.max(tl.where(b_sq == b_sq, b_sq, float("inf")), 0))
+
+
+    @triton.jit
+    def static_shift(b_q, NORMS, i_bh, keys, scale, cap, CAPPED: tl.constexpr, EXACT: tl.constexpr, POLYNOMIAL: tl.constexpr):
+        """Shifts of some rows, [BLOCK_M], and whether all of these rows have a bound that allows them.
+
+        The units are those of the scores: of log 2, or (EXACT) natural.
+        """
+        blocks = tl.cdiv(keys, NORM_BLOCK)
+        b_norms = tl.zeros([NORM_BLOCK], tl.float32)
+        for i in range(0, blocks, NORM_BLOCK):
+            o_block = i + tl.arange(0, NORM_BLOCK)
+            b_norms = tl.maximum(b_norms, tl.load(NORMS + i_bh.to(tl.int64) * blocks + o_block, mask=o_block < blocks, other=0.0))
+        b_rows = b_q.to(tl.float32)
+        b_bound = tl.sqrt(tl.sum(b_rows * b_rows, 1)) * (tl.sqrt(tl.max(b_norms, 0)) * SLACK * tl.abs(scale))
+        if CAPPED:
+            b_bound = tl.minimum(b_bound * cap, cap)
+        unit = LN2 if EXACT else 1.0
+        furthest = (FURTHEST_POLYNOMIAL if POLYNOMIAL else FURTHEST) * unit
+        b_shift = tl.ceil(tl.maximum(b_bound - HIGHEST * unit, 0.0))
+        return b_shift, tl.max(tl.where(b_bound <= furthest, 0, 1), 0) == 0
+
+
+    @triton.jit
+    def all_finite(b_acc):
+        """Whether no element of a tile is infinite or not a number."""
+        return tl.max(tl.max(tl.where(tl.abs(b_acc) < float("inf"), 0, 1), 1), 0) == 0
+
+
+    def _float(number: float) -> str:
+        """A float32 as PTX writes it."""
+        return f"0f{struct.pack('>f', number).hex()}"
+
+
+    # Four elements at a time: $0 to $3 take the positive exponentials, $4 to $7 the negative ones; $8 to $11 are x, $12 to $15 the shift.
+    _BOTH_SPECIAL = "".join(
+        f"""
+    sub.f32 t, ${8 + i}, ${12 + i}; ex2.approx.ftz.f32 ${i}, t; add.f32 t, ${8 + i}, ${12 + i}; neg.f32 t, t; ex2.approx.ftz.f32 ${4 + i}, t;"""
+        for i in range(3)
+    )
+    _BOTH_POLYNOMIAL = f"""
+    sub.rn.f32 c, {_float(ROUNDER.value)}, $15; add.rn.f32 t, $11, c; sub.rn.f32 i, t, c; sub.rn.f32 f, $11, i; mul.rn.f32 g, f, f;
+    fma.rn.f32 e, g, {_float(EVEN.value)}, {_float(1.0)}; fma.rn.f32 o, g, {_float(ODD_3.value)}, {_float(ODD_1.value)}; mul.rn.f32 o, o, f;
+    add.rn.f32 p, e, o; sub.rn.f32 n, e, o; mov.b32 u, t; shl.b32 u, u, 23; mov.b32 v, c; shl.b32 v, v, 24;
+    mov.b32 a, p; add.s32 a, a, u; mov.b32 $3, a; mov.b32 b, n; sub.s32 b, b, u; add.s32 b, b, v; mov.b32 $7, b;
+    """
+    MIXED = tl.constexpr(f"{{ .reg .f32 t,c,i,f,g,e,o,p,n; .reg .b32 u,v,a,b;\n{_BOTH_SPECIAL}{_BOTH_POLYNOMIAL}}}")
+    MIXED_OPERANDS = tl.constexpr(",".join(["=f"] * 8 + ["f"] * 8))
+
+
+    @triton.jit
+    def polynomial_pair(b_x, b_shift):
+        """Both exponentials by the polynomial, step by step as the instructions above have it."""
+        b_c = -b_shift + ROUNDER
+        b_t = b_x + b_c
+        b_f = b_x - (b_t - b_c)
+        b_g = b_f * b_f
+        b_even, b_odd = b_g * EVEN + 1.0, (b_g * ODD_3 + ODD_1) * b_f
+        b_up = b_t.to(tl.int32, bitcast=True) << 23  # the integer less the shift
+        b_down = (b_c.to(tl.int32, bitcast=True) << 24) - b_up  # less the integer, less the shift
+        b_p = ((b_even + b_odd).to(tl.int32, bitcast=True) + b_up).to(tl.float32, bitcast=True)
+        b_n = ((b_even - b_odd).to(tl.int32, bitcast=True) + b_down).to(tl.float32, bitcast=True)
+        return b_p, b_n
+
+
+    @triton.jit
+    def mixed_pair(b_x, b_shift, o_column):
+        """Both exponentials in units of log 2, of one element in four by the polynomial: which one, is up to the layout of the registers."""
+        if INTERPRETED:
+            b_p, b_n = polynomial_pair(b_x, b_shift)
+            m_special = o_column % 4 != 3
+            b_p = tl.where(m_special, tl.exp2(b_x - b_shift), b_p)
+            b_n = tl.where(m_special, tl.exp2(-b_x - b_shift), b_n)
+        else:
+            b_p, b_n = tl.inline_asm_elementwise(
+                MIXED, MIXED_OPERANDS, [b_x, b_shift], dtype=(tl.float32, tl.float32), is_pure=True, pack=4
+            )  # fmt: skip
+        return b_p, b_n
+
+
     # hf_tanhmax/kernels/forward.py
     r"""The forward kernel, and the kernel that finds out which blocks of a boolean mask are needed.
 
@@ -1732,6 +1927,8 @@ if triton_missing() is None:
 
     Blocks that all rows see are walked first, without a mask; then those at the edges, with one; hidden blocks are not touched. The difference
     of the exponentials is formed in float32 and rounded once, to the dtype of the values. Rows without a key get O = 0 and L = +inf.
+
+    With NORMS the shift is a fixed one where the bound in `shift` allows it, and m stays what it is.
     """
 
 
@@ -1743,16 +1940,19 @@ if triton_missing() is None:
 
     @triton.jit(do_not_specialize=RUNTIME)
     def forward_kernel(
-        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS,
+        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS, NORMS,
         q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
         queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, POLYNOMIAL: tl.constexpr,
+        DESCRIBED: tl.constexpr,
     ):  # fmt: skip
         """Output [batch, queries, heads, VALUE_DIM] and L [batch, heads, queries]; q, k, v by their strides over ALIGN.
 
-        STATS [2, rows], if wanted, are the largest exponent and one over the sum of each of the `rows` = batch * heads * queries rows.
+        STATS [2, rows], if wanted, are the shift and one over the sum of each of the `rows` = batch * heads * queries rows. NORMS are those of
+        `shift.norm_kernel`, where the shift is to be a fixed one; POLYNOMIAL is then for the exponentials of one score in four. If DESCRIBED, K
+        and V are tensor descriptors of [batch, heads, keys, DIM or VALUE_DIM], with blocks of [1, 1, BLOCK_N, BLOCK_DIM or BLOCK_VALUE].
         """
         blocks = tl.cdiv(queries, BLOCK_M)
         i_m = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_M  # under a causal mask the last rows have the most to do, so they start
@@ -1761,8 +1961,11 @@ if triton_missing() is None:
         i_kv = i_h // groups
         o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
 
-        p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
-        p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
+        if DESCRIBED:
+            p_k, p_v = (K, i_b.to(tl.int32), i_kv), (V, i_b.to(tl.int32), i_kv)
+        else:
+            p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
+            p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
         p_bias, p_keep, p_span = BIAS, KEEP, SPANS
         if BIAS is not None:
             p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
@@ -1782,23 +1985,30 @@ if triton_missing() is None:
         b_q = load_tile(
             Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
         )  # fmt: skip
+        spans = key_span(i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW)
         b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
         b_sum = tl.zeros([BLOCK_M], tl.float32)
         b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
-
-        low, full_low, full_high, high = key_span(
-            i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
-        )  # fmt: skip
-        for EDGES in tl.static_range(2):
-            count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
-            for i in range(count):
-                i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
-                b_acc, b_sum, b_max = attend(
-                    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
-                    bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM,
-                    BLOCK_DIM, BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1,
-                    EXACT=STATS is not None,
+        done = False
+        if NORMS is not None:
+            i_head = i_b.to(tl.int32) * (heads // groups) + i_kv
+            b_shift, done = static_shift(b_q, NORMS, i_head, keys, scale, cap, CAPPED, STATS is not None, POLYNOMIAL)
+            if done:
+                b_acc, b_sum, b_max = walk(
+                    b_q, b_acc, b_sum, b_shift, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
+                    bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM,
+                    VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION,
+                    EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
                 )  # fmt: skip
+                done = all_finite(b_acc)
+        if not done:
+            b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+            b_acc, b_sum, b_max = walk(
+                b_q, tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN,
+                v_n * ALIGN, bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed,
+                dropout_p, DIM, VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT,
+                PRECISION, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
+            )  # fmt: skip
 
         m_empty = b_sum == 0.0
         b_sum = tl.where(m_empty, 1.0, b_sum)
@@ -1816,17 +2026,41 @@ if triton_missing() is None:
 
 
     @triton.jit
+    def walk(
+        b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n, queries,
+        keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
+        BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr,
+        WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
+        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+    ):  # fmt: skip
+        """Take all blocks of keys that the rows can see into the running sums: first those without a mask, then those with one."""
+        low, full_low, full_high, high = spans
+        for EDGES in tl.static_range(2):
+            count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
+            for i in range(count):
+                i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
+                b_acc, b_sum, b_max = attend(
+                    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m,
+                    keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM, BLOCK_DIM,
+                    BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1, EXACT=EXACT, STATIC=STATIC,
+                    POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
+                )  # fmt: skip
+        return b_acc, b_sum, b_max
+
+
+    @triton.jit
     def attend(
         b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
         queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
         BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
         PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
+        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
     ):  # fmt: skip
-        """Take one block of keys into the running sums."""
+        """Take one block of keys into the running sums. STATIC: the shift `b_max` is not the largest exponent and does not move."""
         o_row, o_column = o_m[:, None], o_n[None, :]
-        b_k = load_tile(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED)  # [BLOCK_N, BLOCK_DIM]
+        b_k = load_rows(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_DIM]
         b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-        b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+        b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, STATIC)
         m_seen = None
         if MASKED:
             m_seen = visible(
@@ -1834,19 +2068,25 @@ if triton_missing() is None:
             )  # fmt: skip
         b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
 
-        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
-        b_shrink = power(b_max - b_new, EXACT)
-        b_w = power(b_x - b_new[:, None], EXACT)
+        b_new = b_max
+        if not STATIC:
+            b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
+            b_shrink = power(b_max - b_new, EXACT)
+        if POLYNOMIAL and not MASKED:
+            b_w, b_n = mixed_pair(b_x, b_new[:, None] + tl.zeros_like(b_x), o_column)
+        else:
+            b_w = power(b_x - b_new[:, None], EXACT)
+            if POLARITY != 0:
+                b_n = power(b_y - b_new[:, None], EXACT)
         b_all = b_w
         if POLARITY != 0:
-            b_n = power(b_y - b_new[:, None], EXACT)
             b_all = b_w + b_n
             b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
-        b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
+        b_sum = tl.sum(b_all, 1) + (b_sum if STATIC else b_sum * b_shrink)
         if DROPOUT:
             b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)
-        b_v = load_tile(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED)  # [BLOCK_N, BLOCK_VALUE]
-        b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
+        b_v = load_rows(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_VALUE]
+        b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc if STATIC else b_acc * b_shrink[:, None], input_precision=PRECISION)
         return b_acc, b_sum, b_new
 
 
@@ -1889,7 +2129,7 @@ if triton_missing() is None:
 
 
     # hf_tanhmax/kernels/backward.py
-    r"""The backward kernels. Nothing is added atomically, so every result is the same to the bit in every run.
+    r"""The backward kernels. Nothing is added atomically unless the launcher is asked to, so every result is the same to the bit in every run.
 
     With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C = P + N`, :math:`dP = dO\,V^\top` and
     :math:`D = \mathrm{rowsum}(dO \circ O)`:
@@ -1898,7 +2138,8 @@ if triton_missing() is None:
               \frac{dL}{d\log p} = -\sum_j N_j (dP_j + D)
 
     * `delta_kernel`: D, row by row, from the rounded output (float32 sums it exactly instead, in `query_kernel`);
-    * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group;
+    * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group; if asked to, it
+      adds its part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
     * `query_kernel`: one program owns a block of rows and walks their keys; the gradient of log p comes along, a number per row;
     * `bias_kernel`: one program owns a tile of the bias and walks the batch entries and heads that share it.
     """
@@ -1921,14 +2162,18 @@ if triton_missing() is None:
 
     @triton.jit(do_not_specialize=RUNTIME)
     def key_value_kernel(
-        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV,
+        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV, SUM_Q,
         q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
         queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
         CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
-        """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys."""
+        """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys.
+
+        SUM_Q, if dQ is to be added up, is a tensor descriptor of [batch, heads, queries, DIM] in float32, with blocks of [1, 1, BLOCK_M,
+        BLOCK_DIM].
+        """
         blocks = tl.cdiv(keys, BLOCK_N)
         i_n = tl.program_id(0) % blocks * BLOCK_N
         i_bkv = tl.program_id(0) // blocks
@@ -1988,6 +2233,9 @@ if triton_missing() is None:
                     )  # fmt: skip
                     b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
                     b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
+                    if SUM_Q is not None:
+                        b_dq = tl.dot(tl.trans(b_ds.to(b_k.dtype)), b_k, input_precision=PRECISION) * factor
+                        SUM_Q.atomic_add([i_b.to(tl.int32), i_h, i_m, 0], b_dq.reshape([1, 1, BLOCK_M, BLOCK_DIM]))
 
         p_dk = DK + ((i_b * keys + i_n) * kv_heads + i_kv) * DIM + o_n[:, None] * (kv_heads * DIM) + o_d[None, :]
         p_dv = DV + ((i_b * keys + i_n) * kv_heads + i_kv) * VALUE_DIM + o_n[:, None] * (kv_heads * VALUE_DIM) + o_v[None, :]
@@ -2421,13 +2669,52 @@ if triton_missing() is None:
 
         def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
             """Launch a kernel with the tile that it is to take."""
-            rows = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size())
+            known = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+            rows = tuple(tile for tile in known if self.fits(tile))
             if len(rows) > 1 and autotuning():
                 masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
                 lengths = (length_bucket(self.queries), length_bucket(self.keys))
-                key = (kernel, str(self.query.device), self.query.dtype, padded_size(self.dim), padded_size(self.value_dim), *masking, *lengths)
+                sizes = (padded_size(self.dim), padded_size(self.value_dim))
+                key = (kernel, str(self.query.device), self.query.dtype, *sizes, *masking, *lengths, rows)
                 rows = (fastest(key, rows, launch, do_bench),)
             launch(rows[0])
+
+        def fits(self, tile: Tile) -> bool:
+            """Whether a row of the table is for a call like this one.
+
+            A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
+            polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of its own.
+            """
+            if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
+                return False
+            if tile.polynomial and self.query.dtype != torch.bfloat16:
+                return False
+            if tile.reduced:
+                return False
+            bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
+            return bounded or not tile.static
+
+        def reduced(self, *, log_polarity: bool) -> Tile | None:
+            """The row with which one kernel does the whole backward pass, if the user asks for one, and there is one for this call.
+
+            It adds dQ up in float32 in no certain order. It neither finds the gradient of log p, nor what exact float32 needs.
+            """
+            if log_polarity or self.exact or not adds_atomically() or self.dim % 4:
+                return None
+            rows = tiles("key_value", max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+            return next((tile for tile in rows if tile.reduced), None)
+
+        def norms(self) -> Tensor:
+            """The largest squared norms of the keys by blocks of `NORM_BLOCK`, float32 `[batch * kv_heads, blocks]`."""
+            blocks = math.ceil(self.keys / NORM_BLOCK.value)
+            norms = self.key.new_empty((self.batch * self.kv_heads, blocks), dtype=torch.float32)
+            if norms.numel():
+                strides = [stride // self.alignment for stride in self.row_strides[3:6]]
+                block_dim = padded_size(self.dim)
+                norm_kernel[norms.numel(),](
+                    self.key, norms, *strides, self.keys, self.kv_heads, self.dim, block_dim, self.alignment, NORM_BLOCK.value, num_warps=8
+                )  # fmt: skip
+            return norms
 
         @cached_property
         def bounds(self) -> tuple[Tensor | None, Tensor | None]:
@@ -2491,6 +2778,7 @@ if triton_missing() is None:
                 "num_warps": tile.warps,
                 "num_stages": tile.stages,
                 "enable_fp_fusion": True,
+                **({} if tile.registers is None else {"maxnreg": tile.registers}),
             }
 
         def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
@@ -2542,10 +2830,26 @@ if triton_missing() is None:
         def _launch(tile: Tile) -> None:
             arguments = problem.arguments(tile, problem.spans(tile.rows))
             results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
-            forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results)
+            results["NORMS"] = problem.norms() if tile.static else None
+            if tile.described:
+                arguments |= {name: _described(arguments[name], tile.columns) for name in ("K", "V")}
+            flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
+            forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
 
         problem.run("forward", _launch)
         return output, lse, stats
+
+
+    def _describable(tensor: Tensor) -> bool:
+        """Whether the hardware's descriptors can tell of a tensor: 16-byte addresses and strides, none of these 0, and no empty dimension."""
+        size = tensor.element_size()
+        aligned = tensor.data_ptr() % 16 == 0 and all(stride > 0 and stride * size % 16 == 0 for stride in tensor.stride()[:3])
+        return aligned and tensor.stride(3) == 1 and tensor.numel() > 0
+
+
+    def _described(tensor: Tensor, columns: int) -> TensorDescriptor:
+        """A descriptor of `[batch, heads, length, dim]` that loads `columns` rows of a head; what lies beyond its bounds is 0."""
+        return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, columns, padded_size(tensor.shape[3])])
 
 
     def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -2585,7 +2889,9 @@ if triton_missing() is None:
             delta_kernel[math.ceil(lse.numel() / 64),](
                 output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded_size(problem.value_dim), 64
             )  # fmt: skip
-        if lse.numel():
+        reduced = problem.reduced(log_polarity=log_polarity)
+        summed = lse.new_zeros(grad_query.transpose(1, 2).shape).transpose(1, 2) if reduced else None
+        if lse.numel() and not reduced:
             results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
 
             def _launch_rows(tile: Tile) -> None:
@@ -2598,9 +2904,15 @@ if triton_missing() is None:
 
             def _launch_columns(tile: Tile) -> None:
                 arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+                arguments["SUM_Q"] = None if summed is None or not summed.numel() else _described(summed, tile.rows)
                 key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
 
-            problem.run("key_value", _launch_columns)
+            if reduced:
+                _launch_columns(reduced)
+            else:
+                problem.run("key_value", _launch_columns)
+        if summed is not None:
+            grad_query.copy_(summed)
         by_head = None if by_row is None else by_row.sum((0, 2))
         return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
 
