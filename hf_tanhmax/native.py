@@ -176,7 +176,7 @@ class NativeTiles:
         strides = (ctypes.c_int64 * 4)()
         if seen is not None:
             seen = seen.expand(*scores.shape[:3], scores.shape[3] - hidden)
-            strides[:] = seen.stride()
+            strides[:] = list(seen.stride())
         tensors = (scores, other if keep else None, total, polarity, seen)
         self._weigh(*map(_start, tensors), strides, *scores.shape, hidden)
         return total.unsqueeze(-1)
