@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_push(commands)
     _add_card(commands)
     _add_doctor(commands)
+    _add_explain(commands)
+    _add_faithfulness(commands)
+    _add_rank_collapse(commands)
     return parser
 
 
@@ -188,6 +191,82 @@ def _add_doctor(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("path", metavar="PATH", nargs="?", help="the folder of a checkpoint; without it, the environment is examined")
 
 
+def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "explain",
+        "show what speaks for and against an output of a model",
+        '--model runs/bert--text_classification--annealed--seed0 --text "not funny at all" --out page.html',
+        "--model my-vit --image cat.jpg --target tabby --out cat.png",
+        '--model my-llama --text "The capital of France is" --generate 5 --out paris.html',
+        '--model my-bert --text "not funny at all" --head 3,5 --view raw --out head.svg',
+        more="--out says what is written: .html a page to look around in, without any network; .png or .svg a picture; .json scores and\n"
+        "a number for each head; .safetensors everything, for hf_tanhmax.interpret.load_explanation.",
+    )
+    _add_model(parser)
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--text", help="what a model of texts reads")
+    given.add_argument("--image", metavar="FILE", help="what a model of images sees")
+    parser.add_argument("--text-pair", metavar="TEXT", help="the second text of a pair")
+    parser.add_argument("--target", metavar="NAME", help="a class or a token, by name or number; default what the model predicts")
+    parser.add_argument("--position", type=int, metavar="N", help="of the token to explain, where a model has an output for each")
+    parser.add_argument("--generate", type=_count, metavar="N", help="explain the next N tokens that a causal model writes")
+    parser.add_argument("--methods", type=_names, metavar="A,B,...", help="scores to compute; default all of hf_tanhmax.interpret.METHODS")
+    parser.add_argument("--layers", type=_indices, metavar="0,1,...", help="layers to look at; default all")
+    parser.add_argument("--steps", type=_count, default=50, metavar="N", help="of integrated gradients; default 50")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="cut a longer text to so many tokens")
+    parser.add_argument("--contributions", choices=("auto", "all", "row"), default="auto", help="how many of them a page holds")
+    parser.add_argument("--picture", choices=("tokens", "image", "heads", "head", "next"), help="what a .png or .svg shows")
+    parser.add_argument("--scores", metavar="NAME", help="the scores that a picture shows; default contributions")
+    parser.add_argument("--view", choices=("raw", "oriented", "contributions"), default="oriented", help="what a picture of heads shows")
+    parser.add_argument("--head", type=_indices, metavar="LAYER,HEAD", help="the head that a picture shows")
+
+
+def _add_faithfulness(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "faithfulness",
+        "measure how far explanations of a model can be trusted",
+        "--model runs/bert--text_classification--annealed--seed0 --data test.csv --text-column text --limit 200 --out report.json",
+        "--model my-vit --data photographs --methods contributions,rollout --measures insertion_auc,deletion_auc --out report.md",
+    )
+    _add_model(parser)
+    parser.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures")
+    parser.add_argument("--text-column", default="text", metavar="NAME", help='default "text"')
+    parser.add_argument("--limit", type=_count, metavar="N", help="take the first N rows")
+    parser.add_argument("--methods", type=_names, metavar="A,B,...", help="scores to compare")
+    parser.add_argument("--measures", type=_names, metavar="A,B,...", help="of hf_tanhmax.interpret.MEASURES; default all")
+    parser.add_argument("--removal", choices=("deletion", "mask"), default="deletion", help="how tokens are taken away; default deletion")
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="copies that are run together; default 32")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="cut longer texts to so many tokens")
+    parser.add_argument("--seed", type=int, default=0, help="of shuffles, random scores and intervals; default 0")
+
+
+def _add_rank_collapse(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "rank-collapse",
+        "measure how alike a model's layers make all tokens",
+        '--model my-bert --text "a gripping, funny film" --out collapse.svg',
+        "--model my-vit --image cat.jpg dog.jpg --out collapse.json",
+        more="With and without skip connections and MLPs, after Dong, Cordonnier and Loukas (2021).",
+    )
+    _add_model(parser)
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--text", nargs="+", help="one text or several")
+    given.add_argument("--image", nargs="+", metavar="FILE", help="one image or several")
+    parser.add_argument("--norm", choices=("frobenius", "composite"), default="frobenius", help="default frobenius")
+
+
+def _add_model(parser: _Parser) -> None:
+    parser.add_argument("--model", required=True, metavar="M", help="a folder, or a name on the Hub")
+    parser.add_argument("--out", required=True, metavar="FILE", help="a new file")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--revision", help="of a name on the Hub: a commit, tag or branch")
+    parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')
+    parser.set_defaults(run=_interpret_command)
+
+
 def _polarity(text: str) -> float | str:
     try:
         return text if text == "learned" else float(text)
@@ -202,10 +281,26 @@ def _indices(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, such as 0,1, but is {text!r}") from None
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, but is {text!r}")
+    return int(text)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _package_command(options: argparse.Namespace) -> int:
     from . import commands
 
     return int(getattr(commands, f"run_{options.command}")(options))
+
+
+def _interpret_command(options: argparse.Namespace) -> int:
+    from .interpret import commands
+
+    return int(getattr(commands, f"run_{options.command.replace('-', '_')}")(options))
 
 
 def _train(options: argparse.Namespace) -> int:

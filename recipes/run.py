@@ -97,7 +97,8 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
     result: dict[str, Any] | None = None
     if PartialState().is_main_process:
         reloaded = load_trained(folder, task).to(trainer.args.device)
-        metrics["reload_difference"] = _difference(logits, _logits(reloaded, batches, task.forward), rounding=1e-6)
+        found = _logits(reloaded, batches, task.forward)
+        metrics["reload_difference"] = _difference(logits, found, rounding=1e-6, what="reloaded from disk")
         health = attention_health(reloaded, batches, baseline=baseline, **task.forward)
         measured = {
             "model": _described(reloaded, trainer, config),
@@ -112,7 +113,8 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
         }
         if config.lora_rank:
             merged = reloaded.merge_and_unload()
-            metrics["merge_difference"] = _difference(logits, _logits(merged, batches, task.forward), rounding=1e-3)
+            found = _logits(merged, batches, task.forward)
+            metrics["merge_difference"] = _difference(logits, found, rounding=1e-3, what="merged with its adapter")
         result = results_of(recipe, measured, data=splits.fingerprint, seconds=time.perf_counter() - started)
         write_json(folder / RESULTS, result)
         run_figures(result, folder / "figures")
@@ -281,12 +283,12 @@ def _logits(model: Any, batches: list[dict[str, Tensor]], options: dict[str, Any
         return [model(**batch, **options).logits.cpu() for batch in inputs]
 
 
-def _difference(trained: list[Tensor], loaded: list[Tensor], *, rounding: float) -> float:
+def _difference(trained: list[Tensor], loaded: list[Tensor], *, rounding: float, what: str) -> float:
     """The largest difference between the logits of two models, which must be below their rounding."""
     difference = max(float((one - other).abs().max()) for one, other in zip(trained, loaded, strict=True))
     largest = max(float(one.abs().max()) for one in trained)
     if not difference <= rounding * max(1.0, largest):
-        raise RuntimeError(f"the model reloaded from disk is not the trained one: its logits differ by {difference:g}")
+        raise RuntimeError(f"the model {what} is not the trained one: its logits differ by {difference:g}")
     return difference
 
 

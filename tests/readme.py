@@ -4,10 +4,16 @@ import functools
 import json
 from pathlib import Path
 
-from supported_models import table
+from supported_models import table as supported_table
 
-from recipes import benchmark, compare, polarity_scan
-from recipes.results import read_runs
+from hf_tanhmax.interpret import MEASURES
+from hf_tanhmax.interpret.faithfulness_report import ARROWS, Cell
+from recipes import benchmark, compare, faithfulness_speed, polarity_scan
+from recipes.paper import report as paper_report
+from recipes.paper import tables as paper_tables
+from recipes.paper.ledger import read_cells
+from recipes.paper.settings import read_sets
+from recipes.results import read_runs, table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -35,11 +41,53 @@ def scan():
     return polarity_scan.report(json.loads((RESULTS / "polarity-scan-smollm2.json").read_text()), markdown=True)
 
 
+def paper():
+    """What the replication found, in short."""
+    cells = read_cells(ROOT / "recipes" / "paper" / "results")
+    facts = paper_tables.published()
+    titles = {name: data_set.title for name, data_set in read_sets().items()}
+    words = {"published": "leaky, as published", "paper": "the paper's settings", "common": "common grid"}
+    accuracy = [
+        [titles[name], words[gain["protocol"]], gain["softmax"], gain["tanhmax"], gain["shown"], gain["p"]]
+        for name in ("sst", "20news")
+        for gain in paper_tables.gains(cells, name)
+    ]
+    header = ["data", "how", "softmax, %", "TanhMax, %", "difference", "p"]
+    solutions = ["attention", "runs", "oriented erasure tau", "smallest to largest", "AUC of words"]
+    return "\n\n".join(
+        (
+            table(header, accuracy, markdown=True),
+            table(solutions, paper_report.erasure_by_solution(cells, facts["sets"]), markdown=True),
+        )
+    )
+
+
+def faithfulness():
+    """How faithful each score is, TanhMax beside softmax."""
+    columns = ("attention_tau", "deletion_tau", "sign_agreement", "comprehensiveness", "sufficiency")
+    rows = []
+    for kind in ("tanhmax", "softmax"):
+        found = json.loads((RESULTS / "faithfulness" / f"minilm-sst2-{kind}.json").read_text())
+        for method in found["methods"]:
+            cells = [Cell(**found["cells"][column][method]) for column in columns]
+            rows.append([kind, method.replace("_", " "), *map(str, cells)])
+    header = ["model", "score", *(f"{MEASURES[column].title}{ARROWS[MEASURES[column].better]}" for column in columns)]
+    return table(header, rows, markdown=True)
+
+
+def faithfulness_timed():
+    """Batches against loops."""
+    return faithfulness_speed.report(json.loads((RESULTS / "faithfulness-speed-cpu.json").read_text()), markdown=True)
+
+
 DATA = ("sst2", "20news", "cifar10", "cifar10-dinov2s", "tinyshakespeare")
 BLOCKS = {
-    "supported models": table,
+    "supported models": supported_table,
     **{name: functools.partial(runs, name) for name in DATA},
     "scan": scan,
+    "paper": paper,
+    "faithfulness": faithfulness,
+    "faithfulness speed": faithfulness_timed,
     "accuracy": accuracy,
     "benchmark": speed,
 }

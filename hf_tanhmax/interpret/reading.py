@@ -1,0 +1,84 @@
+"""Inputs from files: a column of texts, lines of a text file, a picture, or a folder of pictures."""
+
+import csv
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def read_inputs(path: Path, *, column: str = "text", limit: int | None = None) -> list[Any]:
+    """Texts of a file, or the pictures of a folder in the order of their names.
+
+    Args:
+        path: a CSV, TSV, JSON (a list of objects), JSONL or text file, or a folder.
+        column: of a table; empty texts are passed over.
+        limit: how many to read at most.
+
+    Raises:
+        ValueError: another kind of file, no such column, or nothing in it.
+        OSError: a file that cannot be read.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+        found: list[Any] = [read_picture(file) for file in files[:limit]]
+    else:
+        texts = (text for text in _texts(path, column) if text.strip())
+        found = list(islice(texts, limit))
+    if not found:
+        raise ValueError(f"{path} holds no {'picture' if path.is_dir() else 'text'}")
+    return found
+
+
+def read_picture(path: Path) -> Any:
+    """A picture as PIL's RGB image; transparency is laid on white.
+
+    Raises:
+        ValueError: the file is no picture.
+        OSError: it cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGBA")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is no picture that PIL can read") from error
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _texts(path: Path, column: str) -> Iterator[str]:
+    kind = path.suffix.lower()
+    if kind == ".txt":
+        yield from path.read_text(encoding="utf-8").splitlines()
+    elif kind in DELIMITERS:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from _column(path, csv.DictReader(file, delimiter=DELIMITERS[kind]), column)
+    elif kind == ".jsonl":
+        lines = path.read_text(encoding="utf-8").splitlines()
+        yield from _column(path, (_parsed(path, line) for line in lines if line.strip()), column)
+    elif kind == ".json":
+        yield from _column(path, _parsed(path, path.read_text(encoding="utf-8")), column)
+    else:
+        raise ValueError(f"{path} is of no kind that is read here: give a .csv, .tsv, .json, .jsonl or .txt file, or a folder of pictures")
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def _column(path: Path, rows: Any, column: str) -> Iterator[str]:
+    for row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{path} must hold a list of objects, but there is {json.dumps(row)[:60]}")
+        if not isinstance(row.get(column), str):
+            known = ", ".join(str(name) for name in row)
+            raise ValueError(f'{path} has no texts in a column "{column}"; its columns are {known}')
+        yield row[column]
