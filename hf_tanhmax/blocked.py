@@ -2,17 +2,17 @@ r"""TanhMax attention on the CPU in blocks of rows: exact, linear in memory, flo
 
 For one block of queries:
 
-* **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`P = 2^{a \log_2 e}` (the cheaper exponential), :math:`N = p/P` and
-  :math:`W' = P - N`. No maximum is taken and no second exponential: since cosh is at least 1 the sum cannot vanish, and within the bound
+* **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^{a \log_2 e}` (the cheaper exponential) and
+  :math:`W' = E - p/E`. No maximum is taken and no second exponential: since cosh is at least 1 the sum cannot vanish, and within the bound
   nothing overflows. The bound is the scale times the longest query times the longest key (Cauchy and Schwarz), or the softcap, plus the
-  largest bias and the largest log-polarity above 0. The passes over them are in C++ (`native`) where that can be built, else in `tiles`;
-* **shifted blocks** otherwise: :math:`P = e^{a-m}`, :math:`N = p\,e^{-a-m}` with
+  largest bias and the largest log-polarity above 0;
+* **shifted blocks** otherwise: :math:`E = e^{a-m}` and :math:`W' = E - p\,e^{-a-m}` with
   :math:`m = \max_k \max(a_k, \log p - a_k)` over the visible keys. The base stays e: rounding :math:`\log_2 e` would cost digits here.
 
-The denominator is :math:`\ell = \sum P + N`, the output :math:`O = W' V / \ell`, and :math:`L = \log \ell` (plus the shift). The backward
-pass recomputes the blocks and uses the closed form :math:`dA = C \circ dP - W \circ D` with :math:`C = W' + 2N` and :math:`W = W'` over
+The denominator is :math:`\ell = \sum 2E - W'`, the output :math:`O = W' V / \ell`, and :math:`L = \log \ell` (plus the shift). The backward
+pass recomputes the blocks and uses the closed form :math:`dA = C \circ dP - W \circ D` with :math:`C = 2E - W'` and :math:`W = W'` over
 :math:`\ell`, :math:`dP = dO\,V^\top`, :math:`D = \mathrm{rowsum}(W \circ dP)`; and
-:math:`dL/d\log p = -\sum_j n_j (dP_j + D)` with :math:`n = N` over :math:`\ell`.
+:math:`dL/d\log p = -\sum_j n_j (dP_j + D)` with the negative exponentials :math:`n = E - W'` over :math:`\ell`.
 
 A query without a visible key gets output 0, L = +inf and zero gradients.
 """
@@ -25,8 +25,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .native import native_tiles
-from .tiles import TorchTiles
 from .visibility import Visibility
 
 LOG2_OF_E = math.log2(math.e)
@@ -72,9 +70,6 @@ class BlockedProblem:
         self.kv_heads, self.keys = self.key.shape[1:3]
         self.groups = self.heads // self.kv_heads
         self.log_polarity = self.log_polarity.to(self.exact)
-        self.polarity = torch.exp(self.log_polarity)
-        native = native_tiles() if self.exact == torch.float32 else None
-        self.tiles = native or TorchTiles()
         self.generator = torch.Generator()
         if self.seed is not None:
             self.generator.manual_seed(int(self.seed))
@@ -103,7 +98,7 @@ class BlockedProblem:
                     )
 
     @cached_property
-    def _bounds(self) -> Tensor:
+    def bounds(self) -> Tensor:
         """A bound of |a| for each batch entry and key head: `[batch, kv_heads]`."""
         longest_key = torch.linalg.vector_norm(self.key, dim=-1).amax(-1)
         longest_query = torch.linalg.vector_norm(self.query, dim=-1).amax(-1).unflatten(1, (self.kv_heads, self.groups)).amax(-1)
@@ -115,7 +110,7 @@ class BlockedProblem:
 
     def plain(self, block: Block) -> bool:
         """Whether no shift is needed in this block."""
-        return bool((self._bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
+        return bool((self.bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
 
     def rows_of(self, tensor: Tensor, block: Block) -> Tensor:
         """`[batch, heads, queries, n]` -> the block's `[entries * kv_heads, groups * rows, n]`."""
@@ -205,8 +200,8 @@ def blocked_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
     lse = torch.full(shape, math.inf, dtype=problem.exact)
     buffers = problem.scratch(2)
     for block in problem.blocks():
-        weights, other = (problem.tile_in(buffer, block) for buffer in buffers)
-        total, shift, _ = _weigh(problem, block, weights, other, keep=False)
+        scores, weights = (problem.tile_in(buffer, block) for buffer in buffers)
+        total, shift, _, _ = _weigh(problem, block, scores, weights)
         factors = problem.dropout(block)
         if factors is not None:
             weights.mul_(factors)
@@ -220,28 +215,33 @@ def blocked_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
 
 
 def _weigh(
-    problem: BlockedProblem, block: Block, weights: Tensor, other: Tensor, *, keep: bool
-) -> tuple[Tensor, Tensor | float, Tensor | None]:
-    """Fill in the signed weights without their denominator, and N into `other` if it is to be kept.
+    problem: BlockedProblem, block: Block, scores: Tensor, weights: Tensor, *, negative: bool = False
+) -> tuple[Tensor, Tensor | float, Tensor | None, Tensor | None]:
+    """Fill in the positive exponentials (into `scores`) and the signed weights, both without their denominator.
 
-    Returns the denominator and the shift, both per row, and what `scores` returns.
+    Returns the denominator and the shift, both per row, the negative exponentials if they are wanted, and what `scores` returns.
     """
-    seen, plain = problem.seen(block), problem.plain(block)
-    capped = problem.scores(block, weights, LOG2_OF_E if plain else 1.0)
+    seen = problem.seen(block)
+    shift: Tensor | float = 0.0
+    plain = problem.plain(block)
+    capped = problem.scores(block, scores, LOG2_OF_E if plain else 1.0)
     if plain:
-        scores, spare = problem.by_head(weights, block), problem.by_head(other, block)
-        hidden = block.first_hidden - block.columns[0]
-        total = problem.tiles.weigh(scores, spare, problem.polarity[block.heads], seen, hidden, keep=keep)
-        return total.view(*weights.shape[:2], 1), 0.0, capped
-    shift = _shift(problem, block, seen, weights)
-    torch.sub(problem.per_head(problem.log_polarity, block) - shift, weights, out=other).exp_()
-    weights.sub_(shift).exp_()
+        polarity = problem.per_head(torch.exp(problem.log_polarity), block)
+        positive = scores.exp2_()
+        torch.addcdiv(positive, polarity, positive, value=-1, out=weights)
+        opposite = torch.div(polarity, positive) if negative else None
+    else:
+        shift = _shift(problem, block, seen, scores)
+        torch.sub(problem.per_head(problem.log_polarity, block) - shift, scores, out=weights).exp_()
+        positive = scores.sub_(shift).exp_()
+        opposite = weights.clone() if negative else None
+        torch.sub(positive, weights, out=weights)
     if seen is not None:
-        for tile in (weights, other):
-            problem.maskable(tile, block).masked_fill_(~seen, 0.0)
-    total = weights.sum(-1, keepdim=True).add_(other.sum(-1, keepdim=True))
-    weights.sub_(other)
-    return total, shift, capped
+        factor, hidden = seen.to(problem.exact), ~seen
+        for tile in (problem.maskable(item, block) for item in (positive, weights, opposite) if item is not None):
+            # Where all is finite, a product masks as well as a fill, and several times as fast.
+            _ = tile.mul_(factor) if plain else tile.masked_fill_(hidden, 0.0)
+    return positive.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True)), shift, opposite, capped
 
 
 def _shift(problem: BlockedProblem, block: Block, seen: Tensor | None, scores: Tensor) -> Tensor:
@@ -287,20 +287,23 @@ def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool
         bias=_zeros(problem.bias) if bias and problem.bias is not None else None,
         log_polarity=_zeros(problem.log_polarity) if log_polarity else None,
     )
-    buffers = problem.scratch(3)
+    buffers = problem.scratch(4)
     for block in problem.blocks():
-        weights, negatives, grad_scores = (problem.tile_in(buffer, block) for buffer in buffers)
-        total, _, capped = _weigh(problem, block, weights, negatives, keep=True)
+        scores, weights, grad_scores, product = (problem.tile_in(buffer, block) for buffer in buffers)
+        total, _, negative, capped = _weigh(problem, block, scores, weights, negative=log_polarity)
         inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
         row_grad = problem.rows_of(grad_output, block) * inverse
         factors = problem.dropout(block)
         torch.bmm(row_grad, problem.columns_of(problem.value, block).transpose(1, 2), out=grad_scores)
         if factors is not None:
             grad_scores.mul_(factors)
-        by_head = [problem.by_head(tile, block) for tile in (grad_scores, weights, negatives)]
-        sums = problem.tiles.score_gradient(by_head[0], by_head[1], by_head[2], inverse, sums=log_polarity)
-        if sums is not None and gradients.log_polarity is not None:
-            gradients.log_polarity[block.heads] -= sums.sum((0, 2, 3))
+        row_delta = torch.mul(grad_scores, weights, out=product).sum(-1, keepdim=True).mul_(inverse)
+        if negative is not None and gradients.log_polarity is not None:
+            per_row = negative.mul_(grad_scores + row_delta).sum(-1, keepdim=True)
+            gradients.log_polarity[block.heads] -= problem.by_head(per_row, block).sum((0, 2, 3))
+        # The gradient of the scores: C dP - W D, with C = 2E - W.
+        torch.sub(weights, scores, alpha=2.0, out=scores)
+        grad_scores.mul_(scores.neg_()).addcmul_(weights, row_delta, value=-1.0)
         if factors is not None:
             weights.mul_(factors)
         problem.columns_of(gradients.value, block).baddbmm_(weights.transpose(1, 2), row_grad)
