@@ -22,7 +22,7 @@ from torch import Tensor
 from .blocked import PLAIN_LIMIT, BlockedGradients, BlockedProblem
 from .native import native_library, why_no_library
 
-NATIVE_TILE = 1 << 18
+NATIVE_TILE = 1 << 19
 NATIVE_ROWS = 128
 
 
