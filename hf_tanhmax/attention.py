@@ -130,12 +130,16 @@ def why_not(
 ) -> str | None:
     """Why an implementation would not run a call of `tanhmax_attention` with these arguments, as a sentence; None if it would.
 
+    Of `"native"`, the C++ operator: why `"cpu"` would not use it for this call.
+
     Raises:
         ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
     """
     options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, return_weights)
-    _check_name(implementation)
-    reason = unsupported(implementation, _checked(query, key, value, options))
+    if implementation != "native":
+        _check_name(implementation)
+    call = _checked(query, key, value, options)
+    reason = unsupported("cpu", call) or _native_unsupported(call) if implementation == "native" else unsupported(implementation, call)
     return None if reason is None else f"implementation={implementation!r} {reason}"
 
 
@@ -192,6 +196,11 @@ def unsupported(implementation: str, call: Call) -> str | None:
     if implementation == "composed" and call.dropout_p > 0:
         return "has no dropout: a softmax kernel would drop the two halves of a weight separately"
     return None
+
+
+def _native_unsupported(call: Call) -> str | None:
+    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias)
+    return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The library of `native_code`: built on first use by torch's extension loader, kept, and never required.
 
-It needs a C++ compiler with OpenMP and ninja. It is kept in torch's folder for extensions (`TORCH_EXTENSIONS_DIR`, by default
-`~/.cache/torch_extensions`), in a folder of its own for each version of the code, its flags, torch and kind of CPU. Every process that finds
+It needs a C++ compiler with OpenMP, and ninja. It is kept in torch's folder for extensions (`TORCH_EXTENSIONS_DIR`, by default
+`~/.cache/torch_extensions`), in a folder of its own for each version of the code, its flags, torch and kind of CPU. A process that finds
 none there builds one in a folder that nobody else has and then moves it into place, so several may do that at once, and one that is stopped
 leaves no lock behind.
 
@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -38,61 +39,62 @@ def native_library() -> ctypes.CDLL | None:
         RuntimeError: it is wanted by `HF_TANHMAX_NATIVE=1` and cannot be built.
         ValueError: `HF_TANHMAX_NATIVE` is neither 0 nor 1.
     """
-    found = _found(os.environ.get(NATIVE_SWITCH))
+    found = _native_or_reason(os.environ.get(NATIVE_SWITCH))
     return None if isinstance(found, str) else found
 
 
 def why_no_library() -> str | None:
-    """Why there is none, as a sentence; None if there is one. Raises as `native_library`."""
-    found = _found(os.environ.get(NATIVE_SWITCH))
+    """Why there is none, as the end of a sentence about the operator; None if there is one. Raises as `native_library`."""
+    found = _native_or_reason(os.environ.get(NATIVE_SWITCH))
     return found if isinstance(found, str) else None
 
 
-def _found(switch: str | None) -> ctypes.CDLL | str:
+def _native_or_reason(switch: str | None) -> ctypes.CDLL | str:
     if switch == "0":
-        return f"{NATIVE_SWITCH}=0 asks for torch's own operators"
+        return f"is switched off by {NATIVE_SWITCH}=0"
     if switch not in (None, "", "1"):
         raise ValueError(f"{NATIVE_SWITCH} is {switch!r}; set it to 0 (never) or 1 (always), or not at all")
-    found = _library()
+    found = _native_library()
     if isinstance(found, str):
         if switch == "1":
-            raise RuntimeError(f"{NATIVE_SWITCH}=1 asks for the C++ operator, but {found}")
-        _warn(found)
+            raise RuntimeError(f"{NATIVE_SWITCH}=1 asks for the C++ operator, but it {found}")
+        _warn_of(found)
     return found
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | str:
+def _native_library() -> ctypes.CDLL | str:
     try:
-        return ctypes.CDLL(str(_built()))
+        return ctypes.CDLL(str(_built_library()))
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        return f"it could not be built: {_one_line(error)}"
+        return f"could not be built: {_telling_line(error)}"
 
 
 @functools.cache
-def _warn(reason: str) -> None:
-    logger.warning("TanhMax attention on the CPU runs without its C++ operator, as %s (%s=0 says that this is meant)", reason, NATIVE_SWITCH)
+def _warn_of(reason: str) -> None:
+    logger.warning("TanhMax attention on the CPU does without its C++ operator, which %s (%s=0: as intended)", reason, NATIVE_SWITCH)
 
 
-def _built() -> Path:
+def _built_library() -> Path:
     """The path of the library, which is there afterwards."""
     if sys.byteorder != "little":
         raise RuntimeError("it is for little-endian machines")
     home = os.environ.get("TORCH_EXTENSIONS_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
-    folder = Path(home) / f"{NATIVE_NAME}_{_kind()}"
+    folder = Path(home) / f"{NATIVE_NAME}_{_kind_of_library()}"
     path = folder / f"{NATIVE_NAME}.so"
     if not path.exists():
         from torch.utils.cpp_extension import load_inline
 
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as own:
+        with tempfile.TemporaryDirectory(dir=folder) as own, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the loader, on compilers: a failure says enough
             options = {"no_implicit_headers": True, "is_python_module": False, "with_cuda": False}
             load_inline(NATIVE_NAME, SOURCE, extra_cflags=list(NATIVE_FLAGS), build_directory=own, **options)
             (Path(own) / path.name).replace(path)
     return path
 
 
-def _kind() -> str:
+def _kind_of_library() -> str:
     """What a library depends on: this source, its flags, the compiler, torch, and what the CPU can do (`-march=native`)."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -103,7 +105,7 @@ def _kind() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _one_line(error: Exception) -> str:
+def _telling_line(error: Exception) -> str:
     """The line of an error that says most: the compiler's or linker's own, else the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = (line for line in lines if "error:" in line or "not found" in line or "undefined" in line)

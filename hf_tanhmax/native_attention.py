@@ -8,13 +8,12 @@ rounding. Nothing is tried: the reasons are known before.
 * a head size of 0;
 * infinite or NaN queries, keys or log-polarities, or ones so long that their product is no longer finite in float32.
 
-It computes in float32 (a bfloat16 call is widened first, as `blocked` does). Whole rows of scores are held, for `native_rows` queries of one
-head and each thread, and in the backward pass three times: memory grows with the length.
+It computes in float32 (a bfloat16 or float16 call is widened first, as `blocked` does). Whole rows of scores are held, for `native_rows`
+queries of one head and each thread, and three times in the backward pass: memory grows with the length, not with its square.
 """
 
 import ctypes
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,30 +25,35 @@ NATIVE_TILE = 1 << 19
 NATIVE_ROWS = 128
 
 
+POINTERS = (
+    *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
+    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_log_polarity", "scratch"),
+)
+STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4}
+NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads")
+
+
 class NativeCall(ctypes.Structure):
     """`Call` in `native_code`, field by field."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "grad_output")),
-        *((name, ctypes.c_void_p) for name in ("polarity", "log_polarity", "low", "high", "keep", "plain")),
-        *((name, ctypes.c_void_p) for name in ("output", "lse", "grad_query", "grad_key", "grad_value", "grad_log_polarity", "scratch")),
-        *((f"{name}_steps", ctypes.c_int64 * 3) for name in ("query", "key", "value", "grad")),
-        ("keep_steps", ctypes.c_int64 * 4),
-        *((name, ctypes.c_int64) for name in ("entries", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads")),
+        *((name, ctypes.c_void_p) for name in POINTERS),
+        *((f"{name}_steps", ctypes.c_int64 * count) for name, count in STEPS.items()),
+        *((name, ctypes.c_int64) for name in NUMBERS),
         ("scale", ctypes.c_double),
     )
 
 
 def why_not_native(problem: BlockedProblem) -> str | None:
-    """Why the C++ operator does not compute this call, as a sentence; None if it does. Raises as `native.native_library`."""
+    """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native.native_library`."""
     if problem.exact != torch.float32:
-        return f"it computes in float32, not in {problem.exact}"
+        return f"computes in float32, not in {problem.exact}"
     if problem.bias is not None or problem.softcap is not None or problem.dropout_p > 0.0:
-        return "it has no bias, no softcap and no dropout"
+        return "has no bias, no softcap and no dropout"
     if 0 in (problem.query.shape[3], problem.value.shape[3]):
-        return "it has no heads of size 0"
+        return "has no heads of size 0"
     if not bool(torch.isfinite(problem.bounds).all()):
-        return "queries and keys are not finite, or too long for float32"
+        return "needs finite queries, keys and log-polarities, and products of their lengths that are"
     return why_no_library()
 
 
@@ -63,7 +67,7 @@ def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
     shape = (problem.batch, problem.heads, problem.queries)
     output = torch.zeros(*shape, problem.value.shape[3])
     lse = torch.full(shape, math.inf)
-    _run("hf_tanhmax_forward", problem, tiles=1, spare=1, output=output, lse=lse)
+    _call_library("hf_tanhmax_forward", problem, tiles=1, spare=1, output=output, lse=lse)
     return output, lse
 
 
@@ -74,42 +78,36 @@ def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarit
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_log_polarity": sums}
     upstream = _dense_rows(grad_output.to(torch.float32))
     spare = problem.value.shape[3] + 1
-    _run("hf_tanhmax_backward", problem, tiles=3, spare=spare, grad_output=upstream, **tensors)
+    _call_library("hf_tanhmax_backward", problem, tiles=3, spare=spare, grad_output=upstream, **tensors)
     return BlockedGradients(query, key, value, None, None if sums is None else sums.sum(0))
 
 
-def _run(function: str, problem: BlockedProblem, *, tiles: int, spare: int, **tensors: Tensor | None) -> None:
-    """Call the library: `tiles` tiles of scratch memory for each thread, and `spare` numbers more for each of their rows."""
-    low, high = problem.visibility.row_ranges(problem.query.device)
+def _call_library(function: str, problem: BlockedProblem, *, tiles: int, spare: int, **tensors: Tensor | None) -> None:
+    """Call a function of the library: `tiles` tiles of scratch memory for each thread, and `spare` numbers more for each of their rows."""
     rows, threads = native_rows(problem), torch.get_num_threads()
-    query, key, value = (_dense_rows(tensor) for tensor in (problem.query, problem.key, problem.value))
+    low, high = problem.visibility.row_ranges(problem.query.device)
     keep = problem.visibility.keep
-    if keep is not None:
-        keep = keep.expand(problem.batch, problem.heads, problem.queries, problem.keys)
-    held: dict[str, Tensor | None] = {
-        **tensors,
-        **{"query": query, "key": key, "value": value, "low": low, "high": high, "keep": keep},
+    held = tensors | {
+        "query": _dense_rows(problem.query),
+        "key": _dense_rows(problem.key),
+        "value": _dense_rows(problem.value),
         "polarity": torch.exp(problem.log_polarity).contiguous(),
         "log_polarity": problem.log_polarity.contiguous(),
+        "low": low,
+        "high": high,
+        "keep": None if keep is None else keep.expand(problem.batch, problem.heads, problem.queries, problem.keys),
         "plain": (problem.bounds < PLAIN_LIMIT).contiguous(),
         "scratch": torch.empty(threads * rows * (tiles * problem.keys + spare)),
     }
-    numbers: dict[str, Any] = {
-        **{"entries": problem.batch, "heads": problem.heads, "kv_heads": problem.kv_heads, "queries": problem.queries, "keys": problem.keys},
-        **{"width": query.shape[3], "value_width": value.shape[3], "rows": rows, "threads": threads, "scale": problem.scale},
-    }
-    call = NativeCall(**{name: tensor.data_ptr() for name, tensor in held.items() if tensor is not None}, **numbers)
-    for name in ("query", "key", "value"):
-        getattr(call, f"{name}_steps")[:] = _steps(held[name])
-    if keep is not None:
-        call.keep_steps[:] = keep.stride()
-    if "grad_output" in tensors:
-        call.grad_steps[:] = _steps(tensors["grad_output"])
+    call = NativeCall(scale=problem.scale, width=problem.query.shape[3], value_width=problem.value.shape[3], rows=rows, threads=threads)
+    for name in ("batch", "heads", "kv_heads", "queries", "keys"):
+        setattr(call, name, getattr(problem, name))
+    for name, tensor in held.items():
+        if tensor is not None:
+            setattr(call, name, tensor.data_ptr())
+            if name in STEPS:
+                getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
     getattr(native_library(), function)(ctypes.byref(call))
-
-
-def _steps(tensor: Tensor | None) -> tuple[int, ...]:
-    return () if tensor is None else tensor.stride()[:3]
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

@@ -24,19 +24,19 @@ SOURCE = r"""
 extern "C" void sgemm_(const char*, const char*, const int64_t*, const int64_t*, const int64_t*, const float*, const float*, const int64_t*,
                        const float*, const int64_t*, const float*, float*, const int64_t*);
 
-// Tensors [entries, heads or kv_heads, length, width] of dense rows; steps: the strides of the first three dimensions.
+// Tensors [batch, heads or kv_heads, length, width] of dense rows; steps: the strides of the first three dimensions.
 struct Call {
   const float *query, *key, *value, *grad_output;
   const float *polarity, *log_polarity;   // [heads]
   const int64_t *low, *high;              // [queries]: the keys that a query may see are from low to high,
   const uint8_t *keep;                    // and of those, where keep is not null, the ones where it is 1
-  const uint8_t *plain;                   // [entries, kv_heads]: whether scores need no shift
-  float *output, *lse;                    // dense [entries, heads, queries, value_width] and [entries, heads, queries]
+  const uint8_t *plain;                   // [batch, kv_heads]: whether scores need no shift
+  float *output, *lse;                    // dense [batch, heads, queries, value_width] and [batch, heads, queries]
   float *grad_query, *grad_key, *grad_value;  // dense, and zero at the start
-  float *grad_log_polarity;               // dense [entries, heads], zero at the start; or null
+  float *grad_log_polarity;               // dense [batch, heads], zero at the start; or null
   float *scratch;                         // for each thread: rows * (keys, and backward 3 keys + value_width + 1)
-  int64_t query_steps[3], key_steps[3], value_steps[3], grad_steps[3], keep_steps[4];
-  int64_t entries, heads, kv_heads, queries, keys, width, value_width, rows, threads;
+  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4];
+  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads;
   double scale;
 };
 
@@ -287,7 +287,7 @@ void backward_tile(const Call& call, const Tile& tile, float* weights) {
   float *negatives = weights + size, *grads = negatives + size, *upstream = grads + size, *inverses = upstream + call.rows * value_width;
   weigh_tile<true>(call, tile, weights, negatives, inverses, nullptr);
   for (int64_t place = 0; place < tile.rows; ++place) {
-    const float* own = part(call.grad_output, call.grad_steps, tile.entry, tile.head, tile.first + place);
+    const float* own = part(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first + place);
     inverses[place] = inverses[place] == 0.0f ? 0.0f : 1.0f / inverses[place];
     for (int64_t column = 0; column < value_width; ++column) upstream[place * value_width + column] = own[column] * inverses[place];
   }
@@ -319,7 +319,7 @@ void backward_tile(const Call& call, const Tile& tile, float* weights) {
 extern "C" {
 
 void hf_tanhmax_forward(const Call* call) {
-  const int64_t blocks = (call->queries + call->rows - 1) / call->rows, units = call->entries * call->heads * blocks;
+  const int64_t blocks = (call->queries + call->rows - 1) / call->rows, units = call->batch * call->heads * blocks;
   const int64_t share = call->rows * (call->keys + 1);
 #pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * share > ALONE)
   for (int64_t unit = 0; unit < units; ++unit) {
@@ -329,7 +329,7 @@ void hf_tanhmax_forward(const Call* call) {
 }
 
 void hf_tanhmax_backward(const Call* call) {
-  const int64_t units = call->entries * call->kv_heads, groups = call->heads / call->kv_heads;
+  const int64_t units = call->batch * call->kv_heads, groups = call->heads / call->kv_heads;
   const int64_t share = call->rows * (3 * call->keys + call->value_width + 1);
 #pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * share > ALONE)
   for (int64_t unit = 0; unit < units; ++unit)

@@ -57,7 +57,13 @@ def attention(rounds: int) -> dict[str, Any]:
     rows = []
     for dtype, shape, causal, what in tqdm(settings, desc="attention", file=sys.stderr):
         rows += _setting(dtype, shape, causal, what, rounds)
-    return {"benchmark": "attention", "rounds": rounds, "native": native, "environment": environment(), "rows": [asdict(row) for row in rows]}
+    return {
+        "benchmark": "attention",
+        "rounds": rounds,
+        "native": native,
+        "environment": environment(),
+        "rows": [asdict(row) for row in rows],
+    }
 
 
 def _setting(dtype: str, shape: tuple[int, int, int, int], causal: bool, what: str, rounds: int) -> list[Row]:

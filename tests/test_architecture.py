@@ -14,7 +14,17 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 
 # From low to high. A module may import from the rows above its own, and a package's modules from each other where the row says so.
 LAYERS = (
-    ("functional", "namespace", "native_code", "settings", "stock", "visibility", "kernels.support", "kernels.schedule", "kernels.primitives"),
+    (
+        "functional",
+        "namespace",
+        "native_code",
+        "settings",
+        "stock",
+        "visibility",
+        "kernels.support",
+        "kernels.schedule",
+        "kernels.primitives",
+    ),
     ("models.adapters", "models.bundle", "native", "words"),
     ("reference", "composed", "blocked", "kernels.tuning", "kernels.forward"),
     ("kernels.backward", "native_attention"),
