@@ -6,9 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .blocked import BlockedProblem
 from .composed import composed_attention
 from .functional import check_keep, check_polarity, log_polarity
 from .kernels.support import fused_unsupported
+from .native_attention import why_not_native
 from .ops import blocked_attention, fused_attention
 from .reference import reference_attention
 from .visibility import Visibility

@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -86,12 +88,25 @@ def _built_library() -> Path:
         from torch.utils.cpp_extension import load_inline
 
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as own, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the loader, on compilers: a failure says enough
+        with tempfile.TemporaryDirectory(dir=folder) as own, _quiet_loader():
             options = {"no_implicit_headers": True, "is_python_module": False, "with_cuda": False}
             load_inline(NATIVE_NAME, SOURCE, extra_cflags=list(NATIVE_FLAGS), build_directory=own, **options)
-            (Path(own) / path.name).replace(path)
+            next(Path(own).glob("*.so")).replace(path)
     return path
+
+
+@contextmanager
+def _quiet_loader() -> Iterator[None]:
+    """Without what the loader says of compilers: it is about classes of torch, of which the library uses none; and failures raise."""
+    loader = logging.getLogger("torch.utils.cpp_extension")
+    level = loader.level
+    loader.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        loader.setLevel(level)
 
 
 def _kind_of_library() -> str:
@@ -106,7 +121,7 @@ def _kind_of_library() -> str:
 
 
 def _telling_line(error: Exception) -> str:
-    """The line of an error that says most: the compiler's or linker's own, else the first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = (line for line in lines if "error:" in line or "not found" in line or "undefined" in line)
+    """The line of an error that says most: the compiler's, the linker's or the system's own, else the first."""
+    lines = [line.strip() for text in (error, error.__cause__ or "") for line in str(text).splitlines() if line.strip()]
+    telling = (line for line in lines if any(word in line for word in ("error:", "not found", "undefined symbol")))
     return next(telling, next(iter(lines), type(error).__name__))[:200]

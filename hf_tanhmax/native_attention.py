@@ -5,8 +5,8 @@ rounding. Nothing is tried: the reasons are known before.
 
 * float64, which it does not compute;
 * a bias, a softcap or dropout;
-* a head size of 0;
-* infinite or NaN queries, keys or log-polarities, or ones so long that their product is no longer finite in float32.
+* a tensor without elements;
+* no finite bound of the scores (`BlockedProblem.bounds`): NaN, infinity, or lengths whose squares overflow.
 
 It computes in float32 (a bfloat16 or float16 call is widened first, as `blocked` does). Whole rows of scores are held, for `native_rows`
 queries of one head and each thread, and three times in the backward pass: memory grows with the length, not with its square.
@@ -50,10 +50,10 @@ def why_not_native(problem: BlockedProblem) -> str | None:
         return f"computes in float32, not in {problem.exact}"
     if problem.bias is not None or problem.softcap is not None or problem.dropout_p > 0.0:
         return "has no bias, no softcap and no dropout"
-    if 0 in (problem.query.shape[3], problem.value.shape[3]):
-        return "has no heads of size 0"
+    if 0 in (*problem.query.shape, *problem.key.shape, *problem.value.shape):
+        return "computes nothing from empty tensors"
     if not bool(torch.isfinite(problem.bounds).all()):
-        return "needs finite queries, keys and log-polarities, and products of their lengths that are"
+        return "needs queries, keys and log-polarities that bound the scores by a finite number"
     return why_no_library()
 
 

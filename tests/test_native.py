@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def spoil(kind, monkeypatch, folder):
     elif kind == "bad code":
         monkeypatch.setattr(native, "SOURCE", "int function( { return 1; }")
     elif kind == "missing symbol":
-        monkeypatch.setattr(native, "SOURCE", native.SOURCE.replace("sgemm_", "hf_tanhmax_nowhere_"))
+        monkeypatch.setattr(native, "SOURCE", 'extern "C" void hf_tanhmax_nowhere_(); extern "C" void call() { hf_tanhmax_nowhere_(); }')
     elif kind == "no ninja":
         monkeypatch.setattr(cpp_extension, "is_ninja_available", lambda: False)
     elif kind == "no setuptools":
@@ -122,12 +123,23 @@ def test_the_switch(empty_cache, monkeypatch, caplog):
     assert not caplog.records
 
 
+# The module without its package, whose other imports take long.
+ALONE = """
+import sys, types
+
+package = sys.modules["hf_tanhmax"] = types.ModuleType("hf_tanhmax")
+package.__path__ = [sys.argv[1]]
+from hf_tanhmax.native import native_library
+
+print(native_library()._name)
+"""
+
+
 @compiler
 def test_processes_may_build_it_at_the_same_time(tmp_path):
     """And find it, if they come later; nothing is left behind and nothing is printed."""
-    code = "from hf_tanhmax.native import native_library; print(native_library()._name)"
     settings = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path), NATIVE_SWITCH: "1"}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", ALONE, str(Path(native.__file__).parent)]
     running = [subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     results = [process.communicate(timeout=300) for process in running]
     (path,) = tmp_path.rglob("*.so")

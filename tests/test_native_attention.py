@@ -21,13 +21,16 @@ NOT_NATIVE = {"softcap", "softcap_and_bias", "bias", "bias_per_head", "bias_posi
 def computed_by(monkeypatch):
     """Which of the two computed the forward and backward passes."""
     found = []
-    for name in ("native_forward", "native_backward", "blocked_forward", "blocked_backward"):
 
-        def call(*args, name=name, real=getattr(ops, name), **kwargs):
+    def recorded(name, real):
+        def call(*args, **kwargs):
             found.append(name.split("_")[0])
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(ops, name, call)
+        return call
+
+    for name in ("native_forward", "native_backward", "blocked_forward", "blocked_backward"):
+        monkeypatch.setattr(ops, name, recorded(name, getattr(ops, name)))
     return found
 
 
@@ -73,7 +76,7 @@ def test_no_worse_than_eager_with_and_without(name, dtype, switch, monkeypatch, 
     widened = {key: next(rest) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for key, x in arguments.items()}
     true = with_gradients(oracle(exact, widened)[0], exact)
     eager = with_gradients(oracle(inputs, arguments)[0], inputs)
-    found = with_gradients(tanhmax_attention(*inputs, implementation="cpu", **arguments), inputs)
+    found = with_gradients(tanhmax_attention(*inputs[:3], implementation="cpu", **arguments), inputs)
     assert set(computed_by) == {"blocked" if switch == "0" or name in NOT_NATIVE else "native"}
     for one, rough, wanted in zip(found, eager, true, strict=True):
         assert one.dtype == dtype
@@ -130,16 +133,6 @@ def test_lengths(queries, keys):
     assert_alike(problem(*tensors(batch=1, queries=queries, keys=keys)))
 
 
-@pytest.mark.parametrize(("batch", "queries", "keys"), [(0, 3, 3), (2, 0, 3), (2, 3, 0), (0, 0, 0)])
-def test_empty_lengths(batch, queries, keys):
-    case = problem(*tensors(batch=batch, queries=queries, keys=keys))
-    output, lse = native_forward(case)
-    assert output.shape == (batch, 6, queries, 7)
-    assert (output == 0).all()
-    assert (lse == math.inf).all()
-    assert all((one == 0).all() for one in gradients(native_backward(case, torch.ones_like(output), log_polarity=True)))
-
-
 def test_strides_of_every_kind(computed_by):
     """As models make them (heads beside each other), one number for all rows, every other number, and sums' gradients."""
     query, key, value = tensors(kv_heads=6, queries=67, value_dim=5)
@@ -189,15 +182,15 @@ def test_hidden_infinities_and_nan_are_the_other_paths():
     keep = torch.ones(1, 1, 1, 67, dtype=torch.bool)
     keep[..., 5] = False
     case = problem(query, key, value, visibility=Visibility(53, 67, keep=keep))
-    assert why_not_native(case) == "needs finite queries, keys and log-polarities, and products of their lengths that are"
+    assert why_not_native(case) == "needs queries, keys and log-polarities that bound the scores by a finite number"
     assert blocked_forward(case)[0].isfinite().all()
 
 
 def test_scores_up_to_the_largest_number():
     """A bound that is finite is enough: nothing overflows on the way."""
     query, key, value = tensors()
-    assert_alike(problem(query * 1e30, key, value), tolerance=1e-5)
-    assert why_not_native(problem(query * 1e30, key * 1e20, value)).startswith("needs finite")
+    assert_alike(problem(query * 1e18, key, value))
+    assert why_not_native(problem(query * 1e20, key, value)).endswith("bound the scores by a finite number")
 
 
 def test_the_rule():
@@ -206,8 +199,9 @@ def test_the_rule():
     assert why_not_native(problem(query.double(), key, value)) == "computes in float32, not in torch.float64"
     for option in ({"bias": torch.zeros(1, 1, 1, 1)}, {"softcap": 2.0}, {"dropout_p": 0.1}):
         assert why_not_native(problem(query, key, value, **option)) == "has no bias, no softcap and no dropout"
-    for nothing in ((query[..., :0], key[..., :0], value), (query, key, value[..., :0])):
-        assert why_not_native(problem(*nothing)) == "has no heads of size 0"
+    nothing = tensors(dim=0), tensors(value_dim=0), tensors(queries=0), tensors(keys=0), tensors(batch=0)
+    for empty in nothing:
+        assert why_not_native(problem(*empty)) == "computes nothing from empty tensors"
 
 
 def test_why_not_speaks_of_it():
