@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "e245ae5138826e432d5b9b9630ba41789e79257af3ec5ca6a13aa0c1cae08a0a"  # sha256 of what follows this line
+DIGEST = "09032a766f95c559f2c325af774c8275eba3112a5e94e56ff4de62933f600905"  # sha256 of what follows this line
 
 import transformers
 
@@ -2951,14 +2951,22 @@ def blocked_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
-    if why_not_native(problem):
-        found = blocked_backward(problem, grad_output, bias=wants_bias, log_polarity=wants_polarity)
-    else:
-        found = native_backward(problem, grad_output, log_polarity=wants_polarity)
+    # Passed on, not kept: its tensors in float32 make room for the gradients in the dtype of the inputs.
+    found = _blocked_gradients(
+        BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed),
+        grad_output,
+        bias=wants_bias,
+        log_polarity=wants_polarity,
+    )
     polarity_grad = log_polarity.new_empty(0) if found.log_polarity is None else found.log_polarity.to(log_polarity.dtype)
     bias_grad = query.new_empty(0) if found.bias is None or bias is None else found.bias.to(bias.dtype)
     return found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype), polarity_grad, bias_grad
+
+
+def _blocked_gradients(problem: BlockedProblem, grad_output: Tensor, *, bias: bool, log_polarity: bool) -> BlockedGradients:
+    if why_not_native(problem):
+        return blocked_backward(problem, grad_output, bias=bias, log_polarity=log_polarity)
+    return native_backward(problem, grad_output, log_polarity=log_polarity)
 
 
 @blocked_attention.register_fake
