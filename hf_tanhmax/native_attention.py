@@ -29,7 +29,7 @@ POINTERS = (
     *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
     *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_log_polarity", "scratch"),
 )
-STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4}
+STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "polarity": 2}
 NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads")
 
 
@@ -57,9 +57,9 @@ def why_not_native(problem: BlockedProblem) -> str | None:
     return why_no_library()
 
 
-def native_rows(problem: BlockedProblem) -> int:
+def native_rows(queries: int, keys: int) -> int:
     """How many queries a tile has: about `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS` queries."""
-    return max(1, min(problem.queries, NATIVE_ROWS, max(16, NATIVE_TILE // max(1, problem.keys))))
+    return max(1, min(queries, NATIVE_ROWS, max(16, NATIVE_TILE // max(1, keys))))
 
 
 def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
@@ -67,47 +67,57 @@ def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
     shape = (problem.batch, problem.heads, problem.queries)
     output = torch.zeros(*shape, problem.value.shape[3])
     lse = torch.full(shape, math.inf)
-    _call_library("hf_tanhmax_forward", problem, tiles=1, spare=1, output=output, lse=lse)
+    _call_library("hf_tanhmax_forward", problem, None, tiles=1, spare=1, output=output, lse=lse)
     return output, lse
 
 
 def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarity: bool = False) -> BlockedGradients:
     """As `blocked.blocked_backward`; there is no bias."""
     query, key, value = (torch.zeros(tensor.shape) for tensor in (problem.query, problem.key, problem.value))
-    sums = torch.zeros(problem.batch, problem.heads) if log_polarity else None
+    sums = torch.zeros(problem.batch, problem.heads, problem.queries) if log_polarity else None
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_log_polarity": sums}
-    upstream = _dense_rows(grad_output.to(torch.float32))
     spare = problem.value.shape[3] + 1
-    _call_library("hf_tanhmax_backward", problem, tiles=3, spare=spare, grad_output=upstream, **tensors)
-    return BlockedGradients(query, key, value, None, None if sums is None else sums.sum(0))
+    _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
+    return BlockedGradients(query, key, value, None, None if sums is None else sums.sum((0, 2)))
 
 
-def _call_library(function: str, problem: BlockedProblem, *, tiles: int, spare: int, **tensors: Tensor | None) -> None:
+def _call_library(
+    function: str, problem: BlockedProblem, grad_output: Tensor | None, *, tiles: int, spare: int, **results: Tensor | None
+) -> None:
     """Call a function of the library: `tiles` tiles of scratch memory for each thread, and `spare` numbers more for each of their rows."""
-    rows, threads = native_rows(problem), torch.get_num_threads()
-    low, high = problem.visibility.row_ranges(problem.query.device)
-    keep = problem.visibility.keep
-    held = tensors | {
-        "query": _dense_rows(problem.query),
-        "key": _dense_rows(problem.key),
-        "value": _dense_rows(problem.value),
-        "polarity": torch.exp(problem.log_polarity).contiguous(),
-        "log_polarity": problem.log_polarity.contiguous(),
-        "low": low,
-        "high": high,
-        "keep": None if keep is None else keep.expand(problem.batch, problem.heads, problem.queries, problem.keys),
-        "plain": (problem.bounds < PLAIN_LIMIT).contiguous(),
-        "scratch": torch.empty(threads * rows * (tiles * problem.keys + spare)),
-    }
-    call = NativeCall(scale=problem.scale, width=problem.query.shape[3], value_width=problem.value.shape[3], rows=rows, threads=threads)
-    for name in ("batch", "heads", "kv_heads", "queries", "keys"):
-        setattr(call, name, getattr(problem, name))
+    by_query = _by_query(problem, grad_output)
+    batch, heads, queries, width = by_query["query"].shape
+    rows, threads = native_rows(queries, problem.keys), torch.get_num_threads()
+    held = results | by_query
+    held |= {"key": _dense_rows(problem.key), "value": _dense_rows(problem.value), "plain": (problem.bounds < PLAIN_LIMIT).contiguous()}
+    held["scratch"] = torch.empty(threads * rows * (tiles * problem.keys + spare))
+    sizes = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
+    call = NativeCall(**sizes, width=width, value_width=problem.value.shape[3], rows=rows, threads=threads, scale=problem.scale)
     for name, tensor in held.items():
         if tensor is not None:
             setattr(call, name, tensor.data_ptr())
             if name in STEPS:
                 getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
     getattr(native_library(), function)(ctypes.byref(call))
+
+
+def _by_query(problem: BlockedProblem, grad_output: Tensor | None) -> dict[str, Tensor]:
+    """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
+    low, high = problem.visibility.row_ranges(problem.query.device)
+    found = {"query": problem.query, "log_polarity": problem.log_polarity[:, None].expand(problem.heads, problem.queries)}
+    if grad_output is not None:
+        found["grad_output"] = grad_output
+    if problem.visibility.keep is not None:
+        found["keep"] = problem.visibility.keep.expand(problem.batch, problem.heads, problem.queries, problem.keys)
+    if problem.queries == 1:
+        low, high = (ends.repeat(problem.groups) for ends in (low, high))
+        for name, tensor in found.items():
+            dim = tensor.dim() // 4
+            found[name] = tensor.unflatten(dim, (problem.kv_heads, problem.groups)).squeeze(dim + 2)
+    for name in found.keys() & {"query", "grad_output"}:
+        found[name] = _dense_rows(found[name])
+    log_polarity = found["log_polarity"].contiguous()
+    return found | {"low": low, "high": high, "log_polarity": log_polarity, "polarity": torch.exp(log_polarity)}
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

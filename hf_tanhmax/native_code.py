@@ -27,15 +27,15 @@ extern "C" void sgemm_(const char*, const char*, const int64_t*, const int64_t*,
 // Tensors [batch, heads or kv_heads, length, width] of dense rows; steps: the strides of the first three dimensions.
 struct Call {
   const float *query, *key, *value, *grad_output;
-  const float *polarity, *log_polarity;   // [heads]
+  const float *polarity, *log_polarity;   // by head and query: with steps, as that of queries may be 0
   const int64_t *low, *high;              // [queries]: the keys that a query may see are from low to high,
   const uint8_t *keep;                    // and of those, where keep is not null, the ones where it is 1
   const uint8_t *plain;                   // [batch, kv_heads]: whether scores need no shift
   float *output, *lse;                    // dense [batch, heads, queries, value_width] and [batch, heads, queries]
   float *grad_query, *grad_key, *grad_value;  // dense, and zero at the start
-  float *grad_log_polarity;               // dense [batch, heads], zero at the start; or null
+  float *grad_log_polarity;               // by row: dense [batch, heads, queries], zero at the start; or null
   float *scratch;                         // for each thread: rows * (keys, and backward 3 keys + value_width + 1)
-  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4];
+  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], polarity_steps[2];
   int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads;
   double scale;
 };
@@ -209,10 +209,10 @@ void scores_of(const Tile& tile, int64_t width, float alpha, const float* x, int
 }
 
 template <bool KEPT>
-float weigh(const Call& call, const Tile& tile, const Row& row, bool plain, float& shift) {
-  if (plain) return weigh_row<KEPT>(row, Plain{call.polarity[tile.head]});
-  shift = highest_exponent(row, call.log_polarity[tile.head]);
-  return weigh_row<KEPT>(row, Shifted{shift, call.log_polarity[tile.head]});
+float weigh(const Row& row, bool plain, float polarity, float log_polarity, float& shift) {
+  if (plain) return weigh_row<KEPT>(row, Plain{polarity});
+  shift = highest_exponent(row, log_polarity);
+  return weigh_row<KEPT>(row, Shifted{shift, log_polarity});
 }
 
 void clear_outside(const Row& row, float* values, int64_t columns) {
@@ -242,7 +242,8 @@ void weigh_tile(const Call& call, const Tile& tile, float* weights, float* negat
   for (int64_t place = 0; place < tile.rows; ++place) {
     const Row row = row_of(call, tile, place, weights, negatives);
     float shift = 0.0f;
-    totals[place] = weigh<KEPT>(call, tile, row, plain, shift);
+    const int64_t own = tile.head * call.polarity_steps[0] + (tile.first + place) * call.polarity_steps[1];
+    totals[place] = weigh<KEPT>(row, plain, call.polarity[own], call.log_polarity[own], shift);
     if (shifts != nullptr) shifts[place] = shift;
     clear_outside(row, row.weights, tile.columns);
   }
@@ -297,17 +298,16 @@ void backward_tile(const Call& call, const Tile& tile, float* weights) {
            call.grad_value + keys * value_width, upstream_step);
   const float* value = part(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low);
   scores_of(tile, value_width, 1.0f, upstream, upstream_step, value, call.value_steps[2], grads);
-  double sum = 0.0;
+  const int64_t queries = (tile.entry * call.heads + tile.head) * call.queries + tile.first;
   for (int64_t place = 0; place < tile.rows; ++place) {
     const Row row = row_of(call, tile, place, weights, negatives);
-    sum += score_gradient(row, grads + place * tile.columns, inverses[place], call.grad_log_polarity != nullptr);
+    const float sum = score_gradient(row, grads + place * tile.columns, inverses[place], call.grad_log_polarity != nullptr);
+    if (call.grad_log_polarity != nullptr) call.grad_log_polarity[queries + place] = -sum;
     clear_outside(row, grads + place * tile.columns, tile.columns);
   }
-  if (call.grad_log_polarity != nullptr) call.grad_log_polarity[tile.entry * call.heads + tile.head] -= static_cast<float>(sum);
   const float scale = static_cast<float>(call.scale);
   const float* query = part(call.query, call.query_steps, tile.entry, tile.head, tile.first);
   const float* key = part(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low);
-  const int64_t queries = (tile.entry * call.heads + tile.head) * call.queries + tile.first;
   multiply(false, false, tile.rows, width, tile.columns, scale, grads, tile.columns, key, most(call.key_steps[2], width), 0.0f,
            call.grad_query + queries * width, most(width, 1));
   multiply(true, false, tile.columns, width, tile.rows, scale, grads, tile.columns, query, query_step, 1.0f, call.grad_key + keys * width,

@@ -213,12 +213,21 @@ def test_why_not_speaks_of_it():
     assert why_not(query, key, value, return_weights=True, implementation="native") == "implementation='native' has no weights to return"
 
 
+@pytest.mark.parametrize("std", [1.0, 12.0])
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+def test_the_heads_of_a_group_share_a_single_query(kv_heads, std):
+    """Each with its own polarity, mask and gradient (of scores so large that rows are shifted, not so large that it vanishes)."""
+    query, key, value = tensors(queries=1, kv_heads=kv_heads, std=std)
+    visibility = Visibility(1, 67, causal=True, offset=50, keep=torch.rand(3, 6, 1, 67) > 0.3)
+    case = problem(query, key, value, visibility=visibility)
+    case.log_polarity = torch.linspace(-3.0, 0.5, 6)
+    assert_alike(case)
+    assert_alike(problem(query[:, :1].expand(3, 6, 1, 5), key, value, visibility=visibility))
+
+
 def test_memory_is_linear_in_the_length(monkeypatch):
-    """A tile has at most 16 rows where more would be too many, and 128 where they are short."""
-    assert native_rows(problem(*tensors())) == 53
-    short, long = (torch.randn(1, 1, length, 2) for length in (300, 2**16))
-    assert native_rows(problem(short, short, short)) == 128
-    assert native_rows(problem(short, long, long)) == 16
+    """A tile has at most 128 rows, and where so many would be too much, 16."""
+    assert [native_rows(*sizes) for sizes in ((53, 67), (300, 300), (300, 2**16))] == [53, 128, 16]
     query = torch.randn(1, 1, 4096, 8)
     sizes = []
     real = torch.empty

@@ -20,11 +20,6 @@ def test_the_structure_has_the_same_fields_on_both_sides():
         for name in re.sub(r"^\s*(?:const )?\w+", "", declaration).split(","):
             pointer, bare, count = re.fullmatch(r"\s*(\*?)(\w+)(?:\[(\d)\])?\s*", name).groups()
             fields.append((bare, "pointer" if pointer else kind if count is None else f"{kind}[{count}]"))
-    names = {
-        "c_void_p": "pointer",
-        "c_long": "int64_t",
-        "c_double": "double",
-        "c_long_Array_3": "int64_t[3]",
-        "c_long_Array_4": "int64_t[4]",
-    }
+    names = {"c_void_p": "pointer", "c_long": "int64_t", "c_double": "double"}
+    names |= {f"c_long_Array_{count}": f"int64_t[{count}]" for count in (2, 3, 4)}
     assert fields == [(name, names[kind.__name__]) for name, kind in NativeCall._fields_]

@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "09032a766f95c559f2c325af774c8275eba3112a5e94e56ff4de62933f600905"  # sha256 of what follows this line
+DIGEST = "14794f308a0bd169e8d972105a31c157d2ffaca8ea6bbb0e31d8d5cfe8c2c590"  # sha256 of what follows this line
 
 import transformers
 
@@ -1195,15 +1195,15 @@ extern "C" void sgemm_(const char*, const char*, const int64_t*, const int64_t*,
 // Tensors [batch, heads or kv_heads, length, width] of dense rows; steps: the strides of the first three dimensions.
 struct Call {
   const float *query, *key, *value, *grad_output;
-  const float *polarity, *log_polarity;   // [heads]
+  const float *polarity, *log_polarity;   // by head and query: with steps, as that of queries may be 0
   const int64_t *low, *high;              // [queries]: the keys that a query may see are from low to high,
   const uint8_t *keep;                    // and of those, where keep is not null, the ones where it is 1
   const uint8_t *plain;                   // [batch, kv_heads]: whether scores need no shift
   float *output, *lse;                    // dense [batch, heads, queries, value_width] and [batch, heads, queries]
   float *grad_query, *grad_key, *grad_value;  // dense, and zero at the start
-  float *grad_log_polarity;               // dense [batch, heads], zero at the start; or null
+  float *grad_log_polarity;               // by row: dense [batch, heads, queries], zero at the start; or null
   float *scratch;                         // for each thread: rows * (keys, and backward 3 keys + value_width + 1)
-  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4];
+  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], polarity_steps[2];
   int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads;
   double scale;
 };
@@ -1377,10 +1377,10 @@ void scores_of(const Tile& tile, int64_t width, float alpha, const float* x, int
 }
 
 template <bool KEPT>
-float weigh(const Call& call, const Tile& tile, const Row& row, bool plain, float& shift) {
-  if (plain) return weigh_row<KEPT>(row, Plain{call.polarity[tile.head]});
-  shift = highest_exponent(row, call.log_polarity[tile.head]);
-  return weigh_row<KEPT>(row, Shifted{shift, call.log_polarity[tile.head]});
+float weigh(const Row& row, bool plain, float polarity, float log_polarity, float& shift) {
+  if (plain) return weigh_row<KEPT>(row, Plain{polarity});
+  shift = highest_exponent(row, log_polarity);
+  return weigh_row<KEPT>(row, Shifted{shift, log_polarity});
 }
 
 void clear_outside(const Row& row, float* values, int64_t columns) {
@@ -1410,7 +1410,8 @@ void weigh_tile(const Call& call, const Tile& tile, float* weights, float* negat
   for (int64_t place = 0; place < tile.rows; ++place) {
     const Row row = row_of(call, tile, place, weights, negatives);
     float shift = 0.0f;
-    totals[place] = weigh<KEPT>(call, tile, row, plain, shift);
+    const int64_t own = tile.head * call.polarity_steps[0] + (tile.first + place) * call.polarity_steps[1];
+    totals[place] = weigh<KEPT>(row, plain, call.polarity[own], call.log_polarity[own], shift);
     if (shifts != nullptr) shifts[place] = shift;
     clear_outside(row, row.weights, tile.columns);
   }
@@ -1465,17 +1466,16 @@ void backward_tile(const Call& call, const Tile& tile, float* weights) {
            call.grad_value + keys * value_width, upstream_step);
   const float* value = part(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low);
   scores_of(tile, value_width, 1.0f, upstream, upstream_step, value, call.value_steps[2], grads);
-  double sum = 0.0;
+  const int64_t queries = (tile.entry * call.heads + tile.head) * call.queries + tile.first;
   for (int64_t place = 0; place < tile.rows; ++place) {
     const Row row = row_of(call, tile, place, weights, negatives);
-    sum += score_gradient(row, grads + place * tile.columns, inverses[place], call.grad_log_polarity != nullptr);
+    const float sum = score_gradient(row, grads + place * tile.columns, inverses[place], call.grad_log_polarity != nullptr);
+    if (call.grad_log_polarity != nullptr) call.grad_log_polarity[queries + place] = -sum;
     clear_outside(row, grads + place * tile.columns, tile.columns);
   }
-  if (call.grad_log_polarity != nullptr) call.grad_log_polarity[tile.entry * call.heads + tile.head] -= static_cast<float>(sum);
   const float scale = static_cast<float>(call.scale);
   const float* query = part(call.query, call.query_steps, tile.entry, tile.head, tile.first);
   const float* key = part(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low);
-  const int64_t queries = (tile.entry * call.heads + tile.head) * call.queries + tile.first;
   multiply(false, false, tile.rows, width, tile.columns, scale, grads, tile.columns, key, most(call.key_steps[2], width), 0.0f,
            call.grad_query + queries * width, most(width, 1));
   multiply(true, false, tile.columns, width, tile.rows, scale, grads, tile.columns, query, query_step, 1.0f, call.grad_key + keys * width,
@@ -1649,7 +1649,7 @@ POINTERS = (
     *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
     *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_log_polarity", "scratch"),
 )
-STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4}
+STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "polarity": 2}
 NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads")
 
 
@@ -1677,9 +1677,9 @@ def why_not_native(problem: BlockedProblem) -> str | None:
     return why_no_library()
 
 
-def native_rows(problem: BlockedProblem) -> int:
+def native_rows(queries: int, keys: int) -> int:
     """How many queries a tile has: about `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS` queries."""
-    return max(1, min(problem.queries, NATIVE_ROWS, max(16, NATIVE_TILE // max(1, problem.keys))))
+    return max(1, min(queries, NATIVE_ROWS, max(16, NATIVE_TILE // max(1, keys))))
 
 
 def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
@@ -1687,47 +1687,57 @@ def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
     shape = (problem.batch, problem.heads, problem.queries)
     output = torch.zeros(*shape, problem.value.shape[3])
     lse = torch.full(shape, math.inf)
-    _call_library("hf_tanhmax_forward", problem, tiles=1, spare=1, output=output, lse=lse)
+    _call_library("hf_tanhmax_forward", problem, None, tiles=1, spare=1, output=output, lse=lse)
     return output, lse
 
 
 def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarity: bool = False) -> BlockedGradients:
     """As `blocked.blocked_backward`; there is no bias."""
     query, key, value = (torch.zeros(tensor.shape) for tensor in (problem.query, problem.key, problem.value))
-    sums = torch.zeros(problem.batch, problem.heads) if log_polarity else None
+    sums = torch.zeros(problem.batch, problem.heads, problem.queries) if log_polarity else None
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_log_polarity": sums}
-    upstream = _dense_rows(grad_output.to(torch.float32))
     spare = problem.value.shape[3] + 1
-    _call_library("hf_tanhmax_backward", problem, tiles=3, spare=spare, grad_output=upstream, **tensors)
-    return BlockedGradients(query, key, value, None, None if sums is None else sums.sum(0))
+    _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
+    return BlockedGradients(query, key, value, None, None if sums is None else sums.sum((0, 2)))
 
 
-def _call_library(function: str, problem: BlockedProblem, *, tiles: int, spare: int, **tensors: Tensor | None) -> None:
+def _call_library(
+    function: str, problem: BlockedProblem, grad_output: Tensor | None, *, tiles: int, spare: int, **results: Tensor | None
+) -> None:
     """Call a function of the library: `tiles` tiles of scratch memory for each thread, and `spare` numbers more for each of their rows."""
-    rows, threads = native_rows(problem), torch.get_num_threads()
-    low, high = problem.visibility.row_ranges(problem.query.device)
-    keep = problem.visibility.keep
-    held = tensors | {
-        "query": _dense_rows(problem.query),
-        "key": _dense_rows(problem.key),
-        "value": _dense_rows(problem.value),
-        "polarity": torch.exp(problem.log_polarity).contiguous(),
-        "log_polarity": problem.log_polarity.contiguous(),
-        "low": low,
-        "high": high,
-        "keep": None if keep is None else keep.expand(problem.batch, problem.heads, problem.queries, problem.keys),
-        "plain": (problem.bounds < PLAIN_LIMIT).contiguous(),
-        "scratch": torch.empty(threads * rows * (tiles * problem.keys + spare)),
-    }
-    call = NativeCall(scale=problem.scale, width=problem.query.shape[3], value_width=problem.value.shape[3], rows=rows, threads=threads)
-    for name in ("batch", "heads", "kv_heads", "queries", "keys"):
-        setattr(call, name, getattr(problem, name))
+    by_query = _by_query(problem, grad_output)
+    batch, heads, queries, width = by_query["query"].shape
+    rows, threads = native_rows(queries, problem.keys), torch.get_num_threads()
+    held = results | by_query
+    held |= {"key": _dense_rows(problem.key), "value": _dense_rows(problem.value), "plain": (problem.bounds < PLAIN_LIMIT).contiguous()}
+    held["scratch"] = torch.empty(threads * rows * (tiles * problem.keys + spare))
+    sizes = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
+    call = NativeCall(**sizes, width=width, value_width=problem.value.shape[3], rows=rows, threads=threads, scale=problem.scale)
     for name, tensor in held.items():
         if tensor is not None:
             setattr(call, name, tensor.data_ptr())
             if name in STEPS:
                 getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
     getattr(native_library(), function)(ctypes.byref(call))
+
+
+def _by_query(problem: BlockedProblem, grad_output: Tensor | None) -> dict[str, Tensor]:
+    """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
+    low, high = problem.visibility.row_ranges(problem.query.device)
+    found = {"query": problem.query, "log_polarity": problem.log_polarity[:, None].expand(problem.heads, problem.queries)}
+    if grad_output is not None:
+        found["grad_output"] = grad_output
+    if problem.visibility.keep is not None:
+        found["keep"] = problem.visibility.keep.expand(problem.batch, problem.heads, problem.queries, problem.keys)
+    if problem.queries == 1:
+        low, high = (ends.repeat(problem.groups) for ends in (low, high))
+        for name, tensor in found.items():
+            dim = tensor.dim() // 4
+            found[name] = tensor.unflatten(dim, (problem.kv_heads, problem.groups)).squeeze(dim + 2)
+    for name in found.keys() & {"query", "grad_output"}:
+        found[name] = _dense_rows(found[name])
+    log_polarity = found["log_polarity"].contiguous()
+    return found | {"low": low, "high": high, "log_polarity": log_polarity, "polarity": torch.exp(log_polarity)}
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:
