@@ -14,6 +14,7 @@ queries of one head and each thread, and three times in the backward pass: memor
 
 import ctypes
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,10 @@ from .native import native_library, why_no_library
 
 NATIVE_TILE = 1 << 19
 NATIVE_ROWS = 128
+PLACE: dict[str, Any] = {
+    "dtype": torch.float32,
+    "device": "cpu",
+}  # always said, as the library writes there: torch's defaults may be set otherwise
 
 
 POINTERS = (
@@ -65,16 +70,16 @@ def native_rows(queries: int, keys: int) -> int:
 def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
     """As `blocked.blocked_forward`."""
     shape = (problem.batch, problem.heads, problem.queries)
-    output = torch.zeros(*shape, problem.value.shape[3])
-    lse = torch.full(shape, math.inf)
+    output = torch.zeros(*shape, problem.value.shape[3], **PLACE)
+    lse = torch.full(shape, math.inf, **PLACE)
     _call_library("hf_tanhmax_forward", problem, None, tiles=1, spare=1, output=output, lse=lse)
     return output, lse
 
 
 def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarity: bool = False) -> BlockedGradients:
     """As `blocked.blocked_backward`; there is no bias."""
-    query, key, value = (torch.zeros(tensor.shape) for tensor in (problem.query, problem.key, problem.value))
-    sums = torch.zeros(problem.batch, problem.heads, problem.queries) if log_polarity else None
+    query, key, value = (torch.zeros(tensor.shape, **PLACE) for tensor in (problem.query, problem.key, problem.value))
+    sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if log_polarity else None
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_log_polarity": sums}
     spare = problem.value.shape[3] + 1
     _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
@@ -90,7 +95,7 @@ def _call_library(
     rows, threads = native_rows(queries, problem.keys), torch.get_num_threads()
     held = results | by_query
     held |= {"key": _dense_rows(problem.key), "value": _dense_rows(problem.value), "plain": (problem.bounds < PLAIN_LIMIT).contiguous()}
-    held["scratch"] = torch.empty(threads * rows * (tiles * problem.keys + spare))
+    held["scratch"] = torch.empty(threads * rows * (tiles * problem.keys + spare), **PLACE)
     sizes = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
     call = NativeCall(**sizes, width=width, value_width=problem.value.shape[3], rows=rows, threads=threads, scale=problem.scale)
     for name, tensor in held.items():

@@ -155,6 +155,25 @@ def test_strides_of_every_kind(computed_by):
     assert set(computed_by) == {"native"}
 
 
+@pytest.mark.parametrize(("name", "other"), [("dtype", torch.float64), ("dtype", torch.bfloat16), ("device", "meta")])
+def test_defaults_of_torch_change_nothing(name, other):
+    """The library writes float32 to the CPU, whatever torch makes by default."""
+    case = problem(*tensors(), visibility=Visibility(53, 67, causal=True))
+    upstream = torch.randn(3, 6, 53, 7)
+
+    def run():
+        return [*native_forward(case), *gradients(native_backward(case, upstream, log_polarity=True))]
+
+    expected, default = run(), getattr(torch, f"get_default_{name}")()
+    try:
+        getattr(torch, f"set_default_{name}")(other)
+        found = run()
+    finally:
+        getattr(torch, f"set_default_{name}")(None if name == "device" else default)
+    for one, wanted in zip(found, expected, strict=True):
+        assert torch.equal(one, wanted)
+
+
 def test_weights_are_odd_to_the_bit():
     query, key, value = tensors(std=0.1)
     assert torch.equal(native_forward(problem(-query, key, value))[0], -native_forward(problem(query, key, value))[0])

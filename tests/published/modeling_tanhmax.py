@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "14794f308a0bd169e8d972105a31c157d2ffaca8ea6bbb0e31d8d5cfe8c2c590"  # sha256 of what follows this line
+DIGEST = "6ee40b09055b8f4a4791864ecb43ad785e150561c1988a8041de11a40f1aeb20"  # sha256 of what follows this line
 
 import transformers
 
@@ -1643,6 +1643,10 @@ queries of one head and each thread, and three times in the backward pass: memor
 
 NATIVE_TILE = 1 << 19
 NATIVE_ROWS = 128
+PLACE: dict[str, Any] = {
+    "dtype": torch.float32,
+    "device": "cpu",
+}  # always said, as the library writes there: torch's defaults may be set otherwise
 
 
 POINTERS = (
@@ -1685,16 +1689,16 @@ def native_rows(queries: int, keys: int) -> int:
 def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
     """As `blocked.blocked_forward`."""
     shape = (problem.batch, problem.heads, problem.queries)
-    output = torch.zeros(*shape, problem.value.shape[3])
-    lse = torch.full(shape, math.inf)
+    output = torch.zeros(*shape, problem.value.shape[3], **PLACE)
+    lse = torch.full(shape, math.inf, **PLACE)
     _call_library("hf_tanhmax_forward", problem, None, tiles=1, spare=1, output=output, lse=lse)
     return output, lse
 
 
 def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarity: bool = False) -> BlockedGradients:
     """As `blocked.blocked_backward`; there is no bias."""
-    query, key, value = (torch.zeros(tensor.shape) for tensor in (problem.query, problem.key, problem.value))
-    sums = torch.zeros(problem.batch, problem.heads, problem.queries) if log_polarity else None
+    query, key, value = (torch.zeros(tensor.shape, **PLACE) for tensor in (problem.query, problem.key, problem.value))
+    sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if log_polarity else None
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_log_polarity": sums}
     spare = problem.value.shape[3] + 1
     _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
@@ -1710,7 +1714,7 @@ def _call_library(
     rows, threads = native_rows(queries, problem.keys), torch.get_num_threads()
     held = results | by_query
     held |= {"key": _dense_rows(problem.key), "value": _dense_rows(problem.value), "plain": (problem.bounds < PLAIN_LIMIT).contiguous()}
-    held["scratch"] = torch.empty(threads * rows * (tiles * problem.keys + spare))
+    held["scratch"] = torch.empty(threads * rows * (tiles * problem.keys + spare), **PLACE)
     sizes = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
     call = NativeCall(**sizes, width=width, value_width=problem.value.shape[3], rows=rows, threads=threads, scale=problem.scale)
     for name, tensor in held.items():
