@@ -6,9 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .blocked import BlockedProblem
 from .composed import composed_attention
 from .functional import check_keep, check_polarity, log_polarity
 from .kernels.support import decode_unsupported, fused_unsupported
+from .native_attention import why_not_native
 from .ops import blocked_attention, decode_attention, fused_attention
 from .paging import Paging, checked_paging
 from .reference import reference_attention
@@ -148,12 +150,16 @@ def why_not(
 ) -> str | None:
     """Why an implementation would not run a call of `tanhmax_attention` with these arguments, as a sentence; None if it would.
 
+    Of `"native"`, the C++ operator: why `"cpu"` would not use it for this call.
+
     Raises:
         ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
     """
     options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
-    _check_name(implementation)
-    reason = unsupported(implementation, _checked(query, key, value, options))
+    if implementation != "native":
+        _check_name(implementation)
+    call = _checked(query, key, value, options)
+    reason = unsupported("cpu", call) or _native_unsupported(call) if implementation == "native" else unsupported(implementation, call)
     return None if reason is None else f"implementation={implementation!r} {reason}"
 
 
@@ -230,6 +236,11 @@ def reads_blocks(query: Tensor, value: Tensor) -> bool:
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     reason = decode_unsupported(query, value, needs_gradient=needs_gradient, dropout_p=0.0, packed=False)
     return "triton" in AUTOMATIC.get(query.device.type, ()) and reason is None
+
+
+def _native_unsupported(call: Call) -> str | None:
+    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias)
+    return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:

@@ -98,7 +98,7 @@ class BlockedProblem:
                     )
 
     @cached_property
-    def _bounds(self) -> Tensor:
+    def bounds(self) -> Tensor:
         """A bound of |a| for each batch entry and key head: `[batch, kv_heads]`."""
         longest_key = torch.linalg.vector_norm(self.key, dim=-1).amax(-1)
         longest_query = torch.linalg.vector_norm(self.query, dim=-1).amax(-1).unflatten(1, (self.kv_heads, self.groups)).amax(-1)
@@ -110,7 +110,7 @@ class BlockedProblem:
 
     def plain(self, block: Block) -> bool:
         """Whether no shift is needed in this block."""
-        return bool((self._bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
+        return bool((self.bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
 
     def rows_of(self, tensor: Tensor, block: Block) -> Tensor:
         """`[batch, heads, queries, n]` -> the block's `[entries * kv_heads, groups * rows, n]`."""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocked import BlockedProblem, blocked_backward, blocked_forward
+from .blocked import BlockedGradients, BlockedProblem, blocked_backward, blocked_forward
 from .namespace import NAMESPACE
+from .native_attention import native_backward, native_forward, why_not_native
 from .reference import reference_attention
 from .visibility import Visibility
 
@@ -37,7 +38,7 @@ def blocked_attention(
     """Output `[batch, heads, queries, value_dim]` in the dtype of the query, and L `[batch, heads, queries]` in float32 or float64."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
-    output, lse = blocked_forward(problem)
+    output, lse = blocked_forward(problem) if why_not_native(problem) else native_forward(problem)
     return output.to(query.dtype), lse
 
 
@@ -63,11 +64,22 @@ def blocked_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
-    found = blocked_backward(problem, grad_output, bias=wants_bias, log_polarity=wants_polarity)
+    # Passed on, not kept: its tensors in float32 make room for the gradients in the dtype of the inputs.
+    found = _blocked_gradients(
+        BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed),
+        grad_output,
+        bias=wants_bias,
+        log_polarity=wants_polarity,
+    )
     polarity_grad = log_polarity.new_empty(0) if found.log_polarity is None else found.log_polarity.to(log_polarity.dtype)
     bias_grad = query.new_empty(0) if found.bias is None or bias is None else found.bias.to(bias.dtype)
     return found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype), polarity_grad, bias_grad
+
+
+def _blocked_gradients(problem: BlockedProblem, grad_output: Tensor, *, bias: bool, log_polarity: bool) -> BlockedGradients:
+    if why_not_native(problem):
+        return blocked_backward(problem, grad_output, bias=bias, log_polarity=log_polarity)
+    return native_backward(problem, grad_output, log_polarity=log_polarity)
 
 
 @blocked_attention.register_fake

@@ -52,6 +52,21 @@ class Visibility:
             high = min(high, int(torch.searchsorted(self.segments, last, right=True)))
         return min(low, self.keys), max(high, min(low, self.keys))
 
+    def row_ranges(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The keys that each query can see at most, as half-open ranges: int64 `[queries]` each, first and last (`keep` is not read)."""
+        position = torch.arange(self.queries, device=device) + self.offset
+        low, high = torch.zeros_like(position), torch.full_like(position, self.keys)
+        if self.causal:
+            high = torch.minimum(high, position + 1)
+        if self.window is not None:
+            low = torch.maximum(low, position - self.window + 1)
+            high = torch.minimum(high, position + self.window)
+        if self.segments is not None:
+            segments = self.segments.contiguous()
+            low = torch.maximum(low, torch.searchsorted(segments, segments))
+            high = torch.minimum(high, torch.searchsorted(segments, segments, right=True))
+        return low, torch.maximum(low, high)
+
     def hidden_from(self, start: int, low: int) -> int:
         """The first key that tiles of queries from `start` on must mask, if only causality hides keys; else `low`."""
         plain = self.causal and self.window is None and self.segments is None and self.keep is None

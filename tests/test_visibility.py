@@ -43,6 +43,10 @@ def test_tiles_and_ranges_follow_the_rule(visibility):
     )
     seen = torch.ones(1, dtype=torch.bool) if full is None else full
     assert torch.equal(seen.expand_as(expected), expected)
+    low, high = visibility.row_ranges(CPU)
+    inside = (torch.arange(visibility.keys) >= low[:, None]) & (torch.arange(visibility.keys) < high[:, None])
+    kept = inside if visibility.keep is None else inside & visibility.keep
+    assert torch.equal(kept.expand_as(expected), expected)
     for start in range(0, visibility.queries, 3):
         stop = min(start + 3, visibility.queries)
         low, high = visibility.key_range(start, stop)

@@ -87,7 +87,20 @@ def _check_device(device: torch.device) -> Iterator[Finding]:
         wanted = name == AUTOMATIC.get(device.type, ("composed",))[0]
         say = f"{name} computes {runs}" if runs else str(first)
         yield Finding("ok" if runs or not wanted else "warning", subject, say)
+    if device.type == "cpu":
+        yield _native(device)
     yield _compared(device)
+
+
+def _native(device: torch.device) -> Finding:
+    """Whether the C++ operator is in use; building it may take some seconds."""
+    try:
+        reason = why_not(*_tensors(device, torch.float32), implementation="native")
+    except (RuntimeError, ValueError) as error:
+        return Finding("error", str(device), str(error))
+    return Finding(
+        "ok", str(device), "cpu runs with its C++ operator" if reason is None else f"cpu runs without its C++ operator: {reason}"
+    )
 
 
 def _exists(device: torch.device, dtype: torch.dtype) -> bool:

@@ -47,6 +47,7 @@ def test_this_environment():
     assert subjects[0] == "python"
     sentences = [finding.sentence for finding in found if finding.subject == "cpu"]
     assert "cpu computes float32, bfloat16, float16, float64" in sentences
+    assert sentences[-2].startswith(("cpu runs with its C++ operator", "cpu runs without its C++ operator: "))
     assert sentences[-1] == "a tiny attention call agrees with the reference"
     assert ("ok", "knows default target modules for every family") in [(finding.level, finding.sentence) for finding in found]
 

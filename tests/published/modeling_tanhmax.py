@@ -5,14 +5,16 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "57c0abd364ed014578fadf3b5092572fbb5990c182d5f66211169c97259e1a72"  # sha256 of what follows this line
+DIGEST = "5fb63f06070f041665b241ae85091db87d104efdcb325105c6ab43a5d867f7e7"  # sha256 of what follows this line
 
 import transformers
 
 if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 17):
     raise ImportError(f"this checkpoint needs transformers 5.17 or newer, but {transformers.__version__} is installed")
 
+import ctypes
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -20,11 +22,15 @@ import itertools
 import logging
 import math
 import os
+import platform
 import re
 import struct
+import subprocess
 import sys
+import tempfile
 import torch
 import transformers
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -318,6 +324,21 @@ class Visibility:
             low = max(low, int(torch.searchsorted(self.segments, first)))
             high = min(high, int(torch.searchsorted(self.segments, last, right=True)))
         return min(low, self.keys), max(high, min(low, self.keys))
+
+    def row_ranges(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The keys that each query can see at most, as half-open ranges: int64 `[queries]` each, first and last (`keep` is not read)."""
+        position = torch.arange(self.queries, device=device) + self.offset
+        low, high = torch.zeros_like(position), torch.full_like(position, self.keys)
+        if self.causal:
+            high = torch.minimum(high, position + 1)
+        if self.window is not None:
+            low = torch.maximum(low, position - self.window + 1)
+            high = torch.minimum(high, position + self.window)
+        if self.segments is not None:
+            segments = self.segments.contiguous()
+            low = torch.maximum(low, torch.searchsorted(segments, segments))
+            high = torch.minimum(high, torch.searchsorted(segments, segments, right=True))
+        return low, torch.maximum(low, high)
 
     def hidden_from(self, start: int, low: int) -> int:
         """The first key that tiles of queries from `start` on must mask, if only causality hides keys; else `low`."""
@@ -988,7 +1009,7 @@ class BlockedProblem:
                     )
 
     @cached_property
-    def _bounds(self) -> Tensor:
+    def bounds(self) -> Tensor:
         """A bound of |a| for each batch entry and key head: `[batch, kv_heads]`."""
         longest_key = torch.linalg.vector_norm(self.key, dim=-1).amax(-1)
         longest_query = torch.linalg.vector_norm(self.query, dim=-1).amax(-1).unflatten(1, (self.kv_heads, self.groups)).amax(-1)
@@ -1000,7 +1021,7 @@ class BlockedProblem:
 
     def plain(self, block: Block) -> bool:
         """Whether no shift is needed in this block."""
-        return bool((self._bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
+        return bool((self.bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
 
     def rows_of(self, tensor: Tensor, block: Block) -> Tensor:
         """`[batch, heads, queries, n]` -> the block's `[entries * kv_heads, groups * rows, n]`."""
@@ -1212,6 +1233,591 @@ def _back_to_inputs(problem: BlockedProblem, block: Block, gradients: BlockedGra
     gradients.query[block.batch, block.heads, slice(*block.rows)] = problem.by_head(grad_query, block)
     query = problem.rows_of(problem.query, block)
     problem.columns_of(gradients.key, block).baddbmm_(grad_scores.transpose(1, 2), query, alpha=problem.scale)
+
+
+# hf_tanhmax/native_code.py
+r"""TanhMax attention on the CPU in C++: the source text that `native` builds.
+
+A tile is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the values and, in the
+backward pass, the three products of the gradients are matrix products by `sgemm_`, which torch's own library exports; between them each row
+is passed over once, with both exponentials of a score from one split of the exponent :math:`x = n + f`, `n` whole, :math:`f^2 \le 1/4`.
+With the even and odd parts of :math:`2^f` as polynomials :math:`e` and :math:`o` in :math:`f`,
+
+.. math:: P = 2^n (e + o), \quad N = p\,2^{-n} (e - o), \quad W' = P - N.
+
+So the map is odd to the bit, and keeps its digits where the scores are small. That is for heads whose scores are known to be small
+(`blocked` says how); the rows of others are shifted first, as there.
+
+The backward pass computes tiles anew and needs neither output nor log-sum-exp of the forward pass: its rows are whole. One thread takes all
+queries of a key head, so that nothing is added in an order that changes from run to run.
+"""
+
+SOURCE = r"""
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <omp.h>
+
+// Integers are passed as 64 bits: on the little-endian machines that this is built for, a library that wants 32 reads the lower half.
+extern "C" void sgemm_(const char*, const char*, const int64_t*, const int64_t*, const int64_t*, const float*, const float*, const int64_t*,
+                       const float*, const int64_t*, const float*, float*, const int64_t*);
+
+// Tensors [batch, heads or kv_heads, length, width] of dense rows; steps: the strides of the first three dimensions.
+struct Call {
+  const float *query, *key, *value, *grad_output;
+  const float *polarity, *log_polarity;   // by head and query: with steps, as that of queries may be 0
+  const int64_t *low, *high;              // [queries]: the keys that a query may see are from low to high,
+  const uint8_t *keep;                    // and of those, where keep is not null, the ones where it is 1
+  const uint8_t *plain;                   // [batch, kv_heads]: whether scores need no shift
+  float *output, *lse;                    // dense [batch, heads, queries, value_width] and [batch, heads, queries]
+  float *grad_query, *grad_key, *grad_value;  // dense, and zero at the start
+  float *grad_log_polarity;               // by row: dense [batch, heads, queries], zero at the start; or null
+  float *scratch;                         // for each thread: rows * (keys, and backward 3 keys + value_width + 1)
+  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], polarity_steps[2];
+  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads;
+  double scale;
+};
+
+namespace {
+
+constexpr int64_t LANES = 16;       // independent sums, so that loops become vector code without reordering any sum
+constexpr int64_t ALONE = 1 << 14;  // fewer scores are not worth a second thread
+constexpr float LOG2_OF_E = 1.44269504088896341f;
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+struct Split {
+  float even, odd;
+  int32_t whole;
+};
+
+// 2^(whole + f) = 2^whole (even + odd) for |f| <= 1/2, and 2^-f = even - odd. Minimax polynomials: relative errors 5e-11 (even) and 1.1e-8.
+inline Split split(float f, float whole) {
+  const float g = f * f;
+  const float even = 1.0f + g * (0.240226510699f + g * (0.00961803768228f + g * 0.000154668887246f));
+  const float odd = f * (0.693147187958f + g * (0.0555035733248f + g * 0.00133907759805f));
+  return {even, odd, static_cast<int32_t>(whole)};
+}
+
+inline float power_of_two(int32_t n) {  // for -126 <= n <= 127
+  const int32_t bits = (n + 127) * (1 << 23);
+  float found;
+  std::memcpy(&found, &bits, sizeof found);
+  return found;
+}
+
+inline float nearest(float x) {
+  constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding and taking it away rounds to the nearest integer
+  return (x + magic) - magic;
+}
+
+inline float exponential(float x) {  // e^x for x <= 0; 0 below -87; finite above 0, where only hidden keys are
+  constexpr float low_part = 1.92596303e-8f;  // log2(e) - LOG2_OF_E
+  const float below = x > 0.0f ? 0.0f : x, bounded = below < -87.0f ? -87.0f : below;
+  const float n = nearest(bounded * LOG2_OF_E);
+  const Split parts = split(std::fma(bounded, LOG2_OF_E, -n) + bounded * low_part, n);
+  const float found = power_of_two(parts.whole) * (parts.even + parts.odd);
+  return x < -87.0f ? 0.0f : found;
+}
+
+float total_of(const float* sums) {
+  float found = 0.0f;
+  for (int64_t lane = 0; lane < LANES; ++lane) found += sums[lane];
+  return found;
+}
+
+// The map of one row: how a score becomes P and N.
+struct Plain {
+  float polarity;
+  float shift() const { return 0.0f; }
+  inline void operator()(float x, float& positive, float& negative) const {  // x: times log2(e), |x| < 126
+    const float n = nearest(x);
+    const Split parts = split(x - n, n);
+    positive = power_of_two(parts.whole) * (parts.even + parts.odd);
+    negative = polarity * (power_of_two(-parts.whole) * (parts.even - parts.odd));
+  }
+};
+
+struct Shifted {
+  float highest, log_polarity;
+  float shift() const { return highest; }
+  inline void operator()(float x, float& positive, float& negative) const {
+    positive = exponential(x - highest);
+    negative = exponential((log_polarity - highest) - x);
+  }
+};
+
+// A row of scores that becomes weights in place; N goes to negatives if it is kept.
+struct Row {
+  float *weights, *negatives;
+  const uint8_t* seen;  // by column; null: all
+  int64_t step, low, high;
+};
+
+template <bool MASKED, bool KEPT, class Map>
+inline float weigh_one(const Row& row, const Map& map, int64_t column, int64_t step) {
+  float positive, negative;
+  map(row.weights[column], positive, negative);
+  if (MASKED) {
+    const float visible = static_cast<float>(row.seen[column * step]);
+    positive *= visible;
+    negative *= visible;
+  }
+  row.weights[column] = positive - negative;
+  if (KEPT) row.negatives[column] = negative;
+  return positive + negative;
+}
+
+template <bool MASKED, bool KEPT, class Map>
+float weigh_columns(const Row& row, const Map& map, int64_t step) {
+  float sums[LANES] = {};
+  int64_t column = row.low;
+  for (; column + LANES <= row.high; column += LANES)
+    for (int64_t lane = 0; lane < LANES; ++lane) sums[lane] += weigh_one<MASKED, KEPT>(row, map, column + lane, step);
+  for (; column < row.high; ++column) sums[0] += weigh_one<MASKED, KEPT>(row, map, column, step);
+  return total_of(sums);
+}
+
+template <bool KEPT, class Map>
+float weigh_row(const Row& row, const Map& map) {  // returns the sum of P + N
+  if (row.seen == nullptr) return weigh_columns<false, KEPT>(row, map, 0);
+  return row.step == 1 ? weigh_columns<true, KEPT>(row, map, 1) : weigh_columns<true, KEPT>(row, map, row.step);
+}
+
+// The largest exponent of a row over its visible keys: of its scores and of log p minus them.
+template <bool MASKED>
+float highest_exponent(const Row& row, float log_polarity, int64_t step) {
+  float highest[LANES], lowest[LANES];
+  for (int64_t lane = 0; lane < LANES; ++lane) highest[lane] = -INFINITY, lowest[lane] = INFINITY;
+  const auto look = [&](int64_t column, int64_t lane) {
+    const float x = row.weights[column];
+    const bool visible = !MASKED || row.seen[column * step] != 0;
+    const float high = visible ? x : -INFINITY, low = visible ? x : INFINITY;
+    highest[lane] = high > highest[lane] ? high : highest[lane];
+    lowest[lane] = low < lowest[lane] ? low : lowest[lane];
+  };
+  int64_t column = row.low;
+  for (; column + LANES <= row.high; column += LANES)
+    for (int64_t lane = 0; lane < LANES; ++lane) look(column + lane, lane);
+  for (; column < row.high; ++column) look(column, 0);
+  for (int64_t lane = 1; lane < LANES; ++lane) {
+    highest[0] = std::fmax(highest[0], highest[lane]);
+    lowest[0] = std::fmin(lowest[0], lowest[lane]);
+  }
+  const float found = std::fmax(highest[0], log_polarity - lowest[0]);
+  return found == -INFINITY ? 0.0f : found;
+}
+
+float highest_exponent(const Row& row, float log_polarity) {
+  if (row.seen == nullptr) return highest_exponent<false>(row, log_polarity, 0);
+  return row.step == 1 ? highest_exponent<true>(row, log_polarity, 1) : highest_exponent<true>(row, log_polarity, row.step);
+}
+
+struct Tile {
+  int64_t entry, head, kv_head, first, rows, low, columns;
+};
+
+Tile tile_at(const Call& call, int64_t entry, int64_t head, int64_t first) {
+  Tile tile{entry, head, head / (call.heads / call.kv_heads), first, least(call.rows, call.queries - first), call.keys, 0};
+  int64_t high = 0;
+  for (int64_t row = first; row < first + tile.rows; ++row) {
+    if (call.low[row] >= call.high[row]) continue;
+    tile.low = least(tile.low, call.low[row]);
+    high = most(high, call.high[row]);
+  }
+  tile.columns = most(0, high - tile.low);
+  return tile;
+}
+
+const float* part(const float* tensor, const int64_t* steps, int64_t entry, int64_t head, int64_t place) {
+  return tensor + entry * steps[0] + head * steps[1] + place * steps[2];
+}
+
+// C [m, n] = alpha A B + beta C, for rows as C has them: the library has columns where we have rows, so A and B change places.
+void multiply(bool a_turned, bool b_turned, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t a_step, const float* b,
+              int64_t b_step, float beta, float* c, int64_t c_step) {
+  const char first = b_turned ? 'T' : 'N', second = a_turned ? 'T' : 'N';
+  sgemm_(&first, &second, &n, &m, &k, &alpha, b, &b_step, a, &a_step, &beta, c, &c_step);
+}
+
+// [rows, columns] = alpha X Y^T, with rows of X by query and of Y by key.
+void scores_of(const Tile& tile, int64_t width, float alpha, const float* x, int64_t x_step, const float* y, int64_t y_step, float* found) {
+  multiply(false, true, tile.rows, tile.columns, width, alpha, x, most(x_step, width), y, most(y_step, width), 0.0f, found, tile.columns);
+}
+
+template <bool KEPT>
+float weigh(const Row& row, bool plain, float polarity, float log_polarity, float& shift) {
+  if (plain) return weigh_row<KEPT>(row, Plain{polarity});
+  shift = highest_exponent(row, log_polarity);
+  return weigh_row<KEPT>(row, Shifted{shift, log_polarity});
+}
+
+void clear_outside(const Row& row, float* values, int64_t columns) {
+  for (int64_t column = 0; column < row.low; ++column) values[column] = 0.0f;
+  for (int64_t column = row.high; column < columns; ++column) values[column] = 0.0f;
+}
+
+Row row_of(const Call& call, const Tile& tile, int64_t place, float* weights, float* negatives) {
+  const int64_t query = tile.first + place, start = place * tile.columns;
+  const int64_t low = least(most(call.low[query] - tile.low, 0), tile.columns), high = most(low, call.high[query] - tile.low);
+  const uint8_t* seen = nullptr;
+  if (call.keep != nullptr) {
+    seen = call.keep + tile.entry * call.keep_steps[0] + tile.head * call.keep_steps[1] + query * call.keep_steps[2];
+    seen += tile.low * call.keep_steps[3];
+  }
+  return {weights + start, negatives == nullptr ? nullptr : negatives + start, seen, call.keep_steps[3], low, least(high, tile.columns)};
+}
+
+// Scores of a tile as weights without their denominator; totals: the denominators. shifts may be null.
+template <bool KEPT>
+void weigh_tile(const Call& call, const Tile& tile, float* weights, float* negatives, float* totals, float* shifts) {
+  const bool plain = call.plain[tile.entry * call.kv_heads + tile.kv_head];
+  const float alpha = static_cast<float>(plain ? call.scale * 1.44269504088896341 : call.scale);
+  const float* query = part(call.query, call.query_steps, tile.entry, tile.head, tile.first);
+  const float* key = part(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low);
+  scores_of(tile, call.width, alpha, query, call.query_steps[2], key, call.key_steps[2], weights);
+  for (int64_t place = 0; place < tile.rows; ++place) {
+    const Row row = row_of(call, tile, place, weights, negatives);
+    float shift = 0.0f;
+    const int64_t own = tile.head * call.polarity_steps[0] + (tile.first + place) * call.polarity_steps[1];
+    totals[place] = weigh<KEPT>(row, plain, call.polarity[own], call.log_polarity[own], shift);
+    if (shifts != nullptr) shifts[place] = shift;
+    clear_outside(row, row.weights, tile.columns);
+  }
+}
+
+void forward_tile(const Call& call, const Tile& tile, float* weights) {
+  const int64_t start = (tile.entry * call.heads + tile.head) * call.queries + tile.first, width = call.value_width;
+  float *output = call.output + start * width, *lse = call.lse + start;
+  float* const totals = weights + call.rows * call.keys;
+  weigh_tile<false>(call, tile, weights, nullptr, totals, lse);
+  const float* value = part(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low);
+  multiply(false, false, tile.rows, width, tile.columns, 1.0f, weights, tile.columns, value, most(call.value_steps[2], width), 0.0f, output,
+           most(width, 1));
+  for (int64_t place = 0; place < tile.rows; ++place) {
+    const bool empty = totals[place] == 0.0f;
+    const float inverse = empty ? 0.0f : 1.0f / totals[place];
+    for (int64_t column = 0; column < width; ++column) output[place * width + column] *= inverse;
+    lse[place] = empty ? INFINITY : std::log(totals[place]) + lse[place];
+  }
+}
+
+// grads: dO V^T over the denominator; becomes the gradient of the scores. Returns the sum of N (dP + D) over the denominator.
+float score_gradient(const Row& row, float* grads, float inverse, bool summed) {
+  float products[LANES] = {}, parts[LANES] = {};
+  int64_t column = row.low;
+  for (; column + LANES <= row.high; column += LANES)
+    for (int64_t lane = 0; lane < LANES; ++lane) products[lane] += grads[column + lane] * row.weights[column + lane];
+  for (; column < row.high; ++column) products[0] += grads[column] * row.weights[column];
+  const float delta = total_of(products) * inverse;
+  if (summed) {
+    for (column = row.low; column + LANES <= row.high; column += LANES)
+      for (int64_t lane = 0; lane < LANES; ++lane) parts[lane] += row.negatives[column + lane] * (grads[column + lane] + delta);
+    for (; column < row.high; ++column) parts[0] += row.negatives[column] * (grads[column] + delta);
+  }
+  for (column = row.low; column < row.high; ++column)
+    grads[column] = row.weights[column] * (grads[column] - delta) + 2.0f * row.negatives[column] * grads[column];
+  return total_of(parts);
+}
+
+void backward_tile(const Call& call, const Tile& tile, float* weights) {
+  const int64_t size = call.rows * call.keys, width = call.width, value_width = call.value_width;
+  float *negatives = weights + size, *grads = negatives + size, *upstream = grads + size, *inverses = upstream + call.rows * value_width;
+  weigh_tile<true>(call, tile, weights, negatives, inverses, nullptr);
+  for (int64_t place = 0; place < tile.rows; ++place) {
+    const float* own = part(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first + place);
+    inverses[place] = inverses[place] == 0.0f ? 0.0f : 1.0f / inverses[place];
+    for (int64_t column = 0; column < value_width; ++column) upstream[place * value_width + column] = own[column] * inverses[place];
+  }
+  const int64_t keys = (tile.entry * call.kv_heads + tile.kv_head) * call.keys + tile.low;
+  const int64_t upstream_step = most(value_width, 1), query_step = most(call.query_steps[2], width);
+  multiply(true, false, tile.columns, value_width, tile.rows, 1.0f, weights, tile.columns, upstream, upstream_step, 1.0f,
+           call.grad_value + keys * value_width, upstream_step);
+  const float* value = part(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low);
+  scores_of(tile, value_width, 1.0f, upstream, upstream_step, value, call.value_steps[2], grads);
+  const int64_t queries = (tile.entry * call.heads + tile.head) * call.queries + tile.first;
+  for (int64_t place = 0; place < tile.rows; ++place) {
+    const Row row = row_of(call, tile, place, weights, negatives);
+    const float sum = score_gradient(row, grads + place * tile.columns, inverses[place], call.grad_log_polarity != nullptr);
+    if (call.grad_log_polarity != nullptr) call.grad_log_polarity[queries + place] = -sum;
+    clear_outside(row, grads + place * tile.columns, tile.columns);
+  }
+  const float scale = static_cast<float>(call.scale);
+  const float* query = part(call.query, call.query_steps, tile.entry, tile.head, tile.first);
+  const float* key = part(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low);
+  multiply(false, false, tile.rows, width, tile.columns, scale, grads, tile.columns, key, most(call.key_steps[2], width), 0.0f,
+           call.grad_query + queries * width, most(width, 1));
+  multiply(true, false, tile.columns, width, tile.rows, scale, grads, tile.columns, query, query_step, 1.0f, call.grad_key + keys * width,
+           most(width, 1));
+}
+
+}  // namespace
+
+extern "C" {
+
+void hf_tanhmax_forward(const Call* call) {
+  const int64_t blocks = (call->queries + call->rows - 1) / call->rows, units = call->batch * call->heads * blocks;
+  const int64_t share = call->rows * (call->keys + 1);
+#pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * share > ALONE)
+  for (int64_t unit = 0; unit < units; ++unit) {
+    const Tile tile = tile_at(*call, unit / blocks / call->heads, unit / blocks % call->heads, unit % blocks * call->rows);
+    if (tile.columns > 0) forward_tile(*call, tile, call->scratch + omp_get_thread_num() * share);
+  }
+}
+
+void hf_tanhmax_backward(const Call* call) {
+  const int64_t units = call->batch * call->kv_heads, groups = call->heads / call->kv_heads;
+  const int64_t share = call->rows * (3 * call->keys + call->value_width + 1);
+#pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * share > ALONE)
+  for (int64_t unit = 0; unit < units; ++unit)
+    for (int64_t head = unit % call->kv_heads * groups; head < (unit % call->kv_heads + 1) * groups; ++head)
+      for (int64_t first = 0; first < call->queries; first += call->rows) {
+        const Tile tile = tile_at(*call, unit / call->kv_heads, head, first);
+        if (tile.columns > 0) backward_tile(*call, tile, call->scratch + omp_get_thread_num() * share);
+      }
+}
+
+}  // extern "C"
+"""
+
+
+# hf_tanhmax/native.py
+"""The library of `native_code`: built on first use by torch's extension loader, kept, and never required.
+
+It needs a C++ compiler with OpenMP, and ninja. It is kept in torch's folder for extensions (`TORCH_EXTENSIONS_DIR`, by default
+`~/.cache/torch_extensions`), in a folder of its own for each version of the code, its flags, torch and kind of CPU. A process that finds
+none there builds one in a folder that nobody else has and then moves it into place, so several may do that at once, and one that is stopped
+leaves no lock behind.
+
+The environment variable `HF_TANHMAX_NATIVE` has the say: `0` never uses it, `1` raises where it cannot be built; unset, where it cannot be
+built, that is logged once in one line, and attention runs with torch's own operators.
+"""
+
+
+logger = logging.getLogger(__name__)
+
+NATIVE_SWITCH = "HF_TANHMAX_NATIVE"
+NATIVE_FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
+NATIVE_NAME = "hf_tanhmax_attention"
+
+
+def native_library() -> ctypes.CDLL | None:
+    """The library; None where `why_no_library` says why not.
+
+    Raises:
+        RuntimeError: it is wanted by `HF_TANHMAX_NATIVE=1` and cannot be built.
+        ValueError: `HF_TANHMAX_NATIVE` is neither 0 nor 1.
+    """
+    found = _native_or_reason(os.environ.get(NATIVE_SWITCH))
+    return None if isinstance(found, str) else found
+
+
+def why_no_library() -> str | None:
+    """Why there is none, as the end of a sentence about the operator; None if there is one. Raises as `native_library`."""
+    found = _native_or_reason(os.environ.get(NATIVE_SWITCH))
+    return found if isinstance(found, str) else None
+
+
+def _native_or_reason(switch: str | None) -> ctypes.CDLL | str:
+    if switch == "0":
+        return f"is switched off by {NATIVE_SWITCH}=0"
+    if switch not in (None, "", "1"):
+        raise ValueError(f"{NATIVE_SWITCH} is {switch!r}; set it to 0 (never) or 1 (always), or not at all")
+    found = _native_library()
+    if isinstance(found, str):
+        if switch == "1":
+            raise RuntimeError(f"{NATIVE_SWITCH}=1 asks for the C++ operator, but it {found}")
+        _warn_of(found)
+    return found
+
+
+@functools.cache
+def _native_library() -> ctypes.CDLL | str:
+    try:
+        return ctypes.CDLL(str(_built_library()))
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return f"could not be built: {_telling_line(error)}"
+
+
+@functools.cache
+def _warn_of(reason: str) -> None:
+    logger.warning("TanhMax attention on the CPU does without its C++ operator, which %s (%s=0: as intended)", reason, NATIVE_SWITCH)
+
+
+def _built_library() -> Path:
+    """The path of the library, which is there afterwards."""
+    if sys.byteorder != "little":
+        raise RuntimeError("it is for little-endian machines")
+    home = os.environ.get("TORCH_EXTENSIONS_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
+    folder = Path(home) / f"{NATIVE_NAME}_{_kind_of_library()}"
+    path = folder / f"{NATIVE_NAME}.so"
+    if not path.exists():
+        from torch.utils.cpp_extension import load_inline
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as own, _quiet_loader():
+            options = {"no_implicit_headers": True, "is_python_module": False, "with_cuda": False}
+            load_inline(NATIVE_NAME, SOURCE, extra_cflags=list(NATIVE_FLAGS), build_directory=own, **options)
+            next(Path(own).glob("*.so")).replace(path)
+    return path
+
+
+@contextmanager
+def _quiet_loader() -> Iterator[None]:
+    """Without what the loader says of compilers: it is about classes of torch, of which the library uses none; and failures raise."""
+    loader = logging.getLogger("torch.utils.cpp_extension")
+    level = loader.level
+    loader.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        loader.setLevel(level)
+
+
+def _kind_of_library() -> str:
+    """What a library depends on: this source, its flags, the compiler, torch, and what the CPU can do (`-march=native`)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    able = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    parts = (SOURCE, *NATIVE_FLAGS, os.environ.get("CXX", ""), torch.__version__, platform.machine(), platform.processor(), able)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _telling_line(error: Exception) -> str:
+    """The line of an error that says most: the compiler's, the linker's or the system's own, else the first."""
+    lines = [line.strip() for text in (error, error.__cause__ or "") for line in str(text).splitlines() if line.strip()]
+    telling = (line for line in lines if any(word in line for word in ("error:", "not found", "undefined symbol")))
+    return next(telling, next(iter(lines), type(error).__name__))[:200]
+
+
+# hf_tanhmax/native_attention.py
+"""TanhMax attention on the CPU by the C++ operator: what it computes, and the call.
+
+A call is the operator's if none of these holds; else, and where there is no library (`native`), it is `blocked`'s. Both give the same, to
+rounding. Nothing is tried: the reasons are known before.
+
+* float64, which it does not compute;
+* a bias, a softcap or dropout;
+* a tensor without elements;
+* no finite bound of the scores (`BlockedProblem.bounds`): NaN, infinity, or lengths whose squares overflow.
+
+It computes in float32 (a bfloat16 or float16 call is widened first, as `blocked` does). Whole rows of scores are held, for `native_rows`
+queries of one head and each thread, and three times in the backward pass: memory grows with the length, not with its square.
+"""
+
+
+NATIVE_TILE = 1 << 19
+NATIVE_ROWS = 128
+PLACE: dict[str, Any] = {
+    "dtype": torch.float32,
+    "device": "cpu",
+}  # always said, as the library writes there: torch's defaults may be set otherwise
+
+
+POINTERS = (
+    *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
+    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_log_polarity", "scratch"),
+)
+STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "polarity": 2}
+NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads")
+
+
+class NativeCall(ctypes.Structure):
+    """`Call` in `native_code`, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in POINTERS),
+        *((f"{name}_steps", ctypes.c_int64 * count) for name, count in STEPS.items()),
+        *((name, ctypes.c_int64) for name in NUMBERS),
+        ("scale", ctypes.c_double),
+    )
+
+
+def why_not_native(problem: BlockedProblem) -> str | None:
+    """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native.native_library`."""
+    if problem.exact != torch.float32:
+        return f"computes in float32, not in {problem.exact}"
+    if problem.bias is not None or problem.softcap is not None or problem.dropout_p > 0.0:
+        return "has no bias, no softcap and no dropout"
+    if 0 in (*problem.query.shape, *problem.key.shape, *problem.value.shape):
+        return "computes nothing from empty tensors"
+    if not bool(torch.isfinite(problem.bounds).all()):
+        return "needs queries, keys and log-polarities that bound the scores by a finite number"
+    return why_no_library()
+
+
+def native_rows(queries: int, keys: int) -> int:
+    """How many queries a tile has: about `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS` queries."""
+    return max(1, min(queries, NATIVE_ROWS, max(16, NATIVE_TILE // max(1, keys))))
+
+
+def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
+    """As `blocked.blocked_forward`."""
+    shape = (problem.batch, problem.heads, problem.queries)
+    output = torch.zeros(*shape, problem.value.shape[3], **PLACE)
+    lse = torch.full(shape, math.inf, **PLACE)
+    _call_library("hf_tanhmax_forward", problem, None, tiles=1, spare=1, output=output, lse=lse)
+    return output, lse
+
+
+def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarity: bool = False) -> BlockedGradients:
+    """As `blocked.blocked_backward`; there is no bias."""
+    query, key, value = (torch.zeros(tensor.shape, **PLACE) for tensor in (problem.query, problem.key, problem.value))
+    sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if log_polarity else None
+    tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_log_polarity": sums}
+    spare = problem.value.shape[3] + 1
+    _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
+    return BlockedGradients(query, key, value, None, None if sums is None else sums.sum((0, 2)))
+
+
+def _call_library(
+    function: str, problem: BlockedProblem, grad_output: Tensor | None, *, tiles: int, spare: int, **results: Tensor | None
+) -> None:
+    """Call a function of the library: `tiles` tiles of scratch memory for each thread, and `spare` numbers more for each of their rows."""
+    by_query = _by_query(problem, grad_output)
+    batch, heads, queries, width = by_query["query"].shape
+    rows, threads = native_rows(queries, problem.keys), torch.get_num_threads()
+    held = results | by_query
+    held |= {"key": _dense_rows(problem.key), "value": _dense_rows(problem.value), "plain": (problem.bounds < PLAIN_LIMIT).contiguous()}
+    held["scratch"] = torch.empty(threads * rows * (tiles * problem.keys + spare), **PLACE)
+    sizes = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
+    call = NativeCall(**sizes, width=width, value_width=problem.value.shape[3], rows=rows, threads=threads, scale=problem.scale)
+    for name, tensor in held.items():
+        if tensor is not None:
+            setattr(call, name, tensor.data_ptr())
+            if name in STEPS:
+                getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
+    getattr(native_library(), function)(ctypes.byref(call))
+
+
+def _by_query(problem: BlockedProblem, grad_output: Tensor | None) -> dict[str, Tensor]:
+    """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
+    low, high = problem.visibility.row_ranges(problem.query.device)
+    found = {"query": problem.query, "log_polarity": problem.log_polarity[:, None].expand(problem.heads, problem.queries)}
+    if grad_output is not None:
+        found["grad_output"] = grad_output
+    if problem.visibility.keep is not None:
+        found["keep"] = problem.visibility.keep.expand(problem.batch, problem.heads, problem.queries, problem.keys)
+    if problem.queries == 1:
+        low, high = (ends.repeat(problem.groups) for ends in (low, high))
+        for name, tensor in found.items():
+            dim = tensor.dim() // 4
+            found[name] = tensor.unflatten(dim, (problem.kv_heads, problem.groups)).squeeze(dim + 2)
+    for name in found.keys() & {"query", "grad_output"}:
+        found[name] = _dense_rows(found[name])
+    log_polarity = found["log_polarity"].contiguous()
+    return found | {"low": low, "high": high, "log_polarity": log_polarity, "polarity": torch.exp(log_polarity)}
+
+
+def _dense_rows(tensor: Tensor) -> Tensor:
+    """`[entries, heads, length, width]` with the numbers of a row side by side and no row over another, copied if need be."""
+    dense = tensor.stride(3) == 1 and tensor.stride(2) >= tensor.shape[3]
+    return tensor if dense else tensor.contiguous()
 
 
 # hf_tanhmax/kernels/support.py
@@ -3062,7 +3668,7 @@ def blocked_attention(
     """Output `[batch, heads, queries, value_dim]` in the dtype of the query, and L `[batch, heads, queries]` in float32 or float64."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
-    output, lse = blocked_forward(problem)
+    output, lse = blocked_forward(problem) if why_not_native(problem) else native_forward(problem)
     return output.to(query.dtype), lse
 
 
@@ -3088,11 +3694,22 @@ def blocked_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
-    found = blocked_backward(problem, grad_output, bias=wants_bias, log_polarity=wants_polarity)
+    # Passed on, not kept: its tensors in float32 make room for the gradients in the dtype of the inputs.
+    found = _blocked_gradients(
+        BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed),
+        grad_output,
+        bias=wants_bias,
+        log_polarity=wants_polarity,
+    )
     polarity_grad = log_polarity.new_empty(0) if found.log_polarity is None else found.log_polarity.to(log_polarity.dtype)
     bias_grad = query.new_empty(0) if found.bias is None or bias is None else found.bias.to(bias.dtype)
     return found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype), polarity_grad, bias_grad
+
+
+def _blocked_gradients(problem: BlockedProblem, grad_output: Tensor, *, bias: bool, log_polarity: bool) -> BlockedGradients:
+    if why_not_native(problem):
+        return blocked_backward(problem, grad_output, bias=bias, log_polarity=log_polarity)
+    return native_backward(problem, grad_output, log_polarity=log_polarity)
 
 
 @blocked_attention.register_fake
@@ -3434,12 +4051,16 @@ def why_not(
 ) -> str | None:
     """Why an implementation would not run a call of `tanhmax_attention` with these arguments, as a sentence; None if it would.
 
+    Of `"native"`, the C++ operator: why `"cpu"` would not use it for this call.
+
     Raises:
         ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
     """
     options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
-    _check_name(implementation)
-    reason = unsupported(implementation, _checked(query, key, value, options))
+    if implementation != "native":
+        _check_name(implementation)
+    call = _checked(query, key, value, options)
+    reason = unsupported("cpu", call) or _native_unsupported(call) if implementation == "native" else unsupported(implementation, call)
     return None if reason is None else f"implementation={implementation!r} {reason}"
 
 
@@ -3516,6 +4137,11 @@ def reads_blocks(query: Tensor, value: Tensor) -> bool:
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     reason = decode_unsupported(query, value, needs_gradient=needs_gradient, dropout_p=0.0, packed=False)
     return "triton" in AUTOMATIC.get(query.device.type, ()) and reason is None
+
+
+def _native_unsupported(call: Call) -> str | None:
+    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias)
+    return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
