@@ -9,14 +9,16 @@ from torch import Tensor
 from .blocked import BlockedProblem
 from .composed import composed_attention
 from .functional import check_keep, check_polarity, log_polarity
-from .kernels.support import fused_unsupported
+from .kernels.support import decode_unsupported, fused_unsupported
 from .native_attention import why_not_native
-from .ops import blocked_attention, fused_attention
+from .ops import blocked_attention, decode_attention, fused_attention
+from .paging import Paging, checked_paging
 from .reference import reference_attention
 from .visibility import Visibility
 
 Causal = bool | Literal["upper_left", "lower_right"]
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
+INFERENCE_ONLY = ("decode",)
 # What "auto" tries, by type of device, before the reference.
 AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
 
@@ -34,6 +36,7 @@ class Options:
     dropout_p: float
     polarity: float | Tensor
     cu_seqlens: Tensor | None
+    block_table: Tensor | None
     return_weights: bool
 
 
@@ -45,6 +48,7 @@ class Call:
     key: Tensor
     value: Tensor
     visibility: Visibility
+    paging: Paging | None
     bias: Tensor | None
     scale: float
     softcap: float | None
@@ -59,6 +63,12 @@ class Call:
             return self.polarity
         exact = torch.promote_types(self.query.dtype, torch.float32)
         return torch.full((self.query.shape[1],), self.polarity, dtype=exact, device=self.query.device)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether anything that is computed with is to be differentiated."""
+        tensors = (self.query, self.key, self.value, self.bias, self.polarity)
+        return torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
 
 
 def tanhmax_attention(
@@ -75,6 +85,7 @@ def tanhmax_attention(
     dropout_p: float = 0.0,
     polarity: float | Tensor = 1.0,
     cu_seqlens: Tensor | None = None,
+    block_table: Tensor | None = None,
     implementation: str = "auto",
     return_weights: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -93,9 +104,15 @@ def tanhmax_attention(
         softcap: scores become `softcap * tanh(scores / softcap)`.
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`.
-        cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another.
+        cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another. With a
+            `block_table`, the bounds of the batch entries' keys.
+        block_table: int32 or int64; key and value are then blocks of a paged cache, `[blocks, kv_heads, keys of a block, dim]`, and this
+            counts those of each entry, `[batch, blocks]`, or, if blocks hold one key, of one entry after the other. `is_causal` is False or
+            `"lower_right"`, and there is no keep and no bias.
         implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU, `"triton"` on CUDA where it can run (`why_not` says why it
             cannot), else `"composed"`, and `"reference"` where weights are wanted, or where `"composed"` would lack dropout or softcap.
+            `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
+            and through the block table. The reference gathers blocks first, and the others take none.
         return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them.
 
     Returns:
@@ -105,7 +122,7 @@ def tanhmax_attention(
         ValueError, TypeError: an argument that does not fit; the sentence names it.
         NotImplementedError: a named implementation that does not do what is asked.
     """
-    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, return_weights)
+    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
     call = _checked(query, key, value, options)
     name = _chosen(implementation, call)
     # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
@@ -127,6 +144,7 @@ def why_not(
     dropout_p: float = 0.0,
     polarity: float | Tensor = 1.0,
     cu_seqlens: Tensor | None = None,
+    block_table: Tensor | None = None,
     implementation: str = "triton",
     return_weights: bool = False,
 ) -> str | None:
@@ -137,7 +155,7 @@ def why_not(
     Raises:
         ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
     """
-    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, return_weights)
+    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
     if implementation != "native":
         _check_name(implementation)
     call = _checked(query, key, value, options)
@@ -146,8 +164,9 @@ def why_not(
 
 
 def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Call:
-    _check_tensors(query, key, value)
+    _check_tensors(query, key, value, paged=options.block_table is not None)
     keep, bias = options.keep, options.bias
+    paging = None if options.block_table is None else _paging(query, key, options)
     if keep is not None:
         check_keep(keep, _score_shape(query, key), "[batch, heads, queries, keys]")
         _check_device("keep", keep, query)
@@ -158,6 +177,7 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
         key=key,
         value=value,
         visibility=_visibility(query, key, options),
+        paging=paging,
         bias=None if bias is None else bias[(None,) * (4 - bias.dim())],
         scale=query.shape[-1] ** -0.5 if options.scale is None else options.scale,
         softcap=options.softcap,
@@ -179,8 +199,9 @@ def _chosen(implementation: str, call: Call) -> str:
 
 
 def _check_name(implementation: str) -> None:
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(IMPLEMENTATIONS)}")
+    names = (*IMPLEMENTATIONS, *INFERENCE_ONLY)
+    if implementation not in names:
+        raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(names)}")
 
 
 def unsupported(implementation: str, call: Call) -> str | None:
@@ -189,8 +210,13 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
+    decode_missing = _decode_unsupported(call)
+    if implementation == "decode" or (implementation == "triton" and call.paging is not None):
+        return decode_missing
     if implementation == "triton":
         return fused_unsupported(call.query, call.value)
+    if call.paging is not None:
+        return "reads no block table"
     if implementation == "cpu" and call.query.device.type != "cpu":
         return f"runs on the CPU alone, but the tensors are on {call.query.device}"
     if implementation == "composed" and call.softcap is not None:
@@ -205,17 +231,36 @@ def _native_unsupported(call: Call) -> str | None:
     return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
 
 
+def _decode_unsupported(call: Call) -> str | None:
+    packed = call.visibility.segments is not None
+    return decode_unsupported(call.query, call.value, needs_gradient=call.needs_gradient, dropout_p=call.dropout_p, packed=packed)
+
+
+def reads_blocks(query: Tensor, value: Tensor) -> bool:
+    """Whether `"auto"` reads a block table with such tensors where it lies, if no weights are wanted; else keys are to be gathered."""
+    needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
+    reason = decode_unsupported(query, value, needs_gradient=needs_gradient, dropout_p=0.0, packed=False)
+    return "triton" in AUTOMATIC.get(query.device.type, ()) and reason is None
+
+
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     tensors, visibility = (call.query, call.key, call.value), call.visibility
+    constant = not isinstance(call.polarity, Tensor) and call.polarity in (0.0, 1.0)
+    if implementation == "decode" or (implementation == "triton" and _decode_unsupported(call) is None):
+        log_p = None if constant else log_polarity(call.polarities)
+        blocks = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
+        seen = (call.bias, visibility.keep, *blocks, visibility.causal, visibility.offset, visibility.window)
+        return decode_attention(*tensors, log_p, *seen, call.scale, call.softcap, call.polarity == 1.0 if constant else True)[0]
     if implementation in ("cpu", "triton"):
         seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
         masks = (call.bias, visibility.keep, visibility.segments, seed, visibility.causal, visibility.offset, visibility.window)
         rest = (call.scale, call.softcap, call.dropout_p)
         if implementation == "cpu":
             return blocked_attention(*tensors, log_polarity(call.polarities), *masks, *rest)[0]
-        constant = not isinstance(call.polarity, Tensor) and call.polarity in (0.0, 1.0)
         log_p = None if constant else log_polarity(call.polarities)
         return fused_attention(*tensors, log_p, *masks, *rest, call.polarity == 1.0 if constant else True)[0]
+    if call.paging is not None:
+        tensors, visibility = call.paging.gathered(*tensors, visibility)
     if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
         return composed_attention(*tensors, visibility, bias=call.bias, scale=call.scale, polarity=call.polarities)
     output, weights = reference_attention(
@@ -234,7 +279,7 @@ def _score_shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
     return query.shape[0], query.shape[1], query.shape[2], key.shape[2]
 
 
-def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() != 4:
             raise ValueError(f"{name} must be [batch, heads, length, head_dim], but has shape {tuple(tensor.shape)}")
@@ -243,7 +288,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         if tensor.dtype != query.dtype:
             raise TypeError(f"query, key and value must have one dtype, but {name} is {tensor.dtype} and query is {query.dtype}")
         _check_device(name, tensor, query)
-    if query.shape[0] != key.shape[0] or key.shape[:3] != value.shape[:3]:
+    if (query.shape[0] != key.shape[0] and not paged) or key.shape[:3] != value.shape[:3]:
         raise ValueError(
             "query, key and value must agree in batch, and key and value in heads and length, but have shapes "
             f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
@@ -292,8 +337,20 @@ def _visibility(query: Tensor, key: Tensor, options: Options) -> Visibility:
         offset=keys - queries if is_causal == "lower_right" else 0,
         window=options.window,
         keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
-        segments=None if options.cu_seqlens is None else _segments(options.cu_seqlens, query, key),
+        segments=None if options.cu_seqlens is None or options.block_table is not None else _segments(options.cu_seqlens, query, key),
     )
+
+
+def _paging(query: Tensor, key: Tensor, options: Options) -> Paging:
+    for name, given in (("keep", options.keep), ("bias", options.bias)):
+        if given is not None:
+            raise ValueError(f"with a block_table there is no {name}: cu_seqlens says how many keys each entry has")
+    if options.is_causal not in (False, "lower_right") or (options.window is not None and not options.is_causal):
+        raise ValueError(
+            'with a block_table is_causal must be "lower_right", or False without a window, as the last query is at the last key; '
+            f"but is_causal is {options.is_causal!r} and window {options.window}"
+        )
+    return checked_paging(options.block_table, options.cu_seqlens, query, key)  # type: ignore[arg-type]
 
 
 def _segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:

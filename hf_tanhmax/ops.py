@@ -3,7 +3,7 @@
 `hf_tanhmax::blocked_attention` and `hf_tanhmax::fused_attention` return output and log-sum-exp (which has no gradient; partial results over
 disjoint keys merge by it as softmax's do), and each has a `.._backward`. To the compiler each is one node, so
 `torch.compile(fullgraph=True)` and dynamic shapes work. A second derivative is computed through the reference, and vmap runs one element
-after the other.
+after the other. `hf_tanhmax::decode_attention` is for a few queries against many keys, and has no gradient.
 """
 
 from typing import Any
@@ -191,6 +191,44 @@ def _(
     return *(dense(tensor, tensor.shape[3]) for tensor in (query, key, value)), polarity_grad, bias_grad
 
 
+@torch.library.custom_op(f"{NAMESPACE}::decode_attention", mutates_args=())
+def decode_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor | None,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    block_table: Tensor | None,
+    bounds: Tensor | None,
+    causal: bool,
+    offset: int,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    signed: bool,
+) -> tuple[Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]`, and L `[batch, heads, queries]` in float32, +inf where a query sees no key.
+
+    With a `block_table` key and value are `[blocks, kv_heads, keys of a block, dim]`; see `paging`.
+    """
+    from .kernels.launch import FusedProblem, device_of, is_exact
+    from .kernels.launch_decode import launch_decode
+
+    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep)
+    with device_of(query):
+        numbers = (scale, softcap, 0.0, None, is_exact(query))
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
+        return launch_decode(problem, block_table, bounds)
+
+
+@decode_attention.register_fake
+def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    from .kernels.launch_decode import decode_outputs
+
+    return decode_outputs(query, value)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:8], *(output if len(output) > 2 else ()))
     ctx.options = inputs[8:]
@@ -243,3 +281,4 @@ for _pair in ((blocked_attention, blocked_attention_backward), (fused_attention,
     _pair[0].register_autograd(_backward_through(_pair[1]), setup_context=_setup_context)
     for _operator in _pair:
         _operator.register_vmap(_one_after_the_other(_operator))
+decode_attention.register_vmap(_one_after_the_other(decode_attention))

@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 from .attention import tanhmax_attention
 from .namespace import NAMESPACE
+from .serving import CachedBlocks, cached_blocks
 from .settings import LEARNED
 
 FUSED = NAMESPACE.removeprefix("hf_")
@@ -124,6 +125,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     _refuse(module, kwargs)
     if kwargs.get("cache") is not None:
+        blocks = None if weights else cached_blocks(query, value, _layer_of(module), kwargs)
+        if blocks is not None:
+            return _decoded(module, query, (key, value), blocks, kwargs), None
         key, value = _cached(module, key, value, kwargs)
     keep, bias = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2])
     found = tanhmax_attention(
@@ -160,6 +164,24 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
                 "context and sequence parallelism replace softmax attention, which TanhMax does not call, so each rank would see its own "
                 f"keys only; set {size} to 1"
             )
+
+
+def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], blocks: CachedBlocks, kwargs: dict[str, Any]) -> Tensor:
+    """One query of each of many requests, which reads the paged cache where it lies; the requests are the batch."""
+    blocks.write(*new)
+    found = tanhmax_attention(
+        query.transpose(0, 2),
+        blocks.key,
+        blocks.value,
+        is_causal="lower_right",
+        scale=kwargs.get("scaling"),
+        softcap=kwargs.get("softcap"),
+        polarity=_polarity(module, query),
+        cu_seqlens=blocks.bounds,
+        block_table=blocks.table,
+    )
+    output = found[0] if isinstance(found, tuple) else found
+    return output.permute(2, 0, 1, 3).contiguous()
 
 
 def _cached(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:

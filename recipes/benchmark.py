@@ -3,6 +3,7 @@
 python -m recipes.benchmark attention [--device cpu] [--rounds 9] [--output recipes/results/attention-cpu.json]
 python -m recipes.benchmark attention --device cuda [--head-dims 64 128] [--lengths 2048 8192]
 python -m recipes.benchmark attention --device cuda --dry-run
+python -m recipes.benchmark decode --device cuda [--dry-run]
 python -m recipes.benchmark accuracy [--device cuda] [--output recipes/results/accuracy-cuda.json]
 python -m recipes.benchmark join recipes/results/attention-d64.json recipes/results/attention-d128.json --output both.json
 python -m recipes.benchmark table recipes/results/attention-cpu.json
@@ -26,9 +27,15 @@ import torch
 
 from hf_tanhmax.kernels.support import triton_missing
 
-from . import accuracy, attention_cpu, attention_gpu, gpu_plan, gpu_report, roofline
+from . import accuracy, attention_cpu, attention_gpu, decode_speed, gpu_plan, gpu_report, roofline
+from .interpreter import faithful
 
-REPORTS = {"attention": attention_cpu.report, "attention-gpu": gpu_report.report, "accuracy": accuracy.report}
+REPORTS = {
+    "attention": attention_cpu.report,
+    "attention-gpu": gpu_report.report,
+    "accuracy": accuracy.report,
+    "decode": decode_speed.report,
+}
 RESULTS = Path("recipes/results")
 CPU_ROUNDS = 9
 
@@ -111,6 +118,20 @@ def _attention(arguments: argparse.Namespace) -> dict[str, Any]:
     return on_gpu(plan, arguments.output)
 
 
+def _decode(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.dry_run and os.environ.get("TRITON_INTERPRET") != "1":
+        _again_in_the_interpreter()
+    if not arguments.dry_run and (arguments.device != "cuda" or not torch.cuda.is_available()):
+        sys.exit("decoding is timed on a GPU: there is no CUDA device here, or --device is not cuda; --dry-run rehearses it on the CPU")
+    name = "dry-run" if arguments.dry_run else arguments.device
+    arguments.output = arguments.output or (Path("runs") if arguments.dry_run else RESULTS) / f"decode-{name}.json"
+    result: dict[str, Any] = {}
+    with faithful():
+        for result in decode_speed.decode_speed(decode_speed.DRY if arguments.dry_run else decode_speed.DecodePlan()):
+            write(result, arguments.output)
+    return result
+
+
 def _accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("there is no CUDA device here; --device cpu measures what runs on the CPU")
@@ -139,9 +160,12 @@ def _parser() -> argparse.ArgumentParser:
     gpu.add_argument("--dtypes", nargs="+", choices=list(gpu_plan.DTYPES))
     gpu.add_argument("--contenders", dest="names", nargs="+", help="these, the baseline, the fused kernel and its twin")
     gpu.add_argument("--commit", help="of a working tree without its history")
+    decoding = commands.add_parser("decode", help="time one query against a cache, on a GPU")
+    decoding.set_defaults(run=_decode)
+    decoding.add_argument("--dry-run", action="store_true", help="rehearse it on the CPU")
     errors = commands.add_parser("accuracy", help="errors in half precision against float64")
     errors.set_defaults(run=_accuracy)
-    for command in (speed, errors):
+    for command in (speed, decoding, errors):
         command.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
         command.add_argument("--output", type=Path)
     join = commands.add_parser("join", help="write several runs on one GPU as one result")

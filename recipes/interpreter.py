@@ -2,6 +2,7 @@
 
 * `tl.dot` multiplies the raw bits of bfloat16 operands, which it holds as uint16: they are widened first, and accumulated in float32.
 * A cast from float32 to bfloat16 cuts digits off: it rounds to nearest even here, as a GPU does.
+* Tensor descriptors cannot add, which the interpreter says: here they can.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ def faithful() -> Iterator[None]:
         yield
         return
     import triton.language as tl
+    from triton._C.libtriton import ir
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     create_dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
@@ -47,8 +49,16 @@ def faithful() -> Iterator[None]:
             return TensorHandle(_rounded(src.data), dst_type.scalar)
         return cast(self, src, dst_type)
 
+    def reduce(self: Any, kind: Any, descriptor: Any, value: Any, offsets: Any) -> None:
+        if kind != ir.DESCRIPTOR_REDUCE_KIND.ADD:
+            raise NotImplementedError(f"the interpreter's descriptors only add, but {kind} is wanted")
+        pointers, mask = descriptor.materialize_pointers(offsets)
+        self.create_atomic_rmw(ir.ATOMIC_OP.FADD, pointers, value, mask, ir.MEM_SEMANTIC.RELAXED, None)
+
     InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = dot, cast_impl
+    InterpreterBuilder.create_descriptor_reduce = reduce
     try:
         yield
     finally:
         InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast
+        del InterpreterBuilder.create_descriptor_reduce

@@ -4,6 +4,7 @@ import functools
 import json
 from pathlib import Path
 
+import predicted
 from supported_models import table as supported_table
 
 from hf_tanhmax.interpret import MEASURES
@@ -34,6 +35,11 @@ def speed():
 def accuracy():
     """The errors in half precision."""
     return benchmark.report(json.loads((RESULTS / "accuracy-cpu.json").read_text()))
+
+
+def clocks():
+    """Predicted clocks a score."""
+    return predicted.rendered(json.loads((RESULTS / "predicted-clocks-triton-3.6.json").read_text())).strip()
 
 
 def scan():
@@ -88,6 +94,7 @@ BLOCKS = {
     "paper": paper,
     "faithfulness": faithfulness,
     "faithfulness speed": faithfulness_timed,
+    "predicted": clocks,
     "accuracy": accuracy,
     "benchmark": speed,
 }

@@ -18,7 +18,7 @@ from hf_tanhmax import tanhmax_attention, why_not
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"triton": ("float32", "bfloat16", "float16"), "cpu": ("float64", "float32", "bfloat16"), "composed": ("float64", "float32")}
-EXAMPLES = {"triton": 4, "cpu": 100, "composed": 60}
+EXAMPLES = {"triton": 4, "decode": 8, "cpu": 100, "composed": 60}
 # Errors in units of the dtype's: eager's own error, at least one rounding, times this.
 SLACK = 6.0
 
@@ -174,5 +174,53 @@ def test_random_calls(implementation, dtype):
     @given(calls())
     def run(drawn):
         check(drawn, implementation, getattr(torch, dtype))
+
+    run()
+
+
+def check_decoding(drawn, dtype):
+    call = rounded(drawn.call(), dtype)
+    placed_call, arguments = placed(call, dtype, GPU)
+    tensors = [tensor.detach() for tensor in placed_call[:3]]
+    arguments = {name: item.detach() if isinstance(item, torch.Tensor) else item for name, item in arguments.items()}
+    if why_not(*tensors, **arguments, implementation="decode"):
+        return
+    found = tanhmax_attention(*tensors, **arguments, implementation="decode").cpu().double()
+    exact, eager, softmax = (oracle(*case)[0] for case in (call, lowered(call, dtype), (call[0], {**call[1], "polarity": 0.0})))
+    size = (exact.norm() + softmax.norm()).clamp(min=1e-30)
+    errors = [((one.double() - exact).norm() / size).item() for one in (found, eager)]
+    assert found.isfinite().all()
+    assert errors[0] <= SLACK * max(errors[1] if math.isfinite(errors[1]) else 0.0, torch.finfo(dtype).eps)
+
+
+def lowered(call, dtype):
+    """The call in `dtype`, on the CPU."""
+    leaves, arguments = placed(call, dtype)
+    return [tensor.detach() for tensor in leaves[:3]], {
+        name: item.detach() if isinstance(item, torch.Tensor) else item for name, item in arguments.items()
+    }
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("dtype", DTYPES["triton"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_random_decoding(dtype, count, monkeypatch):
+    """Any number of chunks, however few the keys."""
+    launch_decode = pytest.importorskip("hf_tanhmax.kernels.launch_decode", reason="needs triton")
+    if (dtype, count) != ("float32", 3):
+        thorough_only("float32 in several chunks is run")
+    monkeypatch.setattr(launch_decode, "splits", lambda *_: count)
+    monkeypatch.setattr(launch_decode, "SHORTEST", 1)
+
+    @settings(
+        max_examples=EXAMPLES["decode"] * int(os.environ.get("HF_TANHMAX_FUZZ", "1")),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(calls())
+    def run(drawn):
+        check_decoding(drawn, getattr(torch, dtype))
 
     run()

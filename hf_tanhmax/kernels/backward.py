@@ -1,4 +1,4 @@
-r"""The backward kernels. Nothing is added atomically, so every result is the same to the bit in every run.
+r"""The backward kernels. Nothing is added atomically unless the launcher is asked to, so every result is the same to the bit in every run.
 
 With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C = P + N`, :math:`dP = dO\,V^\top` and
 :math:`D = \mathrm{rowsum}(dO \circ O)`:
@@ -7,7 +7,8 @@ With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C =
           \frac{dL}{d\log p} = -\sum_j N_j (dP_j + D)
 
 * `delta_kernel`: D, row by row, from the rounded output (float32 sums it exactly instead, in `query_kernel`);
-* `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group;
+* `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group; if asked to, it
+  adds its part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
 * `query_kernel`: one program owns a block of rows and walks their keys; the gradient of log p comes along, a number per row;
 * `bias_kernel`: one program owns a tile of the bias and walks the batch entries and heads that share it.
 """
@@ -48,14 +49,18 @@ def delta_kernel(O, GRAD, DELTA, batch, heads, queries, VALUE_DIM: tl.constexpr,
 
 @triton.jit(do_not_specialize=RUNTIME)
 def key_value_kernel(
-    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV,
+    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV, SUM_Q,
     q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
     queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys."""
+    """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys.
+
+    SUM_Q, if dQ is to be added up, is a tensor descriptor of [batch, heads, queries, DIM] in float32, with blocks of [1, 1, BLOCK_M,
+    BLOCK_DIM].
+    """
     blocks = tl.cdiv(keys, BLOCK_N)
     i_n = tl.program_id(0) % blocks * BLOCK_N
     i_bkv = tl.program_id(0) // blocks
@@ -115,6 +120,9 @@ def key_value_kernel(
                 )  # fmt: skip
                 b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
                 b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
+                if SUM_Q is not None:
+                    b_dq = tl.dot(tl.trans(b_ds.to(b_k.dtype)), b_k, input_precision=PRECISION) * factor
+                    SUM_Q.atomic_add([i_b.to(tl.int32), i_h, i_m, 0], b_dq.reshape([1, 1, BLOCK_M, BLOCK_DIM]))
 
     p_dk = DK + ((i_b * keys + i_n) * kv_heads + i_kv) * DIM + o_n[:, None] * (kv_heads * DIM) + o_d[None, :]
     p_dv = DV + ((i_b * keys + i_n) * kv_heads + i_kv) * VALUE_DIM + o_n[:, None] * (kv_heads * VALUE_DIM) + o_v[None, :]

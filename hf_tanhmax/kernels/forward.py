@@ -8,12 +8,29 @@ One program computes BLOCK_M rows of one head. It walks the keys that its rows c
 
 Blocks that all rows see are walked first, without a mask; then those at the edges, with one; hidden blocks are not touched. The difference
 of the exponentials is formed in float32 and rounded once, to the dtype of the values. Rows without a key get O = 0 and L = +inf.
+
+With NORMS the shift is a fixed one where the bound in `shift` allows it, and m stays what it is.
 """
 
 import triton
 import triton.language as tl
 
-from .primitives import LN2, block_start, blocks_of, difference, exponents, key_span, largest, load_tile, power, scores, survives, visible
+from .primitives import (
+    LN2,
+    block_start,
+    blocks_of,
+    difference,
+    exponents,
+    key_span,
+    largest,
+    load_rows,
+    load_tile,
+    power,
+    scores,
+    survives,
+    visible,
+)
+from .shift import all_finite, mixed_pair, static_shift
 
 # Run-time integers: a new length, stride or number of heads compiles nothing anew.
 STRIDES = [f"{tensor}_{dim}" for tensor, dims in {"q": "bhm", "k": "bhn", "v": "bhn", "span": "bhm"}.items() for dim in dims]
@@ -23,16 +40,19 @@ RUNTIME = [*STRIDES, "queries", "keys", "heads", "groups", "rows", "offset", "wi
 
 @triton.jit(do_not_specialize=RUNTIME)
 def forward_kernel(
-    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS,
+    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS, NORMS,
     q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
     queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, POLYNOMIAL: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Output [batch, queries, heads, VALUE_DIM] and L [batch, heads, queries]; q, k, v by their strides over ALIGN.
 
-    STATS [2, rows], if wanted, are the largest exponent and one over the sum of each of the `rows` = batch * heads * queries rows.
+    STATS [2, rows], if wanted, are the shift and one over the sum of each of the `rows` = batch * heads * queries rows. NORMS are those of
+    `shift.norm_kernel`, where the shift is to be a fixed one; POLYNOMIAL is then for the exponentials of one score in four. If DESCRIBED, K
+    and V are tensor descriptors of [batch, heads, keys, DIM or VALUE_DIM], with blocks of [1, 1, BLOCK_N, BLOCK_DIM or BLOCK_VALUE].
     """
     blocks = tl.cdiv(queries, BLOCK_M)
     i_m = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_M  # under a causal mask the last rows have the most to do, so they start
@@ -41,8 +61,11 @@ def forward_kernel(
     i_kv = i_h // groups
     o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
 
-    p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
-    p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
+    if DESCRIBED:
+        p_k, p_v = (K, i_b.to(tl.int32), i_kv), (V, i_b.to(tl.int32), i_kv)
+    else:
+        p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
+        p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
     p_bias, p_keep, p_span = BIAS, KEEP, SPANS
     if BIAS is not None:
         p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
@@ -62,23 +85,30 @@ def forward_kernel(
     b_q = load_tile(
         Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
     )  # fmt: skip
+    spans = key_span(i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW)
     b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
-
-    low, full_low, full_high, high = key_span(
-        i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
-    )  # fmt: skip
-    for EDGES in tl.static_range(2):
-        count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
-        for i in range(count):
-            i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
-            b_acc, b_sum, b_max = attend(
-                b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
-                bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM,
-                BLOCK_DIM, BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1,
-                EXACT=STATS is not None,
+    done = False
+    if NORMS is not None:
+        i_head = i_b.to(tl.int32) * (heads // groups) + i_kv
+        b_shift, done = static_shift(b_q, NORMS, i_head, keys, scale, cap, CAPPED, STATS is not None, POLYNOMIAL)
+        if done:
+            b_acc, b_sum, b_max = walk(
+                b_q, b_acc, b_sum, b_shift, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
+                bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM,
+                VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION,
+                EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
             )  # fmt: skip
+            done = all_finite(b_acc)
+    if not done:
+        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+        b_acc, b_sum, b_max = walk(
+            b_q, tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN,
+            v_n * ALIGN, bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed,
+            dropout_p, DIM, VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT,
+            PRECISION, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
+        )  # fmt: skip
 
     m_empty = b_sum == 0.0
     b_sum = tl.where(m_empty, 1.0, b_sum)
@@ -96,17 +126,41 @@ def forward_kernel(
 
 
 @triton.jit
+def walk(
+    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n, queries,
+    keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr,
+    WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
+    STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+):  # fmt: skip
+    """Take all blocks of keys that the rows can see into the running sums: first those without a mask, then those with one."""
+    low, full_low, full_high, high = spans
+    for EDGES in tl.static_range(2):
+        count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
+        for i in range(count):
+            i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
+            b_acc, b_sum, b_max = attend(
+                b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m,
+                keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM, BLOCK_DIM,
+                BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1, EXACT=EXACT, STATIC=STATIC,
+                POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
+            )  # fmt: skip
+    return b_acc, b_sum, b_max
+
+
+@triton.jit
 def attend(
     b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
     queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
+    STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """Take one block of keys into the running sums."""
+    """Take one block of keys into the running sums. STATIC: the shift `b_max` is not the largest exponent and does not move."""
     o_row, o_column = o_m[:, None], o_n[None, :]
-    b_k = load_tile(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED)  # [BLOCK_N, BLOCK_DIM]
+    b_k = load_rows(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_DIM]
     b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-    b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+    b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, STATIC)
     m_seen = None
     if MASKED:
         m_seen = visible(
@@ -114,19 +168,25 @@ def attend(
         )  # fmt: skip
     b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
 
-    b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
-    b_shrink = power(b_max - b_new, EXACT)
-    b_w = power(b_x - b_new[:, None], EXACT)
+    b_new = b_max
+    if not STATIC:
+        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
+        b_shrink = power(b_max - b_new, EXACT)
+    if POLYNOMIAL and not MASKED:
+        b_w, b_n = mixed_pair(b_x, b_new[:, None] + tl.zeros_like(b_x), o_column)
+    else:
+        b_w = power(b_x - b_new[:, None], EXACT)
+        if POLARITY != 0:
+            b_n = power(b_y - b_new[:, None], EXACT)
     b_all = b_w
     if POLARITY != 0:
-        b_n = power(b_y - b_new[:, None], EXACT)
         b_all = b_w + b_n
         b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
-    b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
+    b_sum = tl.sum(b_all, 1) + (b_sum if STATIC else b_sum * b_shrink)
     if DROPOUT:
         b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)
-    b_v = load_tile(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED)  # [BLOCK_N, BLOCK_VALUE]
-    b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
+    b_v = load_rows(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_VALUE]
+    b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc if STATIC else b_acc * b_shrink[:, None], input_precision=PRECISION)
     return b_acc, b_sum, b_new
 
 

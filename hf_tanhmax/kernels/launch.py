@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton.testing import do_bench
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..visibility import Visibility
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel, span_kernel
 from .primitives import LOG2E
 from .schedule import Kernel, Tile, padded_size, tiles
-from .tuning import autotuning, fastest, length_bucket
+from .shift import NORM_BLOCK, norm_kernel
+from .support import capability
+from .tuning import adds_atomically, autotuning, fastest, length_bucket
 
 ALIGN = 8  # elements: 16 bytes in half precision, the widest load
 FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
@@ -54,13 +57,52 @@ class FusedProblem:
 
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
         """Launch a kernel with the tile that it is to take."""
-        rows = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size())
+        known = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+        rows = tuple(tile for tile in known if self.fits(tile))
         if len(rows) > 1 and autotuning():
             masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
             lengths = (length_bucket(self.queries), length_bucket(self.keys))
-            key = (kernel, str(self.query.device), self.query.dtype, padded_size(self.dim), padded_size(self.value_dim), *masking, *lengths)
+            sizes = (padded_size(self.dim), padded_size(self.value_dim))
+            key = (kernel, str(self.query.device), self.query.dtype, *sizes, *masking, *lengths, rows)
             rows = (fastest(key, rows, launch, do_bench),)
         launch(rows[0])
+
+    def fits(self, tile: Tile) -> bool:
+        """Whether a row of the table is for a call like this one.
+
+        A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
+        polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of its own.
+        """
+        if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
+            return False
+        if tile.polynomial and self.query.dtype != torch.bfloat16:
+            return False
+        if tile.reduced:
+            return False
+        bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
+        return bounded or not tile.static
+
+    def reduced(self, *, log_polarity: bool) -> Tile | None:
+        """The row with which one kernel does the whole backward pass, if the user asks for one, and there is one for this call.
+
+        It adds dQ up in float32 in no certain order. It neither finds the gradient of log p, nor what exact float32 needs.
+        """
+        if log_polarity or self.exact or not adds_atomically() or self.dim % 4:
+            return None
+        rows = tiles("key_value", max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+        return next((tile for tile in rows if tile.reduced), None)
+
+    def norms(self) -> Tensor:
+        """The largest squared norms of the keys by blocks of `NORM_BLOCK`, float32 `[batch * kv_heads, blocks]`."""
+        blocks = math.ceil(self.keys / NORM_BLOCK.value)
+        norms = self.key.new_empty((self.batch * self.kv_heads, blocks), dtype=torch.float32)
+        if norms.numel():
+            strides = [stride // self.alignment for stride in self.row_strides[3:6]]
+            block_dim = padded_size(self.dim)
+            norm_kernel[norms.numel(),](
+                self.key, norms, *strides, self.keys, self.kv_heads, self.dim, block_dim, self.alignment, NORM_BLOCK.value, num_warps=8
+            )  # fmt: skip
+        return norms
 
     @cached_property
     def bounds(self) -> tuple[Tensor | None, Tensor | None]:
@@ -124,6 +166,7 @@ class FusedProblem:
             "num_warps": tile.warps,
             "num_stages": tile.stages,
             "enable_fp_fusion": True,
+            **({} if tile.registers is None else {"maxnreg": tile.registers}),
         }
 
     def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
@@ -175,10 +218,26 @@ def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
     def _launch(tile: Tile) -> None:
         arguments = problem.arguments(tile, problem.spans(tile.rows))
         results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
-        forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results)
+        results["NORMS"] = problem.norms() if tile.static else None
+        if tile.described:
+            arguments |= {name: _described(arguments[name], tile.columns) for name in ("K", "V")}
+        flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
+        forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
 
     problem.run("forward", _launch)
     return output, lse, stats
+
+
+def _describable(tensor: Tensor) -> bool:
+    """Whether the hardware's descriptors can tell of a tensor: 16-byte addresses and strides, none of these 0, and no empty dimension."""
+    size = tensor.element_size()
+    aligned = tensor.data_ptr() % 16 == 0 and all(stride > 0 and stride * size % 16 == 0 for stride in tensor.stride()[:3])
+    return aligned and tensor.stride(3) == 1 and tensor.numel() > 0
+
+
+def _described(tensor: Tensor, columns: int) -> TensorDescriptor:
+    """A descriptor of `[batch, heads, length, dim]` that loads `columns` rows of a head; what lies beyond its bounds is 0."""
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, columns, padded_size(tensor.shape[3])])
 
 
 def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,7 +277,9 @@ def launch_backward(
         delta_kernel[math.ceil(lse.numel() / 64),](
             output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded_size(problem.value_dim), 64
         )  # fmt: skip
-    if lse.numel():
+    reduced = problem.reduced(log_polarity=log_polarity)
+    summed = lse.new_zeros(grad_query.transpose(1, 2).shape).transpose(1, 2) if reduced else None
+    if lse.numel() and not reduced:
         results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
 
         def _launch_rows(tile: Tile) -> None:
@@ -231,9 +292,15 @@ def launch_backward(
 
         def _launch_columns(tile: Tile) -> None:
             arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+            arguments["SUM_Q"] = None if summed is None or not summed.numel() else _described(summed, tile.rows)
             key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
 
-        problem.run("key_value", _launch_columns)
+        if reduced:
+            _launch_columns(reduced)
+        else:
+            problem.run("key_value", _launch_columns)
+    if summed is not None:
+        grad_query.copy_(summed)
     by_head = None if by_row is None else by_row.sum((0, 2))
     return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
 

@@ -34,6 +34,20 @@ def load_tile(p_base, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BL
 
 
 @triton.jit
+def load_rows(
+    source, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, MASKED: tl.constexpr,
+    DESCRIBED: tl.constexpr,
+):  # fmt: skip
+    """As `load_tile`, of a pointer, or (DESCRIBED) of a descriptor of [batch, heads, length, DIM], a batch entry and a head."""
+    if DESCRIBED:
+        descriptor, i_b, i_h = source
+        b_tile = descriptor.load([i_b, i_h, i_row, 0]).reshape([o_row.shape[0], BLOCK_DIM])
+    else:
+        b_tile = load_tile(source, i_row, o_row, o_dim, stride, length, DIM, BLOCK_DIM, MASKED)
+    return b_tile
+
+
+@triton.jit
 def key_span(
     i_m, queries, keys, offset, window, STARTS, ENDS, p_span,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
@@ -151,8 +165,14 @@ def tanh(b_y):
 
 
 @triton.jit
-def scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr):
-    """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap."""
+def scores(
+    b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr,
+    BOUNDED: tl.constexpr = False,
+):  # fmt: skip
+    """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap.
+
+    BOUNDED scores are known to be finite.
+    """
     b_tanh = b_qk
     b_x = b_qk * scale
     if CAPPED:
@@ -162,7 +182,9 @@ def scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, 
         p_tile = p_bias + i_m.to(tl.int64) * bias_m + i_n.to(tl.int64) * bias_n + o_m * bias_m + o_n * bias_n
         b_bias = tl.load(p_tile, mask=(i_m + o_m < queries) & (i_n + o_n < keys), other=0.0)
         b_x += b_bias.to(tl.float32) * (1.0 if EXACT else LOG2E)
-    return tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS), b_tanh
+    if not BOUNDED:
+        b_x = tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS)
+    return b_x, b_tanh
 
 
 @triton.jit
@@ -219,8 +241,8 @@ def survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p):
 def score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
     """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D.
 
-    The shift is L in units of log 2. If EXACT it is the row's largest exponent, and `b_inverse` one over the sum: a rounded L would cost
-    float32 the digits that |L| has before the point, on both exponentials differently.
+    The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would
+    cost float32 the digits that |L| has before the point, on both exponentials differently.
     """
     b_p = power(b_x - b_shift, EXACT)
     if EXACT:

@@ -1,24 +1,40 @@
 """Tiles as a table: how many rows and keys a program takes, with how many warps and pipeline stages, by kernel, head size and dtype.
 
+The rows of a decoding tile are the queries of all heads of a group; `decode_16` is the decoding kernel with 16 of them, and so on.
+
 Every row of the table is compiled ahead of time in the tests, which hold its registers, spills and shared memory. All fit into the 99 KiB
 that the smallest supported GPUs give a block. The first row of an entry is used, unless `tuning` is asked to find the fastest.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-Kernel = Literal["forward", "key_value", "query", "bias"]
+Kernel = Literal["forward", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64"]
 HEAD_SIZES = (16, 32, 64, 128, 256)
+SHORTEST = 256  # keys: a shorter chunk takes less time than it takes to start a program and to combine its result
+WAVES = 4  # programs for each multiprocessor, so that the memory is busy while some of them begin or end
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead."""
+    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead.
+
+    Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
+    without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
+    `registers` is the most that a thread may have, for more programs at once. A row that is `reduced` adds dQ up atomically, and is taken
+    only if the user asks. The launcher's `fits` tells for which calls a row is.
+    """
 
     rows: int
     columns: int
     warps: int
     stages: int
+    static: bool = False
+    polynomial: bool = False
+    described: bool = False
+    registers: int | None = None
+    reduced: bool = False
 
 
 # (kernel, padded head size, bytes of an element) -> tiles, the default first.
@@ -63,6 +79,61 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
     ("bias", 64, 4): (Tile(32, 32, 4, 1),),
     ("bias", 128, 4): (Tile(16, 32, 4, 1),),
     ("bias", 256, 4): (Tile(16, 16, 4, 1),),
+    ("decode_16", 16, 2): (Tile(16, 64, 4, 3),),
+    ("decode_16", 32, 2): (Tile(16, 64, 4, 3),),
+    ("decode_16", 64, 2): (Tile(16, 64, 4, 3),),
+    ("decode_16", 128, 2): (Tile(16, 64, 4, 3),),
+    ("decode_16", 256, 2): (Tile(16, 32, 4, 3),),
+    ("decode_16", 16, 4): (Tile(16, 64, 4, 2),),
+    ("decode_16", 32, 4): (Tile(16, 64, 4, 2),),
+    ("decode_16", 64, 4): (Tile(16, 32, 4, 2),),
+    ("decode_16", 128, 4): (Tile(16, 32, 4, 2),),
+    ("decode_16", 256, 4): (Tile(16, 16, 4, 2),),
+    ("decode_32", 16, 2): (Tile(32, 64, 4, 3),),
+    ("decode_32", 32, 2): (Tile(32, 64, 4, 3),),
+    ("decode_32", 64, 2): (Tile(32, 64, 4, 3),),
+    ("decode_32", 128, 2): (Tile(32, 64, 4, 3),),
+    ("decode_32", 256, 2): (Tile(32, 32, 8, 2),),
+    ("decode_32", 16, 4): (Tile(32, 64, 4, 2),),
+    ("decode_32", 32, 4): (Tile(32, 64, 4, 2),),
+    ("decode_32", 64, 4): (Tile(32, 32, 4, 2),),
+    ("decode_32", 128, 4): (Tile(32, 32, 4, 2),),
+    ("decode_32", 256, 4): (Tile(32, 16, 8, 1),),
+    ("decode_64", 16, 2): (Tile(64, 64, 4, 3),),
+    ("decode_64", 32, 2): (Tile(64, 64, 4, 3),),
+    ("decode_64", 64, 2): (Tile(64, 64, 4, 3),),
+    ("decode_64", 128, 2): (Tile(64, 64, 4, 2),),
+    ("decode_64", 256, 2): (Tile(64, 32, 8, 2),),
+    ("decode_64", 16, 4): (Tile(64, 64, 4, 2),),
+    ("decode_64", 32, 4): (Tile(64, 64, 4, 2),),
+    ("decode_64", 64, 4): (Tile(64, 32, 4, 2),),
+    ("decode_64", 128, 4): (Tile(64, 16, 8, 1),),
+    ("decode_64", 256, 4): (Tile(32, 16, 8, 1),),
+}
+
+# What a GPU of compute capability 9.0 has besides. No GPU has timed these rows, so none is an entry's first.
+HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
+    ("forward", 64, 2): (
+        Tile(128, 64, 8, 3, static=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True),
+        Tile(128, 64, 8, 3, described=True),
+        Tile(128, 64, 8, 3, described=True, registers=128),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 3, static=True, described=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("forward", 128, 2): (
+        Tile(128, 64, 8, 2, static=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True),
+        Tile(128, 64, 8, 2, described=True),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 2, static=True, described=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("key_value", 64, 2): (Tile(64, 128, 8, 2, reduced=True),),
+    ("key_value", 128, 2): (Tile(32, 128, 8, 1, reduced=True),),
 }
 
 
@@ -71,6 +142,26 @@ def padded_size(head_dim: int) -> int:
     return next(size for size in HEAD_SIZES if size >= head_dim)
 
 
-def tiles(kernel: Kernel, head_dim: int, element_size: int) -> tuple[Tile, ...]:
-    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4)."""
-    return TABLE[kernel, padded_size(head_dim), element_size]
+def tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
+    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4).
+
+    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the rows of `HOPPER`.
+    """
+    entry = kernel, padded_size(head_dim), element_size
+    return TABLE[entry] + (HOPPER.get(entry, ()) if capability == (9, 0) else ())
+
+
+def decode_kernel_for(rows: int) -> Kernel:
+    """The kernel whose tile holds the rows of a group, or the largest, of which it then takes several."""
+    return "decode_16" if rows <= 16 else "decode_32" if rows <= 32 else "decode_64"
+
+
+def splits(programs: int, keys: int, processors: int) -> int:
+    """Into how many chunks decoding splits the keys: enough for `WAVES` programs a multiprocessor, none shorter than `SHORTEST`.
+
+    Args:
+        programs: how many programs there are without splitting: batch entries times key heads, times the tiles of a group.
+        keys: as many as any entry of the batch can have.
+        processors: multiprocessors of the GPU.
+    """
+    return max(1, min(math.ceil(WAVES * processors / max(programs, 1)), math.ceil(keys / SHORTEST)))

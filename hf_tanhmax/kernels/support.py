@@ -13,6 +13,7 @@ OLDEST, NEWEST = (3, 6), (3, 9)
 OLDEST_CAPABILITY = (8, 0)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
+MOST_QUERIES = 16
 DEVICES = ("cuda", "xpu")
 
 
@@ -25,6 +26,31 @@ def fused_unsupported(query: Tensor, value: Tensor) -> str | None:
             return f"has head sizes from 1 to {LARGEST_HEAD}, but {name} is {size}"
     reason = triton_missing()
     return _device(query) if reason is None else reason
+
+
+def decode_unsupported(query: Tensor, value: Tensor, *, needs_gradient: bool, dropout_p: float, packed: bool) -> str | None:
+    """Why the decoding kernel cannot run a call, as the end of a sentence; None if it can.
+
+    Args:
+        query, value: as for `tanhmax_attention`.
+        needs_gradient: whether anything that reaches the kernel is to be differentiated.
+        dropout_p: share of the weights to drop.
+        packed: whether sequences are packed into a batch of one.
+    """
+    if not 1 <= query.shape[2] <= MOST_QUERIES:
+        return f"takes 1 to {MOST_QUERIES} queries, but there are {query.shape[2]}"
+    if needs_gradient:
+        return "has no gradient, but one is needed; call it under torch.no_grad(), or detach the tensors"
+    if dropout_p > 0:
+        return f"has no dropout, but dropout_p is {dropout_p}"
+    if packed:
+        return "has no packed sequences, but cu_seqlens is given without a block_table"
+    return fused_unsupported(query, value)
+
+
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of an NVIDIA GPU; None of any other device."""
+    return _probe_capability(device.index or 0) if device.type == "cuda" and torch.version.hip is None else None
 
 
 def _device(query: Tensor) -> str | None:

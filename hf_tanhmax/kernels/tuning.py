@@ -1,4 +1,4 @@
-"""Which row of the table of tiles is fastest here: timed once a kind of call, and only if the user asks (HF_TANHMAX_AUTOTUNE=1)."""
+"""What the user asks of the schedule: rows that are timed, once a kind of call (HF_TANHMAX_AUTOTUNE=1), and sums in no certain order."""
 
 import os
 from collections.abc import Callable, Hashable, Sequence
@@ -15,6 +15,11 @@ def autotuning() -> bool:
     if os.environ.get("HF_TANHMAX_AUTOTUNE", "0") != "1":
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def adds_atomically() -> bool:
+    """Whether the backward pass may add dQ up in no certain order (HF_TANHMAX_ATOMIC=1), which torch's deterministic mode forbids."""
+    return os.environ.get("HF_TANHMAX_ATOMIC", "0") == "1" and not torch.are_deterministic_algorithms_enabled()
 
 
 def fastest(key: Hashable, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:

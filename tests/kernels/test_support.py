@@ -125,3 +125,12 @@ print(json.dumps([name for name in sys.modules if name.startswith("hf_tanhmax.ke
 """
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert set(json.loads(run.stdout)) == {"hf_tanhmax.kernels", "hf_tanhmax.kernels.support"}
+
+
+def test_the_capability_is_that_of_nvidia_gpus_alone(monkeypatch):
+    monkeypatch.setattr(support, "_probe_capability", lambda index: (9, index))
+    assert support.capability(torch.device("cuda", 3)) == (9, 3)
+    assert support.capability(torch.device("cuda")) == (9, 0)
+    assert support.capability(torch.device("cpu")) is None
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert support.capability(torch.device("cuda")) is None

@@ -18,7 +18,12 @@ from hf_tanhmax.models import bundle
 from hf_tanhmax.models.bundle import CODE_FILE, MODULES, PACKAGE, digest, source
 
 GOLDEN = Path(__file__).parents[1] / "published" / CODE_FILE
-TRITON = ("import triton", "import triton.language as tl", "from triton.testing import do_bench")
+TRITON = (
+    "import triton",
+    "import triton.language as tl",
+    "from triton.testing import do_bench",
+    "from triton.tools.tensor_descriptor import TensorDescriptor",
+)
 STANDINS = {"namespace", "models/bundle"}  # which the file has a few lines instead of
 
 

@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "6ee40b09055b8f4a4791864ecb43ad785e150561c1988a8041de11a40f1aeb20"  # sha256 of what follows this line
+DIGEST = "0402c9cfaef994e9e35232f9d1393d9a1facbd266857b6db88bc631fbf057482"  # sha256 of what follows this line
 
 import transformers
 
@@ -24,6 +24,7 @@ import math
 import os
 import platform
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -371,6 +372,75 @@ class Visibility:
     def full(self, device: torch.device) -> Tensor | None:
         """The mask of all queries and keys, as `tile` gives it."""
         return self.tile((0, self.queries), (0, self.keys), device)
+
+
+# hf_tanhmax/paging.py
+"""Keys and values that lie in blocks anywhere in a cache, and the table that says where: what serving hands over instead of tensors.
+
+For batch entry :math:`b`, key number :math:`j` is `key[block_table[b, j // size], :, j % size]`, where `size` is the number of keys in a
+block. In a flat table, blocks hold one key each, and the keys of all entries follow each other.
+"""
+
+
+@dataclass(frozen=True)
+class Paging:
+    """Where the keys of each batch entry lie.
+
+    Attributes:
+        block_table: int32 or int64, `[batch, blocks]` or `[keys of all entries]`.
+        bounds: int32 or int64 `[batch + 1]`; entry b has `bounds[b + 1] - bounds[b]` keys.
+    """
+
+    block_table: Tensor
+    bounds: Tensor
+
+    def positions(self, size: int) -> tuple[Tensor, Tensor]:
+        """Of every key, up to the longest entry: the row of the blocks laid end to end, and whether there is one; both `[batch, keys]`."""
+        lengths = self.bounds.diff().to(torch.int64)
+        each = torch.arange(int(lengths.max()) if lengths.numel() else 0, device=self.bounds.device)
+        exists = each < lengths[:, None]
+        if self.block_table.dim() == 1:
+            index = (self.bounds[:-1, None] + each).where(exists, 0)
+            return self.block_table[index].to(torch.int64) * size, exists
+        blocks = self.block_table[:, each // size].to(torch.int64)
+        return (blocks * size + each % size).where(exists, 0), exists
+
+    def gathered(
+        self, query: Tensor, key: Tensor, value: Tensor, visibility: Visibility
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Visibility]:
+        """The call with dense copies of its keys and values, `[batch, kv_heads, keys, dim]`, and a mask for which of them there are."""
+        rows, exists = self.positions(key.shape[2])
+        missing = ~exists[:, None, :, None]  # a block that was never written may hold anything
+        key, value = (tensor.transpose(1, 2).flatten(0, 1)[rows].transpose(1, 2).masked_fill(missing, 0.0) for tensor in (key, value))
+        keep = exists[:, None, None]
+        if visibility.causal:
+            last = self.bounds.diff()[:, None, None, None] - query.shape[2]
+            back = torch.arange(query.shape[2], device=query.device)[:, None] + last - torch.arange(rows.shape[1], device=query.device)
+            keep = keep & (back >= 0) & (back < (visibility.window or rows.shape[1] + 1))
+        return (query, key, value), Visibility(query.shape[2], rows.shape[1], keep=keep)
+
+
+def checked_paging(block_table: Tensor, bounds: Tensor | None, query: Tensor, key: Tensor) -> Paging:
+    """The table and the bounds of a call, if they fit its tensors.
+
+    Raises:
+        ValueError, TypeError: they do not; the sentence names what.
+    """
+    if bounds is None:
+        raise ValueError("block_table needs cu_seqlens, [batch + 1], which say where the keys of each batch entry begin")
+    for name, tensor in (("block_table", block_table), ("cu_seqlens", bounds)):
+        if tensor.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"{name} must be int32 or int64, but is {tensor.dtype}")
+        if tensor.device != query.device:
+            raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}; move one of them")
+    batch, size = query.shape[0], key.shape[2]
+    if bounds.shape != (batch + 1,):
+        raise ValueError(f"with a block_table cu_seqlens must be [batch + 1] = [{batch + 1}], but has shape {tuple(bounds.shape)}")
+    if block_table.dim() not in (1, 2) or (block_table.dim() == 2 and block_table.shape[0] != batch):
+        raise ValueError(f"block_table must be [batch, blocks] with a batch of {batch}, or flat, but has shape {tuple(block_table.shape)}")
+    if block_table.dim() == 1 and size != 1:
+        raise ValueError(f"a flat block_table counts blocks of one key, but key has blocks of {size}; give it as [batch, blocks]")
+    return Paging(block_table, bounds)
 
 
 # hf_tanhmax/reference.py
@@ -1758,6 +1828,7 @@ OLDEST, NEWEST = (3, 6), (3, 9)
 OLDEST_CAPABILITY = (8, 0)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
+MOST_QUERIES = 16
 DEVICES = ("cuda", "xpu")
 
 
@@ -1770,6 +1841,31 @@ def fused_unsupported(query: Tensor, value: Tensor) -> str | None:
             return f"has head sizes from 1 to {LARGEST_HEAD}, but {name} is {size}"
     reason = triton_missing()
     return _device(query) if reason is None else reason
+
+
+def decode_unsupported(query: Tensor, value: Tensor, *, needs_gradient: bool, dropout_p: float, packed: bool) -> str | None:
+    """Why the decoding kernel cannot run a call, as the end of a sentence; None if it can.
+
+    Args:
+        query, value: as for `tanhmax_attention`.
+        needs_gradient: whether anything that reaches the kernel is to be differentiated.
+        dropout_p: share of the weights to drop.
+        packed: whether sequences are packed into a batch of one.
+    """
+    if not 1 <= query.shape[2] <= MOST_QUERIES:
+        return f"takes 1 to {MOST_QUERIES} queries, but there are {query.shape[2]}"
+    if needs_gradient:
+        return "has no gradient, but one is needed; call it under torch.no_grad(), or detach the tensors"
+    if dropout_p > 0:
+        return f"has no dropout, but dropout_p is {dropout_p}"
+    if packed:
+        return "has no packed sequences, but cu_seqlens is given without a block_table"
+    return fused_unsupported(query, value)
+
+
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of an NVIDIA GPU; None of any other device."""
+    return _probe_capability(device.index or 0) if device.type == "cuda" and torch.version.hip is None else None
 
 
 def _device(query: Tensor) -> str | None:
@@ -1830,23 +1926,38 @@ def _dotted(version: tuple[int, ...]) -> str:
 # hf_tanhmax/kernels/schedule.py
 """Tiles as a table: how many rows and keys a program takes, with how many warps and pipeline stages, by kernel, head size and dtype.
 
+The rows of a decoding tile are the queries of all heads of a group; `decode_16` is the decoding kernel with 16 of them, and so on.
+
 Every row of the table is compiled ahead of time in the tests, which hold its registers, spills and shared memory. All fit into the 99 KiB
 that the smallest supported GPUs give a block. The first row of an entry is used, unless `tuning` is asked to find the fastest.
 """
 
 
-Kernel = Literal["forward", "key_value", "query", "bias"]
+Kernel = Literal["forward", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64"]
 HEAD_SIZES = (16, 32, 64, 128, 256)
+SHORTEST = 256  # keys: a shorter chunk takes less time than it takes to start a program and to combine its result
+WAVES = 4  # programs for each multiprocessor, so that the memory is busy while some of them begin or end
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead."""
+    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead.
+
+    Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
+    without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
+    `registers` is the most that a thread may have, for more programs at once. A row that is `reduced` adds dQ up atomically, and is taken
+    only if the user asks. The launcher's `fits` tells for which calls a row is.
+    """
 
     rows: int
     columns: int
     warps: int
     stages: int
+    static: bool = False
+    polynomial: bool = False
+    described: bool = False
+    registers: int | None = None
+    reduced: bool = False
 
 
 # (kernel, padded head size, bytes of an element) -> tiles, the default first.
@@ -1891,6 +2002,61 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
     ("bias", 64, 4): (Tile(32, 32, 4, 1),),
     ("bias", 128, 4): (Tile(16, 32, 4, 1),),
     ("bias", 256, 4): (Tile(16, 16, 4, 1),),
+    ("decode_16", 16, 2): (Tile(16, 64, 4, 3),),
+    ("decode_16", 32, 2): (Tile(16, 64, 4, 3),),
+    ("decode_16", 64, 2): (Tile(16, 64, 4, 3),),
+    ("decode_16", 128, 2): (Tile(16, 64, 4, 3),),
+    ("decode_16", 256, 2): (Tile(16, 32, 4, 3),),
+    ("decode_16", 16, 4): (Tile(16, 64, 4, 2),),
+    ("decode_16", 32, 4): (Tile(16, 64, 4, 2),),
+    ("decode_16", 64, 4): (Tile(16, 32, 4, 2),),
+    ("decode_16", 128, 4): (Tile(16, 32, 4, 2),),
+    ("decode_16", 256, 4): (Tile(16, 16, 4, 2),),
+    ("decode_32", 16, 2): (Tile(32, 64, 4, 3),),
+    ("decode_32", 32, 2): (Tile(32, 64, 4, 3),),
+    ("decode_32", 64, 2): (Tile(32, 64, 4, 3),),
+    ("decode_32", 128, 2): (Tile(32, 64, 4, 3),),
+    ("decode_32", 256, 2): (Tile(32, 32, 8, 2),),
+    ("decode_32", 16, 4): (Tile(32, 64, 4, 2),),
+    ("decode_32", 32, 4): (Tile(32, 64, 4, 2),),
+    ("decode_32", 64, 4): (Tile(32, 32, 4, 2),),
+    ("decode_32", 128, 4): (Tile(32, 32, 4, 2),),
+    ("decode_32", 256, 4): (Tile(32, 16, 8, 1),),
+    ("decode_64", 16, 2): (Tile(64, 64, 4, 3),),
+    ("decode_64", 32, 2): (Tile(64, 64, 4, 3),),
+    ("decode_64", 64, 2): (Tile(64, 64, 4, 3),),
+    ("decode_64", 128, 2): (Tile(64, 64, 4, 2),),
+    ("decode_64", 256, 2): (Tile(64, 32, 8, 2),),
+    ("decode_64", 16, 4): (Tile(64, 64, 4, 2),),
+    ("decode_64", 32, 4): (Tile(64, 64, 4, 2),),
+    ("decode_64", 64, 4): (Tile(64, 32, 4, 2),),
+    ("decode_64", 128, 4): (Tile(64, 16, 8, 1),),
+    ("decode_64", 256, 4): (Tile(32, 16, 8, 1),),
+}
+
+# What a GPU of compute capability 9.0 has besides. No GPU has timed these rows, so none is an entry's first.
+HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
+    ("forward", 64, 2): (
+        Tile(128, 64, 8, 3, static=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True),
+        Tile(128, 64, 8, 3, described=True),
+        Tile(128, 64, 8, 3, described=True, registers=128),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 3, static=True, described=True),
+        Tile(128, 64, 8, 3, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("forward", 128, 2): (
+        Tile(128, 64, 8, 2, static=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True),
+        Tile(128, 64, 8, 2, described=True),
+        Tile(128, 128, 8, 2, described=True),
+        Tile(128, 64, 8, 2, static=True, described=True),
+        Tile(128, 64, 8, 2, static=True, polynomial=True, described=True),
+        Tile(128, 128, 8, 2, static=True, polynomial=True, described=True),
+    ),
+    ("key_value", 64, 2): (Tile(64, 128, 8, 2, reduced=True),),
+    ("key_value", 128, 2): (Tile(32, 128, 8, 1, reduced=True),),
 }
 
 
@@ -1899,13 +2065,33 @@ def padded_size(head_dim: int) -> int:
     return next(size for size in HEAD_SIZES if size >= head_dim)
 
 
-def tiles(kernel: Kernel, head_dim: int, element_size: int) -> tuple[Tile, ...]:
-    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4)."""
-    return TABLE[kernel, padded_size(head_dim), element_size]
+def tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
+    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4).
+
+    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the rows of `HOPPER`.
+    """
+    entry = kernel, padded_size(head_dim), element_size
+    return TABLE[entry] + (HOPPER.get(entry, ()) if capability == (9, 0) else ())
+
+
+def decode_kernel_for(rows: int) -> Kernel:
+    """The kernel whose tile holds the rows of a group, or the largest, of which it then takes several."""
+    return "decode_16" if rows <= 16 else "decode_32" if rows <= 32 else "decode_64"
+
+
+def splits(programs: int, keys: int, processors: int) -> int:
+    """Into how many chunks decoding splits the keys: enough for `WAVES` programs a multiprocessor, none shorter than `SHORTEST`.
+
+    Args:
+        programs: how many programs there are without splitting: batch entries times key heads, times the tiles of a group.
+        keys: as many as any entry of the batch can have.
+        processors: multiprocessors of the GPU.
+    """
+    return max(1, min(math.ceil(WAVES * processors / max(programs, 1)), math.ceil(keys / SHORTEST)))
 
 
 # hf_tanhmax/kernels/tuning.py
-"""Which row of the table of tiles is fastest here: timed once a kind of call, and only if the user asks (HF_TANHMAX_AUTOTUNE=1)."""
+"""What the user asks of the schedule: rows that are timed, once a kind of call (HF_TANHMAX_AUTOTUNE=1), and sums in no certain order."""
 
 
 _fastest: dict[Hashable, Tile] = {}
@@ -1916,6 +2102,11 @@ def autotuning() -> bool:
     if os.environ.get("HF_TANHMAX_AUTOTUNE", "0") != "1":
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def adds_atomically() -> bool:
+    """Whether the backward pass may add dQ up in no certain order (HF_TANHMAX_ATOMIC=1), which torch's deterministic mode forbids."""
+    return os.environ.get("HF_TANHMAX_ATOMIC", "0") == "1" and not torch.are_deterministic_algorithms_enabled()
 
 
 def fastest(key: Hashable, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
@@ -1933,6 +2124,7 @@ def length_bucket(length: int) -> int:
 if triton_missing() is None:
     # Not by import statements: Transformers has everybody install whatever a file imports.
     do_bench = importlib.import_module("triton.testing").do_bench
+    TensorDescriptor = importlib.import_module("triton.tools.tensor_descriptor").TensorDescriptor
     triton = importlib.import_module("triton")
     tl = importlib.import_module("triton.language")
 
@@ -1967,6 +2159,20 @@ if triton_missing() is None:
             b_tile = tl.load(p_tile, mask=(o_dim < DIM)[None, :], other=0.0)
         else:
             b_tile = tl.load(p_tile)
+        return b_tile
+
+
+    @triton.jit
+    def load_rows(
+        source, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, MASKED: tl.constexpr,
+        DESCRIBED: tl.constexpr,
+    ):  # fmt: skip
+        """As `load_tile`, of a pointer, or (DESCRIBED) of a descriptor of [batch, heads, length, DIM], a batch entry and a head."""
+        if DESCRIBED:
+            descriptor, i_b, i_h = source
+            b_tile = descriptor.load([i_b, i_h, i_row, 0]).reshape([o_row.shape[0], BLOCK_DIM])
+        else:
+            b_tile = load_tile(source, i_row, o_row, o_dim, stride, length, DIM, BLOCK_DIM, MASKED)
         return b_tile
 
 
@@ -2088,8 +2294,14 @@ if triton_missing() is None:
 
 
     @triton.jit
-    def scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr):
-        """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap."""
+    def scores(
+        b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr,
+        BOUNDED: tl.constexpr = False,
+    ):  # fmt: skip
+        """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap.
+
+        BOUNDED scores are known to be finite.
+        """
         b_tanh = b_qk
         b_x = b_qk * scale
         if CAPPED:
@@ -2099,7 +2311,9 @@ if triton_missing() is None:
             p_tile = p_bias + i_m.to(tl.int64) * bias_m + i_n.to(tl.int64) * bias_n + o_m * bias_m + o_n * bias_n
             b_bias = tl.load(p_tile, mask=(i_m + o_m < queries) & (i_n + o_n < keys), other=0.0)
             b_x += b_bias.to(tl.float32) * (1.0 if EXACT else LOG2E)
-        return tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS), b_tanh
+        if not BOUNDED:
+            b_x = tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS)
+        return b_x, b_tanh
 
 
     @triton.jit
@@ -2156,8 +2370,8 @@ if triton_missing() is None:
     def score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
         """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D.
 
-        The shift is L in units of log 2. If EXACT it is the row's largest exponent, and `b_inverse` one over the sum: a rounded L would cost
-        float32 the digits that |L| has before the point, on both exponentials differently.
+        The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would
+        cost float32 the digits that |L| has before the point, on both exponentials differently.
         """
         b_p = power(b_x - b_shift, EXACT)
         if EXACT:
@@ -2187,6 +2401,127 @@ if triton_missing() is None:
         return b_shift, b_inverse
 
 
+    # hf_tanhmax/kernels/shift.py
+    r"""A shift that is known before the first score, so that the forward loop needs neither a running maximum nor a rescaling.
+
+    By Cauchy and Schwarz no score of row i is larger than :math:`B_i = s |q_i| \max_j |k_j|` (or than its softcap). As cosh is at least 1, the
+    sum of a row at polarity 1 cannot vanish, and the shift may be any number with which nothing overflows: in units of log 2,
+    :math:`\max(0, \lceil B_i - 60 \rceil)`. Exponents then are at most 60. Of the two exponentials of a score the larger is at least 1 before
+    the shift, so their difference is lost nowhere while B is at most 140; up to 92 neither of the two underflows, as the polynomial needs.
+
+    A block of rows whose bound is larger (or not a number) walks with the running maximum instead. So does one whose sums have come out
+    infinite or not a number, in which values beyond 1e15 or not finite took part: its result is the running maximum's, whatever that is.
+
+    The polynomial gives both exponentials of one score in four without the special-function unit: :math:`x = i + f` with an integer i and
+    :math:`|f| \le 1/2`, :math:`2^{\pm f} \approx E(f^2) \pm f O(f^2)`, and i goes into the exponent bits. As both come from the same E and O,
+    their difference keeps its sign and its relative error (1e-4, below the rounding to bfloat16) down to the smallest scores. The coefficients
+    are the minimax ones for the relative error of degree 3 with E(0) = 1.
+    """
+
+
+    INTERPRETED = tl.constexpr(interpreted())
+    NORM_BLOCK = tl.constexpr(128)  # keys whose largest norm is one number
+    HIGHEST = tl.constexpr(60.0)  # exponent: 2^60 times the values and their number stays far below float32's 2^128
+    FURTHEST, FURTHEST_POLYNOMIAL = tl.constexpr(140.0), tl.constexpr(92.0)  # bounds
+    SLACK = tl.constexpr(1.002)  # operands that are rounded to TF32 grow by up to 2^-11 each
+    EVEN, ODD_1, ODD_3 = tl.constexpr(0.242210972), tl.constexpr(0.693282929), tl.constexpr(0.0550089297)
+    # 1.5 * 2^23: a float32 to which it is added is rounded, with the integer in its lowest bits. Bits that a shift by 23 leaves are 0.
+    ROUNDER = tl.constexpr(12582912.0)
+
+
+    @triton.jit(do_not_specialize=["k_b", "k_h", "k_n", "keys", "kv_heads"])
+    def norm_kernel(
+        K, NORMS, k_b, k_h, k_n, keys, kv_heads, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, ALIGN: tl.constexpr, BLOCK_N: tl.constexpr
+    ):  # fmt: skip
+        """The largest squared norm of each block of BLOCK_N keys, [batch * kv_heads, blocks] in float32; infinite if one is not a number."""
+        blocks = tl.cdiv(keys, BLOCK_N)
+        i_bh, i_n = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK_N
+        i_b, i_h = (i_bh // kv_heads).to(tl.int64), (i_bh % kv_heads).to(tl.int64)
+        o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM)
+        p_k = K + (i_b * k_b + i_h * k_h) * ALIGN
+        b_k = load_tile(p_k, i_n, o_n, o_d, k_n * ALIGN, keys, DIM, BLOCK_DIM, MASKED=True).to(tl.float32)
+        b_sq = tl.sum(b_k * b_k, 1)
+        tl.store(NORMS + tl.program_id(0), tl.max(tl.where(b_sq == b_sq, b_sq, float("inf")), 0))
+
+
+    @triton.jit
+    def static_shift(b_q, NORMS, i_bh, keys, scale, cap, CAPPED: tl.constexpr, EXACT: tl.constexpr, POLYNOMIAL: tl.constexpr):
+        """Shifts of some rows, [BLOCK_M], and whether all of these rows have a bound that allows them.
+
+        The units are those of the scores: of log 2, or (EXACT) natural.
+        """
+        blocks = tl.cdiv(keys, NORM_BLOCK)
+        b_norms = tl.zeros([NORM_BLOCK], tl.float32)
+        for i in range(0, blocks, NORM_BLOCK):
+            o_block = i + tl.arange(0, NORM_BLOCK)
+            b_norms = tl.maximum(b_norms, tl.load(NORMS + i_bh.to(tl.int64) * blocks + o_block, mask=o_block < blocks, other=0.0))
+        b_rows = b_q.to(tl.float32)
+        b_bound = tl.sqrt(tl.sum(b_rows * b_rows, 1)) * (tl.sqrt(tl.max(b_norms, 0)) * SLACK * tl.abs(scale))
+        if CAPPED:
+            b_bound = tl.minimum(b_bound * cap, cap)
+        unit = LN2 if EXACT else 1.0
+        furthest = (FURTHEST_POLYNOMIAL if POLYNOMIAL else FURTHEST) * unit
+        b_shift = tl.ceil(tl.maximum(b_bound - HIGHEST * unit, 0.0))
+        return b_shift, tl.max(tl.where(b_bound <= furthest, 0, 1), 0) == 0
+
+
+    @triton.jit
+    def all_finite(b_acc):
+        """Whether no element of a tile is infinite or not a number."""
+        return tl.max(tl.max(tl.where(tl.abs(b_acc) < float("inf"), 0, 1), 1), 0) == 0
+
+
+    def _float(number: float) -> str:
+        """A float32 as PTX writes it."""
+        return f"0f{struct.pack('>f', number).hex()}"
+
+
+    # Four elements at a time: $0 to $3 take the positive exponentials, $4 to $7 the negative ones; $8 to $11 are x, $12 to $15 the shift.
+    _BOTH_SPECIAL = "".join(
+        f"""
+    sub.f32 t, ${8 + i}, ${12 + i}; ex2.approx.ftz.f32 ${i}, t; add.f32 t, ${8 + i}, ${12 + i}; neg.f32 t, t; ex2.approx.ftz.f32 ${4 + i}, t;"""
+        for i in range(3)
+    )
+    _BOTH_POLYNOMIAL = f"""
+    sub.rn.f32 c, {_float(ROUNDER.value)}, $15; add.rn.f32 t, $11, c; sub.rn.f32 i, t, c; sub.rn.f32 f, $11, i; mul.rn.f32 g, f, f;
+    fma.rn.f32 e, g, {_float(EVEN.value)}, {_float(1.0)}; fma.rn.f32 o, g, {_float(ODD_3.value)}, {_float(ODD_1.value)}; mul.rn.f32 o, o, f;
+    add.rn.f32 p, e, o; sub.rn.f32 n, e, o; mov.b32 u, t; shl.b32 u, u, 23; mov.b32 v, c; shl.b32 v, v, 24;
+    mov.b32 a, p; add.s32 a, a, u; mov.b32 $3, a; mov.b32 b, n; sub.s32 b, b, u; add.s32 b, b, v; mov.b32 $7, b;
+    """
+    MIXED = tl.constexpr(f"{{ .reg .f32 t,c,i,f,g,e,o,p,n; .reg .b32 u,v,a,b;\n{_BOTH_SPECIAL}{_BOTH_POLYNOMIAL}}}")
+    MIXED_OPERANDS = tl.constexpr(",".join(["=f"] * 8 + ["f"] * 8))
+
+
+    @triton.jit
+    def polynomial_pair(b_x, b_shift):
+        """Both exponentials by the polynomial, step by step as the instructions above have it."""
+        b_c = -b_shift + ROUNDER
+        b_t = b_x + b_c
+        b_f = b_x - (b_t - b_c)
+        b_g = b_f * b_f
+        b_even, b_odd = b_g * EVEN + 1.0, (b_g * ODD_3 + ODD_1) * b_f
+        b_up = b_t.to(tl.int32, bitcast=True) << 23  # the integer less the shift
+        b_down = (b_c.to(tl.int32, bitcast=True) << 24) - b_up  # less the integer, less the shift
+        b_p = ((b_even + b_odd).to(tl.int32, bitcast=True) + b_up).to(tl.float32, bitcast=True)
+        b_n = ((b_even - b_odd).to(tl.int32, bitcast=True) + b_down).to(tl.float32, bitcast=True)
+        return b_p, b_n
+
+
+    @triton.jit
+    def mixed_pair(b_x, b_shift, o_column):
+        """Both exponentials in units of log 2, of one element in four by the polynomial: which one, is up to the layout of the registers."""
+        if INTERPRETED:
+            b_p, b_n = polynomial_pair(b_x, b_shift)
+            m_special = o_column % 4 != 3
+            b_p = tl.where(m_special, tl.exp2(b_x - b_shift), b_p)
+            b_n = tl.where(m_special, tl.exp2(-b_x - b_shift), b_n)
+        else:
+            b_p, b_n = tl.inline_asm_elementwise(
+                MIXED, MIXED_OPERANDS, [b_x, b_shift], dtype=(tl.float32, tl.float32), is_pure=True, pack=4
+            )  # fmt: skip
+        return b_p, b_n
+
+
     # hf_tanhmax/kernels/forward.py
     r"""The forward kernel, and the kernel that finds out which blocks of a boolean mask are needed.
 
@@ -2198,6 +2533,8 @@ if triton_missing() is None:
 
     Blocks that all rows see are walked first, without a mask; then those at the edges, with one; hidden blocks are not touched. The difference
     of the exponentials is formed in float32 and rounded once, to the dtype of the values. Rows without a key get O = 0 and L = +inf.
+
+    With NORMS the shift is a fixed one where the bound in `shift` allows it, and m stays what it is.
     """
 
 
@@ -2209,16 +2546,19 @@ if triton_missing() is None:
 
     @triton.jit(do_not_specialize=RUNTIME)
     def forward_kernel(
-        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS,
+        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS, NORMS,
         q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
         queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, POLYNOMIAL: tl.constexpr,
+        DESCRIBED: tl.constexpr,
     ):  # fmt: skip
         """Output [batch, queries, heads, VALUE_DIM] and L [batch, heads, queries]; q, k, v by their strides over ALIGN.
 
-        STATS [2, rows], if wanted, are the largest exponent and one over the sum of each of the `rows` = batch * heads * queries rows.
+        STATS [2, rows], if wanted, are the shift and one over the sum of each of the `rows` = batch * heads * queries rows. NORMS are those of
+        `shift.norm_kernel`, where the shift is to be a fixed one; POLYNOMIAL is then for the exponentials of one score in four. If DESCRIBED, K
+        and V are tensor descriptors of [batch, heads, keys, DIM or VALUE_DIM], with blocks of [1, 1, BLOCK_N, BLOCK_DIM or BLOCK_VALUE].
         """
         blocks = tl.cdiv(queries, BLOCK_M)
         i_m = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_M  # under a causal mask the last rows have the most to do, so they start
@@ -2227,8 +2567,11 @@ if triton_missing() is None:
         i_kv = i_h // groups
         o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
 
-        p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
-        p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
+        if DESCRIBED:
+            p_k, p_v = (K, i_b.to(tl.int32), i_kv), (V, i_b.to(tl.int32), i_kv)
+        else:
+            p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
+            p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
         p_bias, p_keep, p_span = BIAS, KEEP, SPANS
         if BIAS is not None:
             p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
@@ -2248,23 +2591,30 @@ if triton_missing() is None:
         b_q = load_tile(
             Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
         )  # fmt: skip
+        spans = key_span(i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW)
         b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
         b_sum = tl.zeros([BLOCK_M], tl.float32)
         b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
-
-        low, full_low, full_high, high = key_span(
-            i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
-        )  # fmt: skip
-        for EDGES in tl.static_range(2):
-            count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
-            for i in range(count):
-                i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
-                b_acc, b_sum, b_max = attend(
-                    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
-                    bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM,
-                    BLOCK_DIM, BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1,
-                    EXACT=STATS is not None,
+        done = False
+        if NORMS is not None:
+            i_head = i_b.to(tl.int32) * (heads // groups) + i_kv
+            b_shift, done = static_shift(b_q, NORMS, i_head, keys, scale, cap, CAPPED, STATS is not None, POLYNOMIAL)
+            if done:
+                b_acc, b_sum, b_max = walk(
+                    b_q, b_acc, b_sum, b_shift, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
+                    bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM,
+                    VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION,
+                    EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
                 )  # fmt: skip
+                done = all_finite(b_acc)
+        if not done:
+            b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+            b_acc, b_sum, b_max = walk(
+                b_q, tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN,
+                v_n * ALIGN, bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed,
+                dropout_p, DIM, VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT,
+                PRECISION, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
+            )  # fmt: skip
 
         m_empty = b_sum == 0.0
         b_sum = tl.where(m_empty, 1.0, b_sum)
@@ -2282,17 +2632,41 @@ if triton_missing() is None:
 
 
     @triton.jit
+    def walk(
+        b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n, queries,
+        keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
+        BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr,
+        WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
+        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+    ):  # fmt: skip
+        """Take all blocks of keys that the rows can see into the running sums: first those without a mask, then those with one."""
+        low, full_low, full_high, high = spans
+        for EDGES in tl.static_range(2):
+            count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
+            for i in range(count):
+                i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
+                b_acc, b_sum, b_max = attend(
+                    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m,
+                    keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM, BLOCK_DIM,
+                    BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1, EXACT=EXACT, STATIC=STATIC,
+                    POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
+                )  # fmt: skip
+        return b_acc, b_sum, b_max
+
+
+    @triton.jit
     def attend(
         b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
         queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
         BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
         PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
+        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
     ):  # fmt: skip
-        """Take one block of keys into the running sums."""
+        """Take one block of keys into the running sums. STATIC: the shift `b_max` is not the largest exponent and does not move."""
         o_row, o_column = o_m[:, None], o_n[None, :]
-        b_k = load_tile(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED)  # [BLOCK_N, BLOCK_DIM]
+        b_k = load_rows(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_DIM]
         b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-        b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+        b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, STATIC)
         m_seen = None
         if MASKED:
             m_seen = visible(
@@ -2300,19 +2674,25 @@ if triton_missing() is None:
             )  # fmt: skip
         b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
 
-        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
-        b_shrink = power(b_max - b_new, EXACT)
-        b_w = power(b_x - b_new[:, None], EXACT)
+        b_new = b_max
+        if not STATIC:
+            b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
+            b_shrink = power(b_max - b_new, EXACT)
+        if POLYNOMIAL and not MASKED:
+            b_w, b_n = mixed_pair(b_x, b_new[:, None] + tl.zeros_like(b_x), o_column)
+        else:
+            b_w = power(b_x - b_new[:, None], EXACT)
+            if POLARITY != 0:
+                b_n = power(b_y - b_new[:, None], EXACT)
         b_all = b_w
         if POLARITY != 0:
-            b_n = power(b_y - b_new[:, None], EXACT)
             b_all = b_w + b_n
             b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
-        b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
+        b_sum = tl.sum(b_all, 1) + (b_sum if STATIC else b_sum * b_shrink)
         if DROPOUT:
             b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)
-        b_v = load_tile(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED)  # [BLOCK_N, BLOCK_VALUE]
-        b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
+        b_v = load_rows(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_VALUE]
+        b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc if STATIC else b_acc * b_shrink[:, None], input_precision=PRECISION)
         return b_acc, b_sum, b_new
 
 
@@ -2355,7 +2735,7 @@ if triton_missing() is None:
 
 
     # hf_tanhmax/kernels/backward.py
-    r"""The backward kernels. Nothing is added atomically, so every result is the same to the bit in every run.
+    r"""The backward kernels. Nothing is added atomically unless the launcher is asked to, so every result is the same to the bit in every run.
 
     With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C = P + N`, :math:`dP = dO\,V^\top` and
     :math:`D = \mathrm{rowsum}(dO \circ O)`:
@@ -2364,7 +2744,8 @@ if triton_missing() is None:
               \frac{dL}{d\log p} = -\sum_j N_j (dP_j + D)
 
     * `delta_kernel`: D, row by row, from the rounded output (float32 sums it exactly instead, in `query_kernel`);
-    * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group;
+    * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group; if asked to, it
+      adds its part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
     * `query_kernel`: one program owns a block of rows and walks their keys; the gradient of log p comes along, a number per row;
     * `bias_kernel`: one program owns a tile of the bias and walks the batch entries and heads that share it.
     """
@@ -2387,14 +2768,18 @@ if triton_missing() is None:
 
     @triton.jit(do_not_specialize=RUNTIME)
     def key_value_kernel(
-        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV,
+        Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV, SUM_Q,
         q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
         queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
         CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
-        """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys."""
+        """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys.
+
+        SUM_Q, if dQ is to be added up, is a tensor descriptor of [batch, heads, queries, DIM] in float32, with blocks of [1, 1, BLOCK_M,
+        BLOCK_DIM].
+        """
         blocks = tl.cdiv(keys, BLOCK_N)
         i_n = tl.program_id(0) % blocks * BLOCK_N
         i_bkv = tl.program_id(0) // blocks
@@ -2454,6 +2839,9 @@ if triton_missing() is None:
                     )  # fmt: skip
                     b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
                     b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
+                    if SUM_Q is not None:
+                        b_dq = tl.dot(tl.trans(b_ds.to(b_k.dtype)), b_k, input_precision=PRECISION) * factor
+                        SUM_Q.atomic_add([i_b.to(tl.int32), i_h, i_m, 0], b_dq.reshape([1, 1, BLOCK_M, BLOCK_DIM]))
 
         p_dk = DK + ((i_b * keys + i_n) * kv_heads + i_kv) * DIM + o_n[:, None] * (kv_heads * DIM) + o_d[None, :]
         p_dv = DV + ((i_b * keys + i_n) * kv_heads + i_kv) * VALUE_DIM + o_n[:, None] * (kv_heads * VALUE_DIM) + o_v[None, :]
@@ -2655,6 +3043,198 @@ if triton_missing() is None:
         return b_w, b_dlog_p, b_ds
 
 
+    # hf_tanhmax/kernels/decode.py
+    r"""Decoding: a few queries against many keys, which are read once, by as many programs as the GPU has room for.
+
+    * `decode_kernel`: the query heads of a group, and all their queries, are the rows of one tile, so that a key head is read once for all of
+      them. The keys that they can see are split into chunks, one a program, and each program leaves its own result :math:`(O_s, L_s)`.
+    * `combine_kernel`: :math:`\sum_k \cosh` adds up over the chunks, so they merge as those of softmax do:
+
+    .. math:: L = \log \sum_s e^{L_s}, \qquad O = \sum_s e^{L_s - L} O_s
+
+    * `range_kernel`: from where to where a boolean mask keeps any key, so that the padding on the left and the unused end of a static cache
+      are not read.
+
+    Which keys are seen is found out on the GPU, and grids are made of sizes alone: a CUDA graph may be replayed as the cache fills. With a
+    TABLE, the keys lie in blocks of PAGE keys anywhere in K and V, and are read where they lie.
+    """
+
+
+    DECODING = [stride for stride in STRIDES if not stride.startswith("span")]
+    DECODING += ["range_b", "table_b", "batch", "queries", "keys", "heads", "groups", "splits", "chunks", "offset", "window", "shortest"]
+    DECODING += ["ragged"]
+
+
+    @triton.jit(do_not_specialize=DECODING)
+    def decode_kernel(
+        Q, K, V, LOG_P, BIAS, KEEP, RANGES, TABLE, BOUNDS, OUT, LSE,
+        q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, range_b, table_b,
+        batch, queries, keys, heads, groups, splits, chunks, offset, window, shortest, ragged, scale, cap,
+        DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+        CAPPED: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr, PAGE: tl.constexpr, PARTIAL: tl.constexpr,
+    ):  # fmt: skip
+        """OUT [splits, batch, queries, heads, VALUE_DIM] and LSE [splits, batch, queries, heads]; q, k, v by their strides over ALIGN.
+
+        A row without a key gets L = +inf; if PARTIAL it gets -inf, its share of the whole, and no output. With a TABLE the first stride of k
+        and v is that from block to block, and BOUNDS [batch + 1] say where the keys of each entry begin; `ragged` is 1 if the rows of the
+        table do so too, and 0 if they lie `table_b` apart.
+        """
+        rows = groups * queries
+        blocks = tl.cdiv(rows, BLOCK_M)
+        i_s = tl.program_id(0) % splits
+        i_r = tl.program_id(0) // splits % blocks * BLOCK_M
+        i_bkv = tl.program_id(0) // splits // blocks
+        kv_heads = heads // groups
+        i_b, i_kv = (i_bkv // kv_heads).to(tl.int64), (i_bkv % kv_heads).to(tl.int64)
+        o_r, o_n, o_d, o_v = i_r + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
+        m_row = o_r < rows
+        o_m = tl.where(m_row, o_r % queries, queries)
+        o_h = i_kv * groups + o_r // queries
+
+        p_table = TABLE
+        if TABLE is not None:
+            first = tl.load(BOUNDS + i_b).to(tl.int64)
+            keys = (tl.load(BOUNDS + i_b + 1) - first).to(tl.int32)
+            offset = keys - queries
+            p_table = TABLE + i_b * table_b + first * ragged
+            p_k, p_v = K + i_kv * k_h * ALIGN, V + i_kv * v_h * ALIGN
+        else:
+            p_k, p_v = K + (i_b * k_b + i_kv * k_h) * ALIGN, V + (i_b * v_b + i_kv * v_h) * ALIGN
+        p_bias, p_keep, p_range = BIAS, KEEP, RANGES
+        if BIAS is not None:
+            p_bias = BIAS + i_b * bias_b + o_h[:, None] * bias_h
+        if KEEP is not None:
+            p_keep = KEEP + i_b * keep_b + o_h[:, None] * keep_h
+        if RANGES is not None:
+            p_range = RANGES + i_b * range_b
+        log_p = 0.0
+        if POLARITY == 2:
+            log_p = tl.load(LOG_P + o_h, mask=m_row, other=0.0)[:, None]
+        p_q = Q + (i_b * q_b + o_h * q_h + o_m * q_m)[:, None] * ALIGN + o_d[None, :]
+        b_q = tl.load(p_q, mask=m_row[:, None] & (o_d < DIM)[None, :], other=0.0)
+        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+        b_sum = tl.zeros([BLOCK_M], tl.float32)
+        b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
+
+        low, high = seen_keys(queries, keys, offset, window, p_range, chunks, CAUSAL, WINDOW)
+        chunk = tl.maximum(tl.cdiv(tl.maximum(high - low, 0), splits), shortest)
+        chunk = tl.cdiv(chunk, BLOCK_N) * BLOCK_N
+        start = low + i_s * chunk
+        end = tl.minimum(start + chunk, high)
+        i_m = i_s * 0
+        for i in range(tl.cdiv(tl.maximum(end - start, 0), BLOCK_N)):
+            i_n = start + i * BLOCK_N
+            if TABLE is not None:
+                o_key = i_n + o_n
+                b_block = tl.load(p_table + o_key // PAGE, mask=o_key < end, other=0).to(tl.int64)
+                b_k = load_page(p_k, b_block * k_b * ALIGN + o_key % PAGE * k_n * ALIGN, o_d, o_key < end, DIM)  # [BLOCK_N, BLOCK_DIM]
+                b_v = load_page(p_v, b_block * v_b * ALIGN + o_key % PAGE * v_n * ALIGN, o_v, o_key < end, VALUE_DIM)  # [BLOCK_N, BLOCK_VALUE]
+            else:
+                b_k = load_tile(p_k, i_n, o_n, o_d, k_n * ALIGN, end, DIM, BLOCK_DIM, MASKED=True)  # [BLOCK_N, BLOCK_DIM]
+                b_v = load_tile(p_v, i_n, o_n, o_v, v_n * ALIGN, end, VALUE_DIM, BLOCK_VALUE, MASKED=True)  # [BLOCK_N, BLOCK_VALUE]
+            b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+            b_x, _ = scores(b_qk, i_m, i_n, o_m[:, None], o_n[None, :], queries, end, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+            m_seen = visible(
+                i_m, i_n, o_m[:, None], o_n[None, :], queries, end, offset, window, 0, 0, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED=False
+            )  # fmt: skip
+            b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED=True)
+            b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED=True))
+            b_shrink = power(b_max - b_new, EXACT)
+            b_w = power(b_x - b_new[:, None], EXACT)
+            b_all = b_w
+            if POLARITY != 0:
+                b_n = power(b_y - b_new[:, None], EXACT)
+                b_all = b_w + b_n
+                b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
+            b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
+            b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
+            b_max = b_new
+
+        m_empty = b_sum == 0.0
+        b_sum = tl.where(m_empty, 1.0, b_sum)
+        b_out = b_acc * (1.0 / b_sum)[:, None]
+        b_lse = b_max + tl.log(b_sum) if EXACT else (b_max + tl.log2(b_sum)) * LN2
+        b_lse = tl.where(m_empty, float("-inf") if PARTIAL else float("inf"), b_lse)
+        i_out = ((i_s.to(tl.int64) * batch + i_b) * queries + o_m) * heads + o_h
+        tl.store(LSE + i_out, b_lse, mask=m_row)
+        if PARTIAL:
+            m_row = m_row & (m_empty == 0)
+        p_out = OUT + i_out[:, None] * VALUE_DIM + o_v[None, :]
+        tl.store(p_out, b_out.to(OUT.dtype.element_ty), mask=m_row[:, None] & (o_v < VALUE_DIM)[None, :])
+
+
+    @triton.jit
+    def seen_keys(queries, keys, offset, window, p_range, chunks, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+        """From where to where any of the queries can see keys."""
+        low, high = 0, keys
+        if CAUSAL:
+            high = tl.minimum(high, queries + offset)
+        if WINDOW:
+            low = tl.maximum(low, offset - window + 1)
+            high = tl.minimum(high, queries + offset + window - 1)
+        if p_range is not None:
+            o_c = tl.arange(0, 64)
+            b_low = tl.zeros([64], tl.int32) + keys
+            b_high = tl.zeros([64], tl.int32)
+            for i in range(tl.cdiv(chunks, 64)):
+                m_chunk = i * 64 + o_c < chunks
+                p_chunk = p_range + (i * 64 + o_c) * 2
+                b_low = tl.minimum(b_low, tl.where(m_chunk, tl.load(p_chunk, mask=m_chunk, other=0), keys))
+                b_high = tl.maximum(b_high, tl.load(p_chunk + 1, mask=m_chunk, other=0))
+            low = tl.maximum(low, tl.min(b_low, 0))
+            high = tl.minimum(high, tl.max(b_high, 0))
+        return low, high
+
+
+    @triton.jit
+    def load_page(p_base, o_row, o_dim, m_row, DIM: tl.constexpr):
+        """Rows of a matrix that lie `o_row` elements from its base, [R, BLOCK_DIM]; 0 beyond its bounds."""
+        return tl.load(p_base + o_row[:, None] + o_dim[None, :], mask=m_row[:, None] & (o_dim < DIM)[None, :], other=0.0)
+
+
+    @triton.jit(do_not_specialize=["rows", "splits"])
+    def combine_kernel(PARTS, LSES, O, LSE, rows, splits, VALUE_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_S: tl.constexpr):
+        """O [rows, VALUE_DIM] and LSE [rows] from PARTS [splits, rows, VALUE_DIM] and LSES [splits, rows]; one program a row."""
+        i_row = tl.program_id(0).to(tl.int64)
+        o_s, o_v = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_VALUE)
+        b_max = tl.full([BLOCK_S], float("-inf"), tl.float32)
+        for i in range(tl.cdiv(splits, BLOCK_S)):
+            p_lse = LSES + (i * BLOCK_S + o_s).to(tl.int64) * rows + i_row
+            b_max = tl.maximum(b_max, tl.load(p_lse, mask=i * BLOCK_S + o_s < splits, other=float("-inf")))
+        top = tl.max(b_max, 0)
+        shift = tl.where(top == float("-inf"), 0.0, top)
+        b_sum = tl.zeros([BLOCK_S], tl.float32)
+        b_acc = tl.zeros([BLOCK_S, BLOCK_VALUE], tl.float32)
+        for i in range(tl.cdiv(splits, BLOCK_S)):
+            i_part = (i * BLOCK_S + o_s).to(tl.int64) * rows + i_row
+            b_lse = tl.load(LSES + i_part, mask=i * BLOCK_S + o_s < splits, other=float("-inf"))
+            m_part = (b_lse != float("-inf"))[:, None] & (o_v < VALUE_DIM)[None, :]
+            b_share = tl.exp(b_lse - shift)
+            b_sum += b_share
+            b_acc += b_share[:, None] * tl.load(PARTS + i_part[:, None] * VALUE_DIM + o_v[None, :], mask=m_part, other=0.0)
+        total = tl.sum(b_sum, 0)
+        empty = total == 0.0
+        total = tl.where(empty, 1.0, total)
+        tl.store(LSE + i_row, tl.where(empty, float("inf"), shift + tl.log(total)))
+        b_out = tl.sum(b_acc, 0) * (1.0 / total)
+        tl.store(O + i_row * VALUE_DIM + o_v, b_out.to(O.dtype.element_ty), mask=o_v < VALUE_DIM)
+
+
+    @triton.jit(do_not_specialize=["keep_b", "keep_h", "keep_m", "keep_n", "heads", "queries", "keys", "chunks"])
+    def range_kernel(KEEP, RANGES, keep_b, keep_h, keep_m, keep_n, heads, queries, keys, chunks, BLOCK_N: tl.constexpr):
+        """For each chunk of BLOCK_N keys the first key that any row of the mask keeps, and the last plus 1: [batch, chunks, 2]."""
+        i_b = (tl.program_id(0) // chunks).to(tl.int64)
+        o_n = tl.program_id(0) % chunks * BLOCK_N + tl.arange(0, BLOCK_N)
+        b_any = tl.zeros([BLOCK_N], tl.int32)
+        for i in range(heads * queries):
+            p_row = KEEP + i_b * keep_b + (i // queries).to(tl.int64) * keep_h + (i % queries).to(tl.int64) * keep_m
+            b_any |= tl.load(p_row + o_n.to(tl.int64) * keep_n, mask=o_n < keys, other=0).to(tl.int32)
+        p_range = RANGES + tl.program_id(0).to(tl.int64) * 2
+        tl.store(p_range, tl.min(tl.where(b_any != 0, o_n, keys), 0))
+        tl.store(p_range + 1, tl.max(tl.where(b_any != 0, o_n + 1, 0), 0))
+
+
     # hf_tanhmax/kernels/launch.py
     """From tensors to kernels: layouts, which features a call needs, grids and results. Nothing here copies from host to device or waits."""
 
@@ -2695,13 +3275,52 @@ if triton_missing() is None:
 
         def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
             """Launch a kernel with the tile that it is to take."""
-            rows = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size())
+            known = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+            rows = tuple(tile for tile in known if self.fits(tile))
             if len(rows) > 1 and autotuning():
                 masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
                 lengths = (length_bucket(self.queries), length_bucket(self.keys))
-                key = (kernel, str(self.query.device), self.query.dtype, padded_size(self.dim), padded_size(self.value_dim), *masking, *lengths)
+                sizes = (padded_size(self.dim), padded_size(self.value_dim))
+                key = (kernel, str(self.query.device), self.query.dtype, *sizes, *masking, *lengths, rows)
                 rows = (fastest(key, rows, launch, do_bench),)
             launch(rows[0])
+
+        def fits(self, tile: Tile) -> bool:
+            """Whether a row of the table is for a call like this one.
+
+            A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
+            polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of its own.
+            """
+            if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
+                return False
+            if tile.polynomial and self.query.dtype != torch.bfloat16:
+                return False
+            if tile.reduced:
+                return False
+            bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
+            return bounded or not tile.static
+
+        def reduced(self, *, log_polarity: bool) -> Tile | None:
+            """The row with which one kernel does the whole backward pass, if the user asks for one, and there is one for this call.
+
+            It adds dQ up in float32 in no certain order. It neither finds the gradient of log p, nor what exact float32 needs.
+            """
+            if log_polarity or self.exact or not adds_atomically() or self.dim % 4:
+                return None
+            rows = tiles("key_value", max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+            return next((tile for tile in rows if tile.reduced), None)
+
+        def norms(self) -> Tensor:
+            """The largest squared norms of the keys by blocks of `NORM_BLOCK`, float32 `[batch * kv_heads, blocks]`."""
+            blocks = math.ceil(self.keys / NORM_BLOCK.value)
+            norms = self.key.new_empty((self.batch * self.kv_heads, blocks), dtype=torch.float32)
+            if norms.numel():
+                strides = [stride // self.alignment for stride in self.row_strides[3:6]]
+                block_dim = padded_size(self.dim)
+                norm_kernel[norms.numel(),](
+                    self.key, norms, *strides, self.keys, self.kv_heads, self.dim, block_dim, self.alignment, NORM_BLOCK.value, num_warps=8
+                )  # fmt: skip
+            return norms
 
         @cached_property
         def bounds(self) -> tuple[Tensor | None, Tensor | None]:
@@ -2765,6 +3384,7 @@ if triton_missing() is None:
                 "num_warps": tile.warps,
                 "num_stages": tile.stages,
                 "enable_fp_fusion": True,
+                **({} if tile.registers is None else {"maxnreg": tile.registers}),
             }
 
         def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
@@ -2816,10 +3436,26 @@ if triton_missing() is None:
         def _launch(tile: Tile) -> None:
             arguments = problem.arguments(tile, problem.spans(tile.rows))
             results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
-            forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results)
+            results["NORMS"] = problem.norms() if tile.static else None
+            if tile.described:
+                arguments |= {name: _described(arguments[name], tile.columns) for name in ("K", "V")}
+            flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
+            forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
 
         problem.run("forward", _launch)
         return output, lse, stats
+
+
+    def _describable(tensor: Tensor) -> bool:
+        """Whether the hardware's descriptors can tell of a tensor: 16-byte addresses and strides, none of these 0, and no empty dimension."""
+        size = tensor.element_size()
+        aligned = tensor.data_ptr() % 16 == 0 and all(stride > 0 and stride * size % 16 == 0 for stride in tensor.stride()[:3])
+        return aligned and tensor.stride(3) == 1 and tensor.numel() > 0
+
+
+    def _described(tensor: Tensor, columns: int) -> TensorDescriptor:
+        """A descriptor of `[batch, heads, length, dim]` that loads `columns` rows of a head; what lies beyond its bounds is 0."""
+        return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, columns, padded_size(tensor.shape[3])])
 
 
     def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -2859,7 +3495,9 @@ if triton_missing() is None:
             delta_kernel[math.ceil(lse.numel() / 64),](
                 output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded_size(problem.value_dim), 64
             )  # fmt: skip
-        if lse.numel():
+        reduced = problem.reduced(log_polarity=log_polarity)
+        summed = lse.new_zeros(grad_query.transpose(1, 2).shape).transpose(1, 2) if reduced else None
+        if lse.numel() and not reduced:
             results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
 
             def _launch_rows(tile: Tile) -> None:
@@ -2872,9 +3510,15 @@ if triton_missing() is None:
 
             def _launch_columns(tile: Tile) -> None:
                 arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+                arguments["SUM_Q"] = None if summed is None or not summed.numel() else _described(summed, tile.rows)
                 key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
 
-            problem.run("key_value", _launch_columns)
+            if reduced:
+                _launch_columns(reduced)
+            else:
+                problem.run("key_value", _launch_columns)
+        if summed is not None:
+            grad_query.copy_(summed)
         by_head = None if by_row is None else by_row.sum((0, 2))
         return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
 
@@ -2909,13 +3553,98 @@ if triton_missing() is None:
         return tensor if tensor.stride(3) == 1 and abs(tensor.stride(2)) < FARTHEST else tensor.contiguous()
 
 
+    # hf_tanhmax/kernels/launch_decode.py
+    """From tensors to the decoding kernels: how many chunks, which grids, where the partial results lie. Nothing here waits for the device."""
+
+
+    # What the decoding kernel takes of the arguments that all kernels are called with.
+    SHARED = ("Q", "K", "V", "LOG_P", "BIAS", "KEEP", *(stride for stride in STRIDES if not stride.startswith("span")))
+    SHARED += ("queries", "keys", "heads", "groups", "offset", "window", "scale", "cap", "DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE")
+    SHARED += ("ALIGN", "BLOCK_M", "BLOCK_N", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "PRECISION")
+    SHARED += ("num_warps", "num_stages", "enable_fp_fusion")
+    SCAN = 1024  # keys of the mask that a program looks through
+    TOGETHER = 16  # chunks that are combined at a time
+    MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
+
+
+    def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Output `[batch, heads, queries, value_dim]` and L `[batch, heads, queries]`, in the layouts of `decode_outputs`.
+
+        With a `table`, int32 or int64 `[batch, blocks]` or, if a block holds one key, `[keys of all entries]`, key and value are the blocks
+        that it counts, `[blocks, kv_heads, keys of a block, dim]`, and `bounds`, `[batch + 1]`, say where each entry's keys begin.
+        """
+        output, lse = decode_outputs(problem.query, problem.value)
+        if lse.numel() == 0:
+            return output, lse
+        ranges = _ranges(problem)
+        group = problem.heads // problem.kv_heads * problem.queries
+
+        def _launch(tile: Tile) -> None:
+            programs = problem.batch * problem.kv_heads * triton.cdiv(group, tile.rows)
+            count = splits(programs, _longest(problem, table), _multiprocessors(problem.query.device))
+            everything = problem.arguments(tile, None)
+            arguments = {name: everything[name] for name in SHARED} | _paged(problem, table, bounds)
+            arguments |= {"RANGES": ranges, "range_b": 0 if ranges is None or ranges.shape[0] == 1 else ranges.stride(0)}
+            arguments |= {"chunks": 0 if ranges is None else ranges.shape[1], "batch": problem.batch, "splits": count}
+            arguments |= {"shortest": SHORTEST, "EXACT": problem.exact, "PARTIAL": count > 1}
+            rows, result = lse.numel(), {"OUT": output.transpose(1, 2), "LSE": lse.transpose(1, 2)}
+            if count == 1:
+                decode_kernel[programs,](**arguments, **result)
+                return
+            parts = output.new_empty((count, rows, problem.value_dim), dtype=torch.float32)
+            lses = output.new_empty((count, rows), dtype=torch.float32)
+            decode_kernel[programs * count,](**arguments, OUT=parts, LSE=lses)
+            sizes = {"VALUE_DIM": problem.value_dim, "BLOCK_VALUE": padded_size(problem.value_dim), "BLOCK_S": TOGETHER}
+            combine_kernel[rows,](parts, lses, *result.values(), rows, count, **sizes)
+
+        problem.run(decode_kernel_for(group), _launch)
+        return output, lse
+
+
+    def decode_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Empty results, both of which lie in memory as `[batch, queries, heads, ..]`."""
+        batch, heads, queries = query.shape[:3]
+        return dense(query, value.shape[3]), query.new_empty((batch, queries, heads), dtype=torch.float32).transpose(1, 2)
+
+
+    def _paged(problem: FusedProblem, table: Tensor | None, bounds: Tensor | None) -> dict[str, Any]:
+        if table is None:
+            return {"TABLE": None, "BOUNDS": None, "table_b": 0, "ragged": 0, "PAGE": 1}
+        ragged, window = table.dim() == 1, problem.visibility.window or 0
+        where = {"TABLE": table, "BOUNDS": bounds, "table_b": 0 if ragged else table.stride(0), "ragged": int(ragged), "PAGE": problem.keys}
+        return where | {"window": min(window, problem.queries + _longest(problem, table))}
+
+
+    def _longest(problem: FusedProblem, table: Tensor | None) -> int:
+        """How many keys an entry has at most, as far as sizes tell."""
+        return problem.keys if table is None else table.shape[-1] * problem.keys
+
+
+    def _ranges(problem: FusedProblem) -> Tensor | None:
+        """Where the mask keeps any key, int32 `[batch or 1, chunks, 2]`; None if it is one for all keys."""
+        keep = problem.visibility.keep
+        if keep is None or keep.shape[3] == 1:
+            return None
+        mask = keep.view(torch.uint8)
+        batch, heads, queries, keys = mask.shape
+        chunks = triton.cdiv(keys, SCAN)
+        ranges = mask.new_empty((batch, chunks, 2), dtype=torch.int32)
+        range_kernel[batch * chunks,](mask, ranges, *mask.stride(), heads, queries, keys, chunks, BLOCK_N=SCAN)
+        return ranges
+
+
+    @cache
+    def _multiprocessors(device: torch.device) -> int:
+        return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else MULTIPROCESSORS
+
+
 # hf_tanhmax/ops.py
 """The torch operators behind `implementation="cpu"` and `"triton"`: schema, shapes for tracing, gradients, vmap.
 
 `hf_tanhmax::blocked_attention` and `hf_tanhmax::fused_attention` return output and log-sum-exp (which has no gradient; partial results over
 disjoint keys merge by it as softmax's do), and each has a `.._backward`. To the compiler each is one node, so
 `torch.compile(fullgraph=True)` and dynamic shapes work. A second derivative is computed through the reference, and vmap runs one element
-after the other.
+after the other. `hf_tanhmax::decode_attention` is for a few queries against many keys, and has no gradient.
 """
 
 
@@ -3092,6 +3821,43 @@ def _(
     return *(dense(tensor, tensor.shape[3]) for tensor in (query, key, value)), polarity_grad, bias_grad
 
 
+@torch.library.custom_op(f"{NAMESPACE}::decode_attention", mutates_args=())
+def decode_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_polarity: Tensor | None,
+    bias: Tensor | None,
+    keep: Tensor | None,
+    block_table: Tensor | None,
+    bounds: Tensor | None,
+    causal: bool,
+    offset: int,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    signed: bool,
+) -> tuple[Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]`, and L `[batch, heads, queries]` in float32, +inf where a query sees no key.
+
+    With a `block_table` key and value are `[blocks, kv_heads, keys of a block, dim]`; see `paging`.
+    """
+
+
+    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep)
+    with device_of(query):
+        numbers = (scale, softcap, 0.0, None, is_exact(query))
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
+        return launch_decode(problem, block_table, bounds)
+
+
+@decode_attention.register_fake
+def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+
+
+    return decode_outputs(query, value)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:8], *(output if len(output) > 2 else ()))
     ctx.options = inputs[8:]
@@ -3144,6 +3910,7 @@ for _pair in ((blocked_attention, blocked_attention_backward), (fused_attention,
     _pair[0].register_autograd(_backward_through(_pair[1]), setup_context=_setup_context)
     for _operator in _pair:
         _operator.register_vmap(_one_after_the_other(_operator))
+decode_attention.register_vmap(_one_after_the_other(decode_attention))
 
 
 # hf_tanhmax/attention.py
@@ -3152,6 +3919,7 @@ for _pair in ((blocked_attention, blocked_attention_backward), (fused_attention,
 
 Causal = bool | Literal["upper_left", "lower_right"]
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
+INFERENCE_ONLY = ("decode",)
 # What "auto" tries, by type of device, before the reference.
 AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
 
@@ -3169,6 +3937,7 @@ class Options:
     dropout_p: float
     polarity: float | Tensor
     cu_seqlens: Tensor | None
+    block_table: Tensor | None
     return_weights: bool
 
 
@@ -3180,6 +3949,7 @@ class Call:
     key: Tensor
     value: Tensor
     visibility: Visibility
+    paging: Paging | None
     bias: Tensor | None
     scale: float
     softcap: float | None
@@ -3194,6 +3964,12 @@ class Call:
             return self.polarity
         exact = torch.promote_types(self.query.dtype, torch.float32)
         return torch.full((self.query.shape[1],), self.polarity, dtype=exact, device=self.query.device)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether anything that is computed with is to be differentiated."""
+        tensors = (self.query, self.key, self.value, self.bias, self.polarity)
+        return torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
 
 
 def tanhmax_attention(
@@ -3210,6 +3986,7 @@ def tanhmax_attention(
     dropout_p: float = 0.0,
     polarity: float | Tensor = 1.0,
     cu_seqlens: Tensor | None = None,
+    block_table: Tensor | None = None,
     implementation: str = "auto",
     return_weights: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -3228,9 +4005,15 @@ def tanhmax_attention(
         softcap: scores become `softcap * tanh(scores / softcap)`.
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`.
-        cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another.
+        cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another. With a
+            `block_table`, the bounds of the batch entries' keys.
+        block_table: int32 or int64; key and value are then blocks of a paged cache, `[blocks, kv_heads, keys of a block, dim]`, and this
+            counts those of each entry, `[batch, blocks]`, or, if blocks hold one key, of one entry after the other. `is_causal` is False or
+            `"lower_right"`, and there is no keep and no bias.
         implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU, `"triton"` on CUDA where it can run (`why_not` says why it
             cannot), else `"composed"`, and `"reference"` where weights are wanted, or where `"composed"` would lack dropout or softcap.
+            `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
+            and through the block table. The reference gathers blocks first, and the others take none.
         return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them.
 
     Returns:
@@ -3240,7 +4023,7 @@ def tanhmax_attention(
         ValueError, TypeError: an argument that does not fit; the sentence names it.
         NotImplementedError: a named implementation that does not do what is asked.
     """
-    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, return_weights)
+    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
     call = _checked(query, key, value, options)
     name = _chosen(implementation, call)
     # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
@@ -3262,6 +4045,7 @@ def why_not(
     dropout_p: float = 0.0,
     polarity: float | Tensor = 1.0,
     cu_seqlens: Tensor | None = None,
+    block_table: Tensor | None = None,
     implementation: str = "triton",
     return_weights: bool = False,
 ) -> str | None:
@@ -3272,7 +4056,7 @@ def why_not(
     Raises:
         ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
     """
-    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, return_weights)
+    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
     if implementation != "native":
         _check_name(implementation)
     call = _checked(query, key, value, options)
@@ -3281,8 +4065,9 @@ def why_not(
 
 
 def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Call:
-    _check_tensors(query, key, value)
+    _check_tensors(query, key, value, paged=options.block_table is not None)
     keep, bias = options.keep, options.bias
+    paging = None if options.block_table is None else _paging(query, key, options)
     if keep is not None:
         check_keep(keep, _score_shape(query, key), "[batch, heads, queries, keys]")
         _check_device("keep", keep, query)
@@ -3293,6 +4078,7 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
         key=key,
         value=value,
         visibility=_visibility(query, key, options),
+        paging=paging,
         bias=None if bias is None else bias[(None,) * (4 - bias.dim())],
         scale=query.shape[-1] ** -0.5 if options.scale is None else options.scale,
         softcap=options.softcap,
@@ -3314,8 +4100,9 @@ def _chosen(implementation: str, call: Call) -> str:
 
 
 def _check_name(implementation: str) -> None:
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(IMPLEMENTATIONS)}")
+    names = (*IMPLEMENTATIONS, *INFERENCE_ONLY)
+    if implementation not in names:
+        raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(names)}")
 
 
 def unsupported(implementation: str, call: Call) -> str | None:
@@ -3324,8 +4111,13 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
+    decode_missing = _decode_unsupported(call)
+    if implementation == "decode" or (implementation == "triton" and call.paging is not None):
+        return decode_missing
     if implementation == "triton":
         return fused_unsupported(call.query, call.value)
+    if call.paging is not None:
+        return "reads no block table"
     if implementation == "cpu" and call.query.device.type != "cpu":
         return f"runs on the CPU alone, but the tensors are on {call.query.device}"
     if implementation == "composed" and call.softcap is not None:
@@ -3340,17 +4132,36 @@ def _native_unsupported(call: Call) -> str | None:
     return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
 
 
+def _decode_unsupported(call: Call) -> str | None:
+    packed = call.visibility.segments is not None
+    return decode_unsupported(call.query, call.value, needs_gradient=call.needs_gradient, dropout_p=call.dropout_p, packed=packed)
+
+
+def reads_blocks(query: Tensor, value: Tensor) -> bool:
+    """Whether `"auto"` reads a block table with such tensors where it lies, if no weights are wanted; else keys are to be gathered."""
+    needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
+    reason = decode_unsupported(query, value, needs_gradient=needs_gradient, dropout_p=0.0, packed=False)
+    return "triton" in AUTOMATIC.get(query.device.type, ()) and reason is None
+
+
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     tensors, visibility = (call.query, call.key, call.value), call.visibility
+    constant = not isinstance(call.polarity, Tensor) and call.polarity in (0.0, 1.0)
+    if implementation == "decode" or (implementation == "triton" and _decode_unsupported(call) is None):
+        log_p = None if constant else log_polarity(call.polarities)
+        blocks = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
+        seen = (call.bias, visibility.keep, *blocks, visibility.causal, visibility.offset, visibility.window)
+        return decode_attention(*tensors, log_p, *seen, call.scale, call.softcap, call.polarity == 1.0 if constant else True)[0]
     if implementation in ("cpu", "triton"):
         seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
         masks = (call.bias, visibility.keep, visibility.segments, seed, visibility.causal, visibility.offset, visibility.window)
         rest = (call.scale, call.softcap, call.dropout_p)
         if implementation == "cpu":
             return blocked_attention(*tensors, log_polarity(call.polarities), *masks, *rest)[0]
-        constant = not isinstance(call.polarity, Tensor) and call.polarity in (0.0, 1.0)
         log_p = None if constant else log_polarity(call.polarities)
         return fused_attention(*tensors, log_p, *masks, *rest, call.polarity == 1.0 if constant else True)[0]
+    if call.paging is not None:
+        tensors, visibility = call.paging.gathered(*tensors, visibility)
     if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
         return composed_attention(*tensors, visibility, bias=call.bias, scale=call.scale, polarity=call.polarities)
     output, weights = reference_attention(
@@ -3369,7 +4180,7 @@ def _score_shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
     return query.shape[0], query.shape[1], query.shape[2], key.shape[2]
 
 
-def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() != 4:
             raise ValueError(f"{name} must be [batch, heads, length, head_dim], but has shape {tuple(tensor.shape)}")
@@ -3378,7 +4189,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         if tensor.dtype != query.dtype:
             raise TypeError(f"query, key and value must have one dtype, but {name} is {tensor.dtype} and query is {query.dtype}")
         _check_device(name, tensor, query)
-    if query.shape[0] != key.shape[0] or key.shape[:3] != value.shape[:3]:
+    if (query.shape[0] != key.shape[0] and not paged) or key.shape[:3] != value.shape[:3]:
         raise ValueError(
             "query, key and value must agree in batch, and key and value in heads and length, but have shapes "
             f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
@@ -3427,8 +4238,20 @@ def _visibility(query: Tensor, key: Tensor, options: Options) -> Visibility:
         offset=keys - queries if is_causal == "lower_right" else 0,
         window=options.window,
         keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
-        segments=None if options.cu_seqlens is None else _segments(options.cu_seqlens, query, key),
+        segments=None if options.cu_seqlens is None or options.block_table is not None else _segments(options.cu_seqlens, query, key),
     )
+
+
+def _paging(query: Tensor, key: Tensor, options: Options) -> Paging:
+    for name, given in (("keep", options.keep), ("bias", options.bias)):
+        if given is not None:
+            raise ValueError(f"with a block_table there is no {name}: cu_seqlens says how many keys each entry has")
+    if options.is_causal not in (False, "lower_right") or (options.window is not None and not options.is_causal):
+        raise ValueError(
+            'with a block_table is_causal must be "lower_right", or False without a window, as the last query is at the last key; '
+            f"but is_causal is {options.is_causal!r} and window {options.window}"
+        )
+    return checked_paging(options.block_table, options.cu_seqlens, query, key)  # type: ignore[arg-type]
 
 
 def _segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -3457,6 +4280,90 @@ def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor
         raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
     _check_device("polarity", checked, query)
     return checked.to(exact).expand(heads)
+
+
+# hf_tanhmax/serving.py
+"""What continuous batching of Transformers hands over, as a block table: then its cache is read where it lies, and nothing is gathered.
+
+Transformers makes block tables for FlashAttention only. Every other attention gets `read_index`, the rows of the cache that hold the keys
+of all requests, one request after the other: a table of blocks of one key. So decoding reads through that. These are gathered by
+Transformers instead, as for any other attention:
+
+* batches that hold a prompt, or whose sizes are padded for CUDA graphs, as nothing on the host then says that each request has one query;
+* layers with a sliding window, whose cache is a ring that new keys may overwrite before they are read.
+"""
+
+
+@dataclass(frozen=True)
+class CachedBlocks:
+    """The keys of one layer in a paged cache.
+
+    Attributes:
+        key, value: `[rows, kv_heads, 1, dim]`, views of the cache.
+        table: `[keys of all requests]`, the row of each.
+        bounds: `[requests + 1]`, where the keys of each request begin.
+    """
+
+    key: Tensor
+    value: Tensor
+    table: Tensor
+    bounds: Tensor
+    cache: Any
+    layer: int
+    indices: dict[str, Any]
+
+    def write(self, key: Tensor, value: Tensor) -> None:
+        """Put the new keys and values, `[1, kv_heads, queries, dim]`, into the cache: told to read nothing, it gathers nothing."""
+        states = {"key_states": key, "value_states": value, "layer_idx": self.layer}
+        nothing = [index[:0] for index in self.indices["read_index"]]
+        if hasattr(self.cache, "layer_to_allocator"):
+            self.cache.update(**states, kwargs=self.indices | {"read_index": nothing})
+        else:
+            self.cache.update(**states, read_index=nothing, write_index=self.indices["write_index"])
+
+
+def cached_blocks(query: Tensor, value: Tensor, layer: int, kwargs: dict[str, Any]) -> CachedBlocks | None:
+    """The cache of a batch in which each request has one query, if it can be read where it lies; else None.
+
+    Args:
+        query: `[1, heads, requests, head_dim]`.
+        value: `[1, kv_heads, requests, value_dim]`.
+        layer: index of the layer.
+        kwargs: what Transformers passes to the attention function.
+    """
+    bounds, most = kwargs.get("cu_seq_lens_q"), kwargs.get("max_length_q", kwargs.get("max_seqlen_q"))
+    if most != 1 or bounds is None or bounds.shape[0] != query.shape[2] + 1 or kwargs.get("position_bias") is not None:
+        return None
+    one = query.transpose(0, 2)
+    if kwargs.get("dropout") or not reads_blocks(one, value):
+        return None
+    found = _layer_of_cache(kwargs["cache"], layer)
+    if found is None:
+        return None
+    key, value, group, kind = found
+    table = kwargs["read_index"][group]
+    if table.shape[0] == 0:
+        return None
+    indices = {name: kwargs.get(name) for name in ("read_index", "write_index", "cu_seq_lens_k", "max_length_k")}
+    lengths = kwargs["cu_seq_lens_k"]
+    bounds = lengths[kind] if isinstance(lengths, dict) else lengths  # 5.17 gives no mapping where there is one kind of layers
+    return CachedBlocks(key[:, :, None], value[:, :, None], table, bounds, kwargs["cache"], layer, indices)
+
+
+# Transformers has no public view of a layer's cache. These attributes are those of 5.17 and of 5.23, and `test_serving` fails when a cache
+# that a supported version makes is not found through them.
+def _layer_of_cache(cache: Any, layer: int) -> tuple[Tensor, Tensor, int, str] | None:
+    """Rows of keys and of values, `[rows, kv_heads, dim]`, the layer's group, and the name of its kind; None if it has a window."""
+    if hasattr(cache, "layer_to_allocator"):
+        allocator = cache.layer_to_allocator[layer]
+        if not allocator.supports_block_table:
+            return None
+        key, value = (pages.flatten(0, 1) for pages in allocator.get_cache_for_block_table(layer))
+        return key, value, allocator.index, allocator.layer_type
+    if not hasattr(cache, "layer_index_to_group_indices") or cache.sliding_windows[layer] != 1:
+        return None
+    group, place = cache.layer_index_to_group_indices[layer]
+    return cache.key_cache[place], cache.value_cache[place], group, "full_attention"
 
 
 # hf_tanhmax/registration.py
@@ -3572,6 +4479,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     _refuse(module, kwargs)
     if kwargs.get("cache") is not None:
+        blocks = None if weights else cached_blocks(query, value, _layer_of(module), kwargs)
+        if blocks is not None:
+            return _decoded(module, query, (key, value), blocks, kwargs), None
         key, value = _cached(module, key, value, kwargs)
     keep, bias = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2])
     found = tanhmax_attention(
@@ -3608,6 +4518,24 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
                 "context and sequence parallelism replace softmax attention, which TanhMax does not call, so each rank would see its own "
                 f"keys only; set {size} to 1"
             )
+
+
+def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], blocks: CachedBlocks, kwargs: dict[str, Any]) -> Tensor:
+    """One query of each of many requests, which reads the paged cache where it lies; the requests are the batch."""
+    blocks.write(*new)
+    found = tanhmax_attention(
+        query.transpose(0, 2),
+        blocks.key,
+        blocks.value,
+        is_causal="lower_right",
+        scale=kwargs.get("scaling"),
+        softcap=kwargs.get("softcap"),
+        polarity=_polarity(module, query),
+        cu_seqlens=blocks.bounds,
+        block_table=blocks.table,
+    )
+    output = found[0] if isinstance(found, tuple) else found
+    return output.permute(2, 0, 1, 3).contiguous()
 
 
 def _cached(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:

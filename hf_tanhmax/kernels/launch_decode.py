@@ -1,0 +1,93 @@
+"""From tensors to the decoding kernels: how many chunks, which grids, where the partial results lie. Nothing here waits for the device."""
+
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from .decode import combine_kernel, decode_kernel, range_kernel
+from .forward import STRIDES
+from .launch import FusedProblem, dense
+from .schedule import SHORTEST, Tile, decode_kernel_for, padded_size, splits
+
+# What the decoding kernel takes of the arguments that all kernels are called with.
+SHARED = ("Q", "K", "V", "LOG_P", "BIAS", "KEEP", *(stride for stride in STRIDES if not stride.startswith("span")))
+SHARED += ("queries", "keys", "heads", "groups", "offset", "window", "scale", "cap", "DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE")
+SHARED += ("ALIGN", "BLOCK_M", "BLOCK_N", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "PRECISION")
+SHARED += ("num_warps", "num_stages", "enable_fp_fusion")
+SCAN = 1024  # keys of the mask that a program looks through
+TOGETHER = 16  # chunks that are combined at a time
+MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
+
+
+def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]` and L `[batch, heads, queries]`, in the layouts of `decode_outputs`.
+
+    With a `table`, int32 or int64 `[batch, blocks]` or, if a block holds one key, `[keys of all entries]`, key and value are the blocks
+    that it counts, `[blocks, kv_heads, keys of a block, dim]`, and `bounds`, `[batch + 1]`, say where each entry's keys begin.
+    """
+    output, lse = decode_outputs(problem.query, problem.value)
+    if lse.numel() == 0:
+        return output, lse
+    ranges = _ranges(problem)
+    group = problem.heads // problem.kv_heads * problem.queries
+
+    def _launch(tile: Tile) -> None:
+        programs = problem.batch * problem.kv_heads * triton.cdiv(group, tile.rows)
+        count = splits(programs, _longest(problem, table), _multiprocessors(problem.query.device))
+        everything = problem.arguments(tile, None)
+        arguments = {name: everything[name] for name in SHARED} | _paged(problem, table, bounds)
+        arguments |= {"RANGES": ranges, "range_b": 0 if ranges is None or ranges.shape[0] == 1 else ranges.stride(0)}
+        arguments |= {"chunks": 0 if ranges is None else ranges.shape[1], "batch": problem.batch, "splits": count}
+        arguments |= {"shortest": SHORTEST, "EXACT": problem.exact, "PARTIAL": count > 1}
+        rows, result = lse.numel(), {"OUT": output.transpose(1, 2), "LSE": lse.transpose(1, 2)}
+        if count == 1:
+            decode_kernel[programs,](**arguments, **result)
+            return
+        parts = output.new_empty((count, rows, problem.value_dim), dtype=torch.float32)
+        lses = output.new_empty((count, rows), dtype=torch.float32)
+        decode_kernel[programs * count,](**arguments, OUT=parts, LSE=lses)
+        sizes = {"VALUE_DIM": problem.value_dim, "BLOCK_VALUE": padded_size(problem.value_dim), "BLOCK_S": TOGETHER}
+        combine_kernel[rows,](parts, lses, *result.values(), rows, count, **sizes)
+
+    problem.run(decode_kernel_for(group), _launch)
+    return output, lse
+
+
+def decode_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Empty results, both of which lie in memory as `[batch, queries, heads, ..]`."""
+    batch, heads, queries = query.shape[:3]
+    return dense(query, value.shape[3]), query.new_empty((batch, queries, heads), dtype=torch.float32).transpose(1, 2)
+
+
+def _paged(problem: FusedProblem, table: Tensor | None, bounds: Tensor | None) -> dict[str, Any]:
+    if table is None:
+        return {"TABLE": None, "BOUNDS": None, "table_b": 0, "ragged": 0, "PAGE": 1}
+    ragged, window = table.dim() == 1, problem.visibility.window or 0
+    where = {"TABLE": table, "BOUNDS": bounds, "table_b": 0 if ragged else table.stride(0), "ragged": int(ragged), "PAGE": problem.keys}
+    return where | {"window": min(window, problem.queries + _longest(problem, table))}
+
+
+def _longest(problem: FusedProblem, table: Tensor | None) -> int:
+    """How many keys an entry has at most, as far as sizes tell."""
+    return problem.keys if table is None else table.shape[-1] * problem.keys
+
+
+def _ranges(problem: FusedProblem) -> Tensor | None:
+    """Where the mask keeps any key, int32 `[batch or 1, chunks, 2]`; None if it is one for all keys."""
+    keep = problem.visibility.keep
+    if keep is None or keep.shape[3] == 1:
+        return None
+    mask = keep.view(torch.uint8)
+    batch, heads, queries, keys = mask.shape
+    chunks = triton.cdiv(keys, SCAN)
+    ranges = mask.new_empty((batch, chunks, 2), dtype=torch.int32)
+    range_kernel[batch * chunks,](mask, ranges, *mask.stride(), heads, queries, keys, chunks, BLOCK_N=SCAN)
+    return ranges
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else MULTIPROCESSORS
