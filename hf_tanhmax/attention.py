@@ -226,6 +226,11 @@ def unsupported(implementation: str, call: Call) -> str | None:
     return None
 
 
+def _native_unsupported(call: Call) -> str | None:
+    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias)
+    return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
+
+
 def _decode_unsupported(call: Call) -> str | None:
     packed = call.visibility.segments is not None
     return decode_unsupported(call.query, call.value, needs_gradient=call.needs_gradient, dropout_p=call.dropout_p, packed=packed)
@@ -236,11 +241,6 @@ def reads_blocks(query: Tensor, value: Tensor) -> bool:
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     reason = decode_unsupported(query, value, needs_gradient=needs_gradient, dropout_p=0.0, packed=False)
     return "triton" in AUTOMATIC.get(query.device.type, ()) and reason is None
-
-
-def _native_unsupported(call: Call) -> str | None:
-    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias)
-    return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:

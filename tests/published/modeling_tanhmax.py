@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "5fb63f06070f041665b241ae85091db87d104efdcb325105c6ab43a5d867f7e7"  # sha256 of what follows this line
+DIGEST = "0402c9cfaef994e9e35232f9d1393d9a1facbd266857b6db88bc631fbf057482"  # sha256 of what follows this line
 
 import transformers
 
@@ -4127,6 +4127,11 @@ def unsupported(implementation: str, call: Call) -> str | None:
     return None
 
 
+def _native_unsupported(call: Call) -> str | None:
+    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias)
+    return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
+
+
 def _decode_unsupported(call: Call) -> str | None:
     packed = call.visibility.segments is not None
     return decode_unsupported(call.query, call.value, needs_gradient=call.needs_gradient, dropout_p=call.dropout_p, packed=packed)
@@ -4137,11 +4142,6 @@ def reads_blocks(query: Tensor, value: Tensor) -> bool:
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     reason = decode_unsupported(query, value, needs_gradient=needs_gradient, dropout_p=0.0, packed=False)
     return "triton" in AUTOMATIC.get(query.device.type, ()) and reason is None
-
-
-def _native_unsupported(call: Call) -> str | None:
-    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias)
-    return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
