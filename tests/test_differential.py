@@ -5,7 +5,8 @@ A failing call shrinks to a small one, and prints itself as the arguments that m
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -174,6 +175,36 @@ def test_random_calls(implementation, dtype):
     @given(calls())
     def run(drawn):
         check(drawn, implementation, getattr(torch, dtype))
+
+    run()
+
+
+HOPPER = {"fixed shift": {"static": True}, "all": {"static": True, "polynomial": True, "described": True}}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("all", "bfloat16"), ("fixed shift", "bfloat16"), ("fixed shift", "float32")])
+def test_random_calls_by_the_rows_of_a_hopper(kind, dtype, monkeypatch):
+    """Half-precision gradients come from one kernel; calls that a row is not for take the plain one, as they do outside of tests."""
+    launch = pytest.importorskip("hf_tanhmax.kernels.launch", reason="needs triton")
+    tile = import_module("hf_tanhmax.kernels.schedule").Tile(16, 16, 4, 1)
+    if GPU == "cuda" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs compute capability 9.0, or the interpreter")
+    if kind != "all":
+        thorough_only("the same rows are run case by case elsewhere, and all at once here")
+    rows = {"forward": (replace(tile, **HOPPER[kind]), tile), "key_value": (tile, replace(tile, reduced=True))}
+    monkeypatch.setattr(launch, "tiles", lambda kernel, *_: rows.get(kernel, (tile,)))
+    monkeypatch.setenv("HF_TANHMAX_ATOMIC", "1")
+
+    @settings(
+        max_examples=EXAMPLES["triton"] * int(os.environ.get("HF_TANHMAX_FUZZ", "1")),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(calls().map(lambda drawn: replace(drawn, polarity=1.0, bias=None)))
+    def run(drawn):
+        check(drawn, "triton", getattr(torch, dtype))
 
     run()
 
