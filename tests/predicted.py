@@ -156,7 +156,7 @@ def rendered(result):
 
 UNITS, SUMS = ("issue", "special", "matrix", "overlapped"), ("overlapped", "serial")
 EXPLAINED = (
-    "The loop without a mask. Clocks by unit (128 lanes issued, 16 special functions, 4096 matrix operations a clock); overlapped: the "
+    "Clocks by unit (128 lanes issued, 16 special functions, 4096 matrix operations a clock); overlapped: the "
     "longest of them; serial: the matrix unit's and the longer of the other two; to softmax: both, by the fewest that a softmax twin of "
     "the kernel has (reduced: the backward pass in one kernel, by the twins of the two that it stands for)."
 )
