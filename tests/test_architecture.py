@@ -165,7 +165,7 @@ print(json.dumps({"heavy": [name for name in heavy if name in sys.modules], "cud
 
 
 def test_import_adds_little_to_transformers():
-    """At most a tenth of the time that Transformers' own model classes take, least of three."""
+    """At most a tenth of the time that Transformers' own model classes take, in one of three tries."""
     code = """
 import json, time
 start = time.perf_counter()
@@ -174,4 +174,4 @@ middle = time.perf_counter()
 import hf_tanhmax
 print(json.dumps((time.perf_counter() - middle) / (middle - start)))
 """
-    assert min(in_a_fresh_process(code) for _ in range(3)) < 0.1
+    assert any(in_a_fresh_process(code) < 0.1 for _ in range(3))

@@ -1,4 +1,4 @@
-"""What takes minutes in Triton's interpreter and differs little from what is run: left out there, with a reason, unless it is asked for."""
+"""What takes long, most of all in Triton's interpreter, and differs little from what is run: skipped, with a reason, unless it is asked for."""
 
 import os
 
@@ -11,4 +11,4 @@ THOROUGH = torch.cuda.is_available() or os.environ.get("HF_TANHMAX_THOROUGH") ==
 def thorough_only(reason: str) -> None:
     """Skip the test that calls this, unless there is a GPU or HF_TANHMAX_THOROUGH is 1."""
     if not THOROUGH:
-        pytest.skip(f"minutes in the interpreter, and {reason}: HF_TANHMAX_THOROUGH=1 runs it")
+        pytest.skip(f"it takes long, and {reason}: HF_TANHMAX_THOROUGH=1 runs it")
