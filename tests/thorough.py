@@ -1,4 +1,4 @@
-"""What takes long, most of all in Triton's interpreter, and differs little from what is run: skipped, with a reason, unless it is asked for."""
+"""What takes long, most of all in Triton's interpreter, and repeats what is run: skipped, with a reason, unless it is asked for."""
 
 import os
 
