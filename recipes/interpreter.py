@@ -39,6 +39,7 @@ def faithful() -> Iterator[None]:
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     create_dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+    add = getattr(InterpreterBuilder, "create_descriptor_reduce", None)  # there within another such context
 
     def dot(_builder: Any, a: Any, b: Any, d: Any, *_: Any) -> Any:
         product = np.matmul(_widened(a), _widened(b), dtype=d.data.dtype)
@@ -61,4 +62,7 @@ def faithful() -> Iterator[None]:
         yield
     finally:
         InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast
-        del InterpreterBuilder.create_descriptor_reduce
+        if add is None:
+            del InterpreterBuilder.create_descriptor_reduce
+        else:
+            InterpreterBuilder.create_descriptor_reduce = add
