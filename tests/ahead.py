@@ -165,7 +165,7 @@ def costs(kernel):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="a part of the name")
+    parser.add_argument("--only", default=[""], nargs="+", help="parts of the name, one of which it has")
     parser.add_argument("--sample", action="store_true", help="only what `sampled` takes")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--write", action="store_true")
@@ -179,13 +179,13 @@ def main():
     chosen = [build for build in builds() if sampled(build) or not options.sample]
     table = {}
     with ThreadPoolExecutor(options.jobs) as pool:
-        for name, cost in pool.map(one, (build for build in chosen if options.only in build.name)):
+        for name, cost in pool.map(one, (build for build in chosen if any(part in build.name for part in options.only))):
             table[name] = cost
             print(json.dumps({"name": name, **cost}), flush=True)
     if options.write:
         TABLES.mkdir(exist_ok=True)
         path = TABLES / f"triton-{'.'.join(triton.__version__.split('.')[:2])}.json"
-        if options.only:
+        if options.only != [""]:
             known = {**json.loads(path.read_text()), **table}
             table = {build.name: known[build.name] for build in builds() if build.name in known}
         path.write_text("{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(cost)}" for name, cost in table.items()) + "\n}\n")
