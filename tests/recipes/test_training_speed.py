@@ -51,11 +51,7 @@ def test_sizes_are_those_of_the_names():
     assert (configs["bert"].hidden_size, configs["bert"].num_hidden_layers) == (768, 12)
     assert (configs["vit"].hidden_size, configs["vit"].image_size) == (768, 224)
     assert configs["llama"].max_position_embeddings >= TRAINED["llama"].length
-    with torch.device("meta"):
-        sizes = {name: shape.auto.from_config(configs[name]).num_parameters() for name, shape in TRAINED.items()}
-    assert sizes["bert"] == pytest.approx(1.1e8, rel=0.05)
-    assert sizes["vit"] == pytest.approx(8.6e7, rel=0.05)
-    assert sizes["llama"] == pytest.approx(1.24e9, rel=0.05)
+    assert (configs["llama"].hidden_size, configs["llama"].num_hidden_layers, configs["llama"].vocab_size) == (2048, 16, 128256)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
