@@ -121,7 +121,7 @@ def entry(build):
 
 def said(tile):
     """A tile in words."""
-    more = [name for name, item in tile.items() if item is True] + (["static"] if tile.get("shift") == "static" else [])
+    more = [name for name, item in tile.items() if item is True]
     return " ".join(
         [f"{tile['rows']} x {tile['columns']}, {tile['warps']} warps, {tile['stages']} stages", *(f"+ {name}" for name in more)]
     )

@@ -24,6 +24,12 @@ EXAMPLES = {"triton": 4, "decode": 8, "cpu": 100, "composed": 60}
 SLACK = 6.0
 
 
+def examples(implementation):
+    """How many calls are drawn, and that they are the same in every run."""
+    count = EXAMPLES[implementation] * int(os.environ.get("HF_TANHMAX_FUZZ", "1"))
+    return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 @dataclass(frozen=True)
 class Drawn:
     """One call, as plain numbers and names, so that hypothesis can shrink it and print it."""
@@ -165,13 +171,7 @@ def test_random_calls(implementation, dtype):
         if dtype != "float32":
             thorough_only("rounding is compared case by case elsewhere")
 
-    @settings(
-        max_examples=EXAMPLES[implementation] * int(os.environ.get("HF_TANHMAX_FUZZ", "1")),
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    @examples(implementation)
     @given(calls())
     def run(drawn):
         check(drawn, implementation, getattr(torch, dtype))
@@ -195,13 +195,7 @@ def test_random_calls_by_the_rows_of_a_hopper(kind, dtype, monkeypatch):
     monkeypatch.setattr(launch, "tiles", lambda kernel, *_: rows.get(kernel, (tile,)))
     monkeypatch.setenv("HF_TANHMAX_ATOMIC", "1")
 
-    @settings(
-        max_examples=EXAMPLES["triton"] * int(os.environ.get("HF_TANHMAX_FUZZ", "1")),
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    @examples("triton")
     @given(calls().map(lambda drawn: replace(drawn, polarity=1.0, bias=None)))
     def run(drawn):
         check(drawn, "triton", getattr(torch, dtype))
@@ -243,13 +237,7 @@ def test_random_decoding(dtype, count, monkeypatch):
     monkeypatch.setattr(launch_decode, "splits", lambda *_: count)
     monkeypatch.setattr(launch_decode, "SHORTEST", 1)
 
-    @settings(
-        max_examples=EXAMPLES["decode"] * int(os.environ.get("HF_TANHMAX_FUZZ", "1")),
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    @examples("decode")
     @given(calls())
     def run(drawn):
         check_decoding(drawn, getattr(torch, dtype))
