@@ -113,7 +113,8 @@ def tanhmax_attention(
             cannot), else `"composed"`, and `"reference"` where weights are wanted, or where `"composed"` would lack dropout or softcap.
             `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
             and through the block table. The reference gathers blocks first, and the others take none.
-        return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them.
+        return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them. Gradients pass through them,
+            in the dtype of the query.
 
     Returns:
         Output `[batch, heads, queries, value_dim]` in the dtype of the query, and the weights if wanted.
@@ -271,8 +272,9 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
         softcap=call.softcap,
         dropout_p=call.dropout_p,
         polarity=call.polarity,
+        return_weights=call.return_weights,
     )
-    return (output, weights) if call.return_weights else output
+    return output if weights is None else (output, weights)
 
 
 def _score_shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:

@@ -23,7 +23,8 @@ def reference_attention(
     softcap: float | None = None,
     dropout_p: float = 0.0,
     polarity: float | Tensor = 1.0,
-) -> tuple[Tensor, Tensor]:
+    return_weights: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Attention output and weights, differentiable any number of times.
 
     Args:
@@ -36,10 +37,11 @@ def reference_attention(
         softcap: bound of the scores, before bias and mask.
         dropout_p: share of the weights set to 0, the others scaled by 1 / (1 - dropout_p).
         polarity: a number, or `[heads]`.
+        return_weights: whether weights are wanted. If so, the gradient that goes through them is rounded to their dtype, as they are.
 
     Returns:
         Output `[batch, heads, queries, value_dim]` and weights `[batch, heads, queries, keys]` as they met the values (after
-        dropout), in the dtype of the query. Scores and weights are computed in float32, or float64 for float64.
+        dropout), in the dtype of the query, or None. Scores and weights are computed in float32, or float64 for float64.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     groups = query.shape[1] // key.shape[1]
@@ -52,8 +54,20 @@ def reference_attention(
         polarity = polarity.view(1, -1, 1, 1)
     weights = tanhmax(scores, visibility.full(query.device), polarity=polarity)
     weights = torch.nn.functional.dropout(weights, dropout_p)
+    returned = None
+    if return_weights:
+        returned, weights = _rounded(weights, query.dtype)
     output = torch.matmul(weights, _repeat(value, groups).to(exact))
-    return output.to(query.dtype), weights.to(query.dtype)
+    return output.to(query.dtype), returned
+
+
+def _rounded(weights: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weights to be returned, in their dtype, and those to be used: the exact values, whose gradient goes through the returned ones."""
+    returned = weights.to(dtype)
+    if returned.dtype == weights.dtype or not weights.requires_grad:
+        return returned, weights
+    widened = returned.to(weights.dtype)
+    return returned, widened + (weights - widened).detach()  # no digit is lost: the two are too close to each other
 
 
 def _repeat(tensor: Tensor, groups: int) -> Tensor:
