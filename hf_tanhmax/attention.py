@@ -1,7 +1,7 @@
 """`tanhmax_attention`: the one door to TanhMax attention. Arguments are checked here and nowhere below; implementations are chosen here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from .blocked import BlockedProblem
 from .composed import composed_attention
 from .functional import check_keep, check_polarity, log_polarity
-from .kernels.support import decode_unsupported, fused_unsupported
+from .kernels.support import decodable, decode_unsupported, fused_unsupported
 from .native_attention import why_not_native
 from .ops import blocked_attention, decode_attention, fused_attention
 from .paging import Paging, checked_paging
@@ -69,6 +69,11 @@ class Call:
         """Whether anything that is computed with is to be differentiated."""
         tensors = (self.query, self.key, self.value, self.bias, self.polarity)
         return torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """What is wanted besides the output, as `decodable` asks for it."""
+        return {"needs_gradient": self.needs_gradient, "dropout_p": self.dropout_p, "packed": self.visibility.segments is not None}
 
 
 def tanhmax_attention(
@@ -211,9 +216,8 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
-    decode_missing = _decode_unsupported(call)
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):
-        return decode_missing
+        return decode_unsupported(call.query, call.value, **call.wishes)
     if implementation == "triton":
         return fused_unsupported(call.query, call.value)
     if call.paging is not None:
@@ -232,22 +236,18 @@ def _native_unsupported(call: Call) -> str | None:
     return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
 
 
-def _decode_unsupported(call: Call) -> str | None:
-    packed = call.visibility.segments is not None
-    return decode_unsupported(call.query, call.value, needs_gradient=call.needs_gradient, dropout_p=call.dropout_p, packed=packed)
-
-
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
     """Whether `"auto"` reads a block table with such tensors where it lies, if no weights are wanted; else keys are to be gathered."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
-    reason = decode_unsupported(query, value, needs_gradient=needs_gradient, dropout_p=0.0, packed=False)
-    return "triton" in AUTOMATIC.get(query.device.type, ()) and reason is None
+    if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False):
+        return False
+    return fused_unsupported(query, value) is None
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     tensors, visibility = (call.query, call.key, call.value), call.visibility
     constant = not isinstance(call.polarity, Tensor) and call.polarity in (0.0, 1.0)
-    if implementation == "decode" or (implementation == "triton" and _decode_unsupported(call) is None):
+    if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.wishes)):
         log_p = None if constant else log_polarity(call.polarities)
         blocks = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
         seen = (call.bias, visibility.keep, *blocks, visibility.causal, visibility.offset, visibility.window)

@@ -76,15 +76,7 @@ class Visibility:
         self, rows: tuple[int, int], columns: tuple[int, int], device: torch.device, batch: slice | None = None, heads: slice | None = None
     ) -> Tensor | None:
         """The mask of some queries and keys: boolean, broadcasts to `[batch, heads, rows, columns]`; None if all are visible."""
-        seen = None
-        if self.causal or self.window is not None:
-            i = torch.arange(*rows, device=device)[:, None] + self.offset
-            j = torch.arange(*columns, device=device)[None, :]
-            if self.causal:
-                seen = j <= i
-            if self.window is not None:
-                inside = (i - j < self.window) & (j - i < self.window)
-                seen = inside if seen is None else seen & inside
+        seen = self._band(torch.arange(*rows, device=device), torch.arange(*columns, device=device))
         if self.segments is not None:
             same = self.segments[slice(*rows), None] == self.segments[None, slice(*columns)]
             seen = same if seen is None else seen & same
@@ -96,6 +88,23 @@ class Visibility:
             seen = part if seen is None else seen & part
         return seen
 
+    def _band(self, queries: Tensor, keys: Tensor) -> Tensor | None:
+        """What causality and the window leave of some queries and keys, given by their numbers; None if that is all."""
+        if not self.causal and self.window is None:
+            return None
+        i, j = queries[:, None] + self.offset, keys[None, :]
+        seen = j <= i if self.causal else None
+        if self.window is None:
+            return seen
+        inside = (i - j < self.window) & (j - i < self.window)
+        return inside if seen is None else seen & inside
+
     def full(self, device: torch.device) -> Tensor | None:
-        """The mask of all queries and keys, as `tile` gives it."""
-        return self.tile((0, self.queries), (0, self.keys), device)
+        """The mask of all queries and keys, as `tile` gives it. Nothing is cut, so to a compiler lengths may be symbols."""
+        seen = self._band(torch.arange(self.queries, device=device), torch.arange(self.keys, device=device))
+        if self.segments is not None:
+            same = self.segments[:, None] == self.segments[None, :]
+            seen = same if seen is None else seen & same
+        if self.keep is None:
+            return seen
+        return self.keep if seen is None else seen & self.keep

@@ -37,15 +37,23 @@ def decode_unsupported(query: Tensor, value: Tensor, *, needs_gradient: bool, dr
         dropout_p: share of the weights to drop.
         packed: whether sequences are packed into a batch of one.
     """
-    if not 1 <= query.shape[2] <= MOST_QUERIES:
-        return f"takes 1 to {MOST_QUERIES} queries, but there are {query.shape[2]}"
+    if decodable(query, needs_gradient=needs_gradient, dropout_p=dropout_p, packed=packed):
+        return fused_unsupported(query, value)
     if needs_gradient:
         return "has no gradient, but one is needed; call it under torch.no_grad(), or detach the tensors"
     if dropout_p > 0:
         return f"has no dropout, but dropout_p is {dropout_p}"
     if packed:
         return "has no packed sequences, but cu_seqlens is given without a block_table"
-    return fused_unsupported(query, value)
+    return f"takes 1 to {MOST_QUERIES} queries, but there are {query.shape[2]}"
+
+
+def decodable(query: Tensor, *, needs_gradient: bool, dropout_p: float, packed: bool) -> bool:
+    """Whether the decoding kernel takes a call that the fused kernels take; arguments as in `decode_unsupported`.
+
+    To a compiler with dynamic lengths this is one comparison. A sentence with the number of queries would tie the graph to that number.
+    """
+    return not (needs_gradient or dropout_p > 0 or packed) and 1 <= query.shape[2] <= MOST_QUERIES
 
 
 def capability(device: torch.device) -> tuple[int, int] | None:
