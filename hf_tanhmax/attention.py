@@ -115,7 +115,8 @@ def tanhmax_attention(
             counts those of each entry, `[batch, blocks]`, or, if blocks hold one key, of one entry after the other. `is_causal` is False or
             `"lower_right"`, and there is no keep and no bias.
         implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU, `"triton"` on CUDA where it can run (`why_not` says why it
-            cannot), else `"composed"`, and `"reference"` where weights are wanted, or where `"composed"` would lack dropout or softcap.
+            cannot), else `"composed"`, and `"reference"` where weights are wanted, where `"composed"` would lack dropout or softcap, and
+            in `torch.export`, `torch.onnx.export` and `torch.jit.trace`: what these write is for runtimes that have no operators but torch's.
             `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
             and through the block table. The reference gathers blocks first, and the others take none.
         return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them. Gradients pass through them,
@@ -131,6 +132,8 @@ def tanhmax_attention(
     options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
     call = _checked(query, key, value, options)
     name = _chosen(implementation, call)
+    if not torch.is_autocast_enabled(query.device.type):
+        return _run(name, call)
     # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
     with torch.autocast(query.device.type, enabled=False):
         return _run(name, call)
@@ -194,6 +197,8 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
 
 
 def _chosen(implementation: str, call: Call) -> str:
+    if implementation == "auto" and _exporting():
+        return "reference"
     if implementation == "auto":
         names = AUTOMATIC.get(call.query.device.type, ("composed",))
         return next((name for name in names if unsupported(name, call) is None), "reference")
@@ -202,6 +207,11 @@ def _chosen(implementation: str, call: Call) -> str:
     if reason is not None:
         raise NotImplementedError(f"implementation={implementation!r} {reason}; use implementation='auto' or 'reference'")
     return implementation
+
+
+def _exporting() -> bool:
+    """Whether the call is recorded for another runtime, which knows torch's operators and not those of `ops`."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 def _check_name(implementation: str) -> None:
