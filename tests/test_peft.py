@@ -108,18 +108,18 @@ def test_adapter_of_a_softmax_model_on_its_conversion(family, tmp_path):
     assert_same(run(naive_twin(moved.merge_and_unload()), inputs), found)
 
 
-def arguments(folder):
-    return TrainingArguments(
-        str(folder),
-        max_steps=4,
-        per_device_train_batch_size=2,
-        learning_rate=1e-2,
-        save_steps=2,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+def arguments(folder, **changes):
+    options = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "save_steps": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return TrainingArguments(str(folder), **{**options, **changes})
 
 
 def rows(inputs):
@@ -142,6 +142,29 @@ def test_annealing_reaches_the_base_model_and_its_config(tmp_path, caplog):
     adapted.config.save_pretrained(tmp_path / "base")
     assert_same(run(reloaded("llama", tmp_path / "adapter"), inputs), wanted, atol=1e-6, rtol=1e-5)
     assert_same(run(reloaded("llama", tmp_path / "run" / "checkpoint-4"), inputs), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_the_best_adapter_comes_back_with_the_polarity_of_its_step(tmp_path, caplog):
+    """No file of an adapter says its polarity; the step that its checkpoint names does."""
+    adapted, inputs = adapted_base("llama", tmp_path / "base", tanhmax_polarity=0.0)
+    best = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "score", "save_steps": 1}
+    scores = iter((3, 2, 1, 0))
+    trainer = Trainer(
+        adapted,
+        arguments(tmp_path / "run", greater_is_better=True, **best),
+        train_dataset=rows(inputs),
+        eval_dataset=rows(inputs),
+        compute_metrics=lambda _: {"score": next(scores)},
+        callbacks=[hf_tanhmax.PolarityCallback(start=0.0, end=1.0, share=1.0)],
+    )
+    with caplog.at_level(logging.WARNING, "hf_tanhmax.annealing"):
+        trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / "checkpoint-1")
+    assert adapted.get_base_model().config.tanhmax_polarity == 0.25
+    assert "the polarity is 0.25 now, and not 1, with which the schedule ends" in caplog.text
+    assert "the polarity is 0.25 now, in the config of the base model, which PEFT does not save with an adapter" in caplog.text
+    adapted.config.save_pretrained(tmp_path / "base")
+    assert_same(run(reloaded("llama", tmp_path / "run" / "checkpoint-1"), inputs), run(adapted, inputs), atol=1e-6, rtol=1e-5)
 
 
 @every_family
