@@ -137,8 +137,8 @@ class PolarityCallback(TrainerCallback):
 
 def _polarity_of(model: nn.Module) -> Any:
     """What the attention of a model answers; "none" where it computes softmax."""
-    views = (module.config for module in model.modules() if isinstance(getattr(module, "config", None), ConfigView))
-    return next((view.tanhmax_polarity for view in views), "none")
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return next((config.tanhmax_polarity for config in configs if isinstance(config, ConfigView)), "none")
 
 
 def _polarities_of_bases(model: Any) -> set[Any]:

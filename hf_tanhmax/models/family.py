@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from ..names import converted_name
 from ..patching import attention_modules, own
 from ..registration import EAGER, FUSED, SCORE_BIAS
 from ..settings import TanhMaxSettings
@@ -99,8 +100,8 @@ def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], M
             own(self)
             self.add_model_tags(TAGS)
             _share_out_score_biases(self)
-            if config.model_type != type(config).model_type:
-                self.name_or_path = ""  # a softmax checkpoint; PEFT writes this name down as what an adapter is to be loaded onto
+            if config.model_type != type(config).model_type and config.name_or_path:  # a softmax checkpoint, which that name would load
+                self.name_or_path = config.name_or_path = converted_name(config.name_or_path)
 
         upstream_initialize = cls.initialize_weights
 
