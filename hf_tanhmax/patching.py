@@ -185,20 +185,25 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
 
 def _patch_module(module: Any, view: ConfigView, settings: TanhMaxSettings) -> None:
     if settings.learned and getattr(module, SCORE_BIAS, None) is None:
-        start = torch.full((heads_of(module),), settings.score_bias, dtype=torch.float32, device=_device_of(module))
-        module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+        add_score_bias(module, settings.score_bias)
     module.config = view
+
+
+def add_score_bias(module: Any, value: float) -> None:
+    """Give an attention module a score bias per head, float32, on the device where it computes."""
+    start = torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module))
+    module.register_parameter(SCORE_BIAS, nn.Parameter(start))
 
 
 def _device_of(module: nn.Module) -> torch.device:
     """Where a module computes; what accelerate keeps elsewhere, on meta, comes there for every call."""
-    inner, like = next((each, value) for each in module.modules() for value in each.parameters(recurse=False))
-    if like.is_meta and hasattr(inner, "_hf_hook"):
+    owner, name = next((each, name) for each in module.modules() for name, _ in each.named_parameters(recurse=False) if name != SCORE_BIAS)
+    if getattr(owner, name).is_meta and hasattr(owner, "_hf_hook"):
         from accelerate.utils import align_module_device
 
-        with align_module_device(inner):
-            return next(inner.parameters(recurse=False)).device
-    return like.device
+        with align_module_device(owner):
+            return getattr(owner, name).device
+    return getattr(owner, name).device
 
 
 def _drop_score_bias(module: nn.Module) -> None:

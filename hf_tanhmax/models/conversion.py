@@ -14,6 +14,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..names import converted_name
+from ..patching import add_score_bias, attention_modules
 from ..registration import SCORE_BIAS
 from ..settings import TanhMaxSettings
 from .auto import FAMILIES
@@ -104,6 +105,7 @@ def _loaded(name: str, auto_class: Any, settings: TanhMaxSettings, kwargs: dict[
     if type(model) not in FAMILIES[config_class].values():
         raise ValueError(f"{loader.__name__} made a {type(model).__name__}, which is no TanhMax class; pass an Auto class of Transformers")
     _refuse_partial(name, model, report)
+    _bring_score_biases(model, settings)
     return _named(model, converted_name(name))
 
 
@@ -142,6 +144,18 @@ def _refuse_partial(name: str, model: PreTrainedModel, report: dict[str, Any]) -
         raise ValueError(f"{name} has {len(left)} weights that its config has no place for, for example {_some(left)}")
     if missing or misshapen:
         logger.warning("%s has no weights for %s: they are new, so train before use", name, _some([*missing, *misshapen]))
+
+
+def _bring_score_biases(model: PreTrainedModel, settings: TanhMaxSettings) -> None:
+    """Keep new score biases in memory in layers that go to the disk: accelerate looks for them among the checkpoint's weights there."""
+    for module in attention_modules(model):
+        bias = getattr(module, SCORE_BIAS, None)
+        if bias is not None and bias.is_meta:
+            from accelerate.hooks import remove_hook_from_module
+
+            add_score_bias(module, settings.score_bias)
+            remove_hook_from_module(module)  # of the score bias alone, which it moves; the projections inside have their own
+            add_score_bias(module, settings.score_bias)
 
 
 def _in_backbone(key: str, model: PreTrainedModel) -> bool:
