@@ -101,7 +101,11 @@ def _loaded(name: str, auto_class: Any, settings: TanhMaxSettings, kwargs: dict[
     if isinstance(loader, type) and issubclass(loader, PreTrainedModel):
         loader, _ = _tanhmax_class_of(loader)
     converted = _tanhmax_config(config, config_class, settings)
+    converted.model_type = config.model_type  # while it loads: what reads the weights (GGUF, quantisers) knows the checkpoint's own type
     model, report = loader.from_pretrained(name, config=converted, output_loading_info=True, **hub, **kwargs)
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            vars(module.config).pop("model_type", None)
     if type(model) not in FAMILIES[config_class].values():
         raise ValueError(f"{loader.__name__} made a {type(model).__name__}, which is no TanhMax class; pass an Auto class of Transformers")
     _refuse_partial(name, model, report)

@@ -149,6 +149,23 @@ def test_a_class_instead_of_an_auto_class(tmp_path):
         convert(str(tmp_path), Loader)
 
 
+@every_family
+def test_a_checkpoint_is_of_its_own_type_while_it_loads(family, softmax):
+    """GGUF files and quantisers are read by tables of model types."""
+    auto = {"bert": AutoModelForSequenceClassification, "vit": AutoModel, "llama": transformers.AutoModelForSequenceClassification}[family]
+    seen, load = [], auto.from_pretrained
+
+    class Loader:
+        @staticmethod
+        def from_pretrained(name, *, config, **kwargs):
+            seen.append(config.model_type)
+            return load(name, config=config, **kwargs)
+
+    model = convert(softmax, Loader)
+    assert seen == [family]
+    assert model.config.model_type == model.base_model.config.model_type == f"tanhmax_{family}"
+
+
 def test_a_config_of_ones_own(tmp_path):
     tiny_model(transformers.BertModel).save_pretrained(tmp_path / "softmax")
     tiny_config("bert", upstream=True, num_hidden_layers=2, num_labels=5).save_pretrained(tmp_path / "config")
