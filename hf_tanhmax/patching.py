@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .functional import check_polarity
+from .names import rename_patched
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of
 from .settings import TanhMaxSettings
 
@@ -82,7 +83,9 @@ def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> in
     Raises:
         ValueError: no attention module asks the interface, some bypass it, or a layer or head does not exist.
     """
-    return len(_patch(model, settings or TanhMaxSettings()))
+    patched = _patch(model, settings or TanhMaxSettings())
+    rename_patched(model, patched=True)
+    return len(patched)
 
 
 def restore(model: nn.Module) -> int:
@@ -105,6 +108,7 @@ def restore(model: nn.Module) -> int:
     if not restored:
         reason = "is TanhMax by its class; use hf_tanhmax.to_softmax" if owned else "computes no TanhMax"
         raise ValueError(f"nothing to restore: {type(model).__name__} {reason}")
+    rename_patched(model, patched=False)
     return restored
 
 
@@ -132,11 +136,13 @@ def tanhmax_on(
         raise ValueError('polarity="learned" adds parameters to the model, which a block cannot undo; call use_tanhmax instead')
     before = [(module, module.config) for module in attention_modules(model)]
     _patch(model, settings)
+    rename_patched(model, patched=True)
     try:
         yield model
     finally:
         for module, config in before:
             module.config = config
+        rename_patched(model, patched=any(isinstance(config, ConfigView) and not config.owned for _, config in before))
 
 
 def set_polarity(model: nn.Module, polarity: float) -> None:
@@ -179,10 +185,25 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
 
 def _patch_module(module: Any, view: ConfigView, settings: TanhMaxSettings) -> None:
     if settings.learned and getattr(module, SCORE_BIAS, None) is None:
-        like = next(module.parameters())
-        start = torch.full((heads_of(module),), settings.score_bias, dtype=torch.float32, device=like.device)
-        module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+        add_score_bias(module, settings.score_bias)
     module.config = view
+
+
+def add_score_bias(module: Any, value: float) -> None:
+    """Give an attention module a score bias per head, float32, on the device where it computes."""
+    start = torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module))
+    module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    """Where a module computes; what accelerate keeps elsewhere, on meta, comes there for every call."""
+    owner, name = next((each, name) for each in module.modules() for name, _ in each.named_parameters(recurse=False) if name != SCORE_BIAS)
+    if getattr(owner, name).is_meta and hasattr(owner, "_hf_hook"):
+        from accelerate.utils import align_module_device
+
+        with align_module_device(owner):
+            return getattr(owner, name).device
+    return getattr(owner, name).device
 
 
 def _drop_score_bias(module: nn.Module) -> None:

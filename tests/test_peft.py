@@ -108,18 +108,18 @@ def test_adapter_of_a_softmax_model_on_its_conversion(family, tmp_path):
     assert_same(run(naive_twin(moved.merge_and_unload()), inputs), found)
 
 
-def arguments(folder):
-    return TrainingArguments(
-        str(folder),
-        max_steps=4,
-        per_device_train_batch_size=2,
-        learning_rate=1e-2,
-        save_steps=2,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+def arguments(folder, **changes):
+    options = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "save_steps": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return TrainingArguments(str(folder), **{**options, **changes})
 
 
 def rows(inputs):
@@ -142,6 +142,29 @@ def test_annealing_reaches_the_base_model_and_its_config(tmp_path, caplog):
     adapted.config.save_pretrained(tmp_path / "base")
     assert_same(run(reloaded("llama", tmp_path / "adapter"), inputs), wanted, atol=1e-6, rtol=1e-5)
     assert_same(run(reloaded("llama", tmp_path / "run" / "checkpoint-4"), inputs), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_the_best_adapter_comes_back_with_the_polarity_of_its_step(tmp_path, caplog):
+    """No file of an adapter says its polarity; the step that its checkpoint names does."""
+    adapted, inputs = adapted_base("llama", tmp_path / "base", tanhmax_polarity=0.0)
+    best = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "score", "save_steps": 1}
+    scores = iter((3, 2, 1, 0))
+    trainer = Trainer(
+        adapted,
+        arguments(tmp_path / "run", greater_is_better=True, **best),
+        train_dataset=rows(inputs),
+        eval_dataset=rows(inputs),
+        compute_metrics=lambda _: {"score": next(scores)},
+        callbacks=[hf_tanhmax.PolarityCallback(start=0.0, end=1.0, share=1.0)],
+    )
+    with caplog.at_level(logging.WARNING, "hf_tanhmax.annealing"):
+        trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / "checkpoint-1")
+    assert adapted.get_base_model().config.tanhmax_polarity == 0.25
+    assert "the polarity is 0.25 now, and not 1, with which the schedule ends" in caplog.text
+    assert "the polarity is 0.25 now, in the config of the base model, which PEFT does not save with an adapter" in caplog.text
+    adapted.config.save_pretrained(tmp_path / "base")
+    assert_same(run(reloaded("llama", tmp_path / "run" / "checkpoint-1"), inputs), run(adapted, inputs), atol=1e-6, rtol=1e-5)
 
 
 @every_family
@@ -177,13 +200,17 @@ def test_a_learned_polarity_is_frozen_by_an_adapter_and_that_is_said(bias, tmp_p
 
 @every_family
 def test_an_adapter_does_not_name_a_softmax_checkpoint_as_its_base(family, tmp_path):
-    """PEFT would load it onto softmax; without a name it asks for the base model."""
+    """PEFT would load it onto softmax; what it finds instead says that the base was in memory only."""
     cls, _, options = CASES[family]
     tiny_model(cls.__mro__[1]).save_pretrained(tmp_path / "native")
     adapted = peft.get_peft_model(cls.from_pretrained(tmp_path / "native"), peft.LoraConfig(r=4, **options))
     assert_same(run(adapted, inputs_for(family)), run(naive_twin(tiny_model(cls)), inputs_for(family)))
-    adapted.save_pretrained(tmp_path / "adapter")
-    assert not json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    with pytest.warns(UserWarning, match="Could not find a config file in TanhMax of .*, in memory only"):
+        adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(OSError, match=r"TanhMax of .*, in memory only: save it and load that"):
+        reloaded(family, tmp_path / "adapter")
+    base = hf_tanhmax.convert(str(tmp_path / "native"), getattr(transformers, CASES[family][1]))
+    assert_same(run(peft.PeftModel.from_pretrained(base, tmp_path / "adapter"), inputs_for(family)), run(adapted, inputs_for(family)))
 
 
 def test_prompts_learned_in_front_of_the_keys(tmp_path):

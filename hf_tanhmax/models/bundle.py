@@ -53,6 +53,7 @@ MODULES = (
     "attention",
     "serving",
     "registration",
+    "names",
     "patching",
     "models/adapters",
     "models/family",

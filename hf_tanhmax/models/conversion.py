@@ -1,13 +1,20 @@
-"""From a softmax checkpoint to a TanhMax one and back: the same weights under the other family's config and class."""
+"""From a softmax checkpoint to a TanhMax one and back: the same weights under the other family's config and class.
+
+By name, the TanhMax class loads the softmax checkpoint itself, as its weights have the same names; so where they go (devices, disk, ranks),
+in which dtype and how quantised is Transformers' own business. A live model shares its weights with the result.
+"""
 
 import inspect
 import logging
 import os
+import re
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from ..names import converted_name
+from ..patching import add_score_bias, attention_modules
 from ..registration import SCORE_BIAS
 from ..settings import TanhMaxSettings
 from .auto import FAMILIES
@@ -17,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 # What belongs to the origin of a config and not to its contents.
 ORIGIN = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
+# The arguments of `from_pretrained` that say where a repository is, for its config as for its weights.
+HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Those that a config would take for its own.
+FOR_WEIGHTS = ("dtype", "torch_dtype", "quantization_config")
 
 
 def convert(
@@ -41,29 +52,25 @@ def convert(
         layers: as in `TanhMaxSettings`.
         heads: as in `TanhMaxSettings`.
         score_bias: as in `TanhMaxSettings`.
-        **kwargs: passed to `from_pretrained` (`revision`, `dtype`, `num_labels`, ...), for a name.
+        **kwargs: passed to `from_pretrained` (`revision`, `dtype`, `device_map`, `quantization_config`, `num_labels`, ...), for a name.
 
     Returns:
-        A model of the TanhMax class, in evaluation mode if it was loaded. A head that the checkpoint lacks is new, and logged.
+        A model of the TanhMax class, in evaluation mode if it was loaded. A head that the checkpoint lacks is new, and logged. The model
+        is in memory only, and its name is a sentence that says so to whatever would load it by that name.
 
     Raises:
-        ValueError: another family, a checkpoint that lacks part of the backbone or has weights of other shapes, or settings out of range.
+        ValueError: another family, a checkpoint that lacks part of the backbone or has weights of other shapes, settings out of range, or a
+            live model that is quantised or whose weights are not in memory.
         TypeError: keyword arguments or an Auto class beside a live model.
     """
     settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, score_bias=score_bias)  # type: ignore[arg-type]
     if isinstance(model, str | os.PathLike):
-        source = _load(os.fspath(model), auto_class, kwargs)
-    elif kwargs or auto_class is not None:
+        return _loaded(os.fspath(model), auto_class, settings, kwargs)
+    if kwargs or auto_class is not None:
         raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
-    else:
-        source = model
-    target, config_class = _tanhmax_class_of(type(source))
-    config = _same_config(source.config, config_class)
-    config.tanhmax_polarity = settings.polarity
-    config.tanhmax_layers = None if settings.layers is None else list(settings.layers)
-    config.tanhmax_heads = None if settings.heads is None else list(settings.heads)
-    config.tanhmax_score_bias = settings.score_bias
-    return _with_weights_of(source, target, config)
+    target, config_class = _tanhmax_class_of(type(model))
+    made = _with_weights_of(model, target, _tanhmax_config(model.config, config_class, settings))
+    return _named(made, converted_name(model.config.name_or_path or type(model).__name__))
 
 
 def to_softmax(model: PreTrainedModel) -> PreTrainedModel:
@@ -78,22 +85,43 @@ def to_softmax(model: PreTrainedModel) -> PreTrainedModel:
     if model.config.tanhmax_settings.learned:
         raise ValueError("this model has learned score biases, which a softmax model has no place for; they would be lost")
     upstream: Any = cls.__mro__[1]
-    return _with_weights_of(model, upstream, _same_config(model.config, upstream.config_class))
+    made = _with_weights_of(model, upstream, _same_config(model.config, upstream.config_class))
+    return _named(made, converted_name(model.config.name_or_path or cls.__name__, "softmax"))
 
 
-def _load(name: str, auto_class: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(
-        name, **{key: kwargs[key] for key in ("revision", "cache_dir", "token", "subfolder") if key in kwargs}
-    )
+def _loaded(name: str, auto_class: Any, settings: TanhMaxSettings, kwargs: dict[str, Any]) -> PreTrainedModel:
+    hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}
+    config, kwargs = _config_of(name, hub, kwargs)
     if isinstance(config, TanhMaxFields):
         raise ValueError(f"{name} is a TanhMax checkpoint already ({config.model_type}); load it with AutoModel.from_pretrained")
-    if config.model_type not in _by_upstream_type():
+    config_class = _by_upstream_type().get(config.model_type)
+    if config_class is None:
         raise ValueError(f"{name} is of model type {config.model_type!r}; convert knows {', '.join(sorted(_by_upstream_type()))}")
-    if auto_class is None:
-        auto_class = _class_in(config)
-    source, report = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
-    _refuse_partial(name, source, report)
-    return source
+    loader = _class_in(config) if auto_class is None else auto_class
+    if isinstance(loader, type) and issubclass(loader, PreTrainedModel):
+        loader, _ = _tanhmax_class_of(loader)
+    converted = _tanhmax_config(config, config_class, settings)
+    converted.model_type = config.model_type  # while it loads: what reads the weights (GGUF, quantisers) knows the checkpoint's own type
+    model, report = loader.from_pretrained(name, config=converted, output_loading_info=True, **hub, **kwargs)
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            vars(module.config).pop("model_type", None)
+    if type(model) not in FAMILIES[config_class].values():
+        raise ValueError(f"{loader.__name__} made a {type(model).__name__}, which is no TanhMax class; pass an Auto class of Transformers")
+    _refuse_partial(name, model, report)
+    _bring_score_biases(model, settings)
+    return _named(model, converted_name(name))
+
+
+def _config_of(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The checkpoint's config with the fields that were passed for it, and the arguments that are left for its weights."""
+    passed = kwargs.get("config")
+    kept = {key: kwargs[key] for key in FOR_WEIGHTS if key in kwargs}
+    others = {key: value for key, value in kwargs.items() if key not in (*FOR_WEIGHTS, "config")}
+    if isinstance(passed, PreTrainedConfig):
+        return passed, {**others, **kept}
+    config, left = AutoConfig.from_pretrained(passed or name, return_unused_kwargs=True, **hub, **others)
+    return config, {**{key: value for key, value in left.items() if key in others}, **kept}
 
 
 def _class_in(config: Any) -> Any:
@@ -105,16 +133,33 @@ def _class_in(config: Any) -> Any:
 
 
 def _refuse_partial(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
-    """A new head is normal; a backbone with new, left over or misshapen weights is a broken checkpoint."""
-    if report["mismatched_keys"]:
-        raise ValueError(f"{name} has weights of other shapes than its config says: {_some(report['mismatched_keys'])}")
-    lost, left = (sorted(key for key in report[kind] if _in_backbone(key, model)) for kind in ("missing_keys", "unexpected_keys"))
+    """A new head is normal; a backbone with new, left over or misshapen weights is a broken checkpoint.
+
+    Other shapes come this far only with `ignore_mismatched_sizes`, which is for heads and embeddings, of other classes, words or images.
+    """
+    misshapen = [key for key, *_ in report["mismatched_keys"]]
+    if any(re.search(r"\.\d+\.", key) and _in_backbone(key, model) for key in misshapen):
+        raise ValueError(f"{name} has weights of other shapes than its config says: {_some(misshapen)}")
+    missing = [key for key in report["missing_keys"] if not key.endswith(SCORE_BIAS)]
+    lost, left = (sorted(key for key in keys if _in_backbone(key, model)) for keys in (missing, report["unexpected_keys"]))
     if lost:
         raise ValueError(f"{name} lacks {len(lost)} weights of its backbone, for example {_some(lost)}; is the file whole?")
     if left:
         raise ValueError(f"{name} has {len(left)} weights that its config has no place for, for example {_some(left)}")
-    if report["missing_keys"]:
-        logger.warning("%s has no weights for %s: they are new, so train before use", name, _some(report["missing_keys"]))
+    if missing or misshapen:
+        logger.warning("%s has no weights for %s: they are new, so train before use", name, _some([*missing, *misshapen]))
+
+
+def _bring_score_biases(model: PreTrainedModel, settings: TanhMaxSettings) -> None:
+    """Keep new score biases in memory in layers that go to the disk: accelerate looks for them among the checkpoint's weights there."""
+    for module in attention_modules(model):
+        bias = getattr(module, SCORE_BIAS, None)
+        if bias is not None and bias.is_meta:
+            from accelerate.hooks import remove_hook_from_module
+
+            add_score_bias(module, settings.score_bias)
+            remove_hook_from_module(module)  # of the score bias alone, which it moves; the projections inside have their own
+            add_score_bias(module, settings.score_bias)
 
 
 def _in_backbone(key: str, model: PreTrainedModel) -> bool:
@@ -142,15 +187,46 @@ def _tanhmax_class_of(upstream: type) -> tuple[Any, Any]:
     raise ValueError(f"there is no TanhMax class for {upstream.__name__}; hf_tanhmax.use_tanhmax patches any live model instead")
 
 
+def _tanhmax_config(config: Any, config_class: Any, settings: TanhMaxSettings) -> Any:
+    converted = _same_config(config, config_class)
+    converted.tanhmax_polarity = settings.polarity
+    converted.tanhmax_layers = None if settings.layers is None else list(settings.layers)
+    converted.tanhmax_heads = None if settings.heads is None else list(settings.heads)
+    converted.tanhmax_score_bias = settings.score_bias
+    return converted
+
+
 def _same_config(config: Any, config_class: Any) -> Any:
     values = {key: value for key, value in config.to_dict().items() if key not in ORIGIN}
     known = set(config_class.__dataclass_fields__)
     converted = config_class(**{key: value for key, value in values.items() if not key.startswith("tanhmax_") or key in known})
-    converted._attn_implementation = getattr(config, "_attn_implementation", None)
+    converted._attn_implementation = _implementations(config)
     return converted
 
 
+def _implementations(config: Any) -> Any:
+    """The attention implementation of a config; with sub-configs a dictionary, as Transformers takes it, since each may have its own."""
+    own = getattr(config, "_attn_implementation", None)
+    parts = {key: getattr(config, key, None) for key in getattr(config, "sub_configs", {})}
+    return {"": own} | {key: _implementations(part) for key, part in parts.items() if part is not None} if parts else own
+
+
+def _named(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    model.name_or_path = model.config.name_or_path = name
+    return model
+
+
 def _with_weights_of(source: PreTrainedModel, target: Any, config: Any) -> PreTrainedModel:
+    if getattr(source, "hf_quantizer", None) is not None:
+        raise ValueError(
+            f"this {type(source).__name__} is quantised, and its weights cannot be shared; pass its name instead, with its "
+            "quantization_config"
+        )
+    if any(value.is_meta for value in source.state_dict().values()):
+        raise ValueError(
+            f"some weights of this {type(source).__name__} are not in memory, but offloaded or not there yet; pass its name "
+            "instead, with the same device_map and offload_folder"
+        )
     made, report = target.from_pretrained(
         None,
         config=config,

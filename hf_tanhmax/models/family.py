@@ -11,10 +11,11 @@ from typing import Any, ClassVar, TypeVar
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from ..names import converted_name
 from ..patching import attention_modules, own
 from ..registration import EAGER, FUSED, SCORE_BIAS
 from ..settings import TanhMaxSettings
-from .adapters import fill_tables
+from .adapters import ModelType
 from .bundle import CODE_FILE, source
 
 # In a TanhMax model the names of Transformers mean TanhMax already. Ours are other words for them: taken as they are, they would make
@@ -42,6 +43,12 @@ class TanhMaxFields:
     tanhmax_heads: list[int] | tuple[int, ...] | None = None
     tanhmax_score_bias: float | int = 3.0
 
+    def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
+        """Let libraries that look the model type up find it."""
+        super().__init_subclass__(*args, **kwargs)
+        if isinstance(cls.__dict__.get("model_type"), str):
+            cls.model_type = ModelType(cls.model_type)  # type: ignore[assignment]
+
     @property
     def tanhmax_settings(self) -> TanhMaxSettings:
         """The four fields as one checked object."""
@@ -55,11 +62,6 @@ class TanhMaxFields:
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict[str, str] | None) -> None:
         IMPLEMENTATION.fset(self, value)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary. PEFT asks for it to look up default target modules, so its tables are filled in here."""
-        fill_tables()
-        return super().to_dict()  # type: ignore[misc]
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write the config, and beside it the file of code that it names, by which it loads where this package is not installed.
@@ -99,8 +101,8 @@ def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], M
             own(self)
             self.add_model_tags(TAGS)
             _share_out_score_biases(self)
-            if config.model_type != type(config).model_type:
-                self.name_or_path = ""  # a softmax checkpoint; PEFT writes this name down as what an adapter is to be loaded onto
+            if config.model_type != type(config).model_type and config.name_or_path:  # a softmax checkpoint, which that name would load
+                self.name_or_path = config.name_or_path = converted_name(config.name_or_path)
 
         upstream_initialize = cls.initialize_weights
 
