@@ -201,8 +201,11 @@ def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def is_exact(tensor: Tensor) -> bool:
-    """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do."""
-    return tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do.
+
+    This attribute knows what either of torch's two ways to say so has said; the function of the older way raises once the newer was used.
+    """
+    return tensor.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
 
 
 def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
