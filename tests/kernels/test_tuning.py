@@ -66,11 +66,15 @@ def test_a_tile_that_does_not_compile_is_left_out_and_said_once(caplog, error):
     assert chosen(FAST, error=error) == SLOW
     [record] = caplog.records
     assert record.levelname == "WARNING"
-    assert re.fullmatch(r"the query kernel is not timed with Tile\(rows=32.*\): (OutOfResources|RuntimeError|PTXASError): .+", record.message)
+    assert re.fullmatch(
+        r"the query kernel is not timed with Tile\(rows=32.*\): (OutOfResources|RuntimeError|PTXASError): .+", record.message
+    )
 
 
 def test_where_no_tile_compiles_the_call_says_so():
-    with pytest.raises(RuntimeError, match="none of the 2 tiles of the query kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them"):
+    with pytest.raises(
+        RuntimeError, match="none of the 2 tiles of the query kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them"
+    ):
         chosen(SLOW, FAST)
     assert not tuning._fastest
 
