@@ -11,6 +11,7 @@ import functools
 import inspect
 import logging
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ REFUSED = {
 # An additive mask hides with -10000, -1e9, the least finite number or -inf, by convention; softmax gives all of them exactly 0, but sinh
 # would give them the largest weight. So what is below this (-10000 rounded to bfloat16 included) is hidden, and the rest is a bias.
 HIDDEN_BELOW = -9000.0
+MASK_BITS = 32  # heads of one number
 # Tensors that reach the attention function but do not change what it computes here: positions are in query and key already, masks and
 # packing arrive as the mask, and the cache reads the rest itself. Any other tensor is refused.
 CARRIED = frozenset(
@@ -257,9 +259,19 @@ def _polarity(module: nn.Module, query: Tensor) -> float | Tensor:
             f"tanhmax_heads counts the {heads_of(module)} heads of the whole {type(module).__name__}, but tensor parallelism shows this "
             f"rank {query.shape[1]} of them and not which; choose layers instead of heads, or set tp_size to 1"
         )
-    chosen = torch.zeros(query.shape[1], dtype=torch.bool, device=query.device)
-    chosen[list(heads)] = True
-    return torch.where(chosen, polarity, torch.zeros((), device=query.device))
+    return torch.where(_head_mask(heads, query), polarity, torch.zeros((), device=query.device))
+
+
+def _head_mask(chosen: Iterable[int], query: Tensor) -> Tensor:
+    """Boolean `[heads]`, True at the chosen ones.
+
+    They come as the bits of numbers, which travel with a kernel's launch; a list would be copied from the host, which waits for the device
+    and cannot be captured by a CUDA graph.
+    """
+    heads = query.shape[1]
+    words = [sum(1 << head - first for head in chosen if 0 <= head - first < MASK_BITS) for first in range(0, heads, MASK_BITS)]
+    place = torch.arange(MASK_BITS, device=query.device)
+    return torch.cat([word >> place & 1 for word in words])[:heads].bool()
 
 
 def _score_bias(module: nn.Module, query: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from .support import capability
 from .tuning import adds_atomically, autotuning, fastest, length_bucket
 
 ALIGN = 8  # elements: 16 bytes in half precision, the widest load
+# What a kernel is compiled for, besides its tile and which tensors there are.
+FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT")
 FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
@@ -60,10 +62,11 @@ class FusedProblem:
         known = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
         rows = tuple(tile for tile in known if self.fits(tile))
         if len(rows) > 1 and autotuning():
-            masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
+            seen, constants = self.visibility, self.constants(rows[0])
+            absent = tuple(item is None for item in (seen.keep, seen.segments, self.bias))
+            compiled = tuple(constants[name] for name in FEATURES)
             lengths = (length_bucket(self.queries), length_bucket(self.keys))
-            sizes = (padded_size(self.dim), padded_size(self.value_dim))
-            key = (kernel, str(self.query.device), self.query.dtype, *sizes, *masking, *lengths, rows)
+            key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
             rows = (fastest(key, rows, launch, do_bench),)
         launch(rows[0])
 
@@ -201,8 +204,11 @@ def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def is_exact(tensor: Tensor) -> bool:
-    """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do."""
-    return tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do.
+
+    This attribute knows what either of torch's two ways to say so has said; the function of the older way raises once the newer was used.
+    """
+    return tensor.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
 
 
 def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:

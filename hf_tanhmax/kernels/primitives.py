@@ -14,9 +14,11 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+LOG2E_REST = tl.constexpr(1.9259629911e-08)  # what rounding log2(e) to float32 leaves
 LN2 = tl.constexpr(0.6931471805599453)
 # Infinite scores become this large: they share the row as the definition wants, and no difference of two overflows.
 LIMIT = tl.constexpr(1e38)
+LOWEST = tl.constexpr(-200.0)  # natural exponent, at which the exponential is 0 in float32
 NAN_STAYS = tl.constexpr(tl.PropagateNan.ALL)
 
 
@@ -202,7 +204,18 @@ def exponents(b_x, log_p, m_seen, POLARITY: tl.constexpr, MASKED: tl.constexpr):
 @triton.jit
 def power(b_x, EXACT: tl.constexpr):
     """The exponential in the units of the scores."""
-    return tl.exp(b_x) if EXACT else tl.exp2(b_x)
+    return exact_exp(b_x) if EXACT else tl.exp2(b_x)
+
+
+@triton.jit
+def exact_exp(b_x):
+    """The exponential to the last digits of float32. `tl.exp` rounds the exponent's product with log2(e), which costs digits where it is large;
+    here what the product lost comes back, to first order."""
+    b_x = tl.maximum(b_x, LOWEST, propagate_nan=NAN_STAYS)  # an infinite product has no rest
+    b_y = b_x * LOG2E
+    b_rest = tl.fma(b_x, LOG2E, -b_y) + b_x * LOG2E_REST
+    b_exp = tl.exp2(b_y)
+    return tl.fma(b_exp, b_rest * LN2, b_exp)
 
 
 @triton.jit

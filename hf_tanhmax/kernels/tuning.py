@@ -1,5 +1,6 @@
 """What the user asks of the schedule: rows that are timed, once a kind of call (HF_TANHMAX_AUTOTUNE=1), and sums in no certain order."""
 
+import logging
 import os
 from collections.abc import Callable, Hashable, Sequence
 
@@ -7,7 +8,8 @@ import torch
 
 from .schedule import Tile
 
-_fastest: dict[Hashable, Tile] = {}
+Key = tuple[Hashable, ...]
+_fastest: dict[Key, Tile] = {}
 
 
 def autotuning() -> bool:
@@ -22,11 +24,40 @@ def adds_atomically() -> bool:
     return os.environ.get("HF_TANHMAX_ATOMIC", "0") == "1" and not torch.are_deterministic_algorithms_enabled()
 
 
-def fastest(key: Hashable, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
-    """The tile with which `run` takes the least time; `timer` measures a call, and `key` is what the answer is remembered for."""
+def fastest(key: Key, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
+    """The tile with which `run` takes the least time; one with which the kernel does not compile or start is left out.
+
+    Args:
+        key: what the answer is remembered for; the kernel's name comes first.
+        rows: the tiles.
+        run: launches the kernel with a tile.
+        timer: measures a call.
+
+    Raises:
+        RuntimeError: the kernel runs with none of them.
+    """
     if key not in _fastest:
-        _fastest[key] = min(rows, key=lambda tile: timer(lambda: run(tile)))
+        times = {tile: time for tile in rows if (time := _time(key, tile, run, timer)) is not None}
+        if not times:
+            raise RuntimeError(
+                f"none of the {len(rows)} tiles of the {key[0]} kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them and "
+                "raises what stops it"
+            )
+        _fastest[key] = min(times, key=times.__getitem__)
     return _fastest[key]
+
+
+def _time(key: Key, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | None:
+    from triton.errors import TritonError
+
+    try:
+        return timer(lambda: run(tile))
+    except torch.OutOfMemoryError:
+        raise
+    except (TritonError, RuntimeError) as error:  # the compiler's passes raise the latter
+        reason = " ".join(str(error).split())[:200]
+        logging.getLogger(__name__).warning(f"the {key[0]} kernel is not timed with {tile}: {type(error).__name__}: {reason}")
+        return None
 
 
 def length_bucket(length: int) -> int:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from cases import error
 
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.ops import fused_attention
@@ -49,6 +50,48 @@ def test_what_is_compiled_does_not_depend_on_the_length(layout, head_dim):
     ]
     assert all(found == constants[0] for found in constants)
     assert constants[0]["ALIGN"] == (1 if head_dim == 5 else 8)
+
+
+@pytest.fixture
+def precision():
+    """torch's settings of float32 products, as they were, after the test."""
+    yield torch.backends
+    torch.backends.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+
+
+def by_the_new_api(matmul="none", everything="none"):
+    torch.backends.fp32_precision, torch.backends.cuda.matmul.fp32_precision = everything, matmul
+
+
+@pytest.mark.parametrize(
+    ("choose", "exact"),
+    [
+        (lambda: None, True),
+        (lambda: torch.set_float32_matmul_precision("highest"), True),
+        (lambda: torch.set_float32_matmul_precision("high"), False),
+        (lambda: torch.set_float32_matmul_precision("medium"), False),
+        (lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True), False),
+        (lambda: by_the_new_api("ieee"), True),
+        (lambda: by_the_new_api("tf32"), False),
+        (lambda: by_the_new_api(everything="tf32"), False),  # as the Trainer does, told tf32=True
+        (lambda: by_the_new_api("ieee", everything="tf32"), True),
+        (lambda: (torch.set_float32_matmul_precision("high"), by_the_new_api("ieee")), True),
+    ],
+    ids=["unset", "highest", "high", "medium", "allow_tf32", "new ieee", "new tf32", "new for all", "ieee in tf32", "high, then ieee"],
+)
+def test_both_ways_to_say_tf32_are_understood(precision, choose, exact):
+    """torch itself raises where one way is asked after the other was used."""
+    choose()
+    tensors = [torch.randn(1, 1, length, 8, device=GPU, requires_grad=True) for length in (5, 7, 7)]
+    assert launch.is_exact(tensors[0]) is exact
+    assert not launch.is_exact(tensors[0].half())
+    output = tanhmax_attention(*tensors, implementation="triton")
+    wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    expected = tanhmax_attention(*wide, implementation="reference")
+    found = torch.autograd.grad(output.square().sum(), tensors)
+    for one, other in zip(found, torch.autograd.grad(expected.square().sum(), wide), strict=True):
+        assert error(one.cpu(), other.cpu()) < (1e-6 if exact else 5e-3)
 
 
 def test_every_run_time_integer_is_left_unspecialised():

@@ -1,7 +1,9 @@
 """The steps that the kernels share, each against what it says: spans against the mask itself, tanh, and the dropout's draw."""
 
 import itertools
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,9 +12,41 @@ import triton
 
 from hf_tanhmax.kernels import primitives
 from hf_tanhmax.visibility import Visibility
+from recipes.interpreter import gpu_exponentials
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 BLOCK_M, BLOCK_N = 4, 8
+
+
+@triton.jit
+def powers(X, OUT, EXACT: tl.constexpr, BLOCK: tl.constexpr):
+    o_x = tl.arange(0, BLOCK)
+    tl.store(OUT + o_x, primitives.power(tl.load(X + o_x), EXACT))
+
+
+def exponentials(x, exact):
+    """Of a vector, as the kernels have them; in the interpreter with a GPU's error."""
+    out = torch.empty_like(x)
+    with np.errstate(all="ignore"), gpu_exponentials() if GPU == "cpu" else nullcontext():
+        powers[(1,)](x, out, exact, BLOCK=x.numel())
+    return out.cpu()
+
+
+@pytest.mark.parametrize(("low", "high"), [(-85.0, -40.0), (-40.0, 0.0), (0.0, 85.0)])
+def test_exponentials_of_exact_float32_are_right_to_the_last_digits(low, high):
+    """Not off by 2^-24 of the exponent, 85 times that, as a product with log2(e) that is rounded makes them."""
+    x = torch.linspace(low, high, 1024, device=GPU)
+    wide = x.double().cpu().exp()
+    assert ((exponentials(x, True) - wide) / wide).abs().max() < 2.0**-22.5 + 2.0**-23
+
+
+def test_exponentials_at_the_ends():
+    ends = torch.tensor([0.0, -float("inf"), -2e38, -1e3, float("nan"), -100.0, -0.0, -105.0], device=GPU)
+    for exact in (True, False):
+        one, *zeros, nan, _, other, _ = exponentials(ends, exact)
+        assert one == other == 1
+        assert zeros == [0, 0, 0]
+        assert nan.isnan()
 
 
 @triton.jit

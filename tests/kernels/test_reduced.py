@@ -35,8 +35,8 @@ def gradients(tensors, implementation, **arguments):
     return torch.autograd.grad(output, tensors, upstream)
 
 
-def inputs(heads=2, kv_heads=1, head_dim=8, dtype=torch.bfloat16):
-    sizes = ((heads, 19), (kv_heads, 37), (kv_heads, 37))
+def inputs(heads=2, kv_heads=1, head_dim=8, dtype=torch.bfloat16, queries=19):
+    sizes = ((heads, queries), (kv_heads, 37), (kv_heads, 37))
     return [torch.randn(2, many, length, head_dim, device=GPU).to(dtype).requires_grad_() for many, length in sizes]
 
 
@@ -69,6 +69,24 @@ def test_the_two_kernels_differ_by_no_more_than_rounding(kernels, monkeypatch):
     assert torch.equal(one[1], two[1])
     assert torch.equal(one[2], two[2])
     assert error(one[0].double(), two[0].double()) < 4e-3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "score"), [(torch.bfloat16, -480.0), (torch.float16, -14.0)], ids=["2^-L is infinite", "dS is, in float16"]
+)
+def test_keys_beyond_the_last_add_nothing_to_the_query(kernels, monkeypatch, dtype, score):
+    """37 keys end inside a block that needs no mask; beyond them scores are 0, which is far above those that there are."""
+    tensors = query, key, value = inputs(dtype=dtype, queries=70)
+    with torch.no_grad():
+        key.mul_(0.2).add_(1.0)
+        query.mul_(0.2).add_(1.0).mul_(score / 8)
+        value.mul_(2**8 if dtype == torch.float16 else 1)
+    one = gradients(tensors, "triton", scale=1.0, polarity=0.0)
+    assert kernels == ["forward"]
+    monkeypatch.setenv("HF_TANHMAX_ATOMIC", "0")
+    for found, expected in zip(one, gradients(tensors, "triton", scale=1.0, polarity=0.0), strict=True):
+        assert found.isfinite().all()
+        assert error(found.double(), expected.double()) < 4e-3
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The forward kernel with a fixed shift, with and without the polynomial: against float64, and like the running maximum where that ends."""
 
 import struct
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hf_tanhmax.kernels import forward, launch
 from hf_tanhmax.kernels.schedule import Tile
 from hf_tanhmax.ops import fused_attention
 from hf_tanhmax.visibility import Visibility
+from recipes.interpreter import gpu_exponentials
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 SIZE = (32, 32, 4, 1) if GPU == "cpu" else (64, 64, 4, 3)
@@ -89,6 +91,15 @@ def test_float32_that_may_be_multiplied_as_tf32(with_tile, std):
         torch.set_float32_matmul_precision(before)
     # In units of log 2 the difference of two exponentials keeps 2^-24 / (2 |a|) of itself; a GPU rounds the operands to TF32.
     assert error(found.cpu(), oracle(*tensors, scale=1.0)) < (5e-6 if GPU == "cpu" else 2e-3)
+
+
+def test_float32_keeps_its_digits_where_the_bound_is_loose(with_tile):
+    """All exponents are about 33 below 0, which is no reason to lose more digits than the difference from the shift does."""
+    query, key, value = scored(1.0)
+    query[..., 0], key[..., 0], query[..., 1], key[..., 1] = 9.0, 0.0, 0.0, 8.0
+    with np.errstate(all="ignore"), gpu_exponentials() if GPU == "cpu" else nullcontext():
+        found = with_tile(STATIC, query, key, value, scale=1.0)
+    assert error(found.cpu(), oracle(query, key, value, scale=1.0)) < 1.3e-6
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(0.5, True), (3.0, True), (6.0, True), (12.0, False)])

@@ -1,5 +1,7 @@
 """Tuning is off unless asked for, takes the fastest, and asks once a kind of call."""
 
+import re
+
 import pytest
 import torch
 from cases import CASES, error
@@ -7,6 +9,10 @@ from cases import CASES, error
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.kernels import tuning
 from hf_tanhmax.kernels.schedule import Tile
+from hf_tanhmax.visibility import Visibility
+
+errors = pytest.importorskip("triton.runtime.errors", reason="needs triton")
+OutOfResources, PTXASError = errors.OutOfResources, errors.PTXASError
 
 SLOW, FAST = Tile(64, 64, 4, 1), Tile(32, 32, 4, 1)
 
@@ -30,17 +36,76 @@ def test_the_fastest_is_taken_and_remembered():
         call()
         return {SLOW: 2.0, FAST: 1.0}[runs[-1]]
 
-    assert tuning.fastest("a", (SLOW, FAST), runs.append, timer) == FAST
+    assert tuning.fastest(("a",), (SLOW, FAST), runs.append, timer) == FAST
     assert runs == [SLOW, FAST]
-    assert tuning.fastest("a", (SLOW, FAST), runs.append, timer) == FAST
+    assert tuning.fastest(("a",), (SLOW, FAST), runs.append, timer) == FAST
     assert len(runs) == 2
-    tuning.fastest("b", (SLOW, FAST), runs.append, timer)
+    tuning.fastest(("b",), (SLOW, FAST), runs.append, timer)
     assert len(runs) == 4
+
+
+def chosen(*bad, error=None):
+    """The choice between two tiles, the first of which takes longer, for a kernel that does not compile with some of them."""
+
+    def run(tile):
+        if tile in bad:
+            raise error or OutOfResources(300000, 232448, "shared memory")
+        ran.append(tile)
+
+    ran = []
+    return tuning.fastest(("query", 64), (SLOW, FAST), run, lambda call: (call(), ran[-1].rows)[1])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OutOfResources(300000, 232448, "shared memory"), RuntimeError("PassManager::run failed"), PTXASError("exit code 255")],
+    ids=["shared memory", "a pass", "ptxas"],
+)
+def test_a_tile_that_does_not_compile_is_left_out_and_said_once(caplog, error):
+    assert chosen(FAST, error=error) == SLOW
+    assert chosen(FAST, error=error) == SLOW
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert re.fullmatch(
+        r"the query kernel is not timed with Tile\(rows=32.*\): (OutOfResources|RuntimeError|PTXASError): .+", record.message
+    )
+
+
+def test_where_no_tile_compiles_the_call_says_so():
+    with pytest.raises(
+        RuntimeError, match="none of the 2 tiles of the query kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them"
+    ):
+        chosen(SLOW, FAST)
+    assert not tuning._fastest
+
+
+def test_running_out_of_memory_is_not_the_fault_of_a_tile():
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        chosen(FAST, error=torch.OutOfMemoryError("no room"))
 
 
 def test_a_length_falls_into_one_of_five_buckets():
     assert {tuning.length_bucket(length) for length in range(20000)} == {512, 1024, 2048, 4096, 8192}
     assert [tuning.length_bucket(length) for length in (512, 513, 1024, 4097)] == [512, 1024, 1024, 8192]
+
+
+def test_a_choice_is_for_calls_that_compile_the_same(monkeypatch):
+    """A tile that wins without a mask may spill with one."""
+    launch = pytest.importorskip("hf_tanhmax.kernels.launch", reason="needs triton")
+    monkeypatch.setenv("HF_TANHMAX_AUTOTUNE", "1")
+    monkeypatch.setattr(launch, "do_bench", lambda call: 1.0)
+    monkeypatch.setattr(launch, "tiles", lambda *_: (SLOW, FAST))
+    keep, segments = torch.ones(1, 1, 7, 7, dtype=torch.bool), torch.zeros(7, dtype=torch.int64)
+    masks = ({}, {"causal": True}, {"window": 3}, {"keep": keep}, {"segments": segments})
+    numbers = {"log_polarity": None, "signed": True, "bias": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None}
+    changes = ({"log_polarity": torch.zeros(2)}, {"signed": False}, {"bias": torch.zeros(1, 1, 7, 7)}, {"softcap": 5.0}, {"dropout_p": 0.1})
+    calls = [(mask, {}) for mask in masks] + [({}, change) for change in changes] + [({}, {"exact": True})]
+    for mask, change in calls:
+        tensors = [torch.zeros(1, heads, 7, 8) for heads in (2, 1, 1)]
+        problem = launch.FusedProblem(*tensors, visibility=Visibility(7, 7, **mask), **numbers | {"exact": False} | change)
+        for _ in range(2):
+            problem.run("query", lambda tile: None)
+    assert len(tuning._fastest) == len(calls)
 
 
 def test_a_tuned_call_computes_the_same(monkeypatch):
