@@ -5,7 +5,6 @@ config that answers this one question with TanhMax, and passes everything else t
 weights; fast, without weights), nothing is copied or replaced, nothing global changes, and putting the config back undoes it.
 """
 
-import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +15,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .detection import attention_facts
 from .functional import check_polarity
 from .names import rename_patched
-from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of
+from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
 from .settings import TanhMaxSettings
 
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
 FUNCTIONS = {"eager": EAGER, "sdpa": FUSED, "paged|eager": PAGED, "paged|sdpa": PAGED, FUSED: FUSED, EAGER: EAGER}
-
-# What a module that computes attention by itself calls; torch's own MultiheadAttention calls the last.
-SOFTMAX = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"})
 
 
 class ConfigView:
@@ -82,6 +79,7 @@ def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> in
 
     Raises:
         ValueError: no attention module asks the interface, some bypass it, or a layer or head does not exist.
+        NotImplementedError: a chosen module has attention sinks or selects keys sparsely.
     """
     patched = _patch(model, settings or TanhMaxSettings())
     rename_patched(model, patched=True)
@@ -129,7 +127,7 @@ def tanhmax_on(
         polarity: 1 is TanhMax, 0 softmax.
 
     Raises:
-        ValueError, TypeError: as `use_tanhmax` and `TanhMaxSettings`; a learned polarity needs `use_tanhmax`.
+        ValueError, TypeError, NotImplementedError: as `use_tanhmax` and `TanhMaxSettings`; a learned polarity needs `use_tanhmax`.
     """
     settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads)
     if settings.learned:
@@ -164,7 +162,7 @@ def set_polarity(model: nn.Module, polarity: float) -> None:
 
 def attention_modules(model: nn.Module) -> list[Any]:
     """The modules of a model that ask Transformers' attention interface which function to call, in the model's order."""
-    return [module for module in model.modules() if _asks_interface(module)]
+    return [module for module in model.modules() if attention_facts(module).asks]
 
 
 def own(model: PreTrainedModel) -> None:
@@ -213,7 +211,7 @@ def _drop_score_bias(module: nn.Module) -> None:
 
 def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
     modules = attention_modules(model)
-    bypassing = sorted({type(module).__name__ for module in model.modules() if _bypasses(module)})
+    bypassing = sorted({type(module).__name__ for module in model.modules() if attention_facts(module).bypasses})
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if not modules:
         found = f"its {', '.join(bypassing)} compute softmax themselves" if bypassing else "it has no attention modules"
@@ -231,6 +229,9 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
         if settings.layers[-1] >= len(layers):
             raise ValueError(f"there is no layer {settings.layers[-1]}: {kind!r} has {len(layers)} layers, counted from 0")
         modules = [module for index in settings.layers for module in layers[index]]
+    for module in modules:
+        for argument in attention_facts(module).refused:
+            raise NotImplementedError(refused_argument(module, argument))
     if settings.heads is not None:
         fewest = min(heads_of(module) for module in modules)
         if settings.heads[-1] >= fewest:
@@ -242,26 +243,7 @@ def _by_layer(model: nn.Module) -> dict[str, list[Any]]:
     """Attention modules grouped by layer: by their path up to its last number, so that self and cross attention are one layer."""
     layers: dict[str, list[Any]] = {}
     for name, module in model.named_modules():
-        if _asks_interface(module):
+        if attention_facts(module).asks:
             numbered = re.match(r"(.*\.\d+)(?:\.|$)", f".{name}")
             layers.setdefault(numbered.group(1) if numbered else name, []).append(module)
     return layers
-
-
-# Transformers has no public way to ask whether a module dispatches through the attention interface. The name that such a forward uses is
-# the same in every architecture, and `test_patching` counts the families it finds.
-def _asks_interface(module: nn.Module) -> bool:
-    if isinstance(module, PreTrainedModel) or not hasattr(module, "config"):
-        return False
-    return "ALL_ATTENTION_FUNCTIONS" in _names_in(type(module).forward)
-
-
-def _bypasses(module: nn.Module) -> bool:
-    if isinstance(module, PreTrainedModel) or _asks_interface(module) or "Attention" not in type(module).__name__:
-        return False
-    methods = inspect.getmembers(type(module), inspect.isfunction)
-    return any(SOFTMAX.intersection(_names_in(method)) for _, method in methods)
-
-
-def _names_in(function: Any) -> tuple[str, ...]:
-    return inspect.unwrap(function).__code__.co_names

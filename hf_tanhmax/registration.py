@@ -155,7 +155,7 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
         if value is None or name in CARRIED:
             continue
         if name in REFUSED:
-            raise NotImplementedError(f"TanhMax attention has no {REFUSED[name]}: {type(module).__name__} passed {name!r}")
+            raise NotImplementedError(refused_argument(module, name))
         if isinstance(value, Tensor) and name not in ("position_bias", "dropout", "scaling", "softcap"):
             raise NotImplementedError(
                 f"{type(module).__name__} passed the tensor {name!r}, which TanhMax attention does not know and will not ignore"
@@ -166,6 +166,11 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
                 "context and sequence parallelism replace softmax attention, which TanhMax does not call, so each rank would see its own "
                 f"keys only; set {size} to 1"
             )
+
+
+def refused_argument(module: nn.Module, argument: str) -> str:
+    """Why a module cannot compute TanhMax that passes one of the arguments in `REFUSED`."""
+    return f"TanhMax attention has no {REFUSED[argument]}: {type(module).__name__} passed {argument!r}"
 
 
 def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], blocks: CachedBlocks, kwargs: dict[str, Any]) -> Tensor:

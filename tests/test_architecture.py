@@ -14,8 +14,9 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 
 # From low to high. A module may import from the rows above its own, and a package's modules from each other where the row says so.
 LAYERS = (
-    ("functional", "names", "namespace", "settings", "stock", "visibility", "kernels.support", "kernels.schedule", "kernels.primitives"),
-    ("kernels.shift", "models.adapters", "models.bundle", "native_code", "words"),
+    ("dataflow", "functional", "names", "namespace", "settings", "stock", "visibility"),
+    ("kernels.support", "kernels.schedule", "kernels.primitives"),
+    ("kernels.shift", "models.adapters", "models.bundle", "native_code", "reading", "words"),
     ("reference", "composed", "blocked", "native", "kernels.tuning", "kernels.forward"),
     ("native_attention", "paging", "kernels.backward", "kernels.decode"),
     ("kernels.launch",),
@@ -24,6 +25,7 @@ LAYERS = (
     ("attention",),
     ("serving",),
     ("registration",),
+    ("detection",),
     ("patching",),
     ("annealing", "models.family"),
     ("models.bert", "models.vit", "models.llama"),

@@ -1,0 +1,83 @@
+"""Which modules of a model compute attention, and how: by asking Transformers' attention interface, or by themselves.
+
+Transformers has no public way to ask. What a module's forward does is read from its code (`reading`), once per class.
+"""
+
+import functools
+import inspect
+import types
+from typing import Any, NamedTuple
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from .dataflow import SELF, Instance, Method, of_torch, unbound
+from .reading import Reading
+from .registration import EAGER, FUSED, PAGED, REFUSED
+
+
+class AttentionFacts(NamedTuple):
+    """What a module does.
+
+    Attributes:
+        asks: it asks the attention interface, for what its own config answers, so that it can be patched.
+        bypasses: it computes softmax attention that no patch reaches.
+        refused: arguments that it hands to the interface, and that TanhMax attention refuses.
+    """
+
+    asks: bool = False
+    bypasses: bool = False
+    refused: tuple[str, ...] = ()
+
+
+def attention_facts(module: nn.Module) -> AttentionFacts:
+    """What a module does with attention, not counting its children."""
+    cls: Any = type(module)
+    if isinstance(module, nn.MultiheadAttention):
+        return AttentionFacts(bypasses=True)
+    if of_torch(cls):
+        return AttentionFacts()
+    forwards = [vars(module).get("forward", cls.forward)]
+    while hasattr(forwards[-1], "__wrapped__"):  # what a decorator hides, and the decorator too
+        forwards.append(forwards[-1].__wrapped__)
+    methods = tuple(Method(SELF, each) if inspect.isfunction(each) else unbound(each) for each in forwards)
+    return _facts(cls, methods, _state(module), hasattr(module, "config"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _facts(cls: Any, forwards: tuple[Any, ...], state: tuple[tuple[str, Any], ...], has_config: bool) -> AttentionFacts:
+    reading = Reading(Instance(cls, state), (FUSED, EAGER, PAGED))
+    for forward in forwards:
+        reading.follow(forward)
+    found = reading.found
+    # A model's own forward may match two sets by a softmax of similarities, which is no attention until it weighs values.
+    whole = issubclass(cls, PreTrainedModel)
+    named = found.normalises and "Attention" in cls.__name__  # which is then taken at its word
+    stays = (
+        found.attends
+        or (found.pools and not whole)
+        or (found.asks and (whole or not has_config))
+        or ((found.maps or named) and not found.asks and not whole)
+    )
+    return AttentionFacts(
+        asks=found.asks and has_config and not whole,
+        bypasses=stays,
+        refused=tuple(sorted(found.passes.intersection(REFUSED))),
+    )
+
+
+def _state(module: nn.Module) -> tuple[tuple[str, Any], ...]:
+    """Those attributes of a module that decide what its forward does: what is None, functions, and modules by their class."""
+    found: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if value is None and not name.startswith("_"):
+            found[name] = None
+        elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
+            found[name] = unbound(value)
+    for name, value in [*module._parameters.items(), *module._buffers.items(), *module._modules.items()]:
+        if value is None:
+            found[name] = None
+        elif isinstance(value, nn.Module):
+            softmax = isinstance(value, nn.Sequential) and any(isinstance(each, nn.Softmax) for each in value)
+            found[name] = Instance(nn.Softmax if softmax else type(value))
+    return tuple(found.items())
