@@ -276,13 +276,20 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
         return fused_attention(*tensors, log_p, *masks, *rest, call.polarity == 1.0 if constant else True)[0]
     if call.paging is not None:
         tensors, visibility = call.paging.gathered(*tensors, visibility)
-    added = {"bias": call.bias, "additive_mask": call.additive_mask}
     if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
-        return composed_attention(*tensors, visibility, **added, scale=call.scale, polarity=call.polarities)
+        return composed_attention(
+            *tensors,
+            visibility,
+            bias=call.bias,
+            additive_mask=call.additive_mask,
+            scale=call.scale,
+            polarity=call.polarities,
+        )
     output, weights = reference_attention(
         *tensors,
         visibility,
-        **added,
+        bias=call.bias,
+        additive_mask=call.additive_mask,
         scale=call.scale,
         softcap=call.softcap,
         dropout_p=call.dropout_p,

@@ -259,8 +259,9 @@ def _weigh(
         shift = _shift(problem, block, seen, levels, scores, spare=weights)
         torch.sub(problem.per_head(problem.log_polarity, block) - shift, scores, out=weights)
         scores.sub_(shift)
-        for tile in () if levels is None else (scores, weights):
-            problem.by_head(tile, block).add_(levels[0])
+        if levels is not None:
+            for tile in (scores, weights):
+                problem.by_head(tile, block).add_(levels[0])
         weights.exp_()
         positive = scores.exp_()
         opposite = weights.clone() if negative else None

@@ -76,9 +76,10 @@ def blocked_attention_backward(
         bias=wants_bias,
         additive_mask=wants_mask,
     )
+    pairs = (found.log_polarity, log_polarity), (found.bias, bias), (found.additive_mask, additive_mask)
+    polarity_grad, bias_grad, mask_grad = (_like(gradient, tensor, query) for gradient, tensor in pairs)
     inputs = (found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype))
-    rest = (found.log_polarity, log_polarity), (found.bias, bias), (found.additive_mask, additive_mask)
-    return *inputs, *(_like(gradient, tensor, query) for gradient, tensor in rest)
+    return *inputs, polarity_grad, bias_grad, mask_grad
 
 
 def _blocked_gradients(problem: BlockedProblem, grad_output: Tensor, **wanted: bool) -> BlockedGradients:
@@ -180,9 +181,9 @@ def fused_attention_backward(
         added = bias if additive_mask is None else additive_mask
         problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
         found = launch_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias or wants_mask)
-    bias_grad, mask_grad = (None, found.bias) if problem.additive else (found.bias, None)
-    rest = (found.log_polarity, log_polarity), (bias_grad, bias), (mask_grad, additive_mask)
-    return found.query, found.key, found.value, *(_like(gradient, tensor, query) for gradient, tensor in rest)
+    pairs = (found.log_polarity, log_polarity), (found.bias, bias), (found.bias, additive_mask)
+    polarity_grad, bias_grad, mask_grad = (_like(gradient, tensor, query) for gradient, tensor in pairs)
+    return found.query, found.key, found.value, polarity_grad, bias_grad, mask_grad
 
 
 @fused_attention.register_fake
