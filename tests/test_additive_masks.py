@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from transformers.generation.continuous_batching.utils import build_attention_mask
 
+from hf_tanhmax import blocked, tanhmax_attention
 from hf_tanhmax.registration import eager_forward, fused_forward
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -78,3 +80,72 @@ def test_a_constant_of_a_row_changes_nothing(forward, dtype, value):
     query, key, identity = tensors(dtype)
     found = weights_of(forward, query, key, identity, attention_mask=torch.full((2, 1, QUERIES, KEYS), value, dtype=dtype))
     torch.testing.assert_close(found, weights_of(forward, query, key, identity, attention_mask=None), rtol=1e-3, atol=1e-4)
+
+
+def test_what_fades_keeps_its_sign():
+    """ALiBi's slopes and T5's relative positions multiply shares: no weight turns its sign, and its share falls with m."""
+    query, key, identity = tensors(torch.float64)
+    slopes = 2.0 ** -torch.arange(1, HEADS + 1, dtype=torch.float64)
+    distance = (torch.arange(QUERIES)[:, None] - torch.arange(KEYS)).abs()
+    faded = weights_of(fused_forward, query, key, identity, position_bias=-slopes[:, None, None] * distance)
+    flat = weights_of(fused_forward, query, key, identity)
+    assert torch.equal(faded.sign(), flat.sign())
+    torch.testing.assert_close(
+        (faded / flat).log().diff(dim=-1), (-slopes[:, None, None] * distance).diff(dim=-1).expand_as(faded[..., 1:])
+    )
+
+
+@every_dtype
+def test_polarity_0_is_softmax_of_the_sum(dtype):
+    query, key, identity = tensors(dtype)
+    mask = torch.randn(2, HEADS, QUERIES, KEYS).to(dtype) - 30.0 * (torch.rand(2, HEADS, QUERIES, KEYS) > 0.5).to(dtype)
+    found = tanhmax_attention(query, key, identity, additive_mask=mask, polarity=0.0)
+    stock = (query.double() @ key.double().mT * SIZE**-0.5 + mask.double()).softmax(-1)
+    # An exponential whose argument x is rounded is off by x eps.
+    torch.testing.assert_close(found.double(), stock, rtol=40 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny)
+
+
+def test_what_is_not_a_number_propagates_to_its_row_alone():
+    query, key, identity = tensors(torch.float32)
+    mask = torch.zeros(2, 1, QUERIES, KEYS)
+    mask[0, 0, 1, 2] = float("nan")
+    for implementation in ("reference", "cpu"):
+        found = tanhmax_attention(query, key, identity, additive_mask=mask, implementation=implementation)
+        assert found[0, :, 1].isnan().all()
+        assert found.isnan().sum() == HEADS * KEYS
+    keep = torch.ones_like(mask, dtype=torch.bool)
+    keep[0, 0, 1, 2] = False
+    assert tanhmax_attention(query, key, identity, keep=keep, additive_mask=mask).isfinite().all()
+
+
+@pytest.mark.parametrize("polarity", [0.0, 1.0])
+def test_plain_and_shifted_blocks_agree_under_a_mask(polarity, monkeypatch):
+    """In float32, where the exponential of -100 has no digits left to be multiplied by e^30."""
+    query, key, identity = tensors(torch.float32, std=6.0)
+    mask = -torch.tensor([0.0, 5.0, 100.0, 88.0, 0.5, 1000.0, 30.0])
+    found = []
+    for limit in (blocked.PLAIN_LIMIT_FADED, 0.0):
+        monkeypatch.setattr(blocked, "PLAIN_LIMIT_FADED", limit)
+        found.append(tanhmax_attention(query, key, identity, additive_mask=mask, polarity=polarity, implementation="cpu"))
+    doubled = [tensor.double() for tensor in (query, key, identity)]
+    exact = tanhmax_attention(*doubled, additive_mask=mask.double(), polarity=polarity, implementation="reference").float()
+    for one in found:
+        torch.testing.assert_close(one, exact, rtol=2e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("bound", [29.0, 59.0])
+def test_visible_keys_with_the_lowest_scores_outweigh_what_is_hidden(bound):
+    """Softmax of scores that are as low where a key is visible, and as high where it is hidden by -100, as plain blocks may have them."""
+    query, key = torch.ones(1, 1, 1, 1), torch.tensor([-bound, bound]).view(1, 1, 2, 1)
+    mask = torch.tensor([0.0, -100.0])
+    found = tanhmax_attention(query, key, torch.eye(2).view(1, 1, 2, 2), additive_mask=mask, polarity=0.0, scale=1.0, implementation="cpu")
+    exact = (key.double().view(2) + mask.double()).softmax(-1)
+    torch.testing.assert_close(found.double().view(2), exact, rtol=1e-5, atol=1e-12)
+
+
+def test_continuous_batching_hides_outright_or_not_at_all():
+    """Its masks are read as boolean ones. Their function is not public: if it fills in other numbers, this fails first."""
+    for window in (1, 3):
+        mask = torch.full((1, 1, 5, 9), torch.finfo(torch.bfloat16).min, dtype=torch.bfloat16)
+        build_attention_mask(mask, [0, 2, 5], [0, 4, 9], window)
+        assert set(mask.unique().tolist()) == {0.0, torch.finfo(torch.bfloat16).min}

@@ -323,10 +323,9 @@ def tile_gradient(
     if DROPOUT:
         m_survives = survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p)
         b_dp = tl.where(m_survives, b_dp * (1.0 / (1.0 - dropout_p)), 0.0)
-    b_w, b_n, b_ds = score_gradient(b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY, EXACT)
+    OF_MASK: tl.constexpr = ADDITIVE and not INNER
+    b_w, b_n, b_ds = score_gradient(b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY, EXACT, OF_MASK)
     b_dlog_p = -b_n * (b_dp + b_delta)
-    if ADDITIVE and not INNER:
-        b_ds = b_w * b_dp - (b_w + 2.0 * b_n) * b_delta
     if DROPOUT:
         b_w = tl.where(m_survives, b_w, 0.0)
     if CAPPED and INNER:

@@ -268,8 +268,10 @@ def survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p):
 
 
 @triton.jit
-def score_gradient(b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
-    """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D.
+def score_gradient(
+    b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr, OF_MASK: tl.constexpr,
+):  # fmt: skip
+    """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D, or (OF_MASK) dM = W dP - C D.
 
     The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would
     cost float32 the digits that |L| has before the point, on both exponentials differently.
@@ -286,7 +288,10 @@ def score_gradient(b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLA
         if EXACT:
             b_n = b_n * b_inverse
         b_w = difference(b_a, b_p, b_n, log_p, POLARITY, EXACT)
-        b_ds = (b_p + b_n) * b_dp - b_w * b_delta
+        if OF_MASK:
+            b_ds = b_w * b_dp - (b_p + b_n) * b_delta
+        else:
+            b_ds = (b_p + b_n) * b_dp - b_w * b_delta
     return b_w, b_n, b_ds
 
 
