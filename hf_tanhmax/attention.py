@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .blocked import BlockedProblem
 from .composed import composed_attention
-from .functional import check_keep, check_polarity, log_polarity
+from .functional import check_added, check_keep, check_polarity, log_polarity
 from .kernels.support import decodable, decode_unsupported, fused_unsupported
 from .native_attention import why_not_native
 from .ops import blocked_attention, decode_attention, fused_attention
@@ -29,6 +29,7 @@ class Options:
 
     keep: Tensor | None
     bias: Tensor | None
+    additive_mask: Tensor | None
     is_causal: Causal
     scale: float | None
     window: int | None
@@ -50,6 +51,7 @@ class Call:
     visibility: Visibility
     paging: Paging | None
     bias: Tensor | None
+    additive_mask: Tensor | None
     scale: float
     softcap: float | None
     dropout_p: float
@@ -67,7 +69,7 @@ class Call:
     @property
     def needs_gradient(self) -> bool:
         """Whether anything that is computed with is to be differentiated."""
-        tensors = (self.query, self.key, self.value, self.bias, self.polarity)
+        tensors = (self.query, self.key, self.value, self.bias, self.additive_mask, self.polarity)
         return torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
 
     @property
@@ -83,6 +85,7 @@ def tanhmax_attention(
     *,
     keep: Tensor | None = None,
     bias: Tensor | None = None,
+    additive_mask: Tensor | None = None,
     is_causal: Causal = False,
     scale: float | None = None,
     window: int | None = None,
@@ -94,14 +97,17 @@ def tanhmax_attention(
     implementation: str = "auto",
     return_weights: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Attention whose weights are signed: `tanhmax(softcap(scale * Q K^T) + bias) V` (Huang et al. 2024).
+    """Attention whose weights are signed: `tanhmax(softcap(scale * Q K^T) + bias, additive_mask) V` (Huang et al. 2024).
 
     Args:
         query: `[batch, heads, queries, head_dim]`.
         key: `[batch, kv_heads, keys, head_dim]`; `kv_heads` divides `heads` (GQA).
         value: `[batch, kv_heads, keys, value_dim]`.
         keep: boolean, broadcasts to `[batch, heads, queries, keys]`; True takes part. A query that keeps no key gets output 0.
-        bias: floating point, broadcasts likewise; added to the scores after the softcap. Differentiable.
+        bias: floating point, broadcasts likewise; added to the scores after the softcap, so it may turn their signs. Differentiable.
+        additive_mask: floating point, broadcasts likewise; what softmax attention adds to its scores to hide keys, or to fade them by
+            position. It turns no sign, but multiplies the share of a key: with scores a (the bias included), mask m and polarity p,
+            `w_j = e^m_j (e^a_j - p e^-a_j) / sum_k e^m_k (e^a_k + p e^-a_k)`. Values of -9000 and less hide as `keep` does. Differentiable.
         is_causal: hide later keys. True and `"upper_left"` put the first query at the first key; `"lower_right"` puts the last query
             at the last key, as in a chunk appended to a cache.
         scale: multiplies query times key; None is `head_dim ** -0.5`.
@@ -113,7 +119,7 @@ def tanhmax_attention(
             `block_table`, the bounds of the batch entries' keys.
         block_table: int32 or int64; key and value are then blocks of a paged cache, `[blocks, kv_heads, keys of a block, dim]`, and this
             counts those of each entry, `[batch, blocks]`, or, if blocks hold one key, of one entry after the other. `is_causal` is False or
-            `"lower_right"`, and there is no keep and no bias.
+            `"lower_right"`, and there is no keep, no bias and no additive mask.
         implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU, `"triton"` on CUDA where it can run (`why_not` says why it
             cannot), else `"composed"`, and `"reference"` where weights are wanted, where `"composed"` would lack dropout or softcap, and
             in `torch.export`, `torch.onnx.export` and `torch.jit.trace`: what these write is for runtimes that have no operators but torch's.
@@ -129,7 +135,8 @@ def tanhmax_attention(
         ValueError, TypeError: an argument that does not fit; the sentence names it.
         NotImplementedError: a named implementation that does not do what is asked.
     """
-    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
+    masks, packing = (keep, bias, additive_mask, is_causal), (cu_seqlens, block_table)
+    options = Options(*masks, scale, window, softcap, dropout_p, polarity, *packing, return_weights)
     call = _checked(query, key, value, options)
     name = _chosen(implementation, call)
     if not torch.is_autocast_enabled(query.device.type):
@@ -146,6 +153,7 @@ def why_not(
     *,
     keep: Tensor | None = None,
     bias: Tensor | None = None,
+    additive_mask: Tensor | None = None,
     is_causal: Causal = False,
     scale: float | None = None,
     window: int | None = None,
@@ -164,7 +172,8 @@ def why_not(
     Raises:
         ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
     """
-    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
+    masks, packing = (keep, bias, additive_mask, is_causal), (cu_seqlens, block_table)
+    options = Options(*masks, scale, window, softcap, dropout_p, polarity, *packing, return_weights)
     if implementation != "native":
         _check_name(implementation)
     call = _checked(query, key, value, options)
@@ -174,12 +183,15 @@ def why_not(
 
 def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Call:
     _check_tensors(query, key, value, paged=options.block_table is not None)
-    keep, bias = options.keep, options.bias
+    keep, bias, additive = options.keep, options.bias, options.additive_mask
     paging = None if options.block_table is None else _paging(query, key, options)
     if keep is not None:
         check_keep(keep, _score_shape(query, key), "[batch, heads, queries, keys]")
         _check_device("keep", keep, query)
-    _check_bias(bias, query, key)
+    for name, added in (("bias", bias), ("additive_mask", additive)):
+        if added is not None:
+            check_added(name, added, _score_shape(query, key), "[batch, heads, queries, keys]")
+            _check_device(name, added, query)
     _check_numbers(options.window, options.softcap, options.dropout_p)
     return Call(
         query=query,
@@ -188,6 +200,7 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
         visibility=_visibility(query, key, options),
         paging=paging,
         bias=None if bias is None else bias[(None,) * (4 - bias.dim())],
+        additive_mask=None if additive is None else additive[(None,) * (4 - additive.dim())],
         scale=query.shape[-1] ** -0.5 if options.scale is None else options.scale,
         softcap=options.softcap,
         dropout_p=options.dropout_p,
@@ -226,6 +239,8 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
+    if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
+        return "takes a bias or an additive mask, but both are given"
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):
         return decode_unsupported(call.query, call.value, **call.wishes)
     if implementation == "triton":
@@ -242,7 +257,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
 
 
 def _native_unsupported(call: Call) -> str | None:
-    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias)
+    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias, call.additive_mask)
     return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
 
 
@@ -260,12 +275,12 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.wishes)):
         log_p = None if constant else log_polarity(call.polarities)
         blocks = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
-        seen = (call.bias, visibility.keep, *blocks, visibility.causal, visibility.offset, visibility.window)
+        seen = (call.bias, call.additive_mask, visibility.keep, *blocks, visibility.causal, visibility.offset, visibility.window)
         return decode_attention(*tensors, log_p, *seen, call.scale, call.softcap, call.polarity == 1.0 if constant else True)[0]
     if implementation in ("cpu", "triton"):
         seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
-        masks = (call.bias, visibility.keep, visibility.segments, seed, visibility.causal, visibility.offset, visibility.window)
-        rest = (call.scale, call.softcap, call.dropout_p)
+        masks = (call.bias, call.additive_mask, visibility.keep, visibility.segments, seed)
+        rest = (visibility.causal, visibility.offset, visibility.window, call.scale, call.softcap, call.dropout_p)
         if implementation == "cpu":
             return blocked_attention(*tensors, log_polarity(call.polarities), *masks, *rest)[0]
         log_p = None if constant else log_polarity(call.polarities)
@@ -273,11 +288,19 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     if call.paging is not None:
         tensors, visibility = call.paging.gathered(*tensors, visibility)
     if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
-        return composed_attention(*tensors, visibility, bias=call.bias, scale=call.scale, polarity=call.polarities)
+        return composed_attention(
+            *tensors,
+            visibility,
+            bias=call.bias,
+            additive_mask=call.additive_mask,
+            scale=call.scale,
+            polarity=call.polarities,
+        )
     output, weights = reference_attention(
         *tensors,
         visibility,
         bias=call.bias,
+        additive_mask=call.additive_mask,
         scale=call.scale,
         softcap=call.softcap,
         dropout_p=call.dropout_p,
@@ -316,18 +339,6 @@ def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
         raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}; move one of them")
 
 
-def _check_bias(bias: Tensor | None, query: Tensor, key: Tensor) -> None:
-    if bias is None:
-        return
-    shape = _score_shape(query, key)
-    if not bias.is_floating_point():
-        raise TypeError(f"bias must be floating point, but is {bias.dtype}; a boolean mask goes to `keep`")
-    padded = (1,) * (4 - bias.dim()) + tuple(bias.shape)
-    if bias.dim() > 4 or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
-        raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to [batch, heads, queries, keys] {tuple(shape)}")
-    _check_device("bias", bias, query)
-
-
 def _check_numbers(window: int | None, softcap: float | None, dropout_p: float) -> None:
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, as a query sees its own key, but is {window}")
@@ -354,7 +365,7 @@ def _visibility(query: Tensor, key: Tensor, options: Options) -> Visibility:
 
 
 def _paging(query: Tensor, key: Tensor, options: Options) -> Paging:
-    for name, given in (("keep", options.keep), ("bias", options.bias)):
+    for name, given in (("keep", options.keep), ("bias", options.bias), ("additive_mask", options.additive_mask)):
         if given is not None:
             raise ValueError(f"with a block_table there is no {name}: cu_seqlens says how many keys each entry has")
     if options.is_causal not in (False, "lower_right") or (options.window is not None and not options.is_causal):

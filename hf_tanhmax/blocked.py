@@ -9,9 +9,14 @@ For one block of queries:
 * **shifted blocks** otherwise: :math:`E = e^{a-m}` and :math:`W' = E - p\,e^{-a-m}` with
   :math:`m = \max_k \max(a_k, \log p - a_k)` over the visible keys. The base stays e: rounding :math:`\log_2 e` would cost digits here.
 
-The denominator is :math:`\ell = \sum 2E - W'`, the output :math:`O = W' V / \ell`, and :math:`L = \log \ell` (plus the shift). The backward
-pass recomputes the blocks and uses the closed form :math:`dA = C \circ dP - W \circ D` with :math:`C = 2E - W'` and :math:`W = W'` over
-:math:`\ell`, :math:`dP = dO\,V^\top`, :math:`D = \mathrm{rowsum}(W \circ dP)`; and
+An additive mask counts as less by its largest visible number of the row, :math:`M`, which changes no weight: so its exponentials
+:math:`f = e^{m - M}` are at most 1, and 1 somewhere. Plain blocks multiply E and W' by f, with a bound of 30: what of f underflows, is then
+lost against the sum. Shifted blocks have it in the exponent, and in the maximum.
+
+The denominator is :math:`\ell = \sum 2E - W'`, the output :math:`O = W' V / \ell`, and :math:`L = \log \ell` (plus the shift, plus M).
+The backward pass recomputes the blocks and uses the closed form :math:`dA = C \circ dP - W \circ D` with :math:`C = 2E - W'` and
+:math:`W = W'` over :math:`\ell`, :math:`dP = dO\,V^\top`, :math:`D = \mathrm{rowsum}(W \circ dP)`; for an additive mask
+:math:`dM = W \circ dP - C \circ D`; and
 :math:`dL/d\log p = -\sum_j n_j (dP_j + D)` with the negative exponentials :math:`n = E - W'` over :math:`\ell`.
 
 A query without a visible key gets output 0, L = +inf and zero gradients.
@@ -25,10 +30,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .functional import hides
 from .visibility import Visibility
 
 LOG2_OF_E = math.log2(math.e)
 PLAIN_LIMIT = 60.0
+PLAIN_LIMIT_FADED = 30.0
 TILE = 1 << 19
 ROWS = 128
 
@@ -58,6 +65,7 @@ class BlockedProblem:
     log_polarity: Tensor
     visibility: Visibility
     bias: Tensor | None
+    additive_mask: Tensor | None
     scale: float
     softcap: float | None
     dropout_p: float
@@ -94,7 +102,7 @@ class BlockedProblem:
                         heads=slice(kv.start * self.groups, kv.stop * self.groups),
                         rows=(start, stop),
                         columns=(low, high),
-                        first_hidden=self.visibility.hidden_from(start, low),
+                        first_hidden=low if self.additive_mask is not None else self.visibility.hidden_from(start, low),
                     )
 
     @cached_property
@@ -110,7 +118,8 @@ class BlockedProblem:
 
     def plain(self, block: Block) -> bool:
         """Whether no shift is needed in this block."""
-        return bool((self.bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
+        limit = PLAIN_LIMIT if self.additive_mask is None else PLAIN_LIMIT_FADED
+        return bool((self.bounds[block.batch, block.kv_heads] < limit).all())
 
     def rows_of(self, tensor: Tensor, block: Block) -> Tensor:
         """`[batch, heads, queries, n]` -> the block's `[entries * kv_heads, groups * rows, n]`."""
@@ -145,10 +154,10 @@ class BlockedProblem:
             capped = torch.tanh(out)
             torch.mul(capped, self.softcap * unit, out=out)
         if self.bias is not None:
-            self.by_head(out, block).add_(self.part_of_bias(self.bias, block).to(self.exact), alpha=unit)
+            self.by_head(out, block).add_(self.part_of(self.bias, block).to(self.exact), alpha=unit)
         return capped
 
-    def part_of_bias(self, tensor: Tensor, block: Block) -> Tensor:
+    def part_of(self, tensor: Tensor, block: Block) -> Tensor:
         """The block's part of a 4-dimensional tensor that broadcasts to `[batch, heads, queries, keys]`, as a view."""
         for dim, wanted in enumerate((block.batch, block.heads, slice(*block.rows), slice(*block.columns))):
             if tensor.shape[dim] != 1:
@@ -160,7 +169,23 @@ class BlockedProblem:
         if block.first_hidden >= block.columns[1]:
             return None
         columns = (block.first_hidden, block.columns[1])
-        return self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
+        seen = self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
+        if self.additive_mask is None:
+            return seen
+        shown = ~hides(self.part_of(self.additive_mask, block))
+        return shown if seen is None else seen & shown
+
+    def levels(self, block: Block, seen: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The additive mask less its largest visible number of each row, 0 where a key is hidden, and that number; None without a mask.
+
+        Both broadcast to `[entries, heads, rows, columns]`.
+        """
+        if self.additive_mask is None or seen is None:
+            return None
+        part = self.part_of(self.additive_mask, block).to(self.exact)
+        highest = torch.where(seen, part, -math.inf).amax(-1, keepdim=True)
+        highest = highest.masked_fill(highest == -math.inf, 0.0)
+        return torch.where(seen, part - highest, 0.0), highest
 
     def maskable(self, tile: Tensor, block: Block) -> Tensor:
         """The columns of a tile from `first_hidden` on, as `[entries, heads, rows, columns]`."""
@@ -223,7 +248,7 @@ def _weigh(
     """
     seen = problem.seen(block)
     shift: Tensor | float = 0.0
-    plain = problem.plain(block)
+    plain, levels = problem.plain(block), problem.levels(block, seen)
     capped = problem.scores(block, scores, LOG2_OF_E if plain else 1.0)
     if plain:
         polarity = problem.per_head(torch.exp(problem.log_polarity), block)
@@ -231,28 +256,41 @@ def _weigh(
         torch.addcdiv(positive, polarity, positive, value=-1, out=weights)
         opposite = torch.div(polarity, positive) if negative else None
     else:
-        shift = _shift(problem, block, seen, scores)
-        torch.sub(problem.per_head(problem.log_polarity, block) - shift, scores, out=weights).exp_()
-        positive = scores.sub_(shift).exp_()
+        shift = _shift(problem, block, seen, levels, scores, spare=weights)
+        torch.sub(problem.per_head(problem.log_polarity, block) - shift, scores, out=weights)
+        scores.sub_(shift)
+        if levels is not None:
+            for tile in (scores, weights):
+                problem.by_head(tile, block).add_(levels[0])
+        weights.exp_()
+        positive = scores.exp_()
         opposite = weights.clone() if negative else None
         torch.sub(positive, weights, out=weights)
     if seen is not None:
-        factor, hidden = seen.to(problem.exact), ~seen
+        factor, hidden = seen.to(problem.exact) if levels is None else levels[0].exp().mul_(seen), ~seen
         for tile in (problem.maskable(item, block) for item in (positive, weights, opposite) if item is not None):
             # Where all is finite, a product masks as well as a fill, and several times as fast.
             _ = tile.mul_(factor) if plain else tile.masked_fill_(hidden, 0.0)
+    if levels is not None:
+        shift = shift + levels[1].expand(*problem.by_head(scores, block).shape[:3], 1).reshape(*scores.shape[:2], 1)
     return positive.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True)), shift, opposite, capped
 
 
-def _shift(problem: BlockedProblem, block: Block, seen: Tensor | None, scores: Tensor) -> Tensor:
+def _shift(
+    problem: BlockedProblem, block: Block, seen: Tensor | None, levels: tuple[Tensor, Tensor] | None, scores: Tensor, *, spare: Tensor
+) -> Tensor:
     """The largest exponent of each row over its visible keys; hidden scores are 0 afterwards, infinite ones finite."""
     limit = torch.finfo(scores.dtype).max / 4
     scores.clamp_(-limit, limit)
     extremes = []
-    for fill, extreme in ((-math.inf, torch.amax), (math.inf, torch.amin)):
+    for sign, extreme in ((1, torch.amax), (-1, torch.amin)):
+        tile = scores
+        if levels is not None:
+            tile = spare
+            torch.add(problem.by_head(scores, block), levels[0], alpha=sign, out=problem.by_head(tile, block))
         if seen is not None:
-            problem.maskable(scores, block).masked_fill_(~seen, fill)
-        extremes.append(extreme(scores, -1, keepdim=True))
+            problem.maskable(tile, block).masked_fill_(~seen, -sign * math.inf)
+        extremes.append(extreme(tile, -1, keepdim=True))
     if seen is not None:
         problem.maskable(scores, block).masked_fill_(~seen, 0.0)
     shift = torch.maximum(extremes[0], problem.per_head(problem.log_polarity, block) - extremes[1])
@@ -267,11 +305,14 @@ class BlockedGradients:
     key: Tensor
     value: Tensor
     bias: Tensor | None
+    additive_mask: Tensor | None
     log_polarity: Tensor | None
 
 
-def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool = False, log_polarity: bool = False) -> BlockedGradients:
-    """Gradients from that of the output; `bias` and `log_polarity` say whether theirs are wanted.
+def blocked_backward(
+    problem: BlockedProblem, grad_output: Tensor, *, bias: bool = False, additive_mask: bool = False, log_polarity: bool = False
+) -> BlockedGradients:
+    """Gradients from that of the output; `bias`, `additive_mask` and `log_polarity` say whether theirs are wanted.
 
     Every block holds whole rows, so the denominator and D are computed anew: L and O carry a rounding that grows with the scores.
     """
@@ -285,6 +326,7 @@ def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool
         key=_zeros(problem.key),
         value=_zeros(problem.value),
         bias=_zeros(problem.bias) if bias and problem.bias is not None else None,
+        additive_mask=_zeros(problem.additive_mask) if additive_mask and problem.additive_mask is not None else None,
         log_polarity=_zeros(problem.log_polarity) if log_polarity else None,
     )
     buffers = problem.scratch(4)
@@ -303,6 +345,8 @@ def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool
             gradients.log_polarity[block.heads] -= problem.by_head(per_row, block).sum((0, 2, 3))
         # The gradient of the scores: C dP - W D, with C = 2E - W.
         torch.sub(weights, scores, alpha=2.0, out=scores)
+        if gradients.additive_mask is not None:  # W dP - C D
+            _add_up(problem, block, gradients.additive_mask, product.addcmul_(scores, row_delta))
         grad_scores.mul_(scores.neg_()).addcmul_(weights, row_delta, value=-1.0)
         if factors is not None:
             weights.mul_(factors)
@@ -311,11 +355,16 @@ def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool
     return gradients
 
 
+def _add_up(problem: BlockedProblem, block: Block, total: Tensor, tile: Tensor) -> None:
+    """Add a tile to the block's part of a gradient that broadcasts to `[batch, heads, queries, keys]`."""
+    part = problem.part_of(total, block)
+    part += problem.by_head(tile, block).sum_to_size(part.shape)
+
+
 def _back_to_inputs(problem: BlockedProblem, block: Block, gradients: BlockedGradients, grad_scores: Tensor, capped: Tensor | None) -> None:
     """From the gradient of a block's scores to those of bias, query and key."""
     if gradients.bias is not None:
-        part = problem.part_of_bias(gradients.bias, block)
-        part += problem.by_head(grad_scores, block).sum_to_size(part.shape)
+        _add_up(problem, block, gradients.bias, grad_scores)
     if capped is not None:
         grad_scores.addcmul_(grad_scores * capped, capped, value=-1.0)
     grad_query = torch.bmm(grad_scores, problem.columns_of(problem.key, block)).mul_(problem.scale)

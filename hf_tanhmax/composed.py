@@ -1,7 +1,7 @@
 r"""TanhMax attention composed of stock softmax kernels, by two identities that hold exactly for outputs and gradients.
 
 (a) **Doubled keys**: softmax attention over keys :math:`[K; -K]` and values :math:`[V; -V]`, with :math:`\log p` added to the scores of
-    the second half. A bias changes its sign in the second half; the mask is repeated.
+    the second half. A bias changes its sign in the second half; the mask, boolean or additive, is repeated.
 
 (b) **Two calls**: with output and log-sum-exp of softmax attention for :math:`q` and for :math:`-q` (:math:`L_-` shifted by
     :math:`\log p`), :math:`O = \sigma(L_+ - L_-)\,O_+ - \sigma(L_- - L_+)\,O_-` and :math:`L = \log(e^{L_+} + e^{L_-})`. A softmax
@@ -10,7 +10,7 @@ r"""TanhMax attention composed of stock softmax kernels, by two identities that 
 
 (b) runs over the kernels of `stock`, in memory linear in the length unless there is a mask: on the CPU its flash kernel; on CUDA the flash
 kernel for 16 bits without mask and bias, else the efficient one. (a) runs on other devices, in float64 on CUDA, on GPUs older than the
-kernels ask for, and where a bias or a polarity wants a gradient.
+kernels ask for, and where a bias, an additive mask or a polarity wants a gradient.
 
 Both lose digits where scores are near 0, as the two halves cancel; in bfloat16 the loss is visible (1.2 % at a score deviation of 0.1), so
 these are the fallback and the oracle, not the accurate path. The CPU computes half precision in float32. The kernels on CUDA do not: they
@@ -18,13 +18,13 @@ round each of the two outputs to the dtype of the query before they are joined i
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from .functional import log_polarity
+from .functional import hides, log_polarity
 from .stock import KERNELS, Pattern, padded, refusal
 from .visibility import Visibility
 
@@ -39,6 +39,7 @@ def composed_attention(
     visibility: Visibility,
     *,
     bias: Tensor | None = None,
+    additive_mask: Tensor | None = None,
     scale: float,
     polarity: Tensor,
     kernel: str | None = None,
@@ -57,19 +58,44 @@ def composed_attention(
     if scale <= 0:  # the CPU's kernel multiplies hidden scores, which are -inf, by the scale
         query, scale = (-query, -scale) if scale else (query * 0.0, 1.0)
     log_p = log_polarity(polarity)
-    pattern = _pattern(visibility, bias)
-    wants = torch.is_grad_enabled() and (polarity.requires_grad or (bias is not None and bias.requires_grad))
+    added = Added(bias, additive_mask)
+    pattern = _pattern(visibility, added)
+    wants = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (polarity, *added))
     if kernel is not None:
         _check_kernel(kernel, query, key, value, pattern, wants)
-        return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, kernel)
+        return _two_calls(query, key, value, visibility, added, scale, log_p, pattern, kernel)
     for name in () if wants else AUTOMATIC_KERNELS:
         if refusal(name, query, key, value, pattern) is None:
-            return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, name)
-    return doubled_keys(query, key, value, visibility, bias=bias, scale=scale, log_polarity=log_p)
+            return _two_calls(query, key, value, visibility, added, scale, log_p, pattern, name)
+    return doubled_keys(query, key, value, visibility, added=added, scale=scale, log_polarity=log_p)
 
 
-def _pattern(visibility: Visibility, bias: Tensor | None) -> Pattern:
-    if bias is not None or visibility.window is not None or visibility.segments is not None or visibility.keep is not None:
+class Added(NamedTuple):
+    """What is added to the scores of both halves: a bias with a change of sign, an additive mask without."""
+
+    bias: Tensor | None = None
+    additive_mask: Tensor | None = None
+
+    def halves(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums for the scores and for their negatives, in the dtype of the query; what is hidden (`seen`) counts as 0."""
+        bias = query.new_zeros(1, 1, 1, 1) if self.bias is None else self.bias.to(query.dtype)
+        if self.additive_mask is None:
+            return bias, -bias
+        mask = self.additive_mask.masked_fill(hides(self.additive_mask), 0.0).to(query.dtype)
+        return mask + bias, mask - bias
+
+    def seen(self, visibility: Visibility, device: torch.device) -> Tensor | None:
+        """The mask of all queries and keys, with what the additive mask hides: 4-dimensional; None if all are visible."""
+        keep = visibility.full(device)
+        if self.additive_mask is not None:
+            open_keys = ~hides(self.additive_mask)
+            keep = open_keys if keep is None else keep & open_keys
+        return None if keep is None else keep[(None,) * (4 - keep.dim())]
+
+
+def _pattern(visibility: Visibility, added: Added) -> Pattern:
+    masks = (*added, visibility.window, visibility.segments, visibility.keep)
+    if any(mask is not None for mask in masks):
         return "mask"
     if not visibility.causal or visibility.offset >= visibility.keys - 1:  # the latter: one query behind a cache sees all of it
         return "full"
@@ -81,21 +107,20 @@ def _check_kernel(kernel: str, query: Tensor, key: Tensor, value: Tensor, patter
         raise ValueError(f"unknown kernel {kernel!r}; there are {', '.join(KERNELS)}")
     reason = refusal(kernel, query, key, value, pattern)
     if reason is None and wants:
-        reason = "has no gradient for bias and polarity, but one of them requires it"
+        reason = "has no gradient for bias, additive mask and polarity, but one of them requires it"
     if reason is not None:
         raise NotImplementedError(f"kernel={kernel!r} {reason}; use kernel=None, which takes another way")
 
 
 def doubled_keys(
-    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, *, bias: Tensor | None, scale: float, log_polarity: Tensor
+    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, *, added: Added, scale: float, log_polarity: Tensor
 ) -> Tensor:
     """Identity (a) over `torch.nn.functional.scaled_dot_product_attention`, on any device."""
     groups = query.shape[1] // key.shape[1]
     key, value = (torch.cat([half, -half], dim=2).repeat_interleave(groups, dim=1) for half in (key, value))
-    keep = visibility.full(query.device)
-    shift = log_polarity.to(query.dtype).view(1, -1, 1, 1)
-    positive = query.new_zeros(1, 1, 1, 1) if bias is None else bias.to(query.dtype)
-    negative = shift if bias is None else shift - bias.to(query.dtype)
+    keep = added.seen(visibility, query.device)
+    positive, negative = added.halves(query)
+    negative = negative + log_polarity.to(query.dtype).view(1, -1, 1, 1)
     shape = torch.broadcast_shapes(positive.shape, negative.shape, () if keep is None else keep.shape)
     shape = (*shape[:3], visibility.keys)
     halves = [half.expand(shape) for half in (positive, negative)]
@@ -112,7 +137,7 @@ def _two_calls(
     key: Tensor,
     value: Tensor,
     visibility: Visibility,
-    bias: Tensor | None,
+    added: Added,
     scale: float,
     log_p: Tensor,
     pattern: Pattern,
@@ -124,21 +149,20 @@ def _two_calls(
     width = max(query.shape[-1], value_dim)
     width += -width % kernel.multiple
     query, key, value = (padded(tensor, width) for tensor in (query, key, value))
-    positive, negative, empty = _masks(visibility, bias, query) if pattern == "mask" else (None, None, None)
+    positive, negative, empty = _masks(visibility, added, query) if pattern == "mask" else (None, None, None)
     output = _TwoCalls.apply(query, key, value, positive, negative, empty, pattern == "causal", scale, log_p, name)
     return output[..., :value_dim].to(dtype)
 
 
-def _masks(visibility: Visibility, bias: Tensor | None, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _masks(visibility: Visibility, added: Added, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Additive masks for q and -q, and True where a row sees no key `[batch or 1, heads or 1, queries or 1]`; such rows are left open."""
-    positive = query.new_zeros(1, 1, 1, 1) if bias is None else bias.detach().to(query.dtype)
-    keep = visibility.full(query.device)
+    positive, negative = (half.detach() for half in added.halves(query))
+    keep = added.seen(visibility, query.device)
     if keep is None:
-        return positive, -positive, None
-    keep = keep[(None,) * (4 - keep.dim())]
+        return positive, negative, None
     empty = ~keep.any(-1)
     seen = keep | empty[..., None]
-    return torch.where(seen, positive, -math.inf), torch.where(seen, -positive, -math.inf), empty
+    return torch.where(seen, positive, -math.inf), torch.where(seen, negative, -math.inf), empty
 
 
 class _TwoCalls(torch.autograd.Function):

@@ -15,7 +15,18 @@ Edge cases, all with finite gradients:
 * a row without a kept key has weights 0 and gradients 0;
 * an infinite score saturates: its weight is its share of :math:`\pm 1`; a kept NaN propagates.
 
-The sums are shifted by :math:`\max_k \max(a_k, -a_k + \log p)`, so no exponential overflows. The difference is formed as
+What softmax models add to their scores to hide keys or to let them fade, an additive mask :math:`m`, is no part of the score, whose sign
+is the weight's. Softmax multiplies the share of a key by :math:`e^{m_j}`, and so does the map, in numerator and denominator alike:
+
+.. math:: w_j = \frac{e^{m_j} (e^{a_j} - p\,e^{-a_j})}{\sum_k e^{m_k} (e^{a_k} + p\,e^{-a_k})}
+
+* it changes no sign; a constant added to the m of a row changes nothing; p = 0 is softmax of :math:`a + m`, exactly;
+* :math:`m = 0` changes nothing, :math:`m = -\infty` hides, and anything between fades; from -9000 down a key counts as not kept (softmax
+  gives it exactly 0 beside any other), so that rows which hold nothing else are 0;
+* :math:`dL/da = C\,dP - W D` and :math:`dL/dm = W\,dP - C D` with :math:`C` the weights with a plus for the minus, :math:`dP` the gradient
+  of the weights and :math:`D = \sum_j W_j\,dP_j`.
+
+The sums are shifted by :math:`\max_k m_k + \max(a_k, -a_k + \log p)`, so no exponential overflows. The difference is formed as
 :math:`\tanh(a + c)\,(e^{a} + p\,e^{-a})` where p is near 1, which keeps the digits that a subtraction loses around 0.
 """
 
@@ -24,8 +35,14 @@ import math
 import torch
 from torch import Tensor
 
+# An additive mask hides with -10000, -1e9, the least finite number or -inf, by convention: so does what is this or less (-10000 rounded to
+# bfloat16 included), and a row of such values alone has no key, where softmax would give the keys that it hides equal shares.
+HIDDEN_BELOW = -9000.0
 
-def tanhmax(scores: Tensor, keep: Tensor | None = None, *, dim: int = -1, polarity: float | Tensor = 1.0) -> Tensor:
+
+def tanhmax(
+    scores: Tensor, keep: Tensor | None = None, *, dim: int = -1, polarity: float | Tensor = 1.0, additive_mask: Tensor | None = None
+) -> Tensor:
     r"""Signed coefficients :math:`\sinh(a_i) / \sum_j \cosh(a_j)` over one dimension (Huang et al. 2024, eq. 3).
 
     Args:
@@ -34,26 +51,32 @@ def tanhmax(scores: Tensor, keep: Tensor | None = None, *, dim: int = -1, polari
         dim: the dimension that holds the keys.
         polarity: a number in [0, 1], or a tensor that broadcasts to `scores` (non-negative; differentiable, where the one-sided
             derivative is taken at 0).
+        additive_mask: floating point, broadcasts to `scores`; multiplies a key's share by its exponential, as under softmax.
+            Differentiable.
 
     Returns:
         Weights of the shape and dtype of `scores`, differentiable any number of times.
 
     Raises:
-        TypeError: scores are not floating point, or `keep` is not boolean.
+        TypeError: scores or `additive_mask` are not floating point, or `keep` is not boolean.
         ValueError: a polarity number outside [0, 1], or shapes that do not broadcast.
     """
     if not scores.is_floating_point():
         raise TypeError(f"scores must be floating point, but are {scores.dtype}; convert them, for example with .float()")
     if keep is not None:
         check_keep(keep, scores.shape, "the scores")
+    if additive_mask is not None:
+        check_added("additive_mask", additive_mask, scores.shape, "the scores")
+        seen = ~hides(additive_mask)
+        keep = seen if keep is None else keep & seen
     exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
     polarity = check_polarity(polarity)
     if not isinstance(polarity, Tensor):
         polarity = exact.new_tensor(polarity)
-    return _map(exact, keep, dim, polarity.to(exact.dtype)).to(scores.dtype)
+    return _map(exact, keep, dim, polarity.to(exact.dtype), additive_mask).to(scores.dtype)
 
 
-def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor) -> Tensor:
+def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, additive_mask: Tensor | None) -> Tensor:
     if scores.size(dim) == 0:
         return scores.clone()
     if keep is not None:
@@ -64,11 +87,16 @@ def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor) -> Ten
 
     highest, lowest = scores.detach(), -scores.detach() + log_p.detach()
     shift = torch.maximum(highest, lowest)
+    level = None
+    if additive_mask is not None and keep is not None:
+        level = torch.where(keep, additive_mask.to(scores.dtype), 0.0)
+        shift = shift + level.detach()
     if keep is not None:
         shift = shift.masked_fill(~keep, -limit)
     shift = shift.amax(dim, keepdim=True)
 
-    positive, negative = scores - shift, -scores - shift
+    level = -shift if level is None else level - shift
+    positive, negative = level + scores, level - scores
     if keep is not None:
         positive, negative = positive.masked_fill(~keep, -math.inf), negative.masked_fill(~keep, -math.inf)
     positive = torch.exp(positive)
@@ -114,9 +142,30 @@ def check_keep(keep: Tensor, shape: torch.Size | tuple[int, ...], what: str) -> 
     """
     if keep.dtype != torch.bool:
         raise TypeError(
-            f"keep must be boolean (True takes part), but is {keep.dtype}; a 0/1 mask needs .bool(), and an additive mask "
-            "must be split: keep = mask > torch.finfo(mask.dtype).min / 2, the finite rest is a bias"
+            f"keep must be boolean (True takes part), but is {keep.dtype}; a 0/1 mask needs .bool(), and an additive mask goes to "
+            "`additive_mask`"
         )
-    padded = (1,) * (len(shape) - keep.dim()) + tuple(keep.shape)
-    if keep.dim() > len(shape) or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
-        raise ValueError(f"keep of shape {tuple(keep.shape)} does not broadcast to {what} of shape {tuple(shape)}")
+    _check_broadcasts("keep", keep, shape, what)
+
+
+def check_added(name: str, added: Tensor, shape: torch.Size | tuple[int, ...], what: str) -> None:
+    """Refuse what is to be added (`bias`, `additive_mask`) if it is not floating point or does not broadcast to `shape`.
+
+    Raises:
+        TypeError: it is not floating point.
+        ValueError: it does not broadcast.
+    """
+    if not added.is_floating_point():
+        raise TypeError(f"{name} must be floating point, but is {added.dtype}; a boolean mask goes to `keep`")
+    _check_broadcasts(name, added, shape, what)
+
+
+def _check_broadcasts(name: str, tensor: Tensor, shape: torch.Size | tuple[int, ...], what: str) -> None:
+    padded = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
+    if tensor.dim() > len(shape) or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)} does not broadcast to {what} of shape {tuple(shape)}")
+
+
+def hides(additive_mask: Tensor) -> Tensor:
+    """True where an additive mask hides a key outright; NaN hides nothing, and propagates."""
+    return additive_mask <= HIDDEN_BELOW

@@ -4,7 +4,7 @@ A call is the operator's if none of these holds; else, and where there is no lib
 rounding. Nothing is tried: the reasons are known before.
 
 * float64, which it does not compute;
-* a bias, a softcap or dropout;
+* a bias, an additive mask, a softcap or dropout;
 * a tensor without elements;
 * no finite bound of the scores (`BlockedProblem.bounds`): NaN, infinity, or lengths whose squares overflow.
 
@@ -53,8 +53,9 @@ def why_not_native(problem: BlockedProblem) -> str | None:
     """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native.native_library`."""
     if problem.exact != torch.float32:
         return f"computes in float32, not in {problem.exact}"
-    if problem.bias is not None or problem.softcap is not None or problem.dropout_p > 0.0:
-        return "has no bias, no softcap and no dropout"
+    added = problem.bias is not None or problem.additive_mask is not None
+    if added or problem.softcap is not None or problem.dropout_p > 0.0:
+        return "has no bias, no additive mask, no softcap and no dropout"
     if 0 in (*problem.query.shape, *problem.key.shape, *problem.value.shape):
         return "computes nothing from empty tensors"
     if not bool(torch.isfinite(problem.bounds).all()):
@@ -77,13 +78,13 @@ def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
 
 
 def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarity: bool = False) -> BlockedGradients:
-    """As `blocked.blocked_backward`; there is no bias."""
+    """As `blocked.blocked_backward`; there is neither bias nor additive mask."""
     query, key, value = (torch.zeros(tensor.shape, **PLACE) for tensor in (problem.query, problem.key, problem.value))
     sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if log_polarity else None
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_log_polarity": sums}
     spare = problem.value.shape[3] + 1
     _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
-    return BlockedGradients(query, key, value, None, None if sums is None else sums.sum((0, 2)))
+    return BlockedGradients(query, key, value, None, None, None if sums is None else sums.sum((0, 2)))
 
 
 def _call_library(

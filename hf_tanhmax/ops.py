@@ -6,6 +6,7 @@ disjoint keys merge by it as softmax's do), and each has a `.._backward`. To the
 after the other. `hf_tanhmax::decode_attention` is for a few queries against many keys, and has no gradient.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ def blocked_attention(
     value: Tensor,
     log_polarity: Tensor,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     segments: Tensor | None,
     seed: Tensor | None,
@@ -37,7 +39,7 @@ def blocked_attention(
 ) -> tuple[Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` in the dtype of the query, and L `[batch, heads, queries]` in float32 or float64."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
+    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, additive_mask, scale, softcap, dropout_p, seed)
     output, lse = blocked_forward(problem) if why_not_native(problem) else native_forward(problem)
     return output.to(query.dtype), lse
 
@@ -50,6 +52,7 @@ def blocked_attention_backward(
     value: Tensor,
     log_polarity: Tensor,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     segments: Tensor | None,
     seed: Tensor | None,
@@ -61,25 +64,39 @@ def blocked_attention_backward(
     dropout_p: float,
     wants_polarity: bool,
     wants_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
+    wants_mask: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, log_polarity, bias and additive_mask; the last three are empty where they are not wanted."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     # Passed on, not kept: its tensors in float32 make room for the gradients in the dtype of the inputs.
     found = _blocked_gradients(
-        BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed),
+        BlockedProblem(query, key, value, log_polarity, visibility, bias, additive_mask, scale, softcap, dropout_p, seed),
         grad_output,
-        bias=wants_bias,
         log_polarity=wants_polarity,
+        bias=wants_bias,
+        additive_mask=wants_mask,
     )
-    polarity_grad = log_polarity.new_empty(0) if found.log_polarity is None else found.log_polarity.to(log_polarity.dtype)
-    bias_grad = query.new_empty(0) if found.bias is None or bias is None else found.bias.to(bias.dtype)
-    return found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype), polarity_grad, bias_grad
+    pairs = (found.log_polarity, log_polarity), (found.bias, bias), (found.additive_mask, additive_mask)
+    polarity_grad, bias_grad, mask_grad = (_like(gradient, tensor, query) for gradient, tensor in pairs)
+    inputs = (found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype))
+    return *inputs, polarity_grad, bias_grad, mask_grad
 
 
-def _blocked_gradients(problem: BlockedProblem, grad_output: Tensor, *, bias: bool, log_polarity: bool) -> BlockedGradients:
+def _blocked_gradients(problem: BlockedProblem, grad_output: Tensor, **wanted: bool) -> BlockedGradients:
     if why_not_native(problem):
-        return blocked_backward(problem, grad_output, bias=bias, log_polarity=log_polarity)
-    return native_backward(problem, grad_output, log_polarity=log_polarity)
+        return blocked_backward(problem, grad_output, **wanted)
+    return native_backward(problem, grad_output, log_polarity=wanted["log_polarity"])
+
+
+def _like(gradient: Tensor | None, tensor: Tensor | None, query: Tensor) -> Tensor:
+    """A gradient in the dtype of its tensor; empty where there is none, as an operator returns tensors alone."""
+    return query.new_empty(0) if gradient is None or tensor is None else gradient.to(tensor.dtype)
+
+
+def _fake_gradients(query: Tensor, tensors: Iterable[Tensor | None], wanted: Iterable[bool]) -> list[Tensor]:
+    """What `_like` gives, without the numbers."""
+    pairs = zip(tensors, wanted, strict=True)
+    return [query.new_empty(0) if tensor is None or not wants else tensor.new_empty(tensor.shape) for tensor, wants in pairs]
 
 
 @blocked_attention.register_fake
@@ -89,15 +106,10 @@ def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tens
 
 
 @blocked_attention_backward.register_fake
-def _(
-    _grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, log_polarity: Tensor, bias: Tensor | None, *rest: Any
-) -> tuple[Tensor, ...]:
-    wants_polarity, wants_bias = rest[-2:]
-    polarity_grad = torch.empty_like(log_polarity) if wants_polarity else log_polarity.new_empty(0)
-    bias_grad = query.new_empty(0) if bias is None or not wants_bias else bias.new_empty(bias.shape)
-    contiguous = torch.contiguous_format
-    gradients = [torch.empty_like(tensor, memory_format=contiguous) for tensor in (query, key, value)]
-    return *gradients, polarity_grad, bias_grad
+def _(_grad_output: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    query, contiguous = arguments[0], torch.contiguous_format
+    gradients = [torch.empty_like(tensor, memory_format=contiguous) for tensor in arguments[:3]]
+    return *gradients, *_fake_gradients(query, arguments[3:6], arguments[-3:])
 
 
 @torch.library.custom_op(f"{NAMESPACE}::fused_attention", mutates_args=())
@@ -107,6 +119,7 @@ def fused_attention(
     value: Tensor,
     log_polarity: Tensor | None,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     segments: Tensor | None,
     seed: Tensor | None,
@@ -120,14 +133,17 @@ def fused_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]`, L `[batch, heads, queries]` in float32, and what the backward pass needs besides.
 
-    Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials).
+    Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials). Of bias and additive mask one
+    is None.
     """
     from .kernels.launch import FusedProblem, device_of, is_exact, launch_forward
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     with device_of(query):
         numbers = (scale, softcap, dropout_p, seed, is_exact(query))
-        return launch_forward(FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers))
+        added = bias if additive_mask is None else additive_mask
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
+        return launch_forward(problem)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::fused_attention_backward", mutates_args=())
@@ -138,6 +154,7 @@ def fused_attention_backward(
     value: Tensor,
     log_polarity: Tensor | None,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     segments: Tensor | None,
     seed: Tensor | None,
@@ -153,17 +170,20 @@ def fused_attention_backward(
     signed: bool,
     wants_polarity: bool,
     wants_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
+    wants_mask: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, log_polarity, bias and additive_mask; the last three are empty where they are not wanted."""
     from .kernels.launch import FusedProblem, device_of, launch_backward
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     with device_of(query):
         numbers = (scale, softcap, dropout_p, seed, stats.numel() > 0)
-        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
-        found = launch_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias)
-    polarity_grad = query.new_empty(0) if found.log_polarity is None or log_polarity is None else found.log_polarity.to(log_polarity.dtype)
-    return found.query, found.key, found.value, polarity_grad, query.new_empty(0) if found.bias is None else found.bias
+        added = bias if additive_mask is None else additive_mask
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
+        found = launch_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias or wants_mask)
+    pairs = (found.log_polarity, log_polarity), (found.bias, bias), (found.bias, additive_mask)
+    polarity_grad, bias_grad, mask_grad = (_like(gradient, tensor, query) for gradient, tensor in pairs)
+    return found.query, found.key, found.value, polarity_grad, bias_grad, mask_grad
 
 
 @fused_attention.register_fake
@@ -174,21 +194,11 @@ def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tens
 
 
 @fused_attention_backward.register_fake
-def _(
-    _grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_polarity: Tensor | None,
-    bias: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
+def _(_grad_output: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     from .kernels.launch import dense
 
-    wants_polarity, wants_bias = rest[-2:]
-    polarity_grad = query.new_empty(0) if log_polarity is None or not wants_polarity else torch.empty_like(log_polarity)
-    bias_grad = query.new_empty(0) if bias is None or not wants_bias else bias.new_empty(bias.shape)
-    return *(dense(tensor, tensor.shape[3]) for tensor in (query, key, value)), polarity_grad, bias_grad
+    gradients = [dense(tensor, tensor.shape[3]) for tensor in arguments[:3]]
+    return *gradients, *_fake_gradients(arguments[0], arguments[3:6], arguments[-3:])
 
 
 @torch.library.custom_op(f"{NAMESPACE}::decode_attention", mutates_args=())
@@ -198,6 +208,7 @@ def decode_attention(
     value: Tensor,
     log_polarity: Tensor | None,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     block_table: Tensor | None,
     bounds: Tensor | None,
@@ -218,7 +229,8 @@ def decode_attention(
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep)
     with device_of(query):
         numbers = (scale, softcap, 0.0, None, is_exact(query))
-        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
+        added = bias if additive_mask is None else additive_mask
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
         return launch_decode(problem, block_table, bounds)
 
 
@@ -230,8 +242,8 @@ def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tens
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:8], *(output if len(output) > 2 else ()))
-    ctx.options = inputs[8:]
+    ctx.save_for_backward(*inputs[:9], *(output if len(output) > 2 else ()))
+    ctx.options = inputs[9:]
     ctx.mark_non_differentiable(*output[1:])
 
 
@@ -241,24 +253,24 @@ def _backward_through(backward: Any) -> Any:
     def _gradients(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         saved, wants = list(ctx.saved_tensors), ctx.needs_input_grad
         if torch.is_grad_enabled():
-            return (*_second_order(saved[:8], ctx.options, wants, grad_output), *(None for _ in ctx.options))
-        found = backward(grad_output, *saved, *ctx.options, wants[3], wants[4])
-        wanted = [gradient if wanted else None for gradient, wanted in zip(found, wants[:5], strict=True)]
-        return (*wanted, *(None for _ in (*saved[5:8], *ctx.options)))
+            return (*_second_order(saved[:9], ctx.options, wants, grad_output), *(None for _ in ctx.options))
+        found = backward(grad_output, *saved, *ctx.options, *wants[3:6])
+        wanted = [gradient if wanted else None for gradient, wanted in zip(found, wants[:6], strict=True)]
+        return (*wanted, *(None for _ in (*saved[6:9], *ctx.options)))
 
     return _gradients
 
 
 def _second_order(inputs: list[Any], options: tuple[Any, ...], wants: tuple[bool, ...], grad_output: Tensor) -> list[Tensor | None]:
     """First derivatives that can be differentiated again, by recomputing through the reference; memory grows with queries times keys."""
-    query, key, value, log_p, bias, keep, segments, _seed = inputs
+    query, key, value, log_p, bias, additive_mask, keep, segments, _seed = inputs
     causal, offset, window, scale, softcap, dropout_p, *signed = options
     if dropout_p > 0:
         raise NotImplementedError('second derivatives with dropout need implementation="reference"')
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     polarity = float(signed[0]) if log_p is None else torch.exp(log_p)
-    options = {"bias": bias, "scale": scale, "softcap": softcap, "polarity": polarity, "return_weights": False}
-    output, _ = reference_attention(query, key, value, visibility, **options)
+    added, numbers = {"bias": bias, "additive_mask": additive_mask}, {"scale": scale, "softcap": softcap, "polarity": polarity}
+    output, _ = reference_attention(query, key, value, visibility, **added, **numbers, return_weights=False)
     differentiated = [tensor for tensor, wanted in zip(inputs, wants, strict=False) if wanted]
     found = iter(torch.autograd.grad(output, differentiated, grad_output, create_graph=True))
     return [next(found) if wanted else None for wanted in wants[: len(inputs)]]

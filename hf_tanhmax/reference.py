@@ -1,8 +1,9 @@
 r"""TanhMax attention in plain PyTorch, with its weights: the definition that every other implementation is measured against.
 
-.. math:: O = \mathrm{dropout}(W) V, \qquad W = \mathrm{tanhmax}(s(\alpha\, Q K^\top) + B), \qquad s(x) = c \tanh(x / c)
+.. math:: O = \mathrm{dropout}(W) V, \qquad W = \mathrm{tanhmax}(s(\alpha\, Q K^\top) + B, M), \qquad s(x) = c \tanh(x / c)
 
-with scale :math:`\alpha`, softcap :math:`c` (absent: :math:`s(x) = x`) and bias :math:`B`. Memory grows with queries times keys.
+with scale :math:`\alpha`, softcap :math:`c` (absent: :math:`s(x) = x`), bias :math:`B` and additive mask :math:`M`. Memory grows with
+queries times keys.
 """
 
 import torch
@@ -19,6 +20,7 @@ def reference_attention(
     visibility: Visibility,
     *,
     bias: Tensor | None = None,
+    additive_mask: Tensor | None = None,
     scale: float,
     softcap: float | None = None,
     dropout_p: float = 0.0,
@@ -33,6 +35,7 @@ def reference_attention(
         value: `[batch, kv_heads, keys, value_dim]`.
         visibility: which keys a query sees.
         bias: broadcasts to `[batch, heads, queries, keys]`, added after the softcap.
+        additive_mask: broadcasts likewise; multiplies the share of a key by its exponential.
         scale: multiplies the products of query and key.
         softcap: bound of the scores, before bias and mask.
         dropout_p: share of the weights set to 0, the others scaled by 1 / (1 - dropout_p).
@@ -52,7 +55,7 @@ def reference_attention(
         scores = scores + bias.to(exact)
     if isinstance(polarity, Tensor):
         polarity = polarity.view(1, -1, 1, 1)
-    weights = tanhmax(scores, visibility.full(query.device), polarity=polarity)
+    weights = tanhmax(scores, visibility.full(query.device), polarity=polarity, additive_mask=additive_mask)
     weights = torch.nn.functional.dropout(weights, dropout_p)
     returned = None
     if return_weights:

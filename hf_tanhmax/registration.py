@@ -4,7 +4,9 @@
 * `tanhmax_eager` always returns the signed weights;
 * `tanhmax_paged` is `tanhmax` inside continuous batching, and raises outside of it.
 
-All get boolean masks (`sdpa_mask`), as a signed weight has no additive mask. This module only translates; `tanhmax_attention` computes.
+All ask for boolean masks (`sdpa_mask`). What an architecture or a user adds to the scores instead, a floating-point mask or a position
+bias, is a convention about softmax, which multiplies a key's share by its exponential; as a part of the score, -100 would be a large weight
+of the other sign. So it is an `additive_mask`, never a `bias`. This module only translates; `tanhmax_attention` computes.
 """
 
 import functools
@@ -20,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from .attention import tanhmax_attention
+from .functional import hides
 from .namespace import NAMESPACE
 from .serving import CachedBlocks, cached_blocks
 from .settings import LEARNED
@@ -35,9 +38,6 @@ REFUSED = {
     "indices": "sparse key selection",
     "block_indices": "sparse key selection",
 }
-# An additive mask hides with -10000, -1e9, the least finite number or -inf, by convention; softmax gives all of them exactly 0, but sinh
-# would give them the largest weight. So what is below this (-10000 rounded to bfloat16 included) is hidden, and the rest is a bias.
-HIDDEN_BELOW = -9000.0
 MASK_BITS = 32  # heads of one number
 # Tensors that reach the attention function but do not change what it computes here: positions are in query and key already, masks and
 # packing arrive as the mask, and the cache reads the rest itself. Any other tensor is refused.
@@ -131,13 +131,13 @@ def _forward(
         if blocks is not None:
             return _decoded(module, query, (key, value), blocks, kwargs), None
         key, value = _cached(module, key, value, kwargs)
-    keep, bias = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2])
+    keep, additive = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2], paged=kwargs.get("cache") is not None)
     found = tanhmax_attention(
         query,
         key,
         value,
         keep=keep,
-        bias=bias,
+        additive_mask=additive,
         is_causal=mask is None and _is_causal(module, query, kwargs.get("is_causal")),
         scale=kwargs.get("scaling"),
         softcap=kwargs.get("softcap"),
@@ -208,22 +208,26 @@ def _layer_of(module: nn.Module) -> int:
     return index
 
 
-def _split_mask(mask: Any, position_bias: Tensor | None, keys: int) -> tuple[Tensor | None, Tensor | None]:
-    """An additive mask is a boolean one (what is far below 0 is hidden) and a bias (the rest)."""
+def _split_mask(mask: Any, position_bias: Tensor | None, keys: int, *, paged: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Which keys take part, and what multiplies their shares: a floating-point mask says both, and the first lets kernels skip blocks.
+
+    Continuous batching fills its mask with 0 and the least finite number alone, so that the first says it all.
+    """
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 4):
         what = f"a tensor of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"TanhMax attention takes a 4-dimensional boolean or additive mask, but got {what}")
-    bias = None if position_bias is None else position_bias[..., :keys]
+    additive = None if position_bias is None else position_bias[..., :keys]
     if mask is None:
-        return None, bias
+        return None, additive
     mask = mask[..., :keys]
     if mask.dtype == torch.bool:
-        return mask, bias
+        return mask, additive
     if not mask.is_floating_point():
         raise TypeError(f"a 4-dimensional mask must be boolean or floating point, but is {mask.dtype}; use mask.bool()")
-    keep = mask > HIDDEN_BELOW
-    additive = mask.masked_fill(~keep, 0.0)
-    return keep, additive if bias is None else bias + additive
+    keep = ~hides(mask)
+    if paged:
+        return keep, additive
+    return keep, mask if additive is None else additive + mask
 
 
 def _bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:

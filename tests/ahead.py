@@ -24,12 +24,13 @@ FEATURES = {
     "causal": {"CAUSAL": True},
     "full": {},
     "softmax": {"CAUSAL": True, "POLARITY": 0},
+    "additive": {"CAUSAL": True, "BIAS": True, "ADDITIVE": True},
     "paged": {"PAGE": 1, "TABLE": True, "CAUSAL": True},
     "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
 }
 POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "SPANS": "i32", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
 POINTERS |= {"RANGES": "i32", "TABLE": "i64", "BOUNDS": "i32", "OUT": "fp32", "PARTS": "fp32", "LSES": "fp32", "NORMS": "fp32"}
-DECODE_FEATURES = ("full", "softmax", "paged", "everything")
+DECODE_FEATURES = ("full", "softmax", "additive", "paged", "everything")
 # Kernels whose blocks are not in the table of tiles: their constants.
 FIXED = {"delta": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_M": 64}, "span": {"DENSE": 1, "BLOCK_R": 128, "BLOCK_C": 32}}
 FIXED |= {"norm": {"DIM": 64, "BLOCK_DIM": 64, "ALIGN": 8, "BLOCK_N": 128}}
@@ -96,7 +97,7 @@ def arguments(build):
     wanted = FEATURES[build.features]
     constants = dict.fromkeys(("DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE"), build.head)
     constants |= {"ALIGN": 8, "BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "POLARITY": 1, "PRECISION": "ieee"}
-    constants |= dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "SHARED_M", "SHARED_N"), False)
+    constants |= dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "SHARED_M", "SHARED_N"), False)
     constants |= {"EXACT": build.size == 4, "PARTIAL": True, "PAGE": 1, "POLYNOMIAL": tile.polynomial}
     constants["DESCRIBED"] = tile.described
     constants["PASSES"] = 2 if build.size == 4 else 1

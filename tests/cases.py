@@ -59,6 +59,21 @@ def _padding(side, lengths):
 
 
 _bias = torch.randn(B, H, LQ, LK, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def _additive(*shape, learned=False):
+    """An additive mask of hidden keys (-20, -30, -100, -1000 and what hides outright), keys that fade, and keys as they are."""
+    generator = torch.Generator().manual_seed(4)
+    small = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if learned:
+        return small
+    values = torch.tensor([-20.0, -30.0, -100.0, -1000.0, -9984.0, -math.inf, 0.0, 0.0, 0.0, 0.5], dtype=torch.float64)
+    drawn = values[torch.randint(len(values), shape, generator=generator)]
+    return torch.where(drawn == 0.5, small, drawn)
+
+
+# How far keys lie from queries, times a slope for each head: shares fade with distance.
+_alibi = -(torch.arange(LQ)[:, None] - torch.arange(LK)).abs() * 2.0 ** -torch.arange(6, dtype=torch.float64)[:, None, None]
 _packed = {"kv_heads": HK, "queries": LK, "keys": LK, "batch": 1}
 
 CASES: dict[str, Case] = {
@@ -89,6 +104,30 @@ CASES: dict[str, Case] = {
     "bias_positions": Case({"bias": _bias[:1], "keep": _mask(B, 1, LQ, LK)}),
     "bias_2d": Case({"bias": _bias[0, 0], "is_causal": True}),
     "softcap_and_bias": Case({"softcap": 1.5, "bias": _bias, "is_causal": "lower_right"}, std=3.0),
+    "additive": Case({"additive_mask": _additive(B, H, LQ, LK)}),
+    "additive_one_head": Case({"additive_mask": _additive(B, 1, LQ, LK), "polarity": 0.3}),
+    "additive_keys": Case({"additive_mask": _additive(B, 1, 1, LK)}),
+    "additive_per_head": Case({"additive_mask": _additive(1, H, 1, LK, learned=True) - 50.0, "is_causal": True}),
+    "additive_learned": Case({"additive_mask": _additive(1, H, LQ, LK, learned=True), "keep": _mask(B, 1, LQ, LK)}),
+    "additive_alibi": Case({"additive_mask": _alibi, "is_causal": "lower_right", "polarity": 0.9}),
+    "additive_causal": Case({"additive_mask": _additive(1, H, LQ, LK), "is_causal": "lower_right"}),
+    "additive_window": Case({"additive_mask": _additive(B, H, LK, LK), "window": 3}, queries=LK),
+    "additive_scale": Case({"additive_mask": _additive(LQ, LK), "scale": 0.3}),
+    "additive_softmax": Case({"additive_mask": _additive(B, H, LQ, LK), "polarity": 0.0}),
+    "additive_polarities": Case(
+        {"additive_mask": _additive(B, H, LQ, LK), "polarity": torch.tensor([1.0, 0.5, 0.1, 1e-3, 0.9, 0.2], dtype=torch.float64)}
+    ),
+    "additive_packed": Case(
+        {"additive_mask": _additive(1, H, LK, LK), "cu_seqlens": torch.tensor([0, 5, 5, 11]), "is_causal": True}, **_packed
+    ),
+    "additive_constant": Case({"additive_mask": torch.full((B, 1, LQ, LK), -100.0, dtype=torch.float64)}),
+    "additive_nothing_kept": Case({"additive_mask": torch.full((1, 1, 1, LK), -math.inf, dtype=torch.float64)}),
+    "additive_tiny_scores": Case({"additive_mask": _additive(B, H, LQ, LK)}, std=1e-2),
+    "additive_large_scores": Case({"additive_mask": _additive(B, H, LQ, LK), "polarity": 0.3}, std=30.0),
+    "additive_long": Case({"additive_mask": _additive(1, 1, 137, 137), "is_causal": True}, queries=137, keys=137, batch=1),
+    "additive_softcap": Case({"additive_mask": _additive(B, H, LQ, LK), "softcap": 1.5}, std=3.0),
+    "additive_and_bias": Case({"additive_mask": _additive(B, H, LQ, LK), "bias": _bias, "polarity": 0.5}),
+    "additive_bias_and_keep": Case({"additive_mask": _alibi, "bias": _bias[:1, :, :1], "keep": _mask(B, 1, LQ, LK, empty=(0, 0, 2))}),
     "half_polarity": Case({"polarity": 0.5}),
     "small_polarity": Case({"polarity": 1e-4, "is_causal": True}),
     "softmax": Case({"polarity": 0.0}),
@@ -121,6 +160,8 @@ def visible(inputs, arguments):
         seen &= (i - j).abs() < arguments["window"]
     if arguments.get("keep") is not None:
         seen &= arguments["keep"]
+    if arguments.get("additive_mask") is not None:
+        seen &= arguments["additive_mask"].detach() > -9000
     if arguments.get("cu_seqlens") is not None:
         bounds = arguments["cu_seqlens"].tolist()
         segment = torch.tensor([sum(bound <= position for bound in bounds) for position in range(keys)])
@@ -128,8 +169,13 @@ def visible(inputs, arguments):
     return seen
 
 
+def _added(arguments, seen):
+    """The additive mask, 0 where a key is hidden."""
+    return torch.where(seen, arguments["additive_mask"], 0.0) if arguments.get("additive_mask") is not None else 0.0
+
+
 def oracle(inputs, arguments):
-    """Output and signed weights in the dtype of the inputs: softmax over [a, log p - a], second half counted negative."""
+    """Output and signed weights in the dtype of the inputs: softmax over [a + m, log p - a + m], second half counted negative."""
     query, key, value = inputs[:3]
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -141,7 +187,8 @@ def oracle(inputs, arguments):
     polarity = arguments.get("polarity", 1.0)
     shift = polarity.log().reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
     seen = visible(inputs, arguments)
-    both = torch.cat([scores, shift - scores], dim=-1).masked_fill(~torch.cat([seen, seen], -1), -math.inf)
+    added = _added(arguments, seen)
+    both = torch.cat([scores + added, shift - scores + added], dim=-1).masked_fill(~torch.cat([seen, seen], -1), -math.inf)
     empty = ~seen.any(-1, keepdim=True)
     shares = both.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
     weights = shares[..., : key.shape[2]] - shares[..., key.shape[2] :]
@@ -160,7 +207,8 @@ def two_softmax_calls(case, inputs, arguments):
     shift = polarity.log().reshape(-1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
     seen = visible(inputs, arguments)
     empty = ~seen.any(-1, keepdim=True)
-    halves = [half.masked_fill(~seen, -math.inf).masked_fill(empty, 0.0) for half in (scores, -scores)]
+    added = _added(arguments, seen)
+    halves = [half.masked_fill(~seen, -math.inf).masked_fill(empty, 0.0) for half in (scores + added, added - scores)]
     plus, minus = halves[0].logsumexp(-1), halves[1].logsumexp(-1) + shift
     outputs = [half.softmax(-1) @ value for half in halves]
     joint = torch.sigmoid(plus - minus)[..., None] * outputs[0] - torch.sigmoid(minus - plus)[..., None] * outputs[1]
@@ -177,7 +225,8 @@ def doubled_stock(case, inputs, arguments):
     shift = polarity.log().reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
     seen = visible(inputs, arguments)
     empty = ~seen.any(-1, keepdim=True)
-    mask = torch.cat([bias, shift - bias], -1).masked_fill(~torch.cat([seen, seen], -1), -math.inf).masked_fill(empty, 0.0)
+    added = _added(arguments, seen)
+    mask = torch.cat([bias + added, shift - bias + added], -1).masked_fill(~torch.cat([seen, seen], -1), -math.inf).masked_fill(empty, 0.0)
     scale = arguments.get("scale", D**-0.5)
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scale).masked_fill(empty, 0.0)
 

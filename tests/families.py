@@ -178,18 +178,16 @@ NAIVE = "naive_for_tests"
 
 
 def naive_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, position_bias=None, softcap=None, **kwargs):
-    """TanhMax as it is printed, from sinh and cosh in float64; every mask is additive and complete (`eager_mask`)."""
+    """TanhMax as it is printed, from sinh and cosh in float64; masks are additive, complete (`eager_mask`), and multiply shares."""
     groups = query.shape[1] // key.shape[1]
     query, key, value = (tensor.double() for tensor in (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)))
     scores = query @ key.mT * scaling
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    if position_bias is not None:
-        scores = scores + position_bias
-    seen = torch.ones_like(scores) if attention_mask is None else (attention_mask == 0).expand_as(scores).double()
-    scores = scores * seen
-    total = (torch.cosh(scores) * seen).sum(-1, keepdim=True)
-    weights = torch.sinh(scores) * seen / total.clamp_min(1e-300)
+    shares = torch.ones_like(scores)
+    for added in (attention_mask, position_bias):
+        shares = shares if added is None else shares * torch.exp(added.double())
+    weights = shares * torch.sinh(scores) / (shares * torch.cosh(scores)).sum(-1, keepdim=True).clamp_min(1e-300)
     dtype = next(module.parameters()).dtype
     return (weights @ value).transpose(1, 2).to(dtype).contiguous(), weights.to(dtype)
 

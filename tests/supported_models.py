@@ -99,7 +99,7 @@ ARCHITECTURES = (
         "T5Model",
         {"vocab_size": 53, "d_model": 24, "d_kv": 6, "d_ff": 13, "num_heads": 4, "num_layers": 2, "initializer_factor": 1.0},
         "text to text",
-        "relative positions are a bias of the scores",
+        "relative positions multiply shares, as under softmax",
     ),
     Architecture(
         "BART", "BartModel", {"vocab_size": 53, "d_model": 24, "pad_token_id": 0, "init_std": 0.3, **SIDES, **FEED_FORWARD}, "text to text"

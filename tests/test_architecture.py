@@ -72,7 +72,8 @@ LAYERS = (
     ("__init__",),
 )
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
-WITHIN = {("settings", "functional")}  # checks of a polarity are written once
+# Checks of a polarity, and what an additive mask hides, are written once.
+WITHIN = {("settings", "functional"), ("kernels.primitives", "functional")}
 
 PUBLIC = {
     "PolarityCallback",

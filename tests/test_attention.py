@@ -10,9 +10,11 @@ from hf_tanhmax.attention import IMPLEMENTATIONS
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 EVERY = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-NOT_COMPOSED = {"softcap", "softcap_and_bias"}
+# Of an additive mask the interpreter is asked what its other arguments change in the kernels.
+QUICK_ADDITIVE = {"additive", "additive_learned", "additive_polarities", "additive_softcap", "additive_packed"}
 HALF = {
     "plain",
+    "additive",
     "causal",
     "bias",
     "keep",
@@ -26,6 +28,15 @@ HALF = {
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
+
+
+def refusal(case, implementation):
+    """Why an implementation refuses a case of the table, as matched in the error; None if it does not."""
+    if implementation == "composed" and "softcap" in case.arguments:
+        return "has no softcap"
+    if implementation == "triton" and {"bias", "additive_mask"} <= case.arguments.keys():
+        return "takes a bias or an additive mask, but both are given"
+    return None
 
 
 def place(implementation):
@@ -60,8 +71,8 @@ def expected_of(case, dtype=torch.float64):
 @pytest.mark.parametrize("name", CASES)
 def test_float64_equals_the_oracle(name, implementation):
     case = CASES[name]
-    if implementation == "composed" and name in NOT_COMPOSED:
-        with pytest.raises(NotImplementedError, match="has no softcap"):
+    if reason := refusal(case, implementation):
+        with pytest.raises(NotImplementedError, match=reason):
             run(case, implementation)
         return
     if implementation == "triton":
@@ -83,8 +94,10 @@ def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation, req
     `composed` is held against eager compositions, whose two halves cancel as its own do (documented), and each half may be off.
     """
     case = CASES[name]
-    if implementation == "composed" and name in NOT_COMPOSED:
-        pytest.skip("stock kernels have no softcap")
+    if refusal(case, implementation):
+        pytest.skip("refused")
+    if implementation == "triton" and "additive_mask" in case.arguments and name not in QUICK_ADDITIVE:
+        thorough_only("other arguments are run with an additive mask, and this one without")
     if implementation == "triton" and dtype != torch.float32 and name not in HALF:
         thorough_only("float32 takes the same branches")
     if implementation == "triton" and dtype != torch.bfloat16 and name == "long":
@@ -114,12 +127,16 @@ def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation, req
 
 
 @EVERY
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"plain", "long", "packed_causal", "multi_head", "multi_query"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(CASES) - {"plain", "long", "packed_causal", "multi_head", "multi_query", "additive_constant", "additive_long"})
+)
 def test_every_argument_moves_the_output(name, implementation):
     """No implementation swallows an argument: without it the output is another one."""
     case = CASES[name]
-    if not case.arguments or (implementation == "composed" and name in NOT_COMPOSED):
+    if not case.arguments or refusal(case, implementation):
         pytest.skip("nothing to drop, or refused")
+    if implementation == "triton" and "additive_mask" in case.arguments and name not in QUICK_ADDITIVE:
+        thorough_only("each argument is dropped once")
     inputs, arguments = tensors_of(case, implementation)
     full = tanhmax_attention(*inputs[:3], implementation=implementation, **arguments)
     for dropped in arguments:
@@ -288,13 +305,15 @@ def test_dropout_gradients(implementation):
 
 @pytest.mark.parametrize("implementation", ["reference", "cpu"])
 def test_second_derivatives(implementation):
-    inputs, arguments = Case({"bias": torch.randn(1, 6, 1, 1, dtype=torch.float64)}, queries=3, keys=5, batch=1).tensors()
-    bias = arguments["bias"]
+    mask = torch.tensor([0.0, -0.7, -20.0, -9001.0, 0.3], dtype=torch.float64)
+    inputs, _ = Case({"bias": torch.randn(1, 6, 1, 1, dtype=torch.float64), "additive_mask": mask}, queries=3, keys=5, batch=1).tensors()
 
-    def call(query, key, value, bias):
-        return tanhmax_attention(query, key, value, bias=bias, is_causal=True, implementation=implementation)
+    def call(query, key, value, bias, additive_mask):
+        added = {"bias": bias, "additive_mask": additive_mask}
+        return tanhmax_attention(query, key, value, **added, is_causal="lower_right", implementation=implementation)
 
-    assert torch.autograd.gradgradcheck(call, (*inputs[:3], bias))
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
 
 
 Q = torch.randn(2, 4, 5, 8)
@@ -311,10 +330,13 @@ Q = torch.randn(2, 4, 5, 8)
         ({"value": Q[:, :, :3]}, ValueError, "must agree in batch"),
         ({"key": Q[..., :4]}, ValueError, "one head size, but have 8 and 4"),
         ({"key": Q[:, :3], "value": Q[:, :3]}, ValueError, "the 3 key heads must divide the 4 query heads"),
-        ({"keep": torch.zeros(5, 5)}, TypeError, "keep must be boolean .* additive mask must be split"),
+        ({"keep": torch.zeros(5, 5)}, TypeError, "keep must be boolean .* an additive mask goes to `additive_mask`"),
         ({"keep": torch.ones(5, 4, dtype=torch.bool)}, ValueError, r"keep of shape \(5, 4\) does not broadcast to \[batch, heads"),
         ({"keep": torch.ones(5, 5, dtype=torch.bool, device="meta")}, ValueError, "keep is on meta"),
         ({"bias": torch.ones(5, 5, dtype=torch.bool)}, TypeError, "bias must be floating point, but is torch.bool; a boolean mask goes"),
+        ({"additive_mask": torch.ones(5, 5, dtype=torch.bool)}, TypeError, "additive_mask must be floating point, .* goes to `keep`"),
+        ({"additive_mask": torch.ones(4, 5)}, ValueError, r"additive_mask of shape \(4, 5\) does not broadcast to \[batch, heads"),
+        ({"additive_mask": torch.ones(5, device="meta")}, ValueError, "additive_mask is on meta, but query is on cpu"),
         ({"bias": torch.ones(3, 5, 5)}, ValueError, r"bias of shape \(3, 5, 5\) does not broadcast"),
         ({"bias": torch.ones(5, 5, device="meta")}, ValueError, "bias is on meta"),
         ({"is_causal": "left"}, ValueError, 'is_causal must be a bool, "upper_left" or "lower_right", but is \'left\''),

@@ -12,7 +12,7 @@ from hf_tanhmax.visibility import Visibility
 
 
 def problem(query, key, value, polarity=1.0, visibility=None, **options):
-    settings = {"bias": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None, **options}
+    settings = {"bias": None, "additive_mask": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None, **options}
     log_polarity = torch.full((query.shape[1],), polarity, dtype=query.dtype).log()
     return BlockedProblem(query, key, value, log_polarity, visibility or Visibility(query.shape[2], key.shape[2]), **settings)
 

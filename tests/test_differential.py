@@ -50,6 +50,7 @@ class Drawn:
     polarity: float | str = 1.0
     keep: str | None = None
     bias: tuple[bool, bool, bool, bool] | None = None
+    additive: tuple[bool, bool, bool, bool] | None = None
     packed: tuple[int, ...] | None = None
 
     def tensor(self, generator, heads, length, width):
@@ -85,6 +86,10 @@ class Drawn:
         if self.bias is not None:
             size = [1 if shared else full for shared, full in zip(self.bias, shape, strict=True)]
             arguments["bias"] = torch.randn(size, generator=generator, dtype=torch.float64)
+        if self.additive is not None:
+            size = [1 if shared else full for shared, full in zip(self.additive, shape, strict=True)]
+            values = torch.tensor([0.0, -30.0, -100.0, -1000.0, -math.inf], dtype=torch.float64)
+            arguments["additive_mask"] = values[torch.randint(5, size, generator=generator)] + torch.randn(size, generator=generator)
         if self.packed:
             cuts = sorted({min(cut, self.queries) for cut in self.packed})
             arguments["cu_seqlens"] = torch.tensor([0, *cuts, self.queries], dtype=torch.int32)
@@ -112,6 +117,7 @@ def calls(draw):
         polarity=draw(st.sampled_from((1.0, 0.0, 0.3, 1e-6, "heads"))),
         keep=draw(st.sampled_from((None, "dense", "keys", "right", "left"))),
         bias=draw(st.none() | st.tuples(*[st.booleans()] * 4)),
+        additive=draw(st.none() | st.tuples(*[st.booleans()] * 4)),
         packed=packed,
     )
 
@@ -145,6 +151,8 @@ def eagerly(call, dtype, **changes):
 
 
 def check(drawn, implementation, dtype):
+    if implementation == "triton" and drawn.additive is not None:
+        drawn = replace(drawn, bias=None)
     call = rounded(drawn.call(), dtype)
     if implementation != "triton" and why_not(*call[0], **call[1], implementation=implementation):
         return
@@ -153,7 +161,7 @@ def check(drawn, implementation, dtype):
     exact, eager, softmax = eagerly(call, torch.float64), eagerly(call, dtype), eagerly(call, torch.float64, polarity=0.0)
     eps = torch.finfo(dtype).eps
     largest = max(tensor.norm() for tensor in exact)
-    names = ("output", "query", "key", "value", "argument", "argument")
+    names = ("output", "query", "key", "value", "argument", "argument", "argument")
     for name, one, rough, true, positive in zip(names, found, eager, exact, softmax, strict=False):
         assert one.isfinite().all(), name
         # Small weights are differences of two shares of softmax's size, and small gradients of two terms: that is what rounds.
@@ -200,7 +208,7 @@ def test_random_calls_by_the_rows_of_a_hopper(kind, dtype, monkeypatch):
     monkeypatch.setenv("HF_TANHMAX_ATOMIC", "1")
 
     @examples("hopper")
-    @given(calls().map(lambda drawn: replace(drawn, polarity=1.0, bias=None)))
+    @given(calls().map(lambda drawn: replace(drawn, polarity=1.0, bias=None, additive=None)))
     def run(drawn):
         check(drawn, "triton", getattr(torch, dtype))
 

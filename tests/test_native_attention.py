@@ -14,7 +14,7 @@ from hf_tanhmax.visibility import Visibility
 
 pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operator {why_no_library()}")
 
-NOT_NATIVE = {"softcap", "softcap_and_bias", "bias", "bias_per_head", "bias_positions", "bias_2d"}
+NOT_NATIVE = {name for name, case in CASES.items() if {"softcap", "bias", "additive_mask"} & case.arguments.keys()}
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def computed_by(monkeypatch):
 
 
 def problem(query, key, value, polarity=1.0, visibility=None, **options):
-    settings = {"bias": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None, **options}
+    settings = {"bias": None, "additive_mask": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None, **options}
     log_polarity = torch.full((query.shape[1],), polarity).log()
     return BlockedProblem(query, key, value, log_polarity, visibility or Visibility(query.shape[2], key.shape[2]), **settings)
 
@@ -217,7 +217,7 @@ def test_the_rule():
     assert why_not_native(problem(query, key, value)) is None
     assert why_not_native(problem(query.double(), key, value)) == "computes in float32, not in torch.float64"
     for option in ({"bias": torch.zeros(1, 1, 1, 1)}, {"softcap": 2.0}, {"dropout_p": 0.1}):
-        assert why_not_native(problem(query, key, value, **option)) == "has no bias, no softcap and no dropout"
+        assert why_not_native(problem(query, key, value, **option)) == "has no bias, no additive mask, no softcap and no dropout"
     nothing = tensors(dim=0), tensors(value_dim=0), tensors(queries=0), tensors(keys=0), tensors(batch=0)
     for empty in nothing:
         assert why_not_native(problem(*empty)) == "computes nothing from empty tensors"
@@ -227,7 +227,7 @@ def test_why_not_speaks_of_it():
     query, key, value = tensors()
     assert why_not(query, key, value, is_causal=True, implementation="native") is None
     assert why_not(query, key, value, softcap=1.0, implementation="native") == (
-        "implementation='native' has no bias, no softcap and no dropout"
+        "implementation='native' has no bias, no additive mask, no softcap and no dropout"
     )
     assert why_not(query, key, value, return_weights=True, implementation="native") == "implementation='native' has no weights to return"
 

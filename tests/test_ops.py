@@ -26,7 +26,7 @@ def arguments(implementation, queries=7, keys=11, dropout_p=0.0, **tensors):
     sizes = {"q": (4, queries), "k": (2, keys), "v": (2, keys)}
     inputs = [torch.randn(2, heads, length, 5) for heads, length in sizes.values()]
     seed = torch.tensor(3) if dropout_p else None
-    optional = {"log_p": torch.zeros(4), "bias": None, "keep": None, "segments": None, "seed": seed, **tensors}
+    optional = {"log_p": torch.zeros(4), "bias": None, "additive_mask": None, "keep": None, "segments": None, "seed": seed, **tensors}
     options = (False, 0, None, 0.5, None, dropout_p, *((True,) if implementation == "triton" else ()))
     placed = [item.to(device_of(implementation)) if isinstance(item, torch.Tensor) else item for item in (*inputs, *optional.values())]
     return (*placed, *options)
@@ -35,6 +35,7 @@ def arguments(implementation, queries=7, keys=11, dropout_p=0.0, **tensors):
 EXTRAS = {
     "plain": {},
     "bias": {"bias": torch.randn(1, 4, 7, 11)},
+    "additive mask": {"additive_mask": torch.randn(1, 4, 1, 11)},
     "keep": {"keep": torch.rand(2, 1, 7, 11) > 0.3},
     "dropout": {"dropout_p": 0.3},
     "packed": {"queries": 11, "segments": torch.tensor([1] * 4 + [2] * 7)},
@@ -64,16 +65,16 @@ def test_opcheck_fused_with_a_constant_polarity(signed, dtype):
 
 
 @BOTH
-@pytest.mark.parametrize("wants", [(False, False), (True, True)])
+@pytest.mark.parametrize("wants", [(False, False, False), (True, True, False), (True, False, True)])
 def test_opcheck_backward(wants, implementation):
     if implementation == "triton" and not any(wants):
         thorough_only("the backward pass with every gradient is checked")
-    inputs = arguments(implementation, bias=torch.randn(1, 4, 1, 11))
+    inputs = arguments(implementation, **{"additive_mask" if wants[2] else "bias": torch.randn(1, 4, 1, 11)})
     upstream = torch.randn(2, 4, 7, 5, device=device_of(implementation))
     if implementation == "cpu":
         torch.library.opcheck(blocked_attention_backward, (upstream, *inputs, *wants))
     else:
-        torch.library.opcheck(fused_attention_backward, (upstream, *inputs[:8], *fused_attention(*inputs), *inputs[8:], *wants))
+        torch.library.opcheck(fused_attention_backward, (upstream, *inputs[:9], *fused_attention(*inputs), *inputs[9:], *wants))
 
 
 @BOTH

@@ -40,11 +40,15 @@ def module_with(**attributes):
     return module
 
 
-def definition(query, key, value, *, scale=SIZE**-0.5, bias=0.0, keep=None):
+def definition(query, key, value, *, scale=SIZE**-0.5, additive=None, keep=None):
     """Output as Transformers wants it, `[batch, queries, heads, head_dim]`, and weights, in float64."""
     repeats = query.shape[1] // key.shape[1]
     query, key, value = query.double(), key.double().repeat_interleave(repeats, 1), value.double().repeat_interleave(repeats, 1)
-    weights = tanhmax(query @ key.mT * scale + bias, keep)
+    scores = query @ key.mT * scale
+    shares = 1.0 if additive is None else torch.exp(additive.double())
+    shares = shares if keep is None else shares * keep
+    total = (shares * torch.cosh(scores)).sum(-1, keepdim=True)
+    weights = shares * torch.sinh(scores) / total.masked_fill(total == 0, 1.0)
     return (weights @ value).transpose(1, 2), weights
 
 
@@ -133,22 +137,22 @@ def test_a_mask_is_the_whole_truth(forward, tensors):
 
 
 @both
-def test_position_bias_is_added(forward, tensors):
+def test_a_position_bias_multiplies_shares(forward, tensors):
     bias = torch.randn(1, HEADS, QUERIES, KEYS)
     found = forward(module_with(is_causal=False), *tensors, None, position_bias=bias, scaling=1.0)
-    assert_computes(found, definition(*tensors, scale=1.0, bias=bias.double()))
+    assert_computes(found, definition(*tensors, scale=1.0, additive=bias))
 
 
 @both
 @pytest.mark.parametrize("hidden", [torch.finfo(torch.float32).min, float("-inf"), -1e9, -1e4, -9984.0], ids=str)
-def test_an_additive_mask_is_split_into_keep_and_bias(forward, tensors, hidden):
-    """-9984 is -10000 in bfloat16. As a bias, any of these would give the hidden keys the largest weights of all."""
-    keep, bias = torch.rand(BATCH, 1, QUERIES, KEYS) > 0.4, torch.randn(BATCH, 1, QUERIES, KEYS)
+@pytest.mark.parametrize("place", ["attention_mask", "position_bias"])
+def test_an_additive_mask_hides_and_multiplies_shares(forward, tensors, hidden, place):
+    """-9984 is -10000 in bfloat16. As a part of the score, any of these would give the hidden keys the largest weights of all."""
+    keep, fading = torch.rand(BATCH, 1, QUERIES, KEYS) > 0.4, torch.randn(BATCH, 1, QUERIES, KEYS)
     keep[1, 0, 2] = False
-    mask = torch.where(keep, bias, hidden)
-    position_bias = torch.randn(1, HEADS, QUERIES, KEYS)
-    found = forward(module_with(), *tensors, mask, position_bias=position_bias)
-    assert_computes(found, definition(*tensors, keep=keep, bias=bias.double() + position_bias.double()))
+    mask, other = torch.where(keep, fading, hidden), torch.randn(1, HEADS, QUERIES, KEYS)
+    found = forward(module_with(), *tensors, **{"attention_mask": other.expand(2, -1, -1, -1), "position_bias": other, place: mask})
+    assert_computes(found, definition(*tensors, keep=keep, additive=fading + other))
 
 
 @both

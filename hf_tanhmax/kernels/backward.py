@@ -10,7 +10,8 @@ With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C =
 * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group; if asked to, it
   adds its part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
 * `query_kernel`: one program owns a block of rows and walks their keys; the gradient of log p comes along, a number per row;
-* `bias_kernel`: one program owns a tile of the bias and walks the batch entries and heads that share it.
+* `bias_kernel`: one program owns a tile of the bias, or of the additive mask (:math:`dM = W \circ dP - C \circ D`), and walks the batch
+  entries and heads that share it.
 """
 
 import triton
@@ -21,6 +22,7 @@ from .primitives import (
     block_start,
     blocks_of,
     exponents,
+    faded,
     key_span,
     load_tile,
     query_span,
@@ -54,7 +56,7 @@ def key_value_kernel(
     queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
 ):  # fmt: skip
     """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys.
 
@@ -118,7 +120,7 @@ def key_value_kernel(
                     b_qk, b_dp, b_shift[None, :], b_inverse[None, :], b_delta, p_bias, p_keep, i_bh, i_m, i_n, o_m[None, :], o_n[:, None],
                     bias_m, bias_n, keep_m, keep_n,
                     queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, POLARITY, CAUSAL, WINDOW,
-                    STARTS is not None, CAPPED, DROPOUT, MASKED=EDGES == 1, INNER=True, EXACT=STATS is not None,
+                    STARTS is not None, CAPPED, DROPOUT, ADDITIVE, MASKED=EDGES == 1, INNER=True, EXACT=STATS is not None,
                 )  # fmt: skip
                 b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
                 b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
@@ -140,7 +142,7 @@ def query_kernel(
     queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, PASSES: tl.constexpr,
+    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, PASSES: tl.constexpr,
 ):  # fmt: skip
     """dQ [batch, queries, heads, DIM], dense, and the gradient of log p row by row, [batch, heads, queries], if D_LOG_P is given.
 
@@ -202,8 +204,8 @@ def query_kernel(
                 b_w, b_dlog_p, b_ds = tile_gradient(
                     b_qk, b_dp, b_shift[:, None], b_inverse[:, None], b_delta[:, None], p_bias, p_keep, i_bh, i_m, i_n, o_m[:, None],
                     o_n[None, :], bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed,
-                    dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, MASKED=EDGES == 1, INNER=True,
-                    EXACT=STATS is not None,
+                    dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, ADDITIVE, MASKED=EDGES == 1,
+                    INNER=True, EXACT=STATS is not None,
                 )  # fmt: skip
                 if PASS < PASSES - 1:
                     b_sum += tl.sum(b_w * b_dp, 1)
@@ -228,7 +230,8 @@ def bias_kernel(
     queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p, batch, bias_batch, bias_heads, out_b, out_h, out_m, out_n,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, SHARED_M: tl.constexpr, SHARED_N: tl.constexpr,
+    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
+    SHARED_M: tl.constexpr, SHARED_N: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the bias in float32, by strides `out_`; where rows (or keys) share a bias, a partial sum per block of them."""
     blocks_n = tl.cdiv(keys, BLOCK_N)
@@ -277,7 +280,8 @@ def bias_kernel(
                 b_qk, b_dp, b_shift[:, None], b_inverse[:, None], b_delta, BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, p_keep, i_bh,
                 i_m, i_n, o_m[:, None],
                 o_n[None, :], bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed,
-                dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, MASKED=True, INNER=False, EXACT=STATS is not None,
+                dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, ADDITIVE, MASKED=True, INNER=False,
+                EXACT=STATS is not None,
             )  # fmt: skip
             b_sum += b_ds
 
@@ -301,23 +305,28 @@ def tile_gradient(
     b_qk, b_dp, b_shift, b_inverse, b_delta, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, bias_m, bias_n, keep_m, keep_n, queries, keys,
     offset, window,
     b_start, b_end, scale, cap, log_p, seed, dropout_p, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, MASKED: tl.constexpr, INNER: tl.constexpr, EXACT: tl.constexpr,
+    PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, ADDITIVE: tl.constexpr, MASKED: tl.constexpr, INNER: tl.constexpr,
+    EXACT: tl.constexpr,
 ):  # fmt: skip
     """Of one tile, rows by keys or keys by rows: the weights as they met the values, the gradient of log p, and that of the scores.
 
-    The gradient is that of the products of query and key (through the softcap) if INNER, else that of the scores behind the bias.
+    The gradient is that of the products of query and key (through the softcap) if INNER, else that of the scores behind the bias, or
+    (ADDITIVE) that of the additive mask, in which W and C have changed places.
     """
-    b_x, b_tanh = scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+    b_x, b_tanh = scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, ADDITIVE)
+    b_a = b_x
     m_seen = None
     if MASKED:
         m_seen = visible(
             i_m, i_n, o_m, o_n, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED
         )  # fmt: skip
     b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
+    b_a, b_x, b_y = faded(b_a, b_x, b_y, i_m, i_n, o_m, o_n, queries, keys, p_bias, bias_m, bias_n, ADDITIVE, EXACT)
     if DROPOUT:
         m_survives = survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p)
         b_dp = tl.where(m_survives, b_dp * (1.0 / (1.0 - dropout_p)), 0.0)
-    b_w, b_n, b_ds = score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY, EXACT)
+    OF_MASK: tl.constexpr = ADDITIVE and not INNER
+    b_w, b_n, b_ds = score_gradient(b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY, EXACT, OF_MASK)
     b_dlog_p = -b_n * (b_dp + b_delta)
     if DROPOUT:
         b_w = tl.where(m_survives, b_w, 0.0)

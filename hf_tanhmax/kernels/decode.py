@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from .forward import STRIDES
-from .primitives import LN2, difference, exponents, largest, load_tile, power, scores, visible
+from .primitives import LN2, difference, exponents, faded, largest, load_tile, power, scores, visible
 
 DECODING = [stride for stride in STRIDES if not stride.startswith("span")]
 DECODING += ["range_b", "table_b", "batch", "queries", "keys", "heads", "groups", "splits", "chunks", "offset", "window", "shortest"]
@@ -31,7 +31,7 @@ def decode_kernel(
     batch, queries, keys, heads, groups, splits, chunks, offset, window, shortest, ragged, scale, cap,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    CAPPED: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr, PAGE: tl.constexpr, PARTIAL: tl.constexpr,
+    CAPPED: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, EXACT: tl.constexpr, PAGE: tl.constexpr, PARTIAL: tl.constexpr,
 ):  # fmt: skip
     """OUT [splits, batch, queries, heads, VALUE_DIM] and LSE [splits, batch, queries, heads]; q, k, v by their strides over ALIGN.
 
@@ -72,7 +72,7 @@ def decode_kernel(
         log_p = tl.load(LOG_P + o_h, mask=m_row, other=0.0)[:, None]
     p_q = Q + (i_b * q_b + o_h * q_h + o_m * q_m)[:, None] * ALIGN + o_d[None, :]
     b_q = tl.load(p_q, mask=m_row[:, None] & (o_d < DIM)[None, :], other=0.0)
-    b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+    b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
 
@@ -93,19 +93,22 @@ def decode_kernel(
             b_k = load_tile(p_k, i_n, o_n, o_d, k_n * ALIGN, end, DIM, BLOCK_DIM, MASKED=True)  # [BLOCK_N, BLOCK_DIM]
             b_v = load_tile(p_v, i_n, o_n, o_v, v_n * ALIGN, end, VALUE_DIM, BLOCK_VALUE, MASKED=True)  # [BLOCK_N, BLOCK_VALUE]
         b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-        b_x, _ = scores(b_qk, i_m, i_n, o_m[:, None], o_n[None, :], queries, end, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+        o_row, o_column = o_m[:, None], o_n[None, :]
+        b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, end, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, ADDITIVE)
+        b_a = b_x
         m_seen = visible(
-            i_m, i_n, o_m[:, None], o_n[None, :], queries, end, offset, window, 0, 0, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED=False
+            i_m, i_n, o_row, o_column, queries, end, offset, window, 0, 0, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED=False
         )  # fmt: skip
         b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED=True)
-        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED=True))
+        b_a, b_x, b_y = faded(b_a, b_x, b_y, i_m, i_n, o_row, o_column, queries, end, p_bias, bias_m, bias_n, ADDITIVE, EXACT)
+        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED=True, ADDITIVE=ADDITIVE))
         b_shrink = power(b_max - b_new, EXACT)
         b_w = power(b_x - b_new[:, None], EXACT)
         b_all = b_w
         if POLARITY != 0:
             b_n = power(b_y - b_new[:, None], EXACT)
             b_all = b_w + b_n
-            b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
+            b_w = difference(b_a, b_w, b_n, log_p, POLARITY, EXACT)
         b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
         b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
         b_max = b_new

@@ -21,6 +21,7 @@ from .primitives import (
     blocks_of,
     difference,
     exponents,
+    faded,
     key_span,
     largest,
     load_rows,
@@ -45,7 +46,7 @@ def forward_kernel(
     queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, POLYNOMIAL: tl.constexpr,
+    CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, POLYNOMIAL: tl.constexpr,
     DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Output [batch, queries, heads, VALUE_DIM] and L [batch, heads, queries]; q, k, v by their strides over ALIGN.
@@ -86,7 +87,7 @@ def forward_kernel(
         Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
     )  # fmt: skip
     spans = key_span(i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW)
-    b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+    b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
     done = False
@@ -98,16 +99,16 @@ def forward_kernel(
                 b_q, b_acc, b_sum, b_shift, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
                 bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM,
                 VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION,
-                EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
+                ADDITIVE, EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
             )  # fmt: skip
             done = all_finite(b_acc)
     if not done:
-        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
         b_acc, b_sum, b_max = walk(
             b_q, tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN,
             v_n * ALIGN, bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed,
             dropout_p, DIM, VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT,
-            PRECISION, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
+            PRECISION, ADDITIVE, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
         )  # fmt: skip
 
     m_empty = b_sum == 0.0
@@ -130,8 +131,8 @@ def walk(
     b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n, queries,
     keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr,
-    WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
-    STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+    WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    ADDITIVE: tl.constexpr, EXACT: tl.constexpr, STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Take all blocks of keys that the rows can see into the running sums: first those without a mask, then those with one."""
     low, full_low, full_high, high = spans
@@ -142,8 +143,8 @@ def walk(
             b_acc, b_sum, b_max = attend(
                 b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m,
                 keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM, BLOCK_DIM,
-                BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1, EXACT=EXACT, STATIC=STATIC,
-                POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
+                BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, ADDITIVE, MASKED=EDGES == 1, EXACT=EXACT,
+                STATIC=STATIC, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
             )  # fmt: skip
     return b_acc, b_sum, b_max
 
@@ -153,24 +154,26 @@ def attend(
     b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
     queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
-    STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+    PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
+    MASKED: tl.constexpr, EXACT: tl.constexpr, STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Take one block of keys into the running sums. STATIC: the shift `b_max` is not the largest exponent and does not move."""
     o_row, o_column = o_m[:, None], o_n[None, :]
     b_k = load_rows(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_DIM]
     b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-    b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, STATIC)
+    b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, ADDITIVE, STATIC)
+    b_a = b_x
     m_seen = None
     if MASKED:
         m_seen = visible(
             i_m, i_n, o_row, o_column, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED
         )  # fmt: skip
     b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
+    b_a, b_x, b_y = faded(b_a, b_x, b_y, i_m, i_n, o_row, o_column, queries, keys, p_bias, bias_m, bias_n, ADDITIVE, EXACT)
 
     b_new = b_max
     if not STATIC:
-        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
+        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED, ADDITIVE))
         b_shrink = power(b_max - b_new, EXACT)
     if POLYNOMIAL and not MASKED:
         b_w, b_n = mixed_pair(b_x, b_new[:, None] + tl.zeros_like(b_x), o_column)
@@ -181,7 +184,7 @@ def attend(
     b_all = b_w
     if POLARITY != 0:
         b_all = b_w + b_n
-        b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
+        b_w = difference(b_a, b_w, b_n, log_p, POLARITY, EXACT)
     b_sum = tl.sum(b_all, 1) + (b_sum if STATIC else b_sum * b_shrink)
     if DROPOUT:
         b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)

@@ -32,7 +32,8 @@ class FusedProblem:
     """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None where `signed` says it all.
 
     `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device. `exact` is
-    decided once, by the forward pass (`is_exact`): torch's setting may be another one when the gradient is computed.
+    decided once, by the forward pass (`is_exact`): torch's setting may be another one when the gradient is computed. If `additive`, the
+    bias is an additive mask: the two share a pointer.
     """
 
     query: Tensor
@@ -47,6 +48,7 @@ class FusedProblem:
     dropout_p: float
     seed: Tensor | None
     exact: bool
+    additive: bool = False
 
     def __post_init__(self) -> None:
         self.query, self.key, self.value = (_rows(tensor) for tensor in (self.query, self.key, self.value))
@@ -73,8 +75,9 @@ class FusedProblem:
     def fits(self, tile: Tile) -> bool:
         """Whether a row of the table is for a call like this one.
 
-        A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
-        polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of its own.
+        A static shift wants polarity 1, no bias or additive mask (whose size nobody bounds) and weights that hold 2^60, which float16 does
+        not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of
+        its own.
         """
         if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
             return False
@@ -165,6 +168,7 @@ class FusedProblem:
             "WINDOW": self.visibility.window is not None,
             "CAPPED": self.softcap is not None,
             "DROPOUT": self.dropout_p > 0,
+            "ADDITIVE": self.additive,
             "PRECISION": "tf32" if self.query.dtype == torch.float32 and not self.exact else "ieee",
             "num_warps": tile.warps,
             "num_stages": tile.stages,

@@ -15,7 +15,7 @@ from .schedule import SHORTEST, Tile, decode_kernel_for, padded_size, splits
 # What the decoding kernel takes of the arguments that all kernels are called with.
 SHARED = ("Q", "K", "V", "LOG_P", "BIAS", "KEEP", *(stride for stride in STRIDES if not stride.startswith("span")))
 SHARED += ("queries", "keys", "heads", "groups", "offset", "window", "scale", "cap", "DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE")
-SHARED += ("ALIGN", "BLOCK_M", "BLOCK_N", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "PRECISION")
+SHARED += ("ALIGN", "BLOCK_M", "BLOCK_N", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "PRECISION", "ADDITIVE")
 SHARED += ("num_warps", "num_stages", "enable_fp_fusion")
 SCAN = 1024  # keys of the mask that a program looks through
 TOGETHER = 16  # chunks that are combined at a time

@@ -4,7 +4,8 @@ The alphabet inside kernels: `i_` a first index, `o_` offsets from it, `p_` a po
 
 Scores are held in units of log 2, :math:`x = a \log_2 e`, and negative exponents as :math:`y = \log_2 p - x`, so that the two exponentials
 of a score are :math:`2^x` and :math:`2^y`. A hidden score has both exponents at minus infinity: it adds exactly 0 to every sum. `POLARITY`
-is 1 for TanhMax (y = -x), 0 for softmax (no second exponential at all) and 2 for a polarity per head.
+is 1 for TanhMax (y = -x), 0 for softmax (no second exponential at all) and 2 for a polarity per head. If `ADDITIVE`, the pointer to a
+bias is one to an additive mask m instead, which is no part of the score a but is added to both exponents.
 
 `EXACT` is float32 that is multiplied without TF32. Its scores stay in natural units, as rounding log2(e) would cost digits of large scores,
 and its backward pass gets the row's shift and sum apart instead of L.
@@ -13,12 +14,15 @@ and its backward pass gets the row's shift and sum apart instead of L.
 import triton
 import triton.language as tl
 
+from ..functional import HIDDEN_BELOW
+
 LOG2E = tl.constexpr(1.4426950408889634)
 LOG2E_REST = tl.constexpr(1.9259629911e-08)  # what rounding log2(e) to float32 leaves
 LN2 = tl.constexpr(0.6931471805599453)
 # Infinite scores become this large: they share the row as the definition wants, and no difference of two overflows.
 LIMIT = tl.constexpr(1e38)
 LOWEST = tl.constexpr(-200.0)  # natural exponent, at which the exponential is 0 in float32
+HIDDEN = tl.constexpr(HIDDEN_BELOW)
 NAN_STAYS = tl.constexpr(tl.PropagateNan.ALL)
 
 
@@ -167,9 +171,16 @@ def tanh(b_y):
 
 
 @triton.jit
+def load_added(i_m, i_n, o_m, o_n, queries, keys, p_bias, bias_m, bias_n):
+    """A tile of a bias or of an additive mask, in float32; 0 beyond its bounds."""
+    p_tile = p_bias + i_m.to(tl.int64) * bias_m + i_n.to(tl.int64) * bias_n + o_m * bias_m + o_n * bias_n
+    return tl.load(p_tile, mask=(i_m + o_m < queries) & (i_n + o_n < keys), other=0.0).to(tl.float32)
+
+
+@triton.jit
 def scores(
     b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr,
-    BOUNDED: tl.constexpr = False,
+    ADDITIVE: tl.constexpr, BOUNDED: tl.constexpr = False,
 ):  # fmt: skip
     """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap.
 
@@ -180,10 +191,9 @@ def scores(
     if CAPPED:
         b_tanh = tanh(b_x)
         b_x = b_tanh * cap
-    if p_bias is not None:
-        p_tile = p_bias + i_m.to(tl.int64) * bias_m + i_n.to(tl.int64) * bias_n + o_m * bias_m + o_n * bias_n
-        b_bias = tl.load(p_tile, mask=(i_m + o_m < queries) & (i_n + o_n < keys), other=0.0)
-        b_x += b_bias.to(tl.float32) * (1.0 if EXACT else LOG2E)
+    if p_bias is not None and not ADDITIVE:
+        b_bias = load_added(i_m, i_n, o_m, o_n, queries, keys, p_bias, bias_m, bias_n)
+        b_x += b_bias * (1.0 if EXACT else LOG2E)
     if not BOUNDED:
         b_x = tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS)
     return b_x, b_tanh
@@ -199,6 +209,26 @@ def exponents(b_x, log_p, m_seen, POLARITY: tl.constexpr, MASKED: tl.constexpr):
         b_x = tl.where(m_seen, b_x, float("-inf"))
         b_y = tl.where(m_seen, b_y, float("-inf"))
     return b_x, b_y
+
+
+@triton.jit
+def faded(
+    b_a, b_x, b_y, i_m, i_n, o_m, o_n, queries, keys, p_mask, mask_m, mask_n, ADDITIVE: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """The score that the sign comes from, and the exponents x and y with an additive mask, or as they are without.
+
+    What the mask hides, has a score of 0 and exponents of minus infinity.
+    """
+    if ADDITIVE:
+        b_m = load_added(i_m, i_n, o_m, o_n, queries, keys, p_mask, mask_m, mask_n)
+        m_hidden = (b_m <= HIDDEN) | (b_x == float("-inf"))
+        b_m = b_m * (1.0 if EXACT else LOG2E)
+        b_a = tl.where(m_hidden, 0.0, b_a)
+        b_x = tl.where(m_hidden, float("-inf"), b_x + b_m)
+        b_y = tl.where(m_hidden, float("-inf"), b_y + b_m)
+    else:
+        b_a = b_x
+    return b_a, b_x, b_y
 
 
 @triton.jit
@@ -230,11 +260,11 @@ def difference(b_x, b_p, b_n, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr
 
 
 @triton.jit
-def largest(b_x, b_y, POLARITY: tl.constexpr, MASKED: tl.constexpr):
+def largest(b_x, b_y, POLARITY: tl.constexpr, MASKED: tl.constexpr, ADDITIVE: tl.constexpr):
     """The largest exponent of each row, [BLOCK_M]."""
     if POLARITY == 0:
         b_max = tl.max(b_x, 1)
-    elif POLARITY == 1 and not MASKED:
+    elif POLARITY == 1 and not MASKED and not ADDITIVE:
         b_max = tl.max(tl.abs(b_x), 1)
     else:
         b_max = tl.max(tl.maximum(b_x, b_y), 1)
@@ -251,8 +281,10 @@ def survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p):
 
 
 @triton.jit
-def score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
-    """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D.
+def score_gradient(
+    b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr, OF_MASK: tl.constexpr,
+):  # fmt: skip
+    """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D, or (OF_MASK) dM = W dP - C D.
 
     The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would
     cost float32 the digits that |L| has before the point, on both exponentials differently.
@@ -268,8 +300,11 @@ def score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY:
         b_n = power(b_y - b_shift, EXACT)
         if EXACT:
             b_n = b_n * b_inverse
-        b_w = difference(b_x, b_p, b_n, log_p, POLARITY, EXACT)
-        b_ds = (b_p + b_n) * b_dp - b_w * b_delta
+        b_w = difference(b_a, b_p, b_n, log_p, POLARITY, EXACT)
+        if OF_MASK:
+            b_ds = b_w * b_dp - (b_p + b_n) * b_delta
+        else:
+            b_ds = (b_p + b_n) * b_dp - b_w * b_delta
     return b_w, b_n, b_ds
 
 

@@ -33,22 +33,26 @@ def doubled(tensors):
 @pytest.mark.parametrize(
     "shape", [(2, 2, 19, 37), (1, 2, 19, 37), (2, 1, 19, 37), (1, 1, 19, 37), (2, 2, 1, 37), (1, 2, 19, 1), (1, 1, 1, 1), (1, 2, 1, 1)]
 )
-def test_the_gradient_of_a_shared_bias(shape):
+@pytest.mark.parametrize("added", ["bias", "additive_mask"])
+def test_the_gradient_of_a_shared_bias_or_additive_mask(shape, added):
     if shape.count(1) in (1, 2) and shape != (1, 2, 19, 37):
         thorough_only("shapes that share one axis or three are run")
+    if added == "additive_mask" and shape[-1] == 1:
+        pytest.skip("what is one number for a row changes nothing")
     tensors, bias = inputs(), torch.randn(shape, device=GPU, requires_grad=True)
     keep = torch.rand(2, 1, 19, 37, device=GPU) > 0.3
     arguments = {"is_causal": "lower_right", "keep": keep, "polarity": 0.6}
-    found = gradients(tensors, [*tensors, bias], "triton", bias=bias, **arguments)
+    found = gradients(tensors, [*tensors, bias], "triton", **{added: bias}, **arguments)
     exact = doubled([*tensors, bias])
-    for one, other in zip(found, gradients(exact[:3], exact, "reference", bias=exact[3], **arguments), strict=True):
+    for one, other in zip(found, gradients(exact[:3], exact, "reference", **{added: exact[3]}, **arguments), strict=True):
         assert one.shape == other.shape
         assert error(one.cpu(), other.cpu()) < 1e-6
 
 
-def test_the_gradient_of_a_bias_where_nothing_is_visible():
+@pytest.mark.parametrize("added", ["bias", "additive_mask"])
+def test_the_gradient_of_a_bias_or_additive_mask_where_nothing_is_visible(added):
     tensors, bias = inputs(), torch.randn(1, 2, 19, 37, device=GPU, requires_grad=True)
-    (found,) = gradients(tensors, [bias], "triton", bias=bias, keep=torch.zeros(1, 1, 1, 37, dtype=torch.bool, device=GPU))
+    (found,) = gradients(tensors, [bias], "triton", **{added: bias}, keep=torch.zeros(1, 1, 1, 37, dtype=torch.bool, device=GPU))
     assert torch.equal(found, torch.zeros_like(bias))
 
 

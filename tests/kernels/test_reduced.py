@@ -43,6 +43,7 @@ def inputs(heads=2, kv_heads=1, head_dim=8, dtype=torch.bfloat16, queries=19):
 CALLS = {
     "heads in groups, window, softcap": ({}, {"window": 5, "softcap": 3.0}),
     "causal, padded head size, polarity": ({"head_dim": 12, "kv_heads": 2}, {"is_causal": "lower_right", "polarity": 0.5}),
+    "additive mask": ({}, {"additive_mask": -5.0 * torch.rand(2, 37, generator=torch.Generator().manual_seed(4))[:, None, None]}),
     "mask with empty rows": ({}, {"keep": torch.rand(2, 1, 19, 37, generator=torch.Generator().manual_seed(3)) > 0.7}),
 }
 
