@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .compatibility.caches import put_off_updates, update_at_once
 from .functional import check_polarity
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of
 from .settings import TanhMaxSettings
@@ -97,7 +98,7 @@ def restore(model: nn.Module) -> int:
         while isinstance(view, ConfigView) and not view.owned:
             view = view._config
         if view is not getattr(module, "config", None):
-            module.config = view  # type: ignore[assignment]
+            _put_back(module, view)
             restored += 1
             if not isinstance(view, ConfigView):
                 _drop_score_bias(module)
@@ -136,7 +137,7 @@ def tanhmax_on(
         yield model
     finally:
         for module, config in before:
-            module.config = config
+            _put_back(module, config)
 
 
 def set_polarity(model: nn.Module, polarity: float) -> None:
@@ -183,6 +184,13 @@ def _patch_module(module: Any, view: ConfigView, settings: TanhMaxSettings) -> N
         start = torch.full((heads_of(module),), settings.score_bias, dtype=torch.float32, device=like.device)
         module.register_parameter(SCORE_BIAS, nn.Parameter(start))
     module.config = view
+    put_off_updates(module)
+
+
+def _put_back(module: Any, config: Any) -> None:
+    module.config = config
+    if not isinstance(config, ConfigView):
+        update_at_once(module)
 
 
 def _drop_score_bias(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 # From low to high. A module may import from the rows above its own, and a package's modules from each other where the row says so.
 LAYERS = (
     ("functional", "namespace", "settings", "stock", "visibility", "kernels.support", "kernels.schedule", "kernels.primitives"),
-    ("kernels.shift", "models.adapters", "models.bundle", "native_code", "words"),
+    ("compatibility.caches", "kernels.shift", "models.adapters", "models.bundle", "native_code", "words"),
     ("reference", "composed", "blocked", "native", "kernels.tuning", "kernels.forward"),
     ("native_attention", "paging", "kernels.backward", "kernels.decode"),
     ("kernels.launch",),
