@@ -2,10 +2,11 @@
 
 import ast
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..registration import CARRIED, REFUSED
-from .sources import Release
+from .sources import Release, parameters_of
 
 # What `registration` honours.
 HANDLED = frozenset(
@@ -50,12 +51,14 @@ class Interface:
     Attributes:
         architectures: those that ask it which function to call.
         keywords: how often each keyword argument is passed, over all modelling files; 0 where it is only passed on.
+        parameters: what the methods take that pass it, and in how many of them.
         labels: names of attention functions that modelling code compares with, and the architectures that do.
         masks: the public functions of `masking_utils`.
     """
 
     architectures: frozenset[str]
     keywords: Counter[str]
+    parameters: Counter[str]
     labels: dict[str, frozenset[str]]
     masks: frozenset[str]
 
@@ -73,23 +76,38 @@ def meaning(keyword: str) -> str:
 
 def read_interface(release: Release) -> Interface:
     """Read all modelling files of a release; takes some seconds."""
-    architectures, keywords, labels = set(), Counter(_passed_on(release)), {}
+    architectures: set[str] = set()
+    keywords, parameters, labels = Counter(_passed_on(release)), Counter[str](), dict[str, set[str]]()
     for architecture, text in release.modelling():
         architectures.add(architecture)
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Call) and _is_attention_function(node.func):
-                keywords.update(each.arg for each in node.keywords if each.arg is not None)
-            elif isinstance(node, ast.Compare) and _is_label(node.left):
-                for label in _texts(node):
-                    labels.setdefault(label, set()).add(architecture)
+        for method in _methods(ast.parse(text)):
+            calls = 0
+            for node in ast.walk(method):
+                if isinstance(node, ast.Call) and _is_attention_function(node.func):
+                    keywords.update(each.arg for each in node.keywords if each.arg is not None)
+                    calls += 1
+                elif isinstance(node, ast.Compare) and _is_label(node.left):
+                    for label in _texts(node):
+                        labels.setdefault(label, set()).add(architecture)
+            if calls:
+                parameters.update(parameters_of(method) - {"self"})
     tree = release.tree("transformers", "masking_utils.py")
     masks = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)] if tree is not None else []
     return Interface(
         frozenset(architectures),
         keywords,
+        parameters,
         {label: frozenset(found) for label, found in labels.items()},
         frozenset(name for name in masks if not name.startswith("_")),
     )
+
+
+def _methods(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node
+        elif isinstance(node, ast.ClassDef):
+            yield from (each for each in node.body if isinstance(each, ast.FunctionDef))
 
 
 def _is_attention_function(function: ast.expr) -> bool:

@@ -45,7 +45,7 @@ class Release:
             return name.strip('"') in (self.text(package, path) or "")
         tree, (dotted, parameter) = self.tree(package, path), _split(name)
         found = [] if tree is None else list(_definitions(tree, dotted))
-        return bool(found) if parameter is None else any(parameter in _parameters(node) for node in found)
+        return bool(found) if parameter is None else any(parameter in parameters_of(node) for node in found)
 
     def modelling(self) -> Iterator[tuple[str, str]]:
         """Architecture and source of every modelling file that has attention functions chosen for it."""
@@ -79,6 +79,13 @@ def in_folder(folder: Path, names: tuple[str, ...]) -> Release:
         if (place / "transformers" / "modeling_utils.py").is_file():
             return _release({name: place / name for name in names if (place / name).is_dir()})
     raise ValueError(f"{folder} holds no transformers; give the folder of `pip install --no-deps --target FOLDER transformers==VERSION`")
+
+
+def parameters_of(node: ast.AST) -> set[str]:
+    """The names of what a function takes; none for anything else."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return set()
+    return {each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
 
 
 def _release(packages: dict[str, Path]) -> Release:
@@ -132,9 +139,3 @@ def _bound(node: ast.AST) -> set[str]:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         return {target.id for target in targets if isinstance(target, ast.Name)}
     return set()
-
-
-def _parameters(node: ast.AST) -> set[str]:
-    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return set()
-    return {each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
