@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .compatibility.caches import put_off_updates, update_at_once
 from .detection import attention_facts
 from .functional import check_polarity
 from .names import rename_patched
@@ -98,7 +99,7 @@ def restore(model: nn.Module) -> int:
         while isinstance(view, ConfigView) and not view.owned:
             view = view._config
         if view is not getattr(module, "config", None):
-            module.config = view  # type: ignore[assignment]
+            _put_back(module, view)
             restored += 1
             if not isinstance(view, ConfigView):
                 _drop_score_bias(module)
@@ -139,7 +140,7 @@ def tanhmax_on(
         yield model
     finally:
         for module, config in before:
-            module.config = config
+            _put_back(module, config)
         rename_patched(model, patched=any(isinstance(config, ConfigView) and not config.owned for _, config in before))
 
 
@@ -185,6 +186,13 @@ def _patch_module(module: Any, view: ConfigView, settings: TanhMaxSettings) -> N
     if settings.learned and getattr(module, SCORE_BIAS, None) is None:
         add_score_bias(module, settings.score_bias)
     module.config = view
+    put_off_updates(module)
+
+
+def _put_back(module: Any, config: Any) -> None:
+    module.config = config
+    if not isinstance(config, ConfigView):
+        update_at_once(module)
 
 
 def add_score_bias(module: Any, value: float) -> None:

@@ -10,7 +10,6 @@ of the other sign. So it is an `additive_mask`, never a `bias`. This module only
 """
 
 import functools
-import inspect
 import logging
 import os
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from .attention import tanhmax_attention
+from .compatibility.caches import in_continuous_batching, updated, written
 from .functional import hides
 from .namespace import NAMESPACE
 from .serving import CachedBlocks, cached_blocks
@@ -111,7 +111,7 @@ def paged_forward(
     Raises:
         ValueError: no paged cache, so padding would be seen and causality lost.
     """
-    if kwargs.get("cache") is None:
+    if not in_continuous_batching(kwargs):
         raise ValueError('a "paged|" attention works in continuous batching only; set_attn_implementation("sdpa") for a standard forward')
     return _forward(module, query, key, value, attention_mask, bool(kwargs.get("output_attentions")), kwargs)
 
@@ -130,8 +130,8 @@ def _forward(
         blocks = None if weights else cached_blocks(query, value, _layer_of(module), kwargs)
         if blocks is not None:
             return _decoded(module, query, (key, value), blocks, kwargs), None
-        key, value = _cached(module, key, value, kwargs)
-    keep, additive = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2], paged=kwargs.get("cache") is not None)
+        key, value = updated(kwargs["cache"], key, value, _layer_of(module), kwargs)
+    keep, additive = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2], paged=in_continuous_batching(kwargs))
     found = tanhmax_attention(
         query,
         key,
@@ -175,7 +175,7 @@ def refused_argument(module: nn.Module, argument: str) -> str:
 
 def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], blocks: CachedBlocks, kwargs: dict[str, Any]) -> Tensor:
     """One query of each of many requests, which reads the paged cache where it lies; the requests are the batch."""
-    blocks.write(*new)
+    written(kwargs["cache"], *new, _layer_of(module), kwargs)
     found = tanhmax_attention(
         query.transpose(0, 2),
         blocks.key,
@@ -189,16 +189,6 @@ def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], block
     )
     output = found[0] if isinstance(found, tuple) else found
     return output.permute(2, 0, 1, 3).contiguous()
-
-
-def _cached(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """All keys and values that a paged cache holds for these queries, the new ones included."""
-    update, states = kwargs["cache"].update, {"key_states": key, "value_states": value, "layer_idx": _layer_of(module)}
-    if "read_index" not in inspect.signature(update).parameters:
-        return update(**states, kwargs=kwargs)
-    # Transformers 5.17 takes the indices one by one, and gives [keys, heads, head_dim].
-    key, value = update(**states, read_index=kwargs["read_index"], write_index=kwargs["write_index"])
-    return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
 
 
 def _layer_of(module: nn.Module) -> int:
@@ -232,7 +222,7 @@ def _split_mask(mask: Any, position_bias: Tensor | None, keys: int, *, paged: bo
 
 def _bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
     """The bounds of packed sequences, wherever they can be honoured; without a mask they must be, or sequences would leak."""
-    fits = query.shape[0] == 1 and query.shape[2] == key.shape[2] and kwargs.get("cache") is None
+    fits = query.shape[0] == 1 and query.shape[2] == key.shape[2] and not in_continuous_batching(kwargs)
     return kwargs.get("cu_seq_lens_q") if fits or mask is None else None
 
 

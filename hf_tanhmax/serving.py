@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from .attention import reads_blocks
+from .compatibility.caches import layer_of_cache
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,6 @@ class CachedBlocks:
     value: Tensor
     table: Tensor
     bounds: Tensor
-    cache: Any
-    layer: int
-    indices: dict[str, Any]
-
-    def write(self, key: Tensor, value: Tensor) -> None:
-        """Put the new keys and values, `[1, kv_heads, queries, dim]`, into the cache: told to read nothing, it gathers nothing."""
-        states = {"key_states": key, "value_states": value, "layer_idx": self.layer}
-        nothing = [index[:0] for index in self.indices["read_index"]]
-        if hasattr(self.cache, "layer_to_allocator"):
-            self.cache.update(**states, kwargs=self.indices | {"read_index": nothing})
-        else:
-            self.cache.update(**states, read_index=nothing, write_index=self.indices["write_index"])
 
 
 def cached_blocks(query: Tensor, value: Tensor, layer: int, kwargs: dict[str, Any]) -> CachedBlocks | None:
@@ -59,30 +48,13 @@ def cached_blocks(query: Tensor, value: Tensor, layer: int, kwargs: dict[str, An
     one = query.transpose(0, 2)
     if kwargs.get("dropout") or not reads_blocks(one, value):
         return None
-    found = _layer_of_cache(kwargs["cache"], layer)
+    found = layer_of_cache(kwargs["cache"], layer)
     if found is None:
         return None
     key, value, group, kind = found
     table = kwargs["read_index"][group]
     if table.shape[0] == 0:
         return None
-    indices = {name: kwargs.get(name) for name in ("read_index", "write_index", "cu_seq_lens_k", "max_length_k")}
     lengths = kwargs["cu_seq_lens_k"]
     bounds = lengths[kind] if isinstance(lengths, dict) else lengths  # 5.17 gives no mapping where there is one kind of layers
-    return CachedBlocks(key[:, :, None], value[:, :, None], table, bounds, kwargs["cache"], layer, indices)
-
-
-# Transformers has no public view of a layer's cache. These attributes are those of 5.17 and of 5.23, and `test_serving` fails when a cache
-# that a supported version makes is not found through them.
-def _layer_of_cache(cache: Any, layer: int) -> tuple[Tensor, Tensor, int, str] | None:
-    """Rows of keys and of values, `[rows, kv_heads, dim]`, the layer's group, and the name of its kind; None if it has a window."""
-    if hasattr(cache, "layer_to_allocator"):
-        allocator = cache.layer_to_allocator[layer]
-        if not allocator.supports_block_table:
-            return None
-        key, value = (pages.flatten(0, 1) for pages in allocator.get_cache_for_block_table(layer))
-        return key, value, allocator.index, allocator.layer_type
-    if not hasattr(cache, "layer_index_to_group_indices") or cache.sliding_windows[layer] != 1:
-        return None
-    group, place = cache.layer_index_to_group_indices[layer]
-    return cache.key_cache[place], cache.value_cache[place], group, "full_attention"
+    return CachedBlocks(key[:, :, None], value[:, :, None], table, bounds)

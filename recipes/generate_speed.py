@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel, StoppingCriteria
 
 import hf_tanhmax
+from hf_tanhmax.compatibility.caches import cache_argument
 
 from .measure import gpu_environment, percentiles
 from .results import git_commit, table
@@ -101,12 +102,12 @@ def gate(model: PreTrainedModel, tokens: Tensor) -> None:
     Raises:
         SystemExit: they differ.
     """
-    found = []
+    found, cache = [], str(cache_argument(type(model).forward))
     with torch.no_grad():
         for name in ("sdpa", "eager"):
             model.set_attn_implementation(name)
-            cache = model(tokens[:, :-1], use_cache=True).past_key_values
-            found.append(model(tokens[:, -1:], past_key_values=cache, use_cache=True).logits.double())
+            past = model(tokens[:, :-1], use_cache=True)[cache]
+            found.append(model(tokens[:, -1:], **{cache: past}, use_cache=True).logits.double())
     model.set_attn_implementation("sdpa")
     error = ((found[0] - found[1]).norm() / found[1].norm()).item()
     if not error <= LIMITS[model.dtype]:

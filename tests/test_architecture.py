@@ -15,9 +15,9 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 # From low to high. A module may import from the rows above its own, and a package's modules from each other where the row says so.
 LAYERS = (
     ("dataflow", "functional", "names", "namespace", "settings", "stock", "visibility"),
-    ("kernels.support", "kernels.schedule", "kernels.primitives"),
+    ("compatibility.caches", "compatibility.sources", "kernels.support", "kernels.schedule", "kernels.primitives"),
     ("kernels.shift", "models.adapters", "models.bundle", "native_code", "reading", "words"),
-    ("reference", "composed", "blocked", "native", "kernels.tuning", "kernels.forward"),
+    ("compatibility.dependencies", "reference", "composed", "blocked", "native", "kernels.tuning", "kernels.forward"),
     ("native_attention", "paging", "kernels.backward", "kernels.decode"),
     ("kernels.launch",),
     ("kernels.launch_decode",),
@@ -26,7 +26,8 @@ LAYERS = (
     ("serving",),
     ("registration",),
     ("detection",),
-    ("patching",),
+    ("compatibility.interface", "patching"),
+    ("compatibility.__main__",),
     ("annealing", "models.family"),
     ("models.bert", "models.vit", "models.llama"),
     ("models.auto",),
@@ -113,7 +114,7 @@ PUBLIC = {
 def modules():
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name not in ("models.__init__", "kernels.__init__"):  # which hold nothing
+        if name not in ("compatibility.__init__", "models.__init__", "kernels.__init__"):  # which hold nothing
             yield name.removesuffix(".__init__"), path
 
 

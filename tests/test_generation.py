@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from families import naive_twin, right_padding, run, softmax_twin, text, tiny_model
+from families import CACHE, naive_twin, right_padding, run, softmax_twin, text, tiny_model
 from transformers import DynamicCache, GenerationConfig
 
 from hf_tanhmax import TanhMaxBertLMHeadModel, TanhMaxLlamaForCausalLM
@@ -45,7 +45,7 @@ def test_every_cache_writes_the_same(cls, implementation):
     assert torch.equal(by_hand(model, tokens), wanted)
     assert torch.equal(written(model, tokens, use_cache=False), wanted)
     assert torch.equal(written(model, tokens), wanted)
-    assert torch.equal(written(model, tokens, past_key_values=DynamicCache(config=model.config)), wanted)
+    assert torch.equal(written(model, tokens, **{CACHE: DynamicCache(config=model.config)}), wanted)
     if cls is TanhMaxLlamaForCausalLM:
         assert torch.equal(written(model, tokens, cache_implementation="static", disable_compile=True), wanted)
     assert not torch.equal(written(softmax_twin(model, **CHANGES[cls]), tokens), wanted)

@@ -8,6 +8,8 @@ import pytest
 from families import real_weights
 from readme import README, ROOT, rendered
 
+from hf_tanhmax.models.bundle import CHECK
+
 TEXT = README.read_text()
 QUICKSTARTS = re.findall(r"<!-- quickstart -->\n```python\n(.*?)```", TEXT, re.DOTALL)
 
@@ -34,8 +36,11 @@ def test_attention_quickstart_runs():
 def test_versions_are_the_declared_ones():
     tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = next(item for item in declared["dependencies"] if item.startswith("transformers"))
-    assert f"`{wanted.removeprefix('transformers')}`" in TEXT
+    wanted = next(item for item in declared["dependencies"] if item.startswith("transformers")).removeprefix("transformers")
+    oldest, beyond = re.fullmatch(r">=5\.(\d+),<5\.(\d+)", wanted).groups()
+    assert f"transformers 5.{oldest}.0 and 5.{int(beyond) - 1}.0 (`{wanted}`)" in TEXT  # both ends are what .ci/run tests
+    assert f"needs transformers 5.{oldest} or newer" in CHECK
+    assert f"< (5, {oldest}):" in CHECK
     assert f"Python {declared['requires-python'].removeprefix('>=')} or newer" in TEXT
 
 

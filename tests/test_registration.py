@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from families import NAIVE, assert_same, run, text, tiny_config, tiny_model
+from families import CACHE, NAIVE, assert_same, run, text, tiny_config, tiny_model
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, StaticCache
 from transformers.masking_utils import sdpa_mask
@@ -230,6 +230,16 @@ def test_paged_names_need_a_paged_cache(tensors):
         paged_forward(module_with(), *tensors, None)
 
 
+def test_a_paged_cache_that_the_module_has_updated(tensors):
+    """As Transformers 5.24 does where nothing puts it off: keys are gathered, and the mask says whose they are."""
+    query, key, value = (each[:1] for each in tensors)
+    keep = torch.rand(1, 1, QUERIES, KEYS) > 0.3
+    bounds = torch.tensor([0, 3, 5])
+    for forward in (fused_forward, eager_forward, paged_forward):
+        found = forward(module_with(), query, key, value, keep, cu_seq_lens_q=bounds, read_index=[], write_index=[bounds])
+        assert_computes(found, definition(query, key, value, keep=keep))
+
+
 def test_paged_cache_needs_a_layer_index(tensors):
     with pytest.raises(NotImplementedError, match="a paged cache needs the layer's index, but Module has no layer_idx"):
         fused_forward(module_with(), *tensors, None, cache=PagedCache(None, None))
@@ -367,7 +377,7 @@ def test_caches_in_chunks(implementation, cache):
     model = tiny_model(transformers.LlamaForCausalLM, attn_implementation=implementation)
     tokens = text(2, 11)
     past = DynamicCache(config=model.config) if cache == "dynamic" else StaticCache(config=model.config, max_cache_len=17)
-    parts = [run(model, {"input_ids": part, "past_key_values": past}).logits for part in tokens.split([5, 3, 1, 1, 1], 1)]
+    parts = [run(model, {"input_ids": part, CACHE: past}).logits for part in tokens.split([5, 3, 1, 1, 1], 1)]
     torch.testing.assert_close(torch.cat(parts, 1), run(model, {"input_ids": tokens}).logits, atol=1e-5, rtol=1e-4)
 
 

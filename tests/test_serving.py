@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from families import text, tiny_model
+from families import CACHE, text, tiny_model
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from hf_tanhmax import TanhMaxLlamaForCausalLM, attention, registration
@@ -25,9 +25,9 @@ def model():
 @pytest.fixture
 def gathered(monkeypatch):
     """For each call of the attention function, whether keys were gathered."""
-    found, decoded, cached = [], registration._decoded, registration._cached
+    found, decoded, updated = [], registration._decoded, registration.updated
     monkeypatch.setattr(registration, "_decoded", lambda *call: (found.append(False), decoded(*call))[1])
-    monkeypatch.setattr(registration, "_cached", lambda *call: (found.append(True), cached(*call))[1])
+    monkeypatch.setattr(registration, "updated", lambda *call: (found.append(True), updated(*call))[1])
     return found
 
 
@@ -70,8 +70,8 @@ def test_generate_hands_over_the_cache_itself(model, kind, monkeypatch):
     cache = StaticCache(config=model.config, max_cache_len=24) if kind is StaticCache else DynamicCache(config=model.config)
     tokens = text(1, 5)
     with torch.no_grad():
-        model(tokens, past_key_values=cache, use_cache=True)
+        model(tokens, **{CACHE: cache}, use_cache=True)
         seen.clear()
-        model(tokens[:, :1], past_key_values=cache, use_cache=True)
+        model(tokens[:, :1], **{CACHE: cache}, use_cache=True)
     assert [key.data_ptr() for key in seen] == [layer.keys.data_ptr() for layer in cache.layers]
     assert all(key.shape == layer.keys.shape for key, layer in zip(seen, cache.layers, strict=True))

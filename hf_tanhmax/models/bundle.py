@@ -51,6 +51,7 @@ MODULES = (
     "kernels/launch_decode",
     "ops",
     "attention",
+    "compatibility/caches",
     "serving",
     "registration",
     "names",

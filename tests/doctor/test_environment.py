@@ -9,7 +9,7 @@ from hf_tanhmax.doctor import check_environment, environment, errors_in
 
 DECLARED = [
     "torch>=2.11",
-    "transformers<5.24,>=5.17",
+    "transformers<5.25,>=5.17",
     "safetensors>=0.5",
     "huggingface-hub>=1.0",
     'accelerate>=1.10; extra == "recipes"',
@@ -53,7 +53,7 @@ def test_this_environment():
 
 
 def test_versions_are_as_declared(versions):
-    found = versions(torch="2.13.0+cpu", transformers="5.23.0", triton="3.9.0", accelerate="1.15.0", peft="0.21.2")
+    found = versions(torch="2.13.0+cpu", transformers="5.24.0", triton="3.9.0", accelerate="1.15.0", peft="0.21.2")
     assert {level for level, _ in found.values()} == {"ok"}
     assert found["torch"][1] == "2.13.0+cpu, supported is >=2.11"
     assert set(found) == {"hf-tanhmax", *environment.REQUIRED, *environment.OPTIONAL}

@@ -5,7 +5,9 @@ import copy
 import peft
 import pytest
 from families import BACKBONES, CONFIGS, TINY, tiny_config, tiny_model
+from packaging.version import Version
 from peft.utils import constants
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from hf_tanhmax import TanhMaxBertForSequenceClassification, TanhMaxLlamaForCausalLM, TanhMaxViTForImageClassification
 from hf_tanhmax.models.adapters import fill_tables
@@ -43,7 +45,7 @@ def test_a_new_adapter_finds_its_modules(family, no_rows):
 
 
 @every_family
-def test_parts_of_a_model_and_its_own_add_adapter(family, no_rows):
+def test_parts_of_a_model(family, no_rows):
     model = tiny_model(HEADS[family])
     no_rows()
     backbone = peft.get_peft_model(copy.deepcopy(model).base_model, peft.LoraConfig(r=4))
@@ -51,6 +53,13 @@ def test_parts_of_a_model_and_its_own_add_adapter(family, no_rows):
     no_rows()
     attention = peft.get_peft_model(attention_modules(copy.deepcopy(model))[1], peft.LoraConfig(r=4))
     assert set(attention.base_model.targeted_module_names) == QUERY_AND_VALUE[family]
+
+
+# Transformers 5.24 wants a PEFT of its add_adapter that is not released yet, and says so.
+@pytest.mark.skipif(Version(peft.__version__) < Version(MIN_PEFT_VERSION), reason=f"add_adapter needs PEFT {MIN_PEFT_VERSION}")
+@every_family
+def test_its_own_add_adapter(family, no_rows):
+    model = tiny_model(HEADS[family])
     no_rows()
     model.add_adapter(peft.LoraConfig(r=4))
     assert sum(name.endswith("lora_A.default.weight") for name, _ in model.named_parameters()) == 2 * TINY[family]["num_hidden_layers"]

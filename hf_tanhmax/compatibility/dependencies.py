@@ -1,0 +1,263 @@
+"""What this package leans on in other packages beyond the names that they promise: private names, and public ones that have moved.
+
+Each entry says where the thing is, which module of ours uses it, and what it means if it is gone. A release is checked against it by
+reading its source (`python -m hf_tanhmax.compatibility`); a private name that is used and not listed here fails a test.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .sources import Release
+
+CONTINUOUS = "generation/continuous_batching/"
+AUTO = "models/auto/"
+NO_TANHMAX = "no attention module is recognised, so `use_tanhmax` and every TanhMax class raise"
+GATHERED = "decoding in continuous batching gathers all keys of a layer, or fails"
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """One thing that this package leans on.
+
+    Attributes:
+        package: where it is from.
+        places: file and name, as `Release.has` reads them; releases differ, so one of them is enough.
+        used_by: modules of this package or of `recipes`.
+        gone: what it means if it is nowhere; goes on from "if it is gone,".
+    """
+
+    package: str
+    places: tuple[tuple[str, str], ...]
+    used_by: tuple[str, ...]
+    gone: str
+
+    @property
+    def name(self) -> str:
+        """The name that it has, or had first."""
+        return self.places[0][1].strip('"')
+
+    def found_in(self, release: Release) -> bool:
+        """Whether a release has it; also where the package is not installed, as nothing is then asked of it."""
+        return self.package not in release.packages or any(release.has(self.package, *place) for place in self.places)
+
+
+def _needs(package: str, path: str, name: str, used_by: str, gone: str) -> Dependency:
+    return Dependency(package, ((path, name),), tuple(used_by.split()), gone)
+
+
+TRANSFORMERS = (
+    _needs("transformers", "modeling_utils.py", "ALL_ATTENTION_FUNCTIONS", "patching", NO_TANHMAX),
+    _needs("transformers", "modeling_utils.py", "AttentionInterface", "registration", "no attention function can be registered"),
+    _needs("transformers", "masking_utils.py", "AttentionMaskInterface", "registration", "padding and windows are not masked"),
+    _needs("transformers", "masking_utils.py", "sdpa_mask", "registration", "there is no boolean mask to register"),
+    _needs(
+        "transformers",
+        "configuration_utils.py",
+        "PreTrainedConfig._attn_implementation",
+        "patching models.family models.conversion interpret.evaluation interpret.recording recipes.health",
+        "modules ask another question for their attention function, and a config view answers none",
+    ),
+    _needs(
+        "transformers",
+        "configuration_utils.py",
+        "PreTrainedConfig.to_json_file(use_diff)",
+        "models.family",
+        "the file of code is not written beside a saved model",
+    ),
+    _needs(
+        "transformers",
+        "configuration_utils.py",
+        '"_name_or_path"',
+        "models.conversion interpret.evaluation",
+        "a converted model keeps the name of its origin, or a measured one has none",
+    ),
+    _needs(
+        "transformers",
+        "configuration_utils.py",
+        '"strict"',
+        "models.bert models.llama models.vit",
+        "configs are no strict dataclasses, and nothing calls `validate_tanhmax`",
+    ),
+    _needs(
+        "transformers",
+        "modeling_utils.py",
+        "PreTrainedModel._supports_flash_attn",
+        "models.family",
+        "`generate_batch` may switch a TanhMax model to FlashAttention, which is softmax",
+    ),
+    _needs(
+        "transformers",
+        "modeling_utils.py",
+        "PreTrainedModel._supports_flex_attn",
+        "models.family",
+        "a TanhMax model may be set to flex attention",
+    ),
+    _needs("transformers", "modeling_utils.py", "PreTrainedModel.initialize_weights", "models.family", "score biases start at 0"),
+    _needs("transformers", "initialization.py", "constant_", "models.family", "score biases are set anew after they were loaded"),
+    _needs(
+        "transformers",
+        "distributed/mixin.py",
+        "DistributedMixin.tp_plan",
+        "models.family",
+        "tensor parallelism does not share score biases out",
+    ),
+    _needs("transformers", "modeling_utils.py", "PreTrainedModel._from_config", "recipes.generate_speed", "it makes no model"),
+    _needs(
+        "transformers",
+        "conversion_mapping.py",
+        "get_checkpoint_conversion_mapping",
+        "models.vit",
+        "ViT checkpoints load as random weights into TanhMax classes",
+    ),
+    _needs(
+        "transformers",
+        "conversion_mapping.py",
+        "register_checkpoint_conversion_mapping(overwrite)",
+        "models.vit",
+        "ViT checkpoints load as random weights into TanhMax classes",
+    ),
+    _needs("transformers", AUTO + "configuration_auto.py", "AutoConfig.register(exist_ok)", "models.auto", "no model type is registered"),
+    _needs(
+        "transformers", AUTO + "auto_factory.py", "_BaseAutoModelClass.register(exist_ok)", "models.auto", "no Auto class finds our heads"
+    ),
+    _needs(
+        "transformers",
+        AUTO + "tokenization_auto.py",
+        "AutoTokenizer.register(exist_ok)",
+        "models.auto",
+        "a bare vocab.txt finds no tokenizer",
+    ),
+    _needs(
+        "transformers",
+        AUTO + "image_processing_auto.py",
+        "AutoImageProcessor.register(image_processor_classes)",
+        "models.auto",
+        "a checkpoint without preprocessor_config.json finds no image processor",
+    ),
+    _needs(
+        "transformers",
+        "dynamic_module_utils.py",
+        "get_relative_imports",
+        "models.bundle",
+        "the rules for a published file have changed: which files are copied, and what they may import",
+    ),
+    _needs(
+        "transformers",
+        "dynamic_module_utils.py",
+        "check_imports",
+        "models.bundle",
+        "the rules for a published file have changed: imports of packages that need not be there",
+    ),
+    _needs("transformers", CONTINUOUS + "cache.py", "PagedAttentionCache.update(layer_idx)", "compatibility.caches", GATHERED),
+    Dependency(
+        "transformers",
+        (
+            (CONTINUOUS + "cache.py", "PagedAttentionCache.update(kwargs)"),
+            (CONTINUOUS + "cache.py", "PagedAttentionCache.update(read_index)"),
+        ),
+        ("compatibility.caches",),
+        "a paged cache takes its indices in another way",
+    ),
+    Dependency(
+        "transformers",
+        (
+            (CONTINUOUS + "cache.py", "PagedAttentionCache.layer_to_allocator"),
+            (CONTINUOUS + "cache.py", "PagedAttentionCache.layer_index_to_group_indices"),
+        ),
+        ("compatibility.caches",),
+        GATHERED,
+    ),
+    Dependency(
+        "transformers",
+        (
+            (CONTINUOUS + "cache_allocators/cache_allocator.py", "CacheAllocator.get_cache_for_block_table(layer_idx)"),
+            (CONTINUOUS + "cache.py", "PagedAttentionCache.key_cache"),
+        ),
+        ("compatibility.caches",),
+        GATHERED,
+    ),
+    Dependency(
+        "transformers",
+        (
+            (CONTINUOUS + "cache_allocators/cache_allocator.py", "CacheAllocator.supports_block_table"),
+            (CONTINUOUS + "cache.py", "PagedAttentionCache.sliding_windows"),
+        ),
+        ("compatibility.caches",),
+        "a ring that holds a window is read as if it held all keys",
+    ),
+    *(
+        _needs("transformers", CONTINUOUS + "input_outputs.py", f"PagedAttentionArgs.{name}", "compatibility.caches serving", GATHERED)
+        for name in ("cache", "read_index", "write_index", "cu_seq_lens_q", "cu_seq_lens_k")
+    ),
+    Dependency(
+        "transformers",
+        tuple((CONTINUOUS + "input_outputs.py", f"PagedAttentionArgs.{name}") for name in ("max_length_q", "max_seqlen_q")),
+        ("serving",),
+        GATHERED,
+    ),
+    *(
+        _needs(
+            "transformers",
+            CONTINUOUS + "continuous_api.py",
+            f'"{label}"',
+            "patching",
+            "continuous batching accepts other names of attention functions",
+        )
+        for label in ("paged|", "sdpa")
+    ),
+    Dependency(
+        "transformers",
+        tuple(("models/llama/modeling_llama.py", f"LlamaAttention.forward({name})") for name in ("cache", "past_key_values")),
+        ("compatibility.caches", "recipes.generate_speed"),
+        "a cache has yet another name",
+    ),
+    Dependency(
+        "transformers",
+        tuple(("training_args.py", f"TrainingArguments.{name}") for name in ("activation_checkpointing", "gradient_checkpointing")),
+        ("recipes.trainer",),
+        "recipes cannot ask for activation checkpointing",
+    ),
+)
+COMPANIONS = (
+    _needs("huggingface_hub", "dataclasses.py", "strict", "models.bert models.llama models.vit", "TanhMax configs cannot be defined"),
+    _needs("huggingface_hub", "dataclasses.py", '"validate_"', "models.family", "nothing calls `validate_tanhmax`"),
+    _needs("huggingface_hub", "errors.py", "StrictDataclassError", "saved", "a config that holds a wrong value ends in a traceback"),
+    _needs(
+        "peft",
+        "utils/constants.py",
+        "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
+        "models.adapters doctor.environment",
+        "adapters find no default target modules in TanhMax models",
+    ),
+    _needs("peft", "utils/constants.py", '"_MODULES_MAPPING"', "models.adapters", "the tables of PEFT's methods have other names"),
+    _needs(
+        "peft",
+        "tuners/tuners_utils.py",
+        "BaseTuner.get_model_config",
+        "models.adapters",
+        "PEFT does not ask for a config's dictionary before it looks a table up, so the rows come too late",
+    ),
+    *(
+        _needs(
+            "accelerate",
+            "parallelism_config.py",
+            f'"PARALLELISM_CONFIG_{size}_SIZE"',
+            "registration",
+            "context or sequence parallelism is not refused, and every rank attends to its own part",
+        )
+        for size in ("CP", "SP")
+    ),
+    *(
+        _needs("torch", "_meta_registrations.py", f'"{name}"', "stock", "`composed` has no stock kernel on that device")
+        for kind in ("flash_attention", "cudnn_attention", "efficient_attention", "flash_attention_for_cpu")
+        for name in (f"_scaled_dot_product_{kind}", f"_scaled_dot_product_{kind}_backward")
+    ),
+    _needs("torch", "nn/modules/module.py", '"_parameters"', "patching", "`restore` leaves score biases behind"),
+)
+DEPENDENCIES = TRANSFORMERS + COMPANIONS
+PACKAGES = tuple(dict.fromkeys(each.package for each in DEPENDENCIES))
+
+
+def missing(release: Release, dependencies: Any = DEPENDENCIES) -> list[Dependency]:
+    """What a release lacks of it."""
+    return [each for each in dependencies if not each.found_in(release)]
