@@ -6,6 +6,7 @@ libraries find out without asking the network, and their error quotes it.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,15 @@ def converted_name(origin: str, attention: str = "TanhMax") -> str:
     if origin.endswith(CONVERTED):
         origin = origin.removesuffix(CONVERTED).partition(" of ")[2]
     return f"{attention} of {origin}{CONVERTED}"
+
+
+def short_name(name: str) -> str:
+    """A name as titles show it: without the sentence, and of a folder its last part alone."""
+    name, made = name.removesuffix(PATCHED), ""
+    if name.endswith(CONVERTED):
+        made, _, name = name.removesuffix(CONVERTED).partition(" of ")
+    shown = Path(name).name if Path(name).is_dir() else name
+    return f"{made} of {shown}" if made else shown
 
 
 def rename_patched(model: nn.Module, *, patched: bool) -> None:

@@ -202,14 +202,12 @@ def add_score_bias(module: Any, value: float) -> None:
 
 
 def _device_of(module: nn.Module) -> torch.device:
-    """Where a module computes; what accelerate keeps elsewhere, on meta, comes there for every call."""
-    owner, name = next((each, name) for each in module.modules() for name, _ in each.named_parameters(recurse=False) if name != SCORE_BIAS)
-    if getattr(owner, name).is_meta and hasattr(owner, "_hf_hook"):
-        from accelerate.utils import align_module_device
-
-        with align_module_device(owner):
-            return getattr(owner, name).device
-    return getattr(owner, name).device
+    """Where a module computes: accelerate may keep its weights elsewhere, and bring them there for every call."""
+    owner, weight = next(
+        (each, value) for each in module.modules() for name, value in each.named_parameters(recurse=False) if name != SCORE_BIAS
+    )
+    brought_to = getattr(getattr(owner, "_hf_hook", None), "execution_device", None)
+    return weight.device if brought_to is None else torch.device(brought_to)
 
 
 def _drop_score_bias(module: nn.Module) -> None:

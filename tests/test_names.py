@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, Trainer, Training
 
 import hf_tanhmax
 from hf_tanhmax import convert, restore, tanhmax_on, to_softmax, use_tanhmax
-from hf_tanhmax.names import CONVERTED, PATCHED, converted_name
+from hf_tanhmax.names import CONVERTED, PATCHED, converted_name, short_name
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name
 every_family = pytest.mark.parametrize("family", TINY)
@@ -69,6 +69,16 @@ def test_a_name_is_said_once(origin):
     assert name == f"TanhMax of {origin}{CONVERTED}"
     assert converted_name(name) == converted_name(name + PATCHED) == converted_name(origin + PATCHED) == name
     assert converted_name(name, "softmax") == f"softmax of {origin}{CONVERTED}"
+
+
+@pytest.mark.parametrize("origin", ["google-bert/bert-base-uncased", "war of words", ""])
+def test_titles_show_it_without_the_sentence(origin, tmp_path):
+    for name in (origin, origin + PATCHED):
+        assert short_name(name) == origin
+    for name in (converted_name(origin), converted_name(origin) + PATCHED):
+        assert short_name(name) == f"TanhMax of {origin}"
+    assert short_name(str(tmp_path)) == tmp_path.name
+    assert short_name(converted_name(str(tmp_path))) == f"TanhMax of {tmp_path.name}"
 
 
 @every_family

@@ -13,7 +13,6 @@ from packaging.utils import canonicalize_name
 from torch import Tensor
 
 from ..attention import AUTOMATIC, IMPLEMENTATIONS, tanhmax_attention, why_not
-from ..models.adapters import fill_tables
 from ..models.auto import FAMILIES
 from .report import Finding
 
@@ -131,7 +130,6 @@ def _check_peft() -> Iterator[Finding]:
         return
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TABLE
 
-    fill_tables()
     without = [config.model_type for config in FAMILIES if config.model_type not in TABLE]  # type: ignore[attr-defined]
     if without:
         yield Finding("warning", "peft", f"knows no default target modules for {', '.join(without)}; give LoraConfig its target_modules")

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..names import short_name
 from ..patching import attention_modules
 from ..registration import EAGER, FUSED
 from ..words import some
@@ -63,8 +63,7 @@ def unwrapped(model: Any) -> Any:
 
 def name_of(model: Any) -> str:
     """What a model is called in titles: its name on the Hub, the last part of its folder's path, or its class."""
-    name = str(getattr(model.config, "_name_or_path", None) or type(model).__name__)
-    return Path(name).name if Path(name).is_dir() else name
+    return short_name(str(getattr(model.config, "_name_or_path", None) or type(model).__name__))
 
 
 def check_attentions(model: nn.Module, layers: Any = None) -> list[int]:
