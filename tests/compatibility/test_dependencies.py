@@ -40,7 +40,7 @@ def own_names(tree):
 
 
 def private_names(text):
-    """Names with a leading underscore that a module takes from elsewhere, Triton left out: attributes, imports, and attributes in strings."""
+    """Names with a leading underscore that a module takes from elsewhere, but Triton: attributes, imports, attributes in strings."""
     tree = ast.parse(text)
     own = set(own_names(tree))
     for node in ast.walk(tree):
