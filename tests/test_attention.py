@@ -11,7 +11,7 @@ from hf_tanhmax.attention import IMPLEMENTATIONS
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 EVERY = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 # Of an additive mask the interpreter is asked what its other arguments change in the kernels.
-QUICK_ADDITIVE = {"additive", "additive_learned", "additive_polarities", "additive_softcap", "additive_packed"}
+QUICK_ADDITIVE = {"additive", "additive_learned", "additive_polarities", "additive_softcap", "additive_packed", "additive_large_scores"}
 HALF = {
     "plain",
     "additive",
