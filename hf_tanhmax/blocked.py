@@ -116,6 +116,11 @@ class BlockedProblem:
         bound = bound + self.log_polarity.amax().clamp(min=0.0)  # a learned polarity may be above 1
         return bound if self.bias is None else bound + self.bias.abs().amax().to(self.exact)
 
+    @cached_property
+    def hides_outright(self) -> bool:
+        """Whether the additive mask hides any key as a boolean mask does."""
+        return self.additive_mask is not None and bool(hides(self.additive_mask).any())
+
     def plain(self, block: Block) -> bool:
         """Whether no shift is needed in this block."""
         limit = PLAIN_LIMIT if self.additive_mask is None else PLAIN_LIMIT_FADED
@@ -170,22 +175,24 @@ class BlockedProblem:
             return None
         columns = (block.first_hidden, block.columns[1])
         seen = self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
-        if self.additive_mask is None:
+        if self.additive_mask is None or not self.hides_outright:
             return seen
         shown = ~hides(self.part_of(self.additive_mask, block))
         return shown if seen is None else seen & shown
 
     def levels(self, block: Block, seen: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """The additive mask less its largest visible number of each row, 0 where a key is hidden, and that number; None without a mask.
+        """The additive mask less its largest visible number of each row, -inf where a key is hidden, and that number; None without a mask.
 
         Both broadcast to `[entries, heads, rows, columns]`.
         """
-        if self.additive_mask is None or seen is None:
+        if self.additive_mask is None:
             return None
         part = self.part_of(self.additive_mask, block).to(self.exact)
-        highest = torch.where(seen, part, -math.inf).amax(-1, keepdim=True)
+        if seen is not None:
+            part = torch.where(seen, part, -math.inf)
+        highest = part.amax(-1, keepdim=True)
         highest = highest.masked_fill(highest == -math.inf, 0.0)
-        return torch.where(seen, part - highest, 0.0), highest
+        return part - highest, highest
 
     def maskable(self, tile: Tensor, block: Block) -> Tensor:
         """The columns of a tile from `first_hidden` on, as `[entries, heads, rows, columns]`."""
@@ -266,11 +273,14 @@ def _weigh(
         positive = scores.exp_()
         opposite = weights.clone() if negative else None
         torch.sub(positive, weights, out=weights)
-    if seen is not None:
-        factor, hidden = seen.to(problem.exact) if levels is None else levels[0].exp().mul_(seen), ~seen
-        for tile in (problem.maskable(item, block) for item in (positive, weights, opposite) if item is not None):
-            # Where all is finite, a product masks as well as a fill, and several times as fast.
-            _ = tile.mul_(factor) if plain else tile.masked_fill_(hidden, 0.0)
+    tiles = [problem.maskable(item, block) for item in (positive, weights, opposite) if item is not None]
+    factor = levels[0].exp() if levels is not None else None if seen is None else seen.to(problem.exact)
+    for tile in tiles:
+        # Where all is finite, a product masks as well as a fill, and several times as fast.
+        if plain and factor is not None:
+            tile.mul_(factor)
+        elif seen is not None:
+            tile.masked_fill_(~seen, 0.0)
     if levels is not None:
         shift = shift + levels[1].expand(*problem.by_head(scores, block).shape[:3], 1).reshape(*scores.shape[:2], 1)
     return positive.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True)), shift, opposite, capped

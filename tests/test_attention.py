@@ -11,7 +11,8 @@ from hf_tanhmax.attention import IMPLEMENTATIONS
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 EVERY = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 # Of an additive mask the interpreter is asked what its other arguments change in the kernels.
-QUICK_ADDITIVE = {"additive", "additive_learned", "additive_polarities", "additive_softcap", "additive_packed"}
+QUICK_ADDITIVE = {"additive", "additive_learned", "additive_polarities", "additive_softcap", "additive_packed", "additive_large_scores"}
+QUICK_ADDITIVE |= {"additive_long", "additive_nothing_kept"}
 HALF = {
     "plain",
     "additive",
@@ -102,7 +103,7 @@ def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation, req
         thorough_only("float32 takes the same branches")
     if implementation == "triton" and dtype != torch.bfloat16 and name == "long":
         thorough_only("bfloat16 runs the tiles of the table too")
-    if name == "long":
+    if name in ("long", "additive_long"):
         request.getfixturevalue("shipped_tiles")
     exact_inputs, exact_arguments = case.tensors(dtype)
     exact_inputs = [tensor.detach().double().requires_grad_() for tensor in exact_inputs]

@@ -125,6 +125,35 @@ def test_gradcheck(polarity, masked):
     assert torch.autograd.gradgradcheck(lambda x: tanhmax(x, keep, polarity=polarity), scores)
 
 
+def test_an_additive_mask_multiplies_shares():
+    """In the definition's numerator and denominator alike; -9000 and less hide, and a row of those alone is 0."""
+    scores = torch.randn(4, 5, dtype=torch.float64)
+    mask = torch.tensor([[0.0, -1.0, 2.0, -30.0, -100.0], [-9000.0, 0.0, -1e4, 0.3, -math.inf], [-50.0] * 5, [-1e9] * 5]).double()
+    shares = mask.masked_fill(mask <= -9000, -math.inf).exp()
+    for polarity in POLARITIES:
+        signed, both = torch.exp(scores) - polarity * torch.exp(-scores), torch.exp(scores) + polarity * torch.exp(-scores)
+        expected = shares * signed / (shares * both).sum(-1, keepdim=True).clamp(min=1e-300)
+        found = tanhmax(scores, polarity=polarity, additive_mask=mask)
+        torch.testing.assert_close(found, expected)
+        assert (found[1, [0, 2, 4]] == 0).all()
+        torch.testing.assert_close(found[2], tanhmax(scores[2], polarity=polarity))
+        assert (found[3] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_additive_mask_leaves_scores_their_digits_around_zero(dtype):
+    scores, mask = torch.randn(7, 13).to(dtype) * 1e-3, torch.full((13,), -100.0, dtype=dtype)
+    close(tanhmax(scores, additive_mask=mask), definition(scores))
+
+
+@pytest.mark.parametrize("polarity", [*POLARITIES, torch.tensor([[0.2], [1.0], [0.01]], dtype=torch.float64)])
+def test_gradcheck_of_an_additive_mask(polarity):
+    scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([0.0, -0.4, -20.0, -9001.0, 0.9], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, m: tanhmax(x, polarity=polarity, additive_mask=m), (scores, mask))
+    assert torch.autograd.gradgradcheck(lambda x, m: tanhmax(x, polarity=polarity, additive_mask=m), (scores, mask))
+
+
 def test_gradcheck_of_a_polarity_tensor():
     scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     polarity = torch.tensor([[0.2], [1.0], [0.01]], dtype=torch.float64, requires_grad=True)
@@ -164,6 +193,8 @@ def test_vmap_and_compile():
         ({"keep": torch.ones(3)}, TypeError, "keep must be boolean .* but is torch.float32"),
         ({"keep": torch.ones(2, dtype=torch.bool)}, ValueError, r"keep of shape \(2,\) does not broadcast"),
         ({"keep": torch.ones(2, 1, 3, dtype=torch.bool)}, ValueError, "does not broadcast"),
+        ({"additive_mask": torch.ones(3, dtype=torch.bool)}, TypeError, "additive_mask must be floating point, .* goes to `keep`"),
+        ({"additive_mask": torch.ones(2)}, ValueError, r"additive_mask of shape \(2,\) does not broadcast"),
         ({"polarity": 1.5}, ValueError, r"polarity must be in \[0, 1\] .* but is 1.5"),
         ({"polarity": float("nan")}, ValueError, "polarity must be in"),
         ({"polarity": "learned"}, TypeError, "polarity must be a number"),

@@ -363,7 +363,9 @@ def test_refusals(arguments, error_type, message):
 
 def test_a_named_kernel_refuses_old_gpus_rocm_and_gradients_of_the_polarity(monkeypatch):
     query, polarity = torch.randn(1, 2, 3, 4), torch.ones(2, requires_grad=True)
-    with pytest.raises(NotImplementedError, match="kernel='cpu' has no gradient for bias and polarity, but one of them requires it"):
+    with pytest.raises(
+        NotImplementedError, match="kernel='cpu' has no gradient for bias, additive mask and polarity, but one of them requires it"
+    ):
         composed_attention(query, query, query, Visibility(3, 3), scale=1.0, polarity=polarity, kernel="cpu")
     with pytest.raises(NotImplementedError, match="kernel='flash' runs on cuda alone, but the tensors are on cpu"):
         composed_attention(query, query, query, Visibility(3, 3), scale=1.0, polarity=polarity.detach(), kernel="flash")
