@@ -2,12 +2,14 @@
 
 Each round times every contender once, from a flushed L2 cache, in an order that rotates; a ratio is of two times of the same round. A
 forward pass is timed without gradients; a training step gives the time of the backward pass and, with its own forward pass, the sum. A
-contender that would not fit into memory, or that fails, stays in the result without a number and with its reason.
+contender that would not fit into memory, that fails or that is wrong stays in the result without a number and with its reason.
 """
 
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -53,14 +55,10 @@ class Row:
 
 
 def attention(plan: Plan) -> Iterator[dict[str, Any]]:
-    """The result so far, after every setting: a run that is cut short leaves what it had.
-
-    Raises:
-        SystemExit: a contender computes something else, or one that everything is compared with does not run; nothing is timed then.
-    """
-    entries = {name: entry for name, entry in contenders(plan.device).items() if plan.names is None or name in (*plan.names, *REQUIRED)}
+    """The result so far, after every setting: a run that is cut short leaves what it had. What is wrong or fails is a row that says so."""
+    entries = _entries(plan)
     meter: Meter = ProcessorMeter() if plan.dry_run else CudaMeter()
-    refused = gate(entries, plan)
+    refused = gate(plan)
     result: dict[str, Any] = {
         "benchmark": "attention-gpu",
         "dry_run": plan.dry_run,
@@ -78,28 +76,46 @@ def attention(plan: Plan) -> Iterator[dict[str, Any]]:
         yield result | {"complete": index == len(settings)}
 
 
-def gate(entries: dict[str, Entry], plan: Plan) -> dict[tuple[Any, ...], str]:
-    """Check every contender against float64 in each family of problems; (contender, family) -> why it does not take it.
+def _entries(plan: Plan) -> dict[str, Entry]:
+    """The contenders that are asked for and those that all are compared with; unasked, those that are not compiled anew for each shape."""
+    known = contenders(plan.device)
+    if plan.names is None:
+        return {name: entry for name, entry in known.items() if not entry.compiled}
+    return {name: entry for name, entry in known.items() if name in (*plan.names, *REQUIRED)}
 
-    Raises:
-        SystemExit: one is wrong, or a required one does not run.
+
+def gate(plan: Plan) -> dict[tuple[Any, ...], str]:
+    """Check every contender against float64 in each family of problems; (contender, family) -> why it is not timed there.
+
+    Families are shared out among `plan.jobs` processes, so that their kernels are compiled at the same time: timing finds them compiled.
     """
-    refused: dict[tuple[Any, ...], str] = {}
-    for setting in tqdm(plan.gate_settings(), desc="correctness", file=sys.stderr):
+    families: dict[tuple[Any, ...], list[Setting]] = {}
+    for setting in plan.gate_settings():
+        families.setdefault(setting.family, []).append(setting)
+    if plan.jobs == 1:
+        found = [_refused(plan, settings) for settings in tqdm(families.values(), desc="correctness", file=sys.stderr)]
+    else:
+        with ProcessPoolExecutor(plan.jobs, multiprocessing.get_context("spawn")) as pool:
+            found = list(pool.map(partial(_refused, plan), families.values()))
+    return {(name, family): reason for family, reasons in zip(families, found, strict=True) for name, reason in reasons.items()}
+
+
+def _refused(plan: Plan, settings: list[Setting]) -> dict[str, str]:
+    """Of the settings of one family: contender -> why it does not run, or that it is wrong."""
+    refused: dict[str, str] = {}
+    for setting in settings:
         torch.compiler.reset()
-        for name, entry in entries.items():
-            if entry.compiled and setting.length != plan.gate_lengths[-1]:
+        for name, entry in _entries(plan).items():
+            if name in refused or (entry.compiled and setting.length != plan.gate_lengths[-1]):
                 continue
             tensors = inputs(setting, plan.device)[:3]
             try:
                 error = relative_error(entry.function, tensors, causal=setting.causal, signed=entry.signed)
-            except RuntimeError as problem:  # as is NotImplementedError, and what torch raises of its own
-                if name in REQUIRED:
-                    sys.exit(f"{name} does not run for {setting}: {_sentence(problem)}; nothing was timed")
-                refused[name, setting.family] = _sentence(problem)
+            except Exception as problem:  # Triton, torch and its compiler raise what they like; the others go on
+                refused[name] = _sentence(problem)
                 continue
             if not error <= LIMITS[DTYPES[setting.dtype]]:
-                sys.exit(f"{name} is wrong for {setting}: relative error {error:.1e}; nothing was timed")
+                refused[name] = f"wrong: relative error {error:.1e} for {setting}"
     return refused
 
 
@@ -141,7 +157,7 @@ def _rounds(steps: dict[str, partial[dict[str, float]]], plan: Plan) -> dict[str
     """Milliseconds of each pass, by contender and round."""
     times: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     names, began = list(steps), time.monotonic()
-    for round_ in range(plan.rounds):
+    for round_ in range(plan.rounds if names else 0):
         if round_ >= FEWEST_ROUNDS and time.monotonic() - began > plan.seconds:
             break
         first = round_ % len(names)
@@ -171,7 +187,7 @@ def _warm_up(step: partial[dict[str, float]]) -> str | None:
     try:
         step()
         step()
-    except RuntimeError as problem:  # as is NotImplementedError, and what torch raises of its own
+    except Exception as problem:  # Triton's errors are no RuntimeError, for one
         return _sentence(problem)
     return None
 

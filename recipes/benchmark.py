@@ -97,7 +97,7 @@ def _again_in_the_interpreter() -> NoReturn:
 
 
 def _chosen(arguments: argparse.Namespace) -> dict[str, Any]:
-    given = {key: getattr(arguments, key) for key in ("lengths", "head_dims", "groups", "dtypes", "names", "commit")}
+    given = {key: getattr(arguments, key) for key in ("lengths", "head_dims", "groups", "dtypes", "names", "jobs", "commit")}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if value is not None}
 
 
@@ -158,7 +158,13 @@ def _parser() -> argparse.ArgumentParser:
     gpu.add_argument("--head-dims", type=int, nargs="+")
     gpu.add_argument("--groups", type=int, nargs="+", help="query heads for each key head")
     gpu.add_argument("--dtypes", nargs="+", choices=list(gpu_plan.DTYPES))
-    gpu.add_argument("--contenders", dest="names", nargs="+", help="these, the baseline, the fused kernel and its twin")
+    gpu.add_argument(
+        "--contenders",
+        dest="names",
+        nargs="+",
+        help="these, the baseline, the fused kernel and its twin; by default all but those that torch compiles for each shape",
+    )
+    gpu.add_argument("--jobs", type=int, help="processes that check results, and so compile, at the same time")
     gpu.add_argument("--commit", help="of a working tree without its history")
     decoding = commands.add_parser("decode", help="time one query against a cache, on a GPU")
     decoding.set_defaults(run=_decode)

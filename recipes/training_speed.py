@@ -1,6 +1,6 @@
 """How long a training step takes: BERT-base, ViT-B and a LLaMA of 1B shape, TanhMax and softmax side by side, and only if TanhMax is right.
 
-python -m recipes.training_speed [--models bert vit llama] [--rounds 20] [--output recipes/results/training-cuda.json]
+python -m recipes.training_speed [--models bert vit llama] [--dtype bfloat16] [--rounds 20] [--output recipes/results/training-cuda.json]
 python -m recipes.training_speed --dry-run
 
 A step is forward, backward and AdamW on random inputs; weights are random, as speed does not hang on them. Softmax is Transformers' own
@@ -243,6 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.training_speed", **shown)
     parser.add_argument("--dry-run", action="store_true", help="rehearse on the CPU")
     parser.add_argument("--models", nargs="+", choices=list(TRAINED), default=list(TRAINED))
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="float32 is the Trainer's default (here: bfloat16)")
     parser.add_argument("--rounds", type=int, help=f"steps of each model that are timed (default: {TrainingPlan.rounds})")
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
@@ -251,8 +252,10 @@ def main() -> None:
     if chosen.rounds is not None and chosen.rounds < 1:
         sys.exit(f"--rounds must be at least 1, but is {chosen.rounds}")
     plan = replace(DRY if chosen.dry_run else TrainingPlan(), models=tuple(chosen.models))
-    result = training_speed(plan if chosen.rounds is None else replace(plan, rounds=chosen.rounds))
-    path = chosen.output or (Path("runs/training-dry-run.json") if chosen.dry_run else Path("recipes/results/training-cuda.json"))
+    given = {name: value for name in ("dtype", "rounds") if (value := getattr(chosen, name)) is not None}
+    result = training_speed(replace(plan, **given))
+    usual = "cuda-float32" if given.get("dtype") == "float32" else "cuda"
+    path = chosen.output or Path("runs/training-dry-run.json" if chosen.dry_run else f"recipes/results/training-{usual}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
     path.with_suffix(".md").write_text(report(result) + "\n", encoding="utf-8")

@@ -54,6 +54,16 @@ def test_sizes_are_those_of_the_names():
     assert (configs["llama"].hidden_size, configs["llama"].num_hidden_layers, configs["llama"].vocab_size) == (2048, 16, 128256)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_dtype_is_asked_for(tmp_path, monkeypatch, dtype):
+    asked = []
+    monkeypatch.setattr(training_speed, "training_speed", lambda plan: asked.append(plan) or {})
+    monkeypatch.setattr(training_speed, "report", lambda result: "")
+    monkeypatch.setattr("sys.argv", ["training_speed", "--dry-run", "--dtype", dtype, "--output", str(tmp_path / "dry.json")])
+    training_speed.main()
+    assert [plan.dtype for plan in asked] == [dtype]
+
+
 def test_without_a_gpu_it_says_so(monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
