@@ -14,7 +14,7 @@ from .native_attention import why_not_native
 from .ops import blocked_attention, decode_attention, fused_attention
 from .paging import Paging, checked_paging
 from .reference import reference_attention
-from .visibility import Visibility
+from .visibility import Visibility, packed_segments
 
 Causal = bool | Literal["upper_left", "lower_right"]
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
@@ -100,7 +100,7 @@ def tanhmax_attention(
     """Attention whose weights are signed: `tanhmax(softcap(scale * Q K^T) + bias, additive_mask) V` (Huang et al. 2024).
 
     Args:
-        query: `[batch, heads, queries, head_dim]`.
+        query: `[batch, heads, queries, head_dim]`, of one dtype with key and value; under autocast different ones become autocast's.
         key: `[batch, kv_heads, keys, head_dim]`; `kv_heads` divides `heads` (GQA).
         value: `[batch, kv_heads, keys, value_dim]`.
         keep: boolean, broadcasts to `[batch, heads, queries, keys]`; True takes part. A query that keeps no key gets output 0.
@@ -122,7 +122,7 @@ def tanhmax_attention(
             `"lower_right"`, and there is no keep, no bias and no additive mask.
         implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU, `"triton"` on CUDA where it can run (`why_not` says why it
             cannot), else `"composed"`, and `"reference"` where weights are wanted, where `"composed"` would lack dropout or softcap, and
-            in `torch.export`, `torch.onnx.export` and `torch.jit.trace`: what these write is for runtimes that have no operators but torch's.
+            in `torch.export`, `torch.onnx.export` and `torch.jit.trace`, which write for runtimes that have no operators but torch's.
             `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
             and through the block table. The reference gathers blocks first, and the others take none.
         return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them. Gradients pass through them,
@@ -182,6 +182,8 @@ def why_not(
 
 
 def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Call:
+    if query.dtype != value.dtype or key.dtype != value.dtype:
+        query, key, value = _cast_alike(query, key, value)
     _check_tensors(query, key, value, paged=options.block_table is not None)
     keep, bias, additive = options.keep, options.bias, options.additive_mask
     paging = None if options.block_table is None else _paging(query, key, options)
@@ -264,7 +266,9 @@ def _native_unsupported(call: Call) -> str | None:
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
     """Whether `"auto"` reads a block table with such tensors where it lies, if no weights are wanted; else keys are to be gathered."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
-    if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False):
+    if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(
+        query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False
+    ):
         return False
     return fused_unsupported(query, value) is None
 
@@ -334,6 +338,15 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) ->
         raise ValueError(f"the {key.shape[1]} key heads must divide the {query.shape[1]} query heads")
 
 
+def _cast_alike(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of several dtypes in autocast's, if it is on and would cast them for torch's own attention; else as they are."""
+    kind = tensors[0].device.type
+    castable = all(tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) for tensor in tensors)
+    if not castable or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
+
+
 def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
     if tensor.device != query.device:
         raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}; move one of them")
@@ -360,7 +373,7 @@ def _visibility(query: Tensor, key: Tensor, options: Options) -> Visibility:
         offset=keys - queries if is_causal == "lower_right" else 0,
         window=options.window,
         keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
-        segments=None if options.cu_seqlens is None or options.block_table is not None else _segments(options.cu_seqlens, query, key),
+        segments=None if options.cu_seqlens is None or options.block_table is not None else packed_segments(options.cu_seqlens, query, key),
     )
 
 
@@ -374,23 +387,6 @@ def _paging(query: Tensor, key: Tensor, options: Options) -> Paging:
             f"but is_causal is {options.is_causal!r} and window {options.window}"
         )
     return checked_paging(options.block_table, options.cu_seqlens, query, key)  # type: ignore[arg-type]
-
-
-def _segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    length = key.shape[2]
-    if query.shape[0] != 1 or query.shape[2] != length:
-        raise ValueError(
-            "cu_seqlens packs sequences of queries and keys alike into a batch of one, but query and key have shapes "
-            f"{tuple(query.shape)} and {tuple(key.shape)}"
-        )
-    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"cu_seqlens must be int32 or int64 [sequences + 1], but is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}")
-    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
-        bounds = cu_seqlens.tolist()
-        if bounds[:1] != [0] or bounds[-1] != length or bounds != sorted(bounds):
-            raise ValueError(f"cu_seqlens must ascend from 0 to the length {length}, but is {bounds}")
-    positions = torch.arange(length, device=key.device)
-    return torch.searchsorted(cu_seqlens.to(key.device, torch.int64), positions, right=True)
 
 
 def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:

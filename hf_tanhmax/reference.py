@@ -56,7 +56,8 @@ def reference_attention(
     if isinstance(polarity, Tensor):
         polarity = polarity.view(1, -1, 1, 1)
     weights = tanhmax(scores, visibility.full(query.device), polarity=polarity, additive_mask=additive_mask)
-    weights = torch.nn.functional.dropout(weights, dropout_p)
+    if dropout_p > 0:
+        weights = torch.nn.functional.dropout(weights, dropout_p)
     returned = None
     if return_weights:
         returned, weights = _rounded(weights, query.dtype)

@@ -108,3 +108,25 @@ class Visibility:
         if self.keep is None:
             return seen
         return self.keep if seen is None else seen & self.keep
+
+
+def packed_segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """The packed sequence of each position, int64 `[keys]`, from the bounds of a call, if they fit its tensors.
+
+    Raises:
+        ValueError, TypeError: they do not; the sentence says what they are.
+    """
+    length = key.shape[2]
+    if query.shape[0] != 1 or query.shape[2] != length:
+        raise ValueError(
+            "cu_seqlens packs sequences of queries and keys alike into a batch of one, but query and key have shapes "
+            f"{tuple(query.shape)} and {tuple(key.shape)}"
+        )
+    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be int32 or int64 [sequences + 1], but is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}")
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        bounds = cu_seqlens.tolist()
+        if bounds[:1] != [0] or bounds[-1] != length or bounds != sorted(bounds):
+            raise ValueError(f"cu_seqlens must ascend from 0 to the length {length}, but is {bounds}")
+    positions = torch.arange(length, device=key.device)
+    return torch.searchsorted(cu_seqlens.to(key.device, torch.int64), positions, right=True)

@@ -269,6 +269,17 @@ def test_autocast_does_not_lower_the_precision_inside(implementation):
     assert torch.equal(inside, tanhmax_attention(query, key, value, implementation=implementation))
 
 
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+def test_autocast_makes_different_dtypes_alike(lower):
+    """As torch's own attention does: a rotary embedding may have widened query and key, and nobody the value."""
+    query, key, value = torch.randn(3, 2, 4, 7, 8).unbind()
+    with torch.autocast("cpu", lower):
+        found = tanhmax_attention(query, key, value.to(lower))
+    assert torch.equal(found, tanhmax_attention(query.to(lower), key.to(lower), value.to(lower)))
+    with torch.autocast("cpu", lower), pytest.raises(TypeError, match="one dtype, but key is torch.float32 and query is torch.float64"):
+        tanhmax_attention(query.double(), key, value)
+
+
 def test_auto_returns_the_weights_of_the_reference():
     inputs, arguments = CASES["keep"].tensors()
     output, weights = tanhmax_attention(*inputs, return_weights=True, **arguments)

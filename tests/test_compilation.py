@@ -78,6 +78,7 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning")  # Dynamo's own
 @pytest.mark.parametrize("arguments", ARGUMENTS)
 @pytest.mark.parametrize("implementation", ["auto", "reference", "composed"])
 @torch.no_grad()

@@ -16,8 +16,15 @@ TOLERANCE = {"atol": 3e-5, "rtol": 1e-4}
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 FAMILIES = pytest.mark.parametrize("family", BACKBONES)
 
-# Of the exporters' own code, and of attributes of a model that a tracer reads.
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("torch.jit.TracerWarning", "DeprecationWarning", "FutureWarning")]
+# Of the exporters' own code, of attributes of a model that a tracer reads, and of what Transformers does to make masks.
+EXPECTED = (
+    ":torch.jit.TracerWarning",
+    ":DeprecationWarning",
+    ":FutureWarning",
+    "# The axis name:UserWarning",
+    "Exporting aten..index:UserWarning",
+)
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{warning}") for warning in EXPECTED]
 
 
 class LastState(nn.Module):
