@@ -17,7 +17,7 @@ LAYERS = (
     ("functional", "namespace", "settings", "stock", "visibility", "kernels.support", "kernels.schedule", "kernels.primitives"),
     ("kernels.shift", "models.adapters", "models.bundle", "native_code", "words"),
     ("reference", "composed", "blocked", "native", "kernels.tuning", "kernels.forward"),
-    ("native_attention", "paging", "kernels.backward", "kernels.decode"),
+    ("native_attention", "paging", "kernels.backward", "kernels.decode", "kernels.interpreter"),
     ("kernels.launch",),
     ("kernels.launch_decode",),
     ("ops",),
