@@ -5,7 +5,8 @@ For one block of queries:
 * **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^{a \log_2 e}` (the cheaper exponential) and
   :math:`W' = E - p/E`. No maximum is taken and no second exponential: since cosh is at least 1 the sum cannot vanish, and within the bound
   nothing overflows. The bound is the scale times the longest query times the longest key (Cauchy and Schwarz), or the softcap, plus the
-  largest bias and the largest log-polarity above 0;
+  largest bias and the largest log-polarity above 0. Where it is below 1, :math:`W' = 2p\sinh a + (1 - p) E`, which keeps the digits that the
+  difference of two numbers near 1 loses;
 * **shifted blocks** otherwise: :math:`E = e^{a-m}` and :math:`W' = E - p\,e^{-a-m}` with
   :math:`m = \max_k \max(a_k, \log p - a_k)` over the visible keys. The base stays e: rounding :math:`\log_2 e` would cost digits here.
 
@@ -34,7 +35,7 @@ from .functional import hides
 from .visibility import Visibility
 
 LOG2_OF_E = math.log2(math.e)
-PLAIN_LIMIT = 60.0
+PLAIN_LIMIT, SMALL_LIMIT = 60.0, 1.0
 PLAIN_LIMIT_FADED = 30.0
 TILE = 1 << 19
 ROWS = 128
@@ -123,7 +124,10 @@ class BlockedProblem:
 
     def plain(self, block: Block) -> bool:
         """Whether no shift is needed in this block."""
-        limit = PLAIN_LIMIT if self.additive_mask is None else PLAIN_LIMIT_FADED
+        return self.below(block, PLAIN_LIMIT if self.additive_mask is None else PLAIN_LIMIT_FADED)
+
+    def below(self, block: Block, limit: float) -> bool:
+        """Whether all scores of a block are below a limit."""
         return bool((self.bounds[block.batch, block.kv_heads] < limit).all())
 
     def rows_of(self, tensor: Tensor, block: Block) -> Tensor:
@@ -259,8 +263,14 @@ def _weigh(
     capped = problem.scores(block, scores, LOG2_OF_E if plain else 1.0)
     if plain:
         polarity = problem.per_head(torch.exp(problem.log_polarity), block)
+        small = problem.below(block, SMALL_LIMIT)
+        if small:
+            torch.mul(scores, math.log(2.0), out=weights).sinh_().mul_(2.0 * polarity)
         positive = scores.exp2_()
-        torch.addcdiv(positive, polarity, positive, value=-1, out=weights)
+        if small:
+            weights.addcmul_(1.0 - polarity, positive)
+        else:
+            torch.addcdiv(positive, polarity, positive, value=-1, out=weights)
         opposite = torch.div(polarity, positive) if negative else None
     else:
         shift = _shift(problem, block, seen, levels, scores, spare=weights)

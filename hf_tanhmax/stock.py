@@ -98,7 +98,7 @@ def _hardware_refusal(name: str, query: Tensor) -> str | None:
 def padded(tensor: Tensor, width: int) -> Tensor:
     """A tensor whose last dimension is dense and `width` long, zeros behind its own; itself if it is that. Differentiable."""
     if tensor.shape[-1] < width:
-        return pad(tensor, (0, width - tensor.shape[-1]))
+        tensor = pad(tensor, (0, width - tensor.shape[-1]))  # which keeps the order of strides, whatever it is
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 

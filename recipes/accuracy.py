@@ -19,7 +19,6 @@ from hf_tanhmax.stock import KERNELS
 
 from .contenders import Contender, eager, exact, named
 from .gpu_contenders import CALLS_CUDNN, CALLS_FLASH, EAGER, FUSED, doubled_keys, two_calls
-from .interpreter import faithful
 from .measure import gpu_environment
 from .results import git_commit, table
 
@@ -44,20 +43,12 @@ class Row:
 
 
 def contenders(device: str) -> dict[str, Contender]:
-    """All of them by name. On the CPU the fused kernels are among them where Triton interprets, corrected to round as a GPU does."""
+    """All of them by name. On the CPU the fused kernels are among them where Triton interprets."""
     always = {"cpu": _on_the_cpu(named("cpu")), "doubled keys": doubled_keys, EAGER: eager}
     if device == "cuda":
         return {FUSED: named("triton"), **always, CALLS_FLASH: two_calls("flash"), CALLS_CUDNN: two_calls("cudnn")}
-    fused = {FUSED: _faithfully(named("triton"))} if interpreted() and triton_missing() is None else {}
+    fused = {FUSED: named("triton")} if interpreted() and triton_missing() is None else {}
     return {**fused, **always, "two calls, outputs rounded": two_rounded, "two calls, float32 inside": named("composed")}
-
-
-def _faithfully(function: Contender) -> Contender:
-    def call(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        with faithful():
-            return function(query, key, value, causal)
-
-    return call
 
 
 def two_rounded(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:

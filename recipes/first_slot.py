@@ -23,7 +23,7 @@ import torch
 
 from .first_slot_cases import CRASH, cases
 from .first_slot_speed import speeds
-from .interpreter import faithful
+from hf_tanhmax.kernels.interpreter import faithful
 from .measure import gpu_environment
 
 OUT = Path("recipes/results/gpu")

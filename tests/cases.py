@@ -1,14 +1,22 @@
 """One table of attention calls, and the oracle that every implementation is measured against.
 
 The oracle is softmax attention over doubled keys, written out in float64: it shares no line with the package.
+
+How far from it an implementation may be is measured by eager runs in the implementation's own dtype. One such run is no measure: at scores
+of 100 its error in float32 is that of the sums q k, and the order in which a processor adds these up changes it by a factor of six. So
+eager attention is run in many orders of summation that are the same on every processor, and for each number the largest error counts:
+`rounding_error`. Where scores are large, this is all that is `allowed`: whatever the order, the implementations stay below it.
 """
 
+import functools
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+ORDERS = 60  # in which five products are added up, as a + b is b + a
 B, H, HK, LQ, LK, D, DV = 2, 6, 3, 7, 11, 5, 5
 
 
@@ -174,12 +182,12 @@ def _added(arguments, seen):
     return torch.where(seen, arguments["additive_mask"], 0.0) if arguments.get("additive_mask") is not None else 0.0
 
 
-def oracle(inputs, arguments):
+def oracle(inputs, arguments, product=torch.matmul):
     """Output and signed weights in the dtype of the inputs: softmax over [a + m, log p - a + m], second half counted negative."""
     query, key, value = inputs[:3]
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = query @ key.transpose(-1, -2) * arguments.get("scale", query.shape[-1] ** -0.5)
+    scores = product(query, key.transpose(-1, -2)) * arguments.get("scale", query.shape[-1] ** -0.5)
     if arguments.get("softcap"):
         scores = arguments["softcap"] * torch.tanh(scores / arguments["softcap"])
     if arguments.get("bias") is not None:
@@ -192,15 +200,20 @@ def oracle(inputs, arguments):
     empty = ~seen.any(-1, keepdim=True)
     shares = both.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
     weights = shares[..., : key.shape[2]] - shares[..., key.shape[2] :]
-    return weights @ value, weights
+    return product(weights, value), weights
 
 
-def two_softmax_calls(case, inputs, arguments):
+def doubled_softmax(inputs, arguments, product=torch.matmul):
+    """Output of the oracle."""
+    return oracle(inputs, arguments, product)[0]
+
+
+def two_softmax_calls(inputs, arguments, product=torch.matmul):
     """Output by softmax attention for q and for -q, joined by their log-sum-exps, in the dtype of the inputs."""
     query, key, value = inputs[:3]
-    groups = H // case.kv_heads
+    groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = query @ key.transpose(-1, -2) * arguments.get("scale", D**-0.5)
+    scores = product(query, key.transpose(-1, -2)) * arguments.get("scale", D**-0.5)
     if arguments.get("bias") is not None:
         scores = scores + arguments["bias"]
     polarity = arguments.get("polarity", 1.0)
@@ -210,35 +223,124 @@ def two_softmax_calls(case, inputs, arguments):
     added = _added(arguments, seen)
     halves = [half.masked_fill(~seen, -math.inf).masked_fill(empty, 0.0) for half in (scores + added, added - scores)]
     plus, minus = halves[0].logsumexp(-1), halves[1].logsumexp(-1) + shift
-    outputs = [half.softmax(-1) @ value for half in halves]
+    # By their log-sum-exps, as fused kernels recompute weights: a rounded one costs the digits that it has before the point.
+    sums = [half.logsumexp(-1, keepdim=True) for half in halves]
+    outputs = [product((half - one).exp(), value) for half, one in zip(halves, sums, strict=True)]
     joint = torch.sigmoid(plus - minus)[..., None] * outputs[0] - torch.sigmoid(minus - plus)[..., None] * outputs[1]
     return joint.masked_fill(empty, 0.0)
 
 
-def doubled_stock(case, inputs, arguments):
-    """Output by torch's own softmax attention over doubled keys, in the dtype of the inputs."""
+def doubled_keys(inputs, arguments, product=torch.matmul):
+    """Output by softmax attention over keys [K, -K] and values [V, -V], in the dtype of the inputs."""
     query, key, value = inputs[:3]
-    groups = H // case.kv_heads
+    groups = query.shape[1] // key.shape[1]
     key, value = (torch.cat([half, -half], 2).repeat_interleave(groups, 1) for half in (key, value))
-    bias = arguments.get("bias", torch.zeros((), dtype=query.dtype)).expand(case.batch, H, case.queries, case.keys)
+    bias = arguments.get("bias", torch.zeros((), dtype=query.dtype)).expand(*query.shape[:3], key.shape[2] // 2)
     polarity = arguments.get("polarity", 1.0)
     shift = polarity.log().reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
     seen = visible(inputs, arguments)
     empty = ~seen.any(-1, keepdim=True)
     added = _added(arguments, seen)
     mask = torch.cat([bias + added, shift - bias + added], -1).masked_fill(~torch.cat([seen, seen], -1), -math.inf).masked_fill(empty, 0.0)
-    scale = arguments.get("scale", D**-0.5)
-    return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scale).masked_fill(empty, 0.0)
+    scores = product(query, key.transpose(-1, -2)) * arguments.get("scale", D**-0.5) + mask
+    return product(scores.softmax(-1), value).masked_fill(empty, 0.0)
+
+
+EAGER = (doubled_softmax, two_softmax_calls, doubled_keys)
+"""Eager attention by every composition."""
 
 
 def with_gradients(output, inputs):
     """The output and its gradients for a fixed, uneven upstream gradient."""
     upstream = torch.linspace(-1.0, 1.5, output.numel(), dtype=torch.float64).cos().view_as(output).to(output)
-    gradients = torch.autograd.grad(output, inputs, upstream, allow_unused=True)
+    gradients = torch.autograd.grad(output, inputs, upstream, allow_unused=True) if inputs else ()
     return [output.detach(), *(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, inputs, strict=True))]
+
+
+class OrderedProduct(torch.autograd.Function):
+    """a b for `[.., m, k]` and `[.., k, n]`, and its gradients: sums in float32 at least, in an order of choice, rounded to the dtype once.
+
+    Products and sums of numbers, one at a time, have the same bits on every processor.
+    """
+
+    @staticmethod
+    def forward(ctx, a, b, order):
+        ctx.save_for_backward(a, b)
+        ctx.order = order
+        return _summed(a, b, order)
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b = ctx.saved_tensors
+        return _summed(grad, b.transpose(-1, -2), ctx.order), _summed(a.transpose(-1, -2), grad, ctx.order), None
+
+
+def _summed(a, b, order):
+    exact = torch.promote_types(a.dtype, torch.float32)
+    columns, rows = a.to(exact).unbind(-1), b.to(exact).unbind(-2)
+    total = torch.zeros(*a.shape[:-1], b.shape[-1], dtype=exact)
+    for place in order_of_summation(len(rows), order):
+        total = total + columns[place][..., None] * rows[place][..., None, :]
+    return total.to(a.dtype)
+
+
+@functools.cache
+def order_of_summation(count, number):
+    """Of the orders of so many summands, all those that matter if they are few, else random ones."""
+    if count > 5:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(number)).tolist()
+    orders = [order for order in itertools.permutations(range(count)) if order[:2] == tuple(sorted(order[:2]))]
+    return orders[number % len(orders)]
 
 
 def error(found, expected):
     """Relative error in the Frobenius norm, against a float64 value."""
     expected = expected.double()
     return ((found.double() - expected).norm() / expected.norm().clamp(min=1e-30)).item()
+
+
+def rounding_error(inputs, arguments, expected, attentions=(doubled_softmax,), orders=ORDERS):
+    """How wrong eager attention may be in the inputs' dtype, as `error` says it: each number as wrong as in the worst of the runs.
+
+    For each of the expected results, output and gradients in float64. It is not finite where an eager run's result is not.
+    """
+    worst = worst_rounding(inputs, arguments, expected, attentions, orders)
+    return [(one.norm() / true.norm().clamp(min=1e-30)).item() for one, true in zip(worst, expected, strict=True)]
+
+
+def worst_rounding(inputs, arguments, expected, attentions=(doubled_softmax,), orders=ORDERS):
+    """The largest deviation from each expected number in eager runs, by every attention in so many orders."""
+    worst = [torch.zeros_like(true) for true in expected]
+    for attention, order in itertools.product(attentions, range(orders)):
+        output = attention(inputs, arguments, functools.partial(_product, order=order))
+        found = with_gradients(output, inputs[: len(expected) - 1])
+        worst = [torch.maximum(one, (rough.double() - true).abs()) for one, rough, true in zip(worst, found, expected, strict=True)]
+    return worst
+
+
+def _product(a, b, order):
+    return OrderedProduct.apply(a, b, order)
+
+
+def allowed(rounding, dtype):
+    """The largest error of an implementation whose eager runs have this `rounding_error`: no more, but for one and a half roundings."""
+    return max(rounding, 1.5 * torch.finfo(dtype).eps)
+
+
+def widened(inputs, arguments):
+    """A call in float64, with the values that it has in its own dtype."""
+    inputs = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    rest = iter(inputs[3:])
+    floating = {name for name, item in arguments.items() if isinstance(item, torch.Tensor) and item.is_floating_point()}
+    return inputs, {name: next(rest) if name in floating else item for name, item in arguments.items()}
+
+
+@functools.cache
+def measured(name, dtype, attentions=(doubled_softmax,)):
+    """Exact output and gradients of a case whose inputs are rounded to a dtype, and their `rounding_error`s."""
+    inputs, arguments = CASES[name].tensors(dtype)
+    exact_inputs, exact_arguments = widened(inputs, arguments)
+    exact = with_gradients(oracle(exact_inputs, exact_arguments)[0], exact_inputs)
+    # Rounding sums to half precision hides the order, and many rows average it.
+    orders = 2 if dtype != torch.float32 else 8 if name == "long" else ORDERS
+    return exact, rounding_error(inputs, arguments, exact, attentions, orders)

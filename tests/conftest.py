@@ -16,7 +16,6 @@ from loopback.fixture import hub, hub_here, impatient  # noqa: F401
 
 from hf_tanhmax.kernels import support
 from hf_tanhmax.kernels.schedule import Tile, tiles
-from recipes.interpreter import faithful
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -45,12 +44,6 @@ def _poisoned_empty(monkeypatch):
     monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _faithful_interpreter():
-    with faithful():
-        yield
 
 
 @pytest.fixture

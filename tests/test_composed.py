@@ -43,3 +43,14 @@ def test_the_stock_kernel_it_rests_on_returns_output_and_log_sum_exp():
     scores = (query @ key.transpose(-1, -2) * 0.5).masked_fill(~torch.ones(7, 7, dtype=torch.bool).tril(), float("-inf"))
     torch.testing.assert_close(lse, scores.logsumexp(-1))
     torch.testing.assert_close(output, scores.softmax(-1) @ value)
+
+
+def test_a_padded_head_size_of_one_is_dense():
+    """Padding keeps the order of strides, by which a dimension of size 1 may come first: the kernel reads the last one as dense."""
+    query = torch.randn(1, 2, 2, 1, dtype=torch.float64).transpose(1, 2)
+    key, value = torch.randn(1, 1, 3, 1, dtype=torch.float64), torch.randn(1, 1, 3, 5, dtype=torch.float64)
+    expected = oracle((-query, key, value), {"scale": 0.5})[0]
+    assert (-query).stride(-1) != 1
+    for tensor, scale in ((-query, 0.5), (query, -0.5)):
+        output = composed_attention(tensor, key, value, Visibility(2, 3), scale=scale, polarity=torch.ones(2))
+        assert error(output, expected) < 1e-12

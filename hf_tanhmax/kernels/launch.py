@@ -15,6 +15,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..visibility import Visibility
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel, span_kernel
+from .interpreter import faithful
 from .primitives import LOG2E
 from .schedule import Kernel, Tile, padded_size, tiles
 from .shift import NORM_BLOCK, norm_kernel
@@ -215,6 +216,7 @@ def is_exact(tensor: Tensor) -> bool:
     return tensor.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
 
 
+@faithful()
 def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` (a transposed view of `[batch, queries, heads, value_dim]`), and L in float32.
 
@@ -274,6 +276,7 @@ class FusedGradients:
     bias: Tensor | None
 
 
+@faithful()
 def launch_backward(
     problem: FusedProblem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, log_polarity: bool, bias: bool
 ) -> FusedGradients:

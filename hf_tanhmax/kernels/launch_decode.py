@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .decode import combine_kernel, decode_kernel, range_kernel
 from .forward import STRIDES
+from .interpreter import faithful
 from .launch import FusedProblem, dense
 from .schedule import SHORTEST, Tile, decode_kernel_for, padded_size, splits
 
@@ -22,6 +23,7 @@ TOGETHER = 16  # chunks that are combined at a time
 MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
 
 
+@faithful()
 def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | None) -> tuple[Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` and L `[batch, heads, queries]`, in the layouts of `decode_outputs`.
 

@@ -47,6 +47,7 @@ MODULES = (
     "kernels/forward",
     "kernels/backward",
     "kernels/decode",
+    "kernels/interpreter",
     "kernels/launch",
     "kernels/launch_decode",
     "ops",

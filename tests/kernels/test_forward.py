@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import error
+from cases import allowed, doubled_softmax, error, rounding_error, widened
 
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.ops import fused_attention
@@ -99,9 +99,10 @@ def test_extreme_scores(std, polarity):
     query, key, value = (torch.randn(1, 4, 65, 16, device=GPU) for _ in range(3))
     query = query * std
     output = fused(query, key, value, polarity=polarity)
-    eager = tanhmax_attention(query, key, value, polarity=polarity, implementation="reference")
-    true = exact(query, key, value, polarity=polarity)
-    assert error(output.cpu(), true) <= 2 * max(error(eager.cpu(), true), 1.2e-7)
+    tensors, arguments = [tensor.cpu() for tensor in (query, key, value)], {"polarity": polarity}
+    true = doubled_softmax(*widened(tensors, arguments))
+    (rounding,) = rounding_error(tensors, arguments, [true], orders=8)
+    assert error(output.cpu(), true) <= allowed(rounding, torch.float32)
 
 
 def test_far_strides_are_64_bit():

@@ -12,7 +12,7 @@ import triton
 
 from hf_tanhmax.kernels import primitives
 from hf_tanhmax.visibility import Visibility
-from recipes.interpreter import gpu_exponentials
+from gpu_exponentials import gpu_exponentials
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 BLOCK_M, BLOCK_N = 4, 8

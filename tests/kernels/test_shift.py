@@ -19,7 +19,7 @@ from hf_tanhmax.kernels import forward, launch
 from hf_tanhmax.kernels.schedule import Tile
 from hf_tanhmax.ops import fused_attention
 from hf_tanhmax.visibility import Visibility
-from recipes.interpreter import gpu_exponentials
+from gpu_exponentials import gpu_exponentials
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 SIZE = (32, 32, 4, 1) if GPU == "cpu" else (64, 64, 4, 3)
