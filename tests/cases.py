@@ -178,8 +178,13 @@ def visible(inputs, arguments):
 
 
 def _added(arguments, seen):
-    """The additive mask, 0 where a key is hidden."""
-    return torch.where(seen, arguments["additive_mask"], 0.0) if arguments.get("additive_mask") is not None else 0.0
+    """The additive mask, 0 where a key is hidden. A row's constant changes nothing, so float64 keeps its digits by leaving it out."""
+    if arguments.get("additive_mask") is None:
+        return 0.0
+    added = torch.where(seen, arguments["additive_mask"], 0.0)
+    if added.dtype == torch.float64:
+        added = added - added.detach().masked_fill(~seen, -math.inf).amax(-1, keepdim=True).clamp(min=-9000.0)
+    return torch.where(seen, added, 0.0)
 
 
 def oracle(inputs, arguments, product=torch.matmul):

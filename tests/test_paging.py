@@ -37,6 +37,7 @@ def test_the_last_query_is_at_the_last_key(window, seen):
         ({"block_table": torch.zeros(6, dtype=torch.int32)}, ValueError, "blocks of one key, but key has blocks of 4"),
         ({"keep": torch.ones(1, 1, 1, 4, dtype=torch.bool)}, ValueError, "with a block_table there is no keep"),
         ({"bias": torch.ones(1, 1, 1, 4)}, ValueError, "with a block_table there is no bias"),
+        ({"additive_mask": torch.ones(1, 1, 1, 4)}, ValueError, "with a block_table there is no additive_mask"),
         ({"is_causal": True}, ValueError, 'is_causal must be "lower_right", or False without a window'),
         ({"window": 3}, ValueError, "is_causal is False and window 3"),
     ],
