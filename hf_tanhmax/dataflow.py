@@ -247,9 +247,10 @@ def bound(arguments: ast.arguments, args: list[Value], keywords: dict[str, Value
     if rest is not None:
         variables = {name: Value() if "mask" in name else Value(rest.tags) for name in names}
     variables |= dict(zip(positional, args, strict=False)) | {name: value for name, value in keywords.items() if name in names}
-    spare = [value for name, value in keywords.items() if name not in names]
+    spare = [Value() if "mask" in name else value for name, value in keywords.items() if name not in names]
     if arguments.vararg:
-        variables[arguments.vararg.arg] = tagged([*args[len(positional) :], *([rest] if rest else [])])
+        extra = tuple(args[len(positional) :])
+        variables[arguments.vararg.arg] = Value(tagged([*extra, *([rest] if rest else [])]).tags, items=extra)
     if arguments.kwarg:
         variables[arguments.kwarg.arg] = tagged(spare)
     return variables
@@ -306,7 +307,9 @@ def parent(frame: Frame, args: list[Value]) -> Any:
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         cls = cells["__class__"].cell_contents if "__class__" in cells else None
         instance = next(iter(frame.variables.values()), Value()).options[0]
-    return Parent(instance, cls) if isinstance(instance, Instance) and isinstance(cls, type) else ANYTHING
+    if not isinstance(instance, Instance):
+        return ANYTHING
+    return Parent(instance, cls if isinstance(cls, type) else instance.cls)
 
 
 def global_of(function: Any, name: str) -> Any:

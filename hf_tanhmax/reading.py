@@ -6,6 +6,7 @@ import types
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AttentionInterface
 
 from .dataflow import (
@@ -70,11 +71,17 @@ class Reading:
     # Calls
 
     def _call(self, node: ast.Call, frame: Frame) -> Value:
-        args = [self._value(each, frame) for each in node.args]
+        args, rest = [], []
+        for each in node.args:
+            value = self._value(each, frame)
+            if isinstance(each, ast.Starred):
+                args += value.items
+                rest.append(Value(value.tags))
+            else:
+                args.append(value)
         keywords = {each.arg or "**": self._value(each.value, frame) for each in node.keywords}
-        if any(isinstance(each, ast.Starred) for each in node.args):
-            keywords["**"] = tagged([*args, *keywords.values()])
-            args = [value for value, each in zip(args, node.args, strict=True) if not isinstance(each, ast.Starred)]
+        if rest:
+            keywords["**"] = tagged([*rest, *([keywords["**"]] if "**" in keywords else [])])
         owner, name = Value(), getattr(node.func, "id", "")
         if isinstance(node.func, ast.Attribute):
             owner, name = self._value(node.func.value, frame), node.func.attr
@@ -98,6 +105,8 @@ class Reading:
             self.found.asks = True
             self.found.passes |= {key for key, value in keywords.items() if any(known is not None for known in value.options)}
             return Value(INPUTS)
+        if isinstance(option, type) and issubclass(option, nn.Module):  # made where it is called
+            return Value(options=(Instance(option),))
         if option is super and frame is not None:
             return Value(options=(parent(frame, args),))
         if option is getattr and len(args) > 1 and isinstance(args[1].options[0], str):
@@ -111,7 +120,7 @@ class Reading:
             if tree is None:
                 return self._unread(option, everything)
             variables = bound(tree.args, args, keywords, defaults_of(option))
-            return self._run(option.__code__, tree.body, Frame(option, variables, []), everything)
+            return self._run(option, tree.body, Frame(option, variables, []), everything)
         return self.found.tensors(option, name if option is ANYTHING else getattr(option, "__name__", name), everything)
 
     def _run(self, key: Any, body: list[ast.stmt], frame: Frame, everything: list[Value]) -> Value:
@@ -137,9 +146,9 @@ class Reading:
 
     def _unread(self, function: types.FunctionType, everything: list[Value]) -> Value:
         """A function without source is taken to do all that it names, but to call a default that it hands to the interface."""
-        if any(function.__code__ is active for active in self._active):
+        if any(function is active for active in self._active):
             return tagged(everything)
-        self._active.append(function.__code__)
+        self._active.append(function)
         names, others = names_of(function.__code__)
         known = {name: global_of(function, name) for name in names}
         asks = any(isinstance(each, AttentionInterface) for each in known.values())
@@ -266,6 +275,8 @@ class Reading:
             return Value(tagged(items).tags, options, () if starred else items)
         if isinstance(node, ast.Subscript):
             return self._part(node, frame)
+        if isinstance(node, ast.Starred):
+            return self._value(node.value, frame)
         if isinstance(node, ast.NamedExpr):
             self._assign(node.target, value := self._value(node.value, frame), frame)
             return value

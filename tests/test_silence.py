@@ -4,6 +4,7 @@ What is computed is told from an upstream model with the same weights, whose att
 """
 
 import copy
+import inspect
 
 import numpy as np
 import peft
@@ -19,9 +20,17 @@ from hf_tanhmax import (
     TanhMaxBertForMaskedLM,
     TanhMaxBertForSequenceClassification,
     TanhMaxLlamaForCausalLM,
+    TanhMaxSettings,
     TanhMaxViTForImageClassification,
+    tanhmax_on,
+    use_tanhmax,
 )
+from hf_tanhmax.detection import attention_facts
+from hf_tanhmax.patching import ConfigView, _by_layer, attention_modules
 from hf_tanhmax.registration import SCORE_BIAS
+
+with torch.device("meta"):  # looks up once which functions make tensors, and must see them as they are outside of a test
+    torch.empty(0)
 
 every_family = pytest.mark.parametrize("family", TINY)
 asks_by_an_old_name = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT
@@ -276,3 +285,93 @@ def test_hidden_weights_are_zero():
     model = tiny_model(BACKBONES["bert"], attn_implementation="eager")
     for weights in run(model, inputs_for("bert"), output_attentions=True).attentions:
         assert not weights[1, :, :, -4:].any()
+
+
+# Attention that no patch reaches, in architectures of Transformers
+
+
+def on_meta(name, **values):
+    """A model without weights, of its default configuration but for values that make it small; the test is skipped where it is not known."""
+    cls = getattr(transformers, name, None)
+    if cls is None:
+        pytest.skip(f"Transformers {transformers.__version__} has no {name}")
+    known = inspect.signature(cls.config_class.__init__).parameters
+    with torch.device("meta"):
+        return cls(cls.config_class(**{key: value for key, value in values.items() if key in known}, attn_implementation="eager"))
+
+
+TINY_DECODER = {"vocab_size": 53, "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+TINY_DECODER |= {"intermediate_size": 13, "head_dim": 6, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+PARTS = {
+    "ChameleonModel": "ChameleonVQVAEEncoderAttnBlock",
+    "JanusModel": "JanusVQVAEAttnBlock",
+    "EvollaModel": "EvollaSequenceAlignerCrossAttention",
+    "Kosmos2_5Model": "Kosmos2_5VisionAttention",
+    "EsmFold2Model": "EsmFold2MSAPairWeightedAveraging",
+    "MgpstrForSceneTextRecognition": "MgpstrA3Module",
+    "SiglipModel": "MultiheadAttention",
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_that_would_stay_softmax_are_named(name):
+    with pytest.raises(
+        ValueError, match=rf"(would stay softmax|cannot compute TanhMax): .*{PARTS[name]}.* Transformers' attention interface"
+    ):
+        use_tanhmax(on_meta(name, **TINY_DECODER, vocabulary_map={"<image>": 3, "IMGIMGBSZ": 4}))
+
+
+def test_folding_attention_is_named():
+    config = transformers.EsmConfig(vocab_size=33, hidden_size=24, num_hidden_layers=1, num_attention_heads=4, is_folding_model=True)
+    with torch.device("meta"), pytest.raises(ValueError, match="would stay softmax: .*EsmFoldAttention"):
+        use_tanhmax(transformers.EsmForProteinFolding(config))
+
+
+@pytest.mark.parametrize(
+    "name", ["GPT2Model", "MixtralModel", "Sam2VisionModel", "Wav2Vec2ForPreTraining", "Mask2FormerForUniversalSegmentation"]
+)
+def test_other_softmaxes_are_no_attention(name):
+    """Routers, codebooks, matchers, and what is computed for a name that TanhMax never answers."""
+    model = on_meta(name)
+    bypassing = {type(module).__name__ for module in model.modules() if attention_facts(module).bypasses}
+    assert all("Attention" in each for each in bypassing), bypassing
+    if name != "Mask2FormerForUniversalSegmentation":
+        assert use_tanhmax(model) > 0
+
+
+# Attention sinks and sparse keys
+
+REFUSED_ARGUMENTS = {
+    "GptOssModel": "attention sinks: GptOssAttention passed 's_aux'",
+    "GraniteSWAModel": "attention sinks: GraniteSWAAttention passed 's_aux'",
+    "GraniteMoeSWAModel": "attention sinks: GraniteMoeSWAAttention passed 's_aux'",
+    "FlintModel": "attention sinks: FlintAttention passed 's_aux'",
+    "OpenAIPrivacyFilterModel": "attention sinks: OpenAIPrivacyFilterAttention passed 's_aux'",
+    "HYV4Model": "sparse key selection: HYV4Attention passed 'indices'",
+    "MiMoV2FlashModel": "attention sinks: MiMoV2FlashAttention passed 's_aux'",
+    "GlmMoeDsaModel": "sparse key selection: GlmMoeDsaAttention passed 'indices'",
+    "DeepseekV32Model": "sparse key selection: DeepseekV32Attention passed 'indices'",
+    "AXK2Model": "sparse key selection: AXK2Attention passed 'indices'",
+    "MistralLarge4TextModel": "sparse key selection: MistralLarge4TextAttention passed 'indices'",
+    "MiniMaxM3VLTextModel": "sparse key selection: MiniMaxM3VLAttention passed 'block_indices'",
+    "DeepseekV4Model": "attention sinks: DeepseekV4Attention passed 's_aux'",
+    "Inkling2TextModel": "attention sinks: Inkling2SlidingAttention passed 'sinks'",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_ARGUMENTS)
+def test_sinks_and_sparse_keys_are_refused_before_a_forward_pass(name):
+    sparse = {"layer_types": ["minimax_m3_sparse"] * 2} if name == "MiniMaxM3VLTextModel" else {}
+    model = on_meta(name, **TINY_DECODER, **sparse)
+    every_layer = range(len(_by_layer(model)))
+    with pytest.raises(NotImplementedError, match=f"TanhMax attention has no {REFUSED_ARGUMENTS[name]}"):
+        use_tanhmax(model, TanhMaxSettings(layers=every_layer))
+    with pytest.raises(NotImplementedError, match="TanhMax attention has no "), tanhmax_on(model, layers=every_layer):
+        pass
+    assert not any(isinstance(module.config, ConfigView) for module in attention_modules(model))
+
+
+@pytest.mark.parametrize("name", ["MiMoV2FlashModel", "MiniMaxM3VLTextModel"])
+def test_layers_without_sinks_or_sparse_keys_are_patched(name):
+    """Their attention has the argument, but no sinks and no indexer."""
+    assert use_tanhmax(on_meta(name, **TINY_DECODER, layer_types=["full_attention"] * 2)) == 2
