@@ -43,7 +43,6 @@ LOADERS = {
     "auto class": AutoModel.from_pretrained,
     "class": transformers.LlamaForCausalLM.from_pretrained,
     "tokenizer": AutoTokenizer.from_pretrained,
-    "image processor": transformers.AutoImageProcessor.from_pretrained,
     "pipeline": lambda name: transformers.pipeline("text-generation", model=name),
     "adapter": peft.PeftConfig.from_pretrained,
     "adapted model": peft.AutoPeftModel.from_pretrained,
