@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
+from hf_tanhmax.kernels.interpreter import faithful
+
 from .first_slot_cases import CRASH, cases
 from .first_slot_speed import speeds
-from hf_tanhmax.kernels.interpreter import faithful
 from .measure import gpu_environment
 
 OUT = Path("recipes/results/gpu")

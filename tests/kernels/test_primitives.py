@@ -9,10 +9,10 @@ import torch
 
 tl = pytest.importorskip("triton.language", reason="needs triton")
 import triton
+from gpu_exponentials import gpu_exponentials
 
 from hf_tanhmax.kernels import primitives
 from hf_tanhmax.visibility import Visibility
-from gpu_exponentials import gpu_exponentials
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 BLOCK_M, BLOCK_N = 4, 8

@@ -14,12 +14,12 @@ from hf_tanhmax import tanhmax_attention
 shift = pytest.importorskip("hf_tanhmax.kernels.shift", reason="needs triton")
 import triton
 import triton.language as tl
+from gpu_exponentials import gpu_exponentials
 
 from hf_tanhmax.kernels import forward, launch
 from hf_tanhmax.kernels.schedule import Tile
 from hf_tanhmax.ops import fused_attention
 from hf_tanhmax.visibility import Visibility
-from gpu_exponentials import gpu_exponentials
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 SIZE = (32, 32, 4, 1) if GPU == "cpu" else (64, 64, 4, 3)
