@@ -16,7 +16,7 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 LAYERS = (
     ("functional", "namespace", "settings", "stock", "visibility", "kernels.support", "kernels.schedule", "kernels.primitives"),
     ("kernels.shift", "models.adapters", "models.bundle", "native_code", "words"),
-    ("reference", "composed", "blocked", "native", "kernels.tuning", "kernels.forward"),
+    ("reference", "composed", "blocked", "native", "kernels.layout", "kernels.tuning", "kernels.forward"),
     ("native_attention", "paging", "kernels.backward", "kernels.decode"),
     ("kernels.launch",),
     ("kernels.launch_decode",),
