@@ -4,8 +4,8 @@ python -m recipes.first_slot [--out recipes/results/gpu]
 python -m recipes.first_slot --dry [--only "bfloat16 D64 padding" ...]
 
 Each case runs in a process of its own, twelve at a time, so that one that crashes takes no other along and what they compile is compiled in
-parallel. Then one process times with the GPU to itself. The folder gets `correct.jsonl` and `speed.jsonl`, a line as soon as it is known, and
-`env.txt`. `--dry` rehearses all of it on the CPU, with the kernels in Triton's interpreter, and times nothing.
+parallel. Then one process times with the GPU to itself. The folder gets `correct.jsonl` and `speed.jsonl`, line by line as they are known,
+and `env.txt`. `--dry` rehearses all of it on the CPU, with the kernels in Triton's interpreter, and times nothing.
 """
 
 import argparse

@@ -26,6 +26,7 @@ FEATURES = {
     "softmax": {"CAUSAL": True, "POLARITY": 0},
     "additive": {"CAUSAL": True, "BIAS": True, "ADDITIVE": True},
     "paged": {"PAGE": 1, "TABLE": True, "CAUSAL": True},
+    "masked": {"CAUSAL": True, "KEEP": True},
     "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
 }
 POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "SPANS": "i32", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
@@ -56,7 +57,10 @@ class Build:
 
 
 def builds():
-    """Every row of the table of tiles for sm_90; the defaults of head sizes 64 and 128 on the other architectures; other features at 64."""
+    """Every row of the table of tiles for sm_90; the defaults of head sizes 64 and 128 on the other architectures; other features at 64.
+
+    With a mask, the defaults of both head sizes on all architectures, and all rows for sm_90: what spills shows there.
+    """
     from hf_tanhmax.kernels.schedule import TABLE
 
     for kernel, head, size in TABLE:
@@ -68,8 +72,10 @@ def builds():
             for row in range(len(rows_of(kernel, head, size, architecture))):
                 if architecture == 90 or (head in (64, 128) and size == 2 and row == 0 and kernel != "bias"):
                     yield Build(kernel, head, size, row, "causal", architecture)
+                if head in (64, 128) and size == 2 and kernel != "bias" and (architecture == 90 or row == 0):
+                    yield Build(kernel, head, size, row, "masked", architecture)
         if head == 64 and kernel in ("forward", "key_value"):
-            others = [features for features in FEATURES if features not in ("causal", "paged") and size == 2]
+            others = [features for features in FEATURES if features not in ("causal", "paged", "masked") and size == 2]
             yield from (Build(kernel, head, size, 0, features, 90) for features in others)
     yield from (Build(kernel, 64, 2, 0, "full", architecture) for kernel in FIXED for architecture in ARCHITECTURES)
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("dataflow", "functional", "names", "namespace", "settings", "stock", "visibility"),
     ("compatibility.caches", "compatibility.sources", "kernels.support", "kernels.schedule", "kernels.primitives"),
     ("kernels.shift", "models.adapters", "models.bundle", "native_code", "reading", "words"),
-    ("compatibility.dependencies", "reference", "composed", "blocked", "native", "kernels.tuning", "kernels.forward"),
+    ("compatibility.dependencies", "reference", "composed", "blocked", "native", "kernels.layout", "kernels.tuning", "kernels.forward"),
     ("native_attention", "paging", "kernels.backward", "kernels.decode", "kernels.interpreter"),
     ("kernels.launch",),
     ("kernels.launch_decode",),

@@ -1,4 +1,4 @@
-"""No call copies from the host to its device: such a copy waits, and a CUDA graph cannot hold it. The device `meta` stands for a GPU here."""
+"""No call copies from the host to its device: such a copy waits, and no CUDA graph can hold it. The device `meta` stands for a GPU."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace

@@ -16,15 +16,15 @@ from ..visibility import Visibility
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel, span_kernel
 from .interpreter import faithful
+from .layout import ALIGN, Layout, launch_constants, launch_numbers
 from .primitives import LOG2E
 from .schedule import Kernel, Tile, padded_size, tiles
 from .shift import NORM_BLOCK, norm_kernel
 from .support import capability
 from .tuning import adds_atomically, autotuning, fastest, length_bucket
 
-ALIGN = 8  # elements: 16 bytes in half precision, the widest load
 # What a kernel is compiled for, besides its tile and which tensors there are.
-FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT")
+FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE")
 FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
@@ -62,12 +62,12 @@ class FusedProblem:
 
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
         """Launch a kernel with the tile that it is to take."""
-        known = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
-        rows = tuple(tile for tile in known if self.fits(tile))
+        table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+        rows = tuple(tile for tile in table if self.fits(tile))
         if len(rows) > 1 and autotuning():
-            seen, constants = self.visibility, self.constants(rows[0])
+            seen, known = self.visibility, self.constants(rows[0])
             absent = tuple(item is None for item in (seen.keep, seen.segments, self.bias))
-            compiled = tuple(constants[name] for name in FEATURES)
+            compiled = tuple(known[name] for name in FEATURES)
             lengths = (length_bucket(self.queries), length_bucket(self.keys))
             key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
             rows = (fastest(key, rows, launch, do_bench),)
@@ -128,54 +128,44 @@ class FusedProblem:
     @cached_property
     def alignment(self) -> int:
         """What all strides and sizes are multiples of: `ALIGN`, or 1. It does not change with the lengths of dense tensors."""
-        sizes = (self.dim, self.value_dim, *self.row_strides)
-        return ALIGN if all(size % ALIGN == 0 for size in sizes) else 1
+        return self.layout.alignment
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What of a call is no tensor."""
+        seen, nowhere = self.visibility, (0, 0, 0, 0)
+        return Layout(
+            (self.batch, self.heads, self.queries, self.dim),
+            (self.kv_heads, self.keys, self.value_dim),
+            self.row_strides,
+            nowhere if self.broad_bias is None else self.broad_bias.stride(),
+            nowhere if self.broad_keep is None else self.broad_keep.stride(),
+            (seen.causal, seen.offset, seen.window),
+            (self.scale, self.softcap, self.dropout_p),
+            2 if self.log_polarity is not None else int(self.signed),
+            self.query.dtype == torch.float32,
+            self.exact,
+            self.additive,
+        )
 
     def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Any]:
         """What every kernel takes."""
-        by_row = zip(["q_b", "q_h", "q_m", "k_b", "k_h", "k_n", "v_b", "v_h", "v_n"], self.row_strides, strict=True)
-        strides = {name: stride // self.alignment for name, stride in by_row}
-        for name, tensor in (("bias", self.broad_bias), ("keep", self.broad_keep)):
-            found = (0, 0, 0, 0) if tensor is None else tensor.stride()
-            strides |= {f"{name}_{dim}": stride for dim, stride in zip("bhmn", found, strict=True)}
-        for dim, name in enumerate(("span_b", "span_h", "span_m")):
-            strides[name] = 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)
-        unit = 1.0 if self.exact else LOG2E.value
         starts, ends = self.bounds
-        tensors = {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "SPANS": spans}
-        tensors |= {"STARTS": starts, "ENDS": ends, "SEED": self.seed}
-        tensors["LOG_P"] = None if self.log_polarity is None else self.log_polarity.float() * unit
-        window = self.visibility.window
-        sizes = {"queries": self.queries, "keys": self.keys, "heads": self.heads, "groups": self.heads // self.kv_heads}
-        sizes |= {"rows": self.batch * self.heads * self.queries, "offset": self.visibility.offset}
-        sizes["window"] = 0 if window is None else min(window, self.queries + self.keys)
-        numbers = {"dropout_p": self.dropout_p, "scale": self.scale * unit, "cap": 0.0}
-        if self.softcap is not None:
-            numbers |= {"scale": self.scale / self.softcap, "cap": self.softcap * unit}
-        return {**tensors, **strides, **sizes, **numbers, **self.constants(tile)}
+        tensors = {**self.tensors, "SPANS": spans, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
+        for dim, name in enumerate(("span_b", "span_h", "span_m")):
+            tensors[name] = 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)  # type: ignore[assignment]
+        return {**tensors, **launch_numbers(self.layout, tile)}
+
+    @property
+    def tensors(self) -> dict[str, Tensor | None]:
+        """The tensors that every kernel takes, whatever its tile."""
+        unit = 1.0 if self.exact else LOG2E.value
+        log_p = None if self.log_polarity is None else self.log_polarity.float() * unit
+        return {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "LOG_P": log_p}
 
     def constants(self, tile: Tile) -> dict[str, Any]:
         """What a kernel is compiled for: no length is among it."""
-        return {
-            "DIM": self.dim,
-            "VALUE_DIM": self.value_dim,
-            "BLOCK_DIM": padded_size(self.dim),
-            "BLOCK_VALUE": padded_size(self.value_dim),
-            "ALIGN": self.alignment,
-            "BLOCK_M": tile.rows,
-            "BLOCK_N": tile.columns,
-            "POLARITY": 2 if self.log_polarity is not None else int(self.signed),
-            "CAUSAL": self.visibility.causal,
-            "WINDOW": self.visibility.window is not None,
-            "CAPPED": self.softcap is not None,
-            "DROPOUT": self.dropout_p > 0,
-            "ADDITIVE": self.additive,
-            "PRECISION": "tf32" if self.query.dtype == torch.float32 and not self.exact else "ieee",
-            "num_warps": tile.warps,
-            "num_stages": tile.stages,
-            "enable_fp_fusion": True,
-            **({} if tile.registers is None else {"maxnreg": tile.registers}),
-        }
+        return launch_constants(self.layout, tile)
 
     def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
         """The spans of the mask by blocks of rows (or of keys), int32 `[batch or 1, heads or 1, blocks or 1, 4]`."""

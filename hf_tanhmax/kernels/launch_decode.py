@@ -1,6 +1,6 @@
 """From tensors to the decoding kernels: how many chunks, which grids, where the partial results lie. Nothing here waits for the device."""
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -11,11 +11,25 @@ from .decode import combine_kernel, decode_kernel, range_kernel
 from .forward import STRIDES
 from .interpreter import faithful
 from .launch import FusedProblem, dense
+from .layout import REMEMBERED, Layout, launch_numbers
 from .schedule import SHORTEST, Tile, decode_kernel_for, padded_size, splits
 
-# What the decoding kernel takes of the arguments that all kernels are called with.
-SHARED = ("Q", "K", "V", "LOG_P", "BIAS", "KEEP", *(stride for stride in STRIDES if not stride.startswith("span")))
-SHARED += ("queries", "keys", "heads", "groups", "offset", "window", "scale", "cap", "DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE")
+# What the decoding kernel takes of the numbers that all kernels are called with.
+SHARED = (
+    *(stride for stride in STRIDES if not stride.startswith("span")),
+    "queries",
+    "keys",
+    "heads",
+    "groups",
+    "offset",
+    "window",
+    "scale",
+    "cap",
+    "DIM",
+    "VALUE_DIM",
+    "BLOCK_DIM",
+    "BLOCK_VALUE",
+)
 SHARED += ("ALIGN", "BLOCK_M", "BLOCK_N", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "PRECISION", "ADDITIVE")
 SHARED += ("num_warps", "num_stages", "enable_fp_fusion")
 SCAN = 1024  # keys of the mask that a program looks through
@@ -37,13 +51,13 @@ def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | 
     group = problem.heads // problem.kv_heads * problem.queries
 
     def _launch(tile: Tile) -> None:
-        programs = problem.batch * problem.kv_heads * triton.cdiv(group, tile.rows)
-        count = splits(programs, _longest(problem, table), _multiprocessors(problem.query.device))
-        everything = problem.arguments(tile, None)
-        arguments = {name: everything[name] for name in SHARED} | _paged(problem, table, bounds)
-        arguments |= {"RANGES": ranges, "range_b": 0 if ranges is None or ranges.shape[0] == 1 else ranges.stride(0)}
-        arguments |= {"chunks": 0 if ranges is None else ranges.shape[1], "batch": problem.batch, "splits": count}
-        arguments |= {"shortest": SHORTEST, "EXACT": problem.exact, "PARTIAL": count > 1}
+        longest = _longest(problem, table)
+        programs, count, known = _scheduled(problem.layout, tile, table is not None, longest, _multiprocessors(problem.query.device))
+        arguments = {**problem.tensors, **known, "RANGES": ranges, "TABLE": table, "BOUNDS": bounds}
+        arguments["range_b"] = 0 if ranges is None or ranges.shape[0] == 1 else ranges.stride(0)
+        arguments["chunks"] = 0 if ranges is None else ranges.shape[1]
+        ragged = table is not None and table.dim() == 1
+        arguments |= {"table_b": 0 if table is None or ragged else table.stride(0), "ragged": int(ragged)}
         rows, result = lse.numel(), {"OUT": output.transpose(1, 2), "LSE": lse.transpose(1, 2)}
         if count == 1:
             decode_kernel[programs,](**arguments, **result)
@@ -64,12 +78,19 @@ def decode_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return dense(query, value.shape[3]), query.new_empty((batch, queries, heads), dtype=torch.float32).transpose(1, 2)
 
 
-def _paged(problem: FusedProblem, table: Tensor | None, bounds: Tensor | None) -> dict[str, Any]:
-    if table is None:
-        return {"TABLE": None, "BOUNDS": None, "table_b": 0, "ragged": 0, "PAGE": 1}
-    ragged, window = table.dim() == 1, problem.visibility.window or 0
-    where = {"TABLE": table, "BOUNDS": bounds, "table_b": 0 if ragged else table.stride(0), "ragged": int(ragged), "PAGE": problem.keys}
-    return where | {"window": min(window, problem.queries + _longest(problem, table))}
+@lru_cache(maxsize=REMEMBERED)
+def _scheduled(layout: Layout, tile: Tile, paged: bool, longest: int, processors: int) -> tuple[int, int, dict[str, Any]]:
+    """Programs without splitting, into how many chunks the keys are split, and the arguments that are no tensors; not to be changed."""
+    batch, heads, queries, _ = layout.query
+    kv_heads, keys, _ = layout.value
+    programs = batch * kv_heads * triton.cdiv(heads // kv_heads * queries, tile.rows)
+    count = splits(programs, longest, processors)
+    everything = launch_numbers(layout, tile)
+    found = {name: everything[name] for name in SHARED}
+    found |= {"batch": batch, "splits": count, "shortest": SHORTEST, "EXACT": layout.exact, "PARTIAL": count > 1, "PAGE": 1}
+    if paged:
+        found |= {"PAGE": keys, "window": min(layout.masking[2] or 0, queries + longest)}
+    return programs, count, found
 
 
 def _longest(problem: FusedProblem, table: Tensor | None) -> int:

@@ -239,8 +239,10 @@ def power(b_x, EXACT: tl.constexpr):
 
 @triton.jit
 def exact_exp(b_x):
-    """The exponential to the last digits of float32. `tl.exp` rounds the exponent's product with log2(e), which costs digits where it is large;
-    here what the product lost comes back, to first order."""
+    """The exponential to the last digits of float32.
+
+    `tl.exp` rounds the product of the exponent with log2(e), which costs digits where it is large. What that lost comes back here.
+    """
     b_x = tl.maximum(b_x, LOWEST, propagate_nan=NAN_STAYS)  # an infinite product has no rest
     b_y = b_x * LOG2E
     b_rest = tl.fma(b_x, LOG2E, -b_y) + b_x * LOG2E_REST

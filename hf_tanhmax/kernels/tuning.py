@@ -8,8 +8,8 @@ import torch
 
 from .schedule import Tile
 
-Key = tuple[Hashable, ...]
-_fastest: dict[Key, Tile] = {}
+TuningKey = tuple[Hashable, ...]
+_fastest: dict[TuningKey, Tile] = {}
 
 
 def autotuning() -> bool:
@@ -24,7 +24,7 @@ def adds_atomically() -> bool:
     return os.environ.get("HF_TANHMAX_ATOMIC", "0") == "1" and not torch.are_deterministic_algorithms_enabled()
 
 
-def fastest(key: Key, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
+def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
     """The tile with which `run` takes the least time; one with which the kernel does not compile or start is left out.
 
     Args:
@@ -37,7 +37,7 @@ def fastest(key: Key, rows: Sequence[Tile], run: Callable[[Tile], None], timer: 
         RuntimeError: the kernel runs with none of them.
     """
     if key not in _fastest:
-        times = {tile: time for tile in rows if (time := _time(key, tile, run, timer)) is not None}
+        times = {tile: time for tile in rows if (time := _time_of(key, tile, run, timer)) is not None}
         if not times:
             raise RuntimeError(
                 f"none of the {len(rows)} tiles of the {key[0]} kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them and "
@@ -47,7 +47,7 @@ def fastest(key: Key, rows: Sequence[Tile], run: Callable[[Tile], None], timer: 
     return _fastest[key]
 
 
-def _time(key: Key, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | None:
+def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | None:
     from triton.errors import TritonError
 
     try:

@@ -43,6 +43,7 @@ MODULES = (
     "kernels/schedule",
     "kernels/tuning",
     "kernels/primitives",
+    "kernels/layout",
     "kernels/shift",
     "kernels/forward",
     "kernels/backward",
