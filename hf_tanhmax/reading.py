@@ -71,7 +71,8 @@ class Reading:
     # Calls
 
     def _call(self, node: ast.Call, frame: Frame) -> Value:
-        args, rest = [], []
+        args: list[Value] = []
+        rest: list[Value] = []
         for each in node.args:
             value = self._value(each, frame)
             if isinstance(each, ast.Starred):

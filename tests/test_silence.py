@@ -291,7 +291,7 @@ def test_hidden_weights_are_zero():
 
 
 def on_meta(name, **values):
-    """A model without weights, of its default configuration but for values that make it small; the test is skipped where it is not known."""
+    """A model without weights, of its default configuration but for some values; the test is skipped where it is not known."""
     cls = getattr(transformers, name, None)
     if cls is None:
         pytest.skip(f"Transformers {transformers.__version__} has no {name}")
@@ -323,7 +323,7 @@ def test_parts_that_would_stay_softmax_are_named(name):
 
 def test_folding_attention_is_named():
     config = transformers.EsmConfig(vocab_size=33, hidden_size=24, num_hidden_layers=1, num_attention_heads=4, is_folding_model=True)
-    with torch.device("meta"), pytest.raises(ValueError, match="would stay softmax: .*EsmFoldAttention"):
+    with torch.device("meta"), pytest.raises(ValueError, match=r"would stay softmax: .*EsmFoldAttention"):
         use_tanhmax(transformers.EsmForProteinFolding(config))
 
 
