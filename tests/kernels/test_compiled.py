@@ -71,17 +71,17 @@ def test_costs_are_those_of_the_table(kernels):
 def test_the_table_holds_what_a_fast_kernel_needs(name):
     costs = table()[name]
     kernel, head, dtype, _, row, *_, architecture = name.split()
-    everywhere = kernel in ahead.FIXED or int(row) < len(TABLE_OF_TILES[kernel, int(head[1:]), 2 if dtype == "bf16" else 4])
-    assert costs["shared"] <= (
-        SHARED_LIMIT[architecture] if everywhere else SHARED_LIMIT["sm_100"]
-    )  # the Hopper's own rows may have it all
+    small = " masked sm_90" not in name  # a mask is loaded ahead too: on a Hopper the default rows may then have all of its shared memory
+    everywhere = small and (kernel in ahead.FIXED or int(row) < len(TABLE_OF_TILES[kernel, int(head[1:]), 2 if dtype == "bf16" else 4]))
+    limit = SHARED_LIMIT[architecture if everywhere else "sm_100"]  # the Hopper's own rows may have it all
+    assert costs["shared"] <= limit
     if kernel in ahead.FIXED:
         assert costs["spills"] == costs["matrix"] == 0
         assert (costs["ex2"] > 0) == (kernel == "combine")
         return
     assert costs["wide"] > 0, "no 16-byte loads"
     assert (costs["matrix"] > 0) == (dtype == "bf16"), "half precision runs on tensor cores, exact float32 does not"
-    if architecture == "sm_90" and " row 0 " in name and "everything" not in name and "fp32" not in name:
+    if architecture == "sm_90" and " row 0 " in name and name.split()[5] not in ("everything", "masked") and "fp32" not in name:
         assert costs["spills"] <= 20, f"{kernel} spills"
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-OutOfResources = pytest.importorskip("triton.runtime.errors", reason="needs triton").OutOfResources
 from recipes import attention_gpu, benchmark, contenders, gpu_contenders
 from recipes.attention_gpu import gate, timed
 from recipes.contenders import BASELINE
@@ -19,6 +18,7 @@ from recipes.gpu_contenders import CALLS_CUDNN, EAGER, FUSED, SOFTMAX_CUDNN, TWI
 from recipes.gpu_plan import DRY, Plan, Setting
 from recipes.measure import ProcessorMeter
 
+OutOfResources = pytest.importorskip("triton.runtime.errors", reason="needs triton").OutOfResources
 ROOT = Path(__file__).parents[2]
 TINY = replace(DRY, lengths=(32,), groups=(2,))
 SETTING = Setting("float32", batch=1, heads=2, kv_heads=1, length=17, head_dim=16, causal=True)
