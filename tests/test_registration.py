@@ -44,11 +44,7 @@ def definition(query, key, value, *, scale=SIZE**-0.5, additive=None, keep=None)
     """Output as Transformers wants it, `[batch, queries, heads, head_dim]`, and weights, in float64."""
     repeats = query.shape[1] // key.shape[1]
     query, key, value = query.double(), key.double().repeat_interleave(repeats, 1), value.double().repeat_interleave(repeats, 1)
-    scores = query @ key.mT * scale
-    shares = 1.0 if additive is None else torch.exp(additive.double())
-    shares = shares if keep is None else shares * keep
-    total = (shares * torch.cosh(scores)).sum(-1, keepdim=True)
-    weights = shares * torch.sinh(scores) / total.masked_fill(total == 0, 1.0)
+    weights = tanhmax(query @ key.mT * scale, keep, additive_mask=additive)
     return (weights @ value).transpose(1, 2), weights
 
 
