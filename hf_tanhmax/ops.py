@@ -257,8 +257,8 @@ def _second_order(inputs: list[Any], options: tuple[Any, ...], wants: tuple[bool
         raise NotImplementedError('second derivatives with dropout need implementation="reference"')
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     polarity = float(signed[0]) if log_p is None else torch.exp(log_p)
-    options = {"bias": bias, "scale": scale, "softcap": softcap, "polarity": polarity, "return_weights": False}
-    output, _ = reference_attention(query, key, value, visibility, **options)
+    scores = {"bias": bias, "scale": scale, "softcap": softcap, "polarity": polarity}
+    output, _ = reference_attention(query, key, value, visibility, return_weights=False, **scores)
     differentiated = [tensor for tensor, wanted in zip(inputs, wants, strict=False) if wanted]
     found = iter(torch.autograd.grad(output, differentiated, grad_output, create_graph=True))
     return [next(found) if wanted else None for wanted in wants[: len(inputs)]]
