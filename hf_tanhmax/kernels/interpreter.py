@@ -19,14 +19,14 @@ import triton.language as tl
 
 from .forward import forward_kernel
 
-INTERPRETED = not isinstance(forward_kernel, triton.JITFunction)
+IN_INTERPRETER = not isinstance(forward_kernel, triton.JITFunction)
 ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
 def faithful() -> Iterator[None]:
     """Correct the interpreter for the duration of the context, which may be nested; it is also a decorator."""
-    if not INTERPRETED:
+    if not IN_INTERPRETER:
         yield
         return
     from triton.runtime.interpreter import InterpreterBuilder

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 interpreter = pytest.importorskip("hf_tanhmax.kernels.interpreter", reason="needs triton")
-if interpreter.INTERPRETED:
+if interpreter.IN_INTERPRETER:
     from triton.runtime.interpreter import InterpreterBuilder
 
 CORRECTED = ("create_dot", "cast_impl", "create_descriptor_reduce")
@@ -53,7 +53,7 @@ def builder():
     return [getattr(InterpreterBuilder, name, None) for name in CORRECTED]
 
 
-@pytest.mark.skipif(not interpreter.INTERPRETED, reason="there is a GPU: nothing is corrected")
+@pytest.mark.skipif(not interpreter.IN_INTERPRETER, reason="there is a GPU: nothing is corrected")
 def test_corrected_while_our_kernels_run_and_no_longer():
     """Within another such context too, and if one thread leaves it while another is inside."""
     before = builder()

@@ -5,22 +5,27 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "0402c9cfaef994e9e35232f9d1393d9a1facbd266857b6db88bc631fbf057482"  # sha256 of what follows this line
+DIGEST = "2a0fd3fa98d46da58249e43c6b030bdd734670fa73882b404e4393ab4178c159"  # sha256 of what follows this line
 
 import transformers
 
 if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 17):
     raise ImportError(f"this checkpoint needs transformers 5.17 or newer, but {transformers.__version__} is installed")
 
+import ast
+import builtins
 import ctypes
+import dis
 import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import itertools
+import linecache
 import logging
 import math
+import operator
 import os
 import platform
 import re
@@ -28,13 +33,16 @@ import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
+import threading
 import torch
 import transformers
+import types
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, lru_cache
 from huggingface_hub.dataclasses import strict
 from pathlib import Path
 from torch import Tensor, nn
@@ -72,7 +80,7 @@ from transformers import (
 )
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.masking_utils import sdpa_mask
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 
 # This file is run once for every checkpoint that brings it, and the operators of one run must not be taken away by the next.
@@ -104,12 +112,30 @@ Edge cases, all with finite gradients:
 * a row without a kept key has weights 0 and gradients 0;
 * an infinite score saturates: its weight is its share of :math:`\pm 1`; a kept NaN propagates.
 
-The sums are shifted by :math:`\max_k \max(a_k, -a_k + \log p)`, so no exponential overflows. The difference is formed as
+What softmax models add to their scores to hide keys or to let them fade, an additive mask :math:`m`, is no part of the score, whose sign
+is the weight's. Softmax multiplies the share of a key by :math:`e^{m_j}`, and so does the map, in numerator and denominator alike:
+
+.. math:: w_j = \frac{e^{m_j} (e^{a_j} - p\,e^{-a_j})}{\sum_k e^{m_k} (e^{a_k} + p\,e^{-a_k})}
+
+* it changes no sign; a constant added to the m of a row changes nothing; p = 0 is softmax of :math:`a + m`, exactly;
+* :math:`m = 0` changes nothing, :math:`m = -\infty` hides, and anything between fades; from -9000 down a key counts as not kept (softmax
+  gives it exactly 0 beside any other), so that rows which hold nothing else are 0;
+* :math:`dL/da = C\,dP - W D` and :math:`dL/dm = W\,dP - C D` with :math:`C` the weights with a plus for the minus, :math:`dP` the gradient
+  of the weights and :math:`D = \sum_j W_j\,dP_j`.
+
+The sums are shifted by :math:`\max_k m_k + \max(a_k, -a_k + \log p)`, so no exponential overflows. The difference is formed as
 :math:`\tanh(a + c)\,(e^{a} + p\,e^{-a})` where p is near 1, which keeps the digits that a subtraction loses around 0.
 """
 
 
-def tanhmax(scores: Tensor, keep: Tensor | None = None, *, dim: int = -1, polarity: float | Tensor = 1.0) -> Tensor:
+# An additive mask hides with -10000, -1e9, the least finite number or -inf, by convention: so does what is this or less (-10000 rounded to
+# bfloat16 included), and a row of such values alone has no key, where softmax would give the keys that it hides equal shares.
+HIDDEN_BELOW = -9000.0
+
+
+def tanhmax(
+    scores: Tensor, keep: Tensor | None = None, *, dim: int = -1, polarity: float | Tensor = 1.0, additive_mask: Tensor | None = None
+) -> Tensor:
     r"""Signed coefficients :math:`\sinh(a_i) / \sum_j \cosh(a_j)` over one dimension (Huang et al. 2024, eq. 3).
 
     Args:
@@ -118,26 +144,32 @@ def tanhmax(scores: Tensor, keep: Tensor | None = None, *, dim: int = -1, polari
         dim: the dimension that holds the keys.
         polarity: a number in [0, 1], or a tensor that broadcasts to `scores` (non-negative; differentiable, where the one-sided
             derivative is taken at 0).
+        additive_mask: floating point, broadcasts to `scores`; multiplies a key's share by its exponential, as under softmax.
+            Differentiable.
 
     Returns:
         Weights of the shape and dtype of `scores`, differentiable any number of times.
 
     Raises:
-        TypeError: scores are not floating point, or `keep` is not boolean.
+        TypeError: scores or `additive_mask` are not floating point, or `keep` is not boolean.
         ValueError: a polarity number outside [0, 1], or shapes that do not broadcast.
     """
     if not scores.is_floating_point():
         raise TypeError(f"scores must be floating point, but are {scores.dtype}; convert them, for example with .float()")
     if keep is not None:
         check_keep(keep, scores.shape, "the scores")
+    if additive_mask is not None:
+        check_added("additive_mask", additive_mask, scores.shape, "the scores")
+        seen = ~hides(additive_mask)
+        keep = seen if keep is None else keep & seen
     exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
     polarity = check_polarity(polarity)
     if not isinstance(polarity, Tensor):
         polarity = exact.new_tensor(polarity)
-    return _map(exact, keep, dim, polarity.to(exact.dtype)).to(scores.dtype)
+    return _map(exact, keep, dim, polarity.to(exact.dtype), additive_mask).to(scores.dtype)
 
 
-def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor) -> Tensor:
+def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, additive_mask: Tensor | None) -> Tensor:
     if scores.size(dim) == 0:
         return scores.clone()
     if keep is not None:
@@ -148,11 +180,16 @@ def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor) -> Ten
 
     highest, lowest = scores.detach(), -scores.detach() + log_p.detach()
     shift = torch.maximum(highest, lowest)
+    level = None
+    if additive_mask is not None and keep is not None:
+        level = torch.where(keep, additive_mask.to(scores.dtype), 0.0)
+        shift = shift + level.detach()
     if keep is not None:
         shift = shift.masked_fill(~keep, -limit)
     shift = shift.amax(dim, keepdim=True)
 
-    positive, negative = scores - shift, -scores - shift
+    level = -shift if level is None else level - shift
+    positive, negative = level + scores, level - scores
     if keep is not None:
         positive, negative = positive.masked_fill(~keep, -math.inf), negative.masked_fill(~keep, -math.inf)
     positive = torch.exp(positive)
@@ -198,12 +235,33 @@ def check_keep(keep: Tensor, shape: torch.Size | tuple[int, ...], what: str) -> 
     """
     if keep.dtype != torch.bool:
         raise TypeError(
-            f"keep must be boolean (True takes part), but is {keep.dtype}; a 0/1 mask needs .bool(), and an additive mask "
-            "must be split: keep = mask > torch.finfo(mask.dtype).min / 2, the finite rest is a bias"
+            f"keep must be boolean (True takes part), but is {keep.dtype}; a 0/1 mask needs .bool(), and an additive mask goes to "
+            "`additive_mask`"
         )
-    padded = (1,) * (len(shape) - keep.dim()) + tuple(keep.shape)
-    if keep.dim() > len(shape) or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
-        raise ValueError(f"keep of shape {tuple(keep.shape)} does not broadcast to {what} of shape {tuple(shape)}")
+    _check_broadcasts("keep", keep, shape, what)
+
+
+def check_added(name: str, added: Tensor, shape: torch.Size | tuple[int, ...], what: str) -> None:
+    """Refuse what is to be added (`bias`, `additive_mask`) if it is not floating point or does not broadcast to `shape`.
+
+    Raises:
+        TypeError: it is not floating point.
+        ValueError: it does not broadcast.
+    """
+    if not added.is_floating_point():
+        raise TypeError(f"{name} must be floating point, but is {added.dtype}; a boolean mask goes to `keep`")
+    _check_broadcasts(name, added, shape, what)
+
+
+def _check_broadcasts(name: str, tensor: Tensor, shape: torch.Size | tuple[int, ...], what: str) -> None:
+    padded = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
+    if tensor.dim() > len(shape) or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)} does not broadcast to {what} of shape {tuple(shape)}")
+
+
+def hides(additive_mask: Tensor) -> Tensor:
+    """True where an additive mask hides a key outright; NaN hides nothing, and propagates."""
+    return additive_mask <= HIDDEN_BELOW
 
 
 # hf_tanhmax/settings.py
@@ -349,15 +407,7 @@ class Visibility:
         self, rows: tuple[int, int], columns: tuple[int, int], device: torch.device, batch: slice | None = None, heads: slice | None = None
     ) -> Tensor | None:
         """The mask of some queries and keys: boolean, broadcasts to `[batch, heads, rows, columns]`; None if all are visible."""
-        seen = None
-        if self.causal or self.window is not None:
-            i = torch.arange(*rows, device=device)[:, None] + self.offset
-            j = torch.arange(*columns, device=device)[None, :]
-            if self.causal:
-                seen = j <= i
-            if self.window is not None:
-                inside = (i - j < self.window) & (j - i < self.window)
-                seen = inside if seen is None else seen & inside
+        seen = self._band(torch.arange(*rows, device=device), torch.arange(*columns, device=device))
         if self.segments is not None:
             same = self.segments[slice(*rows), None] == self.segments[None, slice(*columns)]
             seen = same if seen is None else seen & same
@@ -369,9 +419,48 @@ class Visibility:
             seen = part if seen is None else seen & part
         return seen
 
+    def _band(self, queries: Tensor, keys: Tensor) -> Tensor | None:
+        """What causality and the window leave of some queries and keys, given by their numbers; None if that is all."""
+        if not self.causal and self.window is None:
+            return None
+        i, j = queries[:, None] + self.offset, keys[None, :]
+        seen = j <= i if self.causal else None
+        if self.window is None:
+            return seen
+        inside = (i - j < self.window) & (j - i < self.window)
+        return inside if seen is None else seen & inside
+
     def full(self, device: torch.device) -> Tensor | None:
-        """The mask of all queries and keys, as `tile` gives it."""
-        return self.tile((0, self.queries), (0, self.keys), device)
+        """The mask of all queries and keys, as `tile` gives it. Nothing is cut, so to a compiler lengths may be symbols."""
+        seen = self._band(torch.arange(self.queries, device=device), torch.arange(self.keys, device=device))
+        if self.segments is not None:
+            same = self.segments[:, None] == self.segments[None, :]
+            seen = same if seen is None else seen & same
+        if self.keep is None:
+            return seen
+        return self.keep if seen is None else seen & self.keep
+
+
+def packed_segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """The packed sequence of each position, int64 `[keys]`, from the bounds of a call, if they fit its tensors.
+
+    Raises:
+        ValueError, TypeError: they do not; the sentence says what they are.
+    """
+    length = key.shape[2]
+    if query.shape[0] != 1 or query.shape[2] != length:
+        raise ValueError(
+            "cu_seqlens packs sequences of queries and keys alike into a batch of one, but query and key have shapes "
+            f"{tuple(query.shape)} and {tuple(key.shape)}"
+        )
+    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be int32 or int64 [sequences + 1], but is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}")
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        bounds = cu_seqlens.tolist()
+        if bounds[:1] != [0] or bounds[-1] != length or bounds != sorted(bounds):
+            raise ValueError(f"cu_seqlens must ascend from 0 to the length {length}, but is {bounds}")
+    positions = torch.arange(length, device=key.device)
+    return torch.searchsorted(cu_seqlens.to(key.device, torch.int64), positions, right=True)
 
 
 # hf_tanhmax/paging.py
@@ -446,9 +535,10 @@ def checked_paging(block_table: Tensor, bounds: Tensor | None, query: Tensor, ke
 # hf_tanhmax/reference.py
 r"""TanhMax attention in plain PyTorch, with its weights: the definition that every other implementation is measured against.
 
-.. math:: O = \mathrm{dropout}(W) V, \qquad W = \mathrm{tanhmax}(s(\alpha\, Q K^\top) + B), \qquad s(x) = c \tanh(x / c)
+.. math:: O = \mathrm{dropout}(W) V, \qquad W = \mathrm{tanhmax}(s(\alpha\, Q K^\top) + B, M), \qquad s(x) = c \tanh(x / c)
 
-with scale :math:`\alpha`, softcap :math:`c` (absent: :math:`s(x) = x`) and bias :math:`B`. Memory grows with queries times keys.
+with scale :math:`\alpha`, softcap :math:`c` (absent: :math:`s(x) = x`), bias :math:`B` and additive mask :math:`M`. Memory grows with
+queries times keys.
 """
 
 
@@ -459,11 +549,13 @@ def reference_attention(
     visibility: Visibility,
     *,
     bias: Tensor | None = None,
+    additive_mask: Tensor | None = None,
     scale: float,
     softcap: float | None = None,
     dropout_p: float = 0.0,
     polarity: float | Tensor = 1.0,
-) -> tuple[Tensor, Tensor]:
+    return_weights: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Attention output and weights, differentiable any number of times.
 
     Args:
@@ -472,14 +564,16 @@ def reference_attention(
         value: `[batch, kv_heads, keys, value_dim]`.
         visibility: which keys a query sees.
         bias: broadcasts to `[batch, heads, queries, keys]`, added after the softcap.
+        additive_mask: broadcasts likewise; multiplies the share of a key by its exponential.
         scale: multiplies the products of query and key.
         softcap: bound of the scores, before bias and mask.
         dropout_p: share of the weights set to 0, the others scaled by 1 / (1 - dropout_p).
         polarity: a number, or `[heads]`.
+        return_weights: whether weights are wanted. If so, the gradient that goes through them is rounded to their dtype, as they are.
 
     Returns:
         Output `[batch, heads, queries, value_dim]` and weights `[batch, heads, queries, keys]` as they met the values (after
-        dropout), in the dtype of the query. Scores and weights are computed in float32, or float64 for float64.
+        dropout), in the dtype of the query, or None. Scores and weights are computed in float32, or float64 for float64.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     groups = query.shape[1] // key.shape[1]
@@ -490,10 +584,23 @@ def reference_attention(
         scores = scores + bias.to(exact)
     if isinstance(polarity, Tensor):
         polarity = polarity.view(1, -1, 1, 1)
-    weights = tanhmax(scores, visibility.full(query.device), polarity=polarity)
-    weights = torch.nn.functional.dropout(weights, dropout_p)
+    weights = tanhmax(scores, visibility.full(query.device), polarity=polarity, additive_mask=additive_mask)
+    if dropout_p > 0:
+        weights = torch.nn.functional.dropout(weights, dropout_p)
+    returned = None
+    if return_weights:
+        returned, weights = _rounded(weights, query.dtype)
     output = torch.matmul(weights, _repeat(value, groups).to(exact))
-    return output.to(query.dtype), weights.to(query.dtype)
+    return output.to(query.dtype), returned
+
+
+def _rounded(weights: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weights to be returned, in their dtype, and those to be used: the exact values, whose gradient goes through the returned ones."""
+    returned = weights.to(dtype)
+    if returned.dtype == weights.dtype or not weights.requires_grad:
+        return returned, weights
+    widened = returned.to(weights.dtype)
+    return returned, widened + (weights - widened).detach()  # no digit is lost: the two are too close to each other
 
 
 def _repeat(tensor: Tensor, groups: int) -> Tensor:
@@ -593,7 +700,7 @@ def _hardware_refusal(name: str, query: Tensor) -> str | None:
 def padded(tensor: Tensor, width: int) -> Tensor:
     """A tensor whose last dimension is dense and `width` long, zeros behind its own; itself if it is that. Differentiable."""
     if tensor.shape[-1] < width:
-        return pad(tensor, (0, width - tensor.shape[-1]))
+        tensor = pad(tensor, (0, width - tensor.shape[-1]))  # which keeps the order of strides, whatever it is
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
@@ -745,7 +852,7 @@ KERNELS: dict[str, StockKernel] = {
 r"""TanhMax attention composed of stock softmax kernels, by two identities that hold exactly for outputs and gradients.
 
 (a) **Doubled keys**: softmax attention over keys :math:`[K; -K]` and values :math:`[V; -V]`, with :math:`\log p` added to the scores of
-    the second half. A bias changes its sign in the second half; the mask is repeated.
+    the second half. A bias changes its sign in the second half; the mask, boolean or additive, is repeated.
 
 (b) **Two calls**: with output and log-sum-exp of softmax attention for :math:`q` and for :math:`-q` (:math:`L_-` shifted by
     :math:`\log p`), :math:`O = \sigma(L_+ - L_-)\,O_+ - \sigma(L_- - L_+)\,O_-` and :math:`L = \log(e^{L_+} + e^{L_-})`. A softmax
@@ -754,7 +861,7 @@ r"""TanhMax attention composed of stock softmax kernels, by two identities that 
 
 (b) runs over the kernels of `stock`, in memory linear in the length unless there is a mask: on the CPU its flash kernel; on CUDA the flash
 kernel for 16 bits without mask and bias, else the efficient one. (a) runs on other devices, in float64 on CUDA, on GPUs older than the
-kernels ask for, and where a bias or a polarity wants a gradient.
+kernels ask for, and where a bias, an additive mask or a polarity wants a gradient.
 
 Both lose digits where scores are near 0, as the two halves cancel; in bfloat16 the loss is visible (1.2 % at a score deviation of 0.1), so
 these are the fallback and the oracle, not the accurate path. The CPU computes half precision in float32. The kernels on CUDA do not: they
@@ -773,6 +880,7 @@ def composed_attention(
     visibility: Visibility,
     *,
     bias: Tensor | None = None,
+    additive_mask: Tensor | None = None,
     scale: float,
     polarity: Tensor,
     kernel: str | None = None,
@@ -791,19 +899,44 @@ def composed_attention(
     if scale <= 0:  # the CPU's kernel multiplies hidden scores, which are -inf, by the scale
         query, scale = (-query, -scale) if scale else (query * 0.0, 1.0)
     log_p = log_polarity(polarity)
-    pattern = _pattern(visibility, bias)
-    wants = torch.is_grad_enabled() and (polarity.requires_grad or (bias is not None and bias.requires_grad))
+    added = Added(bias, additive_mask)
+    pattern = _pattern(visibility, added)
+    wants = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (polarity, *added))
     if kernel is not None:
         _check_kernel(kernel, query, key, value, pattern, wants)
-        return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, kernel)
+        return _two_calls(query, key, value, visibility, added, scale, log_p, pattern, kernel)
     for name in () if wants else AUTOMATIC_KERNELS:
         if refusal(name, query, key, value, pattern) is None:
-            return _two_calls(query, key, value, visibility, bias, scale, log_p, pattern, name)
-    return doubled_keys(query, key, value, visibility, bias=bias, scale=scale, log_polarity=log_p)
+            return _two_calls(query, key, value, visibility, added, scale, log_p, pattern, name)
+    return doubled_keys(query, key, value, visibility, added=added, scale=scale, log_polarity=log_p)
 
 
-def _pattern(visibility: Visibility, bias: Tensor | None) -> Pattern:
-    if bias is not None or visibility.window is not None or visibility.segments is not None or visibility.keep is not None:
+class Added(NamedTuple):
+    """What is added to the scores of both halves: a bias with a change of sign, an additive mask without."""
+
+    bias: Tensor | None = None
+    additive_mask: Tensor | None = None
+
+    def halves(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums for the scores and for their negatives, in the dtype of the query; what is hidden (`seen`) counts as 0."""
+        bias = query.new_zeros(1, 1, 1, 1) if self.bias is None else self.bias.to(query.dtype)
+        if self.additive_mask is None:
+            return bias, -bias
+        mask = self.additive_mask.masked_fill(hides(self.additive_mask), 0.0).to(query.dtype)
+        return mask + bias, mask - bias
+
+    def seen(self, visibility: Visibility, device: torch.device) -> Tensor | None:
+        """The mask of all queries and keys, with what the additive mask hides: 4-dimensional; None if all are visible."""
+        keep = visibility.full(device)
+        if self.additive_mask is not None:
+            open_keys = ~hides(self.additive_mask)
+            keep = open_keys if keep is None else keep & open_keys
+        return None if keep is None else keep[(None,) * (4 - keep.dim())]
+
+
+def _pattern(visibility: Visibility, added: Added) -> Pattern:
+    masks = (*added, visibility.window, visibility.segments, visibility.keep)
+    if any(mask is not None for mask in masks):
         return "mask"
     if not visibility.causal or visibility.offset >= visibility.keys - 1:  # the latter: one query behind a cache sees all of it
         return "full"
@@ -815,21 +948,20 @@ def _check_kernel(kernel: str, query: Tensor, key: Tensor, value: Tensor, patter
         raise ValueError(f"unknown kernel {kernel!r}; there are {', '.join(KERNELS)}")
     reason = refusal(kernel, query, key, value, pattern)
     if reason is None and wants:
-        reason = "has no gradient for bias and polarity, but one of them requires it"
+        reason = "has no gradient for bias, additive mask and polarity, but one of them requires it"
     if reason is not None:
         raise NotImplementedError(f"kernel={kernel!r} {reason}; use kernel=None, which takes another way")
 
 
 def doubled_keys(
-    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, *, bias: Tensor | None, scale: float, log_polarity: Tensor
+    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, *, added: Added, scale: float, log_polarity: Tensor
 ) -> Tensor:
     """Identity (a) over `torch.nn.functional.scaled_dot_product_attention`, on any device."""
     groups = query.shape[1] // key.shape[1]
     key, value = (torch.cat([half, -half], dim=2).repeat_interleave(groups, dim=1) for half in (key, value))
-    keep = visibility.full(query.device)
-    shift = log_polarity.to(query.dtype).view(1, -1, 1, 1)
-    positive = query.new_zeros(1, 1, 1, 1) if bias is None else bias.to(query.dtype)
-    negative = shift if bias is None else shift - bias.to(query.dtype)
+    keep = added.seen(visibility, query.device)
+    positive, negative = added.halves(query)
+    negative = negative + log_polarity.to(query.dtype).view(1, -1, 1, 1)
     shape = torch.broadcast_shapes(positive.shape, negative.shape, () if keep is None else keep.shape)
     shape = (*shape[:3], visibility.keys)
     halves = [half.expand(shape) for half in (positive, negative)]
@@ -846,7 +978,7 @@ def _two_calls(
     key: Tensor,
     value: Tensor,
     visibility: Visibility,
-    bias: Tensor | None,
+    added: Added,
     scale: float,
     log_p: Tensor,
     pattern: Pattern,
@@ -858,21 +990,20 @@ def _two_calls(
     width = max(query.shape[-1], value_dim)
     width += -width % kernel.multiple
     query, key, value = (padded(tensor, width) for tensor in (query, key, value))
-    positive, negative, empty = _masks(visibility, bias, query) if pattern == "mask" else (None, None, None)
+    positive, negative, empty = _masks(visibility, added, query) if pattern == "mask" else (None, None, None)
     output = _TwoCalls.apply(query, key, value, positive, negative, empty, pattern == "causal", scale, log_p, name)
     return output[..., :value_dim].to(dtype)
 
 
-def _masks(visibility: Visibility, bias: Tensor | None, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _masks(visibility: Visibility, added: Added, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Additive masks for q and -q, and True where a row sees no key `[batch or 1, heads or 1, queries or 1]`; such rows are left open."""
-    positive = query.new_zeros(1, 1, 1, 1) if bias is None else bias.detach().to(query.dtype)
-    keep = visibility.full(query.device)
+    positive, negative = (half.detach() for half in added.halves(query))
+    keep = added.seen(visibility, query.device)
     if keep is None:
-        return positive, -positive, None
-    keep = keep[(None,) * (4 - keep.dim())]
+        return positive, negative, None
     empty = ~keep.any(-1)
     seen = keep | empty[..., None]
-    return torch.where(seen, positive, -math.inf), torch.where(seen, -positive, -math.inf), empty
+    return torch.where(seen, positive, -math.inf), torch.where(seen, negative, -math.inf), empty
 
 
 class _TwoCalls(torch.autograd.Function):
@@ -925,13 +1056,19 @@ For one block of queries:
 * **plain blocks**, where :math:`|a|` is known to stay below 60: :math:`E = 2^{a \log_2 e}` (the cheaper exponential) and
   :math:`W' = E - p/E`. No maximum is taken and no second exponential: since cosh is at least 1 the sum cannot vanish, and within the bound
   nothing overflows. The bound is the scale times the longest query times the longest key (Cauchy and Schwarz), or the softcap, plus the
-  largest bias and the largest log-polarity above 0;
+  largest bias and the largest log-polarity above 0. Where it is below 1, :math:`W' = 2p\sinh a + (1 - p) E`, which keeps the digits that
+  the difference of two numbers near 1 loses;
 * **shifted blocks** otherwise: :math:`E = e^{a-m}` and :math:`W' = E - p\,e^{-a-m}` with
   :math:`m = \max_k \max(a_k, \log p - a_k)` over the visible keys. The base stays e: rounding :math:`\log_2 e` would cost digits here.
 
-The denominator is :math:`\ell = \sum 2E - W'`, the output :math:`O = W' V / \ell`, and :math:`L = \log \ell` (plus the shift). The backward
-pass recomputes the blocks and uses the closed form :math:`dA = C \circ dP - W \circ D` with :math:`C = 2E - W'` and :math:`W = W'` over
-:math:`\ell`, :math:`dP = dO\,V^\top`, :math:`D = \mathrm{rowsum}(W \circ dP)`; and
+An additive mask counts as less by its largest visible number of the row, :math:`M`, which changes no weight: so its exponentials
+:math:`f = e^{m - M}` are at most 1, and 1 somewhere. Plain blocks multiply E and W' by f, with a bound of 30: what of f underflows, is then
+lost against the sum. Shifted blocks have it in the exponent, and in the maximum.
+
+The denominator is :math:`\ell = \sum 2E - W'`, the output :math:`O = W' V / \ell`, and :math:`L = \log \ell` (plus the shift, plus M).
+The backward pass recomputes the blocks and uses the closed form :math:`dA = C \circ dP - W \circ D` with :math:`C = 2E - W'` and
+:math:`W = W'` over :math:`\ell`, :math:`dP = dO\,V^\top`, :math:`D = \mathrm{rowsum}(W \circ dP)`; for an additive mask
+:math:`dM = W \circ dP - C \circ D`; and
 :math:`dL/d\log p = -\sum_j n_j (dP_j + D)` with the negative exponentials :math:`n = E - W'` over :math:`\ell`.
 
 A query without a visible key gets output 0, L = +inf and zero gradients.
@@ -939,7 +1076,8 @@ A query without a visible key gets output 0, L = +inf and zero gradients.
 
 
 LOG2_OF_E = math.log2(math.e)
-PLAIN_LIMIT = 60.0
+PLAIN_LIMIT, SMALL_LIMIT = 60.0, 1.0
+PLAIN_LIMIT_FADED = 30.0
 TILE = 1 << 19
 ROWS = 128
 
@@ -969,6 +1107,7 @@ class BlockedProblem:
     log_polarity: Tensor
     visibility: Visibility
     bias: Tensor | None
+    additive_mask: Tensor | None
     scale: float
     softcap: float | None
     dropout_p: float
@@ -1005,7 +1144,7 @@ class BlockedProblem:
                         heads=slice(kv.start * self.groups, kv.stop * self.groups),
                         rows=(start, stop),
                         columns=(low, high),
-                        first_hidden=self.visibility.hidden_from(start, low),
+                        first_hidden=low if self.additive_mask is not None else self.visibility.hidden_from(start, low),
                     )
 
     @cached_property
@@ -1019,9 +1158,18 @@ class BlockedProblem:
         bound = bound + self.log_polarity.amax().clamp(min=0.0)  # a learned polarity may be above 1
         return bound if self.bias is None else bound + self.bias.abs().amax().to(self.exact)
 
+    @cached_property
+    def hides_outright(self) -> bool:
+        """Whether the additive mask hides any key as a boolean mask does."""
+        return self.additive_mask is not None and bool(hides(self.additive_mask).any())
+
     def plain(self, block: Block) -> bool:
         """Whether no shift is needed in this block."""
-        return bool((self.bounds[block.batch, block.kv_heads] < PLAIN_LIMIT).all())
+        return self.below(block, PLAIN_LIMIT if self.additive_mask is None else PLAIN_LIMIT_FADED)
+
+    def below(self, block: Block, limit: float) -> bool:
+        """Whether all scores of a block are below a limit."""
+        return bool((self.bounds[block.batch, block.kv_heads] < limit).all())
 
     def rows_of(self, tensor: Tensor, block: Block) -> Tensor:
         """`[batch, heads, queries, n]` -> the block's `[entries * kv_heads, groups * rows, n]`."""
@@ -1056,10 +1204,10 @@ class BlockedProblem:
             capped = torch.tanh(out)
             torch.mul(capped, self.softcap * unit, out=out)
         if self.bias is not None:
-            self.by_head(out, block).add_(self.part_of_bias(self.bias, block).to(self.exact), alpha=unit)
+            self.by_head(out, block).add_(self.part_of(self.bias, block).to(self.exact), alpha=unit)
         return capped
 
-    def part_of_bias(self, tensor: Tensor, block: Block) -> Tensor:
+    def part_of(self, tensor: Tensor, block: Block) -> Tensor:
         """The block's part of a 4-dimensional tensor that broadcasts to `[batch, heads, queries, keys]`, as a view."""
         for dim, wanted in enumerate((block.batch, block.heads, slice(*block.rows), slice(*block.columns))):
             if tensor.shape[dim] != 1:
@@ -1071,7 +1219,25 @@ class BlockedProblem:
         if block.first_hidden >= block.columns[1]:
             return None
         columns = (block.first_hidden, block.columns[1])
-        return self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
+        seen = self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
+        if self.additive_mask is None or not self.hides_outright:
+            return seen
+        shown = ~hides(self.part_of(self.additive_mask, block))
+        return shown if seen is None else seen & shown
+
+    def levels(self, block: Block, seen: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The additive mask less its largest visible number of each row, -inf where a key is hidden, and that number; None without a mask.
+
+        Both broadcast to `[entries, heads, rows, columns]`.
+        """
+        if self.additive_mask is None:
+            return None
+        part = self.part_of(self.additive_mask, block).to(self.exact)
+        if seen is not None:
+            part = torch.where(seen, part, -math.inf)
+        highest = part.amax(-1, keepdim=True)
+        highest = highest.masked_fill(highest == -math.inf, 0.0)
+        return part - highest, highest
 
     def maskable(self, tile: Tensor, block: Block) -> Tensor:
         """The columns of a tile from `first_hidden` on, as `[entries, heads, rows, columns]`."""
@@ -1134,36 +1300,58 @@ def _weigh(
     """
     seen = problem.seen(block)
     shift: Tensor | float = 0.0
-    plain = problem.plain(block)
+    plain, levels = problem.plain(block), problem.levels(block, seen)
     capped = problem.scores(block, scores, LOG2_OF_E if plain else 1.0)
     if plain:
         polarity = problem.per_head(torch.exp(problem.log_polarity), block)
+        small = problem.below(block, SMALL_LIMIT)
+        if small:
+            torch.mul(scores, math.log(2.0), out=weights).sinh_().mul_(2.0 * polarity)
         positive = scores.exp2_()
-        torch.addcdiv(positive, polarity, positive, value=-1, out=weights)
+        if small:
+            weights.addcmul_(1.0 - polarity, positive)
+        else:
+            torch.addcdiv(positive, polarity, positive, value=-1, out=weights)
         opposite = torch.div(polarity, positive) if negative else None
     else:
-        shift = _shift(problem, block, seen, scores)
-        torch.sub(problem.per_head(problem.log_polarity, block) - shift, scores, out=weights).exp_()
-        positive = scores.sub_(shift).exp_()
+        shift = _shift(problem, block, seen, levels, scores, spare=weights)
+        torch.sub(problem.per_head(problem.log_polarity, block) - shift, scores, out=weights)
+        scores.sub_(shift)
+        if levels is not None:
+            for tile in (scores, weights):
+                problem.by_head(tile, block).add_(levels[0])
+        weights.exp_()
+        positive = scores.exp_()
         opposite = weights.clone() if negative else None
         torch.sub(positive, weights, out=weights)
-    if seen is not None:
-        factor, hidden = seen.to(problem.exact), ~seen
-        for tile in (problem.maskable(item, block) for item in (positive, weights, opposite) if item is not None):
-            # Where all is finite, a product masks as well as a fill, and several times as fast.
-            _ = tile.mul_(factor) if plain else tile.masked_fill_(hidden, 0.0)
+    tiles = [problem.maskable(item, block) for item in (positive, weights, opposite) if item is not None]
+    factor = levels[0].exp() if levels is not None else None if seen is None else seen.to(problem.exact)
+    for tile in tiles:
+        # Where all is finite, a product masks as well as a fill, and several times as fast.
+        if plain and factor is not None:
+            tile.mul_(factor)
+        elif seen is not None:
+            tile.masked_fill_(~seen, 0.0)
+    if levels is not None:
+        shift = shift + levels[1].expand(*problem.by_head(scores, block).shape[:3], 1).reshape(*scores.shape[:2], 1)
     return positive.sum(-1, keepdim=True).mul_(2.0).sub_(weights.sum(-1, keepdim=True)), shift, opposite, capped
 
 
-def _shift(problem: BlockedProblem, block: Block, seen: Tensor | None, scores: Tensor) -> Tensor:
+def _shift(
+    problem: BlockedProblem, block: Block, seen: Tensor | None, levels: tuple[Tensor, Tensor] | None, scores: Tensor, *, spare: Tensor
+) -> Tensor:
     """The largest exponent of each row over its visible keys; hidden scores are 0 afterwards, infinite ones finite."""
     limit = torch.finfo(scores.dtype).max / 4
     scores.clamp_(-limit, limit)
     extremes = []
-    for fill, extreme in ((-math.inf, torch.amax), (math.inf, torch.amin)):
+    for sign, extreme in ((1, torch.amax), (-1, torch.amin)):
+        tile = scores
+        if levels is not None:
+            tile = spare
+            torch.add(problem.by_head(scores, block), levels[0], alpha=sign, out=problem.by_head(tile, block))
         if seen is not None:
-            problem.maskable(scores, block).masked_fill_(~seen, fill)
-        extremes.append(extreme(scores, -1, keepdim=True))
+            problem.maskable(tile, block).masked_fill_(~seen, -sign * math.inf)
+        extremes.append(extreme(tile, -1, keepdim=True))
     if seen is not None:
         problem.maskable(scores, block).masked_fill_(~seen, 0.0)
     shift = torch.maximum(extremes[0], problem.per_head(problem.log_polarity, block) - extremes[1])
@@ -1178,11 +1366,14 @@ class BlockedGradients:
     key: Tensor
     value: Tensor
     bias: Tensor | None
+    additive_mask: Tensor | None
     log_polarity: Tensor | None
 
 
-def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool = False, log_polarity: bool = False) -> BlockedGradients:
-    """Gradients from that of the output; `bias` and `log_polarity` say whether theirs are wanted.
+def blocked_backward(
+    problem: BlockedProblem, grad_output: Tensor, *, bias: bool = False, additive_mask: bool = False, log_polarity: bool = False
+) -> BlockedGradients:
+    """Gradients from that of the output; `bias`, `additive_mask` and `log_polarity` say whether theirs are wanted.
 
     Every block holds whole rows, so the denominator and D are computed anew: L and O carry a rounding that grows with the scores.
     """
@@ -1196,6 +1387,7 @@ def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool
         key=_zeros(problem.key),
         value=_zeros(problem.value),
         bias=_zeros(problem.bias) if bias and problem.bias is not None else None,
+        additive_mask=_zeros(problem.additive_mask) if additive_mask and problem.additive_mask is not None else None,
         log_polarity=_zeros(problem.log_polarity) if log_polarity else None,
     )
     buffers = problem.scratch(4)
@@ -1214,6 +1406,8 @@ def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool
             gradients.log_polarity[block.heads] -= problem.by_head(per_row, block).sum((0, 2, 3))
         # The gradient of the scores: C dP - W D, with C = 2E - W.
         torch.sub(weights, scores, alpha=2.0, out=scores)
+        if gradients.additive_mask is not None:  # W dP - C D
+            _add_up(problem, block, gradients.additive_mask, product.addcmul_(scores, row_delta))
         grad_scores.mul_(scores.neg_()).addcmul_(weights, row_delta, value=-1.0)
         if factors is not None:
             weights.mul_(factors)
@@ -1222,11 +1416,16 @@ def blocked_backward(problem: BlockedProblem, grad_output: Tensor, *, bias: bool
     return gradients
 
 
+def _add_up(problem: BlockedProblem, block: Block, total: Tensor, tile: Tensor) -> None:
+    """Add a tile to the block's part of a gradient that broadcasts to `[batch, heads, queries, keys]`."""
+    part = problem.part_of(total, block)
+    part += problem.by_head(tile, block).sum_to_size(part.shape)
+
+
 def _back_to_inputs(problem: BlockedProblem, block: Block, gradients: BlockedGradients, grad_scores: Tensor, capped: Tensor | None) -> None:
     """From the gradient of a block's scores to those of bias, query and key."""
     if gradients.bias is not None:
-        part = problem.part_of_bias(gradients.bias, block)
-        part += problem.by_head(grad_scores, block).sum_to_size(part.shape)
+        _add_up(problem, block, gradients.bias, grad_scores)
     if capped is not None:
         grad_scores.addcmul_(grad_scores * capped, capped, value=-1.0)
     grad_query = torch.bmm(grad_scores, problem.columns_of(problem.key, block)).mul_(problem.scale)
@@ -1702,7 +1901,7 @@ A call is the operator's if none of these holds; else, and where there is no lib
 rounding. Nothing is tried: the reasons are known before.
 
 * float64, which it does not compute;
-* a bias, a softcap or dropout;
+* a bias, an additive mask, a softcap or dropout;
 * a tensor without elements;
 * no finite bound of the scores (`BlockedProblem.bounds`): NaN, infinity, or lengths whose squares overflow.
 
@@ -1742,8 +1941,9 @@ def why_not_native(problem: BlockedProblem) -> str | None:
     """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native.native_library`."""
     if problem.exact != torch.float32:
         return f"computes in float32, not in {problem.exact}"
-    if problem.bias is not None or problem.softcap is not None or problem.dropout_p > 0.0:
-        return "has no bias, no softcap and no dropout"
+    added = problem.bias is not None or problem.additive_mask is not None
+    if added or problem.softcap is not None or problem.dropout_p > 0.0:
+        return "has no bias, no additive mask, no softcap and no dropout"
     if 0 in (*problem.query.shape, *problem.key.shape, *problem.value.shape):
         return "computes nothing from empty tensors"
     if not bool(torch.isfinite(problem.bounds).all()):
@@ -1766,13 +1966,13 @@ def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
 
 
 def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarity: bool = False) -> BlockedGradients:
-    """As `blocked.blocked_backward`; there is no bias."""
+    """As `blocked.blocked_backward`; there is neither bias nor additive mask."""
     query, key, value = (torch.zeros(tensor.shape, **PLACE) for tensor in (problem.query, problem.key, problem.value))
     sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if log_polarity else None
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_log_polarity": sums}
     spare = problem.value.shape[3] + 1
     _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
-    return BlockedGradients(query, key, value, None, None if sums is None else sums.sum((0, 2)))
+    return BlockedGradients(query, key, value, None, None, None if sums is None else sums.sum((0, 2)))
 
 
 def _call_library(
@@ -1852,15 +2052,23 @@ def decode_unsupported(query: Tensor, value: Tensor, *, needs_gradient: bool, dr
         dropout_p: share of the weights to drop.
         packed: whether sequences are packed into a batch of one.
     """
-    if not 1 <= query.shape[2] <= MOST_QUERIES:
-        return f"takes 1 to {MOST_QUERIES} queries, but there are {query.shape[2]}"
+    if decodable(query, needs_gradient=needs_gradient, dropout_p=dropout_p, packed=packed):
+        return fused_unsupported(query, value)
     if needs_gradient:
         return "has no gradient, but one is needed; call it under torch.no_grad(), or detach the tensors"
     if dropout_p > 0:
         return f"has no dropout, but dropout_p is {dropout_p}"
     if packed:
         return "has no packed sequences, but cu_seqlens is given without a block_table"
-    return fused_unsupported(query, value)
+    return f"takes 1 to {MOST_QUERIES} queries, but there are {query.shape[2]}"
+
+
+def decodable(query: Tensor, *, needs_gradient: bool, dropout_p: float, packed: bool) -> bool:
+    """Whether the decoding kernel takes a call that the fused kernels take; arguments as in `decode_unsupported`.
+
+    To a compiler with dynamic lengths this is one comparison. A sentence with the number of queries would tie the graph to that number.
+    """
+    return not (needs_gradient or dropout_p > 0 or packed) and 1 <= query.shape[2] <= MOST_QUERIES
 
 
 def capability(device: torch.device) -> tuple[int, int] | None:
@@ -2094,7 +2302,8 @@ def splits(programs: int, keys: int, processors: int) -> int:
 """What the user asks of the schedule: rows that are timed, once a kind of call (HF_TANHMAX_AUTOTUNE=1), and sums in no certain order."""
 
 
-_fastest: dict[Hashable, Tile] = {}
+TuningKey = tuple[Hashable, ...]
+_fastest: dict[TuningKey, Tile] = {}
 
 
 def autotuning() -> bool:
@@ -2109,11 +2318,40 @@ def adds_atomically() -> bool:
     return os.environ.get("HF_TANHMAX_ATOMIC", "0") == "1" and not torch.are_deterministic_algorithms_enabled()
 
 
-def fastest(key: Hashable, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
-    """The tile with which `run` takes the least time; `timer` measures a call, and `key` is what the answer is remembered for."""
+def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
+    """The tile with which `run` takes the least time; one with which the kernel does not compile or start is left out.
+
+    Args:
+        key: what the answer is remembered for; the kernel's name comes first.
+        rows: the tiles.
+        run: launches the kernel with a tile.
+        timer: measures a call.
+
+    Raises:
+        RuntimeError: the kernel runs with none of them.
+    """
     if key not in _fastest:
-        _fastest[key] = min(rows, key=lambda tile: timer(lambda: run(tile)))
+        times = {tile: time for tile in rows if (time := _time_of(key, tile, run, timer)) is not None}
+        if not times:
+            raise RuntimeError(
+                f"none of the {len(rows)} tiles of the {key[0]} kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them and "
+                "raises what stops it"
+            )
+        _fastest[key] = min(times, key=times.__getitem__)
     return _fastest[key]
+
+
+def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | None:
+    from triton.errors import TritonError
+
+    try:
+        return timer(lambda: run(tile))
+    except torch.OutOfMemoryError:
+        raise
+    except (TritonError, RuntimeError) as error:  # the compiler's passes raise the latter
+        reason = " ".join(str(error).split())[:200]
+        logging.getLogger(__name__).warning(f"the {key[0]} kernel is not timed with {tile}: {type(error).__name__}: {reason}")
+        return None
 
 
 def length_bucket(length: int) -> int:
@@ -2123,8 +2361,6 @@ def length_bucket(length: int) -> int:
 
 if triton_missing() is None:
     # Not by import statements: Transformers has everybody install whatever a file imports.
-    do_bench = importlib.import_module("triton.testing").do_bench
-    TensorDescriptor = importlib.import_module("triton.tools.tensor_descriptor").TensorDescriptor
     triton = importlib.import_module("triton")
     tl = importlib.import_module("triton.language")
 
@@ -2135,7 +2371,8 @@ if triton_missing() is None:
 
     Scores are held in units of log 2, :math:`x = a \log_2 e`, and negative exponents as :math:`y = \log_2 p - x`, so that the two exponentials
     of a score are :math:`2^x` and :math:`2^y`. A hidden score has both exponents at minus infinity: it adds exactly 0 to every sum. `POLARITY`
-    is 1 for TanhMax (y = -x), 0 for softmax (no second exponential at all) and 2 for a polarity per head.
+    is 1 for TanhMax (y = -x), 0 for softmax (no second exponential at all) and 2 for a polarity per head. If `ADDITIVE`, the pointer to a
+    bias is one to an additive mask m instead, which is no part of the score a but is added to both exponents.
 
     `EXACT` is float32 that is multiplied without TF32. Its scores stay in natural units, as rounding log2(e) would cost digits of large scores,
     and its backward pass gets the row's shift and sum apart instead of L.
@@ -2143,9 +2380,12 @@ if triton_missing() is None:
 
 
     LOG2E = tl.constexpr(1.4426950408889634)
+    LOG2E_REST = tl.constexpr(1.9259629911e-08)  # what rounding log2(e) to float32 leaves
     LN2 = tl.constexpr(0.6931471805599453)
     # Infinite scores become this large: they share the row as the definition wants, and no difference of two overflows.
     LIMIT = tl.constexpr(1e38)
+    LOWEST = tl.constexpr(-200.0)  # natural exponent, at which the exponential is 0 in float32
+    HIDDEN = tl.constexpr(HIDDEN_BELOW)
     NAN_STAYS = tl.constexpr(tl.PropagateNan.ALL)
 
 
@@ -2294,9 +2534,16 @@ if triton_missing() is None:
 
 
     @triton.jit
+    def load_added(i_m, i_n, o_m, o_n, queries, keys, p_bias, bias_m, bias_n):
+        """A tile of a bias or of an additive mask, in float32; 0 beyond its bounds."""
+        p_tile = p_bias + i_m.to(tl.int64) * bias_m + i_n.to(tl.int64) * bias_n + o_m * bias_m + o_n * bias_n
+        return tl.load(p_tile, mask=(i_m + o_m < queries) & (i_n + o_n < keys), other=0.0).to(tl.float32)
+
+
+    @triton.jit
     def scores(
         b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr,
-        BOUNDED: tl.constexpr = False,
+        ADDITIVE: tl.constexpr, BOUNDED: tl.constexpr = False,
     ):  # fmt: skip
         """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap.
 
@@ -2307,10 +2554,9 @@ if triton_missing() is None:
         if CAPPED:
             b_tanh = tanh(b_x)
             b_x = b_tanh * cap
-        if p_bias is not None:
-            p_tile = p_bias + i_m.to(tl.int64) * bias_m + i_n.to(tl.int64) * bias_n + o_m * bias_m + o_n * bias_n
-            b_bias = tl.load(p_tile, mask=(i_m + o_m < queries) & (i_n + o_n < keys), other=0.0)
-            b_x += b_bias.to(tl.float32) * (1.0 if EXACT else LOG2E)
+        if p_bias is not None and not ADDITIVE:
+            b_bias = load_added(i_m, i_n, o_m, o_n, queries, keys, p_bias, bias_m, bias_n)
+            b_x += b_bias * (1.0 if EXACT else LOG2E)
         if not BOUNDED:
             b_x = tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS)
         return b_x, b_tanh
@@ -2329,9 +2575,42 @@ if triton_missing() is None:
 
 
     @triton.jit
+    def faded(
+        b_a, b_x, b_y, i_m, i_n, o_m, o_n, queries, keys, p_mask, mask_m, mask_n, ADDITIVE: tl.constexpr, EXACT: tl.constexpr,
+    ):  # fmt: skip
+        """The score that the sign comes from, and the exponents x and y with an additive mask, or as they are without.
+
+        What the mask hides, has a score of 0 and exponents of minus infinity.
+        """
+        if ADDITIVE:
+            b_m = load_added(i_m, i_n, o_m, o_n, queries, keys, p_mask, mask_m, mask_n)
+            m_hidden = (b_m <= HIDDEN) | (b_x == float("-inf"))
+            b_m = b_m * (1.0 if EXACT else LOG2E)
+            b_a = tl.where(m_hidden, 0.0, b_a)
+            b_x = tl.where(m_hidden, float("-inf"), b_x + b_m)
+            b_y = tl.where(m_hidden, float("-inf"), b_y + b_m)
+        else:
+            b_a = b_x
+        return b_a, b_x, b_y
+
+
+    @triton.jit
     def power(b_x, EXACT: tl.constexpr):
         """The exponential in the units of the scores."""
-        return tl.exp(b_x) if EXACT else tl.exp2(b_x)
+        return exact_exp(b_x) if EXACT else tl.exp2(b_x)
+
+
+    @triton.jit
+    def exact_exp(b_x):
+        """The exponential to the last digits of float32.
+
+        `tl.exp` rounds the product of the exponent with log2(e), which costs digits where it is large. What that lost comes back here.
+        """
+        b_x = tl.maximum(b_x, LOWEST, propagate_nan=NAN_STAYS)  # an infinite product has no rest
+        b_y = b_x * LOG2E
+        b_rest = tl.fma(b_x, LOG2E, -b_y) + b_x * LOG2E_REST
+        b_exp = tl.exp2(b_y)
+        return tl.fma(b_exp, b_rest * LN2, b_exp)
 
 
     @triton.jit
@@ -2346,11 +2625,11 @@ if triton_missing() is None:
 
 
     @triton.jit
-    def largest(b_x, b_y, POLARITY: tl.constexpr, MASKED: tl.constexpr):
+    def largest(b_x, b_y, POLARITY: tl.constexpr, MASKED: tl.constexpr, ADDITIVE: tl.constexpr):
         """The largest exponent of each row, [BLOCK_M]."""
         if POLARITY == 0:
             b_max = tl.max(b_x, 1)
-        elif POLARITY == 1 and not MASKED:
+        elif POLARITY == 1 and not MASKED and not ADDITIVE:
             b_max = tl.max(tl.abs(b_x), 1)
         else:
             b_max = tl.max(tl.maximum(b_x, b_y), 1)
@@ -2367,8 +2646,10 @@ if triton_missing() is None:
 
 
     @triton.jit
-    def score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
-        """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D.
+    def score_gradient(
+        b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr, OF_MASK: tl.constexpr,
+    ):  # fmt: skip
+        """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D, or (OF_MASK) dM = W dP - C D.
 
         The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would
         cost float32 the digits that |L| has before the point, on both exponentials differently.
@@ -2384,8 +2665,11 @@ if triton_missing() is None:
             b_n = power(b_y - b_shift, EXACT)
             if EXACT:
                 b_n = b_n * b_inverse
-            b_w = difference(b_x, b_p, b_n, log_p, POLARITY, EXACT)
-            b_ds = (b_p + b_n) * b_dp - b_w * b_delta
+            b_w = difference(b_a, b_p, b_n, log_p, POLARITY, EXACT)
+            if OF_MASK:
+                b_ds = b_w * b_dp - (b_p + b_n) * b_delta
+            else:
+                b_ds = (b_p + b_n) * b_dp - b_w * b_delta
         return b_w, b_n, b_ds
 
 
@@ -2400,6 +2684,102 @@ if triton_missing() is None:
             b_inverse = b_shift
         return b_shift, b_inverse
 
+
+# hf_tanhmax/kernels/layout.py
+"""What of a call is no tensor, and the launch arguments that follow from it: found out once, as all layers of a model are called alike."""
+
+
+ALIGN = 8  # elements: 16 bytes in half precision, the widest load
+REMEMBERED = 1024  # layouts: a cache that grows has a new one with each token
+
+
+class Layout(NamedTuple):
+    """Sizes, strides and numbers of a call.
+
+    Attributes:
+        query: batch, heads, queries, head_dim.
+        value: kv_heads, keys, value_dim.
+        row_strides: of query, key and value, by batch entry, head and row.
+        bias_strides, keep_strides: of the expanded tensors; zeros where there is none.
+        masking: causal, offset, window.
+        numbers: scale, softcap, dropout_p.
+        polarity: 0, 1, or 2 for one per head.
+        single: whether the tensors are float32.
+        exact: whether float32 is multiplied without TF32.
+        additive: whether what the pointer of the bias holds is an additive mask.
+    """
+
+    query: tuple[int, int, int, int]
+    value: tuple[int, int, int]
+    row_strides: tuple[int, ...]
+    bias_strides: tuple[int, ...]
+    keep_strides: tuple[int, ...]
+    masking: tuple[bool, int, int | None]
+    numbers: tuple[float, float | None, float]
+    polarity: int
+    single: bool
+    exact: bool
+    additive: bool
+
+    @property
+    def alignment(self) -> int:
+        """What all strides and sizes are multiples of: `ALIGN`, or 1."""
+        return ALIGN if all(size % ALIGN == 0 for size in (self.query[3], self.value[2], *self.row_strides)) else 1
+
+
+@lru_cache(maxsize=REMEMBERED)
+def launch_numbers(layout: Layout, tile: Tile) -> dict[str, Any]:
+    """The launch arguments that are no tensors, and the constants; not to be changed."""
+    batch, heads, queries, _ = layout.query
+    kv_heads, keys, _ = layout.value
+    by_row = zip(["q_b", "q_h", "q_m", "k_b", "k_h", "k_n", "v_b", "v_h", "v_n"], layout.row_strides, strict=True)
+    found: dict[str, Any] = {name: stride // layout.alignment for name, stride in by_row}
+    for name, strides in (("bias", layout.bias_strides), ("keep", layout.keep_strides)):
+        found |= {f"{name}_{dim}": stride for dim, stride in zip("bhmn", strides, strict=True)}
+    _, offset, window = layout.masking
+    found |= {"queries": queries, "keys": keys, "heads": heads, "groups": heads // kv_heads, "rows": batch * heads * queries}
+    found |= {"offset": offset, "window": 0 if window is None else min(window, queries + keys)}
+    scale, softcap, dropout_p = layout.numbers
+    unit = 1.0 if layout.exact else LOG2E.value
+    found |= {"dropout_p": dropout_p, "scale": scale * unit, "cap": 0.0}
+    if softcap is not None:
+        found |= {"scale": scale / softcap, "cap": softcap * unit}
+    return found | launch_constants(layout, tile)
+
+
+def launch_constants(layout: Layout, tile: Tile) -> dict[str, Any]:
+    """What a kernel is compiled for: no length is among it."""
+    dim, value_dim = layout.query[3], layout.value[2]
+    causal, _, window = layout.masking
+    _, softcap, dropout_p = layout.numbers
+    return {
+        "DIM": dim,
+        "VALUE_DIM": value_dim,
+        "BLOCK_DIM": padded_size(dim),
+        "BLOCK_VALUE": padded_size(value_dim),
+        "ALIGN": layout.alignment,
+        "BLOCK_M": tile.rows,
+        "BLOCK_N": tile.columns,
+        "POLARITY": layout.polarity,
+        "CAUSAL": causal,
+        "WINDOW": window is not None,
+        "CAPPED": softcap is not None,
+        "DROPOUT": dropout_p > 0,
+        "ADDITIVE": layout.additive,
+        "PRECISION": "tf32" if layout.single and not layout.exact else "ieee",
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        "enable_fp_fusion": True,
+        **({} if tile.registers is None else {"maxnreg": tile.registers}),
+    }
+
+
+if triton_missing() is None:
+    # Not by import statements: Transformers has everybody install whatever a file imports.
+    do_bench = importlib.import_module("triton.testing").do_bench
+    TensorDescriptor = importlib.import_module("triton.tools.tensor_descriptor").TensorDescriptor
+    triton = importlib.import_module("triton")
+    tl = importlib.import_module("triton.language")
 
     # hf_tanhmax/kernels/shift.py
     r"""A shift that is known before the first score, so that the forward loop needs neither a running maximum nor a rescaling.
@@ -2551,7 +2931,7 @@ if triton_missing() is None:
         queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, POLYNOMIAL: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, POLYNOMIAL: tl.constexpr,
         DESCRIBED: tl.constexpr,
     ):  # fmt: skip
         """Output [batch, queries, heads, VALUE_DIM] and L [batch, heads, queries]; q, k, v by their strides over ALIGN.
@@ -2592,7 +2972,7 @@ if triton_missing() is None:
             Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
         )  # fmt: skip
         spans = key_span(i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW)
-        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
         b_sum = tl.zeros([BLOCK_M], tl.float32)
         b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
         done = False
@@ -2604,16 +2984,16 @@ if triton_missing() is None:
                     b_q, b_acc, b_sum, b_shift, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
                     bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM,
                     VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION,
-                    EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
+                    ADDITIVE, EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
                 )  # fmt: skip
                 done = all_finite(b_acc)
         if not done:
-            b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+            b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
             b_acc, b_sum, b_max = walk(
                 b_q, tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN,
                 v_n * ALIGN, bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed,
                 dropout_p, DIM, VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT,
-                PRECISION, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
+                PRECISION, ADDITIVE, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
             )  # fmt: skip
 
         m_empty = b_sum == 0.0
@@ -2636,8 +3016,8 @@ if triton_missing() is None:
         b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n, queries,
         keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
         BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr,
-        WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
-        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+        WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+        ADDITIVE: tl.constexpr, EXACT: tl.constexpr, STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
     ):  # fmt: skip
         """Take all blocks of keys that the rows can see into the running sums: first those without a mask, then those with one."""
         low, full_low, full_high, high = spans
@@ -2648,8 +3028,8 @@ if triton_missing() is None:
                 b_acc, b_sum, b_max = attend(
                     b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m,
                     keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM, BLOCK_DIM,
-                    BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, MASKED=EDGES == 1, EXACT=EXACT, STATIC=STATIC,
-                    POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
+                    BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, ADDITIVE, MASKED=EDGES == 1, EXACT=EXACT,
+                    STATIC=STATIC, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
                 )  # fmt: skip
         return b_acc, b_sum, b_max
 
@@ -2659,24 +3039,26 @@ if triton_missing() is None:
         b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
         queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
         BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-        PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
-        STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+        PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
+        MASKED: tl.constexpr, EXACT: tl.constexpr, STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
     ):  # fmt: skip
         """Take one block of keys into the running sums. STATIC: the shift `b_max` is not the largest exponent and does not move."""
         o_row, o_column = o_m[:, None], o_n[None, :]
         b_k = load_rows(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_DIM]
         b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-        b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, STATIC)
+        b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, ADDITIVE, STATIC)
+        b_a = b_x
         m_seen = None
         if MASKED:
             m_seen = visible(
                 i_m, i_n, o_row, o_column, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED
             )  # fmt: skip
         b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
+        b_a, b_x, b_y = faded(b_a, b_x, b_y, i_m, i_n, o_row, o_column, queries, keys, p_bias, bias_m, bias_n, ADDITIVE, EXACT)
 
         b_new = b_max
         if not STATIC:
-            b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED))
+            b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED, ADDITIVE))
             b_shrink = power(b_max - b_new, EXACT)
         if POLYNOMIAL and not MASKED:
             b_w, b_n = mixed_pair(b_x, b_new[:, None] + tl.zeros_like(b_x), o_column)
@@ -2687,7 +3069,7 @@ if triton_missing() is None:
         b_all = b_w
         if POLARITY != 0:
             b_all = b_w + b_n
-            b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
+            b_w = difference(b_a, b_w, b_n, log_p, POLARITY, EXACT)
         b_sum = tl.sum(b_all, 1) + (b_sum if STATIC else b_sum * b_shrink)
         if DROPOUT:
             b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)
@@ -2747,7 +3129,8 @@ if triton_missing() is None:
     * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group; if asked to, it
       adds its part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
     * `query_kernel`: one program owns a block of rows and walks their keys; the gradient of log p comes along, a number per row;
-    * `bias_kernel`: one program owns a tile of the bias and walks the batch entries and heads that share it.
+    * `bias_kernel`: one program owns a tile of the bias, or of the additive mask (:math:`dM = W \circ dP - C \circ D`), and walks the batch
+      entries and heads that share it.
     """
 
 
@@ -2773,7 +3156,7 @@ if triton_missing() is None:
         queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
     ):  # fmt: skip
         """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys.
 
@@ -2812,6 +3195,8 @@ if triton_missing() is None:
             low, full_low, full_high, high = query_span(
                 i_n, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_N, BLOCK_M, CAUSAL, WINDOW
             )  # fmt: skip
+            if SUM_Q is not None:  # what keys beyond the last get is not stored, but would meet their zeros in dQ: 2^(0 - L) may be infinite
+                full_high = tl.where(i_n + BLOCK_N > keys, full_low, full_high)
             for EDGES in tl.static_range(2):
                 count, left = blocks_of(low, full_low, full_high, high, BLOCK_M, EDGES == 1)
                 for i in range(count):
@@ -2835,7 +3220,7 @@ if triton_missing() is None:
                         b_qk, b_dp, b_shift[None, :], b_inverse[None, :], b_delta, p_bias, p_keep, i_bh, i_m, i_n, o_m[None, :], o_n[:, None],
                         bias_m, bias_n, keep_m, keep_n,
                         queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, POLARITY, CAUSAL, WINDOW,
-                        STARTS is not None, CAPPED, DROPOUT, MASKED=EDGES == 1, INNER=True, EXACT=STATS is not None,
+                        STARTS is not None, CAPPED, DROPOUT, ADDITIVE, MASKED=EDGES == 1, INNER=True, EXACT=STATS is not None,
                     )  # fmt: skip
                     b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
                     b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
@@ -2857,7 +3242,7 @@ if triton_missing() is None:
         queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, PASSES: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, PASSES: tl.constexpr,
     ):  # fmt: skip
         """dQ [batch, queries, heads, DIM], dense, and the gradient of log p row by row, [batch, heads, queries], if D_LOG_P is given.
 
@@ -2919,8 +3304,8 @@ if triton_missing() is None:
                     b_w, b_dlog_p, b_ds = tile_gradient(
                         b_qk, b_dp, b_shift[:, None], b_inverse[:, None], b_delta[:, None], p_bias, p_keep, i_bh, i_m, i_n, o_m[:, None],
                         o_n[None, :], bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed,
-                        dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, MASKED=EDGES == 1, INNER=True,
-                        EXACT=STATS is not None,
+                        dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, ADDITIVE, MASKED=EDGES == 1,
+                        INNER=True, EXACT=STATS is not None,
                     )  # fmt: skip
                     if PASS < PASSES - 1:
                         b_sum += tl.sum(b_w * b_dp, 1)
@@ -2945,7 +3330,8 @@ if triton_missing() is None:
         queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p, batch, bias_batch, bias_heads, out_b, out_h, out_m, out_n,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, SHARED_M: tl.constexpr, SHARED_N: tl.constexpr,
+        CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
+        SHARED_M: tl.constexpr, SHARED_N: tl.constexpr,
     ):  # fmt: skip
         """The gradient of the bias in float32, by strides `out_`; where rows (or keys) share a bias, a partial sum per block of them."""
         blocks_n = tl.cdiv(keys, BLOCK_N)
@@ -2994,7 +3380,8 @@ if triton_missing() is None:
                     b_qk, b_dp, b_shift[:, None], b_inverse[:, None], b_delta, BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, p_keep, i_bh,
                     i_m, i_n, o_m[:, None],
                     o_n[None, :], bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed,
-                    dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, MASKED=True, INNER=False, EXACT=STATS is not None,
+                    dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, ADDITIVE, MASKED=True, INNER=False,
+                    EXACT=STATS is not None,
                 )  # fmt: skip
                 b_sum += b_ds
 
@@ -3018,23 +3405,28 @@ if triton_missing() is None:
         b_qk, b_dp, b_shift, b_inverse, b_delta, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, bias_m, bias_n, keep_m, keep_n, queries, keys,
         offset, window,
         b_start, b_end, scale, cap, log_p, seed, dropout_p, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-        PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, MASKED: tl.constexpr, INNER: tl.constexpr, EXACT: tl.constexpr,
+        PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, ADDITIVE: tl.constexpr, MASKED: tl.constexpr, INNER: tl.constexpr,
+        EXACT: tl.constexpr,
     ):  # fmt: skip
         """Of one tile, rows by keys or keys by rows: the weights as they met the values, the gradient of log p, and that of the scores.
 
-        The gradient is that of the products of query and key (through the softcap) if INNER, else that of the scores behind the bias.
+        The gradient is that of the products of query and key (through the softcap) if INNER, else that of the scores behind the bias, or
+        (ADDITIVE) that of the additive mask, in which W and C have changed places.
         """
-        b_x, b_tanh = scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+        b_x, b_tanh = scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, ADDITIVE)
+        b_a = b_x
         m_seen = None
         if MASKED:
             m_seen = visible(
                 i_m, i_n, o_m, o_n, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED
             )  # fmt: skip
         b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
+        b_a, b_x, b_y = faded(b_a, b_x, b_y, i_m, i_n, o_m, o_n, queries, keys, p_bias, bias_m, bias_n, ADDITIVE, EXACT)
         if DROPOUT:
             m_survives = survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p)
             b_dp = tl.where(m_survives, b_dp * (1.0 / (1.0 - dropout_p)), 0.0)
-        b_w, b_n, b_ds = score_gradient(b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY, EXACT)
+        OF_MASK: tl.constexpr = ADDITIVE and not INNER
+        b_w, b_n, b_ds = score_gradient(b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY, EXACT, OF_MASK)
         b_dlog_p = -b_n * (b_dp + b_delta)
         if DROPOUT:
             b_w = tl.where(m_survives, b_w, 0.0)
@@ -3072,7 +3464,7 @@ if triton_missing() is None:
         batch, queries, keys, heads, groups, splits, chunks, offset, window, shortest, ragged, scale, cap,
         DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
         BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-        CAPPED: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr, PAGE: tl.constexpr, PARTIAL: tl.constexpr,
+        CAPPED: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, EXACT: tl.constexpr, PAGE: tl.constexpr, PARTIAL: tl.constexpr,
     ):  # fmt: skip
         """OUT [splits, batch, queries, heads, VALUE_DIM] and LSE [splits, batch, queries, heads]; q, k, v by their strides over ALIGN.
 
@@ -3113,7 +3505,7 @@ if triton_missing() is None:
             log_p = tl.load(LOG_P + o_h, mask=m_row, other=0.0)[:, None]
         p_q = Q + (i_b * q_b + o_h * q_h + o_m * q_m)[:, None] * ALIGN + o_d[None, :]
         b_q = tl.load(p_q, mask=m_row[:, None] & (o_d < DIM)[None, :], other=0.0)
-        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 else 0.0, tl.float32)
+        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
         b_sum = tl.zeros([BLOCK_M], tl.float32)
         b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
 
@@ -3134,19 +3526,22 @@ if triton_missing() is None:
                 b_k = load_tile(p_k, i_n, o_n, o_d, k_n * ALIGN, end, DIM, BLOCK_DIM, MASKED=True)  # [BLOCK_N, BLOCK_DIM]
                 b_v = load_tile(p_v, i_n, o_n, o_v, v_n * ALIGN, end, VALUE_DIM, BLOCK_VALUE, MASKED=True)  # [BLOCK_N, BLOCK_VALUE]
             b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-            b_x, _ = scores(b_qk, i_m, i_n, o_m[:, None], o_n[None, :], queries, end, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT)
+            o_row, o_column = o_m[:, None], o_n[None, :]
+            b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, end, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, ADDITIVE)
+            b_a = b_x
             m_seen = visible(
-                i_m, i_n, o_m[:, None], o_n[None, :], queries, end, offset, window, 0, 0, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED=False
+                i_m, i_n, o_row, o_column, queries, end, offset, window, 0, 0, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED=False
             )  # fmt: skip
             b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED=True)
-            b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED=True))
+            b_a, b_x, b_y = faded(b_a, b_x, b_y, i_m, i_n, o_row, o_column, queries, end, p_bias, bias_m, bias_n, ADDITIVE, EXACT)
+            b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED=True, ADDITIVE=ADDITIVE))
             b_shrink = power(b_max - b_new, EXACT)
             b_w = power(b_x - b_new[:, None], EXACT)
             b_all = b_w
             if POLARITY != 0:
                 b_n = power(b_y - b_new[:, None], EXACT)
                 b_all = b_w + b_n
-                b_w = difference(b_x, b_w, b_n, log_p, POLARITY, EXACT)
+                b_w = difference(b_a, b_w, b_n, log_p, POLARITY, EXACT)
             b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
             b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
             b_max = b_new
@@ -3235,11 +3630,86 @@ if triton_missing() is None:
         tl.store(p_range + 1, tl.max(tl.where(b_any != 0, o_n + 1, 0), 0))
 
 
+    # hf_tanhmax/kernels/interpreter.py
+    """Triton's interpreter, corrected where it differs from a GPU in silence, for as long as a kernel of ours is launched in it.
+
+    * `tl.dot` multiplies the raw bits of bfloat16 operands, which it holds as uint16: they are widened first, and accumulated in float32.
+    * A cast from float32 to bfloat16 cuts digits off: it rounds to nearest even here, as a GPU does.
+    * Tensor descriptors cannot add, which the interpreter says: here they can.
+    * A fused multiply-add rounds once, which that of Triton 3.6 does not.
+
+    There is one interpreter in a process, so one thread at a time may be inside. Where kernels are compiled there is nothing to correct.
+    """
+
+
+    IN_INTERPRETER = not isinstance(forward_kernel, triton.JITFunction)
+    ONE_AT_A_TIME = threading.RLock()
+
+
+    @contextmanager
+    def faithful() -> Iterator[None]:
+        """Correct the interpreter for the duration of the context, which may be nested; it is also a decorator."""
+        if not IN_INTERPRETER:
+            yield
+            return
+        from triton.runtime.interpreter import InterpreterBuilder
+
+        with ONE_AT_A_TIME:
+            corrections = _corrections(InterpreterBuilder.cast_impl, InterpreterBuilder.create_fma)
+            before = {name: InterpreterBuilder.__dict__.get(name) for name in corrections}
+            for name, correction in corrections.items():
+                setattr(InterpreterBuilder, name, correction)
+            try:
+                yield
+            finally:
+                for name, method in before.items():
+                    if method is None:
+                        delattr(InterpreterBuilder, name)
+                    else:
+                        setattr(InterpreterBuilder, name, method)
+
+
+    def _corrections(cast: Any, multiply_add: Any) -> dict[str, Any]:
+        """The methods of the interpreter to be replaced, by name; `cast` and `multiply_add` are its own, for all other dtypes."""
+        import numpy as np
+        from triton._C.libtriton import ir
+        from triton.runtime.interpreter import TensorHandle
+
+        def _widened(handle: Any) -> Any:
+            return (handle.data.astype(np.uint32) << 16).view(np.float32) if handle.dtype.scalar == tl.bfloat16 else handle.data
+
+        def _dot(_builder: Any, a: Any, b: Any, d: Any, *_: Any) -> Any:
+            with np.errstate(invalid="ignore", over="ignore"):  # a GPU says nothing of rows that overflow and are stored nowhere
+                product = np.matmul(_widened(a), _widened(b), dtype=d.data.dtype)
+            return TensorHandle(product + d.data, d.dtype.scalar)
+
+        def _cast(builder: Any, source: Any, wanted: Any) -> Any:
+            if source.dtype.scalar != tl.float32 or wanted.scalar != tl.bfloat16:
+                return cast(builder, source, wanted)
+            rounded = torch.from_numpy(np.ascontiguousarray(source.data)).bfloat16()
+            return TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), wanted.scalar)
+
+        def _fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
+            if z.data.dtype != np.float32:
+                return multiply_add(builder, x, y, z)
+            exact = x.data.astype(np.float64) * y.data.astype(np.float64) + z.data.astype(np.float64)
+            return TensorHandle(exact.astype(np.float32), z.dtype.scalar)
+
+        def _reduce(builder: Any, kind: Any, descriptor: Any, value: Any, offsets: Any) -> None:
+            if kind != ir.DESCRIPTOR_REDUCE_KIND.ADD:
+                raise NotImplementedError(f"the interpreter's descriptors only add, but {kind} is wanted")
+            pointers, mask = descriptor.materialize_pointers(offsets)
+            builder.create_atomic_rmw(ir.ATOMIC_OP.FADD, pointers, value, mask, ir.MEM_SEMANTIC.RELAXED, None)
+
+        return {"create_dot": _dot, "cast_impl": _cast, "create_fma": _fma, "create_descriptor_reduce": _reduce}
+
+
     # hf_tanhmax/kernels/launch.py
     """From tensors to kernels: layouts, which features a call needs, grids and results. Nothing here copies from host to device or waits."""
 
 
-    ALIGN = 8  # elements: 16 bytes in half precision, the widest load
+    # What a kernel is compiled for, besides its tile and which tensors there are.
+    FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE")
     FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
@@ -3248,7 +3718,8 @@ if triton_missing() is None:
         """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None where `signed` says it all.
 
         `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device. `exact` is
-        decided once, by the forward pass (`is_exact`): torch's setting may be another one when the gradient is computed.
+        decided once, by the forward pass (`is_exact`): torch's setting may be another one when the gradient is computed. If `additive`, the
+        bias is an additive mask: the two share a pointer.
         """
 
         query: Tensor
@@ -3263,6 +3734,7 @@ if triton_missing() is None:
         dropout_p: float
         seed: Tensor | None
         exact: bool
+        additive: bool = False
 
         def __post_init__(self) -> None:
             self.query, self.key, self.value = (_rows(tensor) for tensor in (self.query, self.key, self.value))
@@ -3275,21 +3747,23 @@ if triton_missing() is None:
 
         def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
             """Launch a kernel with the tile that it is to take."""
-            known = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
-            rows = tuple(tile for tile in known if self.fits(tile))
+            table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+            rows = tuple(tile for tile in table if self.fits(tile))
             if len(rows) > 1 and autotuning():
-                masking = (self.visibility.causal, self.visibility.window is None, self.visibility.keep is None)
+                seen, known = self.visibility, self.constants(rows[0])
+                absent = tuple(item is None for item in (seen.keep, seen.segments, self.bias))
+                compiled = tuple(known[name] for name in FEATURES)
                 lengths = (length_bucket(self.queries), length_bucket(self.keys))
-                sizes = (padded_size(self.dim), padded_size(self.value_dim))
-                key = (kernel, str(self.query.device), self.query.dtype, *sizes, *masking, *lengths, rows)
+                key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
                 rows = (fastest(key, rows, launch, do_bench),)
             launch(rows[0])
 
         def fits(self, tile: Tile) -> bool:
             """Whether a row of the table is for a call like this one.
 
-            A static shift wants polarity 1, no bias (whose size nobody bounds) and weights that hold 2^60, which float16 does not; the
-            polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of its own.
+            A static shift wants polarity 1, no bias or additive mask (whose size nobody bounds) and weights that hold 2^60, which float16 does
+            not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of
+            its own.
             """
             if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
                 return False
@@ -3339,53 +3813,44 @@ if triton_missing() is None:
         @cached_property
         def alignment(self) -> int:
             """What all strides and sizes are multiples of: `ALIGN`, or 1. It does not change with the lengths of dense tensors."""
-            sizes = (self.dim, self.value_dim, *self.row_strides)
-            return ALIGN if all(size % ALIGN == 0 for size in sizes) else 1
+            return self.layout.alignment
+
+        @cached_property
+        def layout(self) -> Layout:
+            """What of a call is no tensor."""
+            seen, nowhere = self.visibility, (0, 0, 0, 0)
+            return Layout(
+                (self.batch, self.heads, self.queries, self.dim),
+                (self.kv_heads, self.keys, self.value_dim),
+                self.row_strides,
+                nowhere if self.broad_bias is None else self.broad_bias.stride(),
+                nowhere if self.broad_keep is None else self.broad_keep.stride(),
+                (seen.causal, seen.offset, seen.window),
+                (self.scale, self.softcap, self.dropout_p),
+                2 if self.log_polarity is not None else int(self.signed),
+                self.query.dtype == torch.float32,
+                self.exact,
+                self.additive,
+            )
 
         def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Any]:
             """What every kernel takes."""
-            by_row = zip(["q_b", "q_h", "q_m", "k_b", "k_h", "k_n", "v_b", "v_h", "v_n"], self.row_strides, strict=True)
-            strides = {name: stride // self.alignment for name, stride in by_row}
-            for name, tensor in (("bias", self.broad_bias), ("keep", self.broad_keep)):
-                found = (0, 0, 0, 0) if tensor is None else tensor.stride()
-                strides |= {f"{name}_{dim}": stride for dim, stride in zip("bhmn", found, strict=True)}
-            for dim, name in enumerate(("span_b", "span_h", "span_m")):
-                strides[name] = 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)
-            unit = 1.0 if self.exact else LOG2E.value
             starts, ends = self.bounds
-            tensors = {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "SPANS": spans}
-            tensors |= {"STARTS": starts, "ENDS": ends, "SEED": self.seed}
-            tensors["LOG_P"] = None if self.log_polarity is None else self.log_polarity.float() * unit
-            window = self.visibility.window
-            sizes = {"queries": self.queries, "keys": self.keys, "heads": self.heads, "groups": self.heads // self.kv_heads}
-            sizes |= {"rows": self.batch * self.heads * self.queries, "offset": self.visibility.offset}
-            sizes["window"] = 0 if window is None else min(window, self.queries + self.keys)
-            numbers = {"dropout_p": self.dropout_p, "scale": self.scale * unit, "cap": 0.0}
-            if self.softcap is not None:
-                numbers |= {"scale": self.scale / self.softcap, "cap": self.softcap * unit}
-            return {**tensors, **strides, **sizes, **numbers, **self.constants(tile)}
+            tensors = {**self.tensors, "SPANS": spans, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
+            for dim, name in enumerate(("span_b", "span_h", "span_m")):
+                tensors[name] = 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)  # type: ignore[assignment]
+            return {**tensors, **launch_numbers(self.layout, tile)}
+
+        @property
+        def tensors(self) -> dict[str, Tensor | None]:
+            """The tensors that every kernel takes, whatever its tile."""
+            unit = 1.0 if self.exact else LOG2E.value
+            log_p = None if self.log_polarity is None else self.log_polarity.float() * unit
+            return {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "LOG_P": log_p}
 
         def constants(self, tile: Tile) -> dict[str, Any]:
             """What a kernel is compiled for: no length is among it."""
-            return {
-                "DIM": self.dim,
-                "VALUE_DIM": self.value_dim,
-                "BLOCK_DIM": padded_size(self.dim),
-                "BLOCK_VALUE": padded_size(self.value_dim),
-                "ALIGN": self.alignment,
-                "BLOCK_M": tile.rows,
-                "BLOCK_N": tile.columns,
-                "POLARITY": 2 if self.log_polarity is not None else int(self.signed),
-                "CAUSAL": self.visibility.causal,
-                "WINDOW": self.visibility.window is not None,
-                "CAPPED": self.softcap is not None,
-                "DROPOUT": self.dropout_p > 0,
-                "PRECISION": "tf32" if self.query.dtype == torch.float32 and not self.exact else "ieee",
-                "num_warps": tile.warps,
-                "num_stages": tile.stages,
-                "enable_fp_fusion": True,
-                **({} if tile.registers is None else {"maxnreg": tile.registers}),
-            }
+            return launch_constants(self.layout, tile)
 
         def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
             """The spans of the mask by blocks of rows (or of keys), int32 `[batch or 1, heads or 1, blocks or 1, 4]`."""
@@ -3419,10 +3884,14 @@ if triton_missing() is None:
 
 
     def is_exact(tensor: Tensor) -> bool:
-        """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do."""
-        return tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+        """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do.
+
+        This attribute knows what either of torch's two ways to say so has said; the function of the older way raises once the newer was used.
+        """
+        return tensor.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
 
 
+    @faithful()
     def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
         """Output `[batch, heads, queries, value_dim]` (a transposed view of `[batch, queries, heads, value_dim]`), and L in float32.
 
@@ -3482,6 +3951,7 @@ if triton_missing() is None:
         bias: Tensor | None
 
 
+    @faithful()
     def launch_backward(
         problem: FusedProblem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, log_polarity: bool, bias: bool
     ) -> FusedGradients:
@@ -3557,16 +4027,30 @@ if triton_missing() is None:
     """From tensors to the decoding kernels: how many chunks, which grids, where the partial results lie. Nothing here waits for the device."""
 
 
-    # What the decoding kernel takes of the arguments that all kernels are called with.
-    SHARED = ("Q", "K", "V", "LOG_P", "BIAS", "KEEP", *(stride for stride in STRIDES if not stride.startswith("span")))
-    SHARED += ("queries", "keys", "heads", "groups", "offset", "window", "scale", "cap", "DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE")
-    SHARED += ("ALIGN", "BLOCK_M", "BLOCK_N", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "PRECISION")
+    # What the decoding kernel takes of the numbers that all kernels are called with.
+    SHARED = (
+        *(stride for stride in STRIDES if not stride.startswith("span")),
+        "queries",
+        "keys",
+        "heads",
+        "groups",
+        "offset",
+        "window",
+        "scale",
+        "cap",
+        "DIM",
+        "VALUE_DIM",
+        "BLOCK_DIM",
+        "BLOCK_VALUE",
+    )
+    SHARED += ("ALIGN", "BLOCK_M", "BLOCK_N", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "PRECISION", "ADDITIVE")
     SHARED += ("num_warps", "num_stages", "enable_fp_fusion")
     SCAN = 1024  # keys of the mask that a program looks through
     TOGETHER = 16  # chunks that are combined at a time
     MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
 
 
+    @faithful()
     def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | None) -> tuple[Tensor, Tensor]:
         """Output `[batch, heads, queries, value_dim]` and L `[batch, heads, queries]`, in the layouts of `decode_outputs`.
 
@@ -3580,13 +4064,13 @@ if triton_missing() is None:
         group = problem.heads // problem.kv_heads * problem.queries
 
         def _launch(tile: Tile) -> None:
-            programs = problem.batch * problem.kv_heads * triton.cdiv(group, tile.rows)
-            count = splits(programs, _longest(problem, table), _multiprocessors(problem.query.device))
-            everything = problem.arguments(tile, None)
-            arguments = {name: everything[name] for name in SHARED} | _paged(problem, table, bounds)
-            arguments |= {"RANGES": ranges, "range_b": 0 if ranges is None or ranges.shape[0] == 1 else ranges.stride(0)}
-            arguments |= {"chunks": 0 if ranges is None else ranges.shape[1], "batch": problem.batch, "splits": count}
-            arguments |= {"shortest": SHORTEST, "EXACT": problem.exact, "PARTIAL": count > 1}
+            longest = _longest(problem, table)
+            programs, count, known = _scheduled(problem.layout, tile, table is not None, longest, _multiprocessors(problem.query.device))
+            arguments = {**problem.tensors, **known, "RANGES": ranges, "TABLE": table, "BOUNDS": bounds}
+            arguments["range_b"] = 0 if ranges is None or ranges.shape[0] == 1 else ranges.stride(0)
+            arguments["chunks"] = 0 if ranges is None else ranges.shape[1]
+            ragged = table is not None and table.dim() == 1
+            arguments |= {"table_b": 0 if table is None or ragged else table.stride(0), "ragged": int(ragged)}
             rows, result = lse.numel(), {"OUT": output.transpose(1, 2), "LSE": lse.transpose(1, 2)}
             if count == 1:
                 decode_kernel[programs,](**arguments, **result)
@@ -3607,12 +4091,19 @@ if triton_missing() is None:
         return dense(query, value.shape[3]), query.new_empty((batch, queries, heads), dtype=torch.float32).transpose(1, 2)
 
 
-    def _paged(problem: FusedProblem, table: Tensor | None, bounds: Tensor | None) -> dict[str, Any]:
-        if table is None:
-            return {"TABLE": None, "BOUNDS": None, "table_b": 0, "ragged": 0, "PAGE": 1}
-        ragged, window = table.dim() == 1, problem.visibility.window or 0
-        where = {"TABLE": table, "BOUNDS": bounds, "table_b": 0 if ragged else table.stride(0), "ragged": int(ragged), "PAGE": problem.keys}
-        return where | {"window": min(window, problem.queries + _longest(problem, table))}
+    @lru_cache(maxsize=REMEMBERED)
+    def _scheduled(layout: Layout, tile: Tile, paged: bool, longest: int, processors: int) -> tuple[int, int, dict[str, Any]]:
+        """Programs without splitting, into how many chunks the keys are split, and the arguments that are no tensors; not to be changed."""
+        batch, heads, queries, _ = layout.query
+        kv_heads, keys, _ = layout.value
+        programs = batch * kv_heads * triton.cdiv(heads // kv_heads * queries, tile.rows)
+        count = splits(programs, longest, processors)
+        everything = launch_numbers(layout, tile)
+        found = {name: everything[name] for name in SHARED}
+        found |= {"batch": batch, "splits": count, "shortest": SHORTEST, "EXACT": layout.exact, "PARTIAL": count > 1, "PAGE": 1}
+        if paged:
+            found |= {"PAGE": keys, "window": min(layout.masking[2] or 0, queries + longest)}
+        return programs, count, found
 
 
     def _longest(problem: FusedProblem, table: Tensor | None) -> int:
@@ -3655,6 +4146,7 @@ def blocked_attention(
     value: Tensor,
     log_polarity: Tensor,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     segments: Tensor | None,
     seed: Tensor | None,
@@ -3667,7 +4159,7 @@ def blocked_attention(
 ) -> tuple[Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` in the dtype of the query, and L `[batch, heads, queries]` in float32 or float64."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed)
+    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, additive_mask, scale, softcap, dropout_p, seed)
     output, lse = blocked_forward(problem) if why_not_native(problem) else native_forward(problem)
     return output.to(query.dtype), lse
 
@@ -3680,6 +4172,7 @@ def blocked_attention_backward(
     value: Tensor,
     log_polarity: Tensor,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     segments: Tensor | None,
     seed: Tensor | None,
@@ -3691,25 +4184,39 @@ def blocked_attention_backward(
     dropout_p: float,
     wants_polarity: bool,
     wants_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
+    wants_mask: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, log_polarity, bias and additive_mask; the last three are empty where they are not wanted."""
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     # Passed on, not kept: its tensors in float32 make room for the gradients in the dtype of the inputs.
     found = _blocked_gradients(
-        BlockedProblem(query, key, value, log_polarity, visibility, bias, scale, softcap, dropout_p, seed),
+        BlockedProblem(query, key, value, log_polarity, visibility, bias, additive_mask, scale, softcap, dropout_p, seed),
         grad_output,
-        bias=wants_bias,
         log_polarity=wants_polarity,
+        bias=wants_bias,
+        additive_mask=wants_mask,
     )
-    polarity_grad = log_polarity.new_empty(0) if found.log_polarity is None else found.log_polarity.to(log_polarity.dtype)
-    bias_grad = query.new_empty(0) if found.bias is None or bias is None else found.bias.to(bias.dtype)
-    return found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype), polarity_grad, bias_grad
+    pairs = (found.log_polarity, log_polarity), (found.bias, bias), (found.additive_mask, additive_mask)
+    polarity_grad, bias_grad, mask_grad = (_like(gradient, tensor, query) for gradient, tensor in pairs)
+    inputs = (found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype))
+    return *inputs, polarity_grad, bias_grad, mask_grad
 
 
-def _blocked_gradients(problem: BlockedProblem, grad_output: Tensor, *, bias: bool, log_polarity: bool) -> BlockedGradients:
+def _blocked_gradients(problem: BlockedProblem, grad_output: Tensor, **wanted: bool) -> BlockedGradients:
     if why_not_native(problem):
-        return blocked_backward(problem, grad_output, bias=bias, log_polarity=log_polarity)
-    return native_backward(problem, grad_output, log_polarity=log_polarity)
+        return blocked_backward(problem, grad_output, **wanted)
+    return native_backward(problem, grad_output, log_polarity=wanted["log_polarity"])
+
+
+def _like(gradient: Tensor | None, tensor: Tensor | None, query: Tensor) -> Tensor:
+    """A gradient in the dtype of its tensor; empty where there is none, as an operator returns tensors alone."""
+    return query.new_empty(0) if gradient is None or tensor is None else gradient.to(tensor.dtype)
+
+
+def _fake_gradients(query: Tensor, tensors: Iterable[Tensor | None], wanted: Iterable[bool]) -> list[Tensor]:
+    """What `_like` gives, without the numbers."""
+    pairs = zip(tensors, wanted, strict=True)
+    return [query.new_empty(0) if tensor is None or not wants else tensor.new_empty(tensor.shape) for tensor, wants in pairs]
 
 
 @blocked_attention.register_fake
@@ -3719,15 +4226,10 @@ def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tens
 
 
 @blocked_attention_backward.register_fake
-def _(
-    _grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, log_polarity: Tensor, bias: Tensor | None, *rest: Any
-) -> tuple[Tensor, ...]:
-    wants_polarity, wants_bias = rest[-2:]
-    polarity_grad = torch.empty_like(log_polarity) if wants_polarity else log_polarity.new_empty(0)
-    bias_grad = query.new_empty(0) if bias is None or not wants_bias else bias.new_empty(bias.shape)
-    contiguous = torch.contiguous_format
-    gradients = [torch.empty_like(tensor, memory_format=contiguous) for tensor in (query, key, value)]
-    return *gradients, polarity_grad, bias_grad
+def _(_grad_output: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    query, contiguous = arguments[0], torch.contiguous_format
+    gradients = [torch.empty_like(tensor, memory_format=contiguous) for tensor in arguments[:3]]
+    return *gradients, *_fake_gradients(query, arguments[3:6], arguments[-3:])
 
 
 @torch.library.custom_op(f"{NAMESPACE}::fused_attention", mutates_args=())
@@ -3737,6 +4239,7 @@ def fused_attention(
     value: Tensor,
     log_polarity: Tensor | None,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     segments: Tensor | None,
     seed: Tensor | None,
@@ -3750,14 +4253,17 @@ def fused_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]`, L `[batch, heads, queries]` in float32, and what the backward pass needs besides.
 
-    Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials).
+    Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials). Of bias and additive mask one
+    is None.
     """
 
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     with device_of(query):
         numbers = (scale, softcap, dropout_p, seed, is_exact(query))
-        return launch_forward(FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers))
+        added = bias if additive_mask is None else additive_mask
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
+        return launch_forward(problem)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::fused_attention_backward", mutates_args=())
@@ -3768,6 +4274,7 @@ def fused_attention_backward(
     value: Tensor,
     log_polarity: Tensor | None,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     segments: Tensor | None,
     seed: Tensor | None,
@@ -3783,17 +4290,20 @@ def fused_attention_backward(
     signed: bool,
     wants_polarity: bool,
     wants_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value, log_polarity and bias; the last two are empty where they are not wanted."""
+    wants_mask: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, log_polarity, bias and additive_mask; the last three are empty where they are not wanted."""
 
 
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     with device_of(query):
         numbers = (scale, softcap, dropout_p, seed, stats.numel() > 0)
-        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
-        found = launch_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias)
-    polarity_grad = query.new_empty(0) if found.log_polarity is None or log_polarity is None else found.log_polarity.to(log_polarity.dtype)
-    return found.query, found.key, found.value, polarity_grad, query.new_empty(0) if found.bias is None else found.bias
+        added = bias if additive_mask is None else additive_mask
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
+        found = launch_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias or wants_mask)
+    pairs = (found.log_polarity, log_polarity), (found.bias, bias), (found.bias, additive_mask)
+    polarity_grad, bias_grad, mask_grad = (_like(gradient, tensor, query) for gradient, tensor in pairs)
+    return found.query, found.key, found.value, polarity_grad, bias_grad, mask_grad
 
 
 @fused_attention.register_fake
@@ -3804,21 +4314,11 @@ def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tens
 
 
 @fused_attention_backward.register_fake
-def _(
-    _grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_polarity: Tensor | None,
-    bias: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
+def _(_grad_output: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
-    wants_polarity, wants_bias = rest[-2:]
-    polarity_grad = query.new_empty(0) if log_polarity is None or not wants_polarity else torch.empty_like(log_polarity)
-    bias_grad = query.new_empty(0) if bias is None or not wants_bias else bias.new_empty(bias.shape)
-    return *(dense(tensor, tensor.shape[3]) for tensor in (query, key, value)), polarity_grad, bias_grad
+    gradients = [dense(tensor, tensor.shape[3]) for tensor in arguments[:3]]
+    return *gradients, *_fake_gradients(arguments[0], arguments[3:6], arguments[-3:])
 
 
 @torch.library.custom_op(f"{NAMESPACE}::decode_attention", mutates_args=())
@@ -3828,6 +4328,7 @@ def decode_attention(
     value: Tensor,
     log_polarity: Tensor | None,
     bias: Tensor | None,
+    additive_mask: Tensor | None,
     keep: Tensor | None,
     block_table: Tensor | None,
     bounds: Tensor | None,
@@ -3847,7 +4348,8 @@ def decode_attention(
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep)
     with device_of(query):
         numbers = (scale, softcap, 0.0, None, is_exact(query))
-        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, bias, *numbers)
+        added = bias if additive_mask is None else additive_mask
+        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
         return launch_decode(problem, block_table, bounds)
 
 
@@ -3859,8 +4361,8 @@ def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tens
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:8], *(output if len(output) > 2 else ()))
-    ctx.options = inputs[8:]
+    ctx.save_for_backward(*inputs[:9], *(output if len(output) > 2 else ()))
+    ctx.options = inputs[9:]
     ctx.mark_non_differentiable(*output[1:])
 
 
@@ -3870,23 +4372,24 @@ def _backward_through(backward: Any) -> Any:
     def _gradients(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         saved, wants = list(ctx.saved_tensors), ctx.needs_input_grad
         if torch.is_grad_enabled():
-            return (*_second_order(saved[:8], ctx.options, wants, grad_output), *(None for _ in ctx.options))
-        found = backward(grad_output, *saved, *ctx.options, wants[3], wants[4])
-        wanted = [gradient if wanted else None for gradient, wanted in zip(found, wants[:5], strict=True)]
-        return (*wanted, *(None for _ in (*saved[5:8], *ctx.options)))
+            return (*_second_order(saved[:9], ctx.options, wants, grad_output), *(None for _ in ctx.options))
+        found = backward(grad_output, *saved, *ctx.options, *wants[3:6])
+        wanted = [gradient if wanted else None for gradient, wanted in zip(found, wants[:6], strict=True)]
+        return (*wanted, *(None for _ in (*saved[6:9], *ctx.options)))
 
     return _gradients
 
 
 def _second_order(inputs: list[Any], options: tuple[Any, ...], wants: tuple[bool, ...], grad_output: Tensor) -> list[Tensor | None]:
     """First derivatives that can be differentiated again, by recomputing through the reference; memory grows with queries times keys."""
-    query, key, value, log_p, bias, keep, segments, _seed = inputs
+    query, key, value, log_p, bias, additive_mask, keep, segments, _seed = inputs
     causal, offset, window, scale, softcap, dropout_p, *signed = options
     if dropout_p > 0:
         raise NotImplementedError('second derivatives with dropout need implementation="reference"')
     visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
     polarity = float(signed[0]) if log_p is None else torch.exp(log_p)
-    output, _ = reference_attention(query, key, value, visibility, bias=bias, scale=scale, softcap=softcap, polarity=polarity)
+    added, numbers = {"bias": bias, "additive_mask": additive_mask}, {"scale": scale, "softcap": softcap, "polarity": polarity}
+    output, _ = reference_attention(query, key, value, visibility, **added, **numbers, return_weights=False)
     differentiated = [tensor for tensor, wanted in zip(inputs, wants, strict=False) if wanted]
     found = iter(torch.autograd.grad(output, differentiated, grad_output, create_graph=True))
     return [next(found) if wanted else None for wanted in wants[: len(inputs)]]
@@ -3930,6 +4433,7 @@ class Options:
 
     keep: Tensor | None
     bias: Tensor | None
+    additive_mask: Tensor | None
     is_causal: Causal
     scale: float | None
     window: int | None
@@ -3951,6 +4455,7 @@ class Call:
     visibility: Visibility
     paging: Paging | None
     bias: Tensor | None
+    additive_mask: Tensor | None
     scale: float
     softcap: float | None
     dropout_p: float
@@ -3968,8 +4473,13 @@ class Call:
     @property
     def needs_gradient(self) -> bool:
         """Whether anything that is computed with is to be differentiated."""
-        tensors = (self.query, self.key, self.value, self.bias, self.polarity)
+        tensors = (self.query, self.key, self.value, self.bias, self.additive_mask, self.polarity)
         return torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """What is wanted besides the output, as `decodable` asks for it."""
+        return {"needs_gradient": self.needs_gradient, "dropout_p": self.dropout_p, "packed": self.visibility.segments is not None}
 
 
 def tanhmax_attention(
@@ -3979,6 +4489,7 @@ def tanhmax_attention(
     *,
     keep: Tensor | None = None,
     bias: Tensor | None = None,
+    additive_mask: Tensor | None = None,
     is_causal: Causal = False,
     scale: float | None = None,
     window: int | None = None,
@@ -3990,14 +4501,17 @@ def tanhmax_attention(
     implementation: str = "auto",
     return_weights: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Attention whose weights are signed: `tanhmax(softcap(scale * Q K^T) + bias) V` (Huang et al. 2024).
+    """Attention whose weights are signed: `tanhmax(softcap(scale * Q K^T) + bias, additive_mask) V` (Huang et al. 2024).
 
     Args:
-        query: `[batch, heads, queries, head_dim]`.
+        query: `[batch, heads, queries, head_dim]`, of one dtype with key and value; under autocast different ones become autocast's.
         key: `[batch, kv_heads, keys, head_dim]`; `kv_heads` divides `heads` (GQA).
         value: `[batch, kv_heads, keys, value_dim]`.
         keep: boolean, broadcasts to `[batch, heads, queries, keys]`; True takes part. A query that keeps no key gets output 0.
-        bias: floating point, broadcasts likewise; added to the scores after the softcap. Differentiable.
+        bias: floating point, broadcasts likewise; added to the scores after the softcap, so it may turn their signs. Differentiable.
+        additive_mask: floating point, broadcasts likewise; what softmax attention adds to its scores to hide keys, or to fade them by
+            position. It turns no sign, but multiplies the share of a key: with scores a (the bias included), mask m and polarity p,
+            `w_j = e^m_j (e^a_j - p e^-a_j) / sum_k e^m_k (e^a_k + p e^-a_k)`. Values of -9000 and less hide as `keep` does. Differentiable.
         is_causal: hide later keys. True and `"upper_left"` put the first query at the first key; `"lower_right"` puts the last query
             at the last key, as in a chunk appended to a cache.
         scale: multiplies query times key; None is `head_dim ** -0.5`.
@@ -4009,12 +4523,14 @@ def tanhmax_attention(
             `block_table`, the bounds of the batch entries' keys.
         block_table: int32 or int64; key and value are then blocks of a paged cache, `[blocks, kv_heads, keys of a block, dim]`, and this
             counts those of each entry, `[batch, blocks]`, or, if blocks hold one key, of one entry after the other. `is_causal` is False or
-            `"lower_right"`, and there is no keep and no bias.
+            `"lower_right"`, and there is no keep, no bias and no additive mask.
         implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU, `"triton"` on CUDA where it can run (`why_not` says why it
-            cannot), else `"composed"`, and `"reference"` where weights are wanted, or where `"composed"` would lack dropout or softcap.
+            cannot), else `"composed"`, and `"reference"` where weights are wanted, where `"composed"` would lack dropout or softcap, and
+            in `torch.export`, `torch.onnx.export` and `torch.jit.trace`, which write for runtimes that have no operators but torch's.
             `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
             and through the block table. The reference gathers blocks first, and the others take none.
-        return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them.
+        return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them. Gradients pass through them,
+            in the dtype of the query.
 
     Returns:
         Output `[batch, heads, queries, value_dim]` in the dtype of the query, and the weights if wanted.
@@ -4023,9 +4539,12 @@ def tanhmax_attention(
         ValueError, TypeError: an argument that does not fit; the sentence names it.
         NotImplementedError: a named implementation that does not do what is asked.
     """
-    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
+    masks, packing = (keep, bias, additive_mask, is_causal), (cu_seqlens, block_table)
+    options = Options(*masks, scale, window, softcap, dropout_p, polarity, *packing, return_weights)
     call = _checked(query, key, value, options)
     name = _chosen(implementation, call)
+    if not torch.is_autocast_enabled(query.device.type):
+        return _run(name, call)
     # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
     with torch.autocast(query.device.type, enabled=False):
         return _run(name, call)
@@ -4038,6 +4557,7 @@ def why_not(
     *,
     keep: Tensor | None = None,
     bias: Tensor | None = None,
+    additive_mask: Tensor | None = None,
     is_causal: Causal = False,
     scale: float | None = None,
     window: int | None = None,
@@ -4056,7 +4576,8 @@ def why_not(
     Raises:
         ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
     """
-    options = Options(keep, bias, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, block_table, return_weights)
+    masks, packing = (keep, bias, additive_mask, is_causal), (cu_seqlens, block_table)
+    options = Options(*masks, scale, window, softcap, dropout_p, polarity, *packing, return_weights)
     if implementation != "native":
         _check_name(implementation)
     call = _checked(query, key, value, options)
@@ -4065,13 +4586,18 @@ def why_not(
 
 
 def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Call:
+    if query.dtype != value.dtype or key.dtype != value.dtype:
+        query, key, value = _cast_alike(query, key, value)
     _check_tensors(query, key, value, paged=options.block_table is not None)
-    keep, bias = options.keep, options.bias
+    keep, bias, additive = options.keep, options.bias, options.additive_mask
     paging = None if options.block_table is None else _paging(query, key, options)
     if keep is not None:
         check_keep(keep, _score_shape(query, key), "[batch, heads, queries, keys]")
         _check_device("keep", keep, query)
-    _check_bias(bias, query, key)
+    for name, added in (("bias", bias), ("additive_mask", additive)):
+        if added is not None:
+            check_added(name, added, _score_shape(query, key), "[batch, heads, queries, keys]")
+            _check_device(name, added, query)
     _check_numbers(options.window, options.softcap, options.dropout_p)
     return Call(
         query=query,
@@ -4080,6 +4606,7 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
         visibility=_visibility(query, key, options),
         paging=paging,
         bias=None if bias is None else bias[(None,) * (4 - bias.dim())],
+        additive_mask=None if additive is None else additive[(None,) * (4 - additive.dim())],
         scale=query.shape[-1] ** -0.5 if options.scale is None else options.scale,
         softcap=options.softcap,
         dropout_p=options.dropout_p,
@@ -4089,6 +4616,8 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
 
 
 def _chosen(implementation: str, call: Call) -> str:
+    if implementation == "auto" and _exporting():
+        return "reference"
     if implementation == "auto":
         names = AUTOMATIC.get(call.query.device.type, ("composed",))
         return next((name for name in names if unsupported(name, call) is None), "reference")
@@ -4097,6 +4626,11 @@ def _chosen(implementation: str, call: Call) -> str:
     if reason is not None:
         raise NotImplementedError(f"implementation={implementation!r} {reason}; use implementation='auto' or 'reference'")
     return implementation
+
+
+def _exporting() -> bool:
+    """Whether the call is recorded for another runtime, which knows torch's operators and not those of `ops`."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 def _check_name(implementation: str) -> None:
@@ -4111,9 +4645,10 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
-    decode_missing = _decode_unsupported(call)
+    if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
+        return "takes a bias or an additive mask, but both are given"
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):
-        return decode_missing
+        return decode_unsupported(call.query, call.value, **call.wishes)
     if implementation == "triton":
         return fused_unsupported(call.query, call.value)
     if call.paging is not None:
@@ -4128,34 +4663,32 @@ def unsupported(implementation: str, call: Call) -> str | None:
 
 
 def _native_unsupported(call: Call) -> str | None:
-    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias)
+    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias, call.additive_mask)
     return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
-
-
-def _decode_unsupported(call: Call) -> str | None:
-    packed = call.visibility.segments is not None
-    return decode_unsupported(call.query, call.value, needs_gradient=call.needs_gradient, dropout_p=call.dropout_p, packed=packed)
 
 
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
     """Whether `"auto"` reads a block table with such tensors where it lies, if no weights are wanted; else keys are to be gathered."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
-    reason = decode_unsupported(query, value, needs_gradient=needs_gradient, dropout_p=0.0, packed=False)
-    return "triton" in AUTOMATIC.get(query.device.type, ()) and reason is None
+    if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(
+        query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False
+    ):
+        return False
+    return fused_unsupported(query, value) is None
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     tensors, visibility = (call.query, call.key, call.value), call.visibility
     constant = not isinstance(call.polarity, Tensor) and call.polarity in (0.0, 1.0)
-    if implementation == "decode" or (implementation == "triton" and _decode_unsupported(call) is None):
+    if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.wishes)):
         log_p = None if constant else log_polarity(call.polarities)
         blocks = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
-        seen = (call.bias, visibility.keep, *blocks, visibility.causal, visibility.offset, visibility.window)
+        seen = (call.bias, call.additive_mask, visibility.keep, *blocks, visibility.causal, visibility.offset, visibility.window)
         return decode_attention(*tensors, log_p, *seen, call.scale, call.softcap, call.polarity == 1.0 if constant else True)[0]
     if implementation in ("cpu", "triton"):
         seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
-        masks = (call.bias, visibility.keep, visibility.segments, seed, visibility.causal, visibility.offset, visibility.window)
-        rest = (call.scale, call.softcap, call.dropout_p)
+        masks = (call.bias, call.additive_mask, visibility.keep, visibility.segments, seed)
+        rest = (visibility.causal, visibility.offset, visibility.window, call.scale, call.softcap, call.dropout_p)
         if implementation == "cpu":
             return blocked_attention(*tensors, log_polarity(call.polarities), *masks, *rest)[0]
         log_p = None if constant else log_polarity(call.polarities)
@@ -4163,17 +4696,26 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     if call.paging is not None:
         tensors, visibility = call.paging.gathered(*tensors, visibility)
     if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
-        return composed_attention(*tensors, visibility, bias=call.bias, scale=call.scale, polarity=call.polarities)
+        return composed_attention(
+            *tensors,
+            visibility,
+            bias=call.bias,
+            additive_mask=call.additive_mask,
+            scale=call.scale,
+            polarity=call.polarities,
+        )
     output, weights = reference_attention(
         *tensors,
         visibility,
         bias=call.bias,
+        additive_mask=call.additive_mask,
         scale=call.scale,
         softcap=call.softcap,
         dropout_p=call.dropout_p,
         polarity=call.polarity,
+        return_weights=call.return_weights,
     )
-    return (output, weights) if call.return_weights else output
+    return output if weights is None else (output, weights)
 
 
 def _score_shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
@@ -4200,21 +4742,18 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) ->
         raise ValueError(f"the {key.shape[1]} key heads must divide the {query.shape[1]} query heads")
 
 
+def _cast_alike(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of several dtypes in autocast's, if it is on and would cast them for torch's own attention; else as they are."""
+    kind = tensors[0].device.type
+    castable = all(tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) for tensor in tensors)
+    if not castable or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
+
+
 def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
     if tensor.device != query.device:
         raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}; move one of them")
-
-
-def _check_bias(bias: Tensor | None, query: Tensor, key: Tensor) -> None:
-    if bias is None:
-        return
-    shape = _score_shape(query, key)
-    if not bias.is_floating_point():
-        raise TypeError(f"bias must be floating point, but is {bias.dtype}; a boolean mask goes to `keep`")
-    padded = (1,) * (4 - bias.dim()) + tuple(bias.shape)
-    if bias.dim() > 4 or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
-        raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to [batch, heads, queries, keys] {tuple(shape)}")
-    _check_device("bias", bias, query)
 
 
 def _check_numbers(window: int | None, softcap: float | None, dropout_p: float) -> None:
@@ -4238,12 +4777,12 @@ def _visibility(query: Tensor, key: Tensor, options: Options) -> Visibility:
         offset=keys - queries if is_causal == "lower_right" else 0,
         window=options.window,
         keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
-        segments=None if options.cu_seqlens is None or options.block_table is not None else _segments(options.cu_seqlens, query, key),
+        segments=None if options.cu_seqlens is None or options.block_table is not None else packed_segments(options.cu_seqlens, query, key),
     )
 
 
 def _paging(query: Tensor, key: Tensor, options: Options) -> Paging:
-    for name, given in (("keep", options.keep), ("bias", options.bias)):
+    for name, given in (("keep", options.keep), ("bias", options.bias), ("additive_mask", options.additive_mask)):
         if given is not None:
             raise ValueError(f"with a block_table there is no {name}: cu_seqlens says how many keys each entry has")
     if options.is_causal not in (False, "lower_right") or (options.window is not None and not options.is_causal):
@@ -4252,23 +4791,6 @@ def _paging(query: Tensor, key: Tensor, options: Options) -> Paging:
             f"but is_causal is {options.is_causal!r} and window {options.window}"
         )
     return checked_paging(options.block_table, options.cu_seqlens, query, key)  # type: ignore[arg-type]
-
-
-def _segments(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    length = key.shape[2]
-    if query.shape[0] != 1 or query.shape[2] != length:
-        raise ValueError(
-            "cu_seqlens packs sequences of queries and keys alike into a batch of one, but query and key have shapes "
-            f"{tuple(query.shape)} and {tuple(key.shape)}"
-        )
-    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"cu_seqlens must be int32 or int64 [sequences + 1], but is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}")
-    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
-        bounds = cu_seqlens.tolist()
-        if bounds[:1] != [0] or bounds[-1] != length or bounds != sorted(bounds):
-            raise ValueError(f"cu_seqlens must ascend from 0 to the length {length}, but is {bounds}")
-    positions = torch.arange(length, device=key.device)
-    return torch.searchsorted(cu_seqlens.to(key.device, torch.int64), positions, right=True)
 
 
 def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:
@@ -4280,6 +4802,119 @@ def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor
         raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
     _check_device("polarity", checked, query)
     return checked.to(exact).expand(heads)
+
+
+# hf_tanhmax/compatibility/caches.py
+"""The caches of Transformers, whatever release of them is installed: their name, their contents, and when they are updated.
+
+| release | cache of a model | who updates a paged cache | what it is given |
+|---|---|---|---|
+| 5.17 | `past_key_values=` | the attention function, which gets it as `cache=` | the indices, one by one |
+| to 5.23 | the same | the same | the keyword arguments of the attention function |
+| 5.24 | `cache=` | the attention module, before it asks the interface | its keyword arguments |
+
+A module that updates a paged cache gathers all its keys, where decoding could read them as they lie. So a TanhMax module of 5.24 gets its
+paged cache in a wrapper that puts off the update: it hands the cache on to the attention function, which takes it as before.
+"""
+
+
+HANDLE = "tanhmax_cache_handle"
+
+
+def cache_argument(forward: Callable[..., Any]) -> str | None:
+    """The name under which a forward takes a cache, and a model returns it: `cache` or `past_key_values`; None if it takes none."""
+    names = inspect.signature(inspect.unwrap(forward)).parameters
+    return next((name for name in ("cache", "past_key_values") if name in names), None)
+
+
+def in_continuous_batching(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of the attention function is one of continuous batching: it has a paged cache, or what was read of one."""
+    return kwargs.get("cache") is not None or kwargs.get("write_index") is not None
+
+
+class PutOffUpdate:
+    """A paged cache that leaves its update to the attention function, to which it hands itself on as `cache`.
+
+    Args:
+        cache: the paged cache, to which all else is passed through.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The new keys and values as they came; `kwargs`, which go to the attention function, get the cache."""
+        kwargs["cache"] = self.cache
+        return key_states, value_states
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cache, name)
+
+
+def put_off_updates(module: nn.Module) -> None:
+    """Have an attention module leave the update of a paged cache to the attention function; does nothing where that is so already."""
+    if cache_argument(type(module).forward) == "cache" and not hasattr(module, HANDLE):
+        setattr(module, HANDLE, module.register_forward_pre_hook(_put_off, with_kwargs=True))
+
+
+def update_at_once(module: nn.Module) -> None:
+    """Undo `put_off_updates`."""
+    if hasattr(module, HANDLE):
+        getattr(module, HANDLE).remove()
+        delattr(module, HANDLE)
+
+
+def _put_off(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    if kwargs.get("cache") is None or kwargs.get("write_index") is None:
+        return None
+    return args, kwargs | {"cache": PutOffUpdate(kwargs["cache"])}
+
+
+def updated(cache: Any, key: Tensor, value: Tensor, layer: int, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Put new keys and values, `[1, kv_heads, queries, dim]`, into a paged cache, and gather all that the queries may see.
+
+    Returns:
+        Keys and values, `[1, kv_heads, keys, dim]`.
+    """
+    states = {"key_states": key, "value_states": value, "layer_idx": layer}
+    if _takes_indices(cache):
+        key, value = cache.update(**states, read_index=kwargs["read_index"], write_index=kwargs["write_index"])
+        return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+    return cache.update(**states, kwargs=kwargs)
+
+
+def written(cache: Any, key: Tensor, value: Tensor, layer: int, kwargs: Mapping[str, Any]) -> None:
+    """Put new keys and values into a paged cache, as `updated`, and gather nothing: it is told to read nothing."""
+    names = ("read_index", "write_index", "cu_seq_lens_k", "max_length_k")
+    indices = {name: kwargs.get(name) for name in names}
+    indices["read_index"] = [index[:0] for index in kwargs["read_index"]]
+    states = {"key_states": key, "value_states": value, "layer_idx": layer}
+    if _takes_indices(cache):
+        cache.update(**states, read_index=indices["read_index"], write_index=indices["write_index"])
+    else:
+        cache.update(**states, kwargs=indices)
+
+
+def layer_of_cache(cache: Any, layer: int) -> tuple[Tensor, Tensor, int, str] | None:
+    """One layer of a paged cache, where it lies: Transformers has no public view of it, so these attributes are private.
+
+    Returns:
+        Rows of keys and of values, `[rows, kv_heads, dim]`, the layer's group, and the name of its kind; None if it has a window.
+    """
+    if hasattr(cache, "layer_to_allocator"):
+        allocator = cache.layer_to_allocator[layer]
+        if not allocator.supports_block_table:
+            return None
+        key, value = (pages.flatten(0, 1) for pages in allocator.get_cache_for_block_table(layer))
+        return key, value, allocator.index, allocator.layer_type
+    if not hasattr(cache, "layer_index_to_group_indices") or cache.sliding_windows[layer] != 1:
+        return None
+    group, place = cache.layer_index_to_group_indices[layer]
+    return cache.key_cache[place], cache.value_cache[place], group, "full_attention"
+
+
+def _takes_indices(cache: Any) -> bool:
+    return "read_index" in inspect.signature(cache.update).parameters
 
 
 # hf_tanhmax/serving.py
@@ -4308,18 +4943,6 @@ class CachedBlocks:
     value: Tensor
     table: Tensor
     bounds: Tensor
-    cache: Any
-    layer: int
-    indices: dict[str, Any]
-
-    def write(self, key: Tensor, value: Tensor) -> None:
-        """Put the new keys and values, `[1, kv_heads, queries, dim]`, into the cache: told to read nothing, it gathers nothing."""
-        states = {"key_states": key, "value_states": value, "layer_idx": self.layer}
-        nothing = [index[:0] for index in self.indices["read_index"]]
-        if hasattr(self.cache, "layer_to_allocator"):
-            self.cache.update(**states, kwargs=self.indices | {"read_index": nothing})
-        else:
-            self.cache.update(**states, read_index=nothing, write_index=self.indices["write_index"])
 
 
 def cached_blocks(query: Tensor, value: Tensor, layer: int, kwargs: dict[str, Any]) -> CachedBlocks | None:
@@ -4337,33 +4960,16 @@ def cached_blocks(query: Tensor, value: Tensor, layer: int, kwargs: dict[str, An
     one = query.transpose(0, 2)
     if kwargs.get("dropout") or not reads_blocks(one, value):
         return None
-    found = _layer_of_cache(kwargs["cache"], layer)
+    found = layer_of_cache(kwargs["cache"], layer)
     if found is None:
         return None
     key, value, group, kind = found
     table = kwargs["read_index"][group]
     if table.shape[0] == 0:
         return None
-    indices = {name: kwargs.get(name) for name in ("read_index", "write_index", "cu_seq_lens_k", "max_length_k")}
     lengths = kwargs["cu_seq_lens_k"]
     bounds = lengths[kind] if isinstance(lengths, dict) else lengths  # 5.17 gives no mapping where there is one kind of layers
-    return CachedBlocks(key[:, :, None], value[:, :, None], table, bounds, kwargs["cache"], layer, indices)
-
-
-# Transformers has no public view of a layer's cache. These attributes are those of 5.17 and of 5.23, and `test_serving` fails when a cache
-# that a supported version makes is not found through them.
-def _layer_of_cache(cache: Any, layer: int) -> tuple[Tensor, Tensor, int, str] | None:
-    """Rows of keys and of values, `[rows, kv_heads, dim]`, the layer's group, and the name of its kind; None if it has a window."""
-    if hasattr(cache, "layer_to_allocator"):
-        allocator = cache.layer_to_allocator[layer]
-        if not allocator.supports_block_table:
-            return None
-        key, value = (pages.flatten(0, 1) for pages in allocator.get_cache_for_block_table(layer))
-        return key, value, allocator.index, allocator.layer_type
-    if not hasattr(cache, "layer_index_to_group_indices") or cache.sliding_windows[layer] != 1:
-        return None
-    group, place = cache.layer_index_to_group_indices[layer]
-    return cache.key_cache[place], cache.value_cache[place], group, "full_attention"
+    return CachedBlocks(key[:, :, None], value[:, :, None], table, bounds)
 
 
 # hf_tanhmax/registration.py
@@ -4373,7 +4979,9 @@ def _layer_of_cache(cache: Any, layer: int) -> tuple[Tensor, Tensor, int, str] |
 * `tanhmax_eager` always returns the signed weights;
 * `tanhmax_paged` is `tanhmax` inside continuous batching, and raises outside of it.
 
-All get boolean masks (`sdpa_mask`), as a signed weight has no additive mask. This module only translates; `tanhmax_attention` computes.
+All ask for boolean masks (`sdpa_mask`). What an architecture or a user adds to the scores instead, a floating-point mask or a position
+bias, is a convention about softmax, which multiplies a key's share by its exponential; as a part of the score, -100 would be a large weight
+of the other sign. So it is an `additive_mask`, never a `bias`. This module only translates; `tanhmax_attention` computes.
 """
 
 
@@ -4388,9 +4996,7 @@ REFUSED = {
     "indices": "sparse key selection",
     "block_indices": "sparse key selection",
 }
-# An additive mask hides with -10000, -1e9, the least finite number or -inf, by convention; softmax gives all of them exactly 0, but sinh
-# would give them the largest weight. So what is below this (-10000 rounded to bfloat16 included) is hidden, and the rest is a bias.
-HIDDEN_BELOW = -9000.0
+MASK_BITS = 32  # heads of one number
 # Tensors that reach the attention function but do not change what it computes here: positions are in query and key already, masks and
 # packing arrive as the mask, and the cache reads the rest itself. Any other tensor is refused.
 CARRIED = frozenset(
@@ -4463,7 +5069,7 @@ def paged_forward(
     Raises:
         ValueError: no paged cache, so padding would be seen and causality lost.
     """
-    if kwargs.get("cache") is None:
+    if not in_continuous_batching(kwargs):
         raise ValueError('a "paged|" attention works in continuous batching only; set_attn_implementation("sdpa") for a standard forward')
     return _forward(module, query, key, value, attention_mask, bool(kwargs.get("output_attentions")), kwargs)
 
@@ -4482,14 +5088,14 @@ def _forward(
         blocks = None if weights else cached_blocks(query, value, _layer_of(module), kwargs)
         if blocks is not None:
             return _decoded(module, query, (key, value), blocks, kwargs), None
-        key, value = _cached(module, key, value, kwargs)
-    keep, bias = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2])
+        key, value = updated(kwargs["cache"], key, value, _layer_of(module), kwargs)
+    keep, additive = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2], paged=in_continuous_batching(kwargs))
     found = tanhmax_attention(
         query,
         key,
         value,
         keep=keep,
-        bias=bias,
+        additive_mask=additive,
         is_causal=mask is None and _is_causal(module, query, kwargs.get("is_causal")),
         scale=kwargs.get("scaling"),
         softcap=kwargs.get("softcap"),
@@ -4507,7 +5113,7 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
         if value is None or name in CARRIED:
             continue
         if name in REFUSED:
-            raise NotImplementedError(f"TanhMax attention has no {REFUSED[name]}: {type(module).__name__} passed {name!r}")
+            raise NotImplementedError(refused_argument(module, name))
         if isinstance(value, Tensor) and name not in ("position_bias", "dropout", "scaling", "softcap"):
             raise NotImplementedError(
                 f"{type(module).__name__} passed the tensor {name!r}, which TanhMax attention does not know and will not ignore"
@@ -4520,9 +5126,14 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
             )
 
 
+def refused_argument(module: nn.Module, argument: str) -> str:
+    """Why a module cannot compute TanhMax that passes one of the arguments in `REFUSED`."""
+    return f"TanhMax attention has no {REFUSED[argument]}: {type(module).__name__} passed {argument!r}"
+
+
 def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], blocks: CachedBlocks, kwargs: dict[str, Any]) -> Tensor:
     """One query of each of many requests, which reads the paged cache where it lies; the requests are the batch."""
-    blocks.write(*new)
+    written(kwargs["cache"], *new, _layer_of(module), kwargs)
     found = tanhmax_attention(
         query.transpose(0, 2),
         blocks.key,
@@ -4538,16 +5149,6 @@ def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], block
     return output.permute(2, 0, 1, 3).contiguous()
 
 
-def _cached(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """All keys and values that a paged cache holds for these queries, the new ones included."""
-    update, states = kwargs["cache"].update, {"key_states": key, "value_states": value, "layer_idx": _layer_of(module)}
-    if "read_index" not in inspect.signature(update).parameters:
-        return update(**states, kwargs=kwargs)
-    # Transformers 5.17 takes the indices one by one, and gives [keys, heads, head_dim].
-    key, value = update(**states, read_index=kwargs["read_index"], write_index=kwargs["write_index"])
-    return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
-
-
 def _layer_of(module: nn.Module) -> int:
     index = getattr(module, "layer_idx", None)
     if index is None:
@@ -4555,27 +5156,31 @@ def _layer_of(module: nn.Module) -> int:
     return index
 
 
-def _split_mask(mask: Any, position_bias: Tensor | None, keys: int) -> tuple[Tensor | None, Tensor | None]:
-    """An additive mask is a boolean one (what is far below 0 is hidden) and a bias (the rest)."""
+def _split_mask(mask: Any, position_bias: Tensor | None, keys: int, *, paged: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Which keys take part, and what multiplies their shares: a floating-point mask says both, and the first lets kernels skip blocks.
+
+    Continuous batching fills its mask with 0 and the least finite number alone, so that the first says it all.
+    """
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 4):
         what = f"a tensor of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"TanhMax attention takes a 4-dimensional boolean or additive mask, but got {what}")
-    bias = None if position_bias is None else position_bias[..., :keys]
+    additive = None if position_bias is None else position_bias[..., :keys]
     if mask is None:
-        return None, bias
+        return None, additive
     mask = mask[..., :keys]
     if mask.dtype == torch.bool:
-        return mask, bias
+        return mask, additive
     if not mask.is_floating_point():
         raise TypeError(f"a 4-dimensional mask must be boolean or floating point, but is {mask.dtype}; use mask.bool()")
-    keep = mask > HIDDEN_BELOW
-    additive = mask.masked_fill(~keep, 0.0)
-    return keep, additive if bias is None else bias + additive
+    keep = ~hides(mask)
+    if paged:
+        return keep, additive
+    return keep, mask if additive is None else additive + mask
 
 
 def _bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
     """The bounds of packed sequences, wherever they can be honoured; without a mask they must be, or sequences would leak."""
-    fits = query.shape[0] == 1 and query.shape[2] == key.shape[2] and kwargs.get("cache") is None
+    fits = query.shape[0] == 1 and query.shape[2] == key.shape[2] and not in_continuous_batching(kwargs)
     return kwargs.get("cu_seq_lens_q") if fits or mask is None else None
 
 
@@ -4611,9 +5216,19 @@ def _polarity(module: nn.Module, query: Tensor) -> float | Tensor:
             f"tanhmax_heads counts the {heads_of(module)} heads of the whole {type(module).__name__}, but tensor parallelism shows this "
             f"rank {query.shape[1]} of them and not which; choose layers instead of heads, or set tp_size to 1"
         )
-    chosen = torch.zeros(query.shape[1], dtype=torch.bool, device=query.device)
-    chosen[list(heads)] = True
-    return torch.where(chosen, polarity, torch.zeros((), device=query.device))
+    return torch.where(_head_mask(heads, query), polarity, torch.zeros((), device=query.device))
+
+
+def _head_mask(chosen: Iterable[int], query: Tensor) -> Tensor:
+    """Boolean `[heads]`, True at the chosen ones.
+
+    They come as the bits of numbers, which travel with a kernel's launch; a list would be copied from the host, which waits for the device
+    and cannot be captured by a CUDA graph.
+    """
+    heads = query.shape[1]
+    words = [sum(1 << head - first for head in chosen if 0 <= head - first < MASK_BITS) for first in range(0, heads, MASK_BITS)]
+    place = torch.arange(MASK_BITS, device=query.device)
+    return torch.cat([word >> place & 1 for word in words])[:heads].bool()
 
 
 def _score_bias(module: nn.Module, query: Tensor) -> Tensor:
@@ -4639,6 +5254,759 @@ def _say_frozen() -> None:
     )
 
 
+# hf_tanhmax/names.py
+"""Names of models that exist in memory only.
+
+Libraries rebuild a model from its name: TRL its reference model, PEFT the base of an adapter, pipelines a tokenizer. What is in memory only
+they would lose, and compute softmax. So the name of such a model is a sentence: it is no folder and no repository, which Hugging Face's
+libraries find out without asking the network, and their error quotes it.
+"""
+
+
+REBUILT = "whatever is made from its name: ref_model=copy.deepcopy(model), a tokenizer"
+CONVERTED = f", in memory only: save it and load that, or pass {REBUILT}"
+PATCHED = f", patched to TanhMax in memory only: save hf_tanhmax.convert(model) and load that, or pass {REBUILT}"
+
+
+def converted_name(origin: str, attention: str = "TanhMax") -> str:
+    """The name of a model that holds the weights of another one, whose own name may be such a sentence."""
+    origin = origin.removesuffix(PATCHED)
+    if origin.endswith(CONVERTED):
+        origin = origin.removesuffix(CONVERTED).partition(" of ")[2]
+    return f"{attention} of {origin}{CONVERTED}"
+
+
+def short_name(name: str) -> str:
+    """A name as titles show it: without the sentence, and of a folder its last part alone."""
+    name, made = name.removesuffix(PATCHED), ""
+    if name.endswith(CONVERTED):
+        made, _, name = name.removesuffix(CONVERTED).partition(" of ")
+    shown = Path(name).name if Path(name).is_dir() else name
+    return f"{made} of {shown}" if made else shown
+
+
+def rename_patched(model: nn.Module, *, patched: bool) -> None:
+    """Let the names of a model, of models inside it and of their adapters say that it is patched, or say what they said before."""
+    for owner, attribute in _named_by(model):
+        name = getattr(owner, attribute)
+        if name:
+            setattr(owner, attribute, name.removesuffix(PATCHED) + (PATCHED if patched else ""))
+
+
+def _named_by(model: nn.Module) -> Iterator[tuple[Any, str]]:
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            yield module, "name_or_path"
+            yield module.config, "name_or_path"
+        for adapter in getattr(module, "peft_config", {}).values():
+            yield adapter, "base_model_name_or_path"
+
+
+# hf_tanhmax/dataflow.py
+"""What a module's forward does with the attention interface and with softmax, read from its code without running it.
+
+The code is followed with what is known before it runs: globals, methods, attributes that are None, and the names that a TanhMax config
+gives for `_attn_implementation`. So a branch for `"eager"`, which no TanhMax module takes, is not followed, and a default that the
+interface never falls back on is not called; what is not known is followed both ways. Of tensors it is known what they come from:
+
+* `input`: an argument of forward, and what is computed from it. Parameters, buffers and masks have no tag;
+* `scores`: a product of two inputs;
+* `chosen`: some of an input's elements, the largest;
+* `weights`: a softmax of scores or of an input, but not of what was chosen, which routes;
+* `weighed`: weights times an input, before a sum.
+
+**Attention** is a matrix product of weights and another input, or a sum of what is weighed. So a pooling whose learned softmax weighs its
+tokens is attention; routers (`topk` takes weights away), output distributions, a softmax over parameters, and expected values of bins or of
+a codebook are not. A softmax of scores is an attention map, whatever becomes of it.
+"""
+
+
+INPUT, SCORES, CHOSEN, WEIGHTS, WEIGHED = "input", "scores", "chosen", "weights", "weighed"
+INPUTS = frozenset({INPUT})
+
+# What is called, by its name in torch and in the libraries of attention kernels.
+NORMALISING = frozenset({"softmax", "_softmax"})
+ATTENDING = frozenset(
+    {
+        "scaled_dot_product_attention",
+        "multi_head_attention_forward",
+        "flex_attention",
+        "compile_friendly_flex_attention",
+        "flash_attn_func",
+        "flash_attn_varlen_func",
+        "flash_attn_qkvpacked_func",
+        "flash_attn_with_kvcache",
+        "_flash_attention_forward",
+        "memory_efficient_attention",
+    }
+)
+MULTIPLYING = frozenset({"matmul", "bmm", "mm", "mv", "baddbmm", "addbmm", "einsum", "tensordot"})
+SUMMING = frozenset({"sum", "mean", "nansum"})
+CHOOSING = frozenset({"topk", "sort", "max", "gumbel_softmax", "cumsum"})  # what they give weighs nothing any more
+# What they give is no input: shapes, indices, masks.
+UNTAGGED = frozenset({"shape", "size", "dtype", "device", "ndim", "dim", "numel", "len", "isinstance", "hasattr"}) | frozenset(
+    {"argmax", "argmin", "argsort", "multinomial", "one_hot", "nonzero"}
+)
+ASKING = ("get_interface", "get", "__getitem__")
+CONSTANTS = (type(None), bool, int, float, str, tuple)
+COMPARISONS: dict[type, Any] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda one, other: one in other,
+    ast.NotIn: lambda one, other: one not in other,
+}
+DEPTH = 12  # of calls in calls that are followed
+
+ANYTHING, CONFIG, ASKED, SELF = object(), object(), object(), object()
+
+
+class Value(NamedTuple):
+    """Where a value comes from, what it may be, and its parts if it is a tuple."""
+
+    tags: frozenset[str] = frozenset()
+    options: tuple[Any, ...] = (ANYTHING,)
+    items: "tuple[Value, ...]" = ()
+
+
+class Instance(NamedTuple):
+    """A module: its class, and those of its attributes that are None, modules or functions."""
+
+    cls: type
+    state: tuple[tuple[str, Any], ...] = ()
+
+
+class Parent(NamedTuple):
+    """What `super()` gives: the module, as a class that comes after `cls`."""
+
+    instance: Instance
+    cls: type
+
+
+class Method(NamedTuple):
+    """A function of a module's class, or the name of a method of the attention interface, with its owner; `SELF` is the module read."""
+
+    owner: Any
+    function: Any
+
+
+class Frame(NamedTuple):
+    """A function that is followed."""
+
+    function: Any
+    variables: dict[str, Value]
+    returned: list[Value]
+
+
+class Local(NamedTuple):
+    """A function that is defined in another."""
+
+    arguments: ast.arguments
+    body: list[ast.stmt]
+    frame: Frame
+
+
+def identity(option: Any) -> Any:
+    """Equal for options that are the same object, or the same method of it."""
+    return (id(option.owner), id(option.function)) if isinstance(option, Method) else id(option)
+
+
+def joined(values: Iterable[Value]) -> Value:
+    """What is any of several values."""
+    values = list(values)
+    if len(values) == 1:
+        return values[0]
+    options = {identity(option): option for value in values for option in value.options}
+    lengths = {len(value.items) for value in values}
+    items = tuple(map(joined, zip(*(value.items for value in values), strict=True))) if len(lengths) == 1 else ()
+    return Value(tagged(values).tags, tuple(options.values()) or (ANYTHING,), items)
+
+
+def tagged(values: Iterable[Value]) -> Value:
+    """What is computed from several values."""
+    return Value(frozenset().union(*(value.tags for value in values)))
+
+
+def truth_of(value: Value) -> bool | None:
+    """Whether a value is true; None if it is not known."""
+    known = {bool(option) if isinstance(option, CONSTANTS) else None if option is ANYTHING else True for option in value.options}
+    return known.pop() if len(known) == 1 else None
+
+
+@dataclass
+class Findings:
+    """What was found in the code of a module, and what functions of tensors make of their arguments.
+
+    Attributes:
+        asks: it calls what the attention interface gives for `self.config._attn_implementation`.
+        attends: it computes softmax attention itself: weights that are a softmax of scores.
+        pools: it weighs inputs by a softmax of anything that depends on them.
+        maps: it computes a softmax of scores, whatever becomes of it.
+        normalises: it computes a softmax of an input.
+        passes: names of the arguments that it hands to the interface, and that may be other than None.
+    """
+
+    asks: bool = False
+    attends: bool = False
+    pools: bool = False
+    maps: bool = False
+    normalises: bool = False
+    passes: set[str] = field(default_factory=set)
+
+    def tensors(self, option: Any, name: str, values: list[Value]) -> Value:
+        """What a function gives that is known by its name, or a module that is known by its class."""
+        result = tagged(values)
+        if name in ATTENDING or "scaled_dot_product" in name:
+            self.attends = True
+        scripted = isinstance(option, torch.jit.ScriptFunction) and "softmax" in str(option.code)
+        if name in NORMALISING or scripted or (isinstance(option, Instance) and issubclass(option.cls, nn.Softmax)):
+            return self.softmax(result)
+        if name in MULTIPLYING:
+            return self.product(values)
+        if name in ("mul", "multiply", "mul_"):
+            return self.weighed(values)
+        if name in SUMMING and WEIGHED in result.tags:
+            self.pools = True
+            self.attends |= SCORES in result.tags
+        if name in CHOOSING:
+            return Value(result.tags - {WEIGHTS, WEIGHED} | {CHOSEN})
+        return Value() if name in UNTAGGED else result
+
+    def softmax(self, value: Value) -> Value:
+        """A softmax of parameters alone gives no weights."""
+        if INPUT not in value.tags:
+            return Value(value.tags)
+        self.normalises = True
+        self.maps |= SCORES in value.tags
+        return Value(value.tags | {WEIGHTS} if SCORES in value.tags or CHOSEN not in value.tags else value.tags)
+
+    def product(self, values: list[Value]) -> Value:
+        """A matrix product, also of the items of a list."""
+        values = [each for value in values for each in value.items or (value,)]
+        inputs = [value for value in values if INPUT in value.tags]
+        tags = tagged(values).tags
+        if len(inputs) < 2:
+            return Value(tags - {WEIGHTS, WEIGHED})
+        if WEIGHTS in tags and any(WEIGHTS not in value.tags for value in inputs):
+            self.pools = True
+            self.attends |= any({WEIGHTS, SCORES} <= value.tags for value in inputs)
+        return Value(tags - {WEIGHTS, WEIGHED} | {SCORES})
+
+    def weighed(self, values: list[Value]) -> Value:
+        """An elementwise product."""
+        tags = tagged(values).tags
+        if WEIGHTS in tags and any(INPUT in value.tags and WEIGHTS not in value.tags for value in values):
+            tags |= {WEIGHED}
+        return Value(tags)
+
+
+@functools.lru_cache(maxsize=4096)
+def tree_of(code: types.CodeType) -> ast.FunctionDef | None:
+    """The syntax of a function, or None where its source is not to be had."""
+    # `inspect.getsource` would look through every imported module for the one that holds the code.
+    lines = inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
+    try:
+        tree = ast.parse(textwrap.dedent("".join(lines))).body
+    except SyntaxError:
+        return None
+    return tree[0] if tree and isinstance(tree[0], ast.FunctionDef) and tree[0].name == code.co_name else None
+
+
+def names_of(code: types.CodeType) -> tuple[list[str], list[str]]:
+    """Names in a code object and in those inside of it; then names of keywords of its calls, and "@" where it multiplies matrices."""
+    names, others = list(code.co_names), []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "BINARY_MATRIX_MULTIPLY" or (instruction.opname == "BINARY_OP" and "@" in instruction.argrepr):
+            others.append("@")
+    for constant in code.co_consts:
+        if isinstance(constant, tuple):
+            others += [each for each in constant if isinstance(each, str)]
+        if isinstance(constant, types.CodeType):
+            inner = names_of(constant)
+            names, others = names + inner[0], others + inner[1]
+    return list(dict.fromkeys(names)), others
+
+
+def bound(arguments: ast.arguments, args: list[Value], keywords: dict[str, Value], defaults: dict[str, Any]) -> dict[str, Value]:
+    """The variables that a call begins with. Where a call has `*` or `**`, any argument may come from there."""
+    positional = [each.arg for each in [*arguments.posonlyargs, *arguments.args]]
+    names = [*positional, *(each.arg for each in arguments.kwonlyargs)]
+    rest = keywords.get("**")
+    variables = {name: Value(options=(defaults[name],)) if name in defaults else Value() for name in names}
+    if rest is not None:
+        variables = {name: Value() if "mask" in name else Value(rest.tags) for name in names}
+    variables |= dict(zip(positional, args, strict=False)) | {name: value for name, value in keywords.items() if name in names}
+    spare = [Value() if "mask" in name else value for name, value in keywords.items() if name not in names]
+    if arguments.vararg:
+        extra = tuple(args[len(positional) :])
+        variables[arguments.vararg.arg] = Value(tagged([*extra, *([rest] if rest else [])]).tags, items=extra)
+    if arguments.kwarg:
+        variables[arguments.kwarg.arg] = tagged(spare)
+    return variables
+
+
+def defaults_of(function: types.FunctionType) -> dict[str, Any]:
+    """The default of each parameter that has one."""
+    parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def of_torch(function: Any) -> bool:
+    """Whether a function or class is PyTorch's own."""
+    return (getattr(function, "__module__", None) or "").partition(".")[0] == "torch"
+
+
+def unbound(function: Any) -> Any:
+    """A bound method or a partial as the function that it calls and what comes before its arguments, without holding a module."""
+    while isinstance(function, types.MethodType | functools.partial):
+        if isinstance(function, functools.partial):
+            first, function = function.args[:1], function.func
+        else:
+            first, function = (function.__self__,), function.__func__
+        if first and isinstance(function, types.FunctionType):
+            return Method(SELF if isinstance(first[0], nn.Module) else ANYTHING, function)
+    return function
+
+
+def found_in(classes: Iterable[type], owner: Instance, name: str) -> Any:
+    """An attribute of a module that the first of several classes has."""
+    for cls in classes:
+        if name in vars(cls):
+            found = vars(cls)[name]
+            function = getattr(found, "fget", None) or getattr(found, "__func__", found)
+            if not callable(function) or isinstance(function, type):
+                return found if found is None or isinstance(found, bool | str) else ANYTHING
+            if of_torch(function):
+                return ANYTHING
+            return function if isinstance(found, staticmethod) else Method(owner, function)
+    return ANYTHING
+
+
+def is_property(owner: Any, name: str) -> bool:
+    """Whether an attribute of a module is computed when it is read."""
+    return isinstance(owner, Instance) and isinstance(inspect.getattr_static(owner.cls, name, None), property)
+
+
+def parent(frame: Frame, args: list[Value]) -> Any:
+    """What `super` gives inside of a function."""
+    function = frame.function
+    if len(args) == 2:
+        cls, instance = args[0].options[0], args[1].options[0]
+    else:
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        cls = cells["__class__"].cell_contents if "__class__" in cells else None
+        instance = next(iter(frame.variables.values()), Value()).options[0]
+    if not isinstance(instance, Instance):
+        return ANYTHING
+    return Parent(instance, cls if isinstance(cls, type) else instance.cls)
+
+
+def global_of(function: Any, name: str) -> Any:
+    """What a name means in a function, other than its variables."""
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    if name in cells:
+        try:
+            return cells[name].cell_contents
+        except ValueError:  # not filled yet
+            return ANYTHING
+    return function.__globals__.get(name, getattr(builtins, name, ANYTHING))
+
+
+# hf_tanhmax/reading.py
+"""Follows the code of a forward: see `dataflow` for what it looks for."""
+
+
+class Reading:
+    """One pass over the code that a module's forward runs.
+
+    Args:
+        instance: the module.
+        labels: what its config may answer for `_attn_implementation`.
+
+    Attributes:
+        found: what was found.
+    """
+
+    def __init__(self, instance: Instance, labels: tuple[str, ...]) -> None:
+        self.instance, self.labels, self.found = instance, labels, Findings()
+        self._active: list[Any] = []
+        self._results: dict[Any, tuple[Value, Any]] = {}
+
+    def follow(self, function: Any) -> None:
+        """Follow a function or method with inputs for all of its arguments."""
+        self._apply(function, "forward", Value(), [], {"**": Value(INPUTS)})
+
+    # Calls
+
+    def _call(self, node: ast.Call, frame: Frame) -> Value:
+        args: list[Value] = []
+        rest: list[Value] = []
+        for each in node.args:
+            value = self._value(each, frame)
+            if isinstance(each, ast.Starred):
+                args += value.items
+                rest.append(Value(value.tags))
+            else:
+                args.append(value)
+        keywords = {each.arg or "**": self._value(each.value, frame) for each in node.keywords}
+        if rest:
+            keywords["**"] = tagged([*rest, *([keywords["**"]] if "**" in keywords else [])])
+        owner, name = Value(), getattr(node.func, "id", "")
+        if isinstance(node.func, ast.Attribute):
+            owner, name = self._value(node.func.value, frame), node.func.attr
+            callee = self._member(owner, name)
+            if name in ("append", "extend", "insert") or (name.endswith("_") and not name.startswith("_")):  # changes its owner
+                self._assign(node.func.value, joined([owner, tagged(args)]), frame)
+        else:
+            callee = self._value(node.func, frame)
+        return joined(self._apply(option, name, owner, args, keywords, frame) for option in callee.options)
+
+    def _apply(
+        self, option: Any, name: str, owner: Value, args: list[Value], keywords: dict[str, Value], frame: Frame | None = None
+    ) -> Value:
+        option = unbound(option)
+        if isinstance(option, Method):
+            if isinstance(option.owner, AttentionInterface):
+                return self._ask(args[0]) if option.function in ASKING and args else Value()
+            args, option = [Value(options=(self.instance if option.owner is SELF else option.owner,)), *args], option.function
+        everything = [owner, *args, *keywords.values()]
+        if option is ASKED:
+            self.found.asks = True
+            self.found.passes |= {key for key, value in keywords.items() if any(known is not None for known in value.options)}
+            return Value(INPUTS)
+        if isinstance(option, type) and issubclass(option, nn.Module):  # made where it is called
+            return Value(options=(Instance(option),))
+        if option is super and frame is not None:
+            return Value(options=(parent(frame, args),))
+        if option is getattr and len(args) > 1 and isinstance(args[1].options[0], str):
+            return self._member(args[0], args[1].options[0], args[2:])
+        if isinstance(option, Local):
+            variables = {**option.frame.variables, **bound(option.arguments, args, keywords, {})}
+            return self._run(option.body, option.body, Frame(option.frame.function, variables, []), everything)
+        if isinstance(option, types.FunctionType) and not of_torch(option):
+            self.found.attends |= name in ATTENDING or option.__name__ in ATTENDING
+            tree = tree_of(option.__code__)
+            if tree is None:
+                return self._unread(option, everything)
+            variables = bound(tree.args, args, keywords, defaults_of(option))
+            return self._run(option, tree.body, Frame(option, variables, []), everything)
+        return self.found.tensors(option, name if option is ANYTHING else getattr(option, "__name__", name), everything)
+
+    def _run(self, key: Any, body: list[ast.stmt], frame: Frame, everything: list[Value]) -> Value:
+        """Follow a function, unless it is being followed already."""
+        if any(key is active for active in self._active) or len(self._active) >= DEPTH:
+            return tagged(everything)
+        given = dict(frame.variables)
+        call = (id(key), *((name, value.tags, *map(identity, value.options)) for name, value in given.items()))
+        if call not in self._results:
+            self._active.append(key)
+            self._block(body, frame)
+            self._active.pop()
+            result = joined(frame.returned) if frame.returned else tagged(everything)
+            self._results[call] = result, given  # kept alive, as the key names objects by their ids
+        return self._results[call][0]
+
+    def _ask(self, label: Value) -> Value:
+        """What the interface gives: TanhMax for the name that a TanhMax config answers, and softmax for any other."""
+        if all(isinstance(option, str) and option in self.labels for option in label.options):
+            return Value(options=(ASKED,))
+        self.found.attends = True
+        return Value(INPUTS)
+
+    def _unread(self, function: types.FunctionType, everything: list[Value]) -> Value:
+        """A function without source is taken to do all that it names, but to call a default that it hands to the interface."""
+        if any(function is active for active in self._active):
+            return tagged(everything)
+        self._active.append(function)
+        names, others = names_of(function.__code__)
+        known = {name: global_of(function, name) for name in names}
+        asks = any(isinstance(each, AttentionInterface) for each in known.values())
+        self.found.asks |= asks and "_attn_implementation" in names
+        self.found.attends |= asks and "_attn_implementation" not in names
+        above = parent(Frame(function, {"self": Value(options=(self.instance,))}, []), []) if "super" in names else ANYTHING
+        for name, each in known.items():
+            members = [option for owner in (self.instance, above) for option in self._member(Value(options=(owner,)), name).options]
+            self.found.passes |= {name} if asks and name in others and None not in members else set()
+            default = asks and isinstance(each, types.FunctionType) and next(iter(inspect.signature(each).parameters), "") == "module"
+            for option in [*([] if default else [each]), *members]:
+                if isinstance(option, Method | types.FunctionType):
+                    self._apply(option, name, Value(), [], {"**": Value(INPUTS)})
+                elif self.found.tensors(option, name, [Value(INPUTS)]).tags >= {WEIGHTS}:
+                    self.found.pools |= not MULTIPLYING.union(SUMMING, "@").isdisjoint([*names, *others])
+        self.found.passes |= {name for name in others if asks and name not in known and name.isidentifier()}
+        self._active.pop()
+        return tagged(everything)
+
+    # Statements; each says whether what follows it is not reached
+
+    def _block(self, statements: list[ast.stmt], frame: Frame) -> bool:
+        return any(self._statement(statement, frame) for statement in statements)
+
+    def _statement(self, node: ast.stmt, frame: Frame) -> bool:
+        if isinstance(node, ast.Return | ast.Raise | ast.Break | ast.Continue):
+            if isinstance(node, ast.Return):
+                frame.returned.append(self._value(node.value, frame) if node.value else Value(options=(None,)))
+            return True
+        if isinstance(node, ast.If):
+            truth = truth_of(self._value(node.test, frame))
+            if truth is not None:
+                return self._block(node.body if truth else node.orelse, frame)
+            return self._branches([node.body, node.orelse], frame)
+        if isinstance(node, ast.For | ast.While):
+            if isinstance(node, ast.For):
+                self._assign(node.target, Value(self._value(node.iter, frame).tags), frame)
+            for _ in range(2):  # what one turn leaves is what the next begins with
+                self._branches([node.body, []], frame)
+            self._block(node.orelse, frame)
+        elif isinstance(node, ast.With):
+            for item in node.items:
+                value = self._value(item.context_expr, frame)
+                if item.optional_vars:
+                    self._assign(item.optional_vars, value, frame)
+            return self._block(node.body, frame)
+        elif isinstance(node, ast.Try):
+            self._branches([[*node.body, *node.orelse], *([*node.body, *each.body] for each in node.handlers)], frame)
+            return self._block(node.finalbody, frame)
+        elif isinstance(node, ast.Match):
+            self._branches([[], *(case.body for case in node.cases)], frame)
+        elif isinstance(node, ast.FunctionDef):
+            frame.variables[node.name] = Value(options=(Local(node.args, node.body, frame),))
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            self._assignment(node, frame)
+        elif isinstance(node, ast.Expr):
+            self._value(node.value, frame)
+        return False
+
+    def _branches(self, blocks: list[list[ast.stmt]], frame: Frame) -> bool:
+        """Any of several blocks is run."""
+        before, after = dict(frame.variables), []
+        for block in blocks:
+            frame.variables.clear()
+            frame.variables.update(before)
+            if not self._block(block, frame) or any(isinstance(each, ast.Break | ast.Continue) for each in ast.walk(ast.Module(block, []))):
+                after.append(dict(frame.variables))
+        frame.variables.clear()
+        for name in {name: None for variables in after for name in variables}:
+            frame.variables[name] = joined(variables[name] for variables in after if name in variables)
+        return not after
+
+    def _assignment(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign, frame: Frame) -> None:
+        if isinstance(node, ast.AugAssign):
+            value = self._operation(node.op, [self._value(node.target, frame), self._value(node.value, frame)])
+        elif node.value is None:
+            return
+        else:
+            value = self._value(node.value, frame)
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            self._assign(target, value, frame)
+
+    def _assign(self, target: ast.expr, value: Value, frame: Frame) -> None:
+        if isinstance(target, ast.Tuple | ast.List):
+            items = value.items if len(value.items) == len(target.elts) else [Value(value.tags)] * len(target.elts)
+            for each, item in zip(target.elts, items, strict=True):
+                self._assign(each, item, frame)
+        elif isinstance(target, ast.Subscript):  # changes a part
+            self._assign(target.value, joined([self._value(target.value, frame), Value(value.tags)]), frame)
+        elif isinstance(target, ast.Starred):
+            self._assign(target.value, value, frame)
+        elif isinstance(target, ast.Name | ast.Attribute):
+            frame.variables[ast.unparse(target)] = value
+
+    # Expressions
+
+    def _value(self, node: ast.AST, frame: Frame) -> Value:
+        if isinstance(node, ast.Constant):
+            return Value(options=(node.value,))
+        if isinstance(node, ast.Name):
+            return frame.variables.get(node.id) or Value(options=(global_of(frame.function, node.id),))
+        if isinstance(node, ast.Attribute):
+            return frame.variables.get(ast.unparse(node)) or self._member(self._value(node.value, frame), node.attr)
+        if isinstance(node, ast.Call):
+            return self._call(node, frame)
+        if isinstance(node, ast.BinOp):
+            return self._operation(node.op, [self._value(node.left, frame), self._value(node.right, frame)])
+        if isinstance(node, ast.Compare):
+            return self._comparison(node, frame)
+        if isinstance(node, ast.BoolOp):
+            return self._logical(node, frame)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            truth = truth_of(self._value(node.operand, frame))
+            return Value(options=(ANYTHING if truth is None else not truth,))
+        if isinstance(node, ast.IfExp):
+            truth = truth_of(self._value(node.test, frame))
+            chosen = [node.body, node.orelse] if truth is None else [node.body if truth else node.orelse]
+            return joined(self._value(each, frame) for each in chosen)
+        if isinstance(node, ast.Tuple | ast.List):
+            items = tuple(self._value(each, frame) for each in node.elts)
+            known = all(len(item.options) == 1 and isinstance(item.options[0], CONSTANTS) for item in items)
+            starred = any(isinstance(each, ast.Starred) for each in node.elts)
+            options = (tuple(item.options[0] for item in items),) if known else (ANYTHING,)
+            return Value(tagged(items).tags, options, () if starred else items)
+        if isinstance(node, ast.Subscript):
+            return self._part(node, frame)
+        if isinstance(node, ast.Starred):
+            return self._value(node.value, frame)
+        if isinstance(node, ast.NamedExpr):
+            self._assign(node.target, value := self._value(node.value, frame), frame)
+            return value
+        if isinstance(node, ast.Lambda):
+            return Value(options=(Local(node.args, [ast.Return(node.body)], frame),))
+        if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
+            for generator in node.generators:
+                self._assign(generator.target, Value(self._value(generator.iter, frame).tags), frame)
+        return tagged(self._value(each, frame) for each in ast.iter_child_nodes(node) if isinstance(each, ast.expr))
+
+    def _member(self, owner: Value, name: str, default: list[Value] | None = None) -> Value:
+        """An attribute of a value, or what `getattr` gives instead."""
+        found = [self._attribute(option, name, default) for option in owner.options]
+        return Value(frozenset() if name in UNTAGGED else owner.tags | joined(found).tags, joined(found).options)
+
+    def _attribute(self, owner: Any, name: str, default: list[Value] | None) -> Value:
+        if owner is CONFIG:
+            return Value(options=self.labels if name == "_attn_implementation" else (ANYTHING,))
+        if isinstance(owner, AttentionInterface):
+            return default[0] if default else Value(options=(Method(owner, name),))  # it has no attributes but methods
+        if isinstance(owner, Instance):
+            state = dict(owner.state)
+            if name == "config":
+                return Value(options=(CONFIG if owner is self.instance else ANYTHING,))
+            found = state[name] if name in state else found_in(owner.cls.__mro__, owner, name)
+            if isinstance(found, Method) and is_property(owner, name):
+                return self._apply(found, name, Value(), [], {})
+            return Value(options=(found,))
+        if isinstance(owner, Parent):
+            order = owner.instance.cls.__mro__
+            return Value(options=(found_in(order[order.index(owner.cls) + 1 :] if owner.cls in order else (), owner.instance, name),))
+        if isinstance(owner, type) and issubclass(owner, torch.autograd.Function) and name == "apply":
+            return Value(options=(Method(ANYTHING, inspect.getattr_static(owner, "forward").__func__),))
+        if isinstance(owner, types.ModuleType):
+            return Value(options=(vars(owner).get(name, ANYTHING),))
+        if isinstance(owner, type):
+            found = inspect.getattr_static(owner, name, ANYTHING)
+            return Value(options=(getattr(found, "__func__", found),))
+        return Value()
+
+    def _operation(self, operation: ast.operator, values: list[Value]) -> Value:
+        if isinstance(operation, ast.MatMult):
+            return self.found.product(values)
+        return self.found.weighed(values) if isinstance(operation, ast.Mult) else tagged(values)
+
+    def _comparison(self, node: ast.Compare, frame: Frame) -> Value:
+        """True or False where both sides are known. A mask has no tag."""
+        left, right = self._value(node.left, frame), self._value(node.comparators[0], frame)
+        compare = COMPARISONS.get(type(node.ops[0])) if len(node.ops) == 1 else None
+        if compare is None:
+            return Value()
+        results = set()
+        for one in left.options:
+            for other in right.options:
+                comparable = isinstance(one, CONSTANTS) and isinstance(other, CONSTANTS)
+                if isinstance(node.ops[0], ast.In | ast.NotIn):
+                    comparable = isinstance(other, tuple) or (isinstance(one, str) and isinstance(other, str))
+                    comparable &= isinstance(one, CONSTANTS)
+                elif other is None:
+                    comparable = one is not ANYTHING
+                results.add(compare(one, other) if comparable else ANYTHING)
+        return Value(options=tuple(results))
+
+    def _logical(self, node: ast.BoolOp, frame: Frame) -> Value:
+        """`and` and `or`, as far as they are evaluated."""
+        decisive = isinstance(node.op, ast.Or)
+        values: list[Value] = []
+        for each in node.values:
+            value = self._value(each, frame)
+            truth = truth_of(value)
+            if truth is decisive:
+                return value if not values or isinstance(node.op, ast.And) else joined([*values, value])
+            if truth is None or each is node.values[-1]:
+                values.append(value)
+        return joined(values)
+
+    def _part(self, node: ast.Subscript, frame: Frame) -> Value:
+        owner, index = self._value(node.value, frame), self._value(node.slice, frame)
+        if any(isinstance(option, AttentionInterface) for option in owner.options):
+            return self._ask(index)
+        position = index.options[0]
+        if owner.items and isinstance(position, int) and -len(owner.items) <= position < len(owner.items):
+            return owner.items[position]
+        return Value(owner.tags)
+
+
+# hf_tanhmax/detection.py
+"""Which modules of a model compute attention, and how: by asking Transformers' attention interface, or by themselves.
+
+Transformers has no public way to ask. What a module's forward does is read from its code (`reading`), once per class.
+"""
+
+
+class AttentionFacts(NamedTuple):
+    """What a module does.
+
+    Attributes:
+        asks: it asks the attention interface, for what its own config answers, so that it can be patched.
+        bypasses: it computes softmax attention that no patch reaches.
+        refused: arguments that it hands to the interface, and that TanhMax attention refuses.
+    """
+
+    asks: bool = False
+    bypasses: bool = False
+    refused: tuple[str, ...] = ()
+
+
+def attention_facts(module: nn.Module) -> AttentionFacts:
+    """What a module does with attention, not counting its children."""
+    cls: Any = type(module)
+    if isinstance(module, nn.MultiheadAttention):
+        return AttentionFacts(bypasses=True)
+    if of_torch(cls):
+        return AttentionFacts()
+    forwards = [vars(module).get("forward", cls.forward)]
+    while hasattr(forwards[-1], "__wrapped__"):  # what a decorator hides, and the decorator too
+        forwards.append(forwards[-1].__wrapped__)
+    methods = tuple(Method(SELF, each) if inspect.isfunction(each) else unbound(each) for each in forwards)
+    return _facts(cls, methods, _state(module), hasattr(module, "config"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _facts(cls: Any, forwards: tuple[Any, ...], state: tuple[tuple[str, Any], ...], has_config: bool) -> AttentionFacts:
+    reading = Reading(Instance(cls, state), (FUSED, EAGER, PAGED))
+    for forward in forwards:
+        reading.follow(forward)
+    found = reading.found
+    # A model's own forward may match two sets by a softmax of similarities, which is no attention until it weighs values.
+    whole = issubclass(cls, PreTrainedModel)
+    named = found.normalises and "Attention" in cls.__name__  # which is then taken at its word
+    stays = (
+        found.attends
+        or (found.pools and not whole)
+        or (found.asks and (whole or not has_config))
+        or ((found.maps or named) and not found.asks and not whole)
+    )
+    return AttentionFacts(
+        asks=found.asks and has_config and not whole,
+        bypasses=stays,
+        refused=tuple(sorted(found.passes.intersection(REFUSED))),
+    )
+
+
+def _state(module: nn.Module) -> tuple[tuple[str, Any], ...]:
+    """Those attributes of a module that decide what its forward does: what is None, functions, and modules by their class."""
+    found: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if value is None and not name.startswith("_"):
+            found[name] = None
+        elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
+            found[name] = unbound(value)
+    for name, value in [*module._parameters.items(), *module._buffers.items(), *module._modules.items()]:
+        if value is None:
+            found[name] = None
+        elif isinstance(value, nn.Module):
+            softmax = isinstance(value, nn.Sequential) and any(isinstance(each, nn.Softmax) for each in value)
+            found[name] = Instance(nn.Softmax if softmax else type(value))
+    return tuple(found.items())
+
+
 # hf_tanhmax/patching.py
 """Turn the attention of a live model into TanhMax, layer by layer, and back.
 
@@ -4650,9 +6018,6 @@ weights; fast, without weights), nothing is copied or replaced, nothing global c
 
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
 FUNCTIONS = {"eager": EAGER, "sdpa": FUSED, "paged|eager": PAGED, "paged|sdpa": PAGED, FUSED: FUSED, EAGER: EAGER}
-
-# What a module that computes attention by itself calls; torch's own MultiheadAttention calls the last.
-SOFTMAX = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"})
 
 
 class ConfigView:
@@ -4709,8 +6074,11 @@ def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> in
 
     Raises:
         ValueError: no attention module asks the interface, some bypass it, or a layer or head does not exist.
+        NotImplementedError: a chosen module has attention sinks or selects keys sparsely.
     """
-    return len(_patch(model, settings or TanhMaxSettings()))
+    patched = _patch(model, settings or TanhMaxSettings())
+    rename_patched(model, patched=True)
+    return len(patched)
 
 
 def restore(model: nn.Module) -> int:
@@ -4725,7 +6093,7 @@ def restore(model: nn.Module) -> int:
         while isinstance(view, ConfigView) and not view.owned:
             view = view._config
         if view is not getattr(module, "config", None):
-            module.config = view  # type: ignore[assignment]
+            _put_back(module, view)
             restored += 1
             if not isinstance(view, ConfigView):
                 _drop_score_bias(module)
@@ -4733,6 +6101,7 @@ def restore(model: nn.Module) -> int:
     if not restored:
         reason = "is TanhMax by its class; use hf_tanhmax.to_softmax" if owned else "computes no TanhMax"
         raise ValueError(f"nothing to restore: {type(model).__name__} {reason}")
+    rename_patched(model, patched=False)
     return restored
 
 
@@ -4753,18 +6122,20 @@ def tanhmax_on(
         polarity: 1 is TanhMax, 0 softmax.
 
     Raises:
-        ValueError, TypeError: as `use_tanhmax` and `TanhMaxSettings`; a learned polarity needs `use_tanhmax`.
+        ValueError, TypeError, NotImplementedError: as `use_tanhmax` and `TanhMaxSettings`; a learned polarity needs `use_tanhmax`.
     """
     settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads)
     if settings.learned:
         raise ValueError('polarity="learned" adds parameters to the model, which a block cannot undo; call use_tanhmax instead')
     before = [(module, module.config) for module in attention_modules(model)]
     _patch(model, settings)
+    rename_patched(model, patched=True)
     try:
         yield model
     finally:
         for module, config in before:
-            module.config = config
+            _put_back(module, config)
+        rename_patched(model, patched=any(isinstance(config, ConfigView) and not config.owned for _, config in before))
 
 
 def set_polarity(model: nn.Module, polarity: float) -> None:
@@ -4786,7 +6157,7 @@ def set_polarity(model: nn.Module, polarity: float) -> None:
 
 def attention_modules(model: nn.Module) -> list[Any]:
     """The modules of a model that ask Transformers' attention interface which function to call, in the model's order."""
-    return [module for module in model.modules() if _asks_interface(module)]
+    return [module for module in model.modules() if attention_facts(module).asks]
 
 
 def own(model: PreTrainedModel) -> None:
@@ -4807,10 +6178,30 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
 
 def _patch_module(module: Any, view: ConfigView, settings: TanhMaxSettings) -> None:
     if settings.learned and getattr(module, SCORE_BIAS, None) is None:
-        like = next(module.parameters())
-        start = torch.full((heads_of(module),), settings.score_bias, dtype=torch.float32, device=like.device)
-        module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+        add_score_bias(module, settings.score_bias)
     module.config = view
+    put_off_updates(module)
+
+
+def _put_back(module: Any, config: Any) -> None:
+    module.config = config
+    if not isinstance(config, ConfigView):
+        update_at_once(module)
+
+
+def add_score_bias(module: Any, value: float) -> None:
+    """Give an attention module a score bias per head, float32, on the device where it computes."""
+    start = torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module))
+    module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: accelerate may keep its weights elsewhere, and bring them there for every call."""
+    owner, weight = next(
+        (each, value) for each in module.modules() for name, value in each.named_parameters(recurse=False) if name != SCORE_BIAS
+    )
+    brought_to = getattr(getattr(owner, "_hf_hook", None), "execution_device", None)
+    return weight.device if brought_to is None else torch.device(brought_to)
 
 
 def _drop_score_bias(module: nn.Module) -> None:
@@ -4820,7 +6211,7 @@ def _drop_score_bias(module: nn.Module) -> None:
 
 def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
     modules = attention_modules(model)
-    bypassing = sorted({type(module).__name__ for module in model.modules() if _bypasses(module)})
+    bypassing = sorted({type(module).__name__ for module in model.modules() if attention_facts(module).bypasses})
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if not modules:
         found = f"its {', '.join(bypassing)} compute softmax themselves" if bypassing else "it has no attention modules"
@@ -4838,6 +6229,9 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
         if settings.layers[-1] >= len(layers):
             raise ValueError(f"there is no layer {settings.layers[-1]}: {kind!r} has {len(layers)} layers, counted from 0")
         modules = [module for index in settings.layers for module in layers[index]]
+    for module in modules:
+        for argument in attention_facts(module).refused:
+            raise NotImplementedError(refused_argument(module, argument))
     if settings.heads is not None:
         fewest = min(heads_of(module) for module in modules)
         if settings.heads[-1] >= fewest:
@@ -4849,37 +6243,19 @@ def _by_layer(model: nn.Module) -> dict[str, list[Any]]:
     """Attention modules grouped by layer: by their path up to its last number, so that self and cross attention are one layer."""
     layers: dict[str, list[Any]] = {}
     for name, module in model.named_modules():
-        if _asks_interface(module):
+        if attention_facts(module).asks:
             numbered = re.match(r"(.*\.\d+)(?:\.|$)", f".{name}")
             layers.setdefault(numbered.group(1) if numbered else name, []).append(module)
     return layers
 
 
-# Transformers has no public way to ask whether a module dispatches through the attention interface. The name that such a forward uses is
-# the same in every architecture, and `test_patching` counts the families it finds.
-def _asks_interface(module: nn.Module) -> bool:
-    if isinstance(module, PreTrainedModel) or not hasattr(module, "config"):
-        return False
-    return "ALL_ATTENTION_FUNCTIONS" in _names_in(type(module).forward)
-
-
-def _bypasses(module: nn.Module) -> bool:
-    if isinstance(module, PreTrainedModel) or _asks_interface(module) or "Attention" not in type(module).__name__:
-        return False
-    methods = inspect.getmembers(type(module), inspect.isfunction)
-    return any(SOFTMAX.intersection(_names_in(method)) for _, method in methods)
-
-
-def _names_in(function: Any) -> tuple[str, ...]:
-    return inspect.unwrap(function).__code__.co_names
-
-
 # hf_tanhmax/models/adapters.py
-"""Default target modules of PEFT for the TanhMax model types: those of the upstream family, whose modules have the same names.
+"""Tables of other libraries that are keyed by model type: the TanhMax types get the rows of their upstream families.
 
-PEFT keeps a table for each of its methods, keyed by model type. It has no function that adds a row and no moment at which it calls
-plugins, and importing it here would make `import hf_tanhmax` heavy. But it asks a model's config for its dictionary right before it looks
-a table up, so that is when `TanhMaxFields.to_dict` fills the tables in.
+PEFT keeps the default target modules of each of its methods so, and Liger the function that puts its kernels into a model; modules have the
+same names, so what fits the upstream family fits. Neither has a function that adds a row, or a moment at which it calls plugins, and
+importing them here would make `import hf_tanhmax` heavy. But both read the model type right before they look it up, so that is when the
+tables are filled in: `ModelType` is an attribute that does it.
 """
 
 
@@ -4887,21 +6263,39 @@ a table up, so that is when `TanhMaxFields.to_dict` fills the tables in.
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 
 
+class ModelType:
+    """The model type of a config class, which fills the tables in when it is read off the class or a config."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, config: Any, config_class: type | None = None) -> str:
+        fill_tables()
+        return self.name
+
+
 def fill_tables() -> None:
-    """Add the TanhMax model types to the tables of PEFT, if it is imported; a row that is there already stays."""
-    for table in _tables():
+    """Add the TanhMax model types to the tables of PEFT and Liger, if they are imported; a row that is there already stays."""
+    for table in (*_peft_tables(), *_liger_tables()):
         for family in ("bert", "llama"):
             if family in table:
                 table.setdefault(f"tanhmax_{family}", table[family])
+    for table in _peft_tables():
         if ATTENTION.issuperset(table.get("llama", ["none"])):
             table.setdefault("tanhmax_vit", table["llama"])
 
 
-def _tables() -> Iterator[dict[str, list[str]]]:
+def _peft_tables() -> Iterator[dict[str, list[str]]]:
     if "peft.utils.constants" in sys.modules:
         for name, table in vars(sys.modules["peft.utils.constants"]).items():
             if name.startswith("TRANSFORMERS_MODELS_TO_") and name.endswith("_MODULES_MAPPING"):
                 yield table
+
+
+def _liger_tables() -> Iterator[dict[str, Any]]:
+    table = getattr(sys.modules.get("liger_kernel.transformers.monkey_patch"), "MODEL_TYPE_TO_APPLY_LIGER_FN", None)
+    if table is not None:
+        yield table
 
 
 # hf_tanhmax/models/family.py
@@ -4933,6 +6327,12 @@ class TanhMaxFields:
     tanhmax_heads: list[int] | tuple[int, ...] | None = None
     tanhmax_score_bias: float | int = 3.0
 
+    def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
+        """Let libraries that look the model type up find it."""
+        super().__init_subclass__(*args, **kwargs)
+        if isinstance(cls.__dict__.get("model_type"), str):
+            cls.model_type = ModelType(cls.model_type)  # type: ignore[assignment]
+
     @property
     def tanhmax_settings(self) -> TanhMaxSettings:
         """The four fields as one checked object."""
@@ -4946,11 +6346,6 @@ class TanhMaxFields:
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict[str, str] | None) -> None:
         IMPLEMENTATION.fset(self, value)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary. PEFT asks for it to look up default target modules, so its tables are filled in here."""
-        fill_tables()
-        return super().to_dict()  # type: ignore[misc]
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write the config, and beside it the file of code that it names, by which it loads where this package is not installed.
@@ -4990,8 +6385,8 @@ def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], M
             own(self)
             self.add_model_tags(TAGS)
             _share_out_score_biases(self)
-            if config.model_type != type(config).model_type:
-                self.name_or_path = ""  # a softmax checkpoint; PEFT writes this name down as what an adapter is to be loaded onto
+            if config.model_type != type(config).model_type and config.name_or_path:  # a softmax checkpoint, which that name would load
+                self.name_or_path = config.name_or_path = converted_name(config.name_or_path)
 
         upstream_initialize = cls.initialize_weights
 
