@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..detection import attention_facts
 from ..names import short_name
 from ..patching import attention_modules
 from ..registration import EAGER, FUSED
@@ -100,8 +101,8 @@ def check_attentions(model: nn.Module, layers: Any = None) -> list[int]:
 
 
 def hidden_attentions(model: nn.Module) -> list[str]:
-    """Paths of the attention modules that compute by themselves, without Transformers' attention interface, so that no weights are seen."""
-    return [name for name, module in model.named_modules() if _is_hidden_attention(module)]
+    """Paths of the modules that compute attention by themselves, without Transformers' attention interface, so that no weights are seen."""
+    return [name for name, module in model.named_modules() if attention_facts(module).bypasses]
 
 
 def check_finite(model: nn.Module, named: dict[str, Tensor]) -> None:
@@ -120,10 +121,3 @@ def check_finite(model: nn.Module, named: dict[str, Tensor]) -> None:
         broken = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
         why = f"{some(broken)} of the model hold NaN or infinity; load a sound checkpoint" if broken else "try float32"
         raise ValueError(f"{what} hold NaN or infinity, so there is nothing to explain: {why}")
-
-
-def _is_hidden_attention(module: nn.Module) -> bool:
-    """A leaf-most module that is called attention, has parameters, and does not ask the interface."""
-    if "Attention" not in type(module).__name__ or attention_modules(module):
-        return False
-    return not any("Attention" in type(child).__name__ for child in module.modules() if child is not module)
