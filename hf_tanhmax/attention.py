@@ -139,7 +139,7 @@ def tanhmax_attention(
     options = Options(*masks, scale, window, softcap, dropout_p, polarity, *packing, return_weights)
     call = _checked(query, key, value, options)
     name = _chosen(implementation, call)
-    if not torch.is_autocast_enabled(query.device.type):
+    if not _autocasts(query.device.type):
         return _run(name, call)
     # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
     with torch.autocast(query.device.type, enabled=False):
@@ -212,10 +212,8 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
 
 
 def _chosen(implementation: str, call: Call) -> str:
-    if implementation == "auto" and _exporting():
-        return "reference"
     if implementation == "auto":
-        names = AUTOMATIC.get(call.query.device.type, ("composed",))
+        names = () if _exporting() else AUTOMATIC.get(call.query.device.type, ("composed",))
         return next((name for name in names if unsupported(name, call) is None), "reference")
     _check_name(implementation)
     reason = unsupported(implementation, call)
@@ -229,9 +227,12 @@ def _exporting() -> bool:
     return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
+def _autocasts(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def _check_name(implementation: str) -> None:
-    names = (*IMPLEMENTATIONS, *INFERENCE_ONLY)
-    if implementation not in names:
+    if implementation not in (names := (*IMPLEMENTATIONS, *INFERENCE_ONLY)):
         raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(names)}")
 
 
@@ -341,8 +342,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) ->
 def _cast_alike(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Tensors of several dtypes in autocast's, if it is on and would cast them for torch's own attention; else as they are."""
     kind = tensors[0].device.type
-    castable = all(tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) for tensor in tensors)
-    if not castable or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if not _autocasts(kind) or any(tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16) for tensor in tensors):
         return tensors
     return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
 

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from cases import oracle, with_gradients, worst_rounding
+from cases import EAGER, doubled_softmax, oracle, with_gradients, worst_rounding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from thorough import thorough_only
@@ -159,7 +159,8 @@ def check(drawn, implementation, dtype):
     leaves, arguments = placed(call, dtype, GPU if implementation == "triton" else "cpu")
     found = with_gradients(tanhmax_attention(*leaves[:3], implementation=implementation, **arguments), leaves)
     exact, softmax = exactly(call), exactly(call, polarity=0.0)
-    eager = worst_rounding(*placed(call, dtype), exact, orders=ORDERS)
+    # What is composed of softmax attention has the errors of such compositions, whose halves cancel where scores are small.
+    eager = worst_rounding(*placed(call, dtype), exact, EAGER if implementation == "composed" else (doubled_softmax,), ORDERS)
     eps = torch.finfo(dtype).eps
     if drawn.additive is not None and implementation != "cpu":  # the sum of score and mask is rounded, as in softmax attention
         eps = max(eps, 100.0 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps)

@@ -252,7 +252,17 @@ COMPANIONS = (
         for kind in ("flash_attention", "cudnn_attention", "efficient_attention", "flash_attention_for_cpu")
         for name in (f"_scaled_dot_product_{kind}", f"_scaled_dot_product_{kind}_backward")
     ),
-    _needs("torch", "nn/modules/module.py", '"_parameters"', "patching", "`restore` leaves score biases behind"),
+    _needs(
+        "accelerate", "hooks.py", "remove_hook_from_module", "models.conversion", "learned score biases of layers on the disk stay there"
+    ),
+    _needs(
+        "accelerate", "hooks.py", '"_hf_hook"', "patching", "score biases are made where the weights are kept, and not where they are used"
+    ),
+    _needs("torch", "nn/modules/module.py", '"_parameters"', "patching detection", "`restore` leaves score biases behind"),
+    *(
+        _needs("torch", "nn/modules/module.py", f'"{name}"', "detection", "a module's parts that are None are taken for anything")
+        for name in ("_buffers", "_modules")
+    ),
 )
 DEPENDENCIES = TRANSFORMERS + COMPANIONS
 PACKAGES = tuple(dict.fromkeys(each.package for each in DEPENDENCIES))

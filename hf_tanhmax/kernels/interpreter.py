@@ -8,6 +8,7 @@
 There is one interpreter in a process, so one thread at a time may be inside. Where kernels are compiled there is nothing to correct.
 """
 
+import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,28 +30,27 @@ def faithful() -> Iterator[None]:
     if not IN_INTERPRETER:
         yield
         return
-    from triton.runtime.interpreter import InterpreterBuilder
-
+    builder = importlib.import_module("triton.runtime.interpreter").InterpreterBuilder
     with ONE_AT_A_TIME:
-        corrections = _corrections(InterpreterBuilder.cast_impl, InterpreterBuilder.create_fma)
-        before = {name: InterpreterBuilder.__dict__.get(name) for name in corrections}
+        corrections = _corrections(builder.cast_impl, builder.create_fma)
+        before = {name: vars(builder).get(name) for name in corrections}
         for name, correction in corrections.items():
-            setattr(InterpreterBuilder, name, correction)
+            setattr(builder, name, correction)
         try:
             yield
         finally:
             for name, method in before.items():
                 if method is None:
-                    delattr(InterpreterBuilder, name)
+                    delattr(builder, name)
                 else:
-                    setattr(InterpreterBuilder, name, method)
+                    setattr(builder, name, method)
 
 
 def _corrections(cast: Any, multiply_add: Any) -> dict[str, Any]:
     """The methods of the interpreter to be replaced, by name; `cast` and `multiply_add` are its own, for all other dtypes."""
-    import numpy as np
-    from triton._C.libtriton import ir
-    from triton.runtime.interpreter import TensorHandle
+    # Not by import statements: whoever loads a published file would have to install what they name.
+    np, ir = importlib.import_module("numpy"), importlib.import_module("triton._C.libtriton").ir
+    TensorHandle = importlib.import_module("triton.runtime.interpreter").TensorHandle  # noqa: N806
 
     def _widened(handle: Any) -> Any:
         return (handle.data.astype(np.uint32) << 16).view(np.float32) if handle.dtype.scalar == tl.bfloat16 else handle.data

@@ -234,7 +234,7 @@ def test_the_fused_implementation_decodes_unless_there_is_a_gradient(monkeypatch
 
 def test_opcheck():
     call = [tensor.to(GPU) for tensor in tensors(2, 11)]
-    torch.library.opcheck(decode_attention, (*call, None, None, None, None, None, True, 9, None, 0.5, None, True))
+    torch.library.opcheck(decode_attention, (*call, None, None, None, None, None, None, True, 9, None, 0.5, None, True))
 
 
 @pytest.mark.gpu
