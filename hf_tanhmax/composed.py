@@ -76,13 +76,22 @@ class Added(NamedTuple):
     bias: Tensor | None = None
     additive_mask: Tensor | None = None
 
-    def halves(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """The sums for the scores and for their negatives, in the dtype of the query; what is hidden (`seen`) counts as 0."""
-        bias = query.new_zeros(1, 1, 1, 1) if self.bias is None else self.bias.to(query.dtype)
+    def halves(self, query: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sums for the scores and for their negatives, in the dtype of the query; of the mask, what is not `seen` counts as 0.
+
+        The largest number that a row of the mask shows is taken off before anything is rounded: it changes no weight.
+        """
+        exact = torch.promote_types(query.dtype, torch.float32)
+        bias = query.new_zeros(1, 1, 1, 1, dtype=exact) if self.bias is None else self.bias.to(exact)
         if self.additive_mask is None:
-            return bias, -bias
-        mask = self.additive_mask.masked_fill(hides(self.additive_mask), 0.0).to(query.dtype)
-        return mask + bias, mask - bias
+            return bias.to(query.dtype), -bias.to(query.dtype)
+        mask = self.additive_mask.to(exact)
+        largest = mask.detach() if seen is None else torch.where(seen, mask.detach(), -math.inf)
+        largest = largest.amax(-1, keepdim=True)
+        mask = mask - largest.masked_fill(largest == -math.inf, 0.0)
+        if seen is not None:
+            mask = torch.where(seen, mask, 0.0)
+        return (mask + bias).to(query.dtype), (mask - bias).to(query.dtype)
 
     def seen(self, visibility: Visibility, device: torch.device) -> Tensor | None:
         """The mask of all queries and keys, with what the additive mask hides: 4-dimensional; None if all are visible."""
@@ -119,7 +128,7 @@ def doubled_keys(
     groups = query.shape[1] // key.shape[1]
     key, value = (torch.cat([half, -half], dim=2).repeat_interleave(groups, dim=1) for half in (key, value))
     keep = added.seen(visibility, query.device)
-    positive, negative = added.halves(query)
+    positive, negative = added.halves(query, keep)
     negative = negative + log_polarity.to(query.dtype).view(1, -1, 1, 1)
     shape = torch.broadcast_shapes(positive.shape, negative.shape, () if keep is None else keep.shape)
     shape = (*shape[:3], visibility.keys)
@@ -156,8 +165,8 @@ def _two_calls(
 
 def _masks(visibility: Visibility, added: Added, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Additive masks for q and -q, and True where a row sees no key `[batch or 1, heads or 1, queries or 1]`; such rows are left open."""
-    positive, negative = (half.detach() for half in added.halves(query))
     keep = added.seen(visibility, query.device)
+    positive, negative = (half.detach() for half in added.halves(query, keep))
     if keep is None:
         return positive, negative, None
     empty = ~keep.any(-1)

@@ -78,7 +78,7 @@ def tanhmax(
 
 def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, additive_mask: Tensor | None) -> Tensor:
     if scores.size(dim) == 0:
-        return scores.clone()
+        return scores.clone() if additive_mask is None else scores + additive_mask.to(scores.dtype)  # which keeps its gradient, of nothing
     if keep is not None:
         scores = scores.masked_fill(~keep, 0.0)
     limit = torch.finfo(scores.dtype).max / 4

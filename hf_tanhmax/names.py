@@ -39,7 +39,7 @@ def rename_patched(model: nn.Module, *, patched: bool) -> None:
     for owner, attribute in _named_by(model):
         name = getattr(owner, attribute)
         if name:
-            setattr(owner, attribute, name.removesuffix(PATCHED) + (PATCHED if patched else ""))
+            setattr(owner, attribute, str(name).removesuffix(PATCHED) + (PATCHED if patched else ""))
 
 
 def _named_by(model: nn.Module) -> Iterator[tuple[Any, str]]:

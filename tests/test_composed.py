@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import CASES, error, oracle, with_gradients
 
+from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.composed import Added, composed_attention, doubled_keys
 from hf_tanhmax.visibility import Visibility
 
@@ -54,3 +55,36 @@ def test_a_padded_head_size_of_one_is_dense():
     for tensor, scale in ((-query, 0.5), (query, -0.5)):
         output = composed_attention(tensor, key, value, Visibility(2, 3), scale=scale, polarity=torch.ones(2))
         assert error(output, expected) < 1e-12
+
+
+@pytest.mark.parametrize("constant", [0.0, 30.0, -100.0, -1000.0, -8000.0])
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_constant_in_the_rows_of_an_additive_mask_costs_no_digits(constant, learned):
+    """In half precision the mask is rounded; what it has in common in a row is taken off before."""
+    query, key, value = torch.randn(3, 1, 4, 32, 32).bfloat16().unbind()
+    mask = torch.randn(4, 32, 32) + constant
+    call = {"polarity": 0.5, "implementation": "composed"}
+    exact = tanhmax_attention(query.double(), key.double(), value.double(), additive_mask=mask.double(), **call)
+    found = tanhmax_attention(query, key, value, additive_mask=mask.requires_grad_(learned), **call)
+    assert ((found.double() - exact).norm() / exact.norm()).item() < 2 * torch.finfo(torch.bfloat16).eps
+
+
+def test_a_hidden_key_has_no_part_in_the_constant_of_its_row():
+    query, key, value = torch.randn(3, 1, 2, 7, 8).bfloat16().unbind()
+    keep = torch.arange(7) < 5
+    mask = torch.randn(7, 7)
+    expected = tanhmax_attention(query, key, value, additive_mask=mask, keep=keep, implementation="composed")
+    for hidden in (1e4, float("nan")):
+        mask[:, 5:] = hidden
+        assert torch.equal(tanhmax_attention(query, key, value, additive_mask=mask, keep=keep, implementation="composed"), expected)
+        learned = tanhmax_attention(query, key, value, additive_mask=mask.clone().requires_grad_(), keep=keep, implementation="composed")
+        torch.testing.assert_close(learned, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "composed", "cpu"])
+@pytest.mark.parametrize("name", ["bias", "additive_mask"])
+def test_what_is_added_to_no_key_has_a_gradient(name, implementation):
+    query, nothing = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 0, 4)
+    added = torch.randn(3, 0, requires_grad=True)
+    output = tanhmax_attention(query, nothing, nothing, implementation=implementation, **{name: added})
+    assert torch.autograd.grad(output.sum(), added)[0].shape == added.shape

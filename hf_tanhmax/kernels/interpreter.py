@@ -8,10 +8,10 @@
 There is one interpreter in a process, so one thread at a time may be inside. Where kernels are compiled there is nothing to correct.
 """
 
-import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ def faithful() -> Iterator[None]:
     if not IN_INTERPRETER:
         yield
         return
-    builder = importlib.import_module("triton.runtime.interpreter").InterpreterBuilder
+    builder = import_module("triton.runtime.interpreter").InterpreterBuilder
     with ONE_AT_A_TIME:
         corrections = _corrections(builder.cast_impl, builder.create_fma)
         before = {name: vars(builder).get(name) for name in corrections}
@@ -49,8 +49,8 @@ def faithful() -> Iterator[None]:
 def _corrections(cast: Any, multiply_add: Any) -> dict[str, Any]:
     """The methods of the interpreter to be replaced, by name; `cast` and `multiply_add` are its own, for all other dtypes."""
     # Not by import statements: whoever loads a published file would have to install what they name.
-    np, ir = importlib.import_module("numpy"), importlib.import_module("triton._C.libtriton").ir
-    TensorHandle = importlib.import_module("triton.runtime.interpreter").TensorHandle  # noqa: N806
+    np, ir = import_module("numpy"), import_module("triton._C.libtriton").ir
+    TensorHandle = import_module("triton.runtime.interpreter").TensorHandle  # noqa: N806
 
     def _widened(handle: Any) -> Any:
         return (handle.data.astype(np.uint32) << 16).view(np.float32) if handle.dtype.scalar == tl.bfloat16 else handle.data

@@ -1,9 +1,9 @@
 """What the user asks of the schedule: rows that are timed, once a kind of call (HF_TANHMAX_AUTOTUNE=1), and sums in no certain order."""
 
-import importlib
 import logging
 import os
 from collections.abc import Callable, Hashable, Sequence
+from importlib import import_module
 
 import torch
 
@@ -49,7 +49,7 @@ def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], t
 
 
 def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | None:
-    triton_error = importlib.import_module("triton.errors").TritonError  # where this runs there is a Triton
+    triton_error = import_module("triton.errors").TritonError  # where this runs there is a Triton
     try:
         return timer(lambda: run(tile))
     except torch.OutOfMemoryError:

@@ -7,7 +7,6 @@ in which dtype and how quantised is Transformers' own business. A live model sha
 import inspect
 import logging
 import os
-import re
 from typing import Any
 
 import transformers
@@ -97,9 +96,13 @@ def _loaded(name: str, auto_class: Any, settings: TanhMaxSettings, kwargs: dict[
     config_class = _by_upstream_type().get(config.model_type)
     if config_class is None:
         raise ValueError(f"{name} is of model type {config.model_type!r}; convert knows {', '.join(sorted(_by_upstream_type()))}")
-    loader = _class_in(config) if auto_class is None else auto_class
+    loader = auto_class
+    if auto_class is None:  # a config that was written by hand names no class, but the checkpoint's does
+        loader = _class_in(config.architectures or AutoConfig.from_pretrained(name, **hub).architectures or [])
     if isinstance(loader, type) and issubclass(loader, PreTrainedModel):
-        loader, _ = _tanhmax_class_of(loader)
+        loader, wanted = _tanhmax_class_of(loader)
+        if wanted is not config_class:
+            raise ValueError(f"{name} is of model type {config.model_type!r}, but {auto_class.__name__} is of another; pass an Auto class")
     converted = _tanhmax_config(config, config_class, settings)
     converted.model_type = config.model_type  # while it loads: what reads the weights (GGUF, quantisers) knows the checkpoint's own type
     model, report = loader.from_pretrained(name, config=converted, output_loading_info=True, **hub, **kwargs)
@@ -124,8 +127,7 @@ def _config_of(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) -> tuple[
     return config, {**{key: value for key, value in left.items() if key in others}, **kept}
 
 
-def _class_in(config: Any) -> Any:
-    names = config.architectures or []
+def _class_in(names: list[str]) -> Any:
     found = getattr(transformers, names[0], None) if len(names) == 1 else None
     if found is None:
         raise ValueError(f"the checkpoint does not say its class (architectures: {names}); pass auto_class, such as AutoModel")
@@ -138,7 +140,7 @@ def _refuse_partial(name: str, model: PreTrainedModel, report: dict[str, Any]) -
     Other shapes come this far only with `ignore_mismatched_sizes`, which is for heads and embeddings, of other classes, words or images.
     """
     misshapen = [key for key, *_ in report["mismatched_keys"]]
-    if any(re.search(r"\.\d+\.", key) and _in_backbone(key, model) for key in misshapen):
+    if any("embed" not in key and _in_backbone(key, model) for key in misshapen):
         raise ValueError(f"{name} has weights of other shapes than its config says: {_some(misshapen)}")
     missing = [key for key in report["missing_keys"] if not key.endswith(SCORE_BIAS)]
     lost, left = (sorted(key for key in keys if _in_backbone(key, model)) for keys in (missing, report["unexpected_keys"]))

@@ -1,8 +1,10 @@
 """A checkpoint converted with what `from_pretrained` offers: weights on disk, quantised, of other shapes, with a config of one's own."""
 
 import pytest
+import torch
 import transformers
 from families import LAYERS, TINY, assert_same, inputs_for, run, tiny_config, tiny_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import hf_tanhmax
@@ -122,6 +124,14 @@ def test_a_head_of_other_shapes_is_new_if_that_is_asked_for(tmp_path, caplog):
     assert "has no weights for classifier.bias, classifier.weight: they are new, so train before use" in caplog.text
 
 
+def test_a_norm_of_another_shape_is_a_broken_checkpoint(tmp_path):
+    tiny_model(transformers.LlamaForCausalLM).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors") | {"model.norm.weight": torch.ones(5)}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights of other shapes than its config says: model\.norm\.weight"):
+        convert(str(tmp_path), ignore_mismatched_sizes=True)
+
+
 def test_images_of_another_size(tmp_path, caplog):
     tiny_model(transformers.ViTForImageClassification).save_pretrained(tmp_path)
     with caplog.at_level("WARNING", logger="hf_tanhmax"):
@@ -175,6 +185,15 @@ def test_a_config_of_ones_own(tmp_path):
     assert type(own) is transformers.BertConfig
     with pytest.raises(ValueError, match="weights that its config has no place for"):
         convert(str(tmp_path / "softmax"), AutoModelForSequenceClassification, config=str(tmp_path / "config"))
+
+
+def test_a_config_written_by_hand_leaves_the_class_to_the_checkpoint(tmp_path):
+    tiny_model(transformers.LlamaForCausalLM).save_pretrained(tmp_path)
+    own = tiny_config("llama", upstream=True)
+    assert type(convert(str(tmp_path), config=own)) is hf_tanhmax.TanhMaxLlamaForCausalLM
+    assert not own.architectures
+    with pytest.raises(ValueError, match="is of model type 'llama', but BertModel is of another; pass an Auto class"):
+        convert(str(tmp_path), transformers.BertModel)
 
 
 def test_parts_of_a_config_keep_their_own_implementation():

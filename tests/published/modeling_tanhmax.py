@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "2a0fd3fa98d46da58249e43c6b030bdd734670fa73882b404e4393ab4178c159"  # sha256 of what follows this line
+DIGEST = "f96603bc4c922d1d64e65244b35c8cf0267b7880faca33f3e725fa6685f541ac"  # sha256 of what follows this line
 
 import transformers
 
@@ -44,6 +44,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from huggingface_hub.dataclasses import strict
+from importlib import import_module
 from pathlib import Path
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -171,7 +172,7 @@ def tanhmax(
 
 def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, additive_mask: Tensor | None) -> Tensor:
     if scores.size(dim) == 0:
-        return scores.clone()
+        return scores.clone() if additive_mask is None else scores + additive_mask.to(scores.dtype)  # which keeps its gradient, of nothing
     if keep is not None:
         scores = scores.masked_fill(~keep, 0.0)
     limit = torch.finfo(scores.dtype).max / 4
@@ -917,13 +918,22 @@ class Added(NamedTuple):
     bias: Tensor | None = None
     additive_mask: Tensor | None = None
 
-    def halves(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """The sums for the scores and for their negatives, in the dtype of the query; what is hidden (`seen`) counts as 0."""
-        bias = query.new_zeros(1, 1, 1, 1) if self.bias is None else self.bias.to(query.dtype)
+    def halves(self, query: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sums for the scores and for their negatives, in the dtype of the query; of the mask, what is not `seen` counts as 0.
+
+        The largest number that a row of the mask shows is taken off before anything is rounded: it changes no weight.
+        """
+        exact = torch.promote_types(query.dtype, torch.float32)
+        bias = query.new_zeros(1, 1, 1, 1, dtype=exact) if self.bias is None else self.bias.to(exact)
         if self.additive_mask is None:
-            return bias, -bias
-        mask = self.additive_mask.masked_fill(hides(self.additive_mask), 0.0).to(query.dtype)
-        return mask + bias, mask - bias
+            return bias.to(query.dtype), -bias.to(query.dtype)
+        mask = self.additive_mask.to(exact)
+        largest = mask.detach() if seen is None else torch.where(seen, mask.detach(), -math.inf)
+        largest = largest.amax(-1, keepdim=True)
+        mask = mask - largest.masked_fill(largest == -math.inf, 0.0)
+        if seen is not None:
+            mask = torch.where(seen, mask, 0.0)
+        return (mask + bias).to(query.dtype), (mask - bias).to(query.dtype)
 
     def seen(self, visibility: Visibility, device: torch.device) -> Tensor | None:
         """The mask of all queries and keys, with what the additive mask hides: 4-dimensional; None if all are visible."""
@@ -960,7 +970,7 @@ def doubled_keys(
     groups = query.shape[1] // key.shape[1]
     key, value = (torch.cat([half, -half], dim=2).repeat_interleave(groups, dim=1) for half in (key, value))
     keep = added.seen(visibility, query.device)
-    positive, negative = added.halves(query)
+    positive, negative = added.halves(query, keep)
     negative = negative + log_polarity.to(query.dtype).view(1, -1, 1, 1)
     shape = torch.broadcast_shapes(positive.shape, negative.shape, () if keep is None else keep.shape)
     shape = (*shape[:3], visibility.keys)
@@ -997,8 +1007,8 @@ def _two_calls(
 
 def _masks(visibility: Visibility, added: Added, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Additive masks for q and -q, and True where a row sees no key `[batch or 1, heads or 1, queries or 1]`; such rows are left open."""
-    positive, negative = (half.detach() for half in added.halves(query))
     keep = added.seen(visibility, query.device)
+    positive, negative = (half.detach() for half in added.halves(query, keep))
     if keep is None:
         return positive, negative, None
     empty = ~keep.any(-1)
@@ -2342,13 +2352,12 @@ def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], t
 
 
 def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | None:
-    from triton.errors import TritonError
-
+    triton_error = import_module("triton.errors").TritonError  # where this runs there is a Triton
     try:
         return timer(lambda: run(tile))
     except torch.OutOfMemoryError:
         raise
-    except (TritonError, RuntimeError) as error:  # the compiler's passes raise the latter
+    except (triton_error, RuntimeError) as error:  # the compiler's passes raise the latter
         reason = " ".join(str(error).split())[:200]
         logging.getLogger(__name__).warning(f"the {key[0]} kernel is not timed with {tile}: {type(error).__name__}: {reason}")
         return None
@@ -3652,28 +3661,27 @@ if triton_missing() is None:
         if not IN_INTERPRETER:
             yield
             return
-        from triton.runtime.interpreter import InterpreterBuilder
-
+        builder = import_module("triton.runtime.interpreter").InterpreterBuilder
         with ONE_AT_A_TIME:
-            corrections = _corrections(InterpreterBuilder.cast_impl, InterpreterBuilder.create_fma)
-            before = {name: InterpreterBuilder.__dict__.get(name) for name in corrections}
+            corrections = _corrections(builder.cast_impl, builder.create_fma)
+            before = {name: vars(builder).get(name) for name in corrections}
             for name, correction in corrections.items():
-                setattr(InterpreterBuilder, name, correction)
+                setattr(builder, name, correction)
             try:
                 yield
             finally:
                 for name, method in before.items():
                     if method is None:
-                        delattr(InterpreterBuilder, name)
+                        delattr(builder, name)
                     else:
-                        setattr(InterpreterBuilder, name, method)
+                        setattr(builder, name, method)
 
 
     def _corrections(cast: Any, multiply_add: Any) -> dict[str, Any]:
         """The methods of the interpreter to be replaced, by name; `cast` and `multiply_add` are its own, for all other dtypes."""
-        import numpy as np
-        from triton._C.libtriton import ir
-        from triton.runtime.interpreter import TensorHandle
+        # Not by import statements: whoever loads a published file would have to install what they name.
+        np, ir = import_module("numpy"), import_module("triton._C.libtriton").ir
+        TensorHandle = import_module("triton.runtime.interpreter").TensorHandle  # noqa: N806
 
         def _widened(handle: Any) -> Any:
             return (handle.data.astype(np.uint32) << 16).view(np.float32) if handle.dtype.scalar == tl.bfloat16 else handle.data
@@ -4543,7 +4551,7 @@ def tanhmax_attention(
     options = Options(*masks, scale, window, softcap, dropout_p, polarity, *packing, return_weights)
     call = _checked(query, key, value, options)
     name = _chosen(implementation, call)
-    if not torch.is_autocast_enabled(query.device.type):
+    if not _autocasts(query.device.type):
         return _run(name, call)
     # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
     with torch.autocast(query.device.type, enabled=False):
@@ -4616,10 +4624,8 @@ def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Cal
 
 
 def _chosen(implementation: str, call: Call) -> str:
-    if implementation == "auto" and _exporting():
-        return "reference"
     if implementation == "auto":
-        names = AUTOMATIC.get(call.query.device.type, ("composed",))
+        names = () if _exporting() else AUTOMATIC.get(call.query.device.type, ("composed",))
         return next((name for name in names if unsupported(name, call) is None), "reference")
     _check_name(implementation)
     reason = unsupported(implementation, call)
@@ -4633,9 +4639,12 @@ def _exporting() -> bool:
     return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
+def _autocasts(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def _check_name(implementation: str) -> None:
-    names = (*IMPLEMENTATIONS, *INFERENCE_ONLY)
-    if implementation not in names:
+    if implementation not in (names := (*IMPLEMENTATIONS, *INFERENCE_ONLY)):
         raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(names)}")
 
 
@@ -4745,8 +4754,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) ->
 def _cast_alike(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Tensors of several dtypes in autocast's, if it is on and would cast them for torch's own attention; else as they are."""
     kind = tensors[0].device.type
-    castable = all(tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) for tensor in tensors)
-    if not castable or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if not _autocasts(kind) or any(tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16) for tensor in tensors):
         return tensors
     return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
 
@@ -5290,7 +5298,7 @@ def rename_patched(model: nn.Module, *, patched: bool) -> None:
     for owner, attribute in _named_by(model):
         name = getattr(owner, attribute)
         if name:
-            setattr(owner, attribute, name.removesuffix(PATCHED) + (PATCHED if patched else ""))
+            setattr(owner, attribute, str(name).removesuffix(PATCHED) + (PATCHED if patched else ""))
 
 
 def _named_by(model: nn.Module) -> Iterator[tuple[Any, str]]:
