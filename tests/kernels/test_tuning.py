@@ -86,7 +86,7 @@ def test_where_no_tile_compiles_the_call_says_so():
     ids=["no room", "the device is lost"],
 )
 def test_what_is_not_the_fault_of_a_tile_is_raised(caplog, error):
-    with pytest.raises(type(error), match="no room|illegal memory access"):
+    with pytest.raises(type(error), match=r"no room|illegal memory access"):
         chosen(FAST, error=error)
     assert not caplog.records
     assert not tuning._fastest
