@@ -146,6 +146,15 @@ def test_a_gpu_has_the_cases_of_the_rehearsal_and_more():
     assert {"cuda graph", "no wait, some heads", "the same bits", "stock cudnn", "atomic D128", "row forward D64 1"} <= gpu - both
 
 
+def test_an_additive_mask_has_a_case_in_every_kernel():
+    """The branches that every floating-point mask takes: forward, both passes back, the gradient of a learned mask, decoding."""
+    names = [name for name in cases("cuda") if "additive" in name or "position bias" in name]
+    kinds = {"additive", "additive, softmax", "additive padding", "position bias", "everything, additive"}
+    wanted = {f"bfloat16 D{dim} {kind}" for dim in (64, 128) for kind in kinds} | {f"float32 D{dim} additive" for dim in (64, 128)}
+    wanted |= {f"decode D{dim} {kind}" for dim in (64, 128) for kind in ("additive padding", "position bias")}
+    assert set(names) == wanted
+
+
 def test_a_row_is_what_a_call_takes(monkeypatch):
     from hf_tanhmax.kernels.schedule import tiles
 
@@ -179,3 +188,9 @@ def test_what_decides_most_is_timed_first():
     assert names[:6] == ["64 flash", "64 cuDNN", "64 fused", "64 fused softmax twin", f"64 forward row {described}", *names[5:6]]
     assert "64 key_value row 1" in names[:8]
     assert names[-1] == "128 backward pass in one kernel"
+    assert names.count("64 fused, additive mask") == names.count("128 fused, additive mask") == 1
+
+
+def test_the_row_with_an_additive_mask_computes_what_one_without_does():
+    tensors = Shape("cuda" if GPU else "cpu", 5, 7, heads=1, kv_heads=1, batch=1, dtype=torch.float32).tensors()
+    torch.testing.assert_close(first_slot_speed.faded(*tensors, False), tanhmax_attention(*tensors, implementation="reference"))
