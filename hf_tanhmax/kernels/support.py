@@ -16,7 +16,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
 MOST_QUERIES = 16
 DEVICES = ("cuda", "xpu")
-LATE = "runs in Triton's interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; set it before triton or hf_tanhmax is imported"
+LATE = "has an interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; set it before triton or hf_tanhmax is imported"
 
 
 def fused_unsupported(query: Tensor, value: Tensor) -> str | None:
@@ -80,17 +80,13 @@ def triton_missing() -> str | None:
 
 @torch.compiler.assume_constant_result
 def interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, on the CPU: what it was told when it was first imported decides of its own functions."""
+    """Whether Triton runs kernels in its interpreter, on the CPU. Of its own functions, which ours call, it decides when it is imported."""
     library = sys.modules.get("triton.language.standard")
-    return _asks() and (library is None or not isinstance(library.zeros, sys.modules["triton"].JITFunction))
+    return _interpreter_asked() and (library is None or not isinstance(library.zeros, sys.modules["triton"].JITFunction))
 
 
 @torch.compiler.assume_constant_result
 def _interpreter_asked() -> bool:
-    return _asks()
-
-
-def _asks() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 

@@ -45,7 +45,7 @@ def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], t
             raise RuntimeError(
                 f"none of the {len(rows)} tiles of the {key[0]} kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them and "
                 "raises what stops it"
-            ) from outcomes[rows[-1]]
+            ) from [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)][-1]
         _fastest[key] = min(times, key=times.__getitem__)
     return _fastest[key]
 

@@ -129,8 +129,8 @@ def test_an_interpreter_that_is_asked_for_too_late_is_refused(first):
         return
     for name, reason, raised in zip(("triton", "decode"), *[iter(run.stdout.splitlines())] * 2, strict=True):
         assert reason == (
-            f"implementation='{name}' runs in Triton's interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; set it before "
-            "triton or hf_tanhmax is imported"
+            f"implementation='{name}' has an interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; "
+            "set it before triton or hf_tanhmax is imported"
         )
         assert raised.startswith(reason)
 
