@@ -1,16 +1,18 @@
 """The first minutes on a GPU: is it right, case by case, and then how fast. Under nine minutes in all; nothing is downloaded.
 
 python -m recipes.first_slot [--out recipes/results/gpu]
-python -m recipes.first_slot --dry [--only "bfloat16 D64 padding" ...]
+python -m recipes.first_slot --dry [--out runs/first_slot-dry] [--only "bfloat16 D64 padding" ...]
 
 Each case runs in a process of its own, twelve at a time, so that one that crashes takes no other along and what they compile is compiled in
-parallel. Then one process times with the GPU to itself. The folder gets `correct.jsonl` and `speed.jsonl`, line by line as they are known,
-and `env.txt`. `--dry` rehearses all of it on the CPU, with the kernels in Triton's interpreter, and times nothing.
+parallel. Then one process times with the GPU to itself. Every run makes a folder of its own in `--out`, named by the device and the time in
+UTC: `correct.jsonl` and `speed.jsonl`, line by line as they are known, and `env.txt`. `--dry` rehearses all of it on the CPU, with the
+kernels in Triton's interpreter, and times nothing. The exit status is 1 if a case is wrong, and 2 if nothing was run.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,11 +25,11 @@ import torch
 
 from hf_tanhmax.kernels.interpreter import faithful
 
-from .first_slot_cases import CRASH, cases
+from .first_slot_cases import CRASH, Case, cases
 from .first_slot_speed import speeds
 from .measure import gpu_environment
 
-OUT = Path("recipes/results/gpu")
+OUT, OUT_DRY = Path("recipes/results/gpu"), Path("runs/first_slot-dry")
 SECONDS = 530.0  # for everything; correctness may take half of it
 CASE_SECONDS = 150.0
 TOGETHER = 12
@@ -36,42 +38,58 @@ TOGETHER = 12
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="recipes.first_slot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=OUT, help="folder for the results")
+    parser.add_argument("--out", type=Path, help=f"where the folder of this run goes; {OUT}, or {OUT_DRY} with --dry")
     parser.add_argument("--dry", action="store_true", help="rehearse it on the CPU")
     parser.add_argument("--only", nargs="+", help="these cases, and no timing")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # what a worker is asked to do
     parser.add_argument("--speed", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     device = "cpu" if options.dry else "cuda"
-    if options.case or options.speed:
-        _work(device, options.case, options.out / "speed.jsonl")
-        return
     if device == "cuda" and not torch.cuda.is_available():
-        sys.exit("there is no CUDA device here; --dry rehearses the slot on the CPU and times nothing")
-    known = [name for name in cases(device) if name != CRASH]
-    unknown = [name for name in options.only or () if name not in (*known, CRASH)]
-    if unknown:
-        sys.exit(f"there is no case {unknown[0]!r}; there are: {'; '.join(known)}")
-    sys.exit(_run(options, options.only or known))
+        parser.error("there is no CUDA device here; --dry rehearses the slot on the CPU and times nothing")
+    known = cases(device)
+    names = [name for name in known if name != CRASH]
+    for name in [options.case] if options.case is not None else options.only or ():
+        if name not in known:
+            parser.error(f"there is no case {name!r}; there are: {'; '.join(names)}")
+    if options.case is not None:
+        _answer_one(device, known[options.case])
+        return
+    out = options.out or (OUT_DRY if options.dry else OUT)
+    folder = out if options.speed else out / _run_name(device)
+    try:
+        folder.mkdir(parents=True, exist_ok=options.speed)
+    except OSError as error:
+        parser.error(f"--out: the folder {folder} for the results cannot be made: {error.strerror}")
+    if options.speed:
+        _time_all(device, folder / "speed.jsonl")
+        return
+    sys.exit(_run(folder, options.only or names, dry=options.dry, timing=not options.only))
 
 
-def _run(options: argparse.Namespace, names: list[str]) -> int:
+def _run_name(device: str) -> str:
+    """What tells a run from every other one: its device and when it began."""
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    return f"{re.sub('[^A-Za-z0-9]+', '-', name)}_{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}"
+
+
+def _run(folder: Path, names: list[str], *, dry: bool, timing: bool) -> int:
     """All cases, then the timing; 1 if a case is wrong or gave no answer."""
     began = time.monotonic()
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "env.txt").write_text(_machine(), encoding="utf-8")
+    print(f"results: {folder}", flush=True)
+    (folder / "env.txt").write_text(_machine(), encoding="utf-8")
     until = began + SECONDS / 2
     found = []
-    with ThreadPoolExecutor(2 if options.dry else TOGETHER) as pool, (options.out / "correct.jsonl").open("w", encoding="utf-8") as file:
-        for done in as_completed([pool.submit(_answer, name, options.dry, until) for name in names]):
+    with ThreadPoolExecutor(2 if dry else TOGETHER) as pool, (folder / "correct.jsonl").open("x", encoding="utf-8") as file:
+        for done in as_completed([pool.submit(_answer, name, dry, until) for name in names]):
             found.append(done.result())
             print(json.dumps(found[-1]), file=file, flush=True)
             if not found[-1]["right"]:
                 print(json.dumps(found[-1]))
     right = sum(row["right"] for row in found)
     print(f"{right} of {len(names)} cases are right, after {time.monotonic() - began:.0f} s")
-    if not options.only:
-        _time(options, began + SECONDS)
+    if timing:
+        _time(folder, began + SECONDS, dry=dry)
     return int(right < len(names))
 
 
@@ -100,34 +118,36 @@ def _answer(name: str, dry: bool, until: float) -> dict[str, Any]:
     return row | json.loads(done.stdout.splitlines()[-1])
 
 
-def _time(options: argparse.Namespace, until: float) -> None:
+def _time(folder: Path, until: float, *, dry: bool) -> None:
     """The timing, which writes its file itself; what it has when the time is over stays."""
-    command, environment = _command(["--speed", "--out", str(options.out)], options.dry)
+    command, environment = _command(["--speed", "--out", str(folder)], dry)
     try:
-        done = subprocess.run(command, env=environment, timeout=None if options.dry else max(1.0, until - time.monotonic()), check=False)
+        done = subprocess.run(command, env=environment, timeout=None if dry else max(1.0, until - time.monotonic()), check=False)
         if done.returncode:
-            print(f"timing ended with {done.returncode}; {options.out / 'speed.jsonl'} holds what came before")
+            print(f"timing ended with {done.returncode}; {folder / 'speed.jsonl'} holds what came before")
     except subprocess.TimeoutExpired:
         print("timing was cut short")
 
 
-def _work(device: str, name: str | None, path: Path) -> None:
-    """What a worker does: answer a case on standard output, or, without one, time and write that to a file."""
+def _answer_one(device: str, case: Case) -> None:
+    """What the worker of a case does: answer on standard output."""
     if device == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)  # fills what nobody wrote with NaN
     torch.manual_seed(0)
     with faithful():
-        if name is not None:
-            outcome = cases(device)[name]()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            print(json.dumps(asdict(outcome) | {"right": outcome.right}))
-            return
-        torch.use_deterministic_algorithms(False)
-        with path.open("w", encoding="utf-8") as file:
-            for row in speeds(device):
-                print(json.dumps(row), file=file, flush=True)
-                print(json.dumps(row), flush=True)
+        outcome = case()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        print(json.dumps(asdict(outcome) | {"right": outcome.right}))
+
+
+def _time_all(device: str, path: Path) -> None:
+    """What the worker that times does: write a file, and say the same on standard output."""
+    torch.manual_seed(0)
+    with faithful(), path.open("x", encoding="utf-8") as file:
+        for row in speeds(device):
+            print(json.dumps(row), file=file, flush=True)
+            print(json.dumps(row), flush=True)
 
 
 def _machine() -> str:

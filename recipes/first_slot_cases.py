@@ -177,6 +177,18 @@ def _padded(shape: Shape) -> Tensor:
     return kept.view(1, 1, 1, shape.keys).expand(shape.batch, 1, 1, shape.keys)
 
 
+def _faded_padding(shape: Shape) -> Tensor:
+    """The padding of a batch as Transformers adds it to scores: the smallest number hides a key."""
+    return torch.zeros(shape.batch, 1, 1, shape.keys, device=shape.device).masked_fill(~_padded(shape), torch.finfo(shape.dtype).min)
+
+
+def _position_bias(shape: Shape) -> Tensor:
+    """As T5 adds it to scores: a number for each head and distance, and the padding of each batch entry."""
+    distances = torch.arange(shape.queries, device=shape.device)[:, None] - torch.arange(shape.keys, device=shape.device)
+    table = torch.randn(shape.heads, shape.queries + shape.keys, device=shape.device)
+    return table[:, distances + shape.keys] + _faded_padding(shape)
+
+
 def _attention_cases(shape: Shape) -> dict[str, Case]:
     def _keep() -> Tensor:
         return torch.rand(shape.batch, 1, shape.queries, shape.keys, device=shape.device) > 0.3
@@ -186,6 +198,9 @@ def _attention_cases(shape: Shape) -> dict[str, Case]:
 
     def _case(changes: dict[str, Any], arguments: Callable[[], dict[str, Any]]) -> Case:
         return lambda: compared(replace(shape, **changes), **arguments())
+
+    def _everything(added: str) -> dict[str, Any]:
+        return {"is_causal": "lower_right", "window": 50, "softcap": 5.0, "keep": _keep(), added: _bias(), "polarity": 0.5}
 
     masks: dict[str, Callable[[], dict[str, Any]]] = {
         "full": dict,
@@ -197,7 +212,12 @@ def _attention_cases(shape: Shape) -> dict[str, Case]:
         "softcap": lambda: {"softcap": 5.0},
         "bias": lambda: {"bias": _bias()},
         "polarity per head": lambda: {"polarity": torch.rand(shape.heads, device=shape.device)},
-        "everything": lambda: {"is_causal": "lower_right", "window": 50, "softcap": 5.0, "keep": _keep(), "bias": _bias(), "polarity": 0.5},
+        "additive": lambda: {"additive_mask": _bias()},
+        "additive, softmax": lambda: {"additive_mask": _bias(), "polarity": 0.0},
+        "additive padding": lambda: {"additive_mask": _faded_padding(shape), "is_causal": "lower_right"},
+        "position bias": lambda: {"additive_mask": _position_bias(shape), "scale": 1.0},
+        "everything": lambda: _everything("bias"),
+        "everything, additive": lambda: _everything("additive_mask"),
     }
     found = {f"bfloat16 D{dim} {name}": _case({"head_dim": dim}, arguments) for dim in HEAD_DIMS for name, arguments in masks.items()}
     for dim in HEAD_DIMS:
@@ -210,7 +230,8 @@ def _attention_cases(shape: Shape) -> dict[str, Case]:
     found["float16 D64"] = _case({"dtype": torch.float16}, dict)
     for dim in HEAD_DIMS:
         found[f"float32 D{dim}"] = _case({"head_dim": dim, "dtype": torch.float32}, dict)
-        found[f"float32 D{dim} causal"] = _case({"head_dim": dim, "dtype": torch.float32}, masks["causal"])
+        for name in ("causal", "additive"):
+            found[f"float32 D{dim} {name}"] = _case({"head_dim": dim, "dtype": torch.float32}, masks[name])
     found["float32 by TF32"] = partial(_tf32, replace(shape, dtype=torch.float32))
     return found
 
@@ -234,8 +255,10 @@ def _decoding_cases(shape: Shape) -> dict[str, Case]:
         for queries in (1, 3, 16):
             long = replace(shape, head_dim=dim, queries=queries, keys=8 * shape.keys)
             found[f"decode D{dim} queries {queries}"] = partial(decoded, long, is_causal="lower_right")
-        one = replace(shape, head_dim=dim, queries=1)
+        one, far = (replace(shape, head_dim=dim, queries=1, keys=keys) for keys in (shape.keys, 8 * shape.keys))
         found[f"decode D{dim} padding"] = partial(lambda each: decoded(each, keep=_padded(each)), one)
+        found[f"decode D{dim} additive padding"] = partial(lambda each: decoded(each, additive_mask=_faded_padding(each)), one)
+        found[f"decode D{dim} position bias"] = partial(lambda each: decoded(each, additive_mask=_position_bias(each), scale=1.0), far)
     return found
 
 

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import re
+import sys
 from functools import cache
 
 import torch
@@ -15,6 +16,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
 MOST_QUERIES = 16
 DEVICES = ("cuda", "xpu")
+LATE = "has an interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; set it before triton or hf_tanhmax is imported"
 
 
 def fused_unsupported(query: Tensor, value: Tensor) -> str | None:
@@ -62,8 +64,8 @@ def capability(device: torch.device) -> tuple[int, int] | None:
 
 
 def _device(query: Tensor) -> str | None:
-    if query.device.type == "cpu" and interpreted():
-        return None
+    if query.device.type == "cpu" and _interpreter_asked():
+        return None if interpreted() else LATE
     if query.device.type not in DEVICES:
         return f"runs on {' and '.join(DEVICES)} devices (and in Triton's interpreter), but the tensors are on {query.device}"
     return _capability(query.device.index or 0) if query.device.type == "cuda" else None
@@ -78,7 +80,13 @@ def triton_missing() -> str | None:
 
 @torch.compiler.assume_constant_result
 def interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, on the CPU."""
+    """Whether Triton runs kernels in its interpreter, on the CPU. Of its own functions, which ours call, it decides when it is imported."""
+    library = sys.modules.get("triton.language.standard")
+    return _interpreter_asked() and (library is None or not isinstance(library.zeros, sys.modules["triton"].JITFunction))
+
+
+@torch.compiler.assume_constant_result
+def _interpreter_asked() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 

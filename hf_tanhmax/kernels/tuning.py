@@ -35,29 +35,34 @@ def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], t
         timer: measures a call.
 
     Raises:
-        RuntimeError: the kernel runs with none of them.
+        RuntimeError: the kernel runs with none of them; the cause is the error of the last.
+        torch.OutOfMemoryError, torch.AcceleratorError: there is no room, or the device is lost, with whichever tile.
     """
     if key not in _fastest:
-        times = {tile: time for tile in rows if (time := _time_of(key, tile, run, timer)) is not None}
+        outcomes = {tile: _time_of(key, tile, run, timer) for tile in rows}
+        times = {tile: outcome for tile, outcome in outcomes.items() if not isinstance(outcome, Exception)}
         if not times:
             raise RuntimeError(
                 f"none of the {len(rows)} tiles of the {key[0]} kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them and "
                 "raises what stops it"
-            )
+            ) from [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)][-1]
         _fastest[key] = min(times, key=times.__getitem__)
     return _fastest[key]
 
 
-def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | None:
+def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | Exception:
+    """The time that a tile takes, or what the kernel raises with it."""
     triton_error = import_module("triton.errors").TritonError  # where this runs there is a Triton
     try:
         return timer(lambda: run(tile))
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (triton_error, RuntimeError) as error:  # the compiler's passes raise the latter
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()  # raises if the device is lost, of which Triton itself says RuntimeError
         reason = " ".join(str(error).split())[:200]
         logging.getLogger(__name__).warning(f"the {key[0]} kernel is not timed with {tile}: {type(error).__name__}: {reason}")
-        return None
+        return error
 
 
 def length_bucket(length: int) -> int:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import types
@@ -88,6 +89,50 @@ def test_an_old_gpu_is_named(monkeypatch):
 def test_without_the_interpreter_the_cpu_is_refused(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     assert "but the tensors are on cpu" in why_not(Q, Q, Q)
+
+
+TOO_LATE = """
+import os, sys, torch
+first = sys.argv[1]
+if first == "triton":
+    import triton
+if first in ("triton", "nothing"):
+    os.environ["TRITON_INTERPRET"] = "1"
+import hf_tanhmax
+query = torch.randn(1, 2, 5, 8)
+if first == "a call":
+    hf_tanhmax.why_not(query, query, query)
+if first == "the kernels":
+    import hf_tanhmax.kernels.launch
+os.environ["TRITON_INTERPRET"] = "1"
+for name in ("triton", "decode"):
+    print(hf_tanhmax.why_not(query, query, query, implementation=name))
+    try:
+        hf_tanhmax.tanhmax_attention(query, query, query, implementation=name)
+        print("computed")
+    except NotImplementedError as error:
+        print(error)
+compiled = torch.compile(lambda query: hf_tanhmax.tanhmax_attention(query, query, query), fullgraph=True, backend="eager")
+torch.testing.assert_close(compiled(query), hf_tanhmax.tanhmax_attention(query, query, query, implementation="reference"))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+@pytest.mark.parametrize("first", ["triton", "a call", "the kernels", "nothing"])
+def test_an_interpreter_that_is_asked_for_too_late_is_refused(first):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-W", "ignore", "-c", TOO_LATE, first]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    if first == "nothing":
+        assert run.stdout.splitlines() == ["None", "computed"] * 2
+        return
+    for name, reason, raised in zip(("triton", "decode"), *[iter(run.stdout.splitlines())] * 2, strict=True):
+        assert reason == (
+            f"implementation='{name}' has an interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; "
+            "set it before triton or hf_tanhmax is imported"
+        )
+        assert raised.startswith(reason)
 
 
 def test_why_not_knows_every_implementation_and_checks_arguments():

@@ -74,14 +74,35 @@ def test_a_tile_that_does_not_compile_is_left_out_and_said_once(caplog, error):
 def test_where_no_tile_compiles_the_call_says_so():
     with pytest.raises(
         RuntimeError, match="none of the 2 tiles of the query kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them"
-    ):
+    ) as raised:
         chosen(SLOW, FAST)
+    assert isinstance(raised.value.__cause__, OutOfResources)
     assert not tuning._fastest
 
 
-def test_running_out_of_memory_is_not_the_fault_of_a_tile():
-    with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        chosen(FAST, error=torch.OutOfMemoryError("no room"))
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no room"), torch.AcceleratorError("CUDA error: an illegal memory access was encountered")],
+    ids=["no room", "the device is lost"],
+)
+def test_what_is_not_the_fault_of_a_tile_is_raised(caplog, error):
+    with pytest.raises(type(error), match=r"no room|illegal memory access"):
+        chosen(FAST, error=error)
+    assert not caplog.records
+    assert not tuning._fastest
+
+
+def test_a_lost_device_is_recognised_whoever_notices_it(monkeypatch, caplog):
+    """Triton says RuntimeError of it, as of a tile that does not start; torch says so too when it next waits."""
+
+    def wait():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", wait)
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        chosen(FAST, error=RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"))
+    assert not caplog.records
 
 
 def test_a_length_falls_into_one_of_five_buckets():
