@@ -15,6 +15,7 @@ tokens is attention; routers (`topk` takes weights away), output distributions, 
 a codebook are not. A softmax of scores is an attention map, whatever becomes of it.
 """
 
+import __future__
 import ast
 import builtins
 import dis
@@ -22,6 +23,7 @@ import functools
 import inspect
 import linecache
 import operator
+import re
 import textwrap
 import types
 from collections.abc import Iterable
@@ -68,6 +70,7 @@ COMPARISONS: dict[type, Any] = {
     ast.NotIn: lambda one, other: one not in other,
 }
 DEPTH = 12  # of calls in calls that are followed
+FUTURE = __future__.annotations.compiler_flag
 
 ANYTHING, CONFIG, ASKED, SELF = object(), object(), object(), object()
 
@@ -211,16 +214,35 @@ class Findings:
         return Value(tags)
 
 
-@functools.lru_cache(maxsize=4096)
 def tree_of(code: types.CodeType) -> ast.FunctionDef | None:
-    """The syntax of a function, or None where its source is not to be had."""
+    """The syntax of a function, or None where its source is not to be had, or has changed since it was compiled."""
+    return _tree_of(code, code.co_filename)  # which code objects do not compare
+
+
+@functools.lru_cache(maxsize=4096)
+def _tree_of(code: types.CodeType, filename: str) -> ast.FunctionDef | None:
     # `inspect.getsource` would look through every imported module for the one that holds the code.
-    lines = inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
+    source = textwrap.dedent("".join(inspect.getblock(linecache.getlines(filename)[code.co_firstlineno - 1 :])))
     try:
-        tree = ast.parse(textwrap.dedent("".join(lines))).body
+        tree = ast.parse(source).body
+        # Alone, a function has no variables of an outer one to rebind.
+        compiled = compile(re.sub(r"(?m)^(\s*)nonlocal\b", r"\1global", source), filename, "exec", code.co_flags & FUTURE, dont_inherit=True)
     except SyntaxError:
         return None
-    return tree[0] if tree and isinstance(tree[0], ast.FunctionDef) and tree[0].name == code.co_name else None
+    fits = any(_words(each) == _words(code) for each in compiled.co_consts if isinstance(each, types.CodeType))
+    return tree[0] if fits and isinstance(tree[0], ast.FunctionDef) and tree[0].name == code.co_name else None
+
+
+def _words(code: types.CodeType) -> set[str]:
+    """Names and constants in a code object and in those inside of it, as they stand in its source."""
+    names = [*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars]
+    found = {name.rpartition("__")[2] for name in names} - {""}  # without the class that Python puts before private names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= _words(constant)
+        elif "<locals>" not in str(constant):  # the name of an inner function, which says where it stood
+            found.add("".join(str(constant).split()))
+    return found
 
 
 def names_of(code: types.CodeType) -> tuple[list[str], list[str]]:

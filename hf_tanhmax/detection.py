@@ -37,11 +37,32 @@ def attention_facts(module: nn.Module) -> AttentionFacts:
         return AttentionFacts(bypasses=True)
     if of_torch(cls):
         return AttentionFacts()
-    forwards = [vars(module).get("forward", cls.forward)]
-    while hasattr(forwards[-1], "__wrapped__"):  # what a decorator hides, and the decorator too
-        forwards.append(forwards[-1].__wrapped__)
+    # The class's own forward too: whatever an instance's forward is, it may call that.
+    forwards = [*_unwrapped(cls.forward), *(_unwrapped(vars(module)["forward"]) if "forward" in vars(module) else [])]
     methods = tuple(Method(SELF, each) if inspect.isfunction(each) else unbound(each) for each in forwards)
-    return _facts(cls, methods, _state(module), hasattr(module, "config"))
+    state = _state(module)
+    # What is made for one instance may hold it, and a cache would keep it alive.
+    per_class = "forward" not in vars(module) and all(_holds_nothing(value) for _, value in state)
+    read = _facts if per_class else _facts.__wrapped__
+    return read(cls, methods, state, hasattr(module, "config"))
+
+
+def _unwrapped(forward: Any) -> list[Any]:
+    """A decorated function, and what the decorator hides."""
+    found = [forward]
+    while hasattr(found[-1], "__wrapped__"):
+        found.append(found[-1].__wrapped__)
+    return found
+
+
+def _holds_nothing(value: Any) -> bool:
+    """Whether what a module keeps, a function or a child's class, keeps no object alive."""
+    function = value.function if isinstance(value, Method) else value
+    if isinstance(function, types.FunctionType):
+        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        plain = all(isinstance(default, bool | int | float | str | None) for default in defaults)
+        return of_torch(function) or (plain and not function.__closure__ and not vars(function))
+    return function is None or isinstance(function, Instance | types.BuiltinFunctionType)
 
 
 @functools.lru_cache(maxsize=4096)

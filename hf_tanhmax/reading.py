@@ -160,10 +160,11 @@ class Reading:
             members = [option for owner in (self.instance, above) for option in self._member(Value(options=(owner,)), name).options]
             self.found.passes |= {name} if asks and name in others and None not in members else set()
             default = asks and isinstance(each, types.FunctionType) and next(iter(inspect.signature(each).parameters), "") == "module"
-            for option in [*([] if default else [each]), *members]:
+            applied = self._attribute(each, "apply", None).options if isinstance(each, type) else ()
+            for option in [*([] if default else [each]), *members, *applied]:
                 if isinstance(option, Method | types.FunctionType):
                     self._apply(option, name, Value(), [], {"**": Value(INPUTS)})
-                elif self.found.tensors(option, name, [Value(INPUTS)]).tags >= {WEIGHTS}:
+                elif self.found.tensors(option, "softmax" if name == "Softmax" else name, [Value(INPUTS)]).tags >= {WEIGHTS}:
                     self.found.pools |= not MULTIPLYING.union(SUMMING, "@").isdisjoint([*names, *others])
         self.found.passes |= {name for name in others if asks and name not in known and name.isidentifier()}
         self._active.pop()

@@ -2,7 +2,10 @@
 
 import copy
 import functools
+import gc
+import importlib
 import types
+import weakref
 
 import pytest
 import torch
@@ -14,7 +17,8 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from hf_tanhmax import TanhMaxSettings, use_tanhmax
+from hf_tanhmax import TanhMaxSettings, restore, use_tanhmax
+from hf_tanhmax.dataflow import tree_of
 from hf_tanhmax.detection import attention_facts
 from hf_tanhmax.patching import attention_modules
 
@@ -299,6 +303,60 @@ def test_attention_is_seen_without_source(cls):
     assert attention_facts(unread(cls)()).bypasses
 
 
+EDITED = """import torch
+from torch import nn
+
+
+class Plain(nn.Module):
+    def forward(self, x):
+        return x
+
+
+class Attending(nn.Module):
+    def forward(self, x):
+        return torch.softmax(x @ x.mT, -1) @ x
+"""
+
+
+@pytest.mark.parametrize("above", [0, 4, 5])  # with 5, a class's own line holds another's forward
+def test_a_file_that_was_edited_after_its_import(tmp_path, monkeypatch, above):
+    name = f"edited_{above}"
+    path = tmp_path / f"{name}.py"
+    path.write_text(EDITED)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(name)
+    path.write_text("\n" * above + EDITED)
+    assert seen(module.Attending()) == (False, True)
+    assert seen(module.Plain()) == (False, False)
+
+
+def every_kind_of_function(x, *, count=2):
+    """Two lines,
+    the second of them indented."""
+    total = 0
+
+    def add(value):
+        nonlocal total
+        total += value
+        return lambda: [total for _ in range(count)]
+
+    return add(x), {each: f"{each}" for each in range(3)}, __class__
+
+
+class Private(Block):
+    @staticmethod
+    def __kept(x):
+        return x
+
+    def forward(self, x, *, of: "int" = 3):
+        return super().__call__(self.__kept(x)), __class__
+
+
+@pytest.mark.parametrize("function", [every_kind_of_function, Private.forward, Mixed.forward, NestedFunction.forward, logged(attend)])
+def test_a_function_fits_its_own_source(function):
+    assert tree_of(function.__code__) is not None
+
+
 def test_a_forward_bound_to_an_instance():
     module, plain = Router(), Router()
     module.forward = types.MethodType(ChildSoftmax.forward, module)
@@ -310,6 +368,90 @@ def test_a_forward_bound_to_an_instance():
     module = Block()
     module.attend, module.forward = attend, types.MethodType(lambda self, x: self.attend(x, x, x), module)
     assert seen(module) == (False, True)
+
+
+class Timed:
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+
+def by_default(module):
+    def forward(*args, old=module.forward, **kwargs):
+        return old(*args, **kwargs)
+
+    return forward
+
+
+def by_closure(module):
+    old = module.forward
+
+    def forward(*args, **kwargs):
+        return old(*args, **kwargs)
+
+    return forward
+
+
+def by_list(module):
+    kept = [module.forward]
+    return lambda *args, **kwargs: kept[0](*args, **kwargs)
+
+
+def by_attribute(module):
+    module._old = module.forward
+
+    def forward(*args, **kwargs):
+        return module._old(*args, **kwargs)
+
+    return forward
+
+
+def by_lambda(module):
+    return lambda *args, old=module.forward, **kwargs: old(*args, **kwargs)
+
+
+def by_wraps(module):
+    return logged(module.forward)
+
+
+def by_object(module):
+    return Timed(module.forward)
+
+
+WRAPPERS = [by_default, by_closure, by_list, by_attribute, by_lambda, by_wraps, by_object]
+
+
+@pytest.mark.parametrize("wrapped", WRAPPERS)
+def test_a_wrapped_forward_never_hides_the_class(wrapped):
+    model = tiny_model(transformers.LlamaModel)
+    for layer in model.layers:
+        layer.self_attn.forward = wrapped(layer.self_attn)
+    assert use_tanhmax(model) == LAYERS
+    model = tiny_model(transformers.LlamaModel)
+    model.layers[1].mlp = ChildSoftmax()
+    model.layers[1].mlp.forward = wrapped(model.layers[1].mlp)
+    with pytest.raises(ValueError, match="ChildSoftmax do not ask"):
+        use_tanhmax(model)
+
+
+def by_helper(module):
+    module.helper = lambda x: module.q_proj(x)
+    return module.forward
+
+
+@pytest.mark.parametrize("wrapped", [*WRAPPERS, by_helper])
+def test_a_model_that_was_read_can_be_freed(wrapped):
+    model = tiny_model(transformers.LlamaModel)
+    layer = model.layers[0].self_attn
+    layer.forward = wrapped(layer)
+    kept = weakref.ref(layer.q_proj.weight)
+    use_tanhmax(model)
+    restore(model)
+    del model, layer
+    gc.collect()
+    assert kept() is None
 
 
 def test_it_is_read_once_per_class(monkeypatch):
