@@ -7,15 +7,20 @@ interface never falls back on is not called; what is not known is followed both 
 * `input`: an argument of forward, and what is computed from it. Parameters, buffers and masks have no tag;
 * `scores`: a product of two inputs;
 * `chosen`: some of an input's elements, the largest;
+* `log`: a log-softmax, which is no value until it is raised to weights;
 * `weights`: a softmax of scores or of an input, but not of what was chosen, which routes;
 * `weighed`: weights times an input, before a sum.
 
 **Attention** is a matrix product of weights and another input, or a sum of what is weighed. So a pooling whose learned softmax weighs its
 tokens is attention; routers (`topk` takes weights away), output distributions, a softmax over parameters, and expected values of bins or of
 a codebook are not. A softmax of scores is an attention map, whatever becomes of it.
+
+Functions are followed where they are called by a name, kept by the module, taken from a table, or handed to another function, which may
+call them with inputs. A softmax that is written out, as exponentials over their sum, is not seen.
 """
 
 import __future__
+
 import ast
 import builtins
 import dis
@@ -33,7 +38,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-INPUT, SCORES, CHOSEN, WEIGHTS, WEIGHED = "input", "scores", "chosen", "weights", "weighed"
+INPUT, SCORES, CHOSEN, LOG, WEIGHTS, WEIGHED = "input", "scores", "chosen", "log", "weights", "weighed"
 INPUTS = frozenset({INPUT})
 
 # What is called, by its name in torch and in the libraries of attention kernels.
@@ -175,6 +180,10 @@ class Findings:
         scripted = isinstance(option, torch.jit.ScriptFunction) and "softmax" in str(option.code)
         if name in NORMALISING or scripted or (isinstance(option, Instance) and issubclass(option.cls, nn.Softmax)):
             return self.softmax(result)
+        if name == "log_softmax" and INPUT in result.tags:
+            return Value(result.tags - {INPUT} | {LOG})
+        if name == "exp" and LOG in result.tags:
+            return self.softmax(Value(result.tags - {LOG} | {INPUT}))
         if name in MULTIPLYING:
             return self.product(values)
         if name in ("mul", "multiply", "mul_"):
@@ -226,7 +235,9 @@ def _tree_of(code: types.CodeType, filename: str) -> ast.FunctionDef | None:
     try:
         tree = ast.parse(source).body
         # Alone, a function has no variables of an outer one to rebind.
-        compiled = compile(re.sub(r"(?m)^(\s*)nonlocal\b", r"\1global", source), filename, "exec", code.co_flags & FUTURE, dont_inherit=True)
+        compiled = compile(
+            re.sub(r"(?m)^(\s*)nonlocal\b", r"\1global", source), filename, "exec", code.co_flags & FUTURE, dont_inherit=True
+        )
     except SyntaxError:
         return None
     fits = any(_words(each) == _words(code) for each in compiled.co_consts if isinstance(each, types.CodeType))
@@ -290,7 +301,7 @@ def of_torch(function: Any) -> bool:
 
 
 def unbound(function: Any) -> Any:
-    """A bound method or a partial as the function that it calls and what comes before its arguments, without holding a module."""
+    """A bound method, a partial or an object as the function that it calls and what comes before its arguments, without holding them."""
     while isinstance(function, types.MethodType | functools.partial):
         if isinstance(function, functools.partial):
             first, function = function.args[:1], function.func
@@ -298,6 +309,9 @@ def unbound(function: Any) -> Any:
             first, function = (function.__self__,), function.__func__
         if first and isinstance(function, types.FunctionType):
             return Method(SELF if isinstance(first[0], nn.Module) else ANYTHING, function)
+    call = type(function).__call__
+    if isinstance(call, types.FunctionType) and not of_torch(call) and not isinstance(function, nn.Module | type):
+        return Method(ANYTHING, call)
     return function
 
 
@@ -313,6 +327,12 @@ def found_in(classes: Iterable[type], owner: Instance, name: str) -> Any:
                 return ANYTHING
             return function if isinstance(found, staticmethod) else Method(owner, function)
     return ANYTHING
+
+
+def entries(table: dict[Any, Any], key: Any) -> tuple[Any, ...]:
+    """What a table may hold for a key."""
+    known = isinstance(key, CONSTANTS) and dict.__contains__(table, key)
+    return (dict.__getitem__(table, key),) if known else tuple(filter(callable, dict.values(table))) or (ANYTHING,)
 
 
 def is_property(owner: Any, name: str) -> bool:

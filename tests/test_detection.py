@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 import torch
+import torch.utils.checkpoint
 import transformers
 from families import LAYERS, tiny_model
 from torch import nn
@@ -208,7 +209,117 @@ class AttentionMap(Block):
         return (self.q(x) @ self.k(x).mT).softmax(-1)
 
 
+class FunctionKept(Block):
+    def __init__(self):
+        super().__init__()
+        self.attend = F.scaled_dot_product_attention
+
+    def forward(self, x):
+        return self.attend(self.q(x), self.k(x), self.v(x))
+
+
+class SoftmaxKept(Block):
+    def __init__(self):
+        super().__init__()
+        self.normalise = torch.softmax
+
+    def forward(self, x):
+        return self.normalise(self.q(x) @ self.k(x).mT, -1) @ self.v(x)
+
+
+class OwnSoftmax(nn.Module):
+    def forward(self, scores, mask=None):
+        return F.softmax(scores if mask is None else scores + mask, -1)
+
+
+class OwnSoftmaxKept(Block):
+    def __init__(self):
+        super().__init__()
+        self.normalise = OwnSoftmax()
+
+    def forward(self, x):
+        return self.normalise(self.gate(x)) @ self.v(x)
+
+
+class SoftmaxInAList(Block):
+    def __init__(self):
+        super().__init__()
+        self.normalise = nn.ModuleList([nn.Softmax(-1)])
+
+    def forward(self, x):
+        return self.normalise[0](self.gate(x)) @ self.v(x)
+
+
+class Attend:
+    def __call__(self, query, key, value):
+        return attend(query, key, value)
+
+
+class ObjectKept(Block):
+    def __init__(self):
+        super().__init__()
+        self.attend = Attend()
+
+    def forward(self, x):
+        return self.attend(self.q(x), self.k(x), self.v(x))
+
+
+class GlobalObject(Block):
+    def forward(self, x):
+        return ATTEND(self.q(x), self.k(x), self.v(x))
+
+
+class Table(Block):
+    def forward(self, x):
+        return TABLE["attend"](self.q(x), self.k(x), self.v(x))
+
+
+class TableByConfig(Block):
+    def forward(self, x):
+        return TABLE[self.config.hidden_act](self.q(x), self.k(x), self.v(x))
+
+
+ATTEND = Attend()
+TABLE = {"attend": attend, "sdpa": F.scaled_dot_product_attention}
+
+
+class Checkpointed(Block):
+    def inner(self, x):
+        return attend(self.q(x), self.k(x), self.v(x))
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
+
+
+class Vmapped(Block):
+    def forward(self, x):
+        return torch.vmap(attend)(self.q(x), self.k(x), self.v(x))
+
+
+class VmappedSdpa(Block):
+    def forward(self, x):
+        return torch.vmap(F.scaled_dot_product_attention)(self.q(x), self.k(x), self.v(x))
+
+
+class MappedLambda(Block):
+    def forward(self, x):
+        return torch.cat(list(map(lambda head: torch.softmax(head @ head.mT, -1) @ head, self.q(x).chunk(2, -1))))  # noqa: C417
+
+
+class LogSoftmax(Block):
+    def forward(self, x):
+        return F.log_softmax(self.gate(x), 1).exp().mT @ self.v(x)
+
+
+class ByCall(Block):
+    def __call__(self, x):
+        return attend(self.q(x), self.k(x), self.v(x))
+
+
+WITH_SOURCE = [OwnSoftmaxKept, SoftmaxInAList, ObjectKept, GlobalObject, Table, TableByConfig, ByCall]
 BYPASSING = [
+    *(FunctionKept, SoftmaxKept, Checkpointed, Vmapped, VmappedSdpa, MappedLambda, LogSoftmax),
+    *WITH_SOURCE,
     *(
         AskingForAnother,
         AskingASubconfig,
@@ -262,12 +373,23 @@ class Codebook(Block):
         return F.gumbel_softmax(x @ self.experts.mT, hard=True) @ self.experts
 
 
+class Entropy(Block):
+    def forward(self, logits):
+        return -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean()
+
+
+class Divergence(Block):
+    def forward(self, x, y):
+        probabilities = x.softmax(-1)
+        return (probabilities * (probabilities.log() - F.log_softmax(y, -1))).sum(-1)
+
+
 class Linear(Block):
     def forward(self, x):
         return self.q(x) @ (self.k(x).mT @ self.v(x))
 
 
-NEITHER = [Router, RouterOfChosen, OutputDistribution, ExpectedBin, MixedLayers, Codebook, Linear]
+NEITHER = [Router, RouterOfChosen, OutputDistribution, ExpectedBin, MixedLayers, Codebook, Entropy, Divergence, Linear]
 CASES = [(ASKING, (True, False)), ([Mixed], (True, True)), (BYPASSING, (False, True)), (NEITHER, (False, False))]
 
 
@@ -298,7 +420,9 @@ def test_asking_is_seen_without_source(cls):
     assert seen(unread(cls)()) == (True, False)
 
 
-@pytest.mark.parametrize("cls", [cls for cls in BYPASSING if cls not in (AskingASubconfig, AskingByGetattr, AskingForAnother)])
+@pytest.mark.parametrize(
+    "cls", [cls for cls in BYPASSING if cls not in (AskingASubconfig, AskingByGetattr, AskingForAnother, *WITH_SOURCE)]
+)
 def test_attention_is_seen_without_source(cls):
     assert attention_facts(unread(cls)()).bypasses
 
@@ -340,7 +464,7 @@ def every_kind_of_function(x, *, count=2):
         total += value
         return lambda: [total for _ in range(count)]
 
-    return add(x), {each: f"{each}" for each in range(3)}, __class__
+    return add(x), {each: f"{each}" for each in range(3)}
 
 
 class Private(Block):
@@ -476,7 +600,7 @@ def test_a_subclass_that_calls_its_parent_is_patched():
 def test_part_that_would_stay_softmax_is_named():
     model = tiny_model(transformers.LlamaModel)
     model.layers[1].mlp = ChildSoftmax()
-    with pytest.raises(ValueError, match="part of 'llama' would stay softmax: ChildSoftmax do not ask"):
+    with pytest.raises(ValueError, match=r"part of 'llama' would stay softmax: ChildSoftmax do not ask.* or pass the part"):
         use_tanhmax(model)
     assert use_tanhmax(model, TanhMaxSettings(layers=[0])) == 1
 
