@@ -7,13 +7,19 @@ interface never falls back on is not called; what is not known is followed both 
 * `input`: an argument of forward, and what is computed from it. Parameters, buffers and masks have no tag;
 * `scores`: a product of two inputs;
 * `chosen`: some of an input's elements, the largest;
+* `log`: a log-softmax, which is no value until it is raised to weights;
 * `weights`: a softmax of scores or of an input, but not of what was chosen, which routes;
 * `weighed`: weights times an input, before a sum.
 
 **Attention** is a matrix product of weights and another input, or a sum of what is weighed. So a pooling whose learned softmax weighs its
 tokens is attention; routers (`topk` takes weights away), output distributions, a softmax over parameters, and expected values of bins or of
 a codebook are not. A softmax of scores is an attention map, whatever becomes of it.
+
+Functions are followed where they are called by a name, kept by the module, taken from a table, or handed to another function, which may
+call them with inputs. A softmax that is written out, as exponentials over their sum, is not seen.
 """
+
+import __future__
 
 import ast
 import builtins
@@ -22,6 +28,7 @@ import functools
 import inspect
 import linecache
 import operator
+import re
 import textwrap
 import types
 from collections.abc import Iterable
@@ -31,7 +38,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-INPUT, SCORES, CHOSEN, WEIGHTS, WEIGHED = "input", "scores", "chosen", "weights", "weighed"
+INPUT, SCORES, CHOSEN, LOG, WEIGHTS, WEIGHED = "input", "scores", "chosen", "log", "weights", "weighed"
 INPUTS = frozenset({INPUT})
 
 # What is called, by its name in torch and in the libraries of attention kernels.
@@ -68,6 +75,7 @@ COMPARISONS: dict[type, Any] = {
     ast.NotIn: lambda one, other: one not in other,
 }
 DEPTH = 12  # of calls in calls that are followed
+FUTURE = __future__.annotations.compiler_flag
 
 ANYTHING, CONFIG, ASKED, SELF = object(), object(), object(), object()
 
@@ -172,6 +180,10 @@ class Findings:
         scripted = isinstance(option, torch.jit.ScriptFunction) and "softmax" in str(option.code)
         if name in NORMALISING or scripted or (isinstance(option, Instance) and issubclass(option.cls, nn.Softmax)):
             return self.softmax(result)
+        if name == "log_softmax" and INPUT in result.tags:
+            return Value(result.tags - {INPUT} | {LOG})
+        if name == "exp" and LOG in result.tags:
+            return self.softmax(Value(result.tags - {LOG} | {INPUT}))
         if name in MULTIPLYING:
             return self.product(values)
         if name in ("mul", "multiply", "mul_"):
@@ -211,16 +223,37 @@ class Findings:
         return Value(tags)
 
 
-@functools.lru_cache(maxsize=4096)
 def tree_of(code: types.CodeType) -> ast.FunctionDef | None:
-    """The syntax of a function, or None where its source is not to be had."""
+    """The syntax of a function, or None where its source is not to be had, or has changed since it was compiled."""
+    return _tree_of(code, code.co_filename)  # which code objects do not compare
+
+
+@functools.lru_cache(maxsize=4096)
+def _tree_of(code: types.CodeType, filename: str) -> ast.FunctionDef | None:
     # `inspect.getsource` would look through every imported module for the one that holds the code.
-    lines = inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
+    source = textwrap.dedent("".join(inspect.getblock(linecache.getlines(filename)[code.co_firstlineno - 1 :])))
     try:
-        tree = ast.parse(textwrap.dedent("".join(lines))).body
+        tree = ast.parse(source).body
+        # Alone, a function has no variables of an outer one to rebind.
+        compiled = compile(
+            re.sub(r"(?m)^(\s*)nonlocal\b", r"\1global", source), filename, "exec", code.co_flags & FUTURE, dont_inherit=True
+        )
     except SyntaxError:
         return None
-    return tree[0] if tree and isinstance(tree[0], ast.FunctionDef) and tree[0].name == code.co_name else None
+    fits = any(_words(each) == _words(code) for each in compiled.co_consts if isinstance(each, types.CodeType))
+    return tree[0] if fits and isinstance(tree[0], ast.FunctionDef) and tree[0].name == code.co_name else None
+
+
+def _words(code: types.CodeType) -> set[str]:
+    """Names and constants in a code object and in those inside of it, as they stand in its source."""
+    names = [*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars]
+    found = {name.rpartition("__")[2] for name in names} - {""}  # without the class that Python puts before private names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= _words(constant)
+        elif "<locals>" not in str(constant):  # the name of an inner function, which says where it stood
+            found.add("".join(str(constant).split()))
+    return found
 
 
 def names_of(code: types.CodeType) -> tuple[list[str], list[str]]:
@@ -268,7 +301,7 @@ def of_torch(function: Any) -> bool:
 
 
 def unbound(function: Any) -> Any:
-    """A bound method or a partial as the function that it calls and what comes before its arguments, without holding a module."""
+    """A bound method, a partial or an object as the function that it calls and what comes before its arguments, without holding them."""
     while isinstance(function, types.MethodType | functools.partial):
         if isinstance(function, functools.partial):
             first, function = function.args[:1], function.func
@@ -276,6 +309,9 @@ def unbound(function: Any) -> Any:
             first, function = (function.__self__,), function.__func__
         if first and isinstance(function, types.FunctionType):
             return Method(SELF if isinstance(first[0], nn.Module) else ANYTHING, function)
+    call = type(function).__call__
+    if isinstance(call, types.FunctionType) and not of_torch(call) and not isinstance(function, nn.Module | type):
+        return Method(ANYTHING, call)
     return function
 
 
@@ -291,6 +327,12 @@ def found_in(classes: Iterable[type], owner: Instance, name: str) -> Any:
                 return ANYTHING
             return function if isinstance(found, staticmethod) else Method(owner, function)
     return ANYTHING
+
+
+def entries(table: dict[Any, Any], key: Any) -> tuple[Any, ...]:
+    """What a table may hold for a key."""
+    known = isinstance(key, CONSTANTS) and dict.__contains__(table, key)
+    return (dict.__getitem__(table, key),) if known else tuple(filter(callable, dict.values(table))) or (ANYTHING,)
 
 
 def is_property(owner: Any, name: str) -> bool:

@@ -228,7 +228,7 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
     if settings.layers is None and bypassing:
         raise ValueError(
             f"part of {kind!r} would stay softmax: {', '.join(bypassing)} do not ask Transformers' attention interface; "
-            "name the layers that should compute TanhMax, to accept that"
+            "name the layers that should compute TanhMax, to accept that, or pass the part to patch, such as use_tanhmax(model.bert)"
         )
     layers = list(_by_layer(model).values())
     if settings.layers is not None:

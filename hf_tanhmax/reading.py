@@ -1,6 +1,7 @@
 """Follows the code of a forward: see `dataflow` for what it looks for."""
 
 import ast
+import functools
 import inspect
 import types
 from typing import Any
@@ -33,6 +34,7 @@ from .dataflow import (
     Value,
     bound,
     defaults_of,
+    entries,
     found_in,
     global_of,
     identity,
@@ -46,6 +48,8 @@ from .dataflow import (
     truth_of,
     unbound,
 )
+
+CALLED = (Local, Method, types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
 
 
 class Reading:
@@ -64,9 +68,9 @@ class Reading:
         self._active: list[Any] = []
         self._results: dict[Any, tuple[Value, Any]] = {}
 
-    def follow(self, function: Any) -> None:
-        """Follow a function or method with inputs for all of its arguments."""
-        self._apply(function, "forward", Value(), [], {"**": Value(INPUTS)})
+    def follow(self, function: Any) -> Value:
+        """What a function or method gives for inputs as all of its arguments."""
+        return self._apply(function, "forward", Value(), [], {"**": Value(INPUTS)})
 
     # Calls
 
@@ -122,7 +126,10 @@ class Reading:
                 return self._unread(option, everything)
             variables = bound(tree.args, args, keywords, defaults_of(option))
             return self._run(option, tree.body, Frame(option, variables, []), everything)
-        return self.found.tensors(option, name if option is ANYTHING else getattr(option, "__name__", name), everything)
+        result = self.found.tensors(option, name if option is ANYTHING else getattr(option, "__name__", name), everything)
+        handed = [each for value in (*args, *keywords.values()) for each in value.options if each is ASKED or isinstance(each, CALLED)]
+        given = [self._apply(each, "", Value(), [], {**keywords, "**": Value(INPUTS)}) for each in handed]
+        return joined([result, tagged(given)]) if given else result
 
     def _run(self, key: Any, body: list[ast.stmt], frame: Frame, everything: list[Value]) -> Value:
         """Follow a function, unless it is being followed already."""
@@ -156,14 +163,18 @@ class Reading:
         self.found.asks |= asks and "_attn_implementation" in names
         self.found.attends |= asks and "_attn_implementation" not in names
         above = parent(Frame(function, {"self": Value(options=(self.instance,))}, []), []) if "super" in names else ANYTHING
+        softmaxes = {"Softmax": "softmax", "log_softmax": "softmax" if "exp" in names else "log_softmax"}
         for name, each in known.items():
             members = [option for owner in (self.instance, above) for option in self._member(Value(options=(owner,)), name).options]
             self.found.passes |= {name} if asks and name in others and None not in members else set()
             default = asks and isinstance(each, types.FunctionType) and next(iter(inspect.signature(each).parameters), "") == "module"
-            for option in [*([] if default else [each]), *members]:
+            applied = self._attribute(each, "apply", None).options if isinstance(each, type) else ()
+            for option in [*([] if default else [each]), *members, *applied]:
                 if isinstance(option, Method | types.FunctionType):
                     self._apply(option, name, Value(), [], {"**": Value(INPUTS)})
-                elif self.found.tensors(option, name, [Value(INPUTS)]).tags >= {WEIGHTS}:
+                elif self.found.tensors(
+                    option, softmaxes.get(called := getattr(option, "__name__", name), called), [Value(INPUTS)]
+                ).tags >= {WEIGHTS}:
                     self.found.pools |= not MULTIPLYING.union(SUMMING, "@").isdisjoint([*names, *others])
         self.found.passes |= {name for name in others if asks and name not in known and name.isidentifier()}
         self._active.pop()
@@ -361,4 +372,6 @@ class Reading:
         position = index.options[0]
         if owner.items and isinstance(position, int) and -len(owner.items) <= position < len(owner.items):
             return owner.items[position]
-        return Value(owner.tags)
+        held = [each for option in owner.options if isinstance(option, dict) for each in entries(option, position)]
+        held += [option for option in owner.options if isinstance(option, Instance)]  # of a list of modules
+        return Value(owner.tags, tuple(held) or (ANYTHING,))

@@ -2,10 +2,14 @@
 
 import copy
 import functools
+import gc
+import importlib
 import types
+import weakref
 
 import pytest
 import torch
+import torch.utils.checkpoint
 import transformers
 from families import LAYERS, tiny_model
 from torch import nn
@@ -14,7 +18,8 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from hf_tanhmax import TanhMaxSettings, use_tanhmax
+from hf_tanhmax import TanhMaxSettings, restore, use_tanhmax
+from hf_tanhmax.dataflow import tree_of
 from hf_tanhmax.detection import attention_facts
 from hf_tanhmax.patching import attention_modules
 
@@ -204,7 +209,117 @@ class AttentionMap(Block):
         return (self.q(x) @ self.k(x).mT).softmax(-1)
 
 
+class FunctionKept(Block):
+    def __init__(self):
+        super().__init__()
+        self.attend = F.scaled_dot_product_attention
+
+    def forward(self, x):
+        return self.attend(self.q(x), self.k(x), self.v(x))
+
+
+class SoftmaxKept(Block):
+    def __init__(self):
+        super().__init__()
+        self.normalise = torch.softmax
+
+    def forward(self, x):
+        return self.normalise(self.q(x) @ self.k(x).mT, -1) @ self.v(x)
+
+
+class OwnSoftmax(nn.Module):
+    def forward(self, scores, mask=None):
+        return F.softmax(scores if mask is None else scores + mask, -1)
+
+
+class OwnSoftmaxKept(Block):
+    def __init__(self):
+        super().__init__()
+        self.normalise = OwnSoftmax()
+
+    def forward(self, x):
+        return self.normalise(self.gate(x)) @ self.v(x)
+
+
+class SoftmaxInAList(Block):
+    def __init__(self):
+        super().__init__()
+        self.normalise = nn.ModuleList([nn.Softmax(-1)])
+
+    def forward(self, x):
+        return self.normalise[0](self.gate(x)) @ self.v(x)
+
+
+class Attend:
+    def __call__(self, query, key, value):
+        return attend(query, key, value)
+
+
+class ObjectKept(Block):
+    def __init__(self):
+        super().__init__()
+        self.attend = Attend()
+
+    def forward(self, x):
+        return self.attend(self.q(x), self.k(x), self.v(x))
+
+
+class GlobalObject(Block):
+    def forward(self, x):
+        return ATTEND(self.q(x), self.k(x), self.v(x))
+
+
+class Table(Block):
+    def forward(self, x):
+        return TABLE["attend"](self.q(x), self.k(x), self.v(x))
+
+
+class TableByConfig(Block):
+    def forward(self, x):
+        return TABLE[self.config.hidden_act](self.q(x), self.k(x), self.v(x))
+
+
+ATTEND = Attend()
+TABLE = {"attend": attend, "sdpa": F.scaled_dot_product_attention}
+
+
+class Checkpointed(Block):
+    def inner(self, x):
+        return attend(self.q(x), self.k(x), self.v(x))
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
+
+
+class Vmapped(Block):
+    def forward(self, x):
+        return torch.vmap(attend)(self.q(x), self.k(x), self.v(x))
+
+
+class VmappedSdpa(Block):
+    def forward(self, x):
+        return torch.vmap(F.scaled_dot_product_attention)(self.q(x), self.k(x), self.v(x))
+
+
+class MappedLambda(Block):
+    def forward(self, x):
+        return torch.cat(list(map(lambda head: torch.softmax(head @ head.mT, -1) @ head, self.q(x).chunk(2, -1))))  # noqa: C417
+
+
+class LogSoftmax(Block):
+    def forward(self, x):
+        return F.log_softmax(self.gate(x), 1).exp().mT @ self.v(x)
+
+
+class ByCall(Block):
+    def __call__(self, x):
+        return attend(self.q(x), self.k(x), self.v(x))
+
+
+WITH_SOURCE = [OwnSoftmaxKept, SoftmaxInAList, ObjectKept, GlobalObject, Table, TableByConfig, ByCall]
 BYPASSING = [
+    *(FunctionKept, SoftmaxKept, Checkpointed, Vmapped, VmappedSdpa, MappedLambda, LogSoftmax),
+    *WITH_SOURCE,
     *(
         AskingForAnother,
         AskingASubconfig,
@@ -258,12 +373,23 @@ class Codebook(Block):
         return F.gumbel_softmax(x @ self.experts.mT, hard=True) @ self.experts
 
 
+class Entropy(Block):
+    def forward(self, logits):
+        return -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean()
+
+
+class Divergence(Block):
+    def forward(self, x, y):
+        probabilities = x.softmax(-1)
+        return (probabilities * (probabilities.log() - F.log_softmax(y, -1))).sum(-1)
+
+
 class Linear(Block):
     def forward(self, x):
         return self.q(x) @ (self.k(x).mT @ self.v(x))
 
 
-NEITHER = [Router, RouterOfChosen, OutputDistribution, ExpectedBin, MixedLayers, Codebook, Linear]
+NEITHER = [Router, RouterOfChosen, OutputDistribution, ExpectedBin, MixedLayers, Codebook, Entropy, Divergence, Linear]
 CASES = [(ASKING, (True, False)), ([Mixed], (True, True)), (BYPASSING, (False, True)), (NEITHER, (False, False))]
 
 
@@ -294,9 +420,65 @@ def test_asking_is_seen_without_source(cls):
     assert seen(unread(cls)()) == (True, False)
 
 
-@pytest.mark.parametrize("cls", [cls for cls in BYPASSING if cls not in (AskingASubconfig, AskingByGetattr, AskingForAnother)])
+@pytest.mark.parametrize(
+    "cls", [cls for cls in BYPASSING if cls not in (AskingASubconfig, AskingByGetattr, AskingForAnother, *WITH_SOURCE)]
+)
 def test_attention_is_seen_without_source(cls):
     assert attention_facts(unread(cls)()).bypasses
+
+
+EDITED = """import torch
+from torch import nn
+
+
+class Plain(nn.Module):
+    def forward(self, x):
+        return x
+
+
+class Attending(nn.Module):
+    def forward(self, x):
+        return torch.softmax(x @ x.mT, -1) @ x
+"""
+
+
+@pytest.mark.parametrize("above", [0, 4, 5])  # with 5, a class's own line holds another's forward
+def test_a_file_that_was_edited_after_its_import(tmp_path, monkeypatch, above):
+    name = f"edited_{above}"
+    path = tmp_path / f"{name}.py"
+    path.write_text(EDITED)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(name)
+    path.write_text("\n" * above + EDITED)
+    assert seen(module.Attending()) == (False, True)
+    assert seen(module.Plain()) == (False, False)
+
+
+def every_kind_of_function(x, *, count=2):
+    """Two lines,
+    the second of them indented."""
+    total = 0
+
+    def add(value):
+        nonlocal total
+        total += value
+        return lambda: [total for _ in range(count)]
+
+    return add(x), {each: f"{each}" for each in range(3)}
+
+
+class Private(Block):
+    @staticmethod
+    def __kept(x):
+        return x
+
+    def forward(self, x, *, of: "int" = 3):
+        return super().__call__(self.__kept(x)), __class__
+
+
+@pytest.mark.parametrize("function", [every_kind_of_function, Private.forward, Mixed.forward, NestedFunction.forward, logged(attend)])
+def test_a_function_fits_its_own_source(function):
+    assert tree_of(function.__code__) is not None
 
 
 def test_a_forward_bound_to_an_instance():
@@ -310,6 +492,90 @@ def test_a_forward_bound_to_an_instance():
     module = Block()
     module.attend, module.forward = attend, types.MethodType(lambda self, x: self.attend(x, x, x), module)
     assert seen(module) == (False, True)
+
+
+class Timed:
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+
+def by_default(module):
+    def forward(*args, old=module.forward, **kwargs):
+        return old(*args, **kwargs)
+
+    return forward
+
+
+def by_closure(module):
+    old = module.forward
+
+    def forward(*args, **kwargs):
+        return old(*args, **kwargs)
+
+    return forward
+
+
+def by_list(module):
+    kept = [module.forward]
+    return lambda *args, **kwargs: kept[0](*args, **kwargs)
+
+
+def by_attribute(module):
+    module._old = module.forward
+
+    def forward(*args, **kwargs):
+        return module._old(*args, **kwargs)
+
+    return forward
+
+
+def by_lambda(module):
+    return lambda *args, old=module.forward, **kwargs: old(*args, **kwargs)
+
+
+def by_wraps(module):
+    return logged(module.forward)
+
+
+def by_object(module):
+    return Timed(module.forward)
+
+
+WRAPPERS = [by_default, by_closure, by_list, by_attribute, by_lambda, by_wraps, by_object]
+
+
+@pytest.mark.parametrize("wrapped", WRAPPERS)
+def test_a_wrapped_forward_never_hides_the_class(wrapped):
+    model = tiny_model(transformers.LlamaModel)
+    for layer in model.layers:
+        layer.self_attn.forward = wrapped(layer.self_attn)
+    assert use_tanhmax(model) == LAYERS
+    model = tiny_model(transformers.LlamaModel)
+    model.layers[1].mlp = ChildSoftmax()
+    model.layers[1].mlp.forward = wrapped(model.layers[1].mlp)
+    with pytest.raises(ValueError, match="ChildSoftmax do not ask"):
+        use_tanhmax(model)
+
+
+def by_helper(module):
+    module.helper = lambda x: module.q_proj(x)
+    return module.forward
+
+
+@pytest.mark.parametrize("wrapped", [*WRAPPERS, by_helper])
+def test_a_model_that_was_read_can_be_freed(wrapped):
+    model = tiny_model(transformers.LlamaModel)
+    layer = model.layers[0].self_attn
+    layer.forward = wrapped(layer)
+    kept = weakref.ref(layer.q_proj.weight)
+    use_tanhmax(model)
+    restore(model)
+    del model, layer
+    gc.collect()
+    assert kept() is None
 
 
 def test_it_is_read_once_per_class(monkeypatch):
@@ -334,7 +600,7 @@ def test_a_subclass_that_calls_its_parent_is_patched():
 def test_part_that_would_stay_softmax_is_named():
     model = tiny_model(transformers.LlamaModel)
     model.layers[1].mlp = ChildSoftmax()
-    with pytest.raises(ValueError, match="part of 'llama' would stay softmax: ChildSoftmax do not ask"):
+    with pytest.raises(ValueError, match=r"part of 'llama' would stay softmax: ChildSoftmax do not ask.* or pass the part"):
         use_tanhmax(model)
     assert use_tanhmax(model, TanhMaxSettings(layers=[0])) == 1
 
