@@ -5,13 +5,14 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "f96603bc4c922d1d64e65244b35c8cf0267b7880faca33f3e725fa6685f541ac"  # sha256 of what follows this line
+DIGEST = "8214b715fdca1f9ce6b9677d53534e1eaa03d96489e54994426a43a56a365442"  # sha256 of what follows this line
 
 import transformers
 
 if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 17):
     raise ImportError(f"this checkpoint needs transformers 5.17 or newer, but {transformers.__version__} is installed")
 
+import __future__
 import ast
 import builtins
 import ctypes
@@ -2040,6 +2041,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
 MOST_QUERIES = 16
 DEVICES = ("cuda", "xpu")
+LATE = "has an interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; set it before triton or hf_tanhmax is imported"
 
 
 def fused_unsupported(query: Tensor, value: Tensor) -> str | None:
@@ -2087,8 +2089,8 @@ def capability(device: torch.device) -> tuple[int, int] | None:
 
 
 def _device(query: Tensor) -> str | None:
-    if query.device.type == "cpu" and interpreted():
-        return None
+    if query.device.type == "cpu" and _interpreter_asked():
+        return None if interpreted() else LATE
     if query.device.type not in DEVICES:
         return f"runs on {' and '.join(DEVICES)} devices (and in Triton's interpreter), but the tensors are on {query.device}"
     return _capability(query.device.index or 0) if query.device.type == "cuda" else None
@@ -2103,7 +2105,13 @@ def triton_missing() -> str | None:
 
 @torch.compiler.assume_constant_result
 def interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, on the CPU."""
+    """Whether Triton runs kernels in its interpreter, on the CPU. Of its own functions, which ours call, it decides when it is imported."""
+    library = sys.modules.get("triton.language.standard")
+    return _interpreter_asked() and (library is None or not isinstance(library.zeros, sys.modules["triton"].JITFunction))
+
+
+@torch.compiler.assume_constant_result
+def _interpreter_asked() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
@@ -2338,29 +2346,34 @@ def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], t
         timer: measures a call.
 
     Raises:
-        RuntimeError: the kernel runs with none of them.
+        RuntimeError: the kernel runs with none of them; the cause is the error of the last.
+        torch.OutOfMemoryError, torch.AcceleratorError: there is no room, or the device is lost, with whichever tile.
     """
     if key not in _fastest:
-        times = {tile: time for tile in rows if (time := _time_of(key, tile, run, timer)) is not None}
+        outcomes = {tile: _time_of(key, tile, run, timer) for tile in rows}
+        times = {tile: outcome for tile, outcome in outcomes.items() if not isinstance(outcome, Exception)}
         if not times:
             raise RuntimeError(
                 f"none of the {len(rows)} tiles of the {key[0]} kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them and "
                 "raises what stops it"
-            )
+            ) from [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)][-1]
         _fastest[key] = min(times, key=times.__getitem__)
     return _fastest[key]
 
 
-def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | None:
+def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | Exception:
+    """The time that a tile takes, or what the kernel raises with it."""
     triton_error = import_module("triton.errors").TritonError  # where this runs there is a Triton
     try:
         return timer(lambda: run(tile))
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (triton_error, RuntimeError) as error:  # the compiler's passes raise the latter
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()  # raises if the device is lost, of which Triton itself says RuntimeError
         reason = " ".join(str(error).split())[:200]
         logging.getLogger(__name__).warning(f"the {key[0]} kernel is not timed with {tile}: {type(error).__name__}: {reason}")
-        return None
+        return error
 
 
 def length_bucket(length: int) -> int:
@@ -5320,16 +5333,20 @@ interface never falls back on is not called; what is not known is followed both 
 * `input`: an argument of forward, and what is computed from it. Parameters, buffers and masks have no tag;
 * `scores`: a product of two inputs;
 * `chosen`: some of an input's elements, the largest;
+* `log`: a log-softmax, which is no value until it is raised to weights;
 * `weights`: a softmax of scores or of an input, but not of what was chosen, which routes;
 * `weighed`: weights times an input, before a sum.
 
 **Attention** is a matrix product of weights and another input, or a sum of what is weighed. So a pooling whose learned softmax weighs its
 tokens is attention; routers (`topk` takes weights away), output distributions, a softmax over parameters, and expected values of bins or of
 a codebook are not. A softmax of scores is an attention map, whatever becomes of it.
+
+Functions are followed where they are called by a name, kept by the module, taken from a table, or handed to another function, which may
+call them with inputs. A softmax that is written out, as exponentials over their sum, is not seen.
 """
 
 
-INPUT, SCORES, CHOSEN, WEIGHTS, WEIGHED = "input", "scores", "chosen", "weights", "weighed"
+INPUT, SCORES, CHOSEN, LOG, WEIGHTS, WEIGHED = "input", "scores", "chosen", "log", "weights", "weighed"
 INPUTS = frozenset({INPUT})
 
 # What is called, by its name in torch and in the libraries of attention kernels.
@@ -5366,6 +5383,7 @@ COMPARISONS: dict[type, Any] = {
     ast.NotIn: lambda one, other: one not in other,
 }
 DEPTH = 12  # of calls in calls that are followed
+FUTURE = __future__.annotations.compiler_flag
 
 ANYTHING, CONFIG, ASKED, SELF = object(), object(), object(), object()
 
@@ -5470,6 +5488,10 @@ class Findings:
         scripted = isinstance(option, torch.jit.ScriptFunction) and "softmax" in str(option.code)
         if name in NORMALISING or scripted or (isinstance(option, Instance) and issubclass(option.cls, nn.Softmax)):
             return self.softmax(result)
+        if name == "log_softmax" and INPUT in result.tags:
+            return Value(result.tags - {INPUT} | {LOG})
+        if name == "exp" and LOG in result.tags:
+            return self.softmax(Value(result.tags - {LOG} | {INPUT}))
         if name in MULTIPLYING:
             return self.product(values)
         if name in ("mul", "multiply", "mul_"):
@@ -5509,16 +5531,37 @@ class Findings:
         return Value(tags)
 
 
-@functools.lru_cache(maxsize=4096)
 def tree_of(code: types.CodeType) -> ast.FunctionDef | None:
-    """The syntax of a function, or None where its source is not to be had."""
+    """The syntax of a function, or None where its source is not to be had, or has changed since it was compiled."""
+    return _tree_of(code, code.co_filename)  # which code objects do not compare
+
+
+@functools.lru_cache(maxsize=4096)
+def _tree_of(code: types.CodeType, filename: str) -> ast.FunctionDef | None:
     # `inspect.getsource` would look through every imported module for the one that holds the code.
-    lines = inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
+    source = textwrap.dedent("".join(inspect.getblock(linecache.getlines(filename)[code.co_firstlineno - 1 :])))
     try:
-        tree = ast.parse(textwrap.dedent("".join(lines))).body
+        tree = ast.parse(source).body
+        # Alone, a function has no variables of an outer one to rebind.
+        compiled = compile(
+            re.sub(r"(?m)^(\s*)nonlocal\b", r"\1global", source), filename, "exec", code.co_flags & FUTURE, dont_inherit=True
+        )
     except SyntaxError:
         return None
-    return tree[0] if tree and isinstance(tree[0], ast.FunctionDef) and tree[0].name == code.co_name else None
+    fits = any(_words(each) == _words(code) for each in compiled.co_consts if isinstance(each, types.CodeType))
+    return tree[0] if fits and isinstance(tree[0], ast.FunctionDef) and tree[0].name == code.co_name else None
+
+
+def _words(code: types.CodeType) -> set[str]:
+    """Names and constants in a code object and in those inside of it, as they stand in its source."""
+    names = [*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars]
+    found = {name.rpartition("__")[2] for name in names} - {""}  # without the class that Python puts before private names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= _words(constant)
+        elif "<locals>" not in str(constant):  # the name of an inner function, which says where it stood
+            found.add("".join(str(constant).split()))
+    return found
 
 
 def names_of(code: types.CodeType) -> tuple[list[str], list[str]]:
@@ -5566,7 +5609,7 @@ def of_torch(function: Any) -> bool:
 
 
 def unbound(function: Any) -> Any:
-    """A bound method or a partial as the function that it calls and what comes before its arguments, without holding a module."""
+    """A bound method, a partial or an object as the function that it calls and what comes before its arguments, without holding them."""
     while isinstance(function, types.MethodType | functools.partial):
         if isinstance(function, functools.partial):
             first, function = function.args[:1], function.func
@@ -5574,6 +5617,9 @@ def unbound(function: Any) -> Any:
             first, function = (function.__self__,), function.__func__
         if first and isinstance(function, types.FunctionType):
             return Method(SELF if isinstance(first[0], nn.Module) else ANYTHING, function)
+    call = type(function).__call__
+    if isinstance(call, types.FunctionType) and not of_torch(call) and not isinstance(function, nn.Module | type):
+        return Method(ANYTHING, call)
     return function
 
 
@@ -5589,6 +5635,12 @@ def found_in(classes: Iterable[type], owner: Instance, name: str) -> Any:
                 return ANYTHING
             return function if isinstance(found, staticmethod) else Method(owner, function)
     return ANYTHING
+
+
+def entries(table: dict[Any, Any], key: Any) -> tuple[Any, ...]:
+    """What a table may hold for a key."""
+    known = isinstance(key, CONSTANTS) and dict.__contains__(table, key)
+    return (dict.__getitem__(table, key),) if known else tuple(filter(callable, dict.values(table))) or (ANYTHING,)
 
 
 def is_property(owner: Any, name: str) -> bool:
@@ -5625,6 +5677,9 @@ def global_of(function: Any, name: str) -> Any:
 """Follows the code of a forward: see `dataflow` for what it looks for."""
 
 
+CALLED = (Local, Method, types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
+
+
 class Reading:
     """One pass over the code that a module's forward runs.
 
@@ -5641,9 +5696,9 @@ class Reading:
         self._active: list[Any] = []
         self._results: dict[Any, tuple[Value, Any]] = {}
 
-    def follow(self, function: Any) -> None:
-        """Follow a function or method with inputs for all of its arguments."""
-        self._apply(function, "forward", Value(), [], {"**": Value(INPUTS)})
+    def follow(self, function: Any) -> Value:
+        """What a function or method gives for inputs as all of its arguments."""
+        return self._apply(function, "forward", Value(), [], {"**": Value(INPUTS)})
 
     # Calls
 
@@ -5699,7 +5754,10 @@ class Reading:
                 return self._unread(option, everything)
             variables = bound(tree.args, args, keywords, defaults_of(option))
             return self._run(option, tree.body, Frame(option, variables, []), everything)
-        return self.found.tensors(option, name if option is ANYTHING else getattr(option, "__name__", name), everything)
+        result = self.found.tensors(option, name if option is ANYTHING else getattr(option, "__name__", name), everything)
+        handed = [each for value in (*args, *keywords.values()) for each in value.options if each is ASKED or isinstance(each, CALLED)]
+        given = [self._apply(each, "", Value(), [], {**keywords, "**": Value(INPUTS)}) for each in handed]
+        return joined([result, tagged(given)]) if given else result
 
     def _run(self, key: Any, body: list[ast.stmt], frame: Frame, everything: list[Value]) -> Value:
         """Follow a function, unless it is being followed already."""
@@ -5733,14 +5791,18 @@ class Reading:
         self.found.asks |= asks and "_attn_implementation" in names
         self.found.attends |= asks and "_attn_implementation" not in names
         above = parent(Frame(function, {"self": Value(options=(self.instance,))}, []), []) if "super" in names else ANYTHING
+        softmaxes = {"Softmax": "softmax", "log_softmax": "softmax" if "exp" in names else "log_softmax"}
         for name, each in known.items():
             members = [option for owner in (self.instance, above) for option in self._member(Value(options=(owner,)), name).options]
             self.found.passes |= {name} if asks and name in others and None not in members else set()
             default = asks and isinstance(each, types.FunctionType) and next(iter(inspect.signature(each).parameters), "") == "module"
-            for option in [*([] if default else [each]), *members]:
+            applied = self._attribute(each, "apply", None).options if isinstance(each, type) else ()
+            for option in [*([] if default else [each]), *members, *applied]:
                 if isinstance(option, Method | types.FunctionType):
                     self._apply(option, name, Value(), [], {"**": Value(INPUTS)})
-                elif self.found.tensors(option, name, [Value(INPUTS)]).tags >= {WEIGHTS}:
+                elif self.found.tensors(
+                    option, softmaxes.get(called := getattr(option, "__name__", name), called), [Value(INPUTS)]
+                ).tags >= {WEIGHTS}:
                     self.found.pools |= not MULTIPLYING.union(SUMMING, "@").isdisjoint([*names, *others])
         self.found.passes |= {name for name in others if asks and name not in known and name.isidentifier()}
         self._active.pop()
@@ -5938,7 +6000,9 @@ class Reading:
         position = index.options[0]
         if owner.items and isinstance(position, int) and -len(owner.items) <= position < len(owner.items):
             return owner.items[position]
-        return Value(owner.tags)
+        held = [each for option in owner.options if isinstance(option, dict) for each in entries(option, position)]
+        held += [option for option in owner.options if isinstance(option, Instance)]  # of a list of modules
+        return Value(owner.tags, tuple(held) or (ANYTHING,))
 
 
 # hf_tanhmax/detection.py
@@ -5969,11 +6033,35 @@ def attention_facts(module: nn.Module) -> AttentionFacts:
         return AttentionFacts(bypasses=True)
     if of_torch(cls):
         return AttentionFacts()
-    forwards = [vars(module).get("forward", cls.forward)]
-    while hasattr(forwards[-1], "__wrapped__"):  # what a decorator hides, and the decorator too
-        forwards.append(forwards[-1].__wrapped__)
+    # The class's own forward too: whatever an instance's forward is, it may call that.
+    forwards = [*_unwrapped(cls.forward), *([] if of_torch(cls.__call__) else _unwrapped(cls.__call__))]
+    forwards += _unwrapped(vars(module)["forward"]) if "forward" in vars(module) else []
     methods = tuple(Method(SELF, each) if inspect.isfunction(each) else unbound(each) for each in forwards)
-    return _facts(cls, methods, _state(module), hasattr(module, "config"))
+    state = _state(module)
+    # What is made for one instance may hold it, and a cache would keep it alive.
+    per_class = "forward" not in vars(module) and all(_holds_nothing(value) for _, value in state)
+    read = _facts if per_class else _facts.__wrapped__
+    return read(cls, methods, state, hasattr(module, "config"))
+
+
+def _unwrapped(forward: Any) -> list[Any]:
+    """A decorated function, and what the decorator hides."""
+    found = [forward]
+    while hasattr(found[-1], "__wrapped__"):
+        found.append(found[-1].__wrapped__)
+    return found
+
+
+def _holds_nothing(value: Any) -> bool:
+    """Whether what a module keeps, a function or a child's class, keeps no object alive."""
+    function = value.function if isinstance(value, Method) else value
+    if isinstance(function, types.FunctionType):
+        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        plain = all(isinstance(default, bool | int | float | str | None) for default in defaults)
+        return of_torch(function) or (plain and not function.__closure__ and not vars(function))
+    if isinstance(function, types.BuiltinFunctionType):
+        return isinstance(function.__self__, types.ModuleType | type | None)
+    return function is None or isinstance(function, Instance)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -6004,15 +6092,28 @@ def _state(module: nn.Module) -> tuple[tuple[str, Any], ...]:
     for name, value in vars(module).items():
         if value is None and not name.startswith("_"):
             found[name] = None
-        elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
-            found[name] = unbound(value)
+        elif callable(value) and isinstance(called := unbound(value), Method | types.FunctionType | types.BuiltinFunctionType):
+            found[name] = called
     for name, value in [*module._parameters.items(), *module._buffers.items(), *module._modules.items()]:
         if value is None:
             found[name] = None
         elif isinstance(value, nn.Module):
-            softmax = isinstance(value, nn.Sequential) and any(isinstance(each, nn.Softmax) for each in value)
+            container = isinstance(value, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+            softmax = any(map(_is_softmax, value.children() if container else [value]))
             found[name] = Instance(nn.Softmax if softmax else type(value))
     return tuple(found.items())
+
+
+def _is_softmax(module: nn.Module) -> bool:
+    """Whether a module without parameters gives a softmax of its input."""
+    cls: Any = type(module)
+    plain = not (module._parameters or module._modules or of_torch(cls))
+    return isinstance(module, nn.Softmax) or (plain and _gives_weights(cls))
+
+
+@functools.lru_cache(maxsize=4096)
+def _gives_weights(cls: Any) -> bool:
+    return WEIGHTS in Reading(Instance(cls), (FUSED, EAGER, PAGED)).follow(Method(SELF, cls.forward)).tags
 
 
 # hf_tanhmax/patching.py
@@ -6230,7 +6331,7 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
     if settings.layers is None and bypassing:
         raise ValueError(
             f"part of {kind!r} would stay softmax: {', '.join(bypassing)} do not ask Transformers' attention interface; "
-            "name the layers that should compute TanhMax, to accept that"
+            "name the layers that should compute TanhMax, to accept that, or pass the part to patch, such as use_tanhmax(model.bert)"
         )
     layers = list(_by_layer(model).values())
     if settings.layers is not None:
