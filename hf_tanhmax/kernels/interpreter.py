@@ -5,7 +5,8 @@
 * Tensor descriptors cannot add, which the interpreter says: here they can.
 * A fused multiply-add rounds once, which that of Triton 3.6 does not.
 
-There is one interpreter in a process, so one thread at a time may be inside. Where kernels are compiled there is nothing to correct.
+There is one interpreter in a process, so one thread at a time launches kernels of ours; what other threads interpret meanwhile meets the
+corrections too. Where kernels are compiled there is nothing to correct.
 """
 
 import threading

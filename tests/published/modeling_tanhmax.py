@@ -5,7 +5,7 @@ hf_tanhmax writes it from its own modules whenever a model is saved, so do not e
 """
 
 VERSION = "0.1.0"
-DIGEST = "8214b715fdca1f9ce6b9677d53534e1eaa03d96489e54994426a43a56a365442"  # sha256 of what follows this line
+DIGEST = "79d6de670deb0f931102ef8c1bc57ac0b73e1c92905d6644c641668477a16e8d"  # sha256 of what follows this line
 
 import transformers
 
@@ -3660,7 +3660,8 @@ if triton_missing() is None:
     * Tensor descriptors cannot add, which the interpreter says: here they can.
     * A fused multiply-add rounds once, which that of Triton 3.6 does not.
 
-    There is one interpreter in a process, so one thread at a time may be inside. Where kernels are compiled there is nothing to correct.
+    There is one interpreter in a process, so one thread at a time launches kernels of ours; what other threads interpret meanwhile meets the
+    corrections too. Where kernels are compiled there is nothing to correct.
     """
 
 
