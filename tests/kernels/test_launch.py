@@ -14,7 +14,6 @@ from hf_tanhmax.ops import fused_attention
 from hf_tanhmax.visibility import Visibility
 
 launch = pytest.importorskip("hf_tanhmax.kernels.launch", reason="needs triton")
-from hf_tanhmax.kernels.layout import launch_numbers
 from hf_tanhmax.kernels.schedule import Tile
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,20 +50,6 @@ def test_what_is_compiled_does_not_depend_on_the_length(layout, head_dim):
     ]
     assert all(found == constants[0] for found in constants)
     assert constants[0]["ALIGN"] == (1 if head_dim == 5 else 8)
-
-
-def test_calls_of_one_layout_share_what_follows_from_it():
-    """A model's layers are called alike; only tensors are gathered anew."""
-    one, other = problem(), problem()
-    assert one.layout == other.layout
-    assert launch_numbers(one.layout, TILE) is launch_numbers(other.layout, TILE)
-    arguments = one.arguments(TILE, None)
-    assert arguments["Q"] is one.query
-    arguments["queries"] = -1
-    assert other.arguments(TILE, None)["queries"] == 19
-    changes = ({"scale": 0.25}, {"softcap": 3.0}, {"signed": False}, {"exact": True}, {"queries": 20}, {"keys": 38}, {"layout": "bshd"})
-    for change in changes:
-        assert problem(**change).layout != one.layout
 
 
 @pytest.fixture
