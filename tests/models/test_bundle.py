@@ -48,7 +48,9 @@ def imported_by(module):
 
 def test_a_change_of_what_is_published_is_seen():
     found = hashlib.sha256(source().encode()).hexdigest()
-    assert PUBLISHED.read_text().strip() == found, f"what is published has changed; if it is meant to, its digest in {PUBLISHED.name} is {found}"
+    assert PUBLISHED.read_text().strip() == found, (
+        f"what is published has changed; if it is meant to, its digest in {PUBLISHED.name} is {found}"
+    )
 
 
 def test_the_header():
