@@ -6,7 +6,7 @@ Importing this package registers the attention functions and the model types wit
 from typing import Any
 
 from . import registration
-from .attention import tanhmax_attention, why_not
+from .attention.api import tanhmax_attention, why_not
 from .functional import tanhmax
 from .models import auto
 from .models.bert import (
@@ -21,10 +21,7 @@ from .models.bert import (
     TanhMaxBertLMHeadModel,
     TanhMaxBertModel,
 )
-from .models.conversion import (
-    convert,
-    to_softmax,
-)
+from .models.conversion import convert, to_softmax
 from .models.llama import (
     TanhMaxLlamaConfig,
     TanhMaxLlamaForCausalLM,
@@ -33,18 +30,8 @@ from .models.llama import (
     TanhMaxLlamaForTokenClassification,
     TanhMaxLlamaModel,
 )
-from .models.vit import (
-    TanhMaxViTConfig,
-    TanhMaxViTForImageClassification,
-    TanhMaxViTForMaskedImageModeling,
-    TanhMaxViTModel,
-)
-from .patching import (
-    restore,
-    set_polarity,
-    tanhmax_on,
-    use_tanhmax,
-)
+from .models.vit import TanhMaxViTConfig, TanhMaxViTForImageClassification, TanhMaxViTForMaskedImageModeling, TanhMaxViTModel
+from .patching import restore, set_polarity, tanhmax_on, use_tanhmax
 from .settings import TanhMaxSettings
 
 __version__ = "0.1.0"
@@ -89,7 +76,7 @@ auto.register_models()
 
 def __getattr__(name: str) -> Any:
     if name == "PolarityCallback":  # the Trainer it belongs to imports PEFT and more, which not everybody needs
-        from .annealing import PolarityCallback
+        from .training.annealing import PolarityCallback
 
         return PolarityCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

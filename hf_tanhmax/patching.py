@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .compatibility.caches import put_off_updates, update_at_once
-from .detection import attention_facts
+from .caches import put_off_updates, update_at_once
+from .detection.attention_facts import attention_facts
 from .functional import check_polarity
-from .names import rename_patched
+from .model_names import rename_patched
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
 from .settings import TanhMaxSettings
 

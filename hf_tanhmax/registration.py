@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from .attention import tanhmax_attention
-from .compatibility.caches import in_continuous_batching, updated, written
+from .attention.api import tanhmax_attention
+from .attention.namespace import NAMESPACE
+from .caches import in_continuous_batching, updated, written
 from .functional import hides
-from .namespace import NAMESPACE
 from .serving import CachedBlocks, cached_blocks
 from .settings import LEARNED
 

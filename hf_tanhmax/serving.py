@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .attention import reads_blocks
-from .compatibility.caches import layer_of_cache
+from .attention.api import reads_blocks
+from .caches import layer_of_cache
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Training recipes: YAML files, and the programs that run them."""
+"""What a user edits and runs: recipes as YAML files, benchmarks, examples, and the replication of the paper."""

@@ -14,8 +14,8 @@ if not torch.cuda.is_available():
 
 from loopback.fixture import hub, hub_here, impatient  # noqa: F401
 
-from hf_tanhmax.kernels import support
-from hf_tanhmax.kernels.schedule import Tile, tiles
+from hf_tanhmax.attention.kernels import support
+from hf_tanhmax.attention.kernels.schedule import Tile, tiles
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -50,11 +50,11 @@ def _poisoned_empty(monkeypatch):
 def small_tiles(monkeypatch):
     """Tiles of 16 by 16 in the interpreter, so that small inputs have several blocks; on a GPU the tiles that are shipped."""
     if os.environ.get("TRITON_INTERPRET") == "1" and support.triton_missing() is None:
-        monkeypatch.setattr(import_module("hf_tanhmax.kernels.launch"), "tiles", lambda *_: (Tile(16, 16, 4, 1),))
+        monkeypatch.setattr(import_module("hf_tanhmax.attention.kernels.launch"), "tiles", lambda *_: (Tile(16, 16, 4, 1),))
 
 
 @pytest.fixture
 def shipped_tiles(monkeypatch, small_tiles):
     """The tiles of the table again, in the interpreter too."""
     if support.triton_missing() is None:
-        monkeypatch.setattr(import_module("hf_tanhmax.kernels.launch"), "tiles", tiles)
+        monkeypatch.setattr(import_module("hf_tanhmax.attention.kernels.launch"), "tiles", tiles)

@@ -1,9 +1,10 @@
-"""The layers: a module imports only from lower ones, nothing is unlisted, importing stays light, public names are known."""
+"""The rooms: imports point down, no circles, no wide folders; importing stays light, and public names are known."""
 
 import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,69 +13,24 @@ import hf_tanhmax
 
 PACKAGE = Path(hf_tanhmax.__file__).parent
 
-# From low to high. A module may import from the rows above its own, and a package's modules from each other where the row says so.
-LAYERS = (
-    ("dataflow", "functional", "names", "namespace", "settings", "stock", "visibility"),
-    ("compatibility.caches", "compatibility.sources", "kernels.support", "kernels.schedule", "kernels.primitives"),
-    ("kernels.shift", "models.adapters", "models.bundle", "native_code", "reading", "words"),
-    ("compatibility.dependencies", "reference", "composed", "blocked", "native", "kernels.layout", "kernels.tuning", "kernels.forward"),
-    ("native_attention", "paging", "kernels.backward", "kernels.decode", "kernels.interpreter"),
-    ("kernels.launch",),
-    ("kernels.launch_decode",),
-    ("ops",),
+# From low to high: rooms, each of folders and of modules at the package's root. Imports go down, or stay in a room without a circle.
+ROOMS = (
+    ("errors", "functional", "model_names", "package_data", "settings", "settings_text"),
     ("attention",),
-    ("serving",),
-    ("registration",),
-    ("detection",),
-    ("compatibility.interface", "patching"),
-    ("compatibility.__main__",),
-    ("annealing", "models.family"),
-    ("models.bert", "models.vit", "models.llama"),
-    ("models.auto",),
-    ("models.conversion", "models.remote", "saved"),
-    ("doctor.report", "cards.text", "cards.facts"),
-    ("doctor.files", "doctor.code", "doctor.weights", "doctor.environment", "cards.measured"),
-    ("doctor.checkpoint", "cards.procedure"),
-    ("doctor", "cards.metadata"),
-    ("cards.card",),
-    ("cards", "hub.sentences"),
-    ("hub.eval_results",),
-    ("hub.beside",),
-    ("hub.staging",),
-    ("hub.adapter_base",),
-    ("hub.push",),
+    ("caches", "detection", "patching", "registration", "serving"),
+    ("compatibility",),
+    ("models",),
+    ("checkpoint",),
+    ("doctor",),
+    ("cards",),
     ("hub",),
-    ("interpret.colours", "interpret.packed", "interpret.rank_collapse"),
-    (
-        "interpret.explanation",
-        "interpret.extras",
-        "interpret.orientation",
-        "interpret.patches",
-        "interpret.rollout",
-        "interpret.token_words",
-    ),
-    ("interpret.encoding", "interpret.evaluation", "interpret.recording", "interpret.target"),
-    ("interpret.altered", "interpret.calling"),
-    ("interpret.gradients",),
-    ("interpret.erasing", "interpret.passes"),
-    ("interpret.examining",),
-    ("interpret.explain", "interpret.measures", "interpret.saving", "interpret.viewers"),
-    ("interpret.faithfulness_report",),
-    ("interpret.faithfulness",),
-    ("interpret.captions", "interpret.lettering"),
-    ("interpret.chosen",),
-    ("interpret.page_data", "interpret.plots"),
-    ("interpret.page",),
-    ("interpret.loading", "interpret.reading"),
     ("interpret",),
-    ("interpret.commands",),
-    ("commands",),
+    ("training",),
     ("cli",),
     ("__init__",),
 )
-LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
-# Checks of a polarity, and what an additive mask hides, are written once.
-WITHIN = {("settings", "functional"), ("kernels.primitives", "functional")}
+LEVEL = {name: level for level, room in enumerate(ROOMS) for name in room}
+WIDEST = 15  # modules of one folder
 
 PUBLIC = {
     "PolarityCallback",
@@ -111,37 +67,62 @@ PUBLIC = {
 }
 
 
-def modules():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name not in ("compatibility.__init__", "models.__init__", "kernels.__init__"):  # which hold nothing
-            yield name.removesuffix(".__init__"), path
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imports_of(name, path):
-    """Modules of the package that a module imports, as their names in `LAYERS`."""
-    folder = list(path.relative_to(PACKAGE).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports_of(name):
+    """Modules of the package that a module imports, by their names in `MODULES`."""
+    folder = name.split(".")[:-1]
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = folder[: len(folder) - node.level + 1] + (node.module.split(".") if node.module else [])
             for alias in node.names:
-                target = ".".join([*base, alias.name])
-                yield target if target in LEVEL else ".".join(base)
+                places = (
+                    ".".join([*base, alias.name]),
+                    ".".join([*base, alias.name, "__init__"]),
+                    ".".join(base),
+                    ".".join([*base, "__init__"]),
+                )
+                yield next(place for place in places if place in MODULES)
         elif isinstance(node, ast.ImportFrom | ast.Import):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            yield from (imported for imported in names if imported.split(".")[0] in ("hf_tanhmax", "recipes", "tests"))
+            assert not {each.split(".")[0] for each in names} & {"hf_tanhmax", "recipes", "tests"}, f"{name} imports {names}"
 
 
-@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda item: str(item) if isinstance(item, str) else "")
-def test_imports_point_down(name, path):
-    assert name in LEVEL, f"{name} is in no layer"
-    for target in imports_of(name, path):
-        assert target in LEVEL, f"{name} imports {target}, which is in no layer"
-        assert LEVEL[target] < LEVEL[name] or (name, target) in WITHIN, f"{name} imports {target}, which is not below it"
+IMPORTS = {name: set(imports_of(name)) for name in MODULES}
 
 
-def test_every_listed_module_exists():
-    assert {name for name, _ in modules()} == set(LEVEL)
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name):
+    assert name.split(".")[0] in LEVEL, f"{name} is in no room"
+    for target in IMPORTS[name]:
+        assert LEVEL[target.split(".")[0]] <= LEVEL[name.split(".")[0]], f"{name} imports {target}, which is in a higher room"
+
+
+def test_no_module_imports_itself_by_a_circle():
+    def circle(name, path):
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in harmless:
+            return None
+        found = next(filter(None, (circle(target, [*path, name]) for target in sorted(IMPORTS[name]))), None)
+        harmless.add(name)
+        return found
+
+    harmless = set()
+    for name in MODULES:
+        assert circle(name, []) is None, f"a circle: {' -> '.join(circle(name, []))}"
+
+
+def test_every_room_exists():
+    assert {name.split(".")[0] for name in MODULES} == set(LEVEL)
+
+
+def test_no_folder_is_too_wide():
+    folders = Counter(
+        path.parent.relative_to(PACKAGE.parent).as_posix() for path in (*MODULES.values(), *PACKAGE.parent.glob("recipes/**/*.py"))
+    )
+    assert {folder: count for folder, count in folders.items() if count > WIDEST} == {}
 
 
 def test_public_names():

@@ -14,7 +14,7 @@ from two_processes import CHECKS
 import hf_tanhmax
 from hf_tanhmax.registration import SCORE_BIAS
 
-WORKER = Path(__file__).with_name("two_processes.py")
+WORKER = Path(__file__).parent / "helpers" / "two_processes.py"
 PLANS = ("tp_plan", "pp_plan", "fsdp_plan")
 
 

@@ -131,7 +131,7 @@ def test_annealing_reaches_the_base_model_and_its_config(tmp_path, caplog):
     adapted, inputs = adapted_base("llama", tmp_path / "base", tanhmax_polarity=0.0)
     callback = hf_tanhmax.PolarityCallback(start=0.0, end=0.75, share=1.0)
     trainer = Trainer(adapted, arguments(tmp_path / "run"), train_dataset=rows(inputs), callbacks=[callback])
-    with caplog.at_level(logging.WARNING, "hf_tanhmax.annealing"):
+    with caplog.at_level(logging.WARNING, "hf_tanhmax.training.annealing"):
         trainer.train()
     assert "the polarity is 0.75 now, in the config of the base model, which PEFT does not save with an adapter" in caplog.text
     assert adapted.get_base_model().config.tanhmax_polarity == 0.75
@@ -157,7 +157,7 @@ def test_the_best_adapter_comes_back_with_the_polarity_of_its_step(tmp_path, cap
         compute_metrics=lambda _: {"score": next(scores)},
         callbacks=[hf_tanhmax.PolarityCallback(start=0.0, end=1.0, share=1.0)],
     )
-    with caplog.at_level(logging.WARNING, "hf_tanhmax.annealing"):
+    with caplog.at_level(logging.WARNING, "hf_tanhmax.training.annealing"):
         trainer.train()
     assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / "checkpoint-1")
     assert adapted.get_base_model().config.tanhmax_polarity == 0.25

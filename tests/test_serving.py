@@ -6,8 +6,9 @@ import transformers
 from families import CACHE, text, tiny_model
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
-from hf_tanhmax import TanhMaxLlamaForCausalLM, attention, registration
-from hf_tanhmax.kernels import support
+from hf_tanhmax import TanhMaxLlamaForCausalLM, registration
+from hf_tanhmax.attention import api as attention
+from hf_tanhmax.attention.kernels import support
 
 NEW = 3
 

@@ -25,7 +25,7 @@ from hf_tanhmax import (
     tanhmax_on,
     use_tanhmax,
 )
-from hf_tanhmax.detection import attention_facts
+from hf_tanhmax.detection.attention_facts import attention_facts
 from hf_tanhmax.patching import ConfigView, _by_layer, attention_modules
 from hf_tanhmax.registration import SCORE_BIAS
 

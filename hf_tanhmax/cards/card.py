@@ -9,16 +9,14 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..models.bundle import own_version
-from ..words import settings_in_words
+from ..package_data import data_folder
+from ..settings_text import settings_in_words
 from . import measured, procedure
 from .facts import Facts, read_facts
 from .measured import Run
 from .metadata import metadata
 from .text import code, escaped
 
-PACKAGE = Path(__file__).parents[1]
-# In an installed package the template lies inside it; in a checkout it is beside it.
-TEMPLATES = (PACKAGE / "model_cards" / "template.md", PACKAGE.parent / "model_cards" / "template.md")
 # What peft has an Auto class for; the others are loaded in two steps.
 PEFT_CLASSES = ("SequenceClassification", "CausalLM", "TokenClassification", "QuestionAnswering")
 
@@ -68,10 +66,7 @@ def _check_name(key: str, name: str | None) -> None:
 
 
 def _template() -> str:
-    found = next((path for path in TEMPLATES if path.is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"there is no template for model cards at {TEMPLATES[0]}; install hf-tanhmax again")
-    return found.read_text(encoding="utf-8")
+    return (data_folder("model_cards") / "template.md").read_text(encoding="utf-8")
 
 
 def _values(

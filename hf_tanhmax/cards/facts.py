@@ -8,7 +8,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedModel
 
-from ..saved import ADAPTER_CONFIG, BASE, CONFIG, RESULTS, class_of, pipeline_of, read_config, read_object
+from ..checkpoint import ADAPTER_CONFIG, BASE, CONFIG, RESULTS, class_of, pipeline_of, read_config, read_object
 
 # What PEFT calls a task, and the Auto class of its base. The others have none and name the class of their base instead.
 TASKS = {

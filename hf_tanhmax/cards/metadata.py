@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_downloa
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..saved import CONFIG
+from ..checkpoint import CONFIG
 from .facts import Facts
 from .measured import SPLITS, Run, main_metric, mean_of
 from .procedure import EMBEDDED, FILES

@@ -54,7 +54,7 @@ TRANSFORMERS = (
         "transformers",
         "configuration_utils.py",
         "PreTrainedConfig._attn_implementation",
-        "patching models.family models.conversion interpret.evaluation interpret.recording recipes.health",
+        "patching models.family models.conversion interpret.attribution.evaluation interpret.attribution.hooks training.health",
         "modules ask another question for their attention function, and a config view answers none",
     ),
     _needs(
@@ -68,7 +68,7 @@ TRANSFORMERS = (
         "transformers",
         "configuration_utils.py",
         '"_name_or_path"',
-        "models.conversion interpret.evaluation",
+        "models.conversion interpret.attribution.evaluation",
         "a converted model keeps the name of its origin, or a measured one has none",
     ),
     _needs(
@@ -101,7 +101,7 @@ TRANSFORMERS = (
         "models.family",
         "tensor parallelism does not share score biases out",
     ),
-    _needs("transformers", "modeling_utils.py", "PreTrainedModel._from_config", "recipes.generate_speed", "it makes no model"),
+    _needs("transformers", "modeling_utils.py", "PreTrainedModel._from_config", "recipes.benchmarks.generate", "it makes no model"),
     _needs(
         "transformers",
         "conversion_mapping.py",
@@ -148,14 +148,14 @@ TRANSFORMERS = (
         "models.bundle",
         "the rules for a published file have changed: imports of packages that need not be there",
     ),
-    _needs("transformers", CONTINUOUS + "cache.py", "PagedAttentionCache.update(layer_idx)", "compatibility.caches", GATHERED),
+    _needs("transformers", CONTINUOUS + "cache.py", "PagedAttentionCache.update(layer_idx)", "caches", GATHERED),
     Dependency(
         "transformers",
         (
             (CONTINUOUS + "cache.py", "PagedAttentionCache.update(kwargs)"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.update(read_index)"),
         ),
-        ("compatibility.caches",),
+        ("caches",),
         "a paged cache takes its indices in another way",
     ),
     Dependency(
@@ -164,7 +164,7 @@ TRANSFORMERS = (
             (CONTINUOUS + "cache.py", "PagedAttentionCache.layer_to_allocator"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.layer_index_to_group_indices"),
         ),
-        ("compatibility.caches",),
+        ("caches",),
         GATHERED,
     ),
     Dependency(
@@ -173,7 +173,7 @@ TRANSFORMERS = (
             (CONTINUOUS + "cache_allocators/cache_allocator.py", "CacheAllocator.get_cache_for_block_table(layer_idx)"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.key_cache"),
         ),
-        ("compatibility.caches",),
+        ("caches",),
         GATHERED,
     ),
     Dependency(
@@ -182,11 +182,11 @@ TRANSFORMERS = (
             (CONTINUOUS + "cache_allocators/cache_allocator.py", "CacheAllocator.supports_block_table"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.sliding_windows"),
         ),
-        ("compatibility.caches",),
+        ("caches",),
         "a ring that holds a window is read as if it held all keys",
     ),
     *(
-        _needs("transformers", CONTINUOUS + "input_outputs.py", f"PagedAttentionArgs.{name}", "compatibility.caches serving", GATHERED)
+        _needs("transformers", CONTINUOUS + "input_outputs.py", f"PagedAttentionArgs.{name}", "caches serving", GATHERED)
         for name in ("cache", "read_index", "write_index", "cu_seq_lens_q", "cu_seq_lens_k")
     ),
     Dependency(
@@ -208,20 +208,20 @@ TRANSFORMERS = (
     Dependency(
         "transformers",
         tuple(("models/llama/modeling_llama.py", f"LlamaAttention.forward({name})") for name in ("cache", "past_key_values")),
-        ("compatibility.caches", "recipes.generate_speed"),
+        ("caches", "recipes.benchmarks.generate"),
         "a cache has yet another name",
     ),
     Dependency(
         "transformers",
         tuple(("training_args.py", f"TrainingArguments.{name}") for name in ("activation_checkpointing", "gradient_checkpointing")),
-        ("recipes.trainer",),
+        ("training.trainer",),
         "recipes cannot ask for activation checkpointing",
     ),
 )
 COMPANIONS = (
     _needs("huggingface_hub", "dataclasses.py", "strict", "models.bert models.llama models.vit", "TanhMax configs cannot be defined"),
     _needs("huggingface_hub", "dataclasses.py", '"validate_"', "models.family", "nothing calls `validate_tanhmax`"),
-    _needs("huggingface_hub", "errors.py", "StrictDataclassError", "saved", "a config that holds a wrong value ends in a traceback"),
+    _needs("huggingface_hub", "errors.py", "StrictDataclassError", "checkpoint", "a config that holds a wrong value ends in a traceback"),
     _needs(
         "peft",
         "utils/constants.py",
@@ -248,7 +248,13 @@ COMPANIONS = (
         for size in ("CP", "SP")
     ),
     *(
-        _needs("torch", "_meta_registrations.py", f'"{name}"', "stock", "`composed` has no stock kernel on that device")
+        _needs(
+            "torch",
+            "_meta_registrations.py",
+            f'"{name}"',
+            "attention.composed.aten_kernels",
+            "`composed` has no stock kernel on that device",
+        )
         for kind in ("flash_attention", "cudnn_attention", "efficient_attention", "flash_attention_for_cpu")
         for name in (f"_scaled_dot_product_{kind}", f"_scaled_dot_product_{kind}_backward")
     ),
@@ -258,9 +264,15 @@ COMPANIONS = (
     _needs(
         "accelerate", "hooks.py", '"_hf_hook"', "patching", "score biases are made where the weights are kept, and not where they are used"
     ),
-    _needs("torch", "nn/modules/module.py", '"_parameters"', "patching detection", "`restore` leaves score biases behind"),
+    _needs("torch", "nn/modules/module.py", '"_parameters"', "patching detection.attention_facts", "`restore` leaves score biases behind"),
     *(
-        _needs("torch", "nn/modules/module.py", f'"{name}"', "detection", "a module's parts that are None are taken for anything")
+        _needs(
+            "torch",
+            "nn/modules/module.py",
+            f'"{name}"',
+            "detection.attention_facts",
+            "a module's parts that are None are taken for anything",
+        )
         for name in ("_buffers", "_modules")
     ),
 )

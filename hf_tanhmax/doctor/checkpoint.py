@@ -10,8 +10,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedModel
 
-from ..saved import ADAPTER_CONFIG, BASE, CONFIG, class_of, read_config, read_object
-from ..words import settings_in_words, some
+from ..checkpoint import ADAPTER_CONFIG, BASE, CONFIG, class_of, read_config, read_object
+from ..settings_text import settings_in_words, some
 from .code import check_code
 from .files import check_files
 from .report import Finding

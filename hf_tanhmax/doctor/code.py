@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..models.remote import CODE_FILE, auto_map, verdict
-from ..saved import CONFIG
-from ..words import some
+from ..checkpoint import CONFIG
+from ..models.remote_code import CODE_FILE, auto_map, verdict
+from ..settings_text import some
 from .report import Finding
 
 MODULE = Path(CODE_FILE).stem

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from torch import Tensor
 
-from ..attention import AUTOMATIC, IMPLEMENTATIONS, tanhmax_attention, why_not
+from ..attention.api import AUTOMATIC, IMPLEMENTATIONS, tanhmax_attention, why_not
 from ..models.auto import FAMILIES
 from .report import Finding
 

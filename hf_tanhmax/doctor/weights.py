@@ -15,7 +15,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from ..words import some
+from ..settings_text import some
 from .report import Finding
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"

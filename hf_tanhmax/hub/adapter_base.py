@@ -10,10 +10,10 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
+from ..checkpoint import ADAPTER_CONFIG, BASE, CONFIG, class_of
 from ..models.auto import FAMILIES
-from ..saved import ADAPTER_CONFIG, BASE, CONFIG, class_of
-from .beside import CARD
-from .sentences import HubError, in_a_sentence
+from .documents import CARD
+from .errors import HubError, in_a_sentence
 from .staging import BESIDE, PROCESSOR, copy, read_json
 
 

@@ -11,9 +11,9 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.utils import tqdm, validate_repo_id
 
-from ..saved import ADAPTER_CONFIG, BASE
+from ..checkpoint import ADAPTER_CONFIG, BASE
 from .adapter_base import Base, base_of, save_merged
-from .sentences import HubError, in_a_sentence
+from .errors import HubError, in_a_sentence
 from .staging import files_of, is_adapter, left_behind, pin_base, stage_adapter, stage_model, stale
 
 

@@ -11,14 +11,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import ADAPTER_CONFIG, BASE, CONFIG, RESULTS
 from ..doctor import check_checkpoint, errors_in
 from ..doctor.weights import ADAPTER as ADAPTER_WEIGHTS
 from ..doctor.weights import INDEX, WEIGHTS
 from ..models.auto import FAMILIES
-from ..models.remote import CODE_FILE, auto_map, source
-from ..saved import ADAPTER_CONFIG, BASE, CONFIG, RESULTS
-from .beside import CARD, with_base, write_beside
-from .sentences import HubError
+from ..models.remote_code import CODE_FILE, auto_map, source
+from .documents import CARD, with_base, write_beside
+from .errors import HubError
 
 SHARDS = "model-*-of-*.safetensors"
 MODEL = (CONFIG, "generation_config.json", CODE_FILE)

@@ -1,18 +1,18 @@
 """What signed attention says of a model: explanations of one output, and measures of how far to trust them."""
 
-from .examining import METHODS
-from .explain import explain, explain_generation
-from .explanation import Explanation
-from .faithfulness import faithfulness
-from .faithfulness_report import FaithfulnessReport
-from .measures import MEASURES
-from .page import save_page, to_html
-from .patches import upsampled
-from .plots import plot_head, plot_heads, plot_image, plot_next_tokens, plot_rank_collapse, plot_tokens
-from .rank_collapse import RankCollapse, rank_collapse
-from .rollout import rollout
-from .saving import load_explanation, save_explanation
-from .viewers import to_bertviz, to_circuitsvis
+from .attribution.examining import METHODS
+from .attribution.explain import explain, explain_generation
+from .attribution.explanation import Explanation
+from .attribution.rank_collapse import RankCollapse, rank_collapse
+from .attribution.rollout import rollout
+from .attribution.saving import load_explanation, save_explanation
+from .faithfulness.evaluate import faithfulness
+from .faithfulness.metrics import MEASURES
+from .faithfulness.report import FaithfulnessReport
+from .inputs.image_patches import upsampled
+from .viz.export import to_bertviz, to_circuitsvis
+from .viz.page import save_page, to_html
+from .viz.plots import plot_head, plot_heads, plot_image, plot_next_tokens, plot_rank_collapse, plot_tokens
 
 __all__ = [
     "MEASURES",

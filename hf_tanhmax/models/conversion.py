@@ -12,7 +12,7 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from ..names import converted_name
+from ..model_names import converted_name
 from ..patching import add_score_bias, attention_modules
 from ..registration import SCORE_BIAS
 from ..settings import TanhMaxSettings

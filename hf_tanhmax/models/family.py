@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from ..names import converted_name
+from ..model_names import converted_name
 from ..patching import attention_modules, own
 from ..registration import EAGER, FUSED, SCORE_BIAS
 from ..settings import TanhMaxSettings

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from . import analyses, signs
+from . import signs
 from .corpus import Corpus
+from .learning import analyses
+from .learning.training import accuracy, trained
 from .ledger import Ledger
 from .settings import DataSet
 from .text import TextCell
-from .training import accuracy, trained
 
 SWEEP: tuple[dict[str, float], ...] = (
     {},

@@ -26,9 +26,9 @@ from transformers import (
 )
 
 import hf_tanhmax
-from hf_tanhmax.interpret.rank_collapse import rank_collapse
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.interpret.attribution.rank_collapse import rank_collapse
 
-from ..errors import RecipeError
 from .ledger import Ledger
 
 Sized = tuple[nn.Module, dict[str, Tensor]]

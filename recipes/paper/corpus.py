@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import RecipeError
+from hf_tanhmax.errors import RecipeError
+
+from .learning.training import Documents
 from .settings import DataSet
-from .training import Documents
 
 PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2
 GENERATOR_SEED, SPLIT_SEED = 123, 42

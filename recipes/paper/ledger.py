@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import write_json
-from ..errors import RecipeError
-from ..results import git_commit, hardware, versions
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.training.checkpoints import write_json
+from hf_tanhmax.training.results import git_commit, hardware, versions
 
 PACKAGES = ("numpy", "scipy", "scikit-learn")
 

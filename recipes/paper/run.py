@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from ..errors import Interrupted, RecipeError
+from hf_tanhmax.errors import Interrupted, RecipeError
+
 from . import collapse, text, vision
 from .basins import basins, run_basin
 from .corpus import Corpus

@@ -4,8 +4,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ..errors import RecipeError
-from ..keys import StrictLoader
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.training.configuration.keys import StrictLoader
 
 SETS = Path(__file__).parent / "sets"
 

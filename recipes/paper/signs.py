@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .analyses import Parts
 from .corpus import NAMES, NEGATIVE, POSITIVE
+from .learning.analyses import Parts
 
 AGREEMENT, MINORITY, LEARNED = 0.9, 0.1, 0.05
 KINDS = ("two-signed", "one-signed", "mixed", "not learned")

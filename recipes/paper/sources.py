@@ -6,7 +6,8 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from ..errors import RecipeError
+from hf_tanhmax.errors import RecipeError
+
 from . import corpus
 from .corpus import Corpus
 from .settings import DataSet

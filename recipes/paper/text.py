@@ -16,14 +16,16 @@ from typing import Any
 
 import torch
 
-from ..errors import RecipeError
-from . import analyses, signs
-from .analyses import Parts
+from hf_tanhmax.errors import RecipeError
+
+from . import signs
 from .corpus import Corpus
+from .learning import analyses
+from .learning.analyses import Parts
+from .learning.modeling import PaperClassifier, PaperConfig
+from .learning.training import Documents, Schedule, accuracy, trained
 from .ledger import Ledger
-from .modeling import PaperClassifier, PaperConfig
 from .settings import DataSet
-from .training import Documents, Schedule, accuracy, trained
 
 PROTOCOLS = ("paper", "common", "published")
 DRAW_SEED = 2024  # of shuffles and random weights

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import RESULTS
-from ..errors import Interrupted, RecipeError
-from ..recipe import task_base
-from ..train import main
+from hf_tanhmax.errors import Interrupted, RecipeError
+from hf_tanhmax.training.checkpoints import RESULTS
+from hf_tanhmax.training.configuration.recipe import task_base
+from hf_tanhmax.training.train import main
+
 from .corpus import file_digest
 from .ledger import Ledger
 

@@ -23,7 +23,6 @@ from hf_tanhmax.cards import card as module
 from hf_tanhmax.cards import model_card
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name
-ROOT = os.path.dirname(os.path.dirname(hf_tanhmax.__file__))
 
 
 def can_load_image_processors():
@@ -284,21 +283,3 @@ def test_every_variable_of_the_template_is_given(saved):
 def test_no_measured_number_is_typed_into_the_template():
     text = module._template().replace("10.6339/24-JDS1134", "")
     assert not re.findall(r"\d+\.\d+|\d+(?:\.\d+)?\s*%", re.sub(r"\{%.*?%\}", "", text))
-
-
-def test_where_the_template_is(tmp_path, monkeypatch):
-    """In a wheel it lies inside the package, in a checkout beside it."""
-    assert module.TEMPLATES[1].is_file()
-    (tmp_path / "inside.md").write_text("inside")
-    monkeypatch.setattr(module, "TEMPLATES", (tmp_path / "inside.md", module.TEMPLATES[1]))
-    assert module._template() == "inside"
-    monkeypatch.setattr(module, "TEMPLATES", (tmp_path / "gone.md",) * 2)
-    with pytest.raises(FileNotFoundError, match=r"there is no template for model cards at .*gone.md; install hf-tanhmax again"):
-        module._template()
-
-
-def test_a_wheel_holds_the_template():
-    builders = pytest.importorskip("hatchling.builders.wheel")
-    files = {file.distribution_path for file in builders.WheelBuilder(ROOT).recurse_included_files()}
-    assert module.TEMPLATES[0].relative_to(ROOT).as_posix() in files
-    assert {"hf_tanhmax/cli.py", "recipes/command.py", "recipes/base.yaml"} <= files

@@ -5,9 +5,9 @@ import json
 import pytest
 from saved_models import result
 
-from hf_tanhmax.annealing import Schedule
 from hf_tanhmax.cards.procedure import EMBEDDED, SCHEDULES, configuration, data_in_words, procedure, schedule
-from recipes.task_configs import CONFIGS
+from hf_tanhmax.training.annealing import Schedule
+from hf_tanhmax.training.configuration.task_configs import CONFIGS
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from saved_models import change_json, save_adapter, save_model
 
 from hf_tanhmax.doctor import check_checkpoint, errors_in
-from hf_tanhmax.models.remote import CODE_FILE
+from hf_tanhmax.models.remote_code import CODE_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name
 PROCESSOR = {"bert": "tokenizer.json", "llama": "tokenizer.json", "vit": "preprocessor_config.json"}

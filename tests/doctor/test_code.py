@@ -10,7 +10,7 @@ from saved_models import change_json, save_model
 import hf_tanhmax
 from hf_tanhmax.doctor.code import check_code
 from hf_tanhmax.models.bundle import digest
-from hf_tanhmax.models.remote import CODE_FILE, auto_map, source
+from hf_tanhmax.models.remote_code import CODE_FILE, auto_map, source
 
 TRAP = "import os\nos.putenv('HF_TANHMAX_TRAP', 'sprung')\nos.environ['HF_TANHMAX_TRAP'] = 'sprung'\n"
 

@@ -103,7 +103,9 @@ def test_tokens(name, token, findings):
     assert token not in sentence
 
 
-@pytest.mark.parametrize("text", ["hf_tanhmax", "import hf_tanhmax.models.remote", "xhf_" + "a" * 40, "hf_" + "a" * 20, "hf_" + "a_" * 30])
+@pytest.mark.parametrize(
+    "text", ["hf_tanhmax", "import hf_tanhmax.models.remote_code", "xhf_" + "a" * 40, "hf_" + "a" * 20, "hf_" + "a_" * 30]
+)
 def test_what_is_no_token(text, findings):
     assert findings("README.md", text) == []
 

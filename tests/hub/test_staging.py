@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hf_tanhmax import TanhMaxBertForSequenceClassification, to_softmax
 from hf_tanhmax.hub import HubError
 from hf_tanhmax.hub.staging import files_of, is_adapter, left_behind, pin_base, stage_adapter, stage_model, stale
-from hf_tanhmax.models.remote import CODE_FILE, auto_map, verdict
+from hf_tanhmax.models.remote_code import CODE_FILE, auto_map, verdict
 
 pytestmark = asks_by_an_old_name
 

@@ -14,7 +14,7 @@ from huggingface_hub.utils import close_session
 
 from .server import OWNER_TOKEN, LoopbackHub
 
-TESTS = Path(__file__).parents[1]
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def hub_environment(hub: LoopbackHub, home: Path, *, token: str | None = OWNER_T
 
 def run_script(script: Path, *arguments: str, environment: dict[str, str], timeout: float = 900) -> str:
     """Run a file in a fresh process where the modules of `tests` can be imported; what it printed, also if it fails."""
-    environment = {**environment, "PYTHONPATH": os.pathsep.join([str(TESTS), environment.get("PYTHONPATH", "")])}
+    environment = {**environment, "PYTHONPATH": os.pathsep.join([str(HELPERS), environment.get("PYTHONPATH", "")])}
     command = [sys.executable, str(script), *arguments]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     found = subprocess.run(command, env=environment, text=True, timeout=timeout, check=False, **streams)

@@ -25,7 +25,7 @@ TRITON = (
     "from triton.testing import do_bench",
     "from triton.tools.tensor_descriptor import TensorDescriptor",
 )
-STANDINS = {"namespace", "models/bundle"}  # which the file has a few lines instead of
+STANDINS = {"attention/namespace", "models/bundle"}  # which the file has a few lines instead of
 
 
 @pytest.fixture
@@ -121,9 +121,17 @@ def test_transformers_asks_for_nothing_that_it_does_not_bring(tmp_path):
 @pytest.mark.parametrize(
     ("module", "text", "message"),
     [
-        ("ops", "def tiles(): ...", r"'tiles' means one thing in hf_tanhmax/kernels/schedule.py and another in hf_tanhmax/ops.py"),
-        ("ops", "from math import pi as Tensor", "'Tensor' means one thing in from torch import Tensor and another in from math import pi"),
-        ("ops", "map = None", "'map' means one thing in Python and another in hf_tanhmax/ops.py; rename one of them"),
+        (
+            "attention/ops",
+            "def tiles(): ...",
+            r"'tiles' means one thing in hf_tanhmax/attention/kernels/schedule.py and another in hf_tanhmax/attention/ops.py",
+        ),
+        (
+            "attention/ops",
+            "from math import pi as Tensor",
+            "'Tensor' means one thing in from torch import Tensor and another in from math import pi",
+        ),
+        ("attention/ops", "map = None", "'map' means one thing in Python and another in hf_tanhmax/attention/ops.py; rename one of them"),
         ("patching", "for source in (): ...", "'source' means one thing in the prelude and another in hf_tanhmax/patching.py"),
     ],
     ids=["definition", "import", "builtin", "loop"],
@@ -137,7 +145,7 @@ def test_a_name_that_means_two_things_is_refused(copy, module, text, message):
 
 def test_another_state_has_another_name(copy):
     before = digest(source())
-    with (copy / "ops.py").open("a") as file:
+    with (copy / "attention/ops.py").open("a") as file:
         file.write("\n# More.\n")
     source.cache_clear()
     assert digest(source()) != before

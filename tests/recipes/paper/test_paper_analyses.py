@@ -3,9 +3,10 @@
 import torch
 from scipy.stats import kendalltau
 
-from recipes.paper import analyses, corpus, signs
-from recipes.paper.modeling import PaperClassifier, PaperConfig
-from recipes.paper.training import Documents
+from recipes.paper import corpus, signs
+from recipes.paper.learning import analyses
+from recipes.paper.learning.modeling import PaperClassifier, PaperConfig
+from recipes.paper.learning.training import Documents
 
 
 def small(attention="tanhmax"):

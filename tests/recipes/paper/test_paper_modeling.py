@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from recipes.paper.modeling import PaperClassifier, PaperConfig
-from recipes.paper.row_adadelta import RowAdadelta
-from recipes.paper.training import Documents, Schedule, trained
+from recipes.paper.learning.modeling import PaperClassifier, PaperConfig
+from recipes.paper.learning.row_adadelta import RowAdadelta
+from recipes.paper.learning.training import Documents, Schedule, trained
 
 IDS = torch.tensor([[5, 3, 7, 3, 0, 0], [2, 9, 4, 8, 6, 3]])
 

@@ -1,0 +1,1 @@
+"""TanhMax attention out of calls to stock softmax attention."""

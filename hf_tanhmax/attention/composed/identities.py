@@ -1,0 +1,216 @@
+r"""TanhMax attention composed of stock softmax kernels, by two identities that hold exactly for outputs and gradients.
+
+(a) **Doubled keys**: softmax attention over keys :math:`[K; -K]` and values :math:`[V; -V]`, with :math:`\log p` added to the scores of
+    the second half. A bias changes its sign in the second half; the mask, boolean or additive, is repeated.
+
+(b) **Two calls**: with output and log-sum-exp of softmax attention for :math:`q` and for :math:`-q` (:math:`L_-` shifted by
+    :math:`\log p`), :math:`O = \sigma(L_+ - L_-)\,O_+ - \sigma(L_- - L_+)\,O_-` and :math:`L = \log(e^{L_+} + e^{L_-})`. A softmax
+    kernel's backward pass that is given the joint O and L computes one half of the exact gradient, so two calls with
+    :math:`(dO, q, O, L)` and :math:`(-dO, -q, -O, L - \log p)` compute it all.
+
+(b) runs over the kernels of `stock`, in memory linear in the length unless there is a mask: on the CPU its flash kernel; on CUDA the flash
+kernel for 16 bits without mask and bias, else the efficient one. (a) runs on other devices, in float64 on CUDA, on GPUs older than the
+kernels ask for, and where a bias, an additive mask or a polarity wants a gradient.
+
+Both lose digits where scores are near 0, as the two halves cancel; in bfloat16 the loss is visible (1.2 % at a score deviation of 0.1), so
+these are the fallback and the oracle, not the accurate path. The CPU computes half precision in float32. The kernels on CUDA do not: they
+round each of the two outputs to the dtype of the query before they are joined in float32, and each of the two gradients before their sum.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ...functional import hides, log_polarity
+from ..mask import Visibility
+from .aten_kernels import KERNELS, Pattern, padded, refusal
+
+AUTOMATIC_KERNELS = ("cpu", "flash", "efficient")
+"""The kernels that are chosen unasked, the first that can run a call."""
+
+
+def composed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    *,
+    bias: Tensor | None = None,
+    additive_mask: Tensor | None = None,
+    scale: float,
+    polarity: Tensor,
+    kernel: str | None = None,
+) -> Tensor:
+    """Attention output `[batch, heads, queries, value_dim]`; arguments as in `reference_attention`, polarity `[heads]`.
+
+    Dropout and softcap are not to be had from stock kernels; the caller refuses them. Neither queries nor keys may be none.
+
+    Args:
+        kernel: the stock kernel that (b) runs over: "cpu", "flash", "cudnn" or "efficient"; it runs or raises. None chooses.
+
+    Raises:
+        ValueError: an unknown kernel.
+        NotImplementedError: a named kernel that cannot run the call; the sentence says why.
+    """
+    if scale <= 0:  # the CPU's kernel multiplies hidden scores, which are -inf, by the scale
+        query, scale = (-query, -scale) if scale else (query * 0.0, 1.0)
+    log_p = log_polarity(polarity)
+    added = Added(bias, additive_mask)
+    pattern = _pattern(visibility, added)
+    wants = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (polarity, *added))
+    if kernel is not None:
+        _check_kernel(kernel, query, key, value, pattern, wants)
+        return _two_calls(query, key, value, visibility, added, scale, log_p, pattern, kernel)
+    for name in () if wants else AUTOMATIC_KERNELS:
+        if refusal(name, query, key, value, pattern) is None:
+            return _two_calls(query, key, value, visibility, added, scale, log_p, pattern, name)
+    return doubled_keys(query, key, value, visibility, added=added, scale=scale, log_polarity=log_p)
+
+
+class Added(NamedTuple):
+    """What is added to the scores of both halves: a bias with a change of sign, an additive mask without."""
+
+    bias: Tensor | None = None
+    additive_mask: Tensor | None = None
+
+    def halves(self, query: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sums for the scores and for their negatives, in the dtype of the query; of the mask, what is not `seen` counts as 0.
+
+        The largest number that a row of the mask shows is taken off before anything is rounded: it changes no weight.
+        """
+        exact = torch.promote_types(query.dtype, torch.float32)
+        bias = query.new_zeros(1, 1, 1, 1, dtype=exact) if self.bias is None else self.bias.to(exact)
+        if self.additive_mask is None:
+            return bias.to(query.dtype), -bias.to(query.dtype)
+        mask = self.additive_mask.to(exact)
+        largest = mask.detach() if seen is None else torch.where(seen, mask.detach(), -math.inf)
+        largest = largest.amax(-1, keepdim=True)
+        mask = mask - largest.masked_fill(largest == -math.inf, 0.0)
+        if seen is not None:
+            mask = torch.where(seen, mask, 0.0)
+        return (mask + bias).to(query.dtype), (mask - bias).to(query.dtype)
+
+    def seen(self, visibility: Visibility, device: torch.device) -> Tensor | None:
+        """The mask of all queries and keys, with what the additive mask hides: 4-dimensional; None if all are visible."""
+        keep = visibility.full(device)
+        if self.additive_mask is not None:
+            open_keys = ~hides(self.additive_mask)
+            keep = open_keys if keep is None else keep & open_keys
+        return None if keep is None else keep[(None,) * (4 - keep.dim())]
+
+
+def _pattern(visibility: Visibility, added: Added) -> Pattern:
+    masks = (*added, visibility.window, visibility.segments, visibility.keep)
+    if any(mask is not None for mask in masks):
+        return "mask"
+    if not visibility.causal or visibility.offset >= visibility.keys - 1:  # the latter: one query behind a cache sees all of it
+        return "full"
+    return "causal" if visibility.offset == 0 else "mask"
+
+
+def _check_kernel(kernel: str, query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, wants: bool) -> None:
+    if kernel not in KERNELS:
+        raise ValueError(f"unknown kernel {kernel!r}; there are {', '.join(KERNELS)}")
+    reason = refusal(kernel, query, key, value, pattern)
+    if reason is None and wants:
+        reason = "has no gradient for bias, additive mask and polarity, but one of them requires it"
+    if reason is not None:
+        raise NotImplementedError(f"kernel={kernel!r} {reason}; use kernel=None, which takes another way")
+
+
+def doubled_keys(
+    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, *, added: Added, scale: float, log_polarity: Tensor
+) -> Tensor:
+    """Identity (a) over `torch.nn.functional.scaled_dot_product_attention`, on any device."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (torch.cat([half, -half], dim=2).repeat_interleave(groups, dim=1) for half in (key, value))
+    keep = added.seen(visibility, query.device)
+    positive, negative = added.halves(query, keep)
+    negative = negative + log_polarity.to(query.dtype).view(1, -1, 1, 1)
+    shape = torch.broadcast_shapes(positive.shape, negative.shape, () if keep is None else keep.shape)
+    shape = (*shape[:3], visibility.keys)
+    halves = [half.expand(shape) for half in (positive, negative)]
+    if keep is None:
+        return scaled_dot_product_attention(query, key, value, torch.cat(halves, dim=-1), scale=scale)
+    mask = torch.cat([half.masked_fill(~keep, -math.inf) for half in halves], dim=-1)
+    empty = ~keep.any(-1, keepdim=True)
+    output = scaled_dot_product_attention(query, key, value, mask.masked_fill(empty, 0.0), scale=scale)
+    return output.masked_fill(empty, 0.0)
+
+
+def _two_calls(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    added: Added,
+    scale: float,
+    log_p: Tensor,
+    pattern: Pattern,
+    name: str,
+) -> Tensor:
+    kernel, dtype, value_dim = KERNELS[name], query.dtype, value.shape[-1]
+    if kernel.exact:
+        query, key, value = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (query, key, value))
+    width = max(query.shape[-1], value_dim)
+    width += -width % kernel.multiple
+    query, key, value = (padded(tensor, width) for tensor in (query, key, value))
+    positive, negative, empty = _masks(visibility, added, query) if pattern == "mask" else (None, None, None)
+    output = _TwoCalls.apply(query, key, value, positive, negative, empty, pattern == "causal", scale, log_p, name)
+    return output[..., :value_dim].to(dtype)
+
+
+def _masks(visibility: Visibility, added: Added, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Additive masks for q and -q, and True where a row sees no key `[batch or 1, heads or 1, queries or 1]`; such rows are left open."""
+    keep = added.seen(visibility, query.device)
+    positive, negative = (half.detach() for half in added.halves(query, keep))
+    if keep is None:
+        return positive, negative, None
+    empty = ~keep.any(-1)
+    seen = keep | empty[..., None]
+    return torch.where(seen, positive, -math.inf), torch.where(seen, negative, -math.inf), empty
+
+
+class _TwoCalls(torch.autograd.Function):
+    """Identity (b) over a stock kernel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        negative_mask: Tensor | None,
+        empty: Tensor | None,
+        causal: bool,
+        scale: float,
+        log_p: Tensor,
+        name: str,
+    ) -> Tensor:
+        """Join the two outputs by their log-sum-exps."""
+        positive, plus, state = KERNELS[name].forward(query, key, value, mask, causal, scale)
+        negative, minus, _ = KERNELS[name].forward(-query, key, value, negative_mask, causal, scale)
+        log_p = log_p.to(plus.dtype).view(1, -1, 1)
+        minus = minus + log_p
+        lse = torch.logaddexp(plus, minus)
+        output = positive * torch.sigmoid(plus - minus)[..., None] - negative * torch.sigmoid(minus - plus)[..., None]
+        if empty is not None:
+            output, lse = output.masked_fill(empty[..., None], 0.0), lse.masked_fill(empty, math.inf)
+        output = output.to(query.dtype)
+        ctx.save_for_backward(query, key, value, mask, negative_mask, output, lse, log_p, *state)
+        ctx.causal, ctx.scale, ctx.name = causal, scale, name
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Two backward passes that are given the joint output and log-sum-exp."""
+        query, key, value, mask, negative_mask, output, lse, log_p, *state = ctx.saved_tensors
+        backward, options = KERNELS[ctx.name].backward, (tuple(state), ctx.causal, ctx.scale)
+        plus = backward(grad_output, query, key, value, mask, output, lse, *options)
+        minus = backward(-grad_output, -query, key, value, negative_mask, -output, lse - log_p, *options)
+        return plus[0] - minus[0], plus[1] + minus[1], plus[2] + minus[2], None, None, None, None, None, None, None

@@ -1,0 +1,1 @@
+"""TanhMax attention on the CPU: in blocks by torch's operators, or by one compiled C++ operator."""

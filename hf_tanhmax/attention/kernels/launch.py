@@ -1,0 +1,338 @@
+"""From tensors to kernels: layouts, which features a call needs, grids and results. Nothing here copies from host to device or waits."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.testing import do_bench
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from ..mask import Visibility
+from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
+from .forward import forward_kernel, span_kernel
+from .interpreter import faithful
+from .layout import ALIGN, Layout, launch_constants, launch_numbers
+from .primitives import LOG2E
+from .schedule import Kernel, Tile, padded_size, tiles
+from .shift import NORM_BLOCK, norm_kernel
+from .support import capability
+from .tuning import adds_atomically, autotuning, fastest, length_bucket
+
+# What a kernel is compiled for, besides its tile and which tensors there are.
+FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE")
+FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
+
+
+@dataclass
+class FusedProblem:
+    """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None where `signed` says it all.
+
+    `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device. `exact` is
+    decided once, by the forward pass (`is_exact`): torch's setting may be another one when the gradient is computed. If `additive`, the
+    bias is an additive mask: the two share a pointer.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    log_polarity: Tensor | None
+    signed: bool
+    visibility: Visibility
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+    dropout_p: float
+    seed: Tensor | None
+    exact: bool
+    additive: bool = False
+
+    def __post_init__(self) -> None:
+        self.query, self.key, self.value = (_rows(tensor) for tensor in (self.query, self.key, self.value))
+        self.batch, self.heads, self.queries, self.dim = self.query.shape
+        self.kv_heads, self.keys, self.value_dim = self.value.shape[1:]
+        shape = (self.batch, self.heads, self.queries, self.keys)
+        self.broad_bias = None if self.bias is None else self.bias.expand(shape)
+        keep = self.visibility.keep
+        self.broad_keep = None if keep is None else keep.view(torch.uint8).expand(shape)
+
+    def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
+        """Launch a kernel with the tile that it is to take."""
+        table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+        rows = tuple(tile for tile in table if self.fits(tile))
+        if len(rows) > 1 and autotuning():
+            seen, known = self.visibility, self.constants(rows[0])
+            absent = tuple(item is None for item in (seen.keep, seen.segments, self.bias))
+            compiled = tuple(known[name] for name in FEATURES)
+            lengths = (length_bucket(self.queries), length_bucket(self.keys))
+            key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
+            rows = (fastest(key, rows, launch, do_bench),)
+        launch(rows[0])
+
+    def fits(self, tile: Tile) -> bool:
+        """Whether a row of the table is for a call like this one.
+
+        A static shift wants polarity 1, no bias or additive mask (whose size nobody bounds) and weights that hold 2^60, which float16 does
+        not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of
+        its own.
+        """
+        if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
+            return False
+        if tile.polynomial and self.query.dtype != torch.bfloat16:
+            return False
+        if tile.reduced:
+            return False
+        bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
+        return bounded or not tile.static
+
+    def reduced(self, *, log_polarity: bool) -> Tile | None:
+        """The row with which one kernel does the whole backward pass, if the user asks for one, and there is one for this call.
+
+        It adds dQ up in float32 in no certain order. It neither finds the gradient of log p, nor what exact float32 needs.
+        """
+        if log_polarity or self.exact or not adds_atomically() or self.dim % 4:
+            return None
+        rows = tiles("key_value", max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+        return next((tile for tile in rows if tile.reduced), None)
+
+    def norms(self) -> Tensor:
+        """The largest squared norms of the keys by blocks of `NORM_BLOCK`, float32 `[batch * kv_heads, blocks]`."""
+        blocks = math.ceil(self.keys / NORM_BLOCK.value)
+        norms = self.key.new_empty((self.batch * self.kv_heads, blocks), dtype=torch.float32)
+        if norms.numel():
+            strides = [stride // self.alignment for stride in self.row_strides[3:6]]
+            block_dim = padded_size(self.dim)
+            norm_kernel[norms.numel(),](
+                self.key, norms, *strides, self.keys, self.kv_heads, self.dim, block_dim, self.alignment, NORM_BLOCK.value, num_warps=8
+            )  # fmt: skip
+        return norms
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor | None, Tensor | None]:
+        """Where the packed sequence of each position begins and ends, int32 `[keys]`."""
+        segments = self.visibility.segments
+        if segments is None:
+            return None, None
+        starts = torch.searchsorted(segments, segments, out_int32=True)
+        return starts, torch.searchsorted(segments, segments, right=True, out_int32=True)
+
+    @cached_property
+    def row_strides(self) -> tuple[int, ...]:
+        """Strides of query, key and value by batch entry, head and row."""
+        return tuple(stride for tensor in (self.query, self.key, self.value) for stride in tensor.stride()[:3])
+
+    @cached_property
+    def alignment(self) -> int:
+        """What all strides and sizes are multiples of: `ALIGN`, or 1. It does not change with the lengths of dense tensors."""
+        return self.layout.alignment
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What of a call is no tensor."""
+        seen, nowhere = self.visibility, (0, 0, 0, 0)
+        return Layout(
+            (self.batch, self.heads, self.queries, self.dim),
+            (self.kv_heads, self.keys, self.value_dim),
+            self.row_strides,
+            nowhere if self.broad_bias is None else self.broad_bias.stride(),
+            nowhere if self.broad_keep is None else self.broad_keep.stride(),
+            (seen.causal, seen.offset, seen.window),
+            (self.scale, self.softcap, self.dropout_p),
+            2 if self.log_polarity is not None else int(self.signed),
+            self.query.dtype == torch.float32,
+            self.exact,
+            self.additive,
+        )
+
+    def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Any]:
+        """What every kernel takes."""
+        starts, ends = self.bounds
+        tensors = {**self.tensors, "SPANS": spans, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
+        for dim, name in enumerate(("span_b", "span_h", "span_m")):
+            tensors[name] = 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)  # type: ignore[assignment]
+        return {**tensors, **launch_numbers(self.layout, tile)}
+
+    @property
+    def tensors(self) -> dict[str, Tensor | None]:
+        """The tensors that every kernel takes, whatever its tile."""
+        unit = 1.0 if self.exact else LOG2E.value
+        log_p = None if self.log_polarity is None else self.log_polarity.float() * unit
+        return {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "LOG_P": log_p}
+
+    def constants(self, tile: Tile) -> dict[str, Any]:
+        """What a kernel is compiled for: no length is among it."""
+        return launch_constants(self.layout, tile)
+
+    def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
+        """The spans of the mask by blocks of rows (or of keys), int32 `[batch or 1, heads or 1, blocks or 1, 4]`."""
+        keep = self.visibility.keep
+        if keep is None:
+            return None
+        reach = self.queries if transposed else self.keys
+        mask = keep.view(torch.uint8)
+        if transposed:
+            mask = mask.transpose(2, 3)
+        batch, heads, rows, columns = mask.shape
+        blocks = math.ceil(rows / block)
+        spans = mask.new_empty((batch, heads, blocks, 4), dtype=torch.int32)
+        if spans.numel():
+            span_kernel[batch * heads * blocks,](
+                mask, spans, *mask.stride(), heads, rows, columns, reach if columns == 1 else 1, DENSE=_dense_dimension(mask),
+                BLOCK_R=block, BLOCK_C=32, num_warps=8,
+            )  # fmt: skip
+        return spans
+
+
+def _dense_dimension(mask: Tensor) -> int:
+    return 1 if mask.stride(3) == 1 else 0 if mask.stride(2) == 1 else -1
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
+    if tensor.device.type == "cpu":
+        return nullcontext()
+    return torch.get_device_module(tensor.device).device(tensor.device)
+
+
+def is_exact(tensor: Tensor) -> bool:
+    """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do.
+
+    This attribute knows what either of torch's two ways to say so has said; the function of the older way raises once the newer was used.
+    """
+    return tensor.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
+
+
+@faithful()
+def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]` (a transposed view of `[batch, queries, heads, value_dim]`), and L in float32.
+
+    For float32 inputs that are multiplied exactly the third tensor is `[2, batch, heads, queries]`, the statistics that the backward pass
+    needs; else it is empty.
+    """
+    output, lse, stats = outputs(problem.query, problem.value)
+    if lse.numel() == 0:
+        return output, lse, stats
+
+    def _launch(tile: Tile) -> None:
+        arguments = problem.arguments(tile, problem.spans(tile.rows))
+        results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
+        results["NORMS"] = problem.norms() if tile.static else None
+        if tile.described:
+            arguments |= {name: _described(arguments[name], tile.columns) for name in ("K", "V")}
+        flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
+        forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
+
+    problem.run("forward", _launch)
+    return output, lse, stats
+
+
+def _describable(tensor: Tensor) -> bool:
+    """Whether the hardware's descriptors can tell of a tensor: 16-byte addresses and strides, none of these 0, and no empty dimension."""
+    size = tensor.element_size()
+    aligned = tensor.data_ptr() % 16 == 0 and all(stride > 0 and stride * size % 16 == 0 for stride in tensor.stride()[:3])
+    return aligned and tensor.stride(3) == 1 and tensor.numel() > 0
+
+
+def _described(tensor: Tensor, columns: int) -> TensorDescriptor:
+    """A descriptor of `[batch, heads, length, dim]` that loads `columns` rows of a head; what lies beyond its bounds is 0."""
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, columns, padded_size(tensor.shape[3])])
+
+
+def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty results in the layout of `launch_forward`."""
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    stats = query.new_empty((2, *lse.shape) if is_exact(query) else (0,), dtype=torch.float32)
+    return dense(query, value.shape[3]), lse, stats
+
+
+def dense(like: Tensor, dim: int) -> Tensor:
+    """An empty `[batch, heads, length, dim]` that lies in memory as `[batch, length, heads, dim]`, as Transformers wants it next."""
+    batch, heads, length = like.shape[:3]
+    return like.new_empty((batch, length, heads, dim)).transpose(1, 2)
+
+
+@dataclass
+class FusedGradients:
+    """What `launch_backward` returns; None where nothing was asked for."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    log_polarity: Tensor | None
+    bias: Tensor | None
+
+
+@faithful()
+def launch_backward(
+    problem: FusedProblem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, log_polarity: bool, bias: bool
+) -> FusedGradients:
+    """Gradients in the dtypes of their tensors (that of log p in float32), from that of the output; the flags ask for two of them."""
+    grad_query, grad_key, grad_value = (dense(tensor, tensor.shape[3]) for tensor in (problem.query, problem.key, problem.value))
+    output, grad_output = (tensor.transpose(1, 2).contiguous() for tensor in (output, grad_output))
+    delta, lse = torch.empty_like(lse), lse.contiguous()
+    by_row = torch.zeros_like(lse) if log_polarity else None
+    shared = {"GRAD": grad_output, "LSE": lse, "STATS": stats if stats.numel() else None, "DELTA": delta}
+    if lse.numel() and not stats.numel():
+        delta_kernel[math.ceil(lse.numel() / 64),](
+            output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded_size(problem.value_dim), 64
+        )  # fmt: skip
+    reduced = problem.reduced(log_polarity=log_polarity)
+    summed = lse.new_zeros(grad_query.transpose(1, 2).shape).transpose(1, 2) if reduced else None
+    if lse.numel() and not reduced:
+        results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
+
+        def _launch_rows(tile: Tile) -> None:
+            arguments = problem.arguments(tile, problem.spans(tile.rows))
+            query_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **shared, **results)
+
+        problem.run("query", _launch_rows)
+    if problem.batch * problem.keys:
+        into = {"DK": grad_key.transpose(1, 2), "DV": grad_value.transpose(1, 2), "factor": problem.scale}
+
+        def _launch_columns(tile: Tile) -> None:
+            arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+            arguments["SUM_Q"] = None if summed is None or not summed.numel() else _described(summed, tile.rows)
+            key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
+
+        if reduced:
+            _launch_columns(reduced)
+        else:
+            problem.run("key_value", _launch_columns)
+    if summed is not None:
+        grad_query.copy_(summed)
+    by_head = None if by_row is None else by_row.sum((0, 2))
+    return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
+
+
+def _bias_gradient(problem: FusedProblem, shared: dict[str, Tensor | None]) -> Tensor | None:
+    bias = problem.bias
+    if bias is None or bias.numel() == 0 or problem.queries * problem.keys == 0:
+        return None if bias is None else torch.zeros_like(bias)
+    batch, heads, rows, columns = bias.shape
+    tile = tiles("bias", max(problem.dim, problem.value_dim), problem.query.element_size())[0]
+    blocks = math.ceil(problem.queries / tile.rows), math.ceil(problem.keys / tile.columns)
+    shared_rows, shared_columns = rows < problem.queries, columns < problem.keys
+    sizes = (blocks[0] if shared_rows else rows, blocks[1] if shared_columns else columns)
+    partial = bias.new_empty((batch, heads, *sizes), dtype=torch.float32)
+    strides = dict(zip(("out_b", "out_h", "out_m", "out_n"), partial.stride(), strict=True))
+    bias_kernel[blocks[0] * blocks[1] * batch * heads,](
+        **problem.arguments(tile, problem.spans(tile.rows)),
+        **shared,
+        **strides,
+        D_BIAS=partial,
+        batch=problem.batch,
+        bias_batch=batch,
+        bias_heads=heads,
+        SHARED_M=shared_rows,
+        SHARED_N=shared_columns,
+    )
+    return partial.sum_to_size(bias.shape).to(bias.dtype)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The tensor, copied if its last dimension is not dense or its rows lie too far apart for 32-bit offsets within a tile."""
+    return tensor if tensor.stride(3) == 1 and abs(tensor.stride(2)) < FARTHEST else tensor.contiguous()

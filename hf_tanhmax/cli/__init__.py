@@ -1,0 +1,5 @@
+"""The `hf-tanhmax` command."""
+
+from .arguments import main
+
+__all__ = ["main"]

@@ -1,0 +1,381 @@
+"""The `hf-tanhmax` command: its words, its help, and the doors to recipes, which run in a process of their own.
+
+Nothing heavy is imported here: `commands.py` is, once one of its commands is asked for. Exit codes: 0; 1 if the doctor found errors; 2 for
+a mistake in what was given, with one sentence; 130 for Ctrl-C; else what the process that was started returned.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata, util
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from ..package_data import data_folder
+
+MISTAKE, STOPPED = 2, 130
+TRAIN = "hf_tanhmax.training.train"
+
+SUMMARY = """\
+TanhMax attention for Hugging Face Transformers: attention weights with a sign.
+
+`hf-tanhmax COMMAND --help` explains a command and shows examples.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without all of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the sentence, which `main` prints."""
+        raise SystemExit(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code.
+
+    Args:
+        arguments: what follows the name of the program; None takes it from the command line.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return STOPPED
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(f"error: {end.code}", file=sys.stderr)
+            return MISTAKE
+        return end.code or 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hf-tanhmax", description=SUMMARY, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"hf-tanhmax {_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_convert(commands)
+    _add_doors(commands)
+    _add_push(commands)
+    _add_card(commands)
+    _add_doctor(commands)
+    _add_explain(commands)
+    _add_faithfulness(commands)
+    _add_rank_collapse(commands)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("hf-tanhmax")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _command(
+    commands: "argparse._SubParsersAction[_Parser]", name: str, summary: str, *examples: str, more: str = "", usage: str | None = None
+) -> _Parser:
+    shown = "\n".join(f"  hf-tanhmax {name} {example}".rstrip() for example in examples)
+    text = f"{summary}\n\n{more}".strip()
+    raw = argparse.RawDescriptionHelpFormatter
+    called = None if usage is None else f"hf-tanhmax {name} {usage}"
+    parser = commands.add_parser(name, help=summary, description=text, epilog=f"examples:\n{shown}", formatter_class=raw, usage=called)
+    parser.set_defaults(run=_package_command, command=name)
+    return parser
+
+
+def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "convert",
+        "make a TanhMax checkpoint of a softmax one (BERT, ViT, LLaMA)",
+        "google-bert/bert-base-uncased bert-tanhmax --task text-classification --num-labels 3 --polarity 0",
+        "./my-softmax-model my-tanhmax-model --layers 0,1,2",
+        "HuggingFaceTB/SmolLM2-135M smollm2-tanhmax --polarity learned",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a folder, or a name on the Hub")
+    parser.add_argument("out", metavar="OUT", help="a new folder")
+    head = parser.add_mutually_exclusive_group()
+    head.add_argument("--task", help="what for, such as text-classification; without it, what the checkpoint was saved for")
+    head.add_argument("--auto-class", metavar="CLASS", help="the same as an Auto class of Transformers")
+    parser.add_argument("--polarity", type=_polarity, default=1.0, help='0 is softmax, 1 (default) TanhMax, "learned" one for each head')
+    parser.add_argument("--layers", type=_indices, metavar="0,1,...", help="the layers that compute TanhMax; the others stay softmax")
+    parser.add_argument("--heads", type=_indices, metavar="0,1,...", help="the heads of each layer that do")
+    parser.add_argument("--score-bias", type=float, default=3.0, metavar="C", help="where a learned polarity exp(-2C) starts; default 3")
+    parser.add_argument("--num-labels", type=int, metavar="N", help="classes of a new head")
+    parser.add_argument("--revision", help="of a name on the Hub: a commit, tag or branch")
+
+
+def _add_doors(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    train = _command(
+        commands,
+        "train",
+        "train a recipe, through `accelerate launch`",
+        "recipes/bert/text_classification/tanhmax.yaml --compare_with softmax",
+        "bert/text_classification/annealed.yaml --model_name_or_path google-bert/bert-base-uncased --dataset imdb",
+        "vit/image_classification/tanhmax.yaml --config_file recipes/accelerate_configs/ddp.yaml",
+        more="`hf-tanhmax train RECIPE --help` lists every key. A recipe is found from here, or among those that are installed.\n"
+        "Ctrl-C lets the step that runs end and saves a checkpoint; `--resume` continues from it.",
+        usage="[--config_file FILE] RECIPE [--key value ...]",
+    )
+    train.add_argument("--config_file", metavar="FILE", help="of accelerate: how many processes, where")
+    train.add_argument("arguments", nargs=argparse.REMAINDER, metavar="RECIPE [--key value ...]", help="a YAML file, and keys to change")
+    train.set_defaults(run=_train)
+    evaluate = _command(
+        commands,
+        "evaluate",
+        "measure a trained model again, on its own rows or on others",
+        "runs/bert--text_classification--tanhmax--seed0",
+        "runs/bert--text_classification--tanhmax--seed0 --test_file other.csv",
+        usage="FOLDER [--key value ...]",
+    )
+    bench = _command(
+        commands,
+        "bench",
+        "measure speed and accuracy of attention on this machine",
+        "attention",
+        "attention --device cuda --head-dims 64 128",
+        "accuracy",
+        usage="BENCHMARK [--key value ...]",
+    )
+    for parser, module in ((evaluate, "hf_tanhmax.training.evaluate"), (bench, "recipes.benchmarks.attention")):
+        parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help=f"passed on to python -m {module}")
+        parser.set_defaults(run=_run_module, module=module)
+
+
+def _add_push(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "push",
+        "publish a checkpoint or a run's folder on the Hub",
+        "runs/bert--text_classification--annealed--seed0 you/bert-tanhmax-sst2 --private",
+        "runs/bert--text_classification--lora--seed0 you/bert-tanhmax-lora --merge",
+        more="Only what loading needs is sent, with the card and the results. Log in with `hf auth login`, or set HF_TOKEN.",
+    )
+    parser.add_argument("path", metavar="PATH", help="the folder of a checkpoint or a run")
+    parser.add_argument("repo", metavar="REPO", help="owner/name")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", help="a branch; default main")
+    parser.add_argument("--message", help="the title of the commit")
+    parser.add_argument("--merge", action="store_true", help="publish an adapter and its base as one model")
+
+
+def _add_card(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "card",
+        "write the model card of a checkpoint or a run's folder",
+        "runs/bert--text_classification--annealed--seed0 --repo you/bert-tanhmax-sst2 --overwrite",
+        "my-model --results results/bert--masked_lm--annealed.json --compare_with results/bert--masked_lm--softmax.json",
+    )
+    parser.add_argument("path", metavar="PATH", help="the folder of a checkpoint or a run")
+    parser.add_argument("--repo", help="owner/name, from which the code on the card loads")
+    parser.add_argument("--results", nargs="+", metavar="FILE", help="results of its seeds; default PATH/results.json")
+    parser.add_argument("--compare_with", nargs="+", metavar="FILE", default=[], help="results of others, to stand beside in a table")
+    parser.add_argument("--out", metavar="FILE", help="default PATH/README.md")
+    parser.add_argument("--overwrite", action="store_true", help="replace a card that is there")
+    parser.add_argument("--base-model", metavar="NAME", help="the model on the Hub that it was made from")
+    parser.add_argument("--license", help="as the Hub writes it, such as apache-2.0; default that of the base model, if its card says one")
+    parser.add_argument("--language", help="of the data, such as en")
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "doctor",
+        "examine this environment, or a checkpoint",
+        "",
+        "runs/bert--text_classification--annealed--seed0",
+        more="Ends with 1 if there are errors. Nothing is unpickled, and no code that a checkpoint brings along is run.",
+    )
+    parser.add_argument("path", metavar="PATH", nargs="?", help="the folder of a checkpoint; without it, the environment is examined")
+
+
+def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "explain",
+        "show what speaks for and against an output of a model",
+        '--model runs/bert--text_classification--annealed--seed0 --text "not funny at all" --out page.html',
+        "--model my-vit --image cat.jpg --target tabby --out cat.png",
+        '--model my-llama --text "The capital of France is" --generate 5 --out paris.html',
+        '--model my-bert --text "not funny at all" --head 3,5 --view raw --out head.svg',
+        more="--out says what is written: .html a page to look around in, without any network; .png or .svg a picture; .json scores and\n"
+        "a number for each head; .safetensors everything, for hf_tanhmax.interpret.load_explanation.",
+    )
+    _add_model(parser)
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--text", help="what a model of texts reads")
+    given.add_argument("--image", metavar="FILE", help="what a model of images sees")
+    parser.add_argument("--text-pair", metavar="TEXT", help="the second text of a pair")
+    parser.add_argument("--target", metavar="NAME", help="a class or a token, by name or number; default what the model predicts")
+    parser.add_argument("--position", type=int, metavar="N", help="of the token to explain, where a model has an output for each")
+    parser.add_argument("--generate", type=_count, metavar="N", help="explain the next N tokens that a causal model writes")
+    parser.add_argument("--methods", type=_names, metavar="A,B,...", help="scores to compute; default all of hf_tanhmax.interpret.METHODS")
+    parser.add_argument("--layers", type=_indices, metavar="0,1,...", help="layers to look at; default all")
+    parser.add_argument("--steps", type=_count, default=50, metavar="N", help="of integrated gradients; default 50")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="cut a longer text to so many tokens")
+    parser.add_argument("--contributions", choices=("auto", "all", "row"), default="auto", help="how many of them a page holds")
+    parser.add_argument("--picture", choices=("tokens", "image", "heads", "head", "next"), help="what a .png or .svg shows")
+    parser.add_argument("--scores", metavar="NAME", help="the scores that a picture shows; default contributions")
+    parser.add_argument("--view", choices=("raw", "oriented", "contributions"), default="oriented", help="what a picture of heads shows")
+    parser.add_argument("--head", type=_indices, metavar="LAYER,HEAD", help="the head that a picture shows")
+
+
+def _add_faithfulness(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "faithfulness",
+        "measure how far explanations of a model can be trusted",
+        "--model runs/bert--text_classification--annealed--seed0 --data test.csv --text-column text --limit 200 --out report.json",
+        "--model my-vit --data photographs --methods contributions,rollout --measures insertion_auc,deletion_auc --out report.md",
+    )
+    _add_model(parser)
+    parser.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures")
+    parser.add_argument("--text-column", default="text", metavar="NAME", help='default "text"')
+    parser.add_argument("--limit", type=_count, metavar="N", help="take the first N rows")
+    parser.add_argument("--methods", type=_names, metavar="A,B,...", help="scores to compare")
+    parser.add_argument("--measures", type=_names, metavar="A,B,...", help="of hf_tanhmax.interpret.MEASURES; default all")
+    parser.add_argument("--removal", choices=("deletion", "mask"), default="deletion", help="how tokens are taken away; default deletion")
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="copies that are run together; default 32")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="cut longer texts to so many tokens")
+    parser.add_argument("--seed", type=int, default=0, help="of shuffles, random scores and intervals; default 0")
+
+
+def _add_rank_collapse(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "rank-collapse",
+        "measure how alike a model's layers make all tokens",
+        '--model my-bert --text "a gripping, funny film" --out collapse.svg',
+        "--model my-vit --image cat.jpg dog.jpg --out collapse.json",
+        more="With and without skip connections and MLPs, after Dong, Cordonnier and Loukas (2021).",
+    )
+    _add_model(parser)
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--text", nargs="+", help="one text or several")
+    given.add_argument("--image", nargs="+", metavar="FILE", help="one image or several")
+    parser.add_argument("--norm", choices=("frobenius", "composite"), default="frobenius", help="default frobenius")
+
+
+def _add_model(parser: _Parser) -> None:
+    parser.add_argument("--model", required=True, metavar="M", help="a folder, or a name on the Hub")
+    parser.add_argument("--out", required=True, metavar="FILE", help="a new file")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--revision", help="of a name on the Hub: a commit, tag or branch")
+    parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')
+    parser.set_defaults(run=_interpret_command)
+
+
+def _polarity(text: str) -> float | str:
+    try:
+        return text if text == "learned" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'must be a number in [0, 1] or "learned", but is {text!r}') from None
+
+
+def _indices(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, such as 0,1, but is {text!r}") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, but is {text!r}")
+    return int(text)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _package_command(options: argparse.Namespace) -> int:
+    from . import commands
+
+    return int(getattr(commands, f"run_{options.command}")(options))
+
+
+def _interpret_command(options: argparse.Namespace) -> int:
+    from . import explain_commands
+
+    return int(getattr(explain_commands, f"run_{options.command.replace('-', '_')}")(options))
+
+
+def _train(options: argparse.Namespace) -> int:
+    given = list(options.arguments)
+    if "--config_file" in given[:-1]:
+        position = given.index("--config_file")
+        options.config_file = given[position + 1]
+        del given[position : position + 2]
+    if not given or given[0].startswith("-"):
+        raise SystemExit("name a recipe first, such as bert/text_classification/tanhmax.yaml; see hf-tanhmax train --help")
+    recipe = _recipe_file("recipe", given[0])
+    if {"--help", "-h"} & set(given):
+        return _run([sys.executable, "-m", TRAIN, recipe, "--help"])
+    _need("accelerate")
+    config = [] if options.config_file is None else ["--config_file", _recipe_file("config_file", options.config_file)]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config, "-m", TRAIN]
+    return _run([*launch, recipe, *given[1:]], launcher=True)
+
+
+def _run_module(options: argparse.Namespace) -> int:
+    if util.find_spec(options.module.split(".")[0]) is None:
+        raise SystemExit(f"{options.module} is not part of the installed package; run it from a checkout of the repository")
+    return _run([sys.executable, "-m", options.module, *options.arguments])
+
+
+def _need(package: str) -> None:
+    if util.find_spec(package) is None:
+        raise SystemExit(f"{package} is not installed; pip install hf-tanhmax[recipes]")
+
+
+def _recipe_file(what: str, name: str) -> str:
+    """The file of that name from here, or among the recipes that are installed, with or without the name of their folder before it."""
+    folder = data_folder("recipes")
+    names = (name, name.removeprefix("recipes/"))
+    places = [Path(name), *(folder / each for each in names)]
+    found = next((path for place in places for path in (place, place.with_name(f"{place.name}.yaml")) if path.is_file()), None)
+    if found is None:
+        pattern = "*/*/*.yaml" if what == "recipe" else "accelerate_configs/*.yaml"
+        known = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.name != "base.yaml")
+        raise SystemExit(f"there is no {what} {name}; there are {', '.join(known)}")
+    return str(found)
+
+
+def _run(command: Sequence[str], *, launcher: bool = False) -> int:
+    """Run a program to its end, and pass on what is to stop it.
+
+    The program has a session of its own, so that Ctrl-C comes here alone. A launcher would die of it and leave its workers behind, which
+    want to save a checkpoint first; so they are told, and the launcher waits for them as it always does.
+    """
+    received: list[int] = []
+    process = subprocess.Popen(list(command), start_new_session=True)
+
+    def _pass_on(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        _signal(process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM, to_children=launcher)
+
+    before = {number: signal.signal(number, _pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        return 128 + received[0]
+    return code if code >= 0 else 128 - code
+
+
+def _signal(process: int, number: int, *, to_children: bool) -> None:
+    import psutil  # which accelerate needs too
+
+    try:
+        found = psutil.Process(process)
+        for target in (found.children() if to_children else []) or [found]:
+            target.send_signal(number)
+    except psutil.NoSuchProcess:  # it has ended by itself
+        return

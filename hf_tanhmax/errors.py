@@ -1,0 +1,33 @@
+"""Mistakes of the user and missing packages, each said in one line."""
+
+from importlib import import_module
+from typing import Any
+
+
+class RecipeError(Exception):
+    """Something in what the user gave that cannot work; the message is one sentence that says what, and it ends the program with 2."""
+
+
+class Interrupted(Exception):  # noqa: N818, nothing went wrong
+    """The user stopped the run, which saved a checkpoint; the message says how to go on, and it ends the program with 130."""
+
+
+def one_line(error: BaseException | str) -> str:
+    """The text of an error without line breaks, as a part of another sentence."""
+    return " ".join(str(error).split())
+
+
+def optional_package(module: str, purpose: str) -> Any:
+    """A module of a package that comes with the extra `interpret`.
+
+    Args:
+        module: dotted name.
+        purpose: what needs it, in the plural, to begin the sentence with.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f'{purpose} need {module.split(".")[0]}, which is not installed: pip install "hf-tanhmax[interpret]"') from error

@@ -1,0 +1,53 @@
+"""What a publication has beside its model: a card that loads it from its repository, and evaluation results for the Hub."""
+
+import re
+from pathlib import Path
+
+from ..cards import model_card
+from ..cards.measured import check_runs
+from ..cards.text import escaped
+from ..checkpoint import RESULTS, read_object
+from .errors import HubError
+from .eval_results import eval_results
+
+CARD = "README.md"
+# What PEFT writes beside every adapter is a form that somebody has to fill in.
+FORM = "# Model Card for Model ID"
+# What a card says that was written before its model had a repository.
+PLACE, UNPUBLISHED = 'name = "."', re.compile(r"The code is for a process that runs in this folder;[^\n]*\n\n")
+
+
+def write_beside(into: Path, *, repo_id: str) -> None:
+    """Write the card and the evaluation results that a staged folder lacks, and let a card load the model from its repository.
+
+    Raises:
+        HubError: results that are none, or of another model.
+    """
+    runs = None
+    if (into / RESULTS).is_file():
+        runs = [read_object(into / RESULTS)]
+        try:
+            check_runs(runs)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise HubError(f"{RESULTS} is not what recipes.train writes ({error}): move it elsewhere") from error
+    card = (into / CARD).read_text(encoding="utf-8") if (into / CARD).is_file() else FORM
+    written = str(model_card(into, repo_id=repo_id, results=runs)) if FORM in card else _addressed(card, repo_id)  # type: ignore[arg-type]
+    if written != card:
+        (into / CARD).write_text(written, encoding="utf-8")
+    for path, content in eval_results(runs[0]).items() if runs else ():  # type: ignore[arg-type]
+        if not (into / path).exists():
+            (into / path).parent.mkdir(exist_ok=True)
+            (into / path).write_text(content, encoding="utf-8")
+
+
+def with_base(card: str, local: str, repo_id: str) -> str:
+    """A card whose base model was a folder: its repository instead, in the metadata and, if it reads like a path, in the text."""
+    tag = rf"^(base_model:|- base_model:adapter:)(\s*){re.escape(local)}$"
+    card = re.sub(tag, rf"\g<1>\g<2>{repo_id}", card, flags=re.MULTILINE)
+    for written in {local, escaped(local)} if "/" in local else ():
+        card = re.sub(rf"(?<![\w/.-]){re.escape(written)}(?![\w/-])", repo_id, card)
+    return card
+
+
+def _addressed(card: str, repo_id: str) -> str:
+    return UNPUBLISHED.sub("", card).replace(PLACE, f'name = "{repo_id}"')

@@ -1,0 +1,1 @@
+"""What each position did to one output of a model."""

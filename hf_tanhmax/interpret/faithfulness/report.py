@@ -1,0 +1,102 @@
+"""What came of measuring faithfulness: every example's value, their mean with an interval, a table and JSON."""
+
+import json
+import math
+import warnings
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy
+
+from ...errors import optional_package
+from .metrics import MEASURES
+
+LEVEL, RESAMPLES = 0.95, 2000
+ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean over examples, with a bootstrap interval of 95 %; n examples in which the measure is defined. None where it is not known."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "-"
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}{interval}"
+
+
+@dataclass(frozen=True)
+class FaithfulnessReport:
+    """Faithfulness of several methods by several measures.
+
+    Attributes:
+        model: what the model calls itself.
+        signed: for each explained layer whether it computes TanhMax.
+        methods: names of scores.
+        measures: names of measures, of `measures.MEASURES`.
+        values: by measure and method, a value for each text, NaN where it is not defined; measures of the model have the one method "".
+        cells: by measure and method, what `values` come to.
+        settings: what the run was called with, `copies`, the number of copies that were run, and versions.
+    """
+
+    model: str
+    signed: tuple[bool, ...]
+    methods: tuple[str, ...]
+    measures: tuple[str, ...]
+    values: dict[str, dict[str, tuple[float, ...]]]
+    cells: dict[str, dict[str, Cell]]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """A Markdown table, methods by measures, mean and interval in each cell, and under it the measures of the model."""
+        columns = [measure for measure in self.measures if not MEASURES[measure].of_model]
+        rows = [["method", *(MEASURES[measure].title + ARROWS[MEASURES[measure].better] for measure in columns)]]
+        rows += [[method, *(str(self.cells[measure][method]) for measure in columns)] for method in self.methods]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
+        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        return "\n".join([*(lines if columns else []), "", *self._below()])
+
+    def _below(self) -> list[str]:
+        cells = [(measure, method, cell) for measure, found in self.cells.items() for method, cell in found.items()]
+        texts = max((len(values) for found in self.values.values() for values in found.values()), default=0)
+        fewer = [f"{MEASURES[measure].title} of {method} in {cell.n}" for measure, method, cell in cells if method and cell.n < texts]
+        kind = "TanhMax" if all(self.signed) else "TanhMax in part" if any(self.signed) else "softmax"
+        lines = [f"{self.model} ({kind}), {texts} texts; mean over texts and a bootstrap interval of {LEVEL:.0%}."]
+        lines += [f"{MEASURES[measure].title}: {cell}." for measure, method, cell in cells if not method]
+        return lines + ([f"Not defined in every text: {'; '.join(fewer)}."] if fewer else [])
+
+    def to_json(self) -> str:
+        """Everything, as JSON; what is not defined is null, and values of single texts have six decimals."""
+        values = {
+            measure: {method: [None if math.isnan(value) else round(value, 6) for value in found] for method, found in of_measure.items()}
+            for measure, of_measure in self.values.items()
+        }
+        return json.dumps({**asdict(self), "values": values})
+
+
+def summarised(values: tuple[float, ...], seed: int) -> Cell:
+    """Mean of the values that are numbers, and its percentile bootstrap interval (Efron 1979, by scipy).
+
+    Args:
+        values: one for each example.
+        seed: of the resampling.
+    """
+    numbers = numpy.array([value for value in values if not math.isnan(value)])
+    if len(numbers) == 0:
+        return Cell(None, None, None, 0)
+    if len(numbers) == 1:
+        return Cell(float(numbers[0]), None, None, 1)
+    stats = optional_package("scipy.stats", "bootstrap intervals")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        interval = stats.bootstrap(
+            (numbers,), numpy.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile", rng=numpy.random.default_rng(seed)
+        ).confidence_interval
+    return Cell(float(numbers.mean()), float(interval.low), float(interval.high), len(numbers))

@@ -1,0 +1,1 @@
+"""What is explained: texts, pictures and encoded batches, ready for a model."""

@@ -1,0 +1,1 @@
+"""Explanations as pictures, as a page, and for other viewers."""

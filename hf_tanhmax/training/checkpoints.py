@@ -1,0 +1,168 @@
+"""Which folders may be written to, which checkpoints are whole, and a full disk said in one sentence whichever library meets it first.
+
+A checkpoint counts once `whole.json` lies in it: a list of its files and their sizes, written last and in one step. A process that is
+killed while saving leaves a checkpoint without it, which is named, skipped and later overwritten.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+from ..errors import RecipeError
+
+MANIFEST, IDENTITY, RESULTS = "whole.json", "recipe.json", "results.json"
+FULL = 1 << 12  # bytes; a file system with less left than this is full
+NUMBERS = re.compile(r"\[\s*((?:-?[\d.]+(?:e[+-]?\d+)?,?\s*)+)\]")  # lists of numbers, which are written on one line
+
+
+class ManifestCallback(TrainerCallback):
+    """Marks every checkpoint of a Trainer as whole after all processes have written their part."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Write the list of files, once all are there."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            mark_whole(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run does with its output folder.
+
+    Attributes:
+        finished: the run is there already.
+        checkpoint: where to continue; None begins anew.
+        said: sentences for the user.
+    """
+
+    finished: bool = False
+    checkpoint: str | None = None
+    said: tuple[str, ...] = ()
+
+
+def mark_whole(checkpoint: Path) -> None:
+    """Write the list of a checkpoint's files."""
+    sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != MANIFEST}
+    write_json(checkpoint / MANIFEST, sizes)
+
+
+def whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds all that was saved, each file at its size."""
+    try:
+        sizes = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file in one step: a reader sees the old contents or the new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(NUMBERS.sub(lambda found: f"[{' '.join(found.group(1).split())}]", json.dumps(value, indent=2)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def claim(folder: Path, identity: dict[str, Any], *, resume: bool) -> Start:
+    """Decide what to do with an output folder, and write the run's identity into a new one.
+
+    Raises:
+        RecipeError: it holds another run, an unfinished one and `resume` was not asked for, or files of something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"output_dir {folder} is a file")
+    if not folder.exists() or not any(folder.iterdir()):
+        try:
+            write_json(folder / IDENTITY, identity)
+        except OSError as error:
+            raise RecipeError(f"cannot write to output_dir {folder}: {error.strerror}") from error
+        return Start(said=(f"there is nothing to resume in {folder}; starting from the beginning",) if resume else ())
+    try:
+        found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RecipeError(f"output_dir {folder} holds files that no recipe wrote; choose another output_dir") from None
+    if found != identity:
+        raise RecipeError(
+            f"output_dir {folder} holds another run, which differs in {_differences(found, identity)}; choose another output_dir, or "
+            "continue that run with its own settings and --resume"
+        )
+    if (folder / RESULTS).is_file():
+        return Start(finished=True, said=(f"this run is finished already; its results are in {folder / RESULTS}",))
+    if not resume:
+        raise RecipeError(f"output_dir {folder} holds this run unfinished; add --resume to continue it, or choose another output_dir")
+    return _last_whole(folder)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, the oldest first."""
+    return [path for path in _numbered(folder) if whole(path)]
+
+
+def _numbered(folder: Path) -> list[Path]:
+    numbered = [(int(match.group(1)), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]
+    return [path for _, path in sorted(numbered)]
+
+
+def _last_whole(folder: Path) -> Start:
+    said = []
+    for path in reversed(_numbered(folder)):
+        if whole(path):
+            said.append(f"resuming from {path}")
+            return Start(checkpoint=str(path), said=tuple(said))
+        (path / MANIFEST).unlink(missing_ok=True)
+        said.append(f"skipping {path}, which is incomplete: the run ended while saving it")
+    said.append(f"there is no whole checkpoint in {folder}; starting from the beginning")
+    return Start(said=tuple(said))
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    parts = []
+    for group in sorted({*found, *wanted}):
+        old, new = found.get(group), wanted.get(group)
+        if isinstance(old, dict) and isinstance(new, dict):
+            parts += [f"{key} ({old.get(key)!r}, now {new.get(key)!r})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        elif old != new:
+            parts.append(f"{group} ({old!r}, now {new!r})")
+    return ", ".join(parts)
+
+
+class space_left:  # noqa: N801, it reads as the function it stands for
+    """Within the block, turn the failure to write to a full disk into an error of the user's. Some libraries raise a bare Exception.
+
+    Args:
+        folder: on the disk in question.
+
+    Raises:
+        RecipeError: the disk is full; which checkpoint is whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Look at why the block failed, if it did."""
+        if error is None or not _is_full(self.folder, error):
+            return
+        saved = whole_checkpoints(self.folder)
+        after = f"the last whole checkpoint is {saved[-1]}; free some space and add --resume" if saved else "nothing was saved yet"
+        raise RecipeError(f"there is no space left on the disk of {self.folder}; {after}") from error
+
+
+def _is_full(folder: Path, error: BaseException) -> bool:
+    said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    return said or (isinstance(error, Exception) and shutil.disk_usage(folder).free < FULL)

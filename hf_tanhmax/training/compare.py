@@ -1,0 +1,176 @@
+"""Results of several runs side by side: mean and standard deviation of each variant over its seeds, and a paired test against softmax.
+
+python -m hf_tanhmax.training.compare results/*.json [--markdown] [--against softmax] [--figure runs.png]
+
+The test is paired twice: the variants are compared on the same test rows and with the same seeds. For every row the outcomes (right or
+wrong; cross entropy) are averaged over the seeds that both variants have, and the difference of the means is held against those that
+random exchanges of the two variants give, row by row (a permutation test). So the p-value tells whether other test rows could have turned
+the difference; how much the seed matters is what the standard deviation shows. Without outcomes of the rows there is no test.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecipeError
+
+RESAMPLES, RESAMPLE_SEED = 9999, 0
+Group = tuple[str, str, str]
+
+
+def comparison(results: Sequence[dict[str, Any]], *, markdown: bool = False, against: str = "softmax") -> str:
+    """The table, one line per variant.
+
+    Args:
+        results: of runs; those that differ in anything but the seed are not put into one line.
+        markdown: for a card rather than a terminal.
+        against: the variant that the others are tested against, if it is there.
+
+    Raises:
+        RecipeError: one seed twice in a line, which would count it double.
+    """
+    from .results import formatted, numbers_of, table
+
+    groups = grouped(results)
+    labels = labels_of(groups)
+    tests = _tests(groups, against)
+    header = ["variant", "n", *numbers_of(results[0]), *(["p"] if tests else [])]
+    rows = []
+    for key, members in groups.items():
+        columns = [numbers_of(member) for member in members]
+        names = numbers_of(results[0])
+        cells = [formatted(name, *_summary([column.get(name) for column in columns])) for name in names]
+        rows.append([labels[key], str(len(members)), *cells, *([tests.get(key, "")] if tests else [])])
+    return table(header, rows, markdown=markdown)
+
+
+def grouped(results: Sequence[dict[str, Any]]) -> dict[Group, list[dict[str, Any]]]:
+    """Runs that differ in the seed alone, together.
+
+    Raises:
+        RecipeError: one seed twice.
+    """
+    from .results import settings_of
+
+    groups: dict[Group, list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["recipe"], result["variant"], settings_of(result)), []).append(result)
+    labels = labels_of(groups)
+    for key, members in groups.items():
+        seeds = [member["seed"] for member in members]
+        twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+        if twice is not None:
+            raise RecipeError(f"seed {twice} of {labels[key]} is given twice; a run counts once")
+    return groups
+
+
+def labels_of(groups: dict[Group, list[dict[str, Any]]]) -> dict[Group, str]:
+    """The variant's name, with the recipe where there are several.
+
+    Where one variant was run with several settings, the attention in words is added if that tells them apart, else a number.
+    """
+    several = len({recipe for recipe, _, _ in groups}) > 1
+    labels: dict[Group, str] = {}
+    for key in groups:
+        name = f"{key[0]}--{key[1]}" if several else key[1]
+        same = [other for other in groups if other[:2] == key[:2]]
+        words = [groups[other][0].get("attention") for other in same]
+        if len(same) > 1:
+            name += f" ({groups[key][0]['attention']})" if len(set(words)) == len(same) else f" #{same.index(key) + 1}"
+        labels[key] = name
+    return labels
+
+
+def paired_p(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> float | None:
+    """Two-sided p-value of the difference between two variants on the same test rows; None where it cannot be told.
+
+    Args:
+        first: runs of one variant, in any order of seeds.
+        second: runs of the other; only seeds that both have are used.
+    """
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    one, other = ({run["seed"]: _outcomes(run) for run in runs} for runs in (first, second))
+    seeds = sorted(set(one) & set(other))
+    if not seeds or len({len(rows) for side in (one, other) for seed, rows in side.items() if seed in seeds}) != 1 or not one[seeds[0]]:
+        return None
+    means = [np.mean([side[seed] for seed in seeds], axis=0) for side in (one, other)]
+
+    def difference(left: Any, right: Any, axis: int = -1) -> Any:
+        return np.mean(left - right, axis=axis)
+
+    options = {"permutation_type": "samples", "n_resamples": RESAMPLES, "batch": 500, "rng": np.random.default_rng(RESAMPLE_SEED)}
+    return float(permutation_test(means, difference, vectorized=True, **options).pvalue)
+
+
+def main(arguments: list[str]) -> int:
+    """Read the files, print the table; 2 if something the user gave cannot work."""
+    from .results import read_runs
+
+    shown = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="python -m hf_tanhmax.training.compare", **shown)  # type: ignore[arg-type]
+    parser.add_argument("files", nargs="+", type=Path, metavar="RESULT.json", help="results of runs or of variants")
+    parser.add_argument("--markdown", action="store_true", help="a table for a card")
+    parser.add_argument("--against", default="softmax", metavar="VARIANT", help="test the others against it (default: softmax)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw every run (.png or .svg)")
+    chosen = parser.parse_args(arguments)
+    try:
+        results = [run for file in chosen.files for run in read_runs(file)]
+        print(comparison(results, markdown=chosen.markdown, against=chosen.against))
+        if chosen.figure is not None:
+            _draw(results, chosen.figure)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _draw(results: list[dict[str, Any]], path: Path) -> None:
+    from .plots import comparison_figure
+    from .results import numbers_of
+
+    metric = next(name for name in numbers_of(results[0]) if name.startswith("test "))
+    groups = grouped(results)
+    labels = labels_of(groups)
+    lines = [(labels[key], [numbers_of(run).get(metric) for run in runs]) for key, runs in groups.items()]
+    known = [(label, [value for value in values if value is not None]) for label, values in lines]
+    shown = [(label, values) for label, values in known if values]
+    if not shown or path.suffix not in (".png", ".svg"):
+        raise RecipeError(f"no figure: {'no run has test data' if not shown else f'{path} must end in .png or .svg'}")
+    comparison_figure(shown, metric, path)
+
+
+def _tests(groups: dict[Group, list[dict[str, Any]]], against: str) -> dict[Group, str]:
+    """For every other variant its p-value against the one named, in words; empty where none can be told."""
+    bases = [key for key in groups if key[1] == against]
+    found = {}
+    for key, runs in groups.items():
+        same = [base for base in bases if _comparable(groups[base][0], runs[0]) and base != key]
+        if key not in bases and len(same) == 1 and (p := paired_p(runs, groups[same[0]])) is not None:
+            found[key] = f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return found
+
+
+def _comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs had the same rows, and trained all weights or adapters alike."""
+    adapted = [run.get("config", {}).get("lora_rank") for run in (one, other)]
+    return one.get("data") == other.get("data") and adapted[0] == adapted[1]
+
+
+def _outcomes(run: dict[str, Any]) -> list[float]:
+    return [float(value) for value in run.get("outcomes", {}).get("test", "").split()]
+
+
+def _summary(values: list[float | None]) -> tuple[float | None, float | None]:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None, None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Recipes: YAML files and command lines as one checked configuration."""

@@ -1,0 +1,1 @@
+"""Rows, tokenizers and image processors of a run."""

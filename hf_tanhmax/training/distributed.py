@@ -1,0 +1,55 @@
+"""What a launch asked for, and whether it came: accelerate leaves FSDP and DeepSpeed out on a CPU without a word."""
+
+import importlib.util
+import os
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+
+from ..errors import RecipeError
+
+
+def check_launch() -> None:
+    """Refuse what cannot come wherever it runs. To be called first, before any process group is made.
+
+    Raises:
+        RecipeError: DeepSpeed is not installed, or sequences are to be shared out over processes.
+    """
+    if _asked("ACCELERATE_USE_DEEPSPEED") and importlib.util.find_spec("deepspeed") is None:
+        raise RecipeError("the launch asks for DeepSpeed, which is not installed; pip install deepspeed, or launch with fsdp2.yaml instead")
+    for kind, name in (("context", "PARALLELISM_CONFIG_CP_SIZE"), ("sequence", "PARALLELISM_CONFIG_SP_SIZE")):
+        if int(os.environ.get(name, "1")) > 1:
+            raise RecipeError(
+                f"the launch asks for {kind} parallelism ({name}={os.environ[name]}), in which TanhMax attention would see the keys of its "
+                f"own process only; launch with {kind} parallelism of size 1"
+            )
+
+
+def check_switched_on(state: PartialState) -> None:
+    """Refuse a launch of which accelerate switches on less than it asked for. To be called as soon as there is a state.
+
+    Args:
+        state: accelerate's; FSDP is still called MULTI_GPU in it before there is an `Accelerator`.
+
+    Raises:
+        RecipeError: FSDP or DeepSpeed was asked for and does not come, or processes were launched that do not know of each other.
+    """
+    found, launched = state.distributed_type, int(os.environ.get("WORLD_SIZE", "1"))
+    for name, asked, on in (
+        ("FSDP", _asked("ACCELERATE_USE_FSDP"), found not in (DistributedType.NO, DistributedType.MULTI_CPU)),
+        ("DeepSpeed", _asked("ACCELERATE_USE_DEEPSPEED"), found == DistributedType.DEEPSPEED),
+    ):
+        if asked and not on:
+            raise RecipeError(
+                f"the launch asks for {name}, but accelerate runs {found.value} on {state.device.type}: it leaves {name} out in silence "
+                f"where there is no accelerator; launch on GPUs with use_cpu false, or with ddp.yaml"
+            )
+    if launched != state.num_processes:
+        raise RecipeError(
+            f"{launched} processes were launched, but each trains alone (distributed type {found.value}); set use_cpu to true where there "
+            f"is no accelerator"
+        )
+
+
+def _asked(name: str) -> bool:
+    return os.environ.get(name, "false").lower() == "true"

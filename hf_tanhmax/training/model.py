@@ -1,0 +1,131 @@
+"""The model of a run: from scratch, from a softmax checkpoint or from a TanhMax one, with the attention that the recipe says."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedModel, ViTConfig
+
+from ..errors import RecipeError
+from ..models.bert import TanhMaxBertConfig
+from ..models.conversion import convert
+from ..models.family import TanhMaxFields
+from ..models.llama import TanhMaxLlamaConfig
+from ..models.vit import TanhMaxViTConfig
+from ..patching import set_polarity
+from ..settings import TanhMaxSettings
+from .configuration.config import Config
+from .data.rows import Splits
+from .tasks import Task
+
+UPSTREAM = {"bert": BertConfig, "vit": ViTConfig, "llama": LlamaConfig}
+TANHMAX = {"bert": TanhMaxBertConfig, "vit": TanhMaxViTConfig, "llama": TanhMaxLlamaConfig}
+DROPOUTS = {
+    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "vit": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "llama": ("attention_dropout",),
+}
+SETTINGS = ("polarity", "layers", "heads", "score_bias")
+
+
+def tanhmax_settings(config: Config) -> TanhMaxSettings | None:
+    """What the recipe asks of TanhMax when training begins; None for softmax.
+
+    Raises:
+        RecipeError: layers or heads that are not lists of different indices.
+    """
+    if config.attention == "softmax":
+        return None
+    polarity = config.polarity if config.polarity_schedule is None else config.polarity_start
+    try:
+        return TanhMaxSettings(polarity=polarity, layers=config.layers, heads=config.heads, score_bias=config.score_bias)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(str(error)) from error
+
+
+def checkpoint_config(task: Task) -> Any:
+    """The config of the checkpoint to start from, checked against the recipe; None from scratch.
+
+    Raises:
+        RecipeError: no such checkpoint, one of another family, a TanhMax one for a softmax recipe or with settings of another kind, or one
+            that the task's rows do not fit.
+    """
+    config = task.config
+    settings, name = tanhmax_settings(config), config.model_name_or_path
+    if name is None:
+        return None
+    if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
+        raise RecipeError(f"model_name_or_path: there is no folder {name}")
+    try:
+        found = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model_name_or_path: cannot read the config of {name!r}: {' '.join(str(error).split())[:300]}") from error
+    family = type(found).model_type.removeprefix("tanhmax_")
+    if family != config.family:
+        other = f"; recipes/{family}/ has those for it" if family in UPSTREAM else ""
+        raise RecipeError(f"{name} is a checkpoint of model type {family!r}, but {config.task} is a recipe for {config.family!r}{other}")
+    task.check_checkpoint(name, found)
+    if isinstance(found, TanhMaxFields):
+        _check_tanhmax_checkpoint(name, found.tanhmax_settings, settings)
+    return found
+
+
+def build_model(task: Task, checkpoint: Any, splits: Splits, processor: Any) -> PreTrainedModel:
+    """The model, in float32, with the task's head.
+
+    Raises:
+        RecipeError: a checkpoint that cannot be loaded, or that TanhMax does not know.
+    """
+    config, settings = task.config, tanhmax_settings(task.config)
+    if checkpoint is None:
+        model = _from_scratch(task, settings, splits, processor)
+    else:
+        try:
+            model = _from_checkpoint(task, settings, checkpoint, splits)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RecipeError(f"cannot start from {config.model_name_or_path!r}: {' '.join(str(error).split())[:400]}") from error
+    if isinstance(model.config, TanhMaxFields) != (settings is not None):
+        raise RuntimeError(f"attention: {config.attention} was asked for, but the model is {type(model).__name__}")
+    task.adapt(model)
+    return model
+
+
+def _from_scratch(task: Task, settings: Any, splits: Splits, processor: Any) -> PreTrainedModel:
+    family, fields = task.config.family, task.sizes(processor, splits) | task.head(splits)
+    try:
+        if settings is None:
+            return task.auto_class.from_config(UPSTREAM[family](**fields))
+        chosen = {f"tanhmax_{name}": getattr(settings, name) for name in SETTINGS}
+        return task.auto_class.from_config(TANHMAX[family](**fields, **chosen))
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+
+def _from_checkpoint(task: Task, settings: Any, checkpoint: Any, splits: Splits) -> PreTrainedModel:
+    config = task.config
+    name, arguments = str(config.model_name_or_path), {"dtype": torch.float32, **task.head(splits)}
+    if config.dropout is not None:
+        arguments |= dict.fromkeys(DROPOUTS[config.family], config.dropout)
+    if settings is None:
+        return task.auto_class.from_pretrained(name, **arguments)
+    if not isinstance(checkpoint, TanhMaxFields):
+        chosen = {key: getattr(settings, key) for key in SETTINGS}
+        return convert(name, task.auto_class, **chosen, **arguments)
+    model = task.auto_class.from_pretrained(name, **arguments)
+    if not settings.learned:
+        set_polarity(model, settings.polarity)
+    return model
+
+
+def _check_tanhmax_checkpoint(name: str, have: TanhMaxSettings, want: TanhMaxSettings | None) -> None:
+    if want is None:
+        raise RecipeError(
+            f"{name} is a TanhMax checkpoint, but the recipe says attention: softmax; start from a softmax checkpoint, or make one with "
+            "hf_tanhmax.to_softmax"
+        )
+    if have.learned != want.learned:
+        kinds = {True: "learned", False: "a number"}
+        raise RecipeError(f"the polarity of {name} is {kinds[have.learned]}, but that of the recipe is {kinds[want.learned]}")
+    for key in ("layers", "heads"):
+        if getattr(have, key) != getattr(want, key):
+            raise RecipeError(f"{key} of {name} are {getattr(have, key)}, but those of the recipe are {getattr(want, key)}")

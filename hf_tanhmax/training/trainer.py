@@ -1,0 +1,184 @@
+"""The Trainer of Transformers with what a recipe adds.
+
+An order of rows that is a function of seed and epoch, one loss for any number of processes, and a learning rate of its own for learned
+score biases.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..errors import RecipeError
+from .annealing import PolarityCallback
+from .configuration.config import Config
+
+BATCHES_SORTED_TOGETHER = 50
+SCORE_BIAS = "tanhmax_score_bias"
+# The newer name of an argument that Transformers 5.17 does not have yet.
+NAMES = ("activation_checkpointing", "gradient_checkpointing")
+CHECKPOINTING = next(name for name in NAMES if name in TrainingArguments.__dataclass_fields__)
+
+
+class LengthSampler(Sampler[int]):
+    """Rows in random order, but in batches of similar length, so that little is padded.
+
+    The order depends on nothing but the seed and the epoch, so a resumed run and any number of processes see the same batches.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows of one step, over all processes.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        shuffled = torch.randperm(len(self.lengths), generator=generator).tolist()
+        together = self.batch_size * BATCHES_SORTED_TOGETHER
+        batches: list[list[int]] = []
+        for first in range(0, len(shuffled), together):
+            rows = sorted(shuffled[first : first + together], key=lambda row: -self.lengths[row])
+            batches += [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        last = [batches.pop()] if len(batches[-1]) < self.batch_size else []
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[index]
+        for batch in last:
+            yield from batch
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the sampler which epoch begins, also in the middle of one that is resumed."""
+
+    def __init__(self, sampler: LengthSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Set the epoch."""
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class QuietProgress(ProgressCallback):
+    """The bar of Transformers, which writes what is logged above it, without the many lines about single layers."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        """Write what is about the model as a whole."""
+        super().on_log(args, state, control, logs={key: value for key, value in (logs or {}).items() if "/layer_" not in key}, **kwargs)
+
+
+class RecipeTrainer(Trainer):
+    """A Trainer whose training does not depend on the number of processes.
+
+    Args:
+        score_bias_learning_rate: learning rate of the score biases of a learned polarity.
+        sampler: order of the training rows.
+        training_collator: what makes batches for training; `data_collator` makes those for evaluations.
+        **kwargs: as for `Trainer`.
+    """
+
+    def __init__(self, *, score_bias_learning_rate: float, sampler: LengthSampler, training_collator: Any, **kwargs: Any) -> None:
+        self.score_bias_learning_rate, self.sampler, self.training_collator = score_bias_learning_rate, sampler, training_collator
+        super().__init__(**kwargs)
+        self.add_callback(EpochCallback(sampler))
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(QuietProgress)
+        # The polarity is added to what is logged, so before anything that reports it.
+        self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, PolarityCallback))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in the sampler's order; the last one is dropped if it is not full, so that all weigh the same."""
+        loader: DataLoader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=self.sampler,
+            collate_fn=self.training_collator,
+            drop_last=True,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Upstream's optimizer, with the score biases in a group of their own, without weight decay."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        biases = [value for name, value in (model or self.model).named_parameters() if name.endswith(SCORE_BIAS)]
+        if biases:
+            moved = {id(bias) for bias in biases}
+            for group in optimizer.param_groups:
+                group["params"] = [value for value in group["params"] if id(value) not in moved]
+            optimizer.add_param_group({"params": biases, "lr": self.score_bias_learning_rate, "weight_decay": 0.0})
+        return optimizer
+
+
+def training_arguments(
+    config: Config, output_dir: Path, *, rows: int | None = None, processes: int = 1, all_columns: bool = False
+) -> TrainingArguments:
+    """The recipe in the Trainer's words.
+
+    Args:
+        config: the recipe.
+        output_dir: where checkpoints go.
+        rows: of the training data; None where they are not known yet.
+        processes: how many share a batch.
+        all_columns: whether batches are made of more columns than the model's arguments.
+
+    Raises:
+        RecipeError: a batch that the processes cannot share evenly, or that is larger than the training data; or a tracker that is not
+            installed.
+    """
+    if config.report_to is not None and importlib.util.find_spec(config.report_to) is None:
+        raise RecipeError(f"report_to is {config.report_to}, which is not installed: pip install {config.report_to}")
+    share = processes * config.gradient_accumulation_steps
+    if config.batch_size % share:
+        raise RecipeError(
+            f"batch_size counts rows over all processes and accumulated steps, so {processes} x {config.gradient_accumulation_steps} must "
+            f"divide it, but it is {config.batch_size}"
+        )
+    if rows is not None and rows < config.batch_size:
+        raise RecipeError(f"batch_size is {config.batch_size}, but there are only {rows} rows to train on")
+    epoch = (rows or config.batch_size) // config.batch_size
+    steps = config.max_steps or max(1, round(epoch * config.resolved_epochs))
+    arguments: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "max_steps": steps,
+        "per_device_train_batch_size": config.batch_size // share,
+        "per_device_eval_batch_size": 2 * (config.batch_size // share),
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "learning_rate": config.resolved_learning_rate,
+        "lr_scheduler_type": config.learning_rate_schedule if config.learning_rate_schedule != "constant" else "constant_with_warmup",
+        "warmup_steps": round(steps * config.warmup_share),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_gradient_norm,
+        "bf16": config.bf16,
+        "seed": config.seed,
+        "use_cpu": config.use_cpu or not torch.accelerator.is_available(),
+        "logging_steps": config.logging_steps,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "eval_strategy": "steps",
+        "eval_steps": max(1, epoch),
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": torch.accelerator.is_available() and not config.use_cpu,
+        "remove_unused_columns": not all_columns,
+        **({CHECKPOINTING: True} if config.gradient_checkpointing else {}),
+        "report_to": config.report_to or "none",
+    }
+    try:
+        return TrainingArguments(**arguments)
+    except ValueError as error:  # such as bf16 on a machine that lacks it
+        raise RecipeError(" ".join(str(error).split())) from error

@@ -1,0 +1,1 @@
+"""Attention alone: accuracy and speed of every implementation."""

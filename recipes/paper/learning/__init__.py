@@ -1,0 +1,1 @@
+"""The paper's classifier, its training and what is computed of a trained one."""

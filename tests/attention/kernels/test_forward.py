@@ -1,0 +1,149 @@
+"""The forward kernel where the table of cases does not reach: log-sum-exp, hidden blocks, extremes, far strides, spans of masks."""
+
+import pytest
+import torch
+from cases import allowed, doubled_softmax, error, rounding_error, widened
+
+from hf_tanhmax import tanhmax_attention
+from hf_tanhmax.attention.ops import fused_attention
+
+forward = pytest.importorskip("hf_tanhmax.attention.kernels.forward", reason="needs triton")
+
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
+
+def fused(query, key, value, **arguments):
+    return tanhmax_attention(query, key, value, implementation="triton", **arguments)
+
+
+def exact(query, key, value, **arguments):
+    """The reference in float64, on the CPU."""
+    placed = {name: item.cpu() if isinstance(item, torch.Tensor) else item for name, item in arguments.items()}
+    return tanhmax_attention(*(tensor.double().cpu() for tensor in (query, key, value)), implementation="reference", **placed)
+
+
+@pytest.mark.parametrize("head_dim", [1, 8, 16, 24, 64, 80, 96, 128, 250, 256])
+@pytest.mark.parametrize("value_dim", [None, 40])
+def test_head_sizes(head_dim, value_dim):
+    query, key = torch.randn(1, 2, 19, head_dim, device=GPU), torch.randn(1, 1, 37, head_dim, device=GPU)
+    value = torch.randn(1, 1, 37, value_dim or head_dim, device=GPU)
+    tensors = [tensor.requires_grad_() for tensor in (query, key, value)]
+    output = fused(*tensors, is_causal="lower_right")
+    assert error(output.cpu(), exact(*tensors, is_causal="lower_right")) < 1e-6
+    twins = [tensor.detach().double().cpu().requires_grad_() for tensor in tensors]
+    expected = torch.autograd.grad(exact(*twins, is_causal="lower_right").square().sum(), twins)
+    for found, wanted in zip(torch.autograd.grad(output.square().sum(), tensors), expected, strict=True):
+        assert error(found.cpu(), wanted) < 2e-6
+
+
+@pytest.mark.parametrize(("log_polarity", "signed"), [(None, True), (None, False), (0.0, True), (-2.0, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_sum_exp(dtype, log_polarity, signed):
+    query, key, value = (torch.randn(2, 3, length, 8, device=GPU).to(dtype) for length in (5, 41, 41))
+    log_p = None if log_polarity is None else torch.full((3,), log_polarity, device=GPU)
+    _, lse, _ = fused_attention(query, key, value, log_p, None, None, None, None, None, False, 0, None, 0.7, None, 0.0, signed)
+    scores = query.double() @ key.double().transpose(-1, -2) * 0.7
+    shift = log_polarity if log_polarity is not None else 0.0 if signed else float("-inf")
+    torch.testing.assert_close(lse.double(), torch.cat([scores, shift - scores], -1).logsumexp(-1), rtol=1e-6, atol=1e-6)
+
+
+HIDDEN = {
+    "causal": ({"is_causal": True}, lambda i, j: j <= i),
+    "window": ({"window": 5, "is_causal": True}, lambda i, j: (j <= i) & (j > i - 5)),
+    "two-sided window": ({"window": 5}, lambda i, j: (j - i).abs() < 5),
+    "right padding": ({"keep": (torch.arange(97) < 30).view(1, 1, 1, -1)}, lambda i, j: (j < 30) & (i >= 0)),
+    "left padding": ({"keep": (torch.arange(97) >= 66).view(1, 1, 1, -1)}, lambda i, j: (j >= 66) & (i >= 0)),
+    "packed": ({"cu_seqlens": torch.tensor([0, 33, 33, 97])}, lambda i, j: (i < 33) == (j < 33)),
+}
+
+
+@pytest.mark.skipif(GPU != "cpu", reason="knows the size of the interpreter's tiles")
+@pytest.mark.parametrize("name", HIDDEN)
+def test_hidden_blocks_are_not_touched(name):
+    """Keys of a block that is hidden from a block of rows are NaN, which any product with them would show."""
+    arguments, visible = HIDDEN[name]
+    query, key, value = torch.randn(3, 1, 1, 97, 8).unbind()
+    clean = fused(query, key, value, **arguments)
+    seen = visible(torch.arange(97)[:, None], torch.arange(97)[None])
+    count = 0
+    for start in range(0, 97, 16):
+        rows = slice(start, start + 16)
+        blocks = [slice(column, column + 16) for column in range(0, 97, 16)]
+        hidden = [block for block in blocks if not seen[rows, block].any()]
+        count += len(hidden)
+        poisoned_key, poisoned_value = key.clone(), value.clone()
+        for block in hidden:
+            poisoned_key[:, :, block], poisoned_value[:, :, block] = float("nan"), float("nan")
+        found = fused(query, poisoned_key, poisoned_value, **arguments)
+        assert torch.equal(found[:, :, rows], clean[:, :, rows])
+    assert count > 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_infinite_scores_saturate(dtype):
+    query = torch.tensor([1.0, 0.0], device=GPU).expand(1, 1, 3, 2).to(dtype)
+    key = torch.tensor([[3e4, 0.0], [-3e4, 0.0], [3e4, 0.0], [1.0, 0.0]], device=GPU).view(1, 1, 4, 2).to(dtype)
+    value = torch.eye(4, device=GPU).view(1, 1, 4, 4).to(dtype)
+    share = torch.tensor([1 / 3, -1 / 3, 1 / 3, 0.0], device=GPU).to(dtype)
+    torch.testing.assert_close(fused(query, key, value, scale=1e36)[0, 0], share.expand(3, 4))
+    positive = torch.tensor([0.5, 0.0, 0.5, 0.0], device=GPU).to(dtype)
+    torch.testing.assert_close(fused(query, key, value, scale=1e36, polarity=0.0)[0, 0], positive.expand(3, 4))
+    torch.testing.assert_close(fused(query, key[:, :, 1:2], value[:, :, 1:2], scale=1e36, polarity=0.5)[0, 0, 0], -value[0, 0, 1])
+
+
+@pytest.mark.parametrize("std", [1e-3, 0.1, 10.0, 40.0])
+@pytest.mark.parametrize("polarity", [1.0, 0.0, 0.25])
+def test_extreme_scores(std, polarity):
+    query, key, value = (torch.randn(1, 4, 65, 16, device=GPU) for _ in range(3))
+    query = query * std
+    output = fused(query, key, value, polarity=polarity)
+    tensors, arguments = [tensor.cpu() for tensor in (query, key, value)], {"polarity": polarity}
+    true = doubled_softmax(*widened(tensors, arguments))
+    (rounding,) = rounding_error(tensors, arguments, [true], orders=8)
+    assert error(output.cpu(), true) <= allowed(rounding, torch.float32)
+
+
+def test_far_strides_are_64_bit():
+    """Batch entries lie more than 2**31 elements apart, in storage of which almost nothing is ever touched."""
+    far = 2**31 + 16
+    storage = torch.zeros(far + 3 * 17 * 8, dtype=torch.float16, device=GPU)
+    query, key, value = (storage.as_strided((2, 1, 17, 8), (far, 0, 8, 1), offset * 17 * 8) for offset in range(3))
+    for tensor in (query, key, value):
+        tensor.copy_(torch.randn(2, 1, 17, 8))
+    near = [tensor.contiguous() for tensor in (query, key, value)]
+    assert torch.equal(fused(query, key, value, is_causal=True), fused(*near, is_causal=True))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(2, 3, 37, 45), (1, 1, 37, 1), (2, 1, 1, 45), (1, 3, 37, 45)])
+def test_spans_of_a_mask(shape, transposed):
+    launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch")
+    from hf_tanhmax.attention.mask import Visibility
+
+    positions = torch.arange(shape[2])[:, None] // 2 + torch.arange(shape[3])
+    keep = ((positions % 13 < 9) & (positions > 5) & (positions < 51)).expand(shape).clone()
+    if shape[0] > 1:
+        keep[1, :, :16] = False
+    tensors = (torch.randn(2, 3, 37, 8), torch.randn(2, 3, 45, 8), torch.randn(2, 3, 45, 8))
+    placed = [tensor.to(GPU) for tensor in tensors]
+    problem = launch.FusedProblem(*placed, None, True, Visibility(37, 45, keep=keep.to(GPU)), None, 1.0, None, 0.0, None, True)
+    found = problem.spans(16, transposed=transposed).cpu()
+    broad = keep.expand(*shape[:2], 37, 45)
+    mask = broad.transpose(2, 3) if transposed else broad
+    rows_shared = shape[3 if transposed else 2] == 1
+    for batch, head in torch.cartesian_prod(torch.arange(shape[0]), torch.arange(shape[1])).tolist():
+        for block in range(found.shape[2]):
+            rows = slice(None) if rows_shared else slice(block * 16, block * 16 + 16)
+            part = mask[batch, head, rows]
+            low, high, full_low, full_high = found[batch, head, block].tolist()
+            kept = part.any(0).nonzero().flatten().tolist()
+            if not kept:
+                assert low >= high
+                continue
+            assert (low, high) == (kept[0], kept[-1] + 1)
+            assert part[:, full_low:full_high].all()
+            firsts = [row.nonzero().flatten().tolist() for row in part]
+            if all(row and row == list(range(row[0], row[-1] + 1)) for row in firsts):  # no row has a hole
+                assert (full_low, full_high) == (max(row[0] for row in firsts), min(row[-1] + 1 for row in firsts))

@@ -1,0 +1,332 @@
+"""Convert, push, card and doctor from the command line, in this process."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from families import TINY, assert_same, inputs_for, run, tiny_model
+from huggingface_hub import ModelCard
+from saved_models import HEADS, code_on, executed, processor_for, result, save_adapter, save_model
+
+import hf_tanhmax
+from hf_tanhmax.checkpoint import PIPELINES
+from hf_tanhmax.cli import commands
+from hf_tanhmax.cli.arguments import main
+from hf_tanhmax.doctor import check_checkpoint
+from hf_tanhmax.training.configuration.config import ROOT
+from hf_tanhmax.training.train import main as train
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name
+UPSTREAM = {"bert": "BertForSequenceClassification", "vit": "ViTForImageClassification", "llama": "LlamaForCausalLM"}
+TINY_RUN = ["--synthetic_documents", "220", "--synthetic_vocabulary", "43", "--synthetic_polar", "14", "--batch_size", "14"]
+TINY_RUN += [
+    "--max_steps",
+    "3",
+    "--logging_steps",
+    "1",
+    "--save_steps",
+    "3",
+    "--max_length",
+    "17",
+    "--use_cpu",
+    "true",
+    "--results_dir",
+    "all",
+]
+
+
+@pytest.fixture
+def softmax(tmp_path):
+    """Write a softmax checkpoint; returns its folder and the model."""
+
+    def of(family, *, processor=True, cls=None):
+        model = tiny_model(getattr(transformers, cls or UPSTREAM[family]))
+        model.save_pretrained(tmp_path / "softmax")
+        if processor:
+            processor_for(family).save_pretrained(tmp_path / "softmax")
+        return str(tmp_path / "softmax"), model
+
+    return of
+
+
+def refused(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line.removeprefix("error: ")
+
+
+# convert
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_convert(family, softmax, tmp_path, capsys):
+    source, model = softmax(family, processor=family != "vit")
+    out = tmp_path / "out"
+    assert main(["convert", source, str(out), "--polarity", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        f"{source} is a TanhMax{UPSTREAM[family]} with TanhMax attention at polarity 0, which computes softmax, in all 3 layers" in printed
+    )
+    assert f"{model.num_parameters():,} parameters, in {out}" in printed
+    assert "fine-tune" not in printed
+    converted = getattr(transformers, HEADS[family]).from_pretrained(out)
+    assert_same(run(converted, inputs_for(family)), run(model, inputs_for(family)))
+    assert not [finding for finding in check_checkpoint(out) if finding.level != "ok" and family != "vit"]
+    card = ModelCard.load(out / "README.md")
+    assert card.data.base_model is None  # a folder is not a name on the Hub
+    assert "without a measured run" in card.text
+
+
+def test_the_tokenizer_comes_along(softmax, tmp_path, capsys):
+    source, _ = softmax("bert")
+    assert main(["convert", source, str(tmp_path / "out")]) == 0
+    assert "its tokenizer is there too" in capsys.readouterr().out
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("not funny")["input_ids"] == processor_for("bert")("not funny")["input_ids"]
+
+
+def test_no_tokenizer_is_made_up(softmax, tmp_path, capsys):
+    """Transformers makes a BERT tokenizer without any words where there are no files."""
+    source, _ = softmax("bert", processor=False)
+    assert main(["convert", source, str(tmp_path / "out")]) == 0
+    assert f"no tokenizer was saved, as {source} has none" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "tokenizer_config.json").exists()
+
+
+@pytest.mark.parametrize("family", ["vit", "llama"])
+def test_a_processor_that_cannot_be_loaded(family, softmax, tmp_path, capsys):
+    source, _ = softmax(family, processor=False)
+    assert main(["convert", source, str(tmp_path / "out")]) == 0
+    noun = {"vit": "image processor", "llama": "tokenizer"}[family]
+    assert f"no {noun} was saved, as that of {source} cannot be loaded here: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        (["--layers", "2,0", "--heads", "1", "--polarity", "0.5"], {"polarity": 0.5, "layers": (0, 2), "heads": (1,)}),
+        (["--polarity", "learned", "--score-bias", "1.5"], {"polarity": "learned", "score_bias": 1.5}),
+        ([], {}),
+    ],
+)
+def test_settings(flags, settings, softmax, tmp_path, capsys):
+    source, _ = softmax("bert", processor=False)
+    assert main(["convert", source, str(tmp_path / "out"), *flags]) == 0
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.tanhmax_settings == hf_tanhmax.TanhMaxSettings(**settings)
+    warned = "its weights were trained for softmax: fine-tune it before use" in capsys.readouterr().out
+    assert warned == (settings.get("polarity") != "learned")
+
+
+@pytest.mark.parametrize("flags", [["--task", "text-classification"], ["--auto-class", "AutoModelForSequenceClassification"]])
+def test_a_new_head(flags, softmax, tmp_path):
+    source, _ = softmax("bert", processor=False, cls="BertModel")
+    assert main(["convert", source, str(tmp_path / "out"), *flags, "--num-labels", "5"]) == 0
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert type(model) is hf_tanhmax.TanhMaxBertForSequenceClassification
+    assert model.num_labels == 5
+
+
+def test_every_task_has_an_auto_class():
+    assert all(hasattr(transformers, auto) for auto in PIPELINES)
+
+
+def test_nothing_is_overwritten(softmax, tmp_path, capsys):
+    source, _ = softmax("bert", processor=False)
+    (tmp_path / "out").mkdir()
+    assert main(["convert", source, str(tmp_path / "out")]) == 0  # an empty folder is as good as a new one
+    capsys.readouterr()
+    before = (tmp_path / "out" / "config.json").read_text()
+    said = refused(capsys, "convert", source, tmp_path / "out", "--polarity", "0")
+    assert said == f"{tmp_path / 'out'} is there already and not an empty folder; name one that is new"
+    assert (tmp_path / "out" / "config.json").read_text() == before
+    assert refused(capsys, "convert", source, tmp_path / "out" / "config.json").endswith("name one that is new")
+
+
+def test_what_cannot_be_converted(softmax, tmp_path, capsys):
+    source, _ = softmax("bert", processor=False)
+    out = tmp_path / "out"
+    assert refused(capsys, "convert", tmp_path / "gone", out).startswith(f"cannot convert {tmp_path / 'gone'}: ")
+    assert "polarity must be in [0, 1]" in refused(capsys, "convert", source, out, "--polarity", "2")
+    assert "there is no layer 3" in refused(capsys, "convert", source, out, "--layers", "3")
+    assert refused(capsys, "convert", source, out, "--task", "chess").startswith("there is no task 'chess'; there are feature-extraction, ")
+    for name in ("AutoModelForChess", "BertModel"):
+        assert refused(capsys, "convert", source, out, "--auto-class", name).startswith(f"'{name}' is no Auto class of a model; name one")
+    assert not out.exists()
+    save_model(tmp_path / "tanhmax", processor=False)
+    assert "is a TanhMax checkpoint already (tanhmax_bert)" in refused(capsys, "convert", tmp_path / "tanhmax", out)
+
+
+def test_pickled_weights_are_not_read(softmax, tmp_path, capsys):
+    source, model = softmax("bert", processor=False)
+    torch.save(model.state_dict(), tmp_path / "softmax" / "pytorch_model.bin")
+    (tmp_path / "softmax" / "model.safetensors").unlink()
+    assert "safetensors" in refused(capsys, "convert", source, tmp_path / "out")
+
+
+# doctor
+
+
+def test_doctor_of_a_checkpoint(tmp_path, capsys):
+    save_model(tmp_path)
+    assert main(["doctor", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "TanhMaxBertForSequenceClassification with TanhMax attention (polarity 1) in all 3 layers and all heads" in printed
+    assert printed.endswith("\nno errors, no warnings\n")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    assert main(["doctor", str(tmp_path)]) == 1
+    assert "1 error, no warnings" in capsys.readouterr().out
+
+
+def test_a_warning_is_no_failure(tmp_path):
+    save_model(tmp_path, processor=False)
+    assert main(["doctor", str(tmp_path)]) == 0
+
+
+def test_doctor_of_the_environment(capsys):
+    assert main(["doctor"]) == 0
+    assert "a tiny attention call agrees with the reference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["doctor", "gone"], ["card", "gone"], ["push", "gone", "you/model"]])
+def test_a_folder_that_is_not_there(arguments, capsys):
+    assert refused(capsys, *arguments) == "gone is not a folder; name one that a model was saved to"
+
+
+# card
+
+
+def test_card_of_a_run(tmp_path, capsys):
+    save_model(tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps(result(3)))
+    assert main(["card", str(tmp_path), "--repo", "you/my-model", "--license", "mit", "--language", "en", "--base-model", "org/name"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'README.md'}\n"
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.license, card.data.language, card.data.base_model) == ("mit", "en", "org/name")
+    assert "One run, with seed 3" in card.text
+    assert 'name = "you/my-model"' in card.text
+
+
+def test_card_of_an_unmeasured_checkpoint(tmp_path, capsys):
+    save_model(tmp_path)
+    assert main(["card", str(tmp_path), "--out", str(tmp_path / "card.md")]) == 0
+    assert capsys.readouterr().out.startswith(
+        f"wrote {tmp_path / 'card.md'}, which says that nothing was measured: there is no results.json"
+    )
+    assert "without a measured run" in (tmp_path / "card.md").read_text()
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_results_of_several_seeds(tmp_path):
+    save_model(tmp_path)
+    (tmp_path / "one.json").write_text(json.dumps(result(0, 0.8)))
+    (tmp_path / "others.json").write_text(json.dumps({"runs": [result(1, 0.84), result(2, 0.88)]}))
+    assert main(["card", str(tmp_path), "--results", str(tmp_path / "one.json"), str(tmp_path / "others.json")]) == 0
+    assert "over 3 runs, with seeds 0, 1, 2" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_table_beside_others(tmp_path):
+    save_model(tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps(result(0)))
+    softmax = result(0, 0.9, variant="softmax", attention="softmax")
+    (tmp_path / "softmax.json").write_text(json.dumps(softmax))
+    assert main(["card", str(tmp_path), "--compare_with", str(tmp_path / "softmax.json")]) == 0
+    card = (tmp_path / "README.md").read_text()
+    assert "| annealed | 1 |" in card
+    assert "| softmax  | 1 |" in card
+    assert "0.9000" in card
+
+
+def test_a_card_that_is_there_stays(tmp_path, capsys):
+    save_model(tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    said = refused(capsys, "card", tmp_path)
+    assert said == f"{tmp_path / 'README.md'} is there already; add --overwrite to replace it, or name another file with --out"
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert main(["card", str(tmp_path), "--overwrite"]) == 0
+    assert "TanhMax" in (tmp_path / "README.md").read_text()
+
+
+def test_cards_that_cannot_be(tmp_path, capsys, monkeypatch):
+    assert "there is no TanhMax model in" in refused(capsys, "card", tmp_path)
+    save_model(tmp_path, processor=False)
+    assert refused(capsys, "card", tmp_path, "--repo", "not a name").startswith("repo_id must be a name that a repository can have")
+    assert refused(capsys, "card", tmp_path, "--results", tmp_path / "gone.json").startswith(
+        f"cannot read results from {tmp_path / 'gone.json'}"
+    )
+    (tmp_path / "broken.json").write_text("{")
+    assert refused(capsys, "card", tmp_path, "--results", tmp_path / "broken.json").startswith("cannot read results from")
+    (tmp_path / "results.json").write_text("[]")
+    assert "results must be a list of what recipes.train writes" in refused(capsys, "card", tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps(result()))
+    monkeypatch.setattr(commands.sys, "executable", "false")  # a program that fails
+    assert "cannot compare the results: hf_tanhmax.training.compare failed" in refused(
+        capsys, "card", tmp_path, "--compare_with", tmp_path / "broken.json"
+    )
+    assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["annealed", "lora"])
+def test_the_folder_of_a_run(variant, tmp_path, monkeypatch):
+    """What a recipe leaves behind has no faults and gets its card, adapters too."""
+    monkeypatch.chdir(tmp_path)
+    start = []
+    if variant == "lora":
+        save_model("base-model", "bert", "AutoModel")
+        start = ["--model_name_or_path", "base-model"]
+    sizes = [] if start else ["--num_layers", "1", "--hidden_size", "10", "--num_heads", "2"]
+    assert train([str(ROOT / f"bert/text_classification/{variant}.yaml"), "--output_dir", "run", *TINY_RUN, *sizes, *start]) == 0
+    assert main(["doctor", "run"]) == 0
+    assert main(["card", "run", "--repo", "you/my-model", "--overwrite"]) == 0
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "during the first 50 % of the steps" in card
+    assert "![" in card
+    assert ("AutoPeftModelForSequenceClassification" in card) == (variant == "lora")
+
+
+# push; what it does with a Hub is in tests/hub
+
+
+def test_push_passes_everything_on(tmp_path, monkeypatch, capsys):
+    asked = {}
+
+    def push(folder, repo, **options):
+        asked.update(folder=folder, repo=repo, **options)
+        return "https://hub/commit"
+
+    monkeypatch.setattr(commands, "push", push)
+    assert main(["push", str(tmp_path), "you/model"]) == 0
+    assert asked == {"folder": tmp_path, "repo": "you/model", "private": None, "revision": None, "message": None, "merge": False}
+    assert main(["push", str(tmp_path), "you/model", "--private", "--revision", "next", "--message", "Better", "--merge"]) == 0
+    assert asked == {"folder": tmp_path, "repo": "you/model", "private": True, "revision": "next", "message": "Better", "merge": True}
+    assert capsys.readouterr().out == "https://hub/commit\n" * 2
+
+
+@pytest.mark.parametrize("save", [save_model, save_adapter])
+def test_what_is_pushed_loads_by_the_code_on_its_card(save, hub_here, tmp_path, monkeypatch, capsys):
+    """From a card that was written before there was a repository, with a base that was in the folder."""
+    model = save(tmp_path / "run")
+    (tmp_path / "run" / "results.json").write_text(json.dumps(result()))
+    assert main(["card", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main(["push", str(tmp_path / "run"), "owner/thing", "--private", "--message", "Better"]) == 0
+    assert capsys.readouterr().out.startswith(f"{hub_here.url}/owner/thing/commit/")
+    monkeypatch.chdir(tmp_path)
+    card = ModelCard.load("owner/thing")
+    assert card.data.base_model == ("owner/thing-base" if save is save_adapter else None)
+    assert str(tmp_path) not in str(card)
+    with_plugin, without, use = code_on(card)
+    for loading in (with_plugin, without):
+        found = executed(loading, use)
+        assert_same(run(found["model"], inputs_for("bert")), run(model, inputs_for("bert")))
+        assert found["answer"] in ("LABEL_0", "LABEL_1")
+
+
+def test_what_the_hub_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr("hf_tanhmax.hub.push.get_token", lambda: None, raising=False)
+    save_model(tmp_path, processor=False)
+    assert refused(capsys, "push", tmp_path, "you/model") == "nobody is logged in: run `hf auth login`, set HF_TOKEN, or pass a token"

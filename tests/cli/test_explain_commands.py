@@ -1,0 +1,210 @@
+"""hf-tanhmax explain, faithfulness and rank-collapse, from small checkpoints to files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from families import tiny_model
+from image_processors import load_images
+from PIL import Image
+from saved_models import processor_for, save_model
+from transformers import BertForSequenceClassification
+
+from hf_tanhmax.cli.arguments import main
+from hf_tanhmax.interpret import load_explanation
+from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret.inputs.loading import load
+
+TEXT = "not funny at all"
+QUICK = ("--methods", "weights,oriented,contributions,rollout")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Folders of tiny checkpoints, and a picture."""
+    folder = tmp_path_factory.mktemp("models")
+    for family in ("bert", "vit", "llama"):
+        save_model(folder / family, family)
+    softmax = tiny_model(BertForSequenceClassification, vocab_size=60)
+    softmax.save_pretrained(folder / "softmax")
+    processor_for("bert").save_pretrained(folder / "softmax")
+    Image.linear_gradient("L").resize((15, 15)).convert("RGB").save(folder / "picture.png")
+    (folder / "rows.csv").write_text("sentence,label\nnot funny at all,0\na gripping film,1\n")
+    return folder
+
+
+def done(capsys, *arguments):
+    """What a command that went well printed."""
+    assert main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys, *arguments):
+    """The sentence about a mistake."""
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line.removeprefix("error: ")
+
+
+def test_a_page(models, tmp_path, capsys):
+    printed = done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--out", tmp_path / "page.html", *QUICK)
+    assert f"wrote {tmp_path / 'page.html'}: “LABEL_" in printed
+    text = (tmp_path / "page.html").read_text()
+    assert "Content-Security-Policy" in text
+    assert '"funny"' in text
+
+
+def test_numbers_are_what_explain_gives(models, tmp_path, capsys):
+    done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--target", "1", "--out", tmp_path / "a.json", *QUICK)
+    done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--target", "LABEL_1", "--out", tmp_path / "a.safetensors", *QUICK)
+    loaded = load(str(models / "bert"))
+    wanted = explain(loaded.model, TEXT, 1, tokenizer=loaded.tokenizer, methods=("weights", "oriented", "contributions", "rollout"))
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert (told["target"], told["target_name"], tuple(told["tokens"])) == (1, "LABEL_1", wanted.tokens)
+    assert list(told["scores"]) == ["weights", "oriented", "contributions", "rollout"]
+    torch.testing.assert_close(torch.tensor(told["scores"]["rollout"]), wanted.scores["rollout"])
+    torch.testing.assert_close(torch.tensor(told["scores_by_word"]["rollout"]), wanted.by_word("rollout"))
+    torch.testing.assert_close(torch.tensor(told["heads"]["contributions"]), wanted.contributions.sum((-2, -1)))
+    torch.testing.assert_close(load_explanation(tmp_path / "a.safetensors").weights, wanted.weights)
+
+
+@pytest.mark.parametrize("picture", [[], ["--picture", "heads", "--view", "raw"], ["--head", "1,2"], ["--scores", "rollout"]])
+def test_pictures_of_a_text(picture, models, tmp_path, capsys):
+    done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--out", tmp_path / "a.png", *QUICK, *picture)
+    assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).std() > 3
+
+
+@load_images
+def test_an_image(models, tmp_path, capsys):
+    image = ("--image", models / "picture.png")
+    done(capsys, "explain", "--model", models / "vit", *image, "--out", tmp_path / "a.svg", *QUICK)
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    done(capsys, "explain", "--model", models / "vit", *image, "--out", tmp_path / "a.html", *QUICK)
+    assert "data:image/png;base64," in (tmp_path / "a.html").read_text()
+
+
+def test_next_tokens(models, tmp_path, capsys):
+    given = ("explain", "--model", models / "llama", "--text", TEXT)
+    printed = done(capsys, *given, "--generate", 3, "--out", tmp_path / "a.json", *QUICK)
+    assert printed.endswith(f"wrote {tmp_path / 'a.json'}: 3 next tokens\n")
+    steps = json.loads((tmp_path / "a.json").read_text())
+    assert [len(step["tokens"]) - len(steps[0]["tokens"]) for step in steps] == [0, 1, 2]
+    loaded = load(str(models / "llama"))
+    batch = loaded.tokenizer(TEXT, return_tensors="pt")
+    written = loaded.model.generate(**batch, max_new_tokens=3, do_sample=False, eos_token_id=-1)[0, batch["input_ids"].shape[1] :]
+    assert [step["target"] for step in steps] == written.tolist()
+    done(capsys, *given, "--generate", 2, "--out", tmp_path / "a.png", *QUICK)
+    done(capsys, *given, "--out", tmp_path / "one.html", *QUICK)
+
+
+def test_a_softmax_model_says_so(models, tmp_path, capsys):
+    printed = done(capsys, "explain", "--model", models / "softmax", "--text", TEXT, "--out", tmp_path / "a.html", *QUICK)
+    assert printed.startswith("note: BertForSequenceClassification computes softmax: no weight is below 0")
+    assert "computes softmax: no weight is below 0" in (tmp_path / "a.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.md"])
+def test_faithfulness(name, models, tmp_path, capsys):
+    printed = done(
+        capsys,
+        *("faithfulness", "--model", models / "bert", "--data", models / "rows.csv", "--text-column", "sentence", "--limit", 2),
+        *("--methods", "contributions,random", "--measures", "attention_tau,comprehensiveness", "--out", tmp_path / name),
+    )
+    assert "| contributions |" in printed
+    text = (tmp_path / name).read_text()
+    if name.endswith("json"):
+        values = json.loads(text)["values"]
+        assert len(values["comprehensiveness"]["random"]) == 2
+    else:
+        assert "| random " in text
+
+
+@pytest.mark.parametrize("name", ["collapse.json", "collapse.svg"])
+def test_rank_collapse(name, models, tmp_path, capsys):
+    printed = done(capsys, "rank-collapse", "--model", models / "bert", "--text", TEXT, "a film", "--out", tmp_path / name)
+    assert [line[:22].strip() for line in printed.splitlines()[:4]] == [
+        *("with skip, with MLP", "with skip, no MLP", "no skip, with MLP", "no skip, no MLP"),
+    ]
+    if name.endswith("json"):
+        told = json.loads((tmp_path / name).read_text())
+        assert told["norm"] == "frobenius"
+        assert len(told["settings"]["no skip, no MLP"]["ratio"]) == 4
+
+
+@load_images
+def test_rank_collapse_of_images(models, tmp_path, capsys):
+    picture = models / "picture.png"
+    done(capsys, "rank-collapse", "--model", models / "vit", "--image", picture, picture, "--out", tmp_path / "a.png")
+
+
+def test_a_file_that_is_there_stays(models, tmp_path, capsys):
+    out = tmp_path / "a.json"
+    out.write_text("mine")
+    text = ("--text", TEXT)
+    for command, given in (("explain", text), ("faithfulness", ("--data", models / "rows.csv")), ("rank-collapse", text)):
+        said = refused(capsys, command, "--model", models / "bert", *given, "--out", out)
+        assert said == f"{out} is there already; add --overwrite to replace it, or name another file with --out"
+    assert out.read_text() == "mine"
+    done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--out", out, "--overwrite", *QUICK)
+    assert out.read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bert", "--text", TEXT, "--out", "a.gif"], "--out must end with one of .html, .png, .svg, .json, .safetensors, but is a.gif"),
+        (["bert", "--text", TEXT, "--out", "gone/a.html"], "there is no folder gone to write a.html to"),
+        (["bert", "--text", TEXT, "--out", "a.html", "--picture", "heads"], "--picture and --head choose what a .png or .svg shows"),
+        (["bert", "--text", " ", "--out", "a.html"], "{cannot}the text is empty"),
+        (["bert", "--text", TEXT, "--out", "a.html", "--target", "7"], "{cannot}target 7 is out of range"),
+        (["bert", "--text", TEXT, "--out", "a.html", "--methods", "luck"], "{cannot}there is no method 'luck'"),
+        (["bert", "--text", TEXT, "--out", "a.html", "--layers", "9"], "{cannot}there is no layer 9"),
+        (
+            ["bert", "--text", TEXT, "--out", "a.html", "--generate", "2"],
+            "{cannot}--generate needs a causal language model",
+        ),
+        (["llama", "--text", TEXT, "--out", "a.html", "--generate", "0"], "argument --generate: must be 1 or more, but is '0'"),
+        (["bert", "--text", "film " * 80, "--out", "a.html"], "{cannot}the text has "),
+        (
+            ["bert", "--image", "picture.png", "--out", "a.html"],
+            "{cannot}it is a TanhMaxBertForSequenceClassification, which",
+        ),
+        (["gone", "--text", TEXT, "--out", "a.html"], "{cannot}"),
+        (["bert", "--text", TEXT, "--out", "a.png", "--head", "5,0", *QUICK], "{cannot}there is no layer 5, head 0"),
+        (
+            ["bert", "--text", TEXT, "--out", "a.png", "--picture", "head", *QUICK],
+            "{cannot}the picture of a head needs --head",
+        ),
+        (["bert", "--out", "a.html"], "one of the arguments --text --image is required; see hf-tanhmax explain --help"),
+    ],
+)
+def test_mistakes_of_explain(arguments, said, models, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (15, 15)).save("picture.png")
+    model = models / arguments[0]
+    assert refused(capsys, "explain", "--model", model, *arguments[1:]).startswith(said.format(cannot=f"cannot explain {model}: "))
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_mistakes_of_the_others(models, tmp_path, capsys):
+    rows = models / "rows.csv"
+    given = ("faithfulness", "--model", models / "bert", "--data", rows)
+    said = refused(capsys, *given, "--out", tmp_path / "a.json")
+    assert said == f'cannot measure {models / "bert"}: {rows} has no texts in a column "text"; its columns are sentence, label'
+    said = refused(capsys, *given, "--text-column", "sentence", "--measures", "luck", "--out", tmp_path / "a.json")
+    assert "there is no measure 'luck'" in said
+    assert refused(capsys, *given, "--out", tmp_path / "a.html") == f"--out must end with one of .json, .md, but is {tmp_path / 'a.html'}"
+    said = refused(capsys, "rank-collapse", "--model", models / "bert", "--image", models / "picture.png", "--out", tmp_path / "a.json")
+    assert said.endswith("it is a TanhMaxBertForSequenceClassification, which reads texts; give --text")
+
+
+@load_images
+def test_mistakes_with_images(models, tmp_path, capsys):
+    vit = ("--model", models / "vit", "--out", tmp_path / "a.json")
+    for command in ("explain", "rank-collapse"):
+        said = refused(capsys, command, *vit, "--text", TEXT)
+        assert said.endswith("it is a TanhMaxViTForImageClassification, which reads images; give --image")
+        assert refused(capsys, command, *vit, "--image", "gone.png").endswith("[Errno 2] No such file or directory: 'gone.png'")
+        (tmp_path / "text.png").write_text("text")
+        assert refused(capsys, command, *vit, "--image", tmp_path / "text.png").endswith("text.png is no picture that PIL can read")

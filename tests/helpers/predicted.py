@@ -1,0 +1,183 @@
+"""Predicted clocks a score, from the instructions of a kernel's hot loop. Predictions, not measurements: no GPU is asked.
+
+`python tests/helpers/predicted.py` compiles the forward and backward kernels and their softmax twins for sm_90, as `ahead` does, and writes
+`predicted-clocks-<version of Triton>` as JSON and Markdown into `recipes/results`. Run it without TRITON_INTERPRET.
+
+A Hopper multiprocessor issues 128 lanes a clock, does 16 special functions and 4096 dense half-precision operations. A score thus takes at
+least the longest of (instructions / 128), (special functions / 16) and (matrix operations / 4096) clocks, which is what the kernel takes
+where the units overlap in full; where the matrix unit overlaps with nothing, its clocks are added to the longer of the other two.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ahead import DTYPES, Build, compiled, disassembled, rows_of
+
+RESULTS = Path(__file__).parents[2] / "recipes/results"
+ISSUE, SPECIAL, MATRIX = 128, 16, 4096  # lanes, special functions and operations of a multiprocessor in a clock
+PRODUCTS = {"forward": 2, "query": 3, "key_value": 4}  # matrix products, of 2 D operations a score each
+REDUCED_PRODUCTS = 5  # of a key_value kernel that adds up dQ, which then is the whole backward pass
+HEADS = (64, 128)
+# Rows of a warp, and columns and depth of an instruction of a tensor core, in the name that the disassembler gives it.
+MATRIX_NAMES = (r"HGMMA\.64x(?P<columns>\d+)x(?P<depth>\d+)", r"HMMA\.16(?P<columns>8)(?P<depth>16|8)")
+WARNING = "Predictions from compiled instructions, not measurements: no GPU has run these kernels for this table."
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a score takes in a loop: instructions a thread issues, and how many of them are special functions."""
+
+    issue: float
+    special: float
+
+
+def loops(code):
+    """The innermost loops of a disassembled kernel, each a list of its instructions without predicates."""
+    places, found, body = {}, [], []
+    for line in code.splitlines():
+        label = re.match(r"\s*(\.L_x_\d+):", line)
+        if label:
+            places[label[1]] = len(body)
+        instruction = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*)", line)
+        if instruction:
+            body.append(instruction[1].strip())
+            target = re.match(r"BRA.*`\((\.L_x_\d+)\)", body[-1])
+            if target and target[1] in places and places[target[1]] < len(body) - 1:
+                found.append((places[target[1]], len(body)))
+    inner = [span for span in found if not any(span != other and span[0] <= other[0] and other[1] <= span[1] for other in found)]
+    return [body[start:end] for start, end in inner]
+
+
+def matrix_operations(instruction):
+    """Operations a thread has in an instruction of the tensor cores: 2 * 16 rows * columns * depth by 32 threads."""
+    for pattern in MATRIX_NAMES:
+        shape = re.match(pattern, instruction)
+        if shape:
+            return 2 * 16 * int(shape["columns"]) * int(shape["depth"]) / 32
+    return 0
+
+
+def hot_loop(code, operations):
+    """The loop with the fewest instructions a score, of those that multiply matrices: it is the one without a mask.
+
+    `operations` are those of the matrix products a score; they tell how many scores one pass of a thread has.
+    """
+    found = []
+    for body in loops(code):
+        scores = sum(map(matrix_operations, body)) / operations
+        if scores:
+            found.append(Loop(len(body) / scores, sum(name.startswith("MUFU") for name in body) / scores))
+    return min(found, key=lambda loop: loop.issue)
+
+
+def predict(loop, operations):
+    """Clocks a score by unit, and of the whole where all units overlap and where the matrix unit overlaps with none."""
+    clocks = {"issue": loop.issue / ISSUE, "special": loop.special / SPECIAL, "matrix": operations / MATRIX}
+    longest = max(clocks, key=clocks.get)
+    serial = clocks["matrix"] + max(clocks["issue"], clocks["special"])
+    return {**clocks, "overlapped": clocks[longest], "limit": longest, "serial": serial}
+
+
+def entries():
+    """What the table is about: every row of the table of tiles, and softmax twins of the first and of those that differ by descriptors."""
+    for kernel in PRODUCTS:
+        for head in HEADS:
+            for row, tile in enumerate(rows_of(kernel, head, 2, 90)):
+                yield Build(kernel, head, 2, row, "causal", 90)
+                if row == 0 or (tile.described and not tile.static and tile.registers is None):
+                    yield Build(kernel, head, 2, row, "softmax", 90)
+
+
+def entry(build):
+    tile = asdict(rows_of(build.kernel, build.head, build.size, build.architecture)[build.row])
+    products = REDUCED_PRODUCTS if tile["reduced"] else PRODUCTS[build.kernel]
+    operations = products * 2 * build.head
+    loop = hot_loop(disassembled(compiled(build)), operations)
+    weights = "softmax" if build.features == "softmax" else "TanhMax"
+    named = {
+        "kernel": build.kernel,
+        "head_dim": build.head,
+        "dtype": DTYPES[build.size],
+        "weights": weights,
+        "row": build.row,
+        "tile": tile,
+    }
+    rounded = {name: item if isinstance(item, str) else round(item, 4) for name, item in predict(loop, operations).items()}
+    return {
+        **named,
+        "tile": tile,
+        "products": products,
+        "instructions": round(loop.issue, 2),
+        "special_functions": round(loop.special, 3),
+        "clocks": rounded,
+    }
+
+
+def said(tile):
+    """A tile in words."""
+    more = [name for name, item in tile.items() if item is True]
+    return " ".join(
+        [f"{tile['rows']} x {tile['columns']}, {tile['warps']} warps, {tile['stages']} stages", *(f"+ {name}" for name in more)]
+    )
+
+
+def fewest(twins, kernel, head, name):
+    """The clocks of the best softmax twin of a kernel."""
+    return min(twin["clocks"][name] for twin in twins if (twin["kernel"], twin["head_dim"]) == (kernel, head))
+
+
+def rendered(result):
+    """The table as Markdown."""
+    columns = ("kernel", "D", "weights", "tile", "instructions", "special functions", *UNITS, "limit", "serial", "to softmax")
+    lines = [
+        f"**{result['warning']}**",
+        "",
+        f"Of a score, sm_90, Triton {result['triton']}, bfloat16, the loop without a mask. {EXPLAINED}",
+        "",
+    ]
+    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    twins = [each for each in result["entries"] if each["weights"] == "softmax"]
+    for each in result["entries"]:
+        parts = ("query", "key_value") if each["tile"]["reduced"] else (each["kernel"],)
+        clocks, twin = each["clocks"], {name: sum(fewest(twins, part, each["head_dim"], name) for part in parts) for name in SUMS}
+        cells = [each["kernel"], each["head_dim"], each["weights"], said(each["tile"])]
+        cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}", *(f"{clocks[name]:.3f}" for name in UNITS)]
+        cells += [clocks["limit"], f"{clocks['serial']:.3f}"]
+        cells += [" / ".join(f"{clocks[name] / twin[name]:.2f}" for name in SUMS)]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+UNITS, SUMS = ("issue", "special", "matrix", "overlapped"), ("overlapped", "serial")
+EXPLAINED = (
+    "Clocks by unit (128 lanes issued, 16 special functions, 4096 matrix operations a clock); overlapped: the "
+    "longest of them; serial: the matrix unit's and the longer of the other two; to softmax: both, by the fewest that a softmax twin of "
+    "the kernel has (reduced: the backward pass in one kernel, by the twins of the two that it stands for)."
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--folder", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    os.environ.pop("TRITON_INTERPRET", None)
+    import triton
+
+    version = ".".join(triton.__version__.split(".")[:2])
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = list(pool.map(entry, entries()))
+    result = {"warning": WARNING, "triton": version, "architecture": "sm_90", "entries": found}
+    path = options.folder / f"predicted-clocks-triton-{version}"
+    path.with_name(f"{path.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    path.with_name(f"{path.name}.md").write_text(rendered(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The blocks of the README that are rendered from results and tests: `python tests/helpers/readme.py` writes them."""
+
+import functools
+import json
+from pathlib import Path
+
+import predicted
+from supported_models import table as supported_table
+
+from hf_tanhmax.interpret import MEASURES
+from hf_tanhmax.interpret.faithfulness.report import ARROWS, Cell
+from hf_tanhmax.training import compare
+from hf_tanhmax.training.results import read_runs, table
+from recipes.benchmarks import faithfulness as faithfulness_speed
+from recipes.benchmarks import polarity_scan
+from recipes.benchmarks.attention import __main__ as benchmark
+from recipes.paper import report as paper_report
+from recipes.paper import tables as paper_tables
+from recipes.paper.ledger import read_cells
+from recipes.paper.settings import read_sets
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+RESULTS = ROOT / "recipes" / "results"
+
+
+def runs(name):
+    """The comparison of the runs on one data set."""
+    found = [run for path in sorted((RESULTS / name).glob("*.json")) for run in read_runs(path)]
+    return compare.comparison(found, markdown=True)
+
+
+def speed():
+    """The attention benchmark."""
+    return benchmark.report(json.loads((RESULTS / "attention-cpu.json").read_text()))
+
+
+def accuracy():
+    """The errors in half precision."""
+    return benchmark.report(json.loads((RESULTS / "accuracy-cpu.json").read_text()))
+
+
+def clocks():
+    """Predicted clocks a score: of each kernel and head size the default, and the best of TanhMax and of softmax."""
+    result = json.loads((RESULTS / "predicted-clocks-triton-3.9.json").read_text())
+    chosen = []
+    for kind in dict.fromkeys((each["kernel"], each["head_dim"]) for each in result["entries"]):
+        rows = [each for each in result["entries"] if (each["kernel"], each["head_dim"]) == kind]
+        signed = [each for each in rows if each["weights"] != "softmax"]
+        softmax = [each for each in rows if each["weights"] == "softmax"]
+        best = [min(some, key=lambda each: (each["clocks"]["overlapped"], each["clocks"]["serial"])) for some in (signed, softmax)]
+        chosen += [signed[0], *(each for each in best if each is not signed[0])]
+    return predicted.rendered(result | {"entries": chosen}).strip()
+
+
+def scan():
+    """What polarity does to a decoder before training."""
+    return polarity_scan.report(json.loads((RESULTS / "polarity-scan-smollm2.json").read_text()), markdown=True)
+
+
+def paper():
+    """What the replication found, in short."""
+    cells = read_cells(ROOT / "recipes" / "paper" / "results")
+    facts = paper_tables.published()
+    titles = {name: data_set.title for name, data_set in read_sets().items()}
+    words = {"published": "leaky, as published", "paper": "the paper's settings", "common": "common grid"}
+    accuracy = [
+        [titles[name], words[gain["protocol"]], gain["softmax"], gain["tanhmax"], gain["shown"], gain["p"]]
+        for name in ("sst", "20news")
+        for gain in paper_tables.gains(cells, name)
+    ]
+    header = ["data", "how", "softmax, %", "TanhMax, %", "difference", "p"]
+    solutions = ["attention", "runs", "oriented erasure tau", "smallest to largest", "AUC of words"]
+    return "\n\n".join(
+        (
+            table(header, accuracy, markdown=True),
+            table(solutions, paper_report.erasure_by_solution(cells, facts["sets"]), markdown=True),
+        )
+    )
+
+
+def faithfulness():
+    """How faithful each score is, TanhMax beside softmax."""
+    columns = ("attention_tau", "deletion_tau", "sign_agreement", "comprehensiveness", "sufficiency")
+    rows = []
+    for kind in ("tanhmax", "softmax"):
+        found = json.loads((RESULTS / "faithfulness" / f"minilm-sst2-{kind}.json").read_text())
+        for method in found["methods"]:
+            cells = [Cell(**found["cells"][column][method]) for column in columns]
+            rows.append([kind, method.replace("_", " "), *map(str, cells)])
+    header = ["model", "score", *(f"{MEASURES[column].title}{ARROWS[MEASURES[column].better]}" for column in columns)]
+    return table(header, rows, markdown=True)
+
+
+def faithfulness_timed():
+    """Batches against loops."""
+    return faithfulness_speed.report(json.loads((RESULTS / "faithfulness-speed-cpu.json").read_text()), markdown=True)
+
+
+DATA = ("sst2", "20news", "cifar10", "cifar10-dinov2s", "tinyshakespeare")
+BLOCKS = {
+    "supported models": supported_table,
+    **{name: functools.partial(runs, name) for name in DATA},
+    "scan": scan,
+    "paper": paper,
+    "faithfulness": faithfulness,
+    "faithfulness speed": faithfulness_timed,
+    "predicted": clocks,
+    "accuracy": accuracy,
+    "benchmark": speed,
+}
+
+
+def rendered(text):
+    """The README with every block rendered anew."""
+    for name, render in BLOCKS.items():
+        before, rest = text.split(f"<!-- {name} -->", 1)
+        _, after = rest.split(f"<!-- /{name} -->", 1)
+        text = f"{before}<!-- {name} -->\n{render()}\n<!-- /{name} -->{after}"
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(rendered(README.read_text()))

@@ -1,0 +1,79 @@
+"""How scores of positions come from the heads."""
+
+import pytest
+import torch
+from families import images, text, tiny_model
+
+import hf_tanhmax
+from hf_tanhmax.interpret.attribution import explain, rollout
+from hf_tanhmax.interpret.attribution.examining import Request
+
+BERT = hf_tanhmax.TanhMaxBertForSequenceClassification
+
+
+def test_scores_of_one_layer_are_the_row_that_is_read():
+    found = explain(tiny_model(BERT), {"input_ids": text(1, 5)}, 1, layers=-1, methods=("weights", "oriented", "contributions"))
+    torch.testing.assert_close(found.scores["weights"], found.weights[0, :, 0].mean(0))
+    torch.testing.assert_close(found.scores["oriented"], found.oriented[0, :, 0].mean(0))
+    torch.testing.assert_close(found.scores["contributions"], found.contributions[0, :, 0].sum(0))
+
+
+def test_scores_of_all_layers():
+    found = explain(tiny_model(BERT), {"input_ids": text(1, 5)}, 1, methods=("weights", "contributions", "rollout"))
+    rows = torch.stack([found.weights[0].mean((0, 1)), found.weights[1].mean((0, 1)), found.weights[2, :, 0].mean(0)])
+    torch.testing.assert_close(found.scores["weights"], rows.mean(0))
+    torch.testing.assert_close(found.scores["contributions"], found.contributions.sum((0, 1, 2)))
+    torch.testing.assert_close(found.scores["rollout"], rollout(found.oriented)[0])
+
+
+def test_contributions_are_the_first_order_of_attention_erasure():
+    """The derivative of the logit along the erased columns, by finite differences in float64, through all layers at once."""
+    from hf_tanhmax.interpret.attribution.hooks import plainly, watching
+    from hf_tanhmax.patching import attention_modules
+
+    model, ids, step = tiny_model(BERT).double(), text(1, 5), 1e-6
+    found = explain(model, {"input_ids": ids}, 1, methods=("contributions",))
+
+    def quieter(place):
+        def attend(module, query, key, value, mask, **kwargs):
+            heard = torch.ones(1, 1, 5, 1, dtype=value.dtype)
+            heard[0, 0, place] -= step
+            return plainly(module, query, key, value * heard, mask, **kwargs)
+
+        return attend
+
+    with torch.no_grad():
+        whole = float(model(input_ids=ids).logits[0, 1])
+        for place in range(5):
+            with watching(attention_modules(model), quieter(place)):
+                slope = (whole - float(model(input_ids=ids).logits[0, 1])) / step
+            assert float(found.scores["contributions"][place]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
+
+
+def test_pixels_are_gathered_in_patches():
+    found = explain(tiny_model(hf_tanhmax.TanhMaxViTForImageClassification), {"pixel_values": images(1)}, methods=("input_x_gradient",))
+    assert found.grid == (3, 3)
+    assert found.tokens[:3] == ("[CLS]", "0, 0", "0, 1")
+    assert found.scores["input_x_gradient"].shape == (10,)
+    assert float(found.scores["input_x_gradient"][0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (("lime",), "there is no method 'lime'; choose from weights"),
+        ((), "methods is empty"),
+        ("weights", "methods must be a tuple of names"),
+    ],
+)
+def test_methods_that_do_not_exist_are_refused(methods, message):
+    with pytest.raises(ValueError, match=message):
+        Request(methods, [0], 0)
+
+
+@pytest.mark.parametrize(("steps", "advice"), [(1, True), (512, False)])
+def test_too_few_steps_are_said_to_be(steps, advice):
+    pytest.importorskip("captum")
+    model = tiny_model(hf_tanhmax.TanhMaxLlamaForSequenceClassification)
+    found = explain(model, {"input_ids": text(1, 5)}, 1, methods=("integrated_gradients",), steps=steps)
+    assert ("give more steps" in found.notes[-1]) == advice

@@ -1,0 +1,44 @@
+"""Patches of pictures: names, sums and maps."""
+
+import pytest
+import torch
+import transformers
+
+from hf_tanhmax.interpret.inputs.image_patches import grid_of, patch_names, per_patch, upsampled
+
+
+def test_the_grid_is_rows_by_columns():
+    assert grid_of(transformers.ViTConfig(patch_size=5), torch.zeros(1, 3, 10, 15)) == (2, 3)
+    assert grid_of(transformers.ViTConfig(patch_size=[5, 3]), torch.zeros(1, 3, 10, 15)) == (2, 5)
+    with pytest.raises(ValueError, match="BertConfig has no patch_size"):
+        grid_of(transformers.BertConfig(), torch.zeros(1, 3, 10, 15))
+
+
+def test_what_comes_before_the_patches_is_special():
+    tokens, words, texts = patch_names((1, 2), 4)
+    assert tokens == ("[CLS]", "[1]", "0, 0", "0, 1")
+    assert words == (None, None, 0, 1)
+    assert texts == ("0, 0", "0, 1")
+    with pytest.raises(ValueError, match="1 positions for 1 x 2 patches"):
+        patch_names((1, 2), 1)
+
+
+def test_pixels_are_added_up_in_each_patch():
+    pixels = torch.arange(24.0).reshape(4, 6)
+    found = per_patch(pixels, (2, 2), 5)
+    assert found.tolist() == [
+        0,
+        *(float(pixels[rows, columns].sum()) for rows in (slice(2), slice(2, 4)) for columns in (slice(3), slice(3, 6))),
+    ]
+
+
+def test_a_map_is_flat_or_smooth():
+    scores = torch.tensor([9.0, 1.0, -1.0, 0.5, 2.0])
+    flat = upsampled(scores, (2, 2), (4, 6), smooth=False)
+    assert flat[0].tolist() == [1.0] * 3 + [-1.0] * 3
+    assert flat[3].tolist() == [0.5] * 3 + [2.0] * 3
+    smooth = upsampled(scores[1:], (2, 2), (40, 60))
+    assert smooth.shape == (40, 60)
+    assert (float(smooth.min()), float(smooth.max())) == (-1.0, 2.0)
+    with pytest.raises(ValueError, match="5 scores cannot fill 3 x 2 patches"):
+        upsampled(scores, (3, 2), (4, 6))

@@ -1,0 +1,47 @@
+"""What a picture shows is what the explanation holds."""
+
+import pytest
+import torch
+from made_explanations import TOKENS, made
+
+from hf_tanhmax.interpret.viz.selection import head_numbers, matrices, one_head, texts_and_scores
+
+
+def test_views():
+    explanation = made()
+    assert matrices(explanation, "raw") is explanation.weights
+    assert torch.equal(matrices(explanation, "oriented")[0, 2], explanation.weights[0, 2] * explanation.orientation[0, 2])
+    assert torch.equal(one_head(explanation, 1, 2, "contributions"), explanation.contributions[1, 2])
+
+
+def test_a_head_in_one_number():
+    explanation = made()
+    rows = explanation.weights.sum(-1)
+    torch.testing.assert_close(head_numbers(explanation, "raw"), rows.mean(-1))
+    torch.testing.assert_close(head_numbers(explanation, "raw")[-1], torch.ones(3))  # softmax
+    torch.testing.assert_close(head_numbers(explanation, "contributions")[0, 1], explanation.contributions[0, 1].sum())
+    assert (head_numbers(explanation, "raw")[:-1].abs() < 1).all()
+
+
+def test_words_are_sums_of_their_tokens():
+    explanation = made()
+    texts, scores = texts_and_scores(explanation, "rollout", "words")
+    assert texts == ["not", "funny", "at", "$all_"]
+    assert scores[1] == pytest.approx(float(explanation.scores["rollout"][2:4].sum()))
+    texts, scores = texts_and_scores(explanation, "rollout", "tokens")
+    assert texts == list(TOKENS)
+    assert scores == explanation.scores["rollout"].tolist()
+
+
+def test_what_there_is_not():
+    explanation = made()
+    with pytest.raises(ValueError, match=r'there is no view "size"; there are raw, oriented, contributions'):
+        matrices(explanation, "size")
+    for layer, head in ((2, 0), (0, 3), (-1, 0)):
+        with pytest.raises(ValueError, match=rf"there is no layer {layer}, head {head}: layers are 0 to 1 and heads 0 to 2"):
+            one_head(explanation, layer, head, "raw")
+    with pytest.raises(ValueError, match=r'scores are by "words" or by "tokens", not by "letters"'):
+        texts_and_scores(explanation, "rollout", "letters")
+    for unit in ("words", "tokens"):
+        with pytest.raises(ValueError, match=r'there are no scores named "luck"; this explanation has weights, oriented'):
+            texts_and_scores(explanation, "luck", unit)

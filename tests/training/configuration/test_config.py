@@ -1,0 +1,75 @@
+"""Values: their ranges, what goes together, and the files that are looked at before anything else."""
+
+import dataclasses
+
+import pytest
+
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.training.configuration.config import ATTENTION, BASE, MANAGEMENT, Config
+from hf_tanhmax.training.configuration.keys import TYPES, read_yaml
+from hf_tanhmax.training.configuration.recipe import read_recipes, task_base
+from hf_tanhmax.training.configuration.task_configs import CONFIGS
+
+
+def recipe(name, *flags):
+    return read_recipes([str(task_base("bert/text_classification").with_name(f"{name}.yaml")), *flags])[0]
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_the_bases_hold_every_key_and_nothing_else(task):
+    common, own = read_yaml(BASE, task), read_yaml(task_base(task), task)
+    assert ["task", *common] == [field.name for field in dataclasses.fields(Config)]
+    assert {*common, *own} == {field.name for field in dataclasses.fields(CONFIGS[task])} == set(TYPES[task])
+    assert {*ATTENTION, *MANAGEMENT} <= set(common)
+    assert own["task"] == task
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("tanhmax", "--batch_size 0", "batch_size must be at least 1, but is 0"),
+        ("tanhmax", "--learning_rate 0", "learning_rate must be positive and at most 100, but is 0"),
+        ("tanhmax", "--polarity 1.5", "polarity must be between 0 and 1, but is 1.5"),
+        ("tanhmax", "--epochs .nan", "epochs must be at least 0.001, but is nan"),
+        ("tanhmax", "--save_steps 15", "save_steps must be a multiple of logging_steps"),
+        ("tanhmax", "--num_heads 5", "num_heads must divide hidden_size, but they are 5 and 64"),
+        ("tanhmax", "--synthetic_polar 3", "synthetic_polar must be even and below"),
+        ("annealed", "--polarity learned", "a learned polarity is not annealed"),
+        ("softmax", "--polarity 0.5", "polarity does something only with attention: tanhmax"),
+        ("annealed", "--attention softmax", "does something only with attention: tanhmax"),
+        ("tanhmax", "--polarity_share 0.3", "polarity_share does something only with a polarity_schedule"),
+        ("tanhmax", "--score_bias 4", "score_bias does something only with polarity: learned"),
+        ("tanhmax", "--model_name_or_path x --num_layers 3", "num_layers does something only with a model from scratch"),
+        ("tanhmax", "--dataset imdb --synthetic_documents 10", "synthetic_documents does something only with dataset: synthetic"),
+        ("tanhmax", "--dataset_config x", "dataset_config does something only with a dataset from the Hub"),
+        ("tanhmax", "--lora_rank 4", "lora_rank adapts a checkpoint: set model_name_or_path, or lora_rank to null"),
+        ("learned", "--model_name_or_path x --lora_rank 4", "a learned polarity is a weight of the base model, which LoRA does not train"),
+        ("tanhmax", "--lora_dropout 0.1", "lora_dropout does something only with a lora_rank"),
+        ("tanhmax", "--hub_private true", "hub_private does something only with push_to_hub"),
+        ("tanhmax", "--test_file x.csv", "test_file needs a train_file beside it"),
+        ("tanhmax", "--train_file x.txt", "train_file must end in .csv, .json, .jsonl, .parquet, but is x.txt"),
+        ("tanhmax", "--train_file nowhere.csv", "train_file does not exist: nowhere.csv"),
+        ("tanhmax", "--compare_with sofmax", "no variant 'sofmax' beside tanhmax.yaml; there are annealed, learned, lora, softmax"),
+        ("tanhmax", "--compare_with tanhmax", "'tanhmax' is the variant itself"),
+        ("tanhmaks", "", "there is no file"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(name, flags, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe(name, *flags.split())
+
+
+def test_files_are_looked_at_before_anything_else(tmp_path):
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(RecipeError, match="train_file is empty"):
+        recipe("tanhmax", "--train_file", str(tmp_path / "empty.csv"))
+    (tmp_path / "some.csv").write_text("text,label\na,1\n")
+    with pytest.raises(RecipeError, match="give either train_file or dataset, not both"):
+        recipe("tanhmax", "--train_file", str(tmp_path / "some.csv"), "--dataset", "imdb")
+
+
+def test_a_checkpoint_has_defaults_of_its_own():
+    scratch, checkpoint = recipe("tanhmax").config, recipe("tanhmax", "--model_name_or_path", "some/model").config
+    assert (scratch.resolved_epochs, scratch.resolved_learning_rate) == (6, 1e-3)
+    assert (checkpoint.resolved_epochs, checkpoint.resolved_learning_rate) == (1, 5e-5)
+    assert recipe("lora", "--model_name_or_path", "some/model").config.resolved_learning_rate == 5e-4

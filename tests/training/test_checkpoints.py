@@ -1,0 +1,98 @@
+"""Which folders are taken, which are refused, and which checkpoints count as whole."""
+
+import json
+
+import pytest
+
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.training.checkpoints import claim, mark_whole, whole, write_json
+
+IDENTITY = {"config": {"seed": 0, "layers": [0, 1]}, "data": {"source": "synthetic"}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that this run has begun in."""
+    claim(tmp_path / "run", IDENTITY, resume=False)
+    return tmp_path / "run"
+
+
+def save(folder, step, *, complete=True):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    (checkpoint / "optimizer.pt").write_bytes(b"state")
+    if complete:
+        mark_whole(checkpoint)
+    return checkpoint
+
+
+def test_a_new_folder_is_taken_and_marked(tmp_path):
+    assert claim(tmp_path / "a" / "b", IDENTITY, resume=False).said == ()
+    assert json.loads((tmp_path / "a" / "b" / "recipe.json").read_text()) == IDENTITY
+    assert "there is nothing to resume" in claim(tmp_path / "c", IDENTITY, resume=True).said[0]
+
+
+def test_an_unfinished_run_is_continued_only_when_asked(folder):
+    with pytest.raises(RecipeError, match="holds this run unfinished; add --resume to continue it, or choose another output_dir"):
+        claim(folder, IDENTITY, resume=False)
+    start = claim(folder, IDENTITY, resume=True)
+    assert (start.checkpoint, start.finished) == (None, False)
+    assert "there is no whole checkpoint" in start.said[-1]
+
+
+def test_a_finished_run_is_found(folder):
+    write_json(folder / "results.json", {})
+    start = claim(folder, IDENTITY, resume=False)
+    assert start.finished
+    assert "finished already" in start.said[0]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_run_is_refused_and_the_difference_named(folder, resume):
+    other = {"config": {"seed": 1, "layers": [0, 1]}, "data": {"source": "files"}}
+    with pytest.raises(RecipeError, match=r"differs in seed \(0, now 1\), source \('synthetic', now 'files'\)"):
+        claim(folder, other, resume=resume)
+
+
+def test_files_of_something_else_are_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RecipeError, match="holds files that no recipe wrote"):
+        claim(tmp_path, IDENTITY, resume=True)
+    with pytest.raises(RecipeError, match="is a file"):
+        claim(tmp_path / "thesis.tex", IDENTITY, resume=False)
+    with pytest.raises(RecipeError, match="cannot write to output_dir"):
+        claim(tmp_path / "thesis.tex" / "run", IDENTITY, resume=False)
+
+
+def test_the_last_whole_checkpoint_is_chosen_by_number(folder):
+    for step in (80, 90, 100):
+        save(folder, step)
+    assert claim(folder, IDENTITY, resume=True).checkpoint == str(folder / "checkpoint-100")
+
+
+@pytest.mark.parametrize("damage", ["unmarked", "missing", "short", "half a list"])
+def test_an_incomplete_checkpoint_is_named_and_skipped(folder, damage):
+    save(folder, 5)
+    last = save(folder, 10, complete=damage != "unmarked")
+    if damage == "missing":
+        (last / "optimizer.pt").unlink()
+    elif damage == "short":
+        (last / "optimizer.pt").write_bytes(b"st")
+    elif damage == "half a list":
+        (last / "whole.json").write_text('{"model')
+    assert not whole(last)
+    start = claim(folder, IDENTITY, resume=True)
+    assert start.checkpoint == str(folder / "checkpoint-5")
+    assert start.said == (
+        f"skipping {last}, which is incomplete: the run ended while saving it",
+        f"resuming from {folder / 'checkpoint-5'}",
+    )
+    assert not (last / "whole.json").exists()
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}

@@ -1,0 +1,74 @@
+"""Where a model may start from: softmax and TanhMax checkpoints, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from hf_tanhmax.training.data.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A softmax checkpoint with its tokenizer, small and random."""
+    folder = str(tmp_path_factory.mktemp("checkpoint"))
+    tokenizer = build_tokenizer([" ".join(f"w{word}" for word in range(43))], vocabulary_size=43, max_length=17)
+    sizes = {"hidden_size": 10, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 14, "max_position_embeddings": 23}
+    torch.manual_seed(0)
+    BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def train_checkpoint(checkpoint, train):
+    """A tiny run that starts from the softmax checkpoint, or from another one."""
+    return lambda name, *flags, start=checkpoint, **options: train(name, "--model_name_or_path", start, *flags, **options)
+
+
+def test_a_softmax_checkpoint_becomes_tanhmax_and_stays_softmax_at_polarity_0(train_checkpoint, checkpoint, tmp_path):
+    code, said, results = train_checkpoint("tanhmax", "--polarity", "0", "--dropout", "0", folder="zero")
+    assert code == 0, said
+    assert results["attention_health"]["overall"]["negative_mass"] == 0
+    _, _, softmax = train_checkpoint("softmax", "--dropout", "0", folder="softmax")
+    curves = [torch.tensor(result["metrics"]["train_loss_curve"]) for result in (results, softmax)]
+    torch.testing.assert_close(*curves, rtol=0, atol=1e-5)
+    assert type(AutoModelForSequenceClassification.from_pretrained(tmp_path / "zero")).__name__ == "TanhMaxBertForSequenceClassification"
+
+
+def test_a_tanhmax_checkpoint_is_continued_and_never_trained_as_softmax(train_checkpoint, tmp_path):
+    train_checkpoint("tanhmax", folder="first")
+    first = str(tmp_path / "first")
+    code, said, results = train_checkpoint("tanhmax", start=first, folder="second")
+    assert code == 0, said
+    assert results["attention_health"]["overall"]["weight_sum"] < 1
+    code, said, _ = train_checkpoint("softmax", start=first, folder="third")
+    assert code == 2
+    assert "is a TanhMax checkpoint, but the recipe says attention: softmax" in said
+    code, said, _ = train_checkpoint("learned", start=first, folder="fourth")
+    assert code == 2
+    assert "is a number, but that of the recipe is learned" in said
+    code, said, _ = train_checkpoint("tanhmax", "--layers", "0", start=first, folder="fifth")
+    assert code == 2
+    assert "layers of" in said
+
+
+def test_the_model_of_another_family_is_refused_in_one_sentence(train_checkpoint, checkpoint, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in Path(checkpoint).iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "electra", "architectures": ["ElectraModel"]}))
+    code, said, _ = train_checkpoint("tanhmax", start=str(other))
+    assert code == 2
+    assert "is a checkpoint of model type 'electra', but bert/text_classification is a recipe for 'bert'" in said
+
+
+def test_a_checkpoint_with_too_few_positions_is_refused(train_checkpoint):
+    code, said, _ = train_checkpoint("tanhmax", "--max_length", "24")
+    assert code == 2
+    assert "max_length is 24, but" in said
+    assert "has positions for 23 tokens" in said
