@@ -6,4 +6,5 @@ RENAMED_KEYS = {
     "hub_private": "hub_private_repo",
     "learning_rate_schedule": "lr_scheduler_type",
     "max_gradient_norm": "max_grad_norm",
+    "warmup_share": "warmup_steps",
 }
