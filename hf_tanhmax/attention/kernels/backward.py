@@ -80,9 +80,9 @@ def key_value_kernel(
     o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
 
     p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
-    b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, False), Rows(i_n, o_n, keys), MASKED=True)
+    b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, keys), MASKED=True)
     p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
-    b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, False), Rows(i_n, o_n, keys), MASKED=True)
+    b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, keys), MASKED=True)
     b_dk = tl.zeros([BLOCK_N, BLOCK_DIM], tl.float32)
     b_dv = tl.zeros([BLOCK_N, BLOCK_VALUE], tl.float32)
     seed = 0
@@ -113,8 +113,8 @@ def key_value_kernel(
             for i in range(count):
                 i_m = block_start(i, left, (low, full_low, full_high, high), BLOCK_M, EDGES == 1)
                 block = Rows(i_m, o_m, queries)
-                b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM, False), block, EDGES == 1)
-                b_grad = load_tile(Matrix(p_grad, heads * VALUE_DIM, o_v, VALUE_DIM, BLOCK_VALUE, False), block, EDGES == 1)
+                b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, EDGES == 1)
+                b_grad = load_tile(Matrix(p_grad, heads * VALUE_DIM, o_v, VALUE_DIM, BLOCK_VALUE), block, EDGES == 1)
                 if STATS is not None:  # summed in the order of the other kernels, whose exponents these must meet to the last digit
                     b_qk = tl.trans(tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION))
                     b_dp = tl.trans(tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION))
@@ -175,18 +175,18 @@ def query_kernel(
     if KEEP is not None:
         p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
         p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
-    b_start, b_end = sequence_bounds(STARTS, ENDS, Rows(i_m, o_m, queries), 1)
+    block = Rows(i_m, o_m, queries)
+    b_start, b_end = sequence_bounds(STARTS, ENDS, block, 1)
     log_p, seed = 0.0, 0
     if POLARITY == 2:
         log_p = tl.load(LOG_P + i_h)
     if DROPOUT:
         seed = tl.load(SEED)
 
-    block = Rows(i_m, o_m, queries)
     p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
-    b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM, False), block, MASKED=True)
+    b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, MASKED=True)
     p_grad = GRAD + (i_b * queries * heads + i_h) * VALUE_DIM
-    b_grad = load_tile(Matrix(p_grad, heads * VALUE_DIM, o_v, VALUE_DIM, BLOCK_VALUE, False), block, MASKED=True)
+    b_grad = load_tile(Matrix(p_grad, heads * VALUE_DIM, o_v, VALUE_DIM, BLOCK_VALUE), block, MASKED=True)
     p_row = i_bh.to(tl.int64) * queries + i_m + o_m
     b_shift, b_inverse = row_statistics(LSE, STATS, p_row, rows, m_row)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -202,8 +202,8 @@ def query_kernel(
             count, left = blocks_of(span, BLOCK_N, EDGES == 1)
             for i in range(count):
                 i_n = block_start(i, left, span, BLOCK_N, EDGES == 1)
-                b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, False), Rows(i_n, o_n, keys), EDGES == 1)
-                b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, False), Rows(i_n, o_n, keys), EDGES == 1)
+                b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, keys), EDGES == 1)
+                b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, keys), EDGES == 1)
                 b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
                 b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
                 b_w, b_dlog_p, b_ds = tile_gradient(
@@ -272,12 +272,12 @@ def bias_kernel(
                 log_p = tl.load(LOG_P + i_h)
             p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
             p_grad = GRAD + (i_b * queries * heads + i_h) * VALUE_DIM
-            b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM, False), block, MASKED=True)
-            b_grad = load_tile(Matrix(p_grad, heads * VALUE_DIM, o_v, VALUE_DIM, BLOCK_VALUE, False), block, MASKED=True)
+            b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, MASKED=True)
+            b_grad = load_tile(Matrix(p_grad, heads * VALUE_DIM, o_v, VALUE_DIM, BLOCK_VALUE), block, MASKED=True)
             p_k = K + (i_b * k_b + i_kv * k_h) * ALIGN
-            b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, False), Rows(i_n, o_n, keys), MASKED=True)
+            b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, keys), MASKED=True)
             p_v = V + (i_b * v_b + i_kv * v_h) * ALIGN
-            b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, False), Rows(i_n, o_n, keys), MASKED=True)
+            b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, keys), MASKED=True)
             p_row = i_bh.to(tl.int64) * queries + i_m + o_m
             b_shift, b_inverse = row_statistics(LSE, STATS, p_row, rows, m_row)
             b_delta = tl.load(DELTA + p_row, mask=m_row, other=0.0)[:, None]

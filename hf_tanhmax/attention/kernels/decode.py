@@ -106,8 +106,8 @@ def decode_kernel(
             b_k = load_page(p_k, b_block * k_b * ALIGN + o_key % PAGE * k_n * ALIGN, o_d, o_key < end, DIM)  # [BLOCK_N, BLOCK_DIM]
             b_v = load_page(p_v, b_block * v_b * ALIGN + o_key % PAGE * v_n * ALIGN, o_v, o_key < end, VALUE_DIM)  # [BLOCK_N, BLOCK_VALUE]
         else:
-            b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, False), Rows(i_n, o_n, end), MASKED=True)
-            b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, False), Rows(i_n, o_n, end), MASKED=True)
+            b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, end), MASKED=True)
+            b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, end), MASKED=True)
         b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
         b_a, b_x, b_y = decode_scores(
             b_qk, Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], end),

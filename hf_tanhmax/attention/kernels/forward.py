@@ -90,7 +90,8 @@ def forward_kernel(
     if KEEP is not None:
         p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
         p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
-    b_start, b_end = sequence_bounds(STARTS, ENDS, Rows(i_m, o_m, queries), 1)
+    block = Rows(i_m, o_m, queries)
+    b_start, b_end = sequence_bounds(STARTS, ENDS, block, 1)
     log_p, seed = 0.0, 0
     if POLARITY == 2:
         log_p = tl.load(LOG_P + i_h)
@@ -98,10 +99,10 @@ def forward_kernel(
         seed = tl.load(SEED)
 
     p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
-    b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM, False), Rows(i_m, o_m, queries), MASKED=True)
-    span = key_span(Rows(i_m, o_m, queries), Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span)
+    b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, MASKED=True)
+    span = key_span(block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span)
     b_acc, b_sum, b_max = attend(
-        b_q, Rows(i_m, o_m, queries), span, NORMS, i_b.to(tl.int32) * (heads // groups) + i_kv,
+        b_q, block, span, NORMS, i_b.to(tl.int32) * (heads // groups) + i_kv,
         Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
         Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
         Scoring(scale, cap, log_p, CAPPED, POLARITY, STATS is not None), Bias(p_bias, bias_m, bias_n, ADDITIVE),
@@ -171,8 +172,10 @@ def walk(
 def attend_block(
     b_q, sums, queries, key, value, keys, mask, scoring, bias, dropout, MASKED: tl.constexpr, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Take one block of keys into the running sums. SHIFT is "running", or "static", where it is not the largest exponent and does not move,
-    or "polynomial", where in addition one score in four is exponentiated by the polynomial of `shift`.
+    """Take one block of keys into the running sums.
+
+    SHIFT is "running" for the largest exponent so far, "static" for one that does not move, or "polynomial" for a static one with which one
+    score in four is exponentiated by the polynomial of `shift`.
     """
     b_acc, b_sum, b_max = sums
     STATIC: tl.constexpr = SHIFT != "running"

@@ -40,18 +40,21 @@ class Rows(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """A matrix whose last dimension is dense; `described`, its pointer is a descriptor of [batch, heads, length, dim], an entry and a head."""
+    """A matrix [length, dim] whose last dimension is dense, and the offsets of its columns, `block_dim` of them.
+
+    If `described`, the pointer is a tensor descriptor of [batch, heads, length, dim], an index of batch entry and one of head.
+    """
 
     pointer: tl.tensor
     stride: tl.tensor
     columns: tl.tensor
     dim: tl.constexpr
     block_dim: tl.constexpr
-    described: tl.constexpr
+    described: tl.constexpr = False
 
 
 class Band(NamedTuple):
-    """The keys that a row may see by their positions: up to its own, `offset` further on, if `causal`; nearer than `window` if `windowed`."""
+    """Keys that a row may see by position, `offset` more for a row: none beyond it (causal), all nearer than `window` (windowed)."""
 
     offset: tl.tensor
     window: tl.tensor
@@ -81,7 +84,7 @@ class Bias(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """From products of query and key to weights: scale, softcap and log of the polarity, and what of them there is (see POLARITY, EXACT)."""
+    """From products of query and key to weights: scale, softcap, log of the polarity, and the constants CAPPED, POLARITY and EXACT."""
 
     scale: tl.tensor
     cap: tl.tensor

@@ -42,7 +42,7 @@ def norm_kernel(
     i_b, i_h = (i_bh // kv_heads).to(tl.int64), (i_bh % kv_heads).to(tl.int64)
     o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM)
     p_k = K + (i_b * k_b + i_h * k_h) * ALIGN
-    b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, False), Rows(i_n, o_n, keys), MASKED=True).to(tl.float32)
+    b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, keys), MASKED=True).to(tl.float32)
     b_sq = tl.sum(b_k * b_k, 1)
     tl.store(NORMS + tl.program_id(0), tl.max(tl.where(b_sq == b_sq, b_sq, float("inf")), 0))
 
