@@ -129,7 +129,7 @@ def key_value_kernel(
                     b_qk, b_dp, Statistics(b_shift[None, :], b_inverse[None, :], b_delta),
                     Rows(i_m, o_m[None, :], queries), Rows(i_n, o_n[:, None], keys),
                     Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-                    Scoring(scale, cap, log_p, CAPPED, POLARITY, STATS is not None), Bias(p_bias, bias_m, bias_n, ADDITIVE),
+                    Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
                     Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True,
                 )  # fmt: skip
                 b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
@@ -210,7 +210,7 @@ def query_kernel(
                     b_qk, b_dp, Statistics(b_shift[:, None], b_inverse[:, None], b_delta[:, None]),
                     Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], keys),
                     Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-                    Scoring(scale, cap, log_p, CAPPED, POLARITY, STATS is not None), Bias(p_bias, bias_m, bias_n, ADDITIVE),
+                    Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
                     Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True,
                 )  # fmt: skip
                 if PASS < PASSES - 1:
@@ -287,8 +287,10 @@ def bias_kernel(
                 b_qk, b_dp, Statistics(b_shift[:, None], b_inverse[:, None], b_delta),
                 Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], keys),
                 Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-                Scoring(scale, cap, log_p, CAPPED, POLARITY, STATS is not None),
-                Bias(BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, bias_m, bias_n, ADDITIVE),
+                Scoring(
+                    scale, cap, log_p, Bias(BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, bias_m, bias_n, ADDITIVE),
+                    CAPPED, POLARITY, STATS is not None,
+                ),
                 Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=True, INNER=False,
             )  # fmt: skip
             b_sum += b_ds
@@ -310,24 +312,24 @@ def bias_kernel(
 
 @triton.jit
 def tile_gradient(
-    b_qk, b_dp, statistics, rows, columns, mask, scoring, bias, dropout, MASKED: tl.constexpr, INNER: tl.constexpr
+    b_qk, b_dp, statistics, rows, columns, mask, scoring, dropout, MASKED: tl.constexpr, INNER: tl.constexpr
 ):  # fmt: skip
     """Of one tile, rows by keys or keys by rows: the weights as they met the values, the gradient of log p, and that of the scores.
 
     The gradient is that of the products of query and key (through the softcap) if INNER, else that of the scores behind the bias, or
     (with an additive mask) that of the mask, in which W and C have changed places.
     """
-    b_x, b_tanh = scores(b_qk, rows, columns, bias, scoring)
+    b_x, b_tanh = scores(b_qk, rows, columns, scoring)
     b_a = b_x
     m_seen = None
     if MASKED:
         m_seen = visible(rows, columns, mask)
     b_x, b_y = exponents(b_x, m_seen, scoring, MASKED)
-    b_a, b_x, b_y = faded(b_a, b_x, b_y, rows, columns, bias, scoring.exact)
+    b_a, b_x, b_y = faded(b_a, b_x, b_y, rows, columns, scoring)
     if dropout.active:
         m_survives = survives(rows, columns, dropout)
         b_dp = tl.where(m_survives, b_dp * (1.0 / (1.0 - dropout.probability)), 0.0)
-    OF_MASK: tl.constexpr = bias.additive and not INNER
+    OF_MASK: tl.constexpr = scoring.bias.additive and not INNER
     b_w, b_n, b_ds = score_gradient(b_a, b_x, b_y, b_dp, statistics, scoring, OF_MASK)
     b_dlog_p = -b_n * (b_dp + statistics.delta)
     if dropout.active:

@@ -16,7 +16,7 @@ TABLE, the keys lie in blocks of PAGE keys anywhere in K and V, and are read whe
 import triton
 import triton.language as tl
 
-from .forward import STRIDES
+from .forward import STRIDES, Sums
 from .primitives import (
     LN2,
     Band,
@@ -109,22 +109,11 @@ def decode_kernel(
             b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, end), MASKED=True)
             b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, end), MASKED=True)
         b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-        b_a, b_x, b_y = decode_scores(
-            b_qk, Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], end),
+        b_acc, b_sum, b_max = attend_chunk(
+            b_qk, b_v, Sums(b_acc, b_sum, b_max), Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], end),
             Mask(Band(offset, window, CAUSAL, WINDOW), 0, 0, False, p_keep, keep_m, keep_n),
-            Scoring(scale, cap, log_p, CAPPED, POLARITY, EXACT), Bias(p_bias, bias_m, bias_n, ADDITIVE),
+            Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, EXACT), PRECISION,
         )  # fmt: skip
-        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED=True, ADDITIVE=ADDITIVE))
-        b_shrink = power(b_max - b_new, EXACT)
-        b_w = power(b_x - b_new[:, None], EXACT)
-        b_all = b_w
-        if POLARITY != 0:
-            b_n = power(b_y - b_new[:, None], EXACT)
-            b_all = b_w + b_n
-            b_w = difference(b_a, b_w, b_n, Scoring(scale, cap, log_p, CAPPED, POLARITY, EXACT))
-        b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
-        b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
-        b_max = b_new
 
     m_empty = b_sum == 0.0
     b_sum = tl.where(m_empty, 1.0, b_sum)
@@ -140,12 +129,24 @@ def decode_kernel(
 
 
 @triton.jit
-def decode_scores(b_qk, rows, columns, mask, scoring, bias):
-    """The score that the sign of a weight comes from, and the two exponents."""
-    b_x, _ = scores(b_qk, rows, columns, bias, scoring)
+def attend_chunk(b_qk, b_v, sums, rows, columns, mask, scoring, PRECISION: tl.constexpr):
+    """Take one block of keys, by its products with the queries, into the running sums."""
+    b_acc, b_sum, b_max = sums
+    b_x, _ = scores(b_qk, rows, columns, scoring)
     b_a = b_x
     b_x, b_y = exponents(b_x, visible(rows, columns, mask), scoring, MASKED=True)
-    return faded(b_a, b_x, b_y, rows, columns, bias, scoring.exact)
+    b_a, b_x, b_y = faded(b_a, b_x, b_y, rows, columns, scoring)
+    b_new = tl.maximum(b_max, largest(b_x, b_y, scoring, MASKED=True))
+    b_shrink = power(b_max - b_new, scoring.exact)
+    b_w = power(b_x - b_new[:, None], scoring.exact)
+    b_all = b_w
+    if scoring.polarity != 0:
+        b_n = power(b_y - b_new[:, None], scoring.exact)
+        b_all = b_w + b_n
+        b_w = difference(b_a, b_w, b_n, scoring)
+    b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
+    b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
+    return b_acc, b_sum, b_new
 
 
 @triton.jit

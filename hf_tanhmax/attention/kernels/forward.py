@@ -105,7 +105,7 @@ def forward_kernel(
         b_q, block, span, NORMS, i_b.to(tl.int32) * (heads // groups) + i_kv,
         Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
         Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-        Scoring(scale, cap, log_p, CAPPED, POLARITY, STATS is not None), Bias(p_bias, bias_m, bias_n, ADDITIVE),
+        Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
         Dropout(seed, i_bh, dropout_p, DROPOUT), POLYNOMIAL, PRECISION,
     )  # fmt: skip
 
@@ -126,10 +126,10 @@ def forward_kernel(
 
 @triton.jit
 def attend(
-    b_q, queries, span, NORMS, i_head, key, value, keys, mask, scoring, bias, dropout, POLYNOMIAL: tl.constexpr, PRECISION: tl.constexpr
+    b_q, queries, span, NORMS, i_head, key, value, keys, mask, scoring, dropout, POLYNOMIAL: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
     """The weighted sum of the values of some rows, the sum of their exponentials, and the shift: a fixed one with NORMS, if it will do."""
-    b_max = tl.full([b_q.shape[0]], -1e38 if scoring.polarity != 1 or bias.additive else 0.0, tl.float32)
+    b_max = tl.full([b_q.shape[0]], -1e38 if scoring.polarity != 1 or scoring.bias.additive else 0.0, tl.float32)
     b_sum = tl.zeros([b_q.shape[0]], tl.float32)
     b_acc = tl.zeros([b_q.shape[0], value.block_dim], tl.float32)
     done = False
@@ -138,13 +138,13 @@ def attend(
         if done:
             shift: tl.constexpr = "polynomial" if POLYNOMIAL else "static"
             b_acc, b_sum, b_max = walk(
-                b_q, Sums(b_acc, b_sum, b_shift), queries, span, key, value, keys, mask, scoring, bias, dropout, shift, PRECISION
+                b_q, Sums(b_acc, b_sum, b_shift), queries, span, key, value, keys, mask, scoring, dropout, shift, PRECISION
             )  # fmt: skip
             done = all_finite(b_acc)
     if not done:
-        b_max = tl.full([b_q.shape[0]], -1e38 if scoring.polarity != 1 or bias.additive else 0.0, tl.float32)
+        b_max = tl.full([b_q.shape[0]], -1e38 if scoring.polarity != 1 or scoring.bias.additive else 0.0, tl.float32)
         b_acc, b_sum, b_max = walk(
-            b_q, Sums(tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max), queries, span, key, value, keys, mask, scoring, bias, dropout,
+            b_q, Sums(tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max), queries, span, key, value, keys, mask, scoring, dropout,
             "running", PRECISION,
         )  # fmt: skip
     return b_acc, b_sum, b_max
@@ -152,7 +152,7 @@ def attend(
 
 @triton.jit
 def walk(
-    b_q, sums, queries, span, key, value, keys, mask, scoring, bias, dropout, SHIFT: tl.constexpr, PRECISION: tl.constexpr
+    b_q, sums, queries, span, key, value, keys, mask, scoring, dropout, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
     """Take all blocks of keys that the rows can see into the running sums: first those without a mask, then those with one."""
     b_acc, b_sum, b_max = sums
@@ -162,7 +162,7 @@ def walk(
         for i in range(count):
             i_n = block_start(i, left, span, BLOCK, EDGES == 1)
             b_acc, b_sum, b_max = attend_block(
-                b_q, Sums(b_acc, b_sum, b_max), queries, key, value, Rows(i_n, keys.offsets, keys.length), mask, scoring, bias, dropout,
+                b_q, Sums(b_acc, b_sum, b_max), queries, key, value, Rows(i_n, keys.offsets, keys.length), mask, scoring, dropout,
                 EDGES == 1, SHIFT, PRECISION,
             )  # fmt: skip
     return b_acc, b_sum, b_max
@@ -170,7 +170,7 @@ def walk(
 
 @triton.jit
 def attend_block(
-    b_q, sums, queries, key, value, keys, mask, scoring, bias, dropout, MASKED: tl.constexpr, SHIFT: tl.constexpr, PRECISION: tl.constexpr
+    b_q, sums, queries, key, value, keys, mask, scoring, dropout, MASKED: tl.constexpr, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
     """Take one block of keys into the running sums.
 
@@ -182,17 +182,17 @@ def attend_block(
     rows, columns = Rows(queries.start, queries.offsets[:, None], queries.length), Rows(keys.start, keys.offsets[None, :], keys.length)
     b_k = load_tile(key, keys, MASKED)  # [BLOCK_N, BLOCK_DIM]
     b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-    b_x, _ = scores(b_qk, rows, columns, bias, scoring, STATIC)
+    b_x, _ = scores(b_qk, rows, columns, scoring, STATIC)
     b_a = b_x
     m_seen = None
     if MASKED:
         m_seen = visible(rows, columns, mask)
     b_x, b_y = exponents(b_x, m_seen, scoring, MASKED)
-    b_a, b_x, b_y = faded(b_a, b_x, b_y, rows, columns, bias, scoring.exact)
+    b_a, b_x, b_y = faded(b_a, b_x, b_y, rows, columns, scoring)
 
     b_new = b_max
     if not STATIC:
-        b_new = tl.maximum(b_max, largest(b_x, b_y, scoring.polarity, MASKED, bias.additive))
+        b_new = tl.maximum(b_max, largest(b_x, b_y, scoring, MASKED))
         b_shrink = power(b_max - b_new, scoring.exact)
     if SHIFT == "polynomial" and not MASKED:
         b_w, b_n = mixed_pair(b_x, b_new[:, None] + tl.zeros_like(b_x), columns.offsets)

@@ -84,11 +84,12 @@ class Bias(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """From products of query and key to weights: scale, softcap, log of the polarity, and the constants CAPPED, POLARITY and EXACT."""
+    """From products of query and key to weights: scale, softcap, log of the polarity, bias, the constants CAPPED, POLARITY and EXACT."""
 
     scale: tl.tensor
     cap: tl.tensor
     log_p: tl.tensor
+    bias: Bias
     capped: tl.constexpr
     polarity: tl.constexpr
     exact: tl.constexpr
@@ -263,7 +264,7 @@ def load_added(rows, columns, bias):
 
 
 @triton.jit
-def scores(b_qk, rows, columns, bias, scoring, BOUNDED: tl.constexpr = False):
+def scores(b_qk, rows, columns, scoring, BOUNDED: tl.constexpr = False):
     """Scores, and the tanh of the softcap (only that, if there is one). The units are in the scale, or in the softcap if there is one.
 
     BOUNDED scores are known to be finite.
@@ -273,8 +274,8 @@ def scores(b_qk, rows, columns, bias, scoring, BOUNDED: tl.constexpr = False):
     if scoring.capped:
         b_tanh = tanh(b_x)
         b_x = b_tanh * scoring.cap
-    if bias.pointer is not None and not bias.additive:
-        b_bias = load_added(rows, columns, bias)
+    if scoring.bias.pointer is not None and not scoring.bias.additive:
+        b_bias = load_added(rows, columns, scoring.bias)
         b_x += b_bias * (1.0 if scoring.exact else LOG2E)
     if not BOUNDED:
         b_x = tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS)
@@ -294,15 +295,15 @@ def exponents(b_x, m_seen, scoring, MASKED: tl.constexpr):
 
 
 @triton.jit
-def faded(b_a, b_x, b_y, rows, columns, bias, EXACT: tl.constexpr):
+def faded(b_a, b_x, b_y, rows, columns, scoring):
     """The score that the sign comes from, and the exponents x and y with an additive mask, or as they are without.
 
     What the mask hides, has a score of 0 and exponents of minus infinity.
     """
-    if bias.additive:
-        b_m = load_added(rows, columns, bias)
+    if scoring.bias.additive:
+        b_m = load_added(rows, columns, scoring.bias)
         m_hidden = (b_m <= HIDDEN) | (b_x == float("-inf"))
-        b_m = b_m * (1.0 if EXACT else LOG2E)
+        b_m = b_m * (1.0 if scoring.exact else LOG2E)
         b_a = tl.where(m_hidden, 0.0, b_a)
         b_x = tl.where(m_hidden, float("-inf"), b_x + b_m)
         b_y = tl.where(m_hidden, float("-inf"), b_y + b_m)
@@ -342,11 +343,11 @@ def difference(b_x, b_p, b_n, scoring):
 
 
 @triton.jit
-def largest(b_x, b_y, POLARITY: tl.constexpr, MASKED: tl.constexpr, ADDITIVE: tl.constexpr):
+def largest(b_x, b_y, scoring, MASKED: tl.constexpr):
     """The largest exponent of each row, [BLOCK_M]."""
-    if POLARITY == 0:
+    if scoring.polarity == 0:
         b_max = tl.max(b_x, 1)
-    elif POLARITY == 1 and not MASKED and not ADDITIVE:
+    elif scoring.polarity == 1 and not MASKED and not scoring.bias.additive:
         b_max = tl.max(tl.abs(b_x), 1)
     else:
         b_max = tl.max(tl.maximum(b_x, b_y), 1)
