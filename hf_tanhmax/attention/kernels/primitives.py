@@ -2,8 +2,8 @@ r"""Steps that the kernels share: tiles in, which keys a row sees, scores, expon
 
 The alphabet inside kernels: `i_` a first index, `o_` offsets from it, `p_` a pointer, `m_` a mask, `b_` a block of values.
 
-What travels together is a NamedTuple. Write one where it is passed on: to assign it to a variable of a kernel turns its constants into
-tensors, and a `tl.constexpr` among its fields no longer is one.
+What travels together is a NamedTuple. Construct one with constants in the call that takes it: assigned to a variable first, Triton makes
+tensors of its constants.
 
 Scores are held in units of log 2, :math:`x = a \log_2 e`, and negative exponents as :math:`y = \log_2 p - x`, so that the two exponentials
 of a score are :math:`2^x` and :math:`2^y`. A hidden score has both exponents at minus infinity: it adds exactly 0 to every sum. `POLARITY`
@@ -40,10 +40,7 @@ class Rows(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """A matrix [length, dim] whose last dimension is dense, and the offsets of its columns, `block_dim` of them.
-
-    If `described`, the pointer is a tensor descriptor of [batch, heads, length, dim], an index of batch entry and one of head.
-    """
+    """A matrix whose last dimension is dense, and its columns' offsets; `described`: its pointer is (descriptor, batch entry, head)."""
 
     pointer: tl.tensor
     stride: tl.tensor
