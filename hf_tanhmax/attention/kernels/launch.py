@@ -60,7 +60,7 @@ class FusedProblem:
         self.broad_keep = None if keep is None else keep.view(torch.uint8).expand(shape)
 
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
-        """Launch a kernel with the tile that it is to take."""
+        """Launch a kernel with the default tile, or (HF_TANHMAX_AUTOTUNE=1) with the fastest."""
         table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
         rows = tuple(tile for tile in table if self.fits(tile))
         if len(rows) > 1 and autotuning():
@@ -73,10 +73,10 @@ class FusedProblem:
         launch(rows[0])
 
     def fits(self, tile: Tile) -> bool:
-        """Whether a row of the table is for a call like this one.
+        """Whether this call may have a tile.
 
         A static shift wants polarity 1, no bias or additive mask (whose size nobody bounds) and weights that hold 2^60, which float16 does
-        not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of
+        not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has tiles of
         its own.
         """
         if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
@@ -89,7 +89,7 @@ class FusedProblem:
         return bounded or not tile.static
 
     def reduced(self, *, log_polarity: bool) -> Tile | None:
-        """The row with which one kernel does the whole backward pass, if the user asks for one, and there is one for this call.
+        """The tile with which one kernel does the whole backward pass, if the user asks for that, and there is one for this call.
 
         It adds dQ up in float32 in no certain order. It neither finds the gradient of log p, nor what exact float32 needs.
         """
@@ -131,7 +131,7 @@ class FusedProblem:
 
     @cached_property
     def layout(self) -> Layout:
-        """What of a call is no tensor."""
+        """Sizes, strides and numbers of the call."""
         seen, nowhere = self.visibility, (0, 0, 0, 0)
         return Layout(
             batch=self.batch,
@@ -157,7 +157,7 @@ class FusedProblem:
         )
 
     def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Argument]:
-        """What every kernel takes."""
+        """The arguments that every kernel takes."""
         starts, ends = self.bounds
         strides = {
             name: 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)

@@ -25,12 +25,17 @@ WAVES = 4  # programs for each multiprocessor, so that the memory is busy while 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead.
+    """A tile size and the launch parameters that go with it; `FusedProblem.fits` says which calls may have which tile.
 
-    Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
-    without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
-    `registers` is the most that a thread may have, for more programs at once. A row that is `reduced` adds dQ up atomically, and is taken
-    only if the user asks. The launcher's `fits` tells for which calls a row is.
+    Attributes:
+        rows, columns: queries and keys of a tile.
+        warps: warps of a program.
+        stages: blocks that are loaded ahead.
+        static: a fixed shift instead of the running maximum (`shift`).
+        polynomial: with a fixed shift, one score in four is exponentiated without the special-function unit (`shift`).
+        described: keys and values are loaded by tensor descriptors.
+        registers: the most that a thread may have, so that more programs run at once.
+        reduced: the whole backward pass in one kernel, which adds dQ up atomically; taken only if the user asks.
     """
 
     rows: int
@@ -150,25 +155,25 @@ def padded_size(head_dim: int) -> int:
 
 
 def tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
-    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4).
+    """The tiles of a kernel, the default first, for the larger of head size and value size, and the bytes of an element (2 or 4).
 
-    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the rows of `HOPPER`.
+    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the tiles of `HOPPER`.
     """
     entry = kernel, padded_size(head_dim), element_size
     return TABLE[entry] + (HOPPER.get(entry, ()) if capability == (9, 0) else ())
 
 
 def decode_kernel_for(rows: int) -> Kernel:
-    """The kernel whose tile holds the rows of a group, or the largest, of which it then takes several."""
+    """The decoding kernel whose tile holds the `rows` of a group (its heads times the queries), or the largest, which then takes several."""
     return "decode_16" if rows <= 16 else "decode_32" if rows <= 32 else "decode_64"
 
 
 def splits(programs: int, keys: int, processors: int) -> int:
-    """Into how many chunks decoding splits the keys: enough for `WAVES` programs a multiprocessor, none shorter than `SHORTEST`.
+    """The number of chunks that decoding splits the keys into: enough for `WAVES` programs per multiprocessor, none below `SHORTEST`.
 
     Args:
-        programs: how many programs there are without splitting: batch entries times key heads, times the tiles of a group.
-        keys: as many as any entry of the batch can have.
+        programs: the number without splitting: batch entries times key heads, times the tiles of a group.
+        keys: the most that an entry of the batch can have.
         processors: multiprocessors of the GPU.
     """
     return max(1, min(math.ceil(WAVES * processors / max(programs, 1)), math.ceil(keys / SHORTEST)))
@@ -191,10 +196,10 @@ def adds_atomically() -> bool:
 
 
 def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
-    """The tile with which `run` takes the least time; one with which the kernel does not compile or start is left out.
+    """The fastest tile; one with which the kernel does not compile or start is left out.
 
     Args:
-        key: what the answer is remembered for; the kernel's name comes first.
+        key: the kind of call that the answer is cached for; the kernel's name comes first.
         rows: the tiles.
         run: launches the kernel with a tile.
         timer: measures a call.
@@ -216,7 +221,7 @@ def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], t
 
 
 def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | Exception:
-    """The time that a tile takes, or what the kernel raises with it."""
+    """The time that a tile takes, or the error that the kernel raises with it."""
     triton_error = import_module("triton.errors").TritonError  # where this runs there is a Triton
     try:
         return timer(lambda: run(tile))
@@ -231,5 +236,5 @@ def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Cal
 
 
 def length_bucket(length: int) -> int:
-    """The length that a choice is remembered for: a power of two between 512 and 8192, so that there are at most five."""
+    """The length that a choice is cached for: a power of two between 512 and 8192, so that there are at most five."""
     return max(512, min(8192, 1 << max(length - 1, 0).bit_length()))
