@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from .support import capability
 
 # What a kernel is compiled for, besides its tile and which tensors there are.
 FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE")
-Argument = Tensor | TensorDescriptor | int | float | str | None
+Argument: TypeAlias = Tensor | TensorDescriptor | int | float | str | None
 FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 

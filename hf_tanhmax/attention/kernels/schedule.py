@@ -164,7 +164,7 @@ def tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[in
 
 
 def decode_kernel_for(rows: int) -> Kernel:
-    """The decoding kernel whose tile holds the `rows` of a group (its heads times the queries), or the largest, which then takes several."""
+    """The decoding kernel whose tile holds the `rows` of a group (heads times queries), or the largest, which then takes several."""
     return "decode_16" if rows <= 16 else "decode_32" if rows <= 32 else "decode_64"
 
 
