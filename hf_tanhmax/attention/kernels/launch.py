@@ -25,7 +25,7 @@ from .support import capability
 # What a kernel is compiled for, besides its tile and which tensors there are.
 FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE")
 Argument: TypeAlias = Tensor | TensorDescriptor | int | float | str | None
-FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
+LONGEST_ROW_STRIDE = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
 @dataclass
@@ -346,4 +346,4 @@ def _bias_gradient(problem: FusedProblem, shared: dict[str, Tensor | None]) -> T
 
 def _rows(tensor: Tensor) -> Tensor:
     """The tensor, copied if its last dimension is not dense or its rows lie too far apart for 32-bit offsets within a tile."""
-    return tensor if tensor.stride(3) == 1 and abs(tensor.stride(2)) < FARTHEST else tensor.contiguous()
+    return tensor if tensor.stride(3) == 1 and abs(tensor.stride(2)) < LONGEST_ROW_STRIDE else tensor.contiguous()

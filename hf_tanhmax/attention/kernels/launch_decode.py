@@ -9,13 +9,13 @@ from torch import Tensor
 from .decode import combine_kernel, decode_kernel, range_kernel
 from .interpreter import faithful
 from .launch import FusedProblem, dense
-from .layout import REMEMBERED, Layout, Numbers, launch_numbers
+from .layout import CACHED_LAYOUTS, Layout, Numbers, launch_numbers
 from .schedule import SHORTEST, Tile, decode_kernel_for, padded_size, splits
 
 # What the decoding kernel takes of the numbers that all kernels are called with.
 SHARED = frozenset((*decode_kernel.arg_names, "num_warps", "num_stages", "enable_fp_fusion"))
-SCAN = 1024  # keys of the mask that a program looks through
-TOGETHER = 16  # chunks that are combined at a time
+SCANNED_KEYS = 1024  # keys of the mask that a program looks through
+COMBINED_CHUNKS = 16  # chunks that are combined at a time
 MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
 
 
@@ -47,7 +47,7 @@ def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | 
         parts = output.new_empty((count, rows, problem.value_dim), dtype=torch.float32)
         lses = output.new_empty((count, rows), dtype=torch.float32)
         decode_kernel[programs * count,](**arguments, OUT=parts, LSE=lses)
-        sizes = {"VALUE_DIM": problem.value_dim, "BLOCK_VALUE": padded_size(problem.value_dim), "BLOCK_S": TOGETHER}
+        sizes = {"VALUE_DIM": problem.value_dim, "BLOCK_VALUE": padded_size(problem.value_dim), "BLOCK_S": COMBINED_CHUNKS}
         combine_kernel[rows,](parts, lses, *result.values(), rows, count, **sizes)
 
     problem.run(decode_kernel_for(group), _launch)
@@ -60,7 +60,7 @@ def decode_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return dense(query, value.shape[3]), query.new_empty((batch, queries, heads), dtype=torch.float32).transpose(1, 2)
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHED_LAYOUTS)
 def _scheduled(layout: Layout, tile: Tile, paged: bool, longest: int, processors: int) -> tuple[int, int, Numbers]:
     """Programs without splitting, the number of chunks of the keys, and the arguments that are no tensors; not to be changed."""
     programs = layout.batch * layout.kv_heads * triton.cdiv(layout.heads // layout.kv_heads * layout.queries, tile.rows)
@@ -84,9 +84,9 @@ def _ranges(problem: FusedProblem) -> Tensor | None:
         return None
     mask = keep.view(torch.uint8)
     batch, heads, queries, keys = mask.shape
-    chunks = triton.cdiv(keys, SCAN)
+    chunks = triton.cdiv(keys, SCANNED_KEYS)
     ranges = mask.new_empty((batch, chunks, 2), dtype=torch.int32)
-    range_kernel[batch * chunks,](mask, ranges, *mask.stride(), heads, queries, keys, chunks, BLOCK_N=SCAN)
+    range_kernel[batch * chunks,](mask, ranges, *mask.stride(), heads, queries, keys, chunks, BLOCK_N=SCANNED_KEYS)
     return ranges
 
 

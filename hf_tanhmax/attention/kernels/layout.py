@@ -7,7 +7,7 @@ from .primitives import LOG2E
 from .schedule import Tile, padded_size
 
 ALIGN = 8  # elements: 16 bytes in half precision, the widest load
-REMEMBERED = 1024  # layouts: a cache that grows has a new one with each token
+CACHED_LAYOUTS = 1024  # layouts: a cache that grows has a new one with each token
 
 Numbers = dict[str, int | float | str]
 
@@ -51,7 +51,7 @@ class Layout(NamedTuple):
         return ALIGN if all(size % ALIGN == 0 for size in (self.dim, self.value_dim, *self.row_strides)) else 1
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHED_LAYOUTS)
 def launch_numbers(layout: Layout, tile: Tile) -> Numbers:
     """The launch arguments that are no tensors, constants included; not to be changed."""
     unit = 1.0 if layout.exact else LOG2E.value
