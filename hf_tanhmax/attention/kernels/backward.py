@@ -127,9 +127,9 @@ def key_value_kernel(
                 b_delta = tl.load(DELTA + p_row + i_m + o_m, mask=m_row, other=0.0)[None, :]
                 b_w, _, b_ds = tile_gradient(
                     b_qk, b_dp, Statistics(b_shift[None, :], b_inverse[None, :], b_delta),
+                    Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
                     Rows(i_m, o_m[None, :], queries), Rows(i_n, o_n[:, None], keys),
                     Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-                    Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
                     Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True,
                 )  # fmt: skip
                 b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
@@ -208,9 +208,9 @@ def query_kernel(
                 b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
                 b_w, b_dlog_p, b_ds = tile_gradient(
                     b_qk, b_dp, Statistics(b_shift[:, None], b_inverse[:, None], b_delta[:, None]),
+                    Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
                     Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], keys),
                     Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-                    Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
                     Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True,
                 )  # fmt: skip
                 if PASS < PASSES - 1:
@@ -285,12 +285,12 @@ def bias_kernel(
             b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)
             _b_w, _b_dlog_p, b_ds = tile_gradient(
                 b_qk, b_dp, Statistics(b_shift[:, None], b_inverse[:, None], b_delta),
-                Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], keys),
-                Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
                 Scoring(
                     scale, cap, log_p, Bias(BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, bias_m, bias_n, ADDITIVE),
                     CAPPED, POLARITY, STATS is not None,
                 ),
+                Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], keys),
+                Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
                 Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=True, INNER=False,
             )  # fmt: skip
             b_sum += b_ds
@@ -312,7 +312,7 @@ def bias_kernel(
 
 @triton.jit
 def tile_gradient(
-    b_qk, b_dp, statistics, rows, columns, mask, scoring, dropout, MASKED: tl.constexpr, INNER: tl.constexpr
+    b_qk, b_dp, statistics, scoring, rows, columns, mask, dropout, MASKED: tl.constexpr, INNER: tl.constexpr
 ):  # fmt: skip
     """Of one tile, rows by keys or keys by rows: the weights as they met the values, the gradient of log p, and that of the scores.
 
