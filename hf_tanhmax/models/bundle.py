@@ -41,7 +41,6 @@ MODULES = (
     "attention/cpu/operator",
     "attention/kernels/support",
     "attention/kernels/schedule",
-    "attention/kernels/tuning",
     "attention/kernels/primitives",
     "attention/kernels/layout",
     "attention/kernels/shift",

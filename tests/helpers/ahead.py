@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation of the kernels for NVIDIA GPUs, on any machine: what each shipped tile costs, as a table.
+"""Compiles the kernels ahead of time for NVIDIA GPUs, on any machine, and counts what each tile of the schedule costs.
 
 `python tests/helpers/ahead.py` prints one JSON line per kernel that was compiled: registers, bytes of stack, shared memory, and how many
 instructions it has that spill, exponentiate, load (16 bytes, or a tile by a descriptor) and multiply matrices. It must run in a process of
@@ -94,7 +94,7 @@ def rows_of(kernel, head, size, architecture):
 
 
 def arguments(build):
-    """Constants and pointer types of a build, by parameter."""
+    """The tile of a build, its constants by parameter, and the names of the pointers that are None."""
     from hf_tanhmax.attention.kernels.schedule import Tile
 
     if build.kernel in FIXED:
@@ -108,11 +108,11 @@ def arguments(build):
     constants["DESCRIBED"] = tile.described
     constants["PASSES"] = 2 if build.size == 4 else 1
     constants |= {name: value for name, value in wanted.items() if name in constants}
-    absent = {"LOG_P": constants["POLARITY"] == 2, "SEED": "DROPOUT" in wanted, "KEEP": "KEEP" in wanted, "SPANS": "KEEP" in wanted}
-    absent |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
-    absent |= {"RANGES": "KEEP" in wanted, "TABLE": "TABLE" in wanted, "BOUNDS": "TABLE" in wanted}
-    absent |= {"SUM_Q": False, "NORMS": tile.static, "STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
-    return tile, constants, {name for name, present in absent.items() if not present}
+    present = {"LOG_P": constants["POLARITY"] == 2, "SEED": "DROPOUT" in wanted, "KEEP": "KEEP" in wanted, "SPANS": "KEEP" in wanted}
+    present |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
+    present |= {"RANGES": "KEEP" in wanted, "TABLE": "TABLE" in wanted, "BOUNDS": "TABLE" in wanted}
+    present |= {"SUM_Q": False, "NORMS": tile.static, "STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
+    return tile, constants, {name for name, given in present.items() if not given}
 
 
 def compiled(build):

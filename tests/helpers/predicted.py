@@ -1,11 +1,12 @@
-"""Predicted clocks a score, from the instructions of a kernel's hot loop. Predictions, not measurements: no GPU is asked.
+"""Predicted clock cycles per attention score, from the instructions of a kernel's inner loop. Predictions, not measurements: no GPU runs.
 
 `python tests/helpers/predicted.py` compiles the forward and backward kernels and their softmax twins for sm_90, as `ahead` does, and writes
 `predicted-clocks-<version of Triton>` as JSON and Markdown into `recipes/results`. Run it without TRITON_INTERPRET.
 
-A Hopper multiprocessor issues 128 lanes a clock, does 16 special functions and 4096 dense half-precision operations. A score thus takes at
-least the longest of (instructions / 128), (special functions / 16) and (matrix operations / 4096) clocks, which is what the kernel takes
-where the units overlap in full; where the matrix unit overlaps with nothing, its clocks are added to the longer of the other two.
+Per clock cycle a Hopper multiprocessor issues instructions for 128 threads, and computes 16 special functions and 4096 dense half-precision
+operations. A score thus takes at least the largest of (instructions / 128), (special functions / 16) and (matrix operations / 4096) cycles,
+which is what the kernel takes if the units overlap fully; if the matrix unit overlaps with nothing, its cycles are added to the larger of
+the other two.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from pathlib import Path
 from ahead import DTYPES, Build, compiled, disassembled, rows_of
 
 RESULTS = Path(__file__).parents[2] / "recipes/results"
-ISSUE, SPECIAL, MATRIX = 128, 16, 4096  # lanes, special functions and operations of a multiprocessor in a clock
-PRODUCTS = {"forward": 2, "query": 3, "key_value": 4}  # matrix products, of 2 D operations a score each
+ISSUE, SPECIAL, MATRIX = 128, 16, 4096  # instructions of threads, special functions and operations of a multiprocessor per clock cycle
+PRODUCTS = {"forward": 2, "query": 3, "key_value": 4}  # matrix products, of 2 D operations per score each
 REDUCED_PRODUCTS = 5  # of a key_value kernel that adds up dQ, which then is the whole backward pass
 HEADS = (64, 128)
 # Rows of a warp, and columns and depth of an instruction of a tensor core, in the name that the disassembler gives it.
@@ -31,7 +32,7 @@ WARNING = "Predictions from compiled instructions, not measurements: no GPU has 
 
 @dataclass(frozen=True)
 class Loop:
-    """What a score takes in a loop: instructions a thread issues, and how many of them are special functions."""
+    """What a loop takes per score: instructions, and how many of them are special functions."""
 
     issue: float
     special: float
@@ -55,7 +56,7 @@ def loops(code):
 
 
 def matrix_operations(instruction):
-    """Operations a thread has in an instruction of the tensor cores: 2 * 16 rows * columns * depth by 32 threads."""
+    """Operations per thread of a tensor core's instruction: 2 * 16 rows * columns * depth by 32 threads."""
     for pattern in MATRIX_NAMES:
         shape = re.match(pattern, instruction)
         if shape:
@@ -64,9 +65,9 @@ def matrix_operations(instruction):
 
 
 def hot_loop(code, operations):
-    """The loop with the fewest instructions a score, of those that multiply matrices: it is the one without a mask.
+    """The loop with the fewest instructions per score, of those that multiply matrices: it is the one without a mask.
 
-    `operations` are those of the matrix products a score; they tell how many scores one pass of a thread has.
+    `operations` are those of the matrix products per score; they tell how many scores a thread computes in one pass.
     """
     found = []
     for body in loops(code):
@@ -77,7 +78,7 @@ def hot_loop(code, operations):
 
 
 def predict(loop, operations):
-    """Clocks a score by unit, and of the whole where all units overlap and where the matrix unit overlaps with none."""
+    """Clock cycles per score: of each unit, and of the kernel if all units overlap, and if the matrix unit overlaps with none."""
     clocks = {"issue": loop.issue / ISSUE, "special": loop.special / SPECIAL, "matrix": operations / MATRIX}
     longest = max(clocks, key=clocks.get)
     serial = clocks["matrix"] + max(clocks["issue"], clocks["special"])
@@ -85,7 +86,7 @@ def predict(loop, operations):
 
 
 def entries():
-    """What the table is about: every row of the table of tiles, and softmax twins of the first and of those that differ by descriptors."""
+    """The builds of the table: every tile of the schedule, and the softmax twins of the first and of those with descriptors."""
     for kernel in PRODUCTS:
         for head in HEADS:
             for row, tile in enumerate(rows_of(kernel, head, 2, 90)):
@@ -119,7 +120,7 @@ def entry(build):
     }
 
 
-def said(tile):
+def tile_text(tile):
     """A tile in words."""
     more = [name for name, item in tile.items() if item is True]
     return " ".join(
@@ -128,7 +129,7 @@ def said(tile):
 
 
 def fewest(twins, kernel, head, name):
-    """The clocks of the best softmax twin of a kernel."""
+    """The clock cycles of the best softmax twin of a kernel."""
     return min(twin["clocks"][name] for twin in twins if (twin["kernel"], twin["head_dim"]) == (kernel, head))
 
 
@@ -138,7 +139,7 @@ def rendered(result):
     lines = [
         f"**{result['warning']}**",
         "",
-        f"Of a score, sm_90, Triton {result['triton']}, bfloat16, the loop without a mask. {EXPLAINED}",
+        f"Clock cycles per attention score, sm_90, Triton {result['triton']}, bfloat16, the loop without a mask. {EXPLAINED}",
         "",
     ]
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -146,7 +147,7 @@ def rendered(result):
     for each in result["entries"]:
         parts = ("query", "key_value") if each["tile"]["reduced"] else (each["kernel"],)
         clocks, twin = each["clocks"], {name: sum(fewest(twins, part, each["head_dim"], name) for part in parts) for name in SUMS}
-        cells = [each["kernel"], each["head_dim"], each["weights"], said(each["tile"])]
+        cells = [each["kernel"], each["head_dim"], each["weights"], tile_text(each["tile"])]
         cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}", *(f"{clocks[name]:.3f}" for name in UNITS)]
         cells += [clocks["limit"], f"{clocks['serial']:.3f}"]
         cells += [" / ".join(f"{clocks[name] / twin[name]:.2f}" for name in SUMS)]
@@ -156,9 +157,9 @@ def rendered(result):
 
 UNITS, SUMS = ("issue", "special", "matrix", "overlapped"), ("overlapped", "serial")
 EXPLAINED = (
-    "Clocks by unit (128 lanes issued, 16 special functions, 4096 matrix operations a clock); overlapped: the "
-    "longest of them; serial: the matrix unit's and the longer of the other two; to softmax: both, by the fewest that a softmax twin of "
-    "the kernel has (reduced: the backward pass in one kernel, by the twins of the two that it stands for)."
+    "By unit (per cycle, 128 threads issue an instruction, 16 special functions and 4096 matrix operations are computed); overlapped: the "
+    "largest of them; serial: the matrix unit's plus the larger of the other two; to softmax: both, relative to the fewest that a softmax "
+    "twin of the kernel has (reduced: the backward pass in one kernel, relative to the twins of the two kernels that it replaces)."
 )
 
 

@@ -52,7 +52,7 @@ def accuracy():
 
 
 def clocks():
-    """Predicted clocks a score: of each kernel and head size the default, and the best of TanhMax and of softmax."""
+    """Predicted clock cycles per score: of each kernel and head size the default, and the best of TanhMax and of softmax."""
     result = json.loads((RESULTS / "predicted-clocks-triton-3.9.json").read_text())
     chosen = []
     for kind in dict.fromkeys((each["kernel"], each["head_dim"]) for each in result["entries"]):

@@ -18,7 +18,15 @@ import triton
 import triton.language as tl
 
 from .forward import RUNTIME
-from .primitives import (  # fmt: skip
+from .primitives import (
+    Band,
+    Bias,
+    Dropout,
+    Mask,
+    Matrix,
+    Rows,
+    Scoring,
+    Statistics,
     block_start,
     blocks_of,
     exponents,
@@ -29,6 +37,7 @@ from .primitives import (  # fmt: skip
     row_statistics,
     score_gradient,
     scores,
+    sequence_bounds,
     survives,
     visible,
 )
@@ -70,8 +79,10 @@ def key_value_kernel(
     i_b, i_kv = (i_bkv // kv_heads).to(tl.int64), i_bkv % kv_heads
     o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
 
-    b_k = load_tile(K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN, i_n, o_n, o_d, k_n * ALIGN, keys, DIM, BLOCK_DIM, MASKED=True)
-    b_v = load_tile(V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN, i_n, o_n, o_v, v_n * ALIGN, keys, VALUE_DIM, BLOCK_VALUE, True)
+    p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
+    b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, keys), MASKED=True)
+    p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
+    b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, keys), MASKED=True)
     b_dk = tl.zeros([BLOCK_N, BLOCK_DIM], tl.float32)
     b_dv = tl.zeros([BLOCK_N, BLOCK_VALUE], tl.float32)
     seed = 0
@@ -93,34 +104,33 @@ def key_value_kernel(
         if POLARITY == 2:
             log_p = tl.load(LOG_P + i_h)
         low, full_low, full_high, high = query_span(
-            i_n, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_N, BLOCK_M, CAUSAL, WINDOW
+            Rows(0, o_m, queries), Rows(i_n, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span
         )  # fmt: skip
         if SUM_Q is not None:  # what keys beyond the last get is not stored, but would meet their zeros in dQ: 2^(0 - L) may be infinite
             full_high = tl.where(i_n + BLOCK_N > keys, full_low, full_high)
         for EDGES in tl.static_range(2):
-            count, left = blocks_of(low, full_low, full_high, high, BLOCK_M, EDGES == 1)
+            count, left = blocks_of((low, full_low, full_high, high), BLOCK_M, EDGES == 1)
             for i in range(count):
-                i_m = block_start(i, left, low, full_low, full_high, BLOCK_M, EDGES == 1)
-                b_q = load_tile(p_q, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, EDGES == 1)
-                b_grad = load_tile(p_grad, i_m, o_m, o_v, heads * VALUE_DIM, queries, VALUE_DIM, BLOCK_VALUE, EDGES == 1)
+                i_m = block_start(i, left, (low, full_low, full_high, high), BLOCK_M, EDGES == 1)
+                block = Rows(i_m, o_m, queries)
+                b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, EDGES == 1)
+                b_grad = load_tile(Matrix(p_grad, heads * VALUE_DIM, o_v, VALUE_DIM, BLOCK_VALUE), block, EDGES == 1)
                 if STATS is not None:  # summed in the order of the other kernels, whose exponents these must meet to the last digit
                     b_qk = tl.trans(tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION))
                     b_dp = tl.trans(tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION))
                 else:
                     b_qk = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
                     b_dp = tl.dot(b_v, tl.trans(b_grad), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
-                b_start, b_end = 0, 0
-                if STARTS is not None:
-                    b_start = tl.load(STARTS + i_m + o_m, mask=i_m + o_m < queries, other=0)[None, :]
-                    b_end = tl.load(ENDS + i_m + o_m, mask=i_m + o_m < queries, other=0)[None, :]
+                b_start, b_end = sequence_bounds(STARTS, ENDS, block, 0)
                 m_row = i_m + o_m < queries
                 b_shift, b_inverse = row_statistics(LSE, STATS, p_row + i_m + o_m, rows, m_row)
                 b_delta = tl.load(DELTA + p_row + i_m + o_m, mask=m_row, other=0.0)[None, :]
                 b_w, _, b_ds = tile_gradient(
-                    b_qk, b_dp, b_shift[None, :], b_inverse[None, :], b_delta, p_bias, p_keep, i_bh, i_m, i_n, o_m[None, :], o_n[:, None],
-                    bias_m, bias_n, keep_m, keep_n,
-                    queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, POLARITY, CAUSAL, WINDOW,
-                    STARTS is not None, CAPPED, DROPOUT, ADDITIVE, MASKED=EDGES == 1, INNER=True, EXACT=STATS is not None,
+                    b_qk, b_dp, Statistics(b_shift[None, :], b_inverse[None, :], b_delta),
+                    Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
+                    Rows(i_m, o_m[None, :], queries), Rows(i_n, o_n[:, None], keys),
+                    Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
+                    Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True,
                 )  # fmt: skip
                 b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
                 b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
@@ -165,21 +175,18 @@ def query_kernel(
     if KEEP is not None:
         p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
         p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
-    b_start, b_end = 0, 0
-    if STARTS is not None:
-        b_start = tl.load(STARTS + i_m + o_m, mask=m_row, other=0)[:, None]
-        b_end = tl.load(ENDS + i_m + o_m, mask=m_row, other=0)[:, None]
+    block = Rows(i_m, o_m, queries)
+    b_start, b_end = sequence_bounds(STARTS, ENDS, block, 1)
     log_p, seed = 0.0, 0
     if POLARITY == 2:
         log_p = tl.load(LOG_P + i_h)
     if DROPOUT:
         seed = tl.load(SEED)
 
-    b_q = load_tile(
-        Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
-    )  # fmt: skip
+    p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
+    b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, MASKED=True)
     p_grad = GRAD + (i_b * queries * heads + i_h) * VALUE_DIM
-    b_grad = load_tile(p_grad, i_m, o_m, o_v, heads * VALUE_DIM, queries, VALUE_DIM, BLOCK_VALUE, MASKED=True)
+    b_grad = load_tile(Matrix(p_grad, heads * VALUE_DIM, o_v, VALUE_DIM, BLOCK_VALUE), block, MASKED=True)
     p_row = i_bh.to(tl.int64) * queries + i_m + o_m
     b_shift, b_inverse = row_statistics(LSE, STATS, p_row, rows, m_row)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -189,23 +196,22 @@ def query_kernel(
     b_dq = tl.zeros([BLOCK_M, BLOCK_DIM], tl.float32)
     b_dlog = tl.zeros([BLOCK_M], tl.float32)
 
-    low, full_low, full_high, high = key_span(
-        i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
-    )  # fmt: skip
+    span = key_span(block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span)
     for PASS in tl.static_range(PASSES):
         for EDGES in tl.static_range(2):
-            count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
+            count, left = blocks_of(span, BLOCK_N, EDGES == 1)
             for i in range(count):
-                i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
-                b_k = load_tile(p_k, i_n, o_n, o_d, k_n * ALIGN, keys, DIM, BLOCK_DIM, EDGES == 1)
-                b_v = load_tile(p_v, i_n, o_n, o_v, v_n * ALIGN, keys, VALUE_DIM, BLOCK_VALUE, EDGES == 1)
+                i_n = block_start(i, left, span, BLOCK_N, EDGES == 1)
+                b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, keys), EDGES == 1)
+                b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, keys), EDGES == 1)
                 b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
                 b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
                 b_w, b_dlog_p, b_ds = tile_gradient(
-                    b_qk, b_dp, b_shift[:, None], b_inverse[:, None], b_delta[:, None], p_bias, p_keep, i_bh, i_m, i_n, o_m[:, None],
-                    o_n[None, :], bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed,
-                    dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, ADDITIVE, MASKED=EDGES == 1,
-                    INNER=True, EXACT=STATS is not None,
+                    b_qk, b_dp, Statistics(b_shift[:, None], b_inverse[:, None], b_delta[:, None]),
+                    Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
+                    Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], keys),
+                    Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
+                    Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True,
                 )  # fmt: skip
                 if PASS < PASSES - 1:
                     b_sum += tl.sum(b_w * b_dp, 1)
@@ -241,10 +247,9 @@ def bias_kernel(
     i_out_b, i_out_h = tl.program_id(0) // blocks // bias_heads, tl.program_id(0) // blocks % bias_heads
     o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
     m_row = i_m + o_m < queries
-    b_start, b_end, seed = 0, 0, 0
-    if STARTS is not None:
-        b_start = tl.load(STARTS + i_m + o_m, mask=m_row, other=0)[:, None]
-        b_end = tl.load(ENDS + i_m + o_m, mask=m_row, other=0)[:, None]
+    block = Rows(i_m, o_m, queries)
+    b_start, b_end = sequence_bounds(STARTS, ENDS, block, 1)
+    seed = 0
     if DROPOUT:
         seed = tl.load(SEED)
 
@@ -259,7 +264,7 @@ def bias_kernel(
             p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
             p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
         low, _full_low, _full_high, high = key_span(
-            i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW
+            block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span
         )  # fmt: skip
         if (i_n >= low) & (i_n < high):
             log_p = 0.0
@@ -267,21 +272,26 @@ def bias_kernel(
                 log_p = tl.load(LOG_P + i_h)
             p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
             p_grad = GRAD + (i_b * queries * heads + i_h) * VALUE_DIM
-            b_q = load_tile(p_q, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True)
-            b_grad = load_tile(p_grad, i_m, o_m, o_v, heads * VALUE_DIM, queries, VALUE_DIM, BLOCK_VALUE, MASKED=True)
-            b_k = load_tile(K + (i_b * k_b + i_kv * k_h) * ALIGN, i_n, o_n, o_d, k_n * ALIGN, keys, DIM, BLOCK_DIM, MASKED=True)
-            b_v = load_tile(V + (i_b * v_b + i_kv * v_h) * ALIGN, i_n, o_n, o_v, v_n * ALIGN, keys, VALUE_DIM, BLOCK_VALUE, MASKED=True)
+            b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, MASKED=True)
+            b_grad = load_tile(Matrix(p_grad, heads * VALUE_DIM, o_v, VALUE_DIM, BLOCK_VALUE), block, MASKED=True)
+            p_k = K + (i_b * k_b + i_kv * k_h) * ALIGN
+            b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, keys), MASKED=True)
+            p_v = V + (i_b * v_b + i_kv * v_h) * ALIGN
+            b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, keys), MASKED=True)
             p_row = i_bh.to(tl.int64) * queries + i_m + o_m
             b_shift, b_inverse = row_statistics(LSE, STATS, p_row, rows, m_row)
             b_delta = tl.load(DELTA + p_row, mask=m_row, other=0.0)[:, None]
             b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
             b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)
             _b_w, _b_dlog_p, b_ds = tile_gradient(
-                b_qk, b_dp, b_shift[:, None], b_inverse[:, None], b_delta, BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, p_keep, i_bh,
-                i_m, i_n, o_m[:, None],
-                o_n[None, :], bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed,
-                dropout_p, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, ADDITIVE, MASKED=True, INNER=False,
-                EXACT=STATS is not None,
+                b_qk, b_dp, Statistics(b_shift[:, None], b_inverse[:, None], b_delta),
+                Scoring(
+                    scale, cap, log_p, Bias(BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, bias_m, bias_n, ADDITIVE),
+                    CAPPED, POLARITY, STATS is not None,
+                ),
+                Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], keys),
+                Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
+                Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=True, INNER=False,
             )  # fmt: skip
             b_sum += b_ds
 
@@ -302,34 +312,28 @@ def bias_kernel(
 
 @triton.jit
 def tile_gradient(
-    b_qk, b_dp, b_shift, b_inverse, b_delta, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, bias_m, bias_n, keep_m, keep_n, queries, keys,
-    offset, window,
-    b_start, b_end, scale, cap, log_p, seed, dropout_p, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, ADDITIVE: tl.constexpr, MASKED: tl.constexpr, INNER: tl.constexpr,
-    EXACT: tl.constexpr,
+    b_qk, b_dp, statistics, scoring, rows, columns, mask, dropout, MASKED: tl.constexpr, INNER: tl.constexpr
 ):  # fmt: skip
     """Of one tile, rows by keys or keys by rows: the weights as they met the values, the gradient of log p, and that of the scores.
 
     The gradient is that of the products of query and key (through the softcap) if INNER, else that of the scores behind the bias, or
-    (ADDITIVE) that of the additive mask, in which W and C have changed places.
+    (with an additive mask) that of the mask, in which W and C have changed places.
     """
-    b_x, b_tanh = scores(b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, ADDITIVE)
+    b_x, b_tanh = scores(b_qk, rows, columns, scoring)
     b_a = b_x
     m_seen = None
     if MASKED:
-        m_seen = visible(
-            i_m, i_n, o_m, o_n, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED
-        )  # fmt: skip
-    b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
-    b_a, b_x, b_y = faded(b_a, b_x, b_y, i_m, i_n, o_m, o_n, queries, keys, p_bias, bias_m, bias_n, ADDITIVE, EXACT)
-    if DROPOUT:
-        m_survives = survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p)
-        b_dp = tl.where(m_survives, b_dp * (1.0 / (1.0 - dropout_p)), 0.0)
-    OF_MASK: tl.constexpr = ADDITIVE and not INNER
-    b_w, b_n, b_ds = score_gradient(b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY, EXACT, OF_MASK)
-    b_dlog_p = -b_n * (b_dp + b_delta)
-    if DROPOUT:
+        m_seen = visible(rows, columns, mask)
+    b_x, b_y = exponents(b_x, m_seen, scoring, MASKED)
+    b_a, b_x, b_y = faded(b_a, b_x, b_y, rows, columns, scoring)
+    if dropout.active:
+        m_survives = survives(rows, columns, dropout)
+        b_dp = tl.where(m_survives, b_dp * (1.0 / (1.0 - dropout.probability)), 0.0)
+    OF_MASK: tl.constexpr = scoring.bias.additive and not INNER
+    b_w, b_n, b_ds = score_gradient(b_a, b_x, b_y, b_dp, statistics, scoring, OF_MASK)
+    b_dlog_p = -b_n * (b_dp + statistics.delta)
+    if dropout.active:
         b_w = tl.where(m_survives, b_w, 0.0)
-    if CAPPED and INNER:
+    if scoring.capped and INNER:
         b_ds = b_ds * (1.0 - b_tanh * b_tanh)
     return b_w, b_dlog_p, b_ds

@@ -16,8 +16,24 @@ TABLE, the keys lie in blocks of PAGE keys anywhere in K and V, and are read whe
 import triton
 import triton.language as tl
 
-from .forward import STRIDES
-from .primitives import LN2, difference, exponents, faded, largest, load_tile, power, scores, visible
+from .forward import STRIDES, Sums
+from .primitives import (
+    LN2,
+    Band,
+    Bias,
+    Mask,
+    Matrix,
+    Rows,
+    Scoring,
+    difference,
+    exponents,
+    faded,
+    largest,
+    load_tile,
+    power,
+    scores,
+    visible,
+)
 
 DECODING = [stride for stride in STRIDES if not stride.startswith("span")]
 DECODING += ["range_b", "table_b", "batch", "queries", "keys", "heads", "groups", "splits", "chunks", "offset", "window", "shortest"]
@@ -76,7 +92,7 @@ def decode_kernel(
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
 
-    low, high = seen_keys(queries, keys, offset, window, p_range, chunks, CAUSAL, WINDOW)
+    low, high = seen_keys(queries, keys, Band(offset, window, CAUSAL, WINDOW), p_range, chunks)
     chunk = tl.maximum(tl.cdiv(tl.maximum(high - low, 0), splits), shortest)
     chunk = tl.cdiv(chunk, BLOCK_N) * BLOCK_N
     start = low + i_s * chunk
@@ -90,28 +106,14 @@ def decode_kernel(
             b_k = load_page(p_k, b_block * k_b * ALIGN + o_key % PAGE * k_n * ALIGN, o_d, o_key < end, DIM)  # [BLOCK_N, BLOCK_DIM]
             b_v = load_page(p_v, b_block * v_b * ALIGN + o_key % PAGE * v_n * ALIGN, o_v, o_key < end, VALUE_DIM)  # [BLOCK_N, BLOCK_VALUE]
         else:
-            b_k = load_tile(p_k, i_n, o_n, o_d, k_n * ALIGN, end, DIM, BLOCK_DIM, MASKED=True)  # [BLOCK_N, BLOCK_DIM]
-            b_v = load_tile(p_v, i_n, o_n, o_v, v_n * ALIGN, end, VALUE_DIM, BLOCK_VALUE, MASKED=True)  # [BLOCK_N, BLOCK_VALUE]
+            b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, end), MASKED=True)
+            b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, end), MASKED=True)
         b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-        o_row, o_column = o_m[:, None], o_n[None, :]
-        b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, end, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, ADDITIVE)
-        b_a = b_x
-        m_seen = visible(
-            i_m, i_n, o_row, o_column, queries, end, offset, window, 0, 0, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED=False
+        b_acc, b_sum, b_max = attend_chunk(
+            b_qk, b_v, Sums(b_acc, b_sum, b_max), Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], end),
+            Mask(Band(offset, window, CAUSAL, WINDOW), 0, 0, False, p_keep, keep_m, keep_n),
+            Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, EXACT), PRECISION,
         )  # fmt: skip
-        b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED=True)
-        b_a, b_x, b_y = faded(b_a, b_x, b_y, i_m, i_n, o_row, o_column, queries, end, p_bias, bias_m, bias_n, ADDITIVE, EXACT)
-        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED=True, ADDITIVE=ADDITIVE))
-        b_shrink = power(b_max - b_new, EXACT)
-        b_w = power(b_x - b_new[:, None], EXACT)
-        b_all = b_w
-        if POLARITY != 0:
-            b_n = power(b_y - b_new[:, None], EXACT)
-            b_all = b_w + b_n
-            b_w = difference(b_a, b_w, b_n, log_p, POLARITY, EXACT)
-        b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
-        b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
-        b_max = b_new
 
     m_empty = b_sum == 0.0
     b_sum = tl.where(m_empty, 1.0, b_sum)
@@ -127,14 +129,35 @@ def decode_kernel(
 
 
 @triton.jit
-def seen_keys(queries, keys, offset, window, p_range, chunks, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+def attend_chunk(b_qk, b_v, sums, rows, columns, mask, scoring, PRECISION: tl.constexpr):
+    """Take one block of keys, by its products with the queries, into the running sums."""
+    b_acc, b_sum, b_max = sums
+    b_x, _ = scores(b_qk, rows, columns, scoring)
+    b_a = b_x
+    b_x, b_y = exponents(b_x, visible(rows, columns, mask), scoring, MASKED=True)
+    b_a, b_x, b_y = faded(b_a, b_x, b_y, rows, columns, scoring)
+    b_new = tl.maximum(b_max, largest(b_x, b_y, scoring, MASKED=True))
+    b_shrink = power(b_max - b_new, scoring.exact)
+    b_w = power(b_x - b_new[:, None], scoring.exact)
+    b_all = b_w
+    if scoring.polarity != 0:
+        b_n = power(b_y - b_new[:, None], scoring.exact)
+        b_all = b_w + b_n
+        b_w = difference(b_a, b_w, b_n, scoring)
+    b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
+    b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
+    return b_acc, b_sum, b_new
+
+
+@triton.jit
+def seen_keys(queries, keys, band, p_range, chunks):
     """From where to where any of the queries can see keys."""
     low, high = 0, keys
-    if CAUSAL:
-        high = tl.minimum(high, queries + offset)
-    if WINDOW:
-        low = tl.maximum(low, offset - window + 1)
-        high = tl.minimum(high, queries + offset + window - 1)
+    if band.causal:
+        high = tl.minimum(high, queries + band.offset)
+    if band.windowed:
+        low = tl.maximum(low, band.offset - band.window + 1)
+        high = tl.minimum(high, queries + band.offset + band.window - 1)
     if p_range is not None:
         o_c = tl.arange(0, 64)
         b_low = tl.zeros([64], tl.int32) + keys

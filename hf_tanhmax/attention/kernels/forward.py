@@ -12,11 +12,20 @@ of the exponentials is formed in float32 and rounded once, to the dtype of the v
 With NORMS the shift is a fixed one where the bound in `shift` allows it, and m stays what it is.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
 from .primitives import (
     LN2,
+    Band,
+    Bias,
+    Dropout,
+    Mask,
+    Matrix,
+    Rows,
+    Scoring,
     block_start,
     blocks_of,
     difference,
@@ -24,10 +33,10 @@ from .primitives import (
     faded,
     key_span,
     largest,
-    load_rows,
     load_tile,
     power,
     scores,
+    sequence_bounds,
     survives,
     visible,
 )
@@ -37,6 +46,14 @@ from .shift import all_finite, mixed_pair, static_shift
 STRIDES = [f"{tensor}_{dim}" for tensor, dims in {"q": "bhm", "k": "bhn", "v": "bhn", "span": "bhm"}.items() for dim in dims]
 STRIDES += [f"{tensor}_{dim}" for tensor in ("bias", "keep") for dim in "bhmn"]
 RUNTIME = [*STRIDES, "queries", "keys", "heads", "groups", "rows", "offset", "window"]
+
+
+class Sums(NamedTuple):
+    """What is summed up over the keys: weighted values, exponentials; and the shift of the exponents."""
+
+    values: tl.tensor
+    exponentials: tl.tensor
+    shift: tl.tensor
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -73,43 +90,24 @@ def forward_kernel(
     if KEEP is not None:
         p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
         p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
-    b_start, b_end = 0, 0
-    if STARTS is not None:
-        b_start = tl.load(STARTS + i_m + o_m, mask=i_m + o_m < queries, other=0)[:, None]
-        b_end = tl.load(ENDS + i_m + o_m, mask=i_m + o_m < queries, other=0)[:, None]
+    block = Rows(i_m, o_m, queries)
+    b_start, b_end = sequence_bounds(STARTS, ENDS, block, 1)
     log_p, seed = 0.0, 0
     if POLARITY == 2:
         log_p = tl.load(LOG_P + i_h)
     if DROPOUT:
         seed = tl.load(SEED)
 
-    b_q = load_tile(
-        Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN, i_m, o_m, o_d, q_m * ALIGN, queries, DIM, BLOCK_DIM, MASKED=True
+    p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
+    b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, MASKED=True)
+    span = key_span(block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span)
+    b_acc, b_sum, b_max = attend(
+        b_q, block, span, NORMS, i_b.to(tl.int32) * (heads // groups) + i_kv,
+        Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
+        Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
+        Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
+        Dropout(seed, i_bh, dropout_p, DROPOUT), POLYNOMIAL, PRECISION,
     )  # fmt: skip
-    spans = key_span(i_m, queries, keys, offset, window, STARTS, ENDS, p_span, BLOCK_M, BLOCK_N, CAUSAL, WINDOW)
-    b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
-    b_sum = tl.zeros([BLOCK_M], tl.float32)
-    b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
-    done = False
-    if NORMS is not None:
-        i_head = i_b.to(tl.int32) * (heads // groups) + i_kv
-        b_shift, done = static_shift(b_q, NORMS, i_head, keys, scale, cap, CAPPED, STATS is not None, POLYNOMIAL)
-        if done:
-            b_acc, b_sum, b_max = walk(
-                b_q, b_acc, b_sum, b_shift, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN, v_n * ALIGN, bias_m,
-                bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM,
-                VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT, PRECISION,
-                ADDITIVE, EXACT=STATS is not None, STATIC=True, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
-            )  # fmt: skip
-            done = all_finite(b_acc)
-    if not done:
-        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
-        b_acc, b_sum, b_max = walk(
-            b_q, tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n * ALIGN,
-            v_n * ALIGN, bias_m, bias_n, keep_m, keep_n, queries, keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed,
-            dropout_p, DIM, VALUE_DIM, BLOCK_DIM, BLOCK_VALUE, BLOCK_N, POLARITY, CAUSAL, WINDOW, STARTS is not None, CAPPED, DROPOUT,
-            PRECISION, ADDITIVE, EXACT=STATS is not None, STATIC=False, POLYNOMIAL=False, DESCRIBED=DESCRIBED,
-        )  # fmt: skip
 
     m_empty = b_sum == 0.0
     b_sum = tl.where(m_empty, 1.0, b_sum)
@@ -127,68 +125,89 @@ def forward_kernel(
 
 
 @triton.jit
+def attend(
+    b_q, queries, span, NORMS, i_head, key, value, keys, mask, scoring, dropout, POLYNOMIAL: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """The weighted sum of the values of some rows, the sum of their exponentials, and the shift: a fixed one with NORMS, if it will do."""
+    b_max = tl.full([b_q.shape[0]], -1e38 if scoring.polarity != 1 or scoring.bias.additive else 0.0, tl.float32)
+    b_sum = tl.zeros([b_q.shape[0]], tl.float32)
+    b_acc = tl.zeros([b_q.shape[0], value.block_dim], tl.float32)
+    done = False
+    if NORMS is not None:
+        b_shift, done = static_shift(b_q, NORMS, i_head, keys.length, scoring, POLYNOMIAL)
+        if done:
+            shift: tl.constexpr = "polynomial" if POLYNOMIAL else "static"
+            b_acc, b_sum, b_max = walk(
+                b_q, Sums(b_acc, b_sum, b_shift), queries, span, key, value, keys, mask, scoring, dropout, shift, PRECISION
+            )  # fmt: skip
+            done = all_finite(b_acc)
+    if not done:
+        b_max = tl.full([b_q.shape[0]], -1e38 if scoring.polarity != 1 or scoring.bias.additive else 0.0, tl.float32)
+        b_acc, b_sum, b_max = walk(
+            b_q, Sums(tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max), queries, span, key, value, keys, mask, scoring, dropout,
+            "running", PRECISION,
+        )  # fmt: skip
+    return b_acc, b_sum, b_max
+
+
+@triton.jit
 def walk(
-    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n, queries,
-    keys, offset, window, spans, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
-    BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr,
-    WINDOW: tl.constexpr, PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
-    ADDITIVE: tl.constexpr, EXACT: tl.constexpr, STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+    b_q, sums, queries, span, key, value, keys, mask, scoring, dropout, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
     """Take all blocks of keys that the rows can see into the running sums: first those without a mask, then those with one."""
-    low, full_low, full_high, high = spans
+    b_acc, b_sum, b_max = sums
+    BLOCK: tl.constexpr = keys.offsets.shape[0]
     for EDGES in tl.static_range(2):
-        count, left = blocks_of(low, full_low, full_high, high, BLOCK_N, EDGES == 1)
+        count, left = blocks_of(span, BLOCK, EDGES == 1)
         for i in range(count):
-            i_n = block_start(i, left, low, full_low, full_high, BLOCK_N, EDGES == 1)
-            b_acc, b_sum, b_max = attend(
-                b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m,
-                keep_n, queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM, VALUE_DIM, BLOCK_DIM,
-                BLOCK_VALUE, POLARITY, CAUSAL, WINDOW, PACKED, CAPPED, DROPOUT, PRECISION, ADDITIVE, MASKED=EDGES == 1, EXACT=EXACT,
-                STATIC=STATIC, POLYNOMIAL=POLYNOMIAL, DESCRIBED=DESCRIBED,
+            i_n = block_start(i, left, span, BLOCK, EDGES == 1)
+            b_acc, b_sum, b_max = attend_block(
+                b_q, Sums(b_acc, b_sum, b_max), queries, key, value, Rows(i_n, keys.offsets, keys.length), mask, scoring, dropout,
+                EDGES == 1, SHIFT, PRECISION,
             )  # fmt: skip
     return b_acc, b_sum, b_max
 
 
 @triton.jit
-def attend(
-    b_q, b_acc, b_sum, b_max, p_k, p_v, p_bias, p_keep, i_bh, i_m, i_n, o_m, o_n, o_d, o_v, k_n, v_n, bias_m, bias_n, keep_m, keep_n,
-    queries, keys, offset, window, b_start, b_end, scale, cap, log_p, seed, dropout_p, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
-    BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    PACKED: tl.constexpr, CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
-    MASKED: tl.constexpr, EXACT: tl.constexpr, STATIC: tl.constexpr, POLYNOMIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+def attend_block(
+    b_q, sums, queries, key, value, keys, mask, scoring, dropout, MASKED: tl.constexpr, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Take one block of keys into the running sums. STATIC: the shift `b_max` is not the largest exponent and does not move."""
-    o_row, o_column = o_m[:, None], o_n[None, :]
-    b_k = load_rows(p_k, i_n, o_n, o_d, k_n, keys, DIM, BLOCK_DIM, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_DIM]
+    """Take one block of keys into the running sums.
+
+    SHIFT is "running" for the largest exponent so far, "static" for one that does not move, or "polynomial" for a static one with which one
+    score in four is exponentiated by the polynomial of `shift`.
+    """
+    b_acc, b_sum, b_max = sums
+    STATIC: tl.constexpr = SHIFT != "running"
+    rows, columns = Rows(queries.start, queries.offsets[:, None], queries.length), Rows(keys.start, keys.offsets[None, :], keys.length)
+    b_k = load_tile(key, keys, MASKED)  # [BLOCK_N, BLOCK_DIM]
     b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-    b_x, _ = scores(b_qk, i_m, i_n, o_row, o_column, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED, EXACT, ADDITIVE, STATIC)
+    b_x, _ = scores(b_qk, rows, columns, scoring, STATIC)
     b_a = b_x
     m_seen = None
     if MASKED:
-        m_seen = visible(
-            i_m, i_n, o_row, o_column, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n, CAUSAL, WINDOW, PACKED
-        )  # fmt: skip
-    b_x, b_y = exponents(b_x, log_p, m_seen, POLARITY, MASKED)
-    b_a, b_x, b_y = faded(b_a, b_x, b_y, i_m, i_n, o_row, o_column, queries, keys, p_bias, bias_m, bias_n, ADDITIVE, EXACT)
+        m_seen = visible(rows, columns, mask)
+    b_x, b_y = exponents(b_x, m_seen, scoring, MASKED)
+    b_a, b_x, b_y = faded(b_a, b_x, b_y, rows, columns, scoring)
 
     b_new = b_max
     if not STATIC:
-        b_new = tl.maximum(b_max, largest(b_x, b_y, POLARITY, MASKED, ADDITIVE))
-        b_shrink = power(b_max - b_new, EXACT)
-    if POLYNOMIAL and not MASKED:
-        b_w, b_n = mixed_pair(b_x, b_new[:, None] + tl.zeros_like(b_x), o_column)
+        b_new = tl.maximum(b_max, largest(b_x, b_y, scoring, MASKED))
+        b_shrink = power(b_max - b_new, scoring.exact)
+    if SHIFT == "polynomial" and not MASKED:
+        b_w, b_n = mixed_pair(b_x, b_new[:, None] + tl.zeros_like(b_x), columns.offsets)
     else:
-        b_w = power(b_x - b_new[:, None], EXACT)
-        if POLARITY != 0:
-            b_n = power(b_y - b_new[:, None], EXACT)
+        b_w = power(b_x - b_new[:, None], scoring.exact)
+        if scoring.polarity != 0:
+            b_n = power(b_y - b_new[:, None], scoring.exact)
     b_all = b_w
-    if POLARITY != 0:
+    if scoring.polarity != 0:
         b_all = b_w + b_n
-        b_w = difference(b_a, b_w, b_n, log_p, POLARITY, EXACT)
+        b_w = difference(b_a, b_w, b_n, scoring)
     b_sum = tl.sum(b_all, 1) + (b_sum if STATIC else b_sum * b_shrink)
-    if DROPOUT:
-        b_w = tl.where(survives(seed, i_bh, i_m, i_n, o_row, o_column, dropout_p), b_w, 0.0)
-    b_v = load_rows(p_v, i_n, o_n, o_v, v_n, keys, VALUE_DIM, BLOCK_VALUE, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_VALUE]
+    if dropout.active:
+        b_w = tl.where(survives(rows, columns, dropout), b_w, 0.0)
+    b_v = load_tile(value, keys, MASKED)  # [BLOCK_N, BLOCK_VALUE]
     b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc if STATIC else b_acc * b_shrink[:, None], input_precision=PRECISION)
     return b_acc, b_sum, b_new
 

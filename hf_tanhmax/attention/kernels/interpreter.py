@@ -22,7 +22,7 @@ import triton.language as tl
 from .forward import forward_kernel
 
 IN_INTERPRETER = not isinstance(forward_kernel, triton.JITFunction)
-ONE_AT_A_TIME = threading.RLock()
+INTERPRETER_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def faithful() -> Iterator[None]:
         yield
         return
     builder = import_module("triton.runtime.interpreter").InterpreterBuilder
-    with ONE_AT_A_TIME:
+    with INTERPRETER_LOCK:
         corrections = _corrections(builder.cast_impl, builder.create_fma)
         before = {name: vars(builder).get(name) for name in corrections}
         for name, correction in corrections.items():

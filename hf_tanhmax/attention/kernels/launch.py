@@ -1,11 +1,11 @@
-"""From tensors to kernels: layouts, which features a call needs, grids and results. Nothing here copies from host to device or waits."""
+"""Launches the forward and backward kernels: arguments, grids and results. Nothing here copies from host to device or waits for it."""
 
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,16 +16,16 @@ from ..mask import Visibility
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel, span_kernel
 from .interpreter import faithful
-from .layout import ALIGN, Layout, launch_constants, launch_numbers
+from .layout import ALIGN, Layout, Numbers, launch_constants, launch_numbers
 from .primitives import LOG2E
-from .schedule import Kernel, Tile, padded_size, tiles
+from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, length_bucket, padded_size, tiles
 from .shift import NORM_BLOCK, norm_kernel
 from .support import capability
-from .tuning import adds_atomically, autotuning, fastest, length_bucket
 
 # What a kernel is compiled for, besides its tile and which tensors there are.
 FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE")
-FARTHEST = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
+Argument: TypeAlias = Tensor | TensorDescriptor | int | float | str | None
+LONGEST_ROW_STRIDE = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
 @dataclass
@@ -61,7 +61,7 @@ class FusedProblem:
         self.broad_keep = None if keep is None else keep.view(torch.uint8).expand(shape)
 
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
-        """Launch a kernel with the tile that it is to take."""
+        """Launch a kernel with the default tile, or (HF_TANHMAX_AUTOTUNE=1) with the fastest."""
         table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
         rows = tuple(tile for tile in table if self.fits(tile))
         if len(rows) > 1 and autotuning():
@@ -74,10 +74,10 @@ class FusedProblem:
         launch(rows[0])
 
     def fits(self, tile: Tile) -> bool:
-        """Whether a row of the table is for a call like this one.
+        """Whether this call may have a tile.
 
         A static shift wants polarity 1, no bias or additive mask (whose size nobody bounds) and weights that hold 2^60, which float16 does
-        not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has rows of
+        not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has tiles of
         its own.
         """
         if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
@@ -90,7 +90,7 @@ class FusedProblem:
         return bounded or not tile.static
 
     def reduced(self, *, log_polarity: bool) -> Tile | None:
-        """The row with which one kernel does the whole backward pass, if the user asks for one, and there is one for this call.
+        """The tile with which one kernel does the whole backward pass, if the user asks for that, and there is one for this call.
 
         It adds dQ up in float32 in no certain order. It neither finds the gradient of log p, nor what exact float32 needs.
         """
@@ -132,29 +132,40 @@ class FusedProblem:
 
     @cached_property
     def layout(self) -> Layout:
-        """What of a call is no tensor."""
+        """Sizes, strides and numbers of the call."""
         seen, nowhere = self.visibility, (0, 0, 0, 0)
         return Layout(
-            (self.batch, self.heads, self.queries, self.dim),
-            (self.kv_heads, self.keys, self.value_dim),
-            self.row_strides,
-            nowhere if self.broad_bias is None else self.broad_bias.stride(),
-            nowhere if self.broad_keep is None else self.broad_keep.stride(),
-            (seen.causal, seen.offset, seen.window),
-            (self.scale, self.softcap, self.dropout_p),
-            2 if self.log_polarity is not None else int(self.signed),
-            self.query.dtype == torch.float32,
-            self.exact,
-            self.additive,
+            batch=self.batch,
+            heads=self.heads,
+            queries=self.queries,
+            dim=self.dim,
+            kv_heads=self.kv_heads,
+            keys=self.keys,
+            value_dim=self.value_dim,
+            row_strides=self.row_strides,
+            bias_strides=nowhere if self.broad_bias is None else self.broad_bias.stride(),
+            keep_strides=nowhere if self.broad_keep is None else self.broad_keep.stride(),
+            causal=seen.causal,
+            offset=seen.offset,
+            window=seen.window,
+            scale=self.scale,
+            softcap=self.softcap,
+            dropout_p=self.dropout_p,
+            polarity=2 if self.log_polarity is not None else int(self.signed),
+            single=self.query.dtype == torch.float32,
+            exact=self.exact,
+            additive=self.additive,
         )
 
-    def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Any]:
-        """What every kernel takes."""
+    def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Argument]:
+        """The arguments that every kernel takes."""
         starts, ends = self.bounds
+        strides = {
+            name: 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)
+            for dim, name in enumerate(("span_b", "span_h", "span_m"))
+        }
         tensors = {**self.tensors, "SPANS": spans, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
-        for dim, name in enumerate(("span_b", "span_h", "span_m")):
-            tensors[name] = 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)  # type: ignore[assignment]
-        return {**tensors, **launch_numbers(self.layout, tile)}
+        return {**tensors, **strides, **launch_numbers(self.layout, tile)}
 
     @property
     def tensors(self) -> dict[str, Tensor | None]:
@@ -163,7 +174,7 @@ class FusedProblem:
         log_p = None if self.log_polarity is None else self.log_polarity.float() * unit
         return {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "LOG_P": log_p}
 
-    def constants(self, tile: Tile) -> dict[str, Any]:
+    def constants(self, tile: Tile) -> Numbers:
         """What a kernel is compiled for: no length is among it."""
         return launch_constants(self.layout, tile)
 
@@ -191,7 +202,7 @@ def _dense_dimension(mask: Tensor) -> int:
     return 1 if mask.stride(3) == 1 else 0 if mask.stride(2) == 1 else -1
 
 
-def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+def device_of(tensor: Tensor) -> AbstractContextManager[None]:
     """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
     if tensor.device.type == "cpu":
         return nullcontext()
@@ -222,7 +233,7 @@ def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
         results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
         results["NORMS"] = problem.norms() if tile.static else None
         if tile.described:
-            arguments |= {name: _described(arguments[name], tile.columns) for name in ("K", "V")}
+            arguments |= {"K": _described(problem.key, tile.columns), "V": _described(problem.value, tile.columns)}
         flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
         forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
 
@@ -335,4 +346,4 @@ def _bias_gradient(problem: FusedProblem, shared: dict[str, Tensor | None]) -> T
 
 def _rows(tensor: Tensor) -> Tensor:
     """The tensor, copied if its last dimension is not dense or its rows lie too far apart for 32-bit offsets within a tile."""
-    return tensor if tensor.stride(3) == 1 and abs(tensor.stride(2)) < FARTHEST else tensor.contiguous()
+    return tensor if tensor.stride(3) == 1 and abs(tensor.stride(2)) < LONGEST_ROW_STRIDE else tensor.contiguous()

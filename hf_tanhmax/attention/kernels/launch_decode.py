@@ -1,39 +1,21 @@
-"""From tensors to the decoding kernels: how many chunks, which grids, where the partial results lie. Nothing here waits for the device."""
+"""Launches the decoding kernels: their arguments, grids, chunks and partial results. Nothing here waits for the device."""
 
 from functools import cache, lru_cache
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from .decode import combine_kernel, decode_kernel, range_kernel
-from .forward import STRIDES
 from .interpreter import faithful
 from .launch import FusedProblem, dense
-from .layout import REMEMBERED, Layout, launch_numbers
+from .layout import CACHED_LAYOUTS, Layout, Numbers, launch_numbers
 from .schedule import SHORTEST, Tile, decode_kernel_for, padded_size, splits
 
 # What the decoding kernel takes of the numbers that all kernels are called with.
-SHARED = (
-    *(stride for stride in STRIDES if not stride.startswith("span")),
-    "queries",
-    "keys",
-    "heads",
-    "groups",
-    "offset",
-    "window",
-    "scale",
-    "cap",
-    "DIM",
-    "VALUE_DIM",
-    "BLOCK_DIM",
-    "BLOCK_VALUE",
-)
-SHARED += ("ALIGN", "BLOCK_M", "BLOCK_N", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "PRECISION", "ADDITIVE")
-SHARED += ("num_warps", "num_stages", "enable_fp_fusion")
-SCAN = 1024  # keys of the mask that a program looks through
-TOGETHER = 16  # chunks that are combined at a time
+SHARED = frozenset((*decode_kernel.arg_names, "num_warps", "num_stages", "enable_fp_fusion"))
+SCANNED_KEYS = 1024  # keys of the mask that a program looks through
+COMBINED_CHUNKS = 16  # chunks that are combined at a time
 MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
 
 
@@ -65,7 +47,7 @@ def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | 
         parts = output.new_empty((count, rows, problem.value_dim), dtype=torch.float32)
         lses = output.new_empty((count, rows), dtype=torch.float32)
         decode_kernel[programs * count,](**arguments, OUT=parts, LSE=lses)
-        sizes = {"VALUE_DIM": problem.value_dim, "BLOCK_VALUE": padded_size(problem.value_dim), "BLOCK_S": TOGETHER}
+        sizes = {"VALUE_DIM": problem.value_dim, "BLOCK_VALUE": padded_size(problem.value_dim), "BLOCK_S": COMBINED_CHUNKS}
         combine_kernel[rows,](parts, lses, *result.values(), rows, count, **sizes)
 
     problem.run(decode_kernel_for(group), _launch)
@@ -78,19 +60,16 @@ def decode_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return dense(query, value.shape[3]), query.new_empty((batch, queries, heads), dtype=torch.float32).transpose(1, 2)
 
 
-@lru_cache(maxsize=REMEMBERED)
-def _scheduled(layout: Layout, tile: Tile, paged: bool, longest: int, processors: int) -> tuple[int, int, dict[str, Any]]:
-    """Programs without splitting, into how many chunks the keys are split, and the arguments that are no tensors; not to be changed."""
-    batch, heads, queries, _ = layout.query
-    kv_heads, keys, _ = layout.value
-    programs = batch * kv_heads * triton.cdiv(heads // kv_heads * queries, tile.rows)
+@lru_cache(maxsize=CACHED_LAYOUTS)
+def _scheduled(layout: Layout, tile: Tile, paged: bool, longest: int, processors: int) -> tuple[int, int, Numbers]:
+    """Programs without splitting, the number of chunks of the keys, and the arguments that are no tensors; not to be changed."""
+    programs = layout.batch * layout.kv_heads * triton.cdiv(layout.heads // layout.kv_heads * layout.queries, tile.rows)
     count = splits(programs, longest, processors)
-    everything = launch_numbers(layout, tile)
-    found = {name: everything[name] for name in SHARED}
-    found |= {"batch": batch, "splits": count, "shortest": SHORTEST, "EXACT": layout.exact, "PARTIAL": count > 1, "PAGE": 1}
+    numbers = {name: item for name, item in launch_numbers(layout, tile).items() if name in SHARED}
+    numbers |= {"batch": layout.batch, "splits": count, "shortest": SHORTEST, "EXACT": layout.exact, "PARTIAL": count > 1, "PAGE": 1}
     if paged:
-        found |= {"PAGE": keys, "window": min(layout.masking[2] or 0, queries + longest)}
-    return programs, count, found
+        numbers |= {"PAGE": layout.keys, "window": min(layout.window or 0, layout.queries + longest)}
+    return programs, count, numbers
 
 
 def _longest(problem: FusedProblem, table: Tensor | None) -> int:
@@ -105,9 +84,9 @@ def _ranges(problem: FusedProblem) -> Tensor | None:
         return None
     mask = keep.view(torch.uint8)
     batch, heads, queries, keys = mask.shape
-    chunks = triton.cdiv(keys, SCAN)
+    chunks = triton.cdiv(keys, SCANNED_KEYS)
     ranges = mask.new_empty((batch, chunks, 2), dtype=torch.int32)
-    range_kernel[batch * chunks,](mask, ranges, *mask.stride(), heads, queries, keys, chunks, BLOCK_N=SCAN)
+    range_kernel[batch * chunks,](mask, ranges, *mask.stride(), heads, queries, keys, chunks, BLOCK_N=SCANNED_KEYS)
     return ranges
 
 

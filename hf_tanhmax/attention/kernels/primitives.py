@@ -2,6 +2,9 @@ r"""Steps that the kernels share: tiles in, which keys a row sees, scores, expon
 
 The alphabet inside kernels: `i_` a first index, `o_` offsets from it, `p_` a pointer, `m_` a mask, `b_` a block of values.
 
+What travels together is a NamedTuple. Construct one with constants in the call that takes it: assigned to a variable first, Triton makes
+tensors of its constants.
+
 Scores are held in units of log 2, :math:`x = a \log_2 e`, and negative exponents as :math:`y = \log_2 p - x`, so that the two exponentials
 of a score are :math:`2^x` and :math:`2^y`. A hidden score has both exponents at minus infinity: it adds exactly 0 to every sum. `POLARITY`
 is 1 for TanhMax (y = -x), 0 for softmax (no second exponential at all) and 2 for a polarity per head. If `ADDITIVE`, the pointer to a
@@ -10,6 +13,8 @@ bias is one to an additive mask m instead, which is no part of the score a but i
 `EXACT` is float32 that is multiplied without TF32. Its scores stay in natural units, as rounding log2(e) would cost digits of large scores,
 and its backward pass gets the row's shift and sum apart instead of L.
 """
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -26,84 +31,161 @@ HIDDEN = tl.constexpr(HIDDEN_BELOW)
 NAN_STAYS = tl.constexpr(tl.PropagateNan.ALL)
 
 
+class Rows(NamedTuple):
+    """Some rows of a matrix, or some keys: the first index, offsets from it (of any shape), and how many rows there are in all."""
+
+    start: tl.tensor
+    offsets: tl.tensor
+    length: tl.tensor
+
+
+class Matrix(NamedTuple):
+    """A matrix whose last dimension is dense, and its columns' offsets; `described`: its pointer is (descriptor, batch entry, head)."""
+
+    pointer: tl.tensor
+    stride: tl.tensor
+    columns: tl.tensor
+    dim: tl.constexpr
+    block_dim: tl.constexpr
+    described: tl.constexpr = False
+
+
+class Band(NamedTuple):
+    """Keys that a row may see by position, `offset` more for a row: none beyond it (causal), all nearer than `window` (windowed)."""
+
+    offset: tl.tensor
+    window: tl.tensor
+    causal: tl.constexpr
+    windowed: tl.constexpr
+
+
+class Mask(NamedTuple):
+    """Which keys take part: a band, `packed` sequences that start and end at given keys, and a boolean mask by its strides, or None."""
+
+    band: Band
+    start: tl.tensor
+    end: tl.tensor
+    packed: tl.constexpr
+    keep: tl.tensor
+    keep_m: tl.tensor
+    keep_n: tl.tensor
+
+
+class Bias(NamedTuple):
+    """A bias, or (`additive`) an additive mask, by its strides; the pointer is None if there is neither."""
+
+    pointer: tl.tensor
+    stride_m: tl.tensor
+    stride_n: tl.tensor
+    additive: tl.constexpr
+
+
+class Scoring(NamedTuple):
+    """From products of query and key to weights: scale, softcap, log of the polarity, bias, the constants CAPPED, POLARITY and EXACT."""
+
+    scale: tl.tensor
+    cap: tl.tensor
+    log_p: tl.tensor
+    bias: Bias
+    capped: tl.constexpr
+    polarity: tl.constexpr
+    exact: tl.constexpr
+
+
+class Dropout(NamedTuple):
+    """The seed, the index of batch entry and head, the probability to drop a weight, and whether there is any dropout."""
+
+    seed: tl.tensor
+    i_bh: tl.tensor
+    probability: tl.tensor
+    active: tl.constexpr
+
+
+class Statistics(NamedTuple):
+    """Of rows: the shift and one over the sum, as `row_statistics` has them, and D, the sum of W dP."""
+
+    shift: tl.tensor
+    inverse: tl.tensor
+    delta: tl.tensor
+
+
 @triton.jit
-def load_tile(p_base, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, MASKED: tl.constexpr):
-    """Rows `i_row + o_row` of a matrix whose last dimension is dense: [R, BLOCK_DIM]; 0 beyond its bounds."""
-    p_tile = p_base + i_row.to(tl.int64) * stride + o_row[:, None] * stride + o_dim[None, :]
-    if MASKED:
-        b_tile = tl.load(p_tile, mask=(i_row + o_row < length)[:, None] & (o_dim < DIM)[None, :], other=0.0)
-    elif BLOCK_DIM != DIM:
-        b_tile = tl.load(p_tile, mask=(o_dim < DIM)[None, :], other=0.0)
+def load_tile(matrix, rows, MASKED: tl.constexpr):
+    """Rows of a matrix, [R, block_dim]; 0 beyond its bounds, which are those of a descriptor, or looked at if MASKED."""
+    if matrix.described:
+        descriptor, i_b, i_h = matrix.pointer
+        b_tile = descriptor.load([i_b, i_h, rows.start, 0]).reshape([rows.offsets.shape[0], matrix.block_dim])
     else:
-        b_tile = tl.load(p_tile)
+        p_tile = matrix.pointer + rows.start.to(tl.int64) * matrix.stride + rows.offsets[:, None] * matrix.stride + matrix.columns[None, :]
+        if MASKED:
+            m_tile = (rows.start + rows.offsets < rows.length)[:, None] & (matrix.columns < matrix.dim)[None, :]
+            b_tile = tl.load(p_tile, mask=m_tile, other=0.0)
+        elif matrix.block_dim != matrix.dim:
+            b_tile = tl.load(p_tile, mask=(matrix.columns < matrix.dim)[None, :], other=0.0)
+        else:
+            b_tile = tl.load(p_tile)
     return b_tile
 
 
 @triton.jit
-def load_rows(
-    source, i_row, o_row, o_dim, stride, length, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, MASKED: tl.constexpr,
-    DESCRIBED: tl.constexpr,
-):  # fmt: skip
-    """As `load_tile`, of a pointer, or (DESCRIBED) of a descriptor of [batch, heads, length, DIM], a batch entry and a head."""
-    if DESCRIBED:
-        descriptor, i_b, i_h = source
-        b_tile = descriptor.load([i_b, i_h, i_row, 0]).reshape([o_row.shape[0], BLOCK_DIM])
-    else:
-        b_tile = load_tile(source, i_row, o_row, o_dim, stride, length, DIM, BLOCK_DIM, MASKED)
-    return b_tile
+def sequence_bounds(starts, ends, rows, AXIS: tl.constexpr):
+    """The first key of the packed sequence of each row and the last plus 1, with a new dimension at AXIS; 0 if nothing is packed."""
+    b_start, b_end = 0, 0
+    if starts is not None:
+        m_row = rows.start + rows.offsets < rows.length
+        b_start = tl.load(starts + rows.start + rows.offsets, mask=m_row, other=0).expand_dims(AXIS)
+        b_end = tl.load(ends + rows.start + rows.offsets, mask=m_row, other=0).expand_dims(AXIS)
+    return b_start, b_end
 
 
 @triton.jit
-def key_span(
-    i_m, queries, keys, offset, window, STARTS, ENDS, p_span,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-):  # fmt: skip
-    """Which keys a block of rows needs: `low, full_low, full_high, high`, multiples of BLOCK_N but for the last.
+def key_span(queries, keys, band, starts, ends, p_span):
+    """Which keys a block of rows needs: `low, full_low, full_high, high`, multiples of the keys of a block but for the last.
 
     Keys outside [low, high) are hidden from all rows, those in [full_low, full_high) from none.
     """
-    last = tl.minimum(i_m + BLOCK_M, queries) - 1
-    low, high = 0, keys
-    full_low, full_high = 0, keys
-    if CAUSAL:
-        high = tl.minimum(high, last + offset + 1)
-        full_high = tl.minimum(full_high, i_m + offset + 1)
-    if WINDOW:
-        low = tl.maximum(low, i_m + offset - window + 1)
-        high = tl.minimum(high, last + offset + window)
-        full_low = tl.maximum(full_low, last + offset - window + 1)
-        full_high = tl.minimum(full_high, i_m + offset + window)
-    return narrowed(low, full_low, full_high, high, i_m, last, STARTS, ENDS, p_span, BLOCK_N)
+    first = queries.start
+    last = tl.minimum(first + queries.offsets.shape[0], queries.length) - 1
+    low, high = 0, keys.length
+    full_low, full_high = 0, keys.length
+    if band.causal:
+        high = tl.minimum(high, last + band.offset + 1)
+        full_high = tl.minimum(full_high, first + band.offset + 1)
+    if band.windowed:
+        low = tl.maximum(low, first + band.offset - band.window + 1)
+        high = tl.minimum(high, last + band.offset + band.window)
+        full_low = tl.maximum(full_low, last + band.offset - band.window + 1)
+        full_high = tl.minimum(full_high, first + band.offset + band.window)
+    return narrowed((low, full_low, full_high, high), first, last, starts, ends, p_span, keys.offsets.shape[0])
 
 
 @triton.jit
-def query_span(
-    i_n, queries, keys, offset, window, STARTS, ENDS, p_span,
-    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-):  # fmt: skip
-    """Which rows see a block of keys, as `key_span` gives which keys a block of rows sees; multiples of BLOCK_M."""
-    last = tl.minimum(i_n + BLOCK_N, keys) - 1
-    low, high = 0, queries
-    full_low, full_high = 0, queries
-    if CAUSAL:
-        low = tl.maximum(low, i_n - offset)
-        full_low = tl.maximum(full_low, last - offset)
-    if WINDOW:
-        low = tl.maximum(low, i_n - offset - window + 1)
-        high = tl.minimum(high, last - offset + window)
-        full_low = tl.maximum(full_low, last - offset - window + 1)
-        full_high = tl.minimum(full_high, i_n - offset + window)
-    return narrowed(low, full_low, full_high, high, i_n, last, STARTS, ENDS, p_span, BLOCK_M)
+def query_span(queries, keys, band, starts, ends, p_span):
+    """Which rows see a block of keys, as `key_span` gives which keys a block of rows sees; multiples of the rows of a block."""
+    first = keys.start
+    last = tl.minimum(first + keys.offsets.shape[0], keys.length) - 1
+    low, high = 0, queries.length
+    full_low, full_high = 0, queries.length
+    if band.causal:
+        low = tl.maximum(low, first - band.offset)
+        full_low = tl.maximum(full_low, last - band.offset)
+    if band.windowed:
+        low = tl.maximum(low, first - band.offset - band.window + 1)
+        high = tl.minimum(high, last - band.offset + band.window)
+        full_low = tl.maximum(full_low, last - band.offset - band.window + 1)
+        full_high = tl.minimum(full_high, first - band.offset + band.window)
+    return narrowed((low, full_low, full_high, high), first, last, starts, ends, p_span, queries.offsets.shape[0])
 
 
 @triton.jit
-def narrowed(low, full_low, full_high, high, first, last, STARTS, ENDS, p_span, BLOCK: tl.constexpr):
+def narrowed(span, first, last, starts, ends, p_span, BLOCK: tl.constexpr):
     """A span within packed sequences and the span of a mask, its bounds at multiples of BLOCK (but `high`) and in order."""
-    if STARTS is not None:
-        low = tl.maximum(low, tl.load(STARTS + first))
-        high = tl.minimum(high, tl.load(ENDS + last))
-        full_low = tl.maximum(full_low, tl.load(STARTS + last))
-        full_high = tl.minimum(full_high, tl.load(ENDS + first))
+    low, full_low, full_high, high = span
+    if starts is not None:
+        low = tl.maximum(low, tl.load(starts + first))
+        high = tl.minimum(high, tl.load(ends + last))
+        full_low = tl.maximum(full_low, tl.load(starts + last))
+        full_high = tl.minimum(full_high, tl.load(ends + first))
     if p_span is not None:
         low = tl.maximum(low, tl.load(p_span))
         high = tl.minimum(high, tl.load(p_span + 1))
@@ -116,8 +198,9 @@ def narrowed(low, full_low, full_high, high, first, last, STARTS, ENDS, p_span, 
 
 
 @triton.jit
-def blocks_of(low, full_low, full_high, high, BLOCK: tl.constexpr, EDGES: tl.constexpr):
+def blocks_of(span, BLOCK: tl.constexpr, EDGES: tl.constexpr):
     """How many blocks lie in the full range; or how many at its edges need a mask, and how many of these on its left."""
+    low, full_low, full_high, high = span
     if EDGES:
         left = tl.cdiv(tl.maximum(tl.minimum(full_low, high) - low, 0), BLOCK)
         count = left + tl.cdiv(tl.maximum(high - full_high, 0), BLOCK)
@@ -128,8 +211,9 @@ def blocks_of(low, full_low, full_high, high, BLOCK: tl.constexpr, EDGES: tl.con
 
 
 @triton.jit
-def block_start(i, left, low, full_low, full_high, BLOCK: tl.constexpr, EDGES: tl.constexpr):
+def block_start(i, left, span, BLOCK: tl.constexpr, EDGES: tl.constexpr):
     """Where the i-th block of `blocks_of` begins."""
+    low, full_low, full_high, _high = span
     if EDGES:
         start = tl.where(i < left, low + i * BLOCK, full_high + (i - left) * BLOCK)
     else:
@@ -138,23 +222,20 @@ def block_start(i, left, low, full_low, full_high, BLOCK: tl.constexpr, EDGES: t
 
 
 @triton.jit
-def visible(
-    i_m, i_n, o_m, o_n, queries, keys, offset, window, b_start, b_end, p_keep, keep_m, keep_n,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
-):  # fmt: skip
-    """True where the key takes part; `o_m`, `b_start` and `b_end` broadcast against `o_n`, either way around."""
-    row, column = i_m + o_m, i_n + o_n
-    m_seen = (row < queries) & (column < keys)
-    row += offset
-    if CAUSAL:
+def visible(rows, columns, mask):
+    """True where the key takes part; offsets of rows, `mask.start` and `mask.end` broadcast against those of columns, either way around."""
+    row, column = rows.start + rows.offsets, columns.start + columns.offsets
+    m_seen = (row < rows.length) & (column < columns.length)
+    row += mask.band.offset
+    if mask.band.causal:
         m_seen &= column <= row
-    if WINDOW:
-        m_seen &= (row - column < window) & (column - row < window)
-    if PACKED:
-        m_seen &= (column >= b_start) & (column < b_end)
-    if p_keep is not None:
-        p_tile = p_keep + i_m.to(tl.int64) * keep_m + i_n.to(tl.int64) * keep_n + o_m * keep_m + o_n * keep_n
-        m_seen &= tl.load(p_tile, mask=m_seen, other=0) != 0
+    if mask.band.windowed:
+        m_seen &= (row - column < mask.band.window) & (column - row < mask.band.window)
+    if mask.packed:
+        m_seen &= (column >= mask.start) & (column < mask.end)
+    if mask.keep is not None:
+        p_tile = mask.keep + rows.start.to(tl.int64) * mask.keep_m + columns.start.to(tl.int64) * mask.keep_n
+        m_seen &= tl.load(p_tile + rows.offsets * mask.keep_m + columns.offsets * mask.keep_n, mask=m_seen, other=0) != 0
     return m_seen
 
 
@@ -171,40 +252,39 @@ def tanh(b_y):
 
 
 @triton.jit
-def load_added(i_m, i_n, o_m, o_n, queries, keys, p_bias, bias_m, bias_n):
+def load_added(rows, columns, bias):
     """A tile of a bias or of an additive mask, in float32; 0 beyond its bounds."""
-    p_tile = p_bias + i_m.to(tl.int64) * bias_m + i_n.to(tl.int64) * bias_n + o_m * bias_m + o_n * bias_n
-    return tl.load(p_tile, mask=(i_m + o_m < queries) & (i_n + o_n < keys), other=0.0).to(tl.float32)
+    p_tile = bias.pointer + rows.start.to(tl.int64) * bias.stride_m + columns.start.to(tl.int64) * bias.stride_n
+    p_tile = p_tile + rows.offsets * bias.stride_m + columns.offsets * bias.stride_n
+    m_tile = (rows.start + rows.offsets < rows.length) & (columns.start + columns.offsets < columns.length)
+    return tl.load(p_tile, mask=m_tile, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def scores(
-    b_qk, i_m, i_n, o_m, o_n, queries, keys, scale, cap, p_bias, bias_m, bias_n, CAPPED: tl.constexpr, EXACT: tl.constexpr,
-    ADDITIVE: tl.constexpr, BOUNDED: tl.constexpr = False,
-):  # fmt: skip
-    """Scores, and the tanh of the softcap (only that, if there is one). The units are in `scale`, or in `cap` if there is a softcap.
+def scores(b_qk, rows, columns, scoring, BOUNDED: tl.constexpr = False):
+    """Scores, and the tanh of the softcap (only that, if there is one). The units are in the scale, or in the softcap if there is one.
 
     BOUNDED scores are known to be finite.
     """
     b_tanh = b_qk
-    b_x = b_qk * scale
-    if CAPPED:
+    b_x = b_qk * scoring.scale
+    if scoring.capped:
         b_tanh = tanh(b_x)
-        b_x = b_tanh * cap
-    if p_bias is not None and not ADDITIVE:
-        b_bias = load_added(i_m, i_n, o_m, o_n, queries, keys, p_bias, bias_m, bias_n)
-        b_x += b_bias * (1.0 if EXACT else LOG2E)
+        b_x = b_tanh * scoring.cap
+    if scoring.bias.pointer is not None and not scoring.bias.additive:
+        b_bias = load_added(rows, columns, scoring.bias)
+        b_x += b_bias * (1.0 if scoring.exact else LOG2E)
     if not BOUNDED:
         b_x = tl.clamp(b_x, -LIMIT, LIMIT, propagate_nan=NAN_STAYS)
     return b_x, b_tanh
 
 
 @triton.jit
-def exponents(b_x, log_p, m_seen, POLARITY: tl.constexpr, MASKED: tl.constexpr):
+def exponents(b_x, m_seen, scoring, MASKED: tl.constexpr):
     """The exponents x and y of the two exponentials, at minus infinity where the key is hidden."""
     b_y = -b_x
-    if POLARITY == 2:
-        b_y = log_p - b_x
+    if scoring.polarity == 2:
+        b_y = scoring.log_p - b_x
     if MASKED:
         b_x = tl.where(m_seen, b_x, float("-inf"))
         b_y = tl.where(m_seen, b_y, float("-inf"))
@@ -212,17 +292,15 @@ def exponents(b_x, log_p, m_seen, POLARITY: tl.constexpr, MASKED: tl.constexpr):
 
 
 @triton.jit
-def faded(
-    b_a, b_x, b_y, i_m, i_n, o_m, o_n, queries, keys, p_mask, mask_m, mask_n, ADDITIVE: tl.constexpr, EXACT: tl.constexpr,
-):  # fmt: skip
+def faded(b_a, b_x, b_y, rows, columns, scoring):
     """The score that the sign comes from, and the exponents x and y with an additive mask, or as they are without.
 
     What the mask hides, has a score of 0 and exponents of minus infinity.
     """
-    if ADDITIVE:
-        b_m = load_added(i_m, i_n, o_m, o_n, queries, keys, p_mask, mask_m, mask_n)
+    if scoring.bias.additive:
+        b_m = load_added(rows, columns, scoring.bias)
         m_hidden = (b_m <= HIDDEN) | (b_x == float("-inf"))
-        b_m = b_m * (1.0 if EXACT else LOG2E)
+        b_m = b_m * (1.0 if scoring.exact else LOG2E)
         b_a = tl.where(m_hidden, 0.0, b_a)
         b_x = tl.where(m_hidden, float("-inf"), b_x + b_m)
         b_y = tl.where(m_hidden, float("-inf"), b_y + b_m)
@@ -251,22 +329,22 @@ def exact_exp(b_x):
 
 
 @triton.jit
-def difference(b_x, b_p, b_n, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr):
-    """The signed weight: the difference of the exponentials, or (EXACT, polarity near 1) a product that keeps its digits around 0."""
+def difference(b_x, b_p, b_n, scoring):
+    """The signed weight: the difference of the exponentials, or (exact, polarity near 1) a product that keeps its digits around 0."""
     b_w = b_p - b_n
-    if EXACT and POLARITY == 1:
+    if scoring.exact and scoring.polarity == 1:
         b_w = tanh(b_x) * (b_p + b_n)
-    elif EXACT:
-        b_w = tl.where(log_p > -LN2, tanh(b_x - 0.5 * log_p) * (b_p + b_n), b_w)
+    elif scoring.exact:
+        b_w = tl.where(scoring.log_p > -LN2, tanh(b_x - 0.5 * scoring.log_p) * (b_p + b_n), b_w)
     return b_w
 
 
 @triton.jit
-def largest(b_x, b_y, POLARITY: tl.constexpr, MASKED: tl.constexpr, ADDITIVE: tl.constexpr):
+def largest(b_x, b_y, scoring, MASKED: tl.constexpr):
     """The largest exponent of each row, [BLOCK_M]."""
-    if POLARITY == 0:
+    if scoring.polarity == 0:
         b_max = tl.max(b_x, 1)
-    elif POLARITY == 1 and not MASKED and not ADDITIVE:
+    elif scoring.polarity == 1 and not MASKED and not scoring.bias.additive:
         b_max = tl.max(tl.abs(b_x), 1)
     else:
         b_max = tl.max(tl.maximum(b_x, b_y), 1)
@@ -274,39 +352,37 @@ def largest(b_x, b_y, POLARITY: tl.constexpr, MASKED: tl.constexpr, ADDITIVE: tl
 
 
 @triton.jit
-def survives(seed, i_bh, i_m, i_n, o_m, o_n, dropout_p):
+def survives(rows, columns, dropout):
     """True where dropout keeps a weight: a function of seed, batch entry, head, row and column alone (Philox, Salmon et al. 2011)."""
-    o_row = (i_m + o_m + o_n * 0).to(tl.uint32)
-    o_column = (i_n + o_n + o_m * 0).to(tl.uint32)
-    b_bits, _, _, _ = tl.philox(seed, o_row, o_column, i_bh.to(tl.uint32) + o_row * 0, o_row * 0)
-    return tl.uint_to_uniform_float(b_bits) >= dropout_p
+    o_row = (rows.start + rows.offsets + columns.offsets * 0).to(tl.uint32)
+    o_column = (columns.start + columns.offsets + rows.offsets * 0).to(tl.uint32)
+    b_bits, _, _, _ = tl.philox(dropout.seed, o_row, o_column, dropout.i_bh.to(tl.uint32) + o_row * 0, o_row * 0)
+    return tl.uint_to_uniform_float(b_bits) >= dropout.probability
 
 
 @triton.jit
-def score_gradient(
-    b_a, b_x, b_y, b_shift, b_inverse, b_dp, b_delta, log_p, POLARITY: tl.constexpr, EXACT: tl.constexpr, OF_MASK: tl.constexpr,
-):  # fmt: skip
+def score_gradient(b_a, b_x, b_y, b_dp, statistics, scoring, OF_MASK: tl.constexpr):
     """Weights W, negative exponentials N (both divided by the denominator), and dA = C dP - W D, or (OF_MASK) dM = W dP - C D.
 
-    The shift is L in units of log 2. If EXACT it is what the forward pass subtracted, and `b_inverse` one over the sum: a rounded L would
+    The shift is L in units of log 2. If exact it is what the forward pass subtracted, and `inverse` one over the sum: a rounded L would
     cost float32 the digits that |L| has before the point, on both exponentials differently.
     """
-    b_p = power(b_x - b_shift, EXACT)
-    if EXACT:
-        b_p = b_p * b_inverse
-    if POLARITY == 0:
+    b_p = power(b_x - statistics.shift, scoring.exact)
+    if scoring.exact:
+        b_p = b_p * statistics.inverse
+    if scoring.polarity == 0:
         b_n = b_p * 0.0
         b_w = b_p
-        b_ds = b_p * (b_dp - b_delta)
+        b_ds = b_p * (b_dp - statistics.delta)
     else:
-        b_n = power(b_y - b_shift, EXACT)
-        if EXACT:
-            b_n = b_n * b_inverse
-        b_w = difference(b_a, b_p, b_n, log_p, POLARITY, EXACT)
+        b_n = power(b_y - statistics.shift, scoring.exact)
+        if scoring.exact:
+            b_n = b_n * statistics.inverse
+        b_w = difference(b_a, b_p, b_n, scoring)
         if OF_MASK:
-            b_ds = b_w * b_dp - (b_p + b_n) * b_delta
+            b_ds = b_w * b_dp - (b_p + b_n) * statistics.delta
         else:
-            b_ds = (b_p + b_n) * b_dp - b_w * b_delta
+            b_ds = (b_p + b_n) * b_dp - b_w * statistics.delta
     return b_w, b_n, b_ds
 
 

@@ -1,14 +1,21 @@
-"""Tiles as a table: how many rows and keys a program takes, with how many warps and pipeline stages, by kernel, head size and dtype.
+"""Tile sizes and launch parameters (warps, pipeline stages) of each kernel, by head size and dtype; and which of several to take.
 
 The rows of a decoding tile are the queries of all heads of a group; `decode_16` is the decoding kernel with 16 of them, and so on.
 
-Every row of the table is compiled ahead of time in the tests, which hold its registers, spills and shared memory. All fit into the 99 KiB
-that the smallest supported GPUs give a block. The first row of an entry is used, unless `tuning` is asked to find the fastest.
+Every tile of the table is compiled ahead of time in the tests, which hold its registers, spills and shared memory. All fit into the 99 KiB
+that the smallest supported GPUs give a block. The first tile of an entry is the default; HF_TANHMAX_AUTOTUNE=1 times all of them, once per
+kind of call, and takes the fastest. HF_TANHMAX_ATOMIC=1 allows the backward pass in one kernel, which adds dQ up in no fixed order.
 """
 
+import logging
 import math
+import os
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
+
+import torch
 
 Kernel = Literal["forward", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64"]
 HEAD_SIZES = (16, 32, 64, 128, 256)
@@ -18,12 +25,17 @@ WAVES = 4  # programs for each multiprocessor, so that the memory is busy while 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` of queries by `columns` of keys, computed by `warps` warps with loads `stages` blocks ahead.
+    """A tile size and the launch parameters that go with it; `FusedProblem.fits` says which calls may have which tile.
 
-    Where `static`, the shift is a fixed one instead of the running maximum; where also `polynomial`, one score in four is exponentiated
-    without the special-function unit. `shift` tells what these are. Where `described`, keys and values come by tensor descriptors.
-    `registers` is the most that a thread may have, for more programs at once. A row that is `reduced` adds dQ up atomically, and is taken
-    only if the user asks. The launcher's `fits` tells for which calls a row is.
+    Attributes:
+        rows, columns: queries and keys of a tile.
+        warps: warps of a program.
+        stages: blocks that are loaded ahead.
+        static: a fixed shift instead of the running maximum (`shift`).
+        polynomial: with a fixed shift, one score in four is exponentiated without the special-function unit (`shift`).
+        described: keys and values are loaded by tensor descriptors.
+        registers: the most that a thread may have, so that more programs run at once.
+        reduced: the whole backward pass in one kernel, which adds dQ up atomically; taken only if the user asks.
     """
 
     rows: int
@@ -143,25 +155,86 @@ def padded_size(head_dim: int) -> int:
 
 
 def tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
-    """The rows of the table for a kernel, by the larger of head size and value size, and the bytes of an element (2 or 4).
+    """The tiles of a kernel, the default first, for the larger of head size and value size, and the bytes of an element (2 or 4).
 
-    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the rows of `HOPPER`.
+    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the tiles of `HOPPER`.
     """
     entry = kernel, padded_size(head_dim), element_size
     return TABLE[entry] + (HOPPER.get(entry, ()) if capability == (9, 0) else ())
 
 
 def decode_kernel_for(rows: int) -> Kernel:
-    """The kernel whose tile holds the rows of a group, or the largest, of which it then takes several."""
+    """The decoding kernel whose tile holds the `rows` of a group (heads times queries), or the largest, which then takes several."""
     return "decode_16" if rows <= 16 else "decode_32" if rows <= 32 else "decode_64"
 
 
 def splits(programs: int, keys: int, processors: int) -> int:
-    """Into how many chunks decoding splits the keys: enough for `WAVES` programs a multiprocessor, none shorter than `SHORTEST`.
+    """The number of chunks that decoding splits the keys into: enough for `WAVES` programs per multiprocessor, none below `SHORTEST`.
 
     Args:
-        programs: how many programs there are without splitting: batch entries times key heads, times the tiles of a group.
-        keys: as many as any entry of the batch can have.
+        programs: the number without splitting: batch entries times key heads, times the tiles of a group.
+        keys: the most that an entry of the batch can have.
         processors: multiprocessors of the GPU.
     """
     return max(1, min(math.ceil(WAVES * processors / max(programs, 1)), math.ceil(keys / SHORTEST)))
+
+
+TuningKey = tuple[Hashable, ...]
+_fastest: dict[TuningKey, Tile] = {}
+
+
+def autotuning() -> bool:
+    """Whether to time the tiles of an entry (HF_TANHMAX_AUTOTUNE=1) instead of taking the first; never while a CUDA graph is captured."""
+    if os.environ.get("HF_TANHMAX_AUTOTUNE", "0") != "1":
+        return False
+    return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def adds_atomically() -> bool:
+    """Whether the backward pass may add dQ up atomically (HF_TANHMAX_ATOMIC=1), which torch's deterministic mode forbids."""
+    return os.environ.get("HF_TANHMAX_ATOMIC", "0") == "1" and not torch.are_deterministic_algorithms_enabled()
+
+
+def fastest(key: TuningKey, rows: Sequence[Tile], run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> Tile:
+    """The fastest tile; one with which the kernel does not compile or start is left out.
+
+    Args:
+        key: the kind of call that the answer is cached for; the kernel's name comes first.
+        rows: the tiles.
+        run: launches the kernel with a tile.
+        timer: measures a call.
+
+    Raises:
+        RuntimeError: the kernel runs with none of them; the cause is the error of the last.
+        torch.OutOfMemoryError, torch.AcceleratorError: there is no room, or the device is lost, with whichever tile.
+    """
+    if key not in _fastest:
+        outcomes = {tile: _time_of(key, tile, run, timer) for tile in rows}
+        times = {tile: outcome for tile, outcome in outcomes.items() if not isinstance(outcome, Exception)}
+        if not times:
+            raise RuntimeError(
+                f"none of the {len(rows)} tiles of the {key[0]} kernel runs on this GPU; HF_TANHMAX_AUTOTUNE=0 takes the first of them and "
+                "raises what stops it"
+            ) from [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)][-1]
+        _fastest[key] = min(times, key=times.__getitem__)
+    return _fastest[key]
+
+
+def _time_of(key: TuningKey, tile: Tile, run: Callable[[Tile], None], timer: Callable[[Callable[[], None]], float]) -> float | Exception:
+    """The time that a tile takes, or the error that the kernel raises with it."""
+    triton_error = import_module("triton.errors").TritonError  # where this runs there is a Triton
+    try:
+        return timer(lambda: run(tile))
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except (triton_error, RuntimeError) as error:  # the compiler's passes raise the latter
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()  # raises if the device is lost, of which Triton itself says RuntimeError
+        reason = " ".join(str(error).split())[:200]
+        logging.getLogger(__name__).warning(f"the {key[0]} kernel is not timed with {tile}: {type(error).__name__}: {reason}")
+        return error
+
+
+def length_bucket(length: int) -> int:
+    """The length that a choice is cached for: a power of two between 512 and 8192, so that there are at most five."""
+    return max(512, min(8192, 1 << max(length - 1, 0).bit_length()))

@@ -19,7 +19,7 @@ import struct
 import triton
 import triton.language as tl
 
-from .primitives import LN2, load_tile
+from .primitives import LN2, Matrix, Rows, load_tile
 from .support import interpreted
 
 INTERPRETED = tl.constexpr(interpreted())
@@ -42,16 +42,16 @@ def norm_kernel(
     i_b, i_h = (i_bh // kv_heads).to(tl.int64), (i_bh % kv_heads).to(tl.int64)
     o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM)
     p_k = K + (i_b * k_b + i_h * k_h) * ALIGN
-    b_k = load_tile(p_k, i_n, o_n, o_d, k_n * ALIGN, keys, DIM, BLOCK_DIM, MASKED=True).to(tl.float32)
+    b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, keys), MASKED=True).to(tl.float32)
     b_sq = tl.sum(b_k * b_k, 1)
     tl.store(NORMS + tl.program_id(0), tl.max(tl.where(b_sq == b_sq, b_sq, float("inf")), 0))
 
 
 @triton.jit
-def static_shift(b_q, NORMS, i_bh, keys, scale, cap, CAPPED: tl.constexpr, EXACT: tl.constexpr, POLYNOMIAL: tl.constexpr):
+def static_shift(b_q, NORMS, i_bh, keys, scoring, POLYNOMIAL: tl.constexpr):
     """Shifts of some rows, [BLOCK_M], and whether all of these rows have a bound that allows them.
 
-    The units are those of the scores: of log 2, or (EXACT) natural.
+    The units are those of the scores: of log 2, or (exact) natural.
     """
     blocks = tl.cdiv(keys, NORM_BLOCK)
     b_norms = tl.zeros([NORM_BLOCK], tl.float32)
@@ -59,10 +59,10 @@ def static_shift(b_q, NORMS, i_bh, keys, scale, cap, CAPPED: tl.constexpr, EXACT
         o_block = i + tl.arange(0, NORM_BLOCK)
         b_norms = tl.maximum(b_norms, tl.load(NORMS + i_bh.to(tl.int64) * blocks + o_block, mask=o_block < blocks, other=0.0))
     b_rows = b_q.to(tl.float32)
-    b_bound = tl.sqrt(tl.sum(b_rows * b_rows, 1)) * (tl.sqrt(tl.max(b_norms, 0)) * SLACK * tl.abs(scale))
-    if CAPPED:
-        b_bound = tl.minimum(b_bound * cap, cap)
-    unit = LN2 if EXACT else 1.0
+    b_bound = tl.sqrt(tl.sum(b_rows * b_rows, 1)) * (tl.sqrt(tl.max(b_norms, 0)) * SLACK * tl.abs(scoring.scale))
+    if scoring.capped:
+        b_bound = tl.minimum(b_bound * scoring.cap, scoring.cap)
+    unit = LN2 if scoring.exact else 1.0
     furthest = (FURTHEST_POLYNOMIAL if POLYNOMIAL else FURTHEST) * unit
     b_shift = tl.ceil(tl.maximum(b_bound - HIGHEST * unit, 0.0))
     return b_shift, tl.max(tl.where(b_bound <= furthest, 0, 1), 0) == 0

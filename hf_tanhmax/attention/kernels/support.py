@@ -16,7 +16,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
 MOST_QUERIES = 16
 DEVICES = ("cuda", "xpu")
-LATE = "has an interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; set it before triton or hf_tanhmax is imported"
+TOO_LATE = "has an interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; set it before triton or hf_tanhmax is imported"
 
 
 def fused_unsupported(query: Tensor, value: Tensor) -> str | None:
@@ -65,7 +65,7 @@ def capability(device: torch.device) -> tuple[int, int] | None:
 
 def _device(query: Tensor) -> str | None:
     if query.device.type == "cpu" and _interpreter_asked():
-        return None if interpreted() else LATE
+        return None if interpreted() else TOO_LATE
     if query.device.type not in DEVICES:
         return f"runs on {' and '.join(DEVICES)} devices (and in Triton's interpreter), but the tensors are on {query.device}"
     return _capability(query.device.index or 0) if query.device.type == "cuda" else None

@@ -217,7 +217,7 @@ def test_results_lie_as_transformers_wants_them_next():
 def test_rows_that_are_not_dense_or_lie_too_far_apart_are_copied():
     sparse = torch.zeros(3 * 32).as_strided((1, 1, 3, 8), (0, 0, 32, 4))
     assert launch._rows(sparse).stride() == (24, 24, 8, 1)
-    far = torch.zeros(launch.FARTHEST + 8).as_strided((1, 1, 2, 8), (0, 0, launch.FARTHEST, 1))
+    far = torch.zeros(launch.LONGEST_ROW_STRIDE + 8).as_strided((1, 1, 2, 8), (0, 0, launch.LONGEST_ROW_STRIDE, 1))
     assert launch._rows(far).stride()[2:] == (8, 1)
     dense = torch.zeros(1, 1, 3, 8)
     assert launch._rows(dense) is dense

@@ -22,11 +22,11 @@ def problem(queries, keys, keep=None):
 
 def test_ranges_of_a_long_mask():
     """More chunks than are read at a time, holes, and a row without a key."""
-    keys = 2 * launch_decode.SCAN + 5
+    keys = 2 * launch_decode.SCANNED_KEYS + 5
     keep = torch.zeros(2, 1, 2, keys, dtype=torch.bool)
-    keep[0, 0, 1, [7, launch_decode.SCAN, keys - 1]] = True
+    keep[0, 0, 1, [7, launch_decode.SCANNED_KEYS, keys - 1]] = True
     found = launch_decode._ranges(problem(2, keys, keep.to(GPU))).cpu()
-    scan = launch_decode.SCAN
+    scan = launch_decode.SCANNED_KEYS
     assert found[0].tolist() == [[7, 8], [scan, scan + 1], [keys - 1, keys]]
     assert (found[1, :, 1] == 0).all()
 

@@ -1,4 +1,4 @@
-"""Predicted clocks a score: counted right, and the committed tables are what the counts give."""
+"""Predicted clock cycles per score: counted right, and the committed tables are what the counts give."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_the_tables_are_whole_rendered_from_their_counts_and_say_what_they_are(p
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_what_the_rows_of_a_hopper_bring(path):
-    """A fixed shift has two special functions a score and the polynomial one and a half; neither issues more than that saves."""
+    """A fixed shift has two special functions per score and the polynomial one and a half; neither issues more than that saves."""
     entries = [each for each in json.loads(path.read_text())["entries"] if each["kernel"] == "forward" and each["weights"] == "TanhMax"]
     for each in entries:
         tile = each["tile"]

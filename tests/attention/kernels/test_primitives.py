@@ -12,6 +12,7 @@ import triton
 from gpu_exponentials import gpu_exponentials
 
 from hf_tanhmax.attention.kernels import primitives
+from hf_tanhmax.attention.kernels.primitives import Band, Dropout, Rows
 from hf_tanhmax.attention.mask import Visibility
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,7 +53,8 @@ def test_exponentials_at_the_ends():
 @triton.jit
 def spans(OUT, STARTS, ENDS, queries, keys, offset, window, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
     i_m = tl.program_id(0) * BM
-    low, full_low, full_high, high = primitives.key_span(i_m, queries, keys, offset, window, STARTS, ENDS, None, BM, BN, CAUSAL, WINDOW)
+    rows, columns = Rows(i_m, tl.arange(0, BM), queries), Rows(0, tl.arange(0, BN), keys)
+    low, full_low, full_high, high = primitives.key_span(rows, columns, Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, None)
     tl.store(OUT + tl.program_id(0) * 4, low)
     tl.store(OUT + tl.program_id(0) * 4 + 1, full_low)
     tl.store(OUT + tl.program_id(0) * 4 + 2, full_high)
@@ -64,7 +66,8 @@ def transposed_spans(
     OUT, STARTS, ENDS, queries, keys, offset, window, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr
 ):  # fmt: skip
     i_n = tl.program_id(0) * BN
-    low, full_low, full_high, high = primitives.query_span(i_n, queries, keys, offset, window, STARTS, ENDS, None, BN, BM, CAUSAL, WINDOW)
+    rows, columns = Rows(0, tl.arange(0, BM), queries), Rows(i_n, tl.arange(0, BN), keys)
+    low, full_low, full_high, high = primitives.query_span(rows, columns, Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, None)
     tl.store(OUT + tl.program_id(0) * 4, low)
     tl.store(OUT + tl.program_id(0) * 4 + 1, full_low)
     tl.store(OUT + tl.program_id(0) * 4 + 2, full_high)
@@ -142,9 +145,11 @@ def draw_kernel(OUT, seed, i_bh, i_m, i_n, dropout_p, ROWS: tl.constexpr, COLUMN
     i_m += tl.program_id(0)
     i_n += tl.program_id(0)
     if FLIPPED:
-        drawn = tl.trans(primitives.survives(seed, i_bh, i_m, i_n, o_m[None, :], o_n[:, None], dropout_p))
+        rows, columns = Rows(i_m, o_m[None, :], ROWS), Rows(i_n, o_n[:, None], COLUMNS)
+        drawn = tl.trans(primitives.survives(rows, columns, Dropout(seed, i_bh, dropout_p, True)))
     else:
-        drawn = primitives.survives(seed, i_bh, i_m, i_n, o_m[:, None], o_n[None, :], dropout_p)
+        rows, columns = Rows(i_m, o_m[:, None], ROWS), Rows(i_n, o_n[None, :], COLUMNS)
+        drawn = primitives.survives(rows, columns, Dropout(seed, i_bh, dropout_p, True))
     tl.store(OUT + o_m[:, None] * COLUMNS + o_n[None, :], drawn.to(tl.int8))
 
 

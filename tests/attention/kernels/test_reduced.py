@@ -7,8 +7,7 @@ from cases import error
 from hf_tanhmax import tanhmax_attention
 
 launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch", reason="needs triton")
-from hf_tanhmax.attention.kernels.schedule import Tile
-from hf_tanhmax.attention.kernels.tuning import adds_atomically
+from hf_tanhmax.attention.kernels.schedule import Tile, adds_atomically
 from hf_tanhmax.attention.mask import Visibility
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"

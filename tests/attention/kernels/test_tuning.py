@@ -7,7 +7,7 @@ import torch
 from cases import CASES, error
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.kernels import tuning
+from hf_tanhmax.attention.kernels import schedule
 from hf_tanhmax.attention.kernels.schedule import Tile
 from hf_tanhmax.attention.mask import Visibility
 
@@ -19,14 +19,14 @@ SLOW, FAST = Tile(64, 64, 4, 1), Tile(32, 32, 4, 1)
 
 @pytest.fixture(autouse=True)
 def _forgetful(monkeypatch):
-    monkeypatch.setattr(tuning, "_fastest", {})
+    monkeypatch.setattr(schedule, "_fastest", {})
 
 
 def test_off_by_default(monkeypatch):
     monkeypatch.delenv("HF_TANHMAX_AUTOTUNE", raising=False)
-    assert not tuning.autotuning()
+    assert not schedule.autotuning()
     monkeypatch.setenv("HF_TANHMAX_AUTOTUNE", "1")
-    assert tuning.autotuning()
+    assert schedule.autotuning()
 
 
 def test_the_fastest_is_taken_and_remembered():
@@ -36,11 +36,11 @@ def test_the_fastest_is_taken_and_remembered():
         call()
         return {SLOW: 2.0, FAST: 1.0}[runs[-1]]
 
-    assert tuning.fastest(("a",), (SLOW, FAST), runs.append, timer) == FAST
+    assert schedule.fastest(("a",), (SLOW, FAST), runs.append, timer) == FAST
     assert runs == [SLOW, FAST]
-    assert tuning.fastest(("a",), (SLOW, FAST), runs.append, timer) == FAST
+    assert schedule.fastest(("a",), (SLOW, FAST), runs.append, timer) == FAST
     assert len(runs) == 2
-    tuning.fastest(("b",), (SLOW, FAST), runs.append, timer)
+    schedule.fastest(("b",), (SLOW, FAST), runs.append, timer)
     assert len(runs) == 4
 
 
@@ -53,7 +53,7 @@ def chosen(*bad, error=None):
         ran.append(tile)
 
     ran = []
-    return tuning.fastest(("query", 64), (SLOW, FAST), run, lambda call: (call(), ran[-1].rows)[1])
+    return schedule.fastest(("query", 64), (SLOW, FAST), run, lambda call: (call(), ran[-1].rows)[1])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_where_no_tile_compiles_the_call_says_so():
     ) as raised:
         chosen(SLOW, FAST)
     assert isinstance(raised.value.__cause__, OutOfResources)
-    assert not tuning._fastest
+    assert not schedule._fastest
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_what_is_not_the_fault_of_a_tile_is_raised(caplog, error):
     with pytest.raises(type(error), match=r"no room|illegal memory access"):
         chosen(FAST, error=error)
     assert not caplog.records
-    assert not tuning._fastest
+    assert not schedule._fastest
 
 
 def test_a_lost_device_is_recognised_whoever_notices_it(monkeypatch, caplog):
@@ -106,8 +106,8 @@ def test_a_lost_device_is_recognised_whoever_notices_it(monkeypatch, caplog):
 
 
 def test_a_length_falls_into_one_of_five_buckets():
-    assert {tuning.length_bucket(length) for length in range(20000)} == {512, 1024, 2048, 4096, 8192}
-    assert [tuning.length_bucket(length) for length in (512, 513, 1024, 4097)] == [512, 1024, 1024, 8192]
+    assert {schedule.length_bucket(length) for length in range(20000)} == {512, 1024, 2048, 4096, 8192}
+    assert [schedule.length_bucket(length) for length in (512, 513, 1024, 4097)] == [512, 1024, 1024, 8192]
 
 
 def test_a_choice_is_for_calls_that_compile_the_same(monkeypatch):
@@ -127,7 +127,7 @@ def test_a_choice_is_for_calls_that_compile_the_same(monkeypatch):
         problem = launch.FusedProblem(*tensors, visibility=Visibility(7, 7, **mask), **numbers | {"exact": False} | change)
         for _ in range(2):
             problem.run("query", lambda tile: None)
-    assert len(tuning._fastest) == len(calls)
+    assert len(schedule._fastest) == len(calls)
 
 
 def test_a_tuned_call_computes_the_same(monkeypatch):
@@ -148,6 +148,6 @@ def test_a_tuned_call_computes_the_same(monkeypatch):
     query, key, value = (tensor.detach().to(device).requires_grad_() for tensor in inputs)
     found = tanhmax_attention(query, key, value, implementation="triton", **arguments)
     found.sum().backward()
-    assert {key[0] for key in tuning._fastest} == {"forward", "query", "key_value"}
+    assert {key[0] for key in schedule._fastest} == {"forward", "query", "key_value"}
     expected = tanhmax_attention(*(tensor.double() for tensor in (query, key, value)), implementation="reference", **arguments)
     assert error(found.detach().cpu(), expected.detach().cpu()) < 1e-6
