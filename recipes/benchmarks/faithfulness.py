@@ -27,8 +27,7 @@ from transformers import AutoModelForSequenceClassification
 
 import hf_tanhmax
 from hf_tanhmax.errors import RecipeError
-from hf_tanhmax.interpret import MEASURES, faithfulness
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import MEASURES, explain, faithfulness
 from hf_tanhmax.interpret.attribution.altered import deaf_to
 from hf_tanhmax.interpret.attribution.gradients import baseline_token
 from hf_tanhmax.interpret.attribution.hooks import watching

@@ -6,8 +6,7 @@ import transformers
 from families import images, softmax_twin, text, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.interpret import faithfulness
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import explain, faithfulness
 from hf_tanhmax.interpret.attribution.evaluation import check_attentions, name_of
 
 FAST = ("weights", "contributions")

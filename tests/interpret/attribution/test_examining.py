@@ -5,7 +5,7 @@ import torch
 from families import images, text, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.interpret.attribution import explain, rollout
+from hf_tanhmax.interpret import explain, rollout
 from hf_tanhmax.interpret.attribution.examining import Request
 
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification

@@ -9,8 +9,7 @@ from families import TINY, images, real_weights, softmax_twin, text, tiny_model
 from PIL import Image
 
 import hf_tanhmax
-from hf_tanhmax.interpret import METHODS, explain_generation, upsampled
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import METHODS, explain, explain_generation, upsampled
 from hf_tanhmax.interpret.attribution.hooks import recording
 
 CLASSIFIERS = (

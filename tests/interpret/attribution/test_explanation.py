@@ -5,7 +5,7 @@ import torch
 from families import text, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import explain
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import hf_tanhmax
-from hf_tanhmax.interpret import load_explanation, save_explanation
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import explain, load_explanation, save_explanation
 
 
 @pytest.mark.parametrize("family", ["bert", "vit"])

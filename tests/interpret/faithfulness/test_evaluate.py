@@ -9,7 +9,7 @@ from families import images, softmax_twin, text, tiny_model
 from scipy import stats
 
 import hf_tanhmax
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import explain
 from hf_tanhmax.interpret.faithfulness.evaluate import COMPARED, faithfulness
 from hf_tanhmax.interpret.faithfulness.metrics import MEASURES
 
