@@ -1,7 +1,7 @@
 """Explain one output of a model by its signed attention: `explain`, and `explain_generation` for the next token of a text."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,7 +75,7 @@ def explain(
 def explain_generation(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase | None,
-    text: str | Mapping[str, object],
+    text: ModelInput,
     target: int | str | None = None,
     *,
     layers: int | Sequence[int] | None = None,

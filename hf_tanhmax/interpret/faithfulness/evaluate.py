@@ -141,7 +141,8 @@ class _Evaluation:
 
     def measure_all(self, texts: Sequence[ModelInput], targets: Sequence[int | str | None]) -> None:
         """Measure all texts, short ones first, a chunk at a time."""
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]) if isinstance(texts[index], str) else 0)
+        lengths = [len(text) if isinstance(text, str) else 0 for text in texts]
+        order = sorted(range(len(texts)), key=lengths.__getitem__)
         for start in range(0, len(order), TEXTS_PER_CHUNK):
             self.measure({index: (texts[index], targets[index]) for index in order[start : start + TEXTS_PER_CHUNK]})
 

@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy
 
@@ -50,7 +51,7 @@ class FaithfulnessReport:
     measures: tuple[str, ...]
     values: dict[str, dict[str, tuple[float, ...]]]
     cells: dict[str, dict[str, Cell]]
-    settings: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def table(self) -> str:
         """A Markdown table, methods by measures, mean and interval in each cell, and under it the measures of the model."""
