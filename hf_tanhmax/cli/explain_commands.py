@@ -15,16 +15,14 @@ from typing import Any
 from tqdm import tqdm
 
 from ..interpret.attribution.explain import explain, explain_generation
-from ..interpret.attribution.explanation import Explanation
+from ..interpret.attribution.explanation import Explanation, save_explanation
 from ..interpret.attribution.rank_collapse import RankCollapse, rank_collapse
-from ..interpret.attribution.saving import save_explanation
 from ..interpret.faithfulness.evaluate import faithfulness
 from ..interpret.inputs.files import read_inputs, read_picture
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
-from ..interpret.viz.labels import VIEWS
 from ..interpret.viz.page import save_page
-from ..interpret.viz.selection import head_numbers
+from ..interpret.viz.views import VIEWS, head_numbers
 
 FIGURES = (".png", ".svg")
 KINDS = {

@@ -54,7 +54,7 @@ TRANSFORMERS = (
         "transformers",
         "configuration_utils.py",
         "PreTrainedConfig._attn_implementation",
-        "patching models.family models.conversion interpret.attribution.evaluation interpret.attribution.hooks training.health",
+        "patching models.family models.conversion interpret.attribution.evaluation_mode interpret.attribution.hooks training.health",
         "modules ask another question for their attention function, and a config view answers none",
     ),
     _needs(
@@ -68,7 +68,7 @@ TRANSFORMERS = (
         "transformers",
         "configuration_utils.py",
         '"_name_or_path"',
-        "models.conversion interpret.attribution.evaluation",
+        "models.conversion interpret.attribution.evaluation_mode",
         "a converted model keeps the name of its origin, or a measured one has none",
     ),
     _needs(

@@ -1,11 +1,10 @@
-"""What signed attention says of a model: explanations of one output, and measures of how far to trust them."""
+"""Explanations of one output of a model by its signed attention, and measures of how far to trust them."""
 
-from .attribution.examining import METHODS
 from .attribution.explain import explain, explain_generation
-from .attribution.explanation import Explanation
+from .attribution.explanation import Explanation, load_explanation, save_explanation
+from .attribution.methods import METHODS
 from .attribution.rank_collapse import RankCollapse, rank_collapse
 from .attribution.rollout import rollout
-from .attribution.saving import load_explanation, save_explanation
 from .faithfulness.evaluate import faithfulness
 from .faithfulness.metrics import MEASURES
 from .faithfulness.report import FaithfulnessReport

@@ -1,40 +1,39 @@
-"""How fast erased copies are measured, against loops of one forward pass for each, in one run and with the results compared.
+"""Speed of faithfulness measurements: batches against loops of one forward pass per perturbed copy, and whether their values agree.
 
 python -m recipes.benchmarks.faithfulness [--model M --texts TEXTS.txt] [--count 16] [--rounds 3] [--out speed.json]
 
 Three ways to the same table of faithfulness (attention, mask and deletion erasure of every token, comprehensiveness, sufficiency, insertion
 and deletion, for five scores):
 
-* `method by method`: a loop over texts, scores and erased tokens, one forward pass for each; what a score needs twice is kept;
-* `copy by copy`: the same loop, but what one score has erased is kept for the others too, so that no copy is ever run twice;
+* `method by method`: a loop over texts, scores and erased tokens, one forward pass per copy; what a score needs twice is kept;
+* `copy by copy`: the same loop, but copies of one score are kept for the others too, so that no copy is ever run twice;
 * `batched`: `hf_tanhmax.interpret.faithfulness`.
 
-The first ratio is what a user gains over the plain loop; the second is what batches alone gain. Without --model a BERT of MiniLM's size at
-its initialisation explains random tokens, as many a text as SST-2's sentences have.
+The first ratio is the speed-up over the plain loop; the second is that of batches alone. Without --model a randomly initialised BERT of
+MiniLM's size explains random tokens, as many per text as SST-2's sentences have.
 """
 
 import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy
 import torch
-from transformers import AutoModelForSequenceClassification
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 import hf_tanhmax
 from hf_tanhmax.errors import RecipeError
-from hf_tanhmax.interpret import MEASURES, faithfulness
-from hf_tanhmax.interpret.attribution import explain
-from hf_tanhmax.interpret.attribution.altered import deaf_to
-from hf_tanhmax.interpret.attribution.gradients import baseline_token
-from hf_tanhmax.interpret.attribution.hooks import watching
-from hf_tanhmax.interpret.faithfulness.metrics import Subject
-from hf_tanhmax.interpret.faithfulness.perturbation import Copy
-from hf_tanhmax.interpret.inputs.encoding import IDS, encode
+from hf_tanhmax.interpret import MEASURES, explain, faithfulness
+from hf_tanhmax.interpret.attribution.hooks import replace_attention, zeroed_keys
+from hf_tanhmax.interpret.attribution.integrated_gradients import baseline_token
+from hf_tanhmax.interpret.faithfulness.metrics import MeasuredExample
+from hf_tanhmax.interpret.faithfulness.perturbation import Perturbation
+from hf_tanhmax.interpret.inputs.encoding import IDS, ModelInput, encode
 from hf_tanhmax.patching import attention_modules
 from hf_tanhmax.training.checkpoints import write_json
 from hf_tanhmax.training.data.tokenizer import load_tokenizer
@@ -46,31 +45,43 @@ TARGET = 5.0
 # Lengths of SST-2's sentences in MiniLM's tokens, special ones included: their deciles.
 LENGTHS = (8, 11, 14, 17, 20, 23, 27, 32, 38)
 
+# Values of every text by measure and method, and the number of copies that were run for them.
+Values: TypeAlias = Mapping[str, Mapping[str, Sequence[float]]]
+Measured: TypeAlias = tuple[Values, int]
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 2 if something the user gave cannot work."""
-    shown = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.faithfulness", **shown)  # type: ignore[arg-type]
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.benchmarks.faithfulness", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", help="folder or Hub name of a sequence classifier (default: a BERT of MiniLM's size, at random)")
-    parser.add_argument("--texts", type=Path, help="a file with a text on each line; needed with --model")
+    parser.add_argument("--texts", type=Path, help="a file with one text per line; needed with --model")
     parser.add_argument("--count", type=int, default=16, help="texts that are measured (default: 16)")
     parser.add_argument("--rounds", type=int, default=3, help="times that each way is timed, in turn (default: 3)")
-    parser.add_argument("--batch_size", type=int, default=32, help="copies in a batch (default: 32)")
+    parser.add_argument("--batch_size", type=int, default=32, help="copies per batch (default: 32)")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        model, tokenizer, inputs = _given(chosen.model, chosen.texts, chosen.count)
+        model, tokenizer, inputs = _model_and_inputs(options.model, options.texts, options.count)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    result = speed(model, tokenizer, inputs, rounds=chosen.rounds, batch_size=chosen.batch_size)
+    result = speed(model, tokenizer, inputs, rounds=options.rounds, batch_size=options.batch_size)
     print(report(result))
-    if chosen.out is not None:
-        write_json(chosen.out, result)
+    if options.out is not None:
+        write_json(options.out, result)
     return 0
 
 
-def speed(model: Any, tokenizer: Any, inputs: list[Any], *, rounds: int, batch_size: int) -> dict[str, Any]:
+def speed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    inputs: Sequence[ModelInput],
+    *,
+    rounds: int,
+    batch_size: int,
+) -> dict[str, Any]:
     """Time the three ways in turn, and compare every value of their tables.
 
     Args:
@@ -80,18 +91,18 @@ def speed(model: Any, tokenizer: Any, inputs: list[Any], *, rounds: int, batch_s
         rounds: how often each way is timed; the median counts.
         batch_size: of the batched way.
     """
-    ways: dict[str, Callable[[], Any]] = {
+    ways: dict[str, Callable[[], Measured]] = {
         "method by method": lambda: _loop(model, tokenizer, inputs, shared=False),
         "copy by copy": lambda: _loop(model, tokenizer, inputs, shared=True),
         "batched": lambda: _batched(model, tokenizer, inputs, batch_size),
     }
-    tables: dict[str, Any] = {}
-    passes: dict[str, int] = {}
+    values: dict[str, Values] = {}
+    copies: dict[str, int] = {}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             start = time.perf_counter(), time.process_time()
-            tables[name], passes[name] = way()
+            values[name], copies[name] = way()
             seconds[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
     medians = {name: [statistics.median(side) for side in zip(*times, strict=True)] for name, times in seconds.items()}
     return {
@@ -100,19 +111,19 @@ def speed(model: Any, tokenizer: Any, inputs: list[Any], *, rounds: int, batch_s
         "rounds": rounds,
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
-        "copies": passes,
+        "copies": copies,
         "wall_s": {name: wall for name, (wall, _) in medians.items()},
         "processor_s": {name: processor for name, (_, processor) in medians.items()},
         "ratio": {name: medians[name][0] / medians["batched"][0] for name in ways},
-        "largest_difference": max(_difference(tables[name], tables["batched"]) for name in ways),
+        "largest_difference": max(_difference(values[name], values["batched"]) for name in ways),
         "versions": versions(),
         "hardware": hardware(),
     }
 
 
 def report(result: dict[str, Any], *, markdown: bool = False) -> str:
-    """The table, one row for each way."""
-    header = ["way", "forward copies", "wall, s", "processor, s", "copies a second", "times as long"]
+    """The table, one row per way."""
+    header = ["way", "forward copies", "wall, s", "processor, s", "copies per second", "times as long"]
     rows = [
         [
             way,
@@ -130,7 +141,9 @@ def report(result: dict[str, Any], *, markdown: bool = False) -> str:
     return "\n".join([table(header, rows, markdown=markdown), "", f"* {verdict}", f"* {same}"])
 
 
-def _given(name: str | None, texts: Path | None, count: int) -> tuple[Any, Any, list[Any]]:
+def _model_and_inputs(
+    name: str | None, texts: Path | None, count: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, Sequence[ModelInput]]:
     if name is None:
         return _random_model(), None, _random_inputs(count)
     if texts is None or not texts.is_file():
@@ -143,63 +156,66 @@ def _given(name: str | None, texts: Path | None, count: int) -> tuple[Any, Any, 
     return model, load_tokenizer(name), lines
 
 
-def _random_model() -> Any:
+def _random_model() -> PreTrainedModel:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    return hf_tanhmax.TanhMaxBertForSequenceClassification(hf_tanhmax.TanhMaxBertConfig(**sizes)).eval()
+    config = hf_tanhmax.TanhMaxBertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    return hf_tanhmax.TanhMaxBertForSequenceClassification(config).eval()
 
 
-def _random_inputs(count: int) -> list[dict[str, torch.Tensor]]:
+def _random_inputs(count: int) -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, LENGTHS[index % len(LENGTHS)]) for index in range(count)]
     return [{IDS: torch.randint(1000, 30000, shape, generator=generator)} for shape in shapes]
 
 
-def _batched(model: Any, tokenizer: Any, inputs: list[Any], batch_size: int) -> tuple[Any, int]:
-    found = faithfulness(model, tokenizer, inputs, METHODS, TIMED, batch_size=batch_size, progress=False)
-    return found.values, found.settings["copies"]
+def _batched(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, inputs: Sequence[ModelInput], batch_size: int) -> Measured:
+    measured = faithfulness(model, tokenizer, inputs, METHODS, TIMED, batch_size=batch_size, progress=False)
+    return measured.values, measured.settings["copies"]
 
 
-def _loop(model: Any, tokenizer: Any, inputs: list[Any], *, shared: bool) -> tuple[Any, int]:
+def _loop(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, inputs: Sequence[ModelInput], *, shared: bool) -> Measured:
     values: dict[str, dict[str, list[float]]] = {measure: {method: [] for method in METHODS} for measure in TIMED}
-    passes = 0
+    copies = 0
     for one in inputs:
-        explained = explain(model, one, tokenizer=tokenizer, methods=METHODS)
+        explanation = explain(model, one, tokenizer=tokenizer, methods=METHODS)
         encoded = encode(model, one, tokenizer=tokenizer)
-        subject = Subject(0, encoded.places)
-        kept: dict[Copy, float] = {}
+        example = MeasuredExample(0, encoded.content_positions)
+        kept: dict[Perturbation, float] = {}
         for method in METHODS:
             if not shared:
-                passes, kept = passes + len(kept), {}
-            lookup = _looking_up(model, encoded.inputs, explained.target, baseline_token(model, tokenizer), kept)
-            scores = explained.scores[method][list(encoded.places)].double().numpy()
+                copies, kept = copies + len(kept), {}
+            probability = _probability(model, encoded.inputs, explanation.target, baseline_token(model, tokenizer), kept)
+            scores = explanation.scores[method][list(encoded.content_positions)].double().numpy()
             for measure in TIMED:
-                values[measure][method].append(MEASURES[measure].value(subject, scores, lookup))
-        passes += len(kept)
-    return values, passes
+                values[measure][method].append(MEASURES[measure].value(example, scores, probability))
+        copies += len(kept)
+    return values, copies
 
 
-def _looking_up(model: Any, inputs: dict[str, Any], target: int, baseline: int, kept: dict[Copy, float]) -> Callable[[Copy], float]:
+def _probability(
+    model: PreTrainedModel, inputs: dict[str, Tensor], target: int, baseline: int, kept: dict[Perturbation, float]
+) -> Callable[[Perturbation], float]:
+    """The target's probability for a copy, one forward pass unless it is kept."""
     modules = attention_modules(model)
 
-    def _look_up(copy: Copy) -> float:
+    def _of_copy(copy: Perturbation) -> float:
         if copy in kept:
             return kept[copy]
-        erased, changed = sorted(copy.erased), inputs
-        if copy.way == "mask":
-            changed = {**inputs, IDS: inputs[IDS].clone()}
-            changed[IDS][0, erased] = baseline
-        elif copy.way == "deletion":
-            rest = [place for place in range(inputs[IDS].shape[1]) if place not in copy.erased]
-            changed = {name: value[:, rest] for name, value in inputs.items()}
-        with torch.no_grad(), watching(modules if copy.way == "attention" else [], deaf_to([erased])):
-            kept[copy] = float(model(**changed).logits.double().softmax(-1)[0, target])
+        erased, perturbed = sorted(copy.erased), inputs
+        if copy.kind == "mask":
+            perturbed = {**inputs, IDS: inputs[IDS].clone()}
+            perturbed[IDS][0, erased] = baseline
+        elif copy.kind == "deletion":
+            rest = [position for position in range(inputs[IDS].shape[1]) if position not in copy.erased]
+            perturbed = {name: value[:, rest] for name, value in inputs.items()}
+        with torch.no_grad(), replace_attention(modules if copy.kind == "attention" else [], zeroed_keys([erased])):
+            kept[copy] = float(model(**perturbed).logits.double().softmax(-1)[0, target])
         return kept[copy]
 
-    return _look_up
+    return _of_copy
 
 
-def _difference(one: Any, other: Any) -> float:
+def _difference(one: Values, other: Values) -> float:
     pairs = [(one[measure][method], other[measure][method]) for measure in TIMED for method in METHODS]
     return max(float(numpy.nanmax(numpy.abs(numpy.subtract(*pair)))) for pair in pairs)
 

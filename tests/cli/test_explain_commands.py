@@ -12,8 +12,7 @@ from saved_models import processor_for, save_model
 from transformers import BertForSequenceClassification
 
 from hf_tanhmax.cli.arguments import main
-from hf_tanhmax.interpret import load_explanation
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import explain, load_explanation
 from hf_tanhmax.interpret.inputs.loading import load
 
 TEXT = "not funny at all"

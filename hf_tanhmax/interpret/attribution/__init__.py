@@ -1,1 +1,1 @@
-"""What each position did to one output of a model."""
+"""Attribution of one output of a model to the positions of its input, by signed attention and by gradients."""

@@ -1,23 +1,27 @@
 """Explain one output of a model by its signed attention: `explain`, and `explain_generation` for the next token of a text."""
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
 
-from .evaluation import check_attentions, evaluating, name_of, unwrapped
-from .examining import METHODS, Examined, Request, examine, softmax_notes, unseen_notes
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..inputs.encoding import ImageProcessor, ModelInput
+from .evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from .explanation import Explanation
-from .gradients import STEPS, baseline_token
+from .integrated_gradients import STEPS, baseline_token
+from .methods import METHODS, Attribution, AttributionOptions, attribute, softmax_notes, unrecorded_notes
 
 
 def explain(
-    model: Any,
-    inputs: Any,
+    model: nn.Module,
+    inputs: ModelInput,
     target: int | str | None = None,
     *,
-    tokenizer: Any = None,
-    processor: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    processor: ImageProcessor | None = None,
     position: int | None = None,
-    layers: Any = None,
+    layers: int | Sequence[int] | None = None,
     methods: tuple[str, ...] = METHODS,
     max_length: int | None = None,
     steps: int = STEPS,
@@ -27,86 +31,102 @@ def explain(
     One forward and one backward pass; integrated gradients take `steps` more. A softmax model works too, with a warning, as its weights
     have no sign. The model is evaluated without dropout whatever mode it is in, and is left as it was.
 
-    Scores (`Explanation.scores`), each `[K]`, over the chosen layers:
+    Scores (`Explanation.scores`), each `[K]`, over the layers of `layers`:
 
     * `weights`, `oriented`: mean over layers, heads and those queries that the logit depends on (in the last layer of a classifier, its
       [CLS] token alone), of raw and of oriented weights;
-    * `contributions`: sum over layers, heads and queries, in logits: to first order, what the logit loses if no query of any of these
-      layers hears the position;
+    * `contributions`: sum over layers, heads and queries, in logits: to first order, what the logit loses if every weight on the position
+      becomes 0 in these layers;
     * `rollout`: signed rollout of the oriented weights, to the position that the logit is read from (the mean over all, where it is read
       from all); see `rollout`;
-    * `gradient`: size of the gradient at the position's embedding or pixels; it has no sign;
+    * `gradient`: norm of the gradient at the position's embedding or pixels; it has no sign;
     * `input_x_gradient`, `integrated_gradients`: in logits; integrated gradients by captum.
 
     Args:
-        model: a BERT, ViT or LLaMA class (or another whose attention asks Transformers' interface) that returns logits.
+        model: a BERT, ViT or LLaMA class (or another whose attention asks Transformers' interface) that returns logits; also inside PEFT or
+            data parallelism.
         inputs: a text, a pair of texts, a PIL image, or an encoded batch of one. Padding is cut away.
         target: index or name of a class, or a token; None is what the model predicts.
         tokenizer: needed for texts; names the tokens of an encoded batch.
         processor: image processor, needed for a PIL image.
-        position: for models with logits at each position, the one to explain; None is the only mask token, or the last position of a
-            causal model.
+        position: for models with logits per position, the one to explain; None is the only mask token, or the last position of a causal
+            model.
         layers: indices of attention layers, negative ones from the end; None is all.
         methods: which scores to compute, of `METHODS`.
         max_length: cuts longer texts to so many tokens; None refuses a text that is longer than the model reads.
         steps: of integrated gradients.
 
     Raises:
-        ValueError, TypeError: input, target, position, layers or methods that do not fit; a model whose attention cannot be seen; weights
-            or outputs that are not finite.
+        ValueError, TypeError: input, target, position, layers or methods that do not fit; a model whose attention cannot be recorded;
+            weights or outputs that are not finite.
         ImportError: integrated gradients without captum.
     """
-    model = unwrapped(model)
-    shown, baseline = check_attentions(model, layers), baseline_token(model, tokenizer)
-    request = Request(methods, shown, baseline, tokenizer, processor, position, max_length, steps)
-    with evaluating(model):
-        found = examine(model, inputs, target, request)
-    notes = [*softmax_notes(model, found.seen.signed, request.layers), *unseen_notes(model)]
+    inner = unwrap(model)
+    indices, baseline = resolve_layers(inner, layers), baseline_token(inner, tokenizer)
+    options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps)
+    with evaluation_mode(inner):
+        attribution = attribute(inner, inputs, target, options)
+    notes = [*softmax_notes(inner, attribution.result.signed, indices), *unrecorded_notes(inner)]
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
-    return _explanation(model, found, request, (*notes, *found.notes))
+    return _explanation(inner, attribution, indices, (*notes, *attribution.notes))
 
 
-def explain_generation(model: Any, tokenizer: Any, text: Any, target: int | str | None = None, **options: Any) -> Explanation:
+def explain_generation(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None,
+    text: ModelInput,
+    target: int | str | None = None,
+    *,
+    layers: int | Sequence[int] | None = None,
+    methods: tuple[str, ...] = METHODS,
+    max_length: int | None = None,
+    steps: int = STEPS,
+) -> Explanation:
     """Why a causal language model continues a text with a token.
 
     Args:
         model: a causal language model, such as `TanhMaxLlamaForCausalLM`.
         tokenizer: of the model.
-        text: what has been written so far, or an encoded batch of one.
-        target: the next token, by index or as text (one token, usually with its leading space); None is what the model would write.
-        **options: `layers`, `methods`, `max_length` and `steps` of `explain`.
+        text: the text so far, or an encoded batch of one.
+        target: the next token, by index or as text (one token, usually with its leading space); None is the most probable one.
+        layers: as for `explain`.
+        methods: as for `explain`.
+        max_length: as for `explain`.
+        steps: as for `explain`.
 
     Raises:
         ValueError: the model does not write texts, or as `explain`.
-        TypeError: an option that `explain` does not have.
     """
-    if not (model.can_generate() if hasattr(model, "can_generate") else False):
+    can_generate = getattr(model, "can_generate", None)
+    if can_generate is None or not can_generate():
         raise ValueError(f"{type(model).__name__} does not write texts; give explain_generation a causal language model")
-    return explain(model, text, target, tokenizer=tokenizer, position=-1, **options)
+    return explain(
+        model, text, target, tokenizer=tokenizer, position=-1, layers=layers, methods=methods, max_length=max_length, steps=steps
+    )
 
 
-def _explanation(model: Any, found: Examined, request: Request, notes: tuple[str, ...]) -> Explanation:
-    seen, encoded = found.seen, found.encoded
+def _explanation(model: PreTrainedModel, attribution: Attribution, layers: list[int], notes: tuple[str, ...]) -> Explanation:
+    result, encoded = attribution.result, attribution.encoded
     return Explanation(
         family=str(model.config.model_type).removeprefix("tanhmax_"),
         tokens=encoded.tokens,
         words=encoded.words,
         word_texts=encoded.word_texts,
-        target=seen.target.index,
-        target_name=seen.target.name,
-        logit=seen.logit,
-        probability=seen.probability,
-        position=seen.position,
-        layers=tuple(request.layers),
-        signed=seen.signed,
-        weights=seen.weights,
-        orientation=seen.orientation,
-        one_signed=seen.one_signed,
-        contributions=seen.contributions,
-        scores=found.scores,
+        target=result.target.index,
+        target_name=result.target.name,
+        logit=result.logit,
+        probability=result.probability,
+        position=result.position,
+        layers=tuple(layers),
+        signed=result.signed,
+        weights=result.weights,
+        orientation=result.orientation,
+        one_signed=result.one_signed,
+        contributions=result.contributions,
+        scores=attribution.scores,
         image=encoded.image,
-        grid=found.grid,
-        model_name=name_of(model),
+        grid=attribution.grid,
+        model_name=display_name(model),
         notes=notes,
     )

@@ -1,40 +1,55 @@
-"""What an explanation holds: one input, one target, the signed weights of every head, and what each position did to the target's logit."""
+"""An explanation of one output: the signed weights of every head and scores of every position; and its file.
 
-from dataclasses import dataclass
-from typing import Any
+The file is safetensors: the tensors, and as JSON in its metadata everything else. Nothing in it is run when it is read.
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from .orientation import oriented
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+KIND = "hf_tanhmax.explanation"
+TENSORS = ("weights", "orientation", "one_signed", "contributions")
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Signed attention of one input, seen from one logit.
+    """Signed attention of one input, and what it does to one logit.
 
     Shapes: L layers, H heads, Q queries and K keys (positions without padding), all float32 on the CPU.
 
     Attributes:
         family: "bert", "vit", "llama" or the model type of another architecture.
         tokens: K readable tokens, or for images "[CLS]" and "row, column" of each patch.
-        words: for each position the index of its word in `word_texts`, None for special tokens.
+        words: per position, the index of its word in `word_texts`, None for special tokens.
         word_texts: the words that tokens are merged to; for images the patches.
         target: index of the class or vocabulary entry that is explained.
-        target_name: its name, as the model's config or tokenizer has it.
+        target_name: its name in the model's config or tokenizer.
         logit: the model's output for the target, before softmax.
         probability: the same after softmax over all targets.
         position: the query position whose output the logit is read from; None where the head pools all positions.
-        layers: the model's index of each of the L layers.
-        signed: for each of the L layers whether it computes TanhMax (False: softmax).
+        layers: indices of the L layers in the model.
+        signed: per layer, whether it computes TanhMax (False: softmax).
         weights: raw attention weights, [L, H, Q, K].
-        orientation: 1.0 or -1.0 for each head, [L, H]: the sign by which a positive oriented weight speaks for the target.
+        orientation: 1.0 or -1.0 per head, [L, H]: the sign by which a positive oriented weight speaks for the target.
         one_signed: heads whose raw weights have (nearly) one sign, [L, H] bool: orientation says little there.
         contributions: w_ij <v_j, d logit / d o_i>, [L, H, Q, K], in logits to first order.
-        scores: named scores of each position, each [K]; positive speaks for the target. At least "weights", "oriented", "contributions",
-            "rollout", "gradient", "input_x_gradient", "integrated_gradients", as far as they were asked for; "gradient" is a size, >= 0.
-        image: the picture (PIL, RGB), for images.
+        scores: by method, one score per position, [K]; positive speaks for the target ("weights" are not oriented, and "gradient" is a
+            norm, >= 0). Those of `METHODS` that were asked for.
+        image: the image (PIL, RGB), for images.
         grid: rows and columns of patches, for images.
-        model_name: what the model calls itself, for titles.
-        notes: sentences that a reader should know, such as that the model computes softmax.
+        model_name: the model's name, for titles.
+        notes: sentences for the reader, such as that the model computes softmax.
     """
 
     family: str
@@ -53,7 +68,7 @@ class Explanation:
     one_signed: Tensor
     contributions: Tensor
     scores: dict[str, Tensor]
-    image: Any = None
+    image: "Image | None" = None
     grid: tuple[int, int] | None = None
     model_name: str = ""
     notes: tuple[str, ...] = ()
@@ -61,18 +76,70 @@ class Explanation:
     @property
     def oriented(self) -> Tensor:
         """Weights times the orientation of their head, [L, H, Q, K]."""
-        return self.weights * self.orientation[:, :, None, None]
+        return oriented(self.weights, self.orientation)
 
     def by_word(self, name: str) -> Tensor:
-        """Scores of one name, summed over the positions of each word, [words]; special tokens are left out.
+        """The scores of one method, summed over the positions of each word, [words]; special tokens are left out.
 
         Raises:
             ValueError: there are no scores of that name.
         """
         if name not in self.scores:
             raise ValueError(f'there are no scores named "{name}"; this explanation has {", ".join(self.scores)}')
-        found = torch.zeros(len(self.word_texts), dtype=self.scores[name].dtype)
+        sums = torch.zeros(len(self.word_texts), dtype=self.scores[name].dtype)
         for score, word in zip(self.scores[name], self.words, strict=True):
             if word is not None:
-                found[word] += score
-        return found
+                sums[word] += score
+        return sums
+
+
+def save_explanation(explanation: Explanation, path: str | Path) -> None:
+    """Write an explanation, its image as 8-bit pixels.
+
+    Args:
+        explanation: what to write.
+        path: of the file; its folder must exist.
+    """
+    tensors = {name: getattr(explanation, name).contiguous() for name in TENSORS}
+    tensors |= {f"scores.{name}": scores.contiguous() for name, scores in explanation.scores.items()}
+    image = explanation.image
+    if image is not None:
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        tensors["image"] = pixels.reshape(image.height, image.width, -1)
+    in_metadata = [field.name for field in fields(explanation) if field.name not in (*TENSORS, "scores", "image")]
+    values = json.dumps({name: getattr(explanation, name) for name in in_metadata})
+    save_file(tensors, str(path), metadata={"kind": KIND, "fields": values, "scores": json.dumps(list(explanation.scores))})
+
+
+def load_explanation(path: str | Path) -> Explanation:
+    """Read an explanation that `save_explanation` wrote.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: the file holds something else.
+        FileNotFoundError: there is no file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path} to read an explanation from")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, so it holds no explanation: {error}") from error
+    if metadata.get("kind") != KIND:
+        raise ValueError(f"{path} holds no explanation; save_explanation writes them")
+    values = json.loads(metadata["fields"])
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    scores = {name: tensors[f"scores.{name}"] for name in json.loads(metadata["scores"])}
+    return Explanation(**values, **{name: tensors[name] for name in TENSORS}, scores=scores, image=_image(tensors.get("image")))
+
+
+def _image(pixels: Tensor | None) -> "Image | None":
+    if pixels is None:
+        return None
+    from PIL import Image
+
+    return Image.fromarray(pixels.numpy())

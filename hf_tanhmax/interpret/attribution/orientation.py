@@ -1,4 +1,4 @@
-r"""What heads do to a logit, and the sign by which their weights say it.
+r"""The contribution of every attention weight to a logit, and the sign that orients the weights of a head towards that logit.
 
 A head computes :math:`o_i = \sum_j w_{ij} v_j`. With :math:`g_i = \partial\, logit / \partial o_i` the *contribution* of key j to query i
 is :math:`c_{ij} = w_{ij} \langle v_j, g_i \rangle`, and exactly :math:`\sum_j c_{ij} = \langle o_i, g_i \rangle`.
@@ -8,9 +8,9 @@ model, but every weight. So weights are *oriented*: multiplied by one sign for e
 
 .. math:: \sigma = \mathrm{sign} \sum_{ij} |w_{ij}| \langle v_j, g_i \rangle .
 
-Why this one: :math:`\sigma w_{ij}` and :math:`c_{ij}` agree in sign where :math:`\sigma = \mathrm{sign} \langle v_j, g_i \rangle`, so
-the sum is the size of the contributions that agree for :math:`\sigma = 1` less that of those that do not: the sign chosen is the one that
-is right for the larger part of what the head does. Under the flip above either v or g changes sign, and so do w and :math:`\sigma`;
+Why this sign: :math:`\sigma w_{ij}` and :math:`c_{ij}` agree in sign where :math:`\sigma = \mathrm{sign} \langle v_j, g_i \rangle`, so
+the sum is the size of the contributions that agree for :math:`\sigma = 1` less that of those that do not: the sign is the one that is
+right for the larger part of the head's contributions. Under the flip above either v or g changes sign, and so do w and :math:`\sigma`;
 oriented weights and contributions stay. For softmax w is positive, and sigma says whether the head as a whole speaks for the target.
 """
 
@@ -22,7 +22,7 @@ ONE_SIGNED = 0.05
 
 
 def contributions_of(weights: Tensor, values: Tensor, gradients: Tensor) -> Tensor:
-    """What each weight does to the logit, to first order.
+    """The contribution of each weight to the logit, to first order.
 
     Args:
         weights: `[..., Q, K]`.
@@ -36,7 +36,7 @@ def contributions_of(weights: Tensor, values: Tensor, gradients: Tensor) -> Tens
 
 
 def orientation_of(weights: Tensor, contributions: Tensor) -> Tensor:
-    """One sign for each head, 1 where the sum is 0.
+    """One sign per head, 1 where the sum is 0.
 
     Args:
         weights: `[..., Q, K]`.
@@ -47,6 +47,11 @@ def orientation_of(weights: Tensor, contributions: Tensor) -> Tensor:
     """
     agreement = (contributions * weights.sign()).sum((-1, -2))
     return (agreement >= 0).to(weights.dtype) * 2 - 1
+
+
+def oriented(weights: Tensor, orientation: Tensor) -> Tensor:
+    """Weights `[L, H, Q, K]` times the orientation `[L, H]` of their head: positive speaks for the target."""
+    return weights * orientation[:, :, None, None]
 
 
 def one_signed(weights: Tensor, share: float = ONE_SIGNED) -> Tensor:

@@ -1,8 +1,8 @@
 r"""Attention rollout with signs, after Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, section 3.
 
-Theirs: the layers' attention, mean over heads, half of it the identity for the residual connection, is multiplied up through the layers:
-:math:`R = A_L \cdots A_1`, :math:`A_l = (\bar W_l + I) / 2`, with rows divided by their sums. Signed rows have no sum to divide by (it may
-be 0), so here they are not divided:
+Theirs: each layer's attention, the mean over heads averaged with the identity for the residual connection, is multiplied up through the
+layers: :math:`R = A_L \cdots A_1`, :math:`A_l = (\bar W_l + I) / 2`, with rows divided by their sums. The sum of a signed row may be 0, so
+here rows are not divided:
 
 .. math:: R^{signed} = \prod_l \tfrac{1}{2} (I + \bar W_l), \quad \bar W_l = \bar W_l^+ - \bar W_l^-, \qquad
           R^{abs} = \prod_l \tfrac{1}{2} (I + \bar W_l^+ + \bar W_l^-),
@@ -27,7 +27,7 @@ def rollout(weights: Tensor, variant: str = "signed", *, residual: bool = True) 
 
     Args:
         weights: `[L, H, Q, K]` with Q = K, the first layer first.
-        variant: `"signed"`, `"abs"`, `"positive"` or `"negative"`; the last is given as sizes.
+        variant: `"signed"`, `"abs"`, `"positive"` or `"negative"`; the last is returned as absolute values.
         residual: whether half of each layer is the identity; without it a layer is its weights alone.
 
     Returns:
@@ -40,13 +40,13 @@ def rollout(weights: Tensor, variant: str = "signed", *, residual: bool = True) 
         raise ValueError(f"there is no rollout variant {variant!r}; choose one of {', '.join(VARIANTS)}")
     if weights.dim() != 4 or weights.shape[-1] != weights.shape[-2]:
         raise ValueError(f"rollout takes weights [layers, heads, length, length], but got {tuple(weights.shape)}")
-    signed, absolute = (_product(layers, residual) for layers in (weights.mean(1), weights.abs().mean(1)))
+    signed, absolute = (_layer_product(layers, residual) for layers in (weights.mean(1), weights.abs().mean(1)))
     return {"signed": signed, "abs": absolute, "positive": (absolute + signed) / 2, "negative": (absolute - signed) / 2}[variant]
 
 
-def _product(layers: Tensor, residual: bool) -> Tensor:
+def _layer_product(layers: Tensor, residual: bool) -> Tensor:
     identity = torch.eye(layers.shape[-1], dtype=layers.dtype, device=layers.device)
-    found = identity
+    product = identity
     for layer in layers:
-        found = ((identity + layer) / 2 if residual else layer) @ found
-    return found
+        product = ((identity + layer) / 2 if residual else layer) @ product
+    return product

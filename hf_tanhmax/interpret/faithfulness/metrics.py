@@ -1,9 +1,9 @@
-r"""Measures of how truly scores tell what a model does: which changed copies of an input each needs, and its value from them.
+r"""Faithfulness metrics of scores: which perturbed copies of an input each metric needs, and its value from their probabilities.
 
 With p the target's probability, p(-E) that of a copy with the positions E erased, s the scores of the n positions that can be erased:
 
-* `attention_tau`, `mask_tau`, `deletion_tau`: Kendall's tau-b of :math:`s_j` and the effect :math:`p - p(-j)`, erased as `erasing` defines
-  it; `..._abs_tau`: of their absolute values. Huang, Yang and Wang 2024 measure these by attention in a model of one layer.
+* `attention_tau`, `mask_tau`, `deletion_tau`: Kendall's tau-b of :math:`s_j` and the effect :math:`p - p(-j)`, erased as `perturbation`
+  defines it; `..._abs_tau`: of their absolute values. Huang, Yang and Wang 2024 measure these by attention in a model of one layer.
 * `sign_agreement`: the share of positions whose score has the sign of their effect (by attention; effects of 0 are left out).
 * `comprehensiveness`: mean of p - p(-E) over E = the top 1, 5, 10, 20 and 50 % of the positions by score, rounded up (DeYoung et al. 2020,
   ERASER, area over the perturbation curve); `sufficiency`: the same where all positions but E are erased.
@@ -23,138 +23,144 @@ import numpy
 from numpy.typing import NDArray
 
 from ...errors import optional_package
-from .perturbation import Copy
+from .perturbation import Perturbation
 
 Array = NDArray[numpy.float64]
-Lookup = Callable[[Copy], float]
-BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
+Probability = Callable[[Perturbation], float]
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 TENTHS = tuple(step / 10 for step in range(11))
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredExample:
     """One input as it is measured.
 
     Attributes:
-        case: its index.
-        units: the positions that can be erased.
+        index: of the input.
+        positions: the positions that can be erased.
         removal: how comprehensiveness and sufficiency erase, `"deletion"` or `"mask"`.
-        draws: random copies.
+        draws: number of random copies.
     """
 
-    case: int
-    units: tuple[int, ...]
+    index: int
+    positions: tuple[int, ...]
     removal: str = "deletion"
     draws: int = 20
 
     @property
-    def whole(self) -> Copy:
+    def original(self) -> Perturbation:
         """The input as it is."""
-        return Copy(self.case, "mask")
+        return Perturbation(self.index, "mask")
 
-    def without(self, way: str, *units: int) -> Copy:
-        """The input without some of its units, given by their index into `units`."""
-        return Copy(self.case, way, frozenset(self.units[unit] for unit in units))
+    def without(self, kind: str, *indices: int) -> Perturbation:
+        """The input without some of its positions, given by their index into `positions`."""
+        return Perturbation(self.index, kind, frozenset(self.positions[index] for index in indices))
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure.
+    """One metric.
 
     Attributes:
         title: for tables.
         better: `"higher"`, `"lower"`, or "" where neither is.
-        copies: which copies it needs, for a subject and its scores `[units]`.
-        value: the measure, from the probability of each copy; NaN where it is not defined.
+        copies: the perturbed copies that it needs, for an example and its scores `[positions]`.
+        value: the metric, from the probability of each copy; NaN where it is not defined.
         of_model: whether it is the same for all scores.
     """
 
     title: str
     better: str
-    copies: Callable[[Subject, Array], list[Copy]]
-    value: Callable[[Subject, Array, Lookup], float]
+    copies: Callable[[MeasuredExample, Array], list[Perturbation]]
+    value: Callable[[MeasuredExample, Array, Probability], float]
     of_model: bool = False
 
 
-def _ranked(way: str, absolute: bool) -> Measure:
-    def _value(subject: Subject, scores: Array, probability: Lookup) -> float:
-        effects = _effects(subject, way, probability)
+def _rank_correlation(kind: str, absolute: bool) -> Measure:
+    def _value(example: MeasuredExample, scores: Array, probability: Probability) -> float:
+        effects = _effects(example, kind, probability)
         if absolute:
             scores, effects = abs(scores), abs(effects)
         if len(scores) < 2:
             return math.nan
         return float(optional_package("scipy.stats", "rank correlations").kendalltau(scores, effects).statistic)
 
-    return Measure(f"{way} {'absolute ' if absolute else ''}tau", "higher", _singles(way), _value)
+    return Measure(f"{kind} {'absolute ' if absolute else ''}tau", "higher", _one_erased(kind), _value)
 
 
-def _singles(way: str) -> Callable[[Subject, Array], list[Copy]]:
-    return lambda subject, _: [subject.without(way, unit) for unit in range(len(subject.units))]
+def _one_erased(kind: str) -> Callable[[MeasuredExample, Array], list[Perturbation]]:
+    return lambda example, _: [example.without(kind, index) for index in range(len(example.positions))]
 
 
-def _effects(subject: Subject, way: str, probability: Lookup) -> Array:
-    whole = probability(subject.whole)
-    return numpy.array([whole - probability(subject.without(way, unit)) for unit in range(len(subject.units))])
+def _effects(example: MeasuredExample, kind: str, probability: Probability) -> Array:
+    original = probability(example.original)
+    return numpy.array([original - probability(example.without(kind, index)) for index in range(len(example.positions))])
 
 
-def _agreement(subject: Subject, scores: Array, probability: Lookup) -> float:
-    effects = _effects(subject, "attention", probability)
-    moved = effects != 0
-    return float((numpy.sign(scores) == numpy.sign(effects))[moved].mean()) if moved.any() else math.nan
+def _sign_agreement(example: MeasuredExample, scores: Array, probability: Probability) -> float:
+    effects = _effects(example, "attention", probability)
+    has_effect = effects != 0
+    return float((numpy.sign(scores) == numpy.sign(effects))[has_effect].mean()) if has_effect.any() else math.nan
 
 
-def _eraser(kept: bool) -> Measure:
-    def _copies(subject: Subject, scores: Array) -> list[Copy]:
-        order, count = _order(scores), len(scores)
-        tops = [math.ceil(share * count) for share in BINS]
-        return [subject.without(subject.removal, *(order[top:] if kept else order[:top])) for top in tops]
+def _top_erased(kept: bool) -> Measure:
+    def _copies(example: MeasuredExample, scores: Array) -> list[Perturbation]:
+        order, count = _descending(scores), len(scores)
+        tops = [math.ceil(share * count) for share in SHARES]
+        return [example.without(example.removal, *(order[top:] if kept else order[:top])) for top in tops]
 
-    def _value(subject: Subject, scores: Array, probability: Lookup) -> float:
-        found = [probability(copy) for copy in _copies(subject, scores)]
-        return probability(subject.whole) - float(numpy.mean(found))
+    def _value(example: MeasuredExample, scores: Array, probability: Probability) -> float:
+        probabilities = [probability(copy) for copy in _copies(example, scores)]
+        return probability(example.original) - float(numpy.mean(probabilities))
 
     return Measure("sufficiency" if kept else "comprehensiveness", "lower" if kept else "higher", _copies, _value)
 
 
 def _curve(inserted: bool) -> Measure:
-    def _steps(scores: Array) -> list[int]:
+    def _counts(scores: Array) -> list[int]:
         return sorted({round(tenth * len(scores)) for tenth in TENTHS})
 
-    def _copies(subject: Subject, scores: Array) -> list[Copy]:
-        order = _order(scores)
-        return [subject.without("mask", *(order[top:] if inserted else order[:top])) for top in _steps(scores)]
+    def _copies(example: MeasuredExample, scores: Array) -> list[Perturbation]:
+        order = _descending(scores)
+        return [example.without("mask", *(order[top:] if inserted else order[:top])) for top in _counts(scores)]
 
-    def _value(subject: Subject, scores: Array, probability: Lookup) -> float:
-        heights = [probability(copy) for copy in _copies(subject, scores)]
-        return float(optional_package("scipy.integrate", "areas").trapezoid(heights, [step / len(scores) for step in _steps(scores)]))
+    def _value(example: MeasuredExample, scores: Array, probability: Probability) -> float:
+        probabilities = [probability(copy) for copy in _copies(example, scores)]
+        return float(
+            optional_package("scipy.integrate", "areas").trapezoid(probabilities, [count / len(scores) for count in _counts(scores)])
+        )
 
     name = "insertion" if inserted else "deletion"
     return Measure(f"{name} AUC", "higher" if inserted else "lower", _copies, _value)
 
 
-def _replaced(way: str) -> Measure:
-    def _copies(subject: Subject, _: Array) -> list[Copy]:
-        return [Copy(subject.case, way, draw=draw) for draw in range(subject.draws)]
+def _attention_replaced(kind: str) -> Measure:
+    def _copies(example: MeasuredExample, _: Array) -> list[Perturbation]:
+        return [Perturbation(example.index, kind, draw=draw) for draw in range(example.draws)]
 
-    def _value(subject: Subject, scores: Array, probability: Lookup) -> float:
-        whole = probability(subject.whole)
-        return float(numpy.median([abs(whole - probability(copy)) for copy in _copies(subject, scores)]))
+    def _value(example: MeasuredExample, scores: Array, probability: Probability) -> float:
+        original = probability(example.original)
+        return float(numpy.median([abs(original - probability(copy)) for copy in _copies(example, scores)]))
 
-    return Measure(f"{way} median", "", _copies, _value, of_model=True)
+    return Measure(f"{kind} median", "", _copies, _value, of_model=True)
 
 
-def _order(scores: Array) -> list[int]:
-    """Units from the highest score to the lowest, equal ones in order of position."""
-    return [int(unit) for unit in numpy.argsort(-scores, kind="stable")]
+def _descending(scores: Array) -> list[int]:
+    """Indices from the highest score to the lowest, equal ones in order of position."""
+    return [int(index) for index in numpy.argsort(-scores, kind="stable")]
 
 
 MEASURES: dict[str, Measure] = {
-    **{f"{way}{'_abs' * absolute}_tau": _ranked(way, bool(absolute)) for way in ("attention", "mask", "deletion") for absolute in (0, 1)},
-    "sign_agreement": Measure("sign agreement", "higher", _singles("attention"), _agreement),
-    "comprehensiveness": _eraser(kept=False),
-    "sufficiency": _eraser(kept=True),
+    **{
+        f"{kind}{'_abs' * absolute}_tau": _rank_correlation(kind, bool(absolute))
+        for kind in ("attention", "mask", "deletion")
+        for absolute in (0, 1)
+    },
+    "sign_agreement": Measure("sign agreement", "higher", _one_erased("attention"), _sign_agreement),
+    "comprehensiveness": _top_erased(kept=False),
+    "sufficiency": _top_erased(kept=True),
     "deletion_auc": _curve(inserted=False),
     "insertion_auc": _curve(inserted=True),
-    "permutation": _replaced("permutation"),
-    "random": _replaced("random"),
+    "permutation": _attention_replaced("permutation"),
+    "random": _attention_replaced("random"),
 }

@@ -1,4 +1,4 @@
-"""What came of measuring faithfulness: every example's value, their mean with an interval, a table and JSON."""
+"""The report of faithfulness: every example's values, their means with intervals, a table and JSON."""
 
 import json
 import math
@@ -36,13 +36,13 @@ class FaithfulnessReport:
     """Faithfulness of several methods by several measures.
 
     Attributes:
-        model: what the model calls itself.
-        signed: for each explained layer whether it computes TanhMax.
+        model: the model's name.
+        signed: per explained layer, whether it computes TanhMax.
         methods: names of scores.
-        measures: names of measures, of `measures.MEASURES`.
-        values: by measure and method, a value for each text, NaN where it is not defined; measures of the model have the one method "".
-        cells: by measure and method, what `values` come to.
-        settings: what the run was called with, `copies`, the number of copies that were run, and versions.
+        measures: names of measures, of `MEASURES`.
+        values: by measure and method, one value per text, NaN where it is not defined; measures of the model have the one method "".
+        cells: by measure and method, the mean of `values` and its interval.
+        settings: arguments of the run, `copies`, the number of perturbed copies that were run, and versions.
     """
 
     model: str
@@ -61,42 +61,44 @@ class FaithfulnessReport:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
         lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-        return "\n".join([*(lines if columns else []), "", *self._below()])
+        return "\n".join([*(lines if columns else []), "", *self._notes()])
 
-    def _below(self) -> list[str]:
-        cells = [(measure, method, cell) for measure, found in self.cells.items() for method, cell in found.items()]
-        texts = max((len(values) for found in self.values.values() for values in found.values()), default=0)
-        fewer = [f"{MEASURES[measure].title} of {method} in {cell.n}" for measure, method, cell in cells if method and cell.n < texts]
+    def _notes(self) -> list[str]:
+        cells = [(measure, method, cell) for measure, by_method in self.cells.items() for method, cell in by_method.items()]
+        texts = max((len(values) for by_method in self.values.values() for values in by_method.values()), default=0)
+        undefined = [f"{MEASURES[measure].title} of {method} in {cell.n}" for measure, method, cell in cells if method and cell.n < texts]
         kind = "TanhMax" if all(self.signed) else "TanhMax in part" if any(self.signed) else "softmax"
         lines = [f"{self.model} ({kind}), {texts} texts; mean over texts and a bootstrap interval of {LEVEL:.0%}."]
         lines += [f"{MEASURES[measure].title}: {cell}." for measure, method, cell in cells if not method]
-        return lines + ([f"Not defined in every text: {'; '.join(fewer)}."] if fewer else [])
+        return lines + ([f"Not defined in every text: {'; '.join(undefined)}."] if undefined else [])
 
     def to_json(self) -> str:
         """Everything, as JSON; what is not defined is null, and values of single texts have six decimals."""
         values = {
-            measure: {method: [None if math.isnan(value) else round(value, 6) for value in found] for method, found in of_measure.items()}
-            for measure, of_measure in self.values.items()
+            measure: {
+                method: [None if math.isnan(value) else round(value, 6) for value in per_text] for method, per_text in by_method.items()
+            }
+            for measure, by_method in self.values.items()
         }
         return json.dumps({**asdict(self), "values": values})
 
 
-def summarised(values: tuple[float, ...], seed: int) -> Cell:
+def mean_with_interval(values: tuple[float, ...], seed: int) -> Cell:
     """Mean of the values that are numbers, and its percentile bootstrap interval (Efron 1979, by scipy).
 
     Args:
-        values: one for each example.
+        values: one per example.
         seed: of the resampling.
     """
-    numbers = numpy.array([value for value in values if not math.isnan(value)])
-    if len(numbers) == 0:
+    defined = numpy.array([value for value in values if not math.isnan(value)])
+    if len(defined) == 0:
         return Cell(None, None, None, 0)
-    if len(numbers) == 1:
-        return Cell(float(numbers[0]), None, None, 1)
+    if len(defined) == 1:
+        return Cell(float(defined[0]), None, None, 1)
     stats = optional_package("scipy.stats", "bootstrap intervals")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         interval = stats.bootstrap(
-            (numbers,), numpy.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile", rng=numpy.random.default_rng(seed)
+            (defined,), numpy.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile", rng=numpy.random.default_rng(seed)
         ).confidence_interval
-    return Cell(float(numbers.mean()), float(interval.low), float(interval.high), len(numbers))
+    return Cell(float(defined.mean()), float(interval.low), float(interval.high), len(defined))

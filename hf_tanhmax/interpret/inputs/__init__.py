@@ -1,1 +1,1 @@
-"""What is explained: texts, pictures and encoded batches, ready for a model."""
+"""Inputs of explanations: texts, images and encoded batches, ready for a model."""

@@ -1,4 +1,4 @@
-"""Pictures as grids of patches: their names, scores gathered from pixels, and scores as a map of the picture's size."""
+"""Images as grids of patches: names of patches, scores of pixels summed per patch, and scores of patches as a map of the image."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 SPECIAL = "[CLS]"
 
 
-def grid_of(model_config: object, pixels: Tensor) -> tuple[int, int]:
+def patch_grid(model_config: object, pixels: Tensor) -> tuple[int, int]:
     """Rows and columns of patches.
 
     Args:
@@ -24,7 +24,7 @@ def grid_of(model_config: object, pixels: Tensor) -> tuple[int, int]:
 
 
 def patch_names(grid: tuple[int, int], positions: int) -> tuple[tuple[str, ...], tuple[int | None, ...], tuple[str, ...]]:
-    """Tokens, words and word texts, as in `Explanation`, of the positions of a picture; what comes before the patches is special.
+    """Tokens, words and word texts, as in `Explanation`, of the positions of an image; what comes before the patches is special.
 
     Raises:
         ValueError: fewer positions than patches.
@@ -34,12 +34,12 @@ def patch_names(grid: tuple[int, int], positions: int) -> tuple[tuple[str, ...],
     if extra < 0:
         raise ValueError(f"the model has {positions} positions for {rows} x {columns} patches; they must have been merged")
     names = tuple(f"{row}, {column}" for row in range(rows) for column in range(columns))
-    special = tuple(SPECIAL if place == 0 else f"[{place}]" for place in range(extra))
+    special = tuple(SPECIAL if position == 0 else f"[{position}]" for position in range(extra))
     return special + names, (None,) * extra + tuple(range(len(names))), names
 
 
-def per_patch(pixels: Tensor, grid: tuple[int, int], positions: int) -> Tensor:
-    """Scores of pixels `[height, width]` added up in each patch, `[positions]`; special positions get 0."""
+def sum_per_patch(pixels: Tensor, grid: tuple[int, int], positions: int) -> Tensor:
+    """Scores of pixels `[height, width]` summed over each patch, `[positions]`; special positions get 0."""
     rows, columns = grid
     height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
     patches = pixels[: rows * height, : columns * width].reshape(rows, height, columns, width).sum((1, 3)).flatten()
@@ -47,7 +47,7 @@ def per_patch(pixels: Tensor, grid: tuple[int, int], positions: int) -> Tensor:
 
 
 def upsampled(scores: Tensor, grid: tuple[int, int], size: tuple[int, int], *, smooth: bool = True) -> Tensor:
-    """Scores of patches as a map of the picture.
+    """Scores of patches as a map of the image.
 
     Args:
         scores: `[positions]` or `[patches]`; of positions, the last ones are the patches.

@@ -1,8 +1,9 @@
-"""Which tokens make up which word, from where a fast tokenizer found them in the text."""
+"""Which tokens make up which word, by the character offsets of a fast tokenizer."""
 
 import re
 from collections.abc import Iterable
-from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 # A word with its apostrophes, a character of a script that puts no spaces between words, or a mark on its own.
 WORD = re.compile(
@@ -10,42 +11,42 @@ WORD = re.compile(
 )
 
 
-def words_of(text: str, offsets: Iterable[tuple[int, int]], special: Iterable[bool]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+def align_words(text: str, offsets: Iterable[tuple[int, int]], special: Iterable[bool]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
     """The word of each token.
 
     Args:
-        text: what was tokenized.
-        offsets: where each token begins and ends in the text, in characters, as fast tokenizers give it.
-        special: for each token whether it is special; those have no word.
+        text: the tokenized text.
+        offsets: per token, where it begins and ends in the text, in characters, as fast tokenizers give it.
+        special: per token, whether it is special; those have no word.
 
     Returns:
-        For each token the index of its word, or None; and the words. A token that spans several words belongs to the first of them;
-        words that no token belongs to are left out. A token of nothing but white space is a word of its own.
+        Per token the index of its word, or None; and the words. A token that spans several words belongs to the first of them; words that
+        no token belongs to are left out. A token of nothing but white space is a word of its own.
     """
-    spans = [match.span() for match in WORD.finditer(text)]
-    starts: list[tuple[int, int] | None] = []
+    word_spans = [match.span() for match in WORD.finditer(text)]
+    token_words: list[tuple[int, int] | None] = []
     for (begin, end), is_special in zip(offsets, special, strict=True):
         first = begin + len(text[begin:end]) - len(text[begin:end].lstrip())
         if is_special or end <= begin:
-            starts.append(None)
+            token_words.append(None)
         else:
-            starts.append(next((span for span in spans if span[0] <= first < min(span[1], end)), (begin, end)))
-    found = sorted({span for span in starts if span is not None})
-    place = {span: index for index, span in enumerate(found)}
+            token_words.append(next((span for span in word_spans if span[0] <= first < min(span[1], end)), (begin, end)))
+    spans = sorted({span for span in token_words if span is not None})
+    index = {span: number for number, span in enumerate(spans)}
     return (
-        tuple(None if span is None else place[span] for span in starts),
-        tuple(text[begin:end] if text[begin:end].strip() else repr(text[begin:end])[1:-1] for begin, end in found),
+        tuple(None if span is None else index[span] for span in token_words),
+        tuple(text[begin:end] if text[begin:end].strip() else repr(text[begin:end])[1:-1] for begin, end in spans),
     )
 
 
-def readable(tokenizer: Any, identifiers: Iterable[int]) -> tuple[str, ...]:
-    """Tokens as a reader knows them: no byte-level marks, white space escaped; numbers where there is no tokenizer.
+def token_texts(tokenizer: PreTrainedTokenizerBase | None, identifiers: Iterable[int]) -> tuple[str, ...]:
+    """Tokens as text: no byte-level marks, white space escaped; "id" and the number where there is no tokenizer.
 
     Args:
-        tokenizer: a tokenizer of Transformers, or None.
+        tokenizer: of the model, or None.
         identifiers: indices of the vocabulary.
     """
     if tokenizer is None:
         return tuple(f"id {identifier}" for identifier in identifiers)
-    texts = [tokenizer.decode([identifier]) for identifier in identifiers]
+    texts = [str(tokenizer.decode([identifier])) for identifier in identifiers]
     return tuple(text.strip() or repr(text)[1:-1] for text in texts)

@@ -1,1 +1,1 @@
-"""Explanations as pictures, as a page, and for other viewers."""
+"""Explanations as figures, as an HTML page, and as arguments of other viewers."""

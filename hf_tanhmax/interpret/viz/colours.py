@@ -1,7 +1,7 @@
-"""Colours of signed numbers: blue above zero, orange below, and the paper at zero.
+"""Colours of signed numbers: blue above zero, orange below, and the background at zero.
 
-Blue and orange stay apart for every common colour blindness, and both ends are equally dark, so that a print in grey shows the size of a
-number. The middle is white; on a dark page it is the page's own dark.
+Blue and orange stay apart for every common colour blindness, and both ends are equally dark, so that a print in grey shows the absolute
+value. The middle is white; on a dark page it is the page's background.
 """
 
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ DARK_NEGATIVE = ("#16181c", "#633510", "#cf7429", "#ffd3a8")
 
 
 def colour_map() -> "LinearSegmentedColormap":
-    """The colours for matplotlib: 0 is the strongest orange, 0.5 exactly white, 1 the strongest blue."""
+    """Matplotlib's colour map: 0 is the strongest orange, 0.5 exactly white, 1 the strongest blue."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("signed", [*reversed(NEGATIVE), *POSITIVE[1:]], N=511)

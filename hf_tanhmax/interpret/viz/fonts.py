@@ -1,4 +1,4 @@
-"""Text of any script in matplotlib: fonts that are installed, letters that none of them has, and lines that are broken."""
+"""Text of any script in matplotlib: the installed fonts, a box for letters that none of them has, and line breaks."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -47,18 +47,18 @@ def families() -> tuple[str, ...]:
 
 
 @cache
-def _letters() -> frozenset[int]:
+def _code_points() -> frozenset[int]:
     """Code points that one of the families has."""
     from matplotlib.font_manager import FontProperties, fontManager, get_font
 
-    found: set[int] = set()
+    code_points: set[int] = set()
     for name in families():
-        found |= get_font(fontManager.findfont(FontProperties(family=name))).get_charmap().keys()
-    return frozenset(found)
+        code_points |= get_font(fontManager.findfont(FontProperties(family=name))).get_charmap().keys()
+    return frozenset(code_points)
 
 
-class Lettering:
-    """Text as it stands, at one size: `$` and `_` are letters, whatever a user's matplotlib settings make of them.
+class TextRenderer:
+    """Literal text at one size: `$` and `_` are letters, whatever a user's matplotlib settings make of them.
 
     Args:
         size: in points.
@@ -72,19 +72,19 @@ class Lettering:
         self._font = FontProperties(family=list(families()), size=size)
         self._renderer = RendererAgg(1, 1, 72)
 
-    def drawn(self, text: str) -> str:
+    def with_boxes(self, text: str) -> str:
         """The text with a box for each letter that no installed font has."""
-        return "".join(letter if letter == "\n" or ord(letter) in _letters() else MISSING for letter in text)
+        return "".join(letter if letter == "\n" or ord(letter) in _code_points() else MISSING for letter in text)
 
     def width(self, text: str) -> float:
         """Of a line, in points."""
-        return float(self._renderer.get_text_width_height_descent(self.drawn(text), self._font, ismath=False)[0])
+        return float(self._renderer.get_text_width_height_descent(self.with_boxes(text), self._font, ismath=False)[0])
 
-    def wrapped(self, texts: Sequence[str], *, width: float, gap: float, padding: float) -> list[list[tuple[int, float, float]]]:
-        """Texts set in lines, as (index, left edge, width) of each; one that is wider than a line has a line to itself.
+    def wrap(self, texts: Sequence[str], *, width: float, gap: float, padding: float) -> list[list[tuple[int, float, float]]]:
+        """Texts in lines, as (index, left edge, width) of each; one that is wider than a line has a line to itself.
 
         Args:
-            texts: to set.
+            texts: in order.
             width: of a line, in points like all lengths here.
             gap: between neighbours.
             padding: of a text, both sides together.
@@ -92,18 +92,18 @@ class Lettering:
         lines: list[list[tuple[int, float, float]]] = [[]]
         left = 0.0
         for index, text in enumerate(texts):
-            wide = self.width(text) + padding
-            if lines[-1] and left + wide > width:
+            text_width = self.width(text) + padding
+            if lines[-1] and left + text_width > width:
                 lines.append([])
                 left = 0.0
-            lines[-1].append((index, left, wide))
-            left += wide + gap
+            lines[-1].append((index, left, text_width))
+            left += text_width + gap
         return lines
 
     def title(self, axes: "Axes", text: str) -> None:
         """Set the title of axes."""
-        axes.set_title(self.drawn(text), loc="left", fontsize=10, family=self.style["family"], parse_math=False, usetex=False)
+        axes.set_title(self.with_boxes(text), loc="left", fontsize=10, family=self.style["family"], parse_math=False, usetex=False)
 
     def ticks(self, axis: "Axis", texts: Sequence[str], *, rotation: float = 0.0) -> None:
-        """Label every place of an axis."""
-        axis.set_ticks(range(len(texts)), [self.drawn(text) for text in texts], rotation=rotation, **{**self.style, "size": 7.5})
+        """Label every tick of an axis."""
+        axis.set_ticks(range(len(texts)), [self.with_boxes(text) for text in texts], rotation=rotation, **{**self.style, "size": 7.5})

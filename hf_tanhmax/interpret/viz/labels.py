@@ -1,14 +1,8 @@
-"""What pictures say in words: the names of views and scores, the target, and tokens of which every letter can be seen."""
+"""Labels of figures and pages: names of scores, of the model, the target and a head, and tokens with visible white space."""
 
 from pathlib import Path
 
 from ..attribution.explanation import Explanation
-
-VIEWS = {
-    "raw": "attention weight",
-    "oriented": "oriented weight",
-    "contributions": "contribution (logits)",
-}
 
 SCORES = {
     "weights": "attention weights",
@@ -20,43 +14,43 @@ SCORES = {
     "integrated_gradients": "integrated gradients",
 }
 
-_SEEN = str.maketrans({"\n": "↵", "\r": "↵", "\t": "⇥", "\u00a0": " ", "\u200b": "", "\ufeff": ""})
+_VISIBLE = str.maketrans({"\n": "↵", "\r": "↵", "\t": "⇥", "\u00a0": " ", "\u200b": "", "\ufeff": ""})
 
 
-def model_in_words(explanation: Explanation) -> str:
-    """What the model calls itself; of a folder its last name, as the rest is nobody's business."""
+def model_label(explanation: Explanation) -> str:
+    """The model's name; of a folder its last part, as the rest of the path is private."""
     name = explanation.model_name
-    return seen(Path(name).name if Path(name).is_absolute() else name) if name else ""
+    return printable(Path(name).name if Path(name).is_absolute() else name) if name else ""
 
 
-def score_name(name: str) -> str:
-    """A score's name for readers."""
+def score_label(name: str) -> str:
+    """The name of a score for readers."""
     return SCORES.get(name, name.replace("_", " "))
 
 
-def seen(token: str) -> str:
-    """A token as one line in which white space can be seen; an empty one is ∅."""
-    shown = "".join(letter if letter.isprintable() else "�" for letter in token.translate(_SEEN))
-    if not shown:
+def printable(token: str) -> str:
+    """A token on one line with visible white space; an empty one is ∅."""
+    text = "".join(letter if letter.isprintable() else "�" for letter in token.translate(_VISIBLE))
+    if not text:
         return "∅"
-    return "␣" * len(shown) if shown.isspace() else shown
+    return "␣" * len(text) if text.isspace() else text
 
 
-def target_in_words(explanation: Explanation) -> str:
-    """The target with its probability and logit, such as "positive" (probability 0.97, logit 3.2)."""
-    name = seen(explanation.target_name)
+def target_label(explanation: Explanation) -> str:
+    """The target with its probability and logit, such as “positive” (probability 0.97, logit 3.2)."""
+    name = printable(explanation.target_name)
     return f"“{name}” (probability {explanation.probability:.3g}, logit {explanation.logit:.3g})"
 
 
-def head_in_words(explanation: Explanation, layer: int, head: int) -> str:
-    """A head as "layer 3, head 5", with a word if it is no ordinary TanhMax head.
+def head_label(explanation: Explanation, layer: int, head: int) -> str:
+    """A head as "layer 3, head 5", with "(softmax)" or "(one-signed)" where it is no TanhMax head of both signs.
 
     Args:
         explanation: that the head is from.
         layer: row of the explanation's tensors.
         head: column of them.
     """
-    words = f"layer {explanation.layers[layer]}, head {head}"
+    label = f"layer {explanation.layers[layer]}, head {head}"
     if not explanation.signed[layer]:
-        return f"{words} (softmax)"
-    return f"{words} (one-signed)" if explanation.one_signed[layer, head] else words
+        return f"{label} (softmax)"
+    return f"{label} (one-signed)" if explanation.one_signed[layer, head] else label

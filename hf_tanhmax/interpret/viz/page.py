@@ -1,9 +1,9 @@
-"""One stand-alone HTML page: explanations that can be looked at without a network.
+"""One stand-alone HTML page of explanations, which needs no network.
 
 The page holds its own style and script, named by their hashes in a Content-Security-Policy that allows nothing else, and its data as JSON
-and as base64; texts of users are data, never markup. Matrices are decoded when they are first looked at.
+and as base64; texts of users are data, never markup. Matrices are decoded when they are first shown.
 
-Size: a matrix takes about 2.3 bytes a number (`packed.py`: float16, relative error at most 2^-11), half of that under a causal mask. 12
+Size: a matrix takes about 2.3 bytes per number (float16, relative error at most 2^-11), half of that under a causal mask. 12
 heads in each of 12 layers over 512 tokens are 38 million weights, so about 85 MB, and as many contributions would double that. Those are
 weights times values times gradients, which an explanation does not hold; so beyond 48 MiB of matrices a page keeps only the contributions
 of the position that the logit is read from (their sum over queries, where the model pools all), says so, and keeps the whole if asked.
@@ -17,13 +17,12 @@ from functools import cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
 from ..attribution.explanation import Explanation
-from .labels import model_in_words, seen
-from .page_data import blocks, facts, holds_all, shared_facts
+from .labels import model_label, printable
+from .page_data import blocks, facts, keep_all_contributions, shared_facts
 
 # In this order, as one script.
 SCRIPTS = ("base", "colour", "blocks", "evidence", "picture", "heads", "matrix", "rows", "save", "page")
@@ -61,25 +60,26 @@ def save_page(explanations: Explanation | Sequence[Explanation], path: str | os.
     return Path(path)
 
 
-def _context(explanations: Explanation | Sequence[Explanation], contributions: str) -> dict[str, Any]:
-    found = [explanations] if isinstance(explanations, Explanation) else list(explanations)
-    if not found:
+def _context(explanations: Explanation | Sequence[Explanation], contributions: str) -> dict[str, object]:
+    """What the template is rendered with."""
+    shown = [explanations] if isinstance(explanations, Explanation) else list(explanations)
+    if not shown:
         raise ValueError("there is no explanation to show; explain makes one")
-    whole = holds_all(found, contributions)
-    told = [facts(explanation, whole=whole) for explanation in found]
+    whole = keep_all_contributions(shown, contributions)
+    all_facts = [facts(explanation, whole=whole) for explanation in shown]
     script, style = _script(), _asset("page.css")
     return {
-        "title": " · ".join(filter(None, (model_in_words(found[0]), f"what speaks for “{seen(found[0].target_name)}”"))),
+        "title": " · ".join(filter(None, (model_label(shown[0]), f"what speaks for “{printable(shown[0].target_name)}”"))),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
-        "blocks": _blocks(found, told, whole=whole),
-        "data": {**shared_facts(), "follows": _follow(found), "explanations": told},
+        "blocks": _blocks(shown, all_facts, whole=whole),
+        "data": {**shared_facts(), "follows": _are_consecutive(shown), "explanations": all_facts},
     }
 
 
-def _follow(explanations: Sequence[Explanation]) -> bool:
+def _are_consecutive(explanations: Sequence[Explanation]) -> bool:
     """Whether they explain tokens that were written one after the other."""
     return len(explanations) > 1 and all(
         after.tokens[: len(before.tokens)] == before.tokens and len(after.tokens) == len(before.tokens) + 1
@@ -87,13 +87,14 @@ def _follow(explanations: Sequence[Explanation]) -> bool:
     )
 
 
-def _blocks(explanations: Sequence[Explanation], told: Sequence[dict[str, Any]], *, whole: bool) -> Iterator[tuple[str, str]]:
-    """Names and texts of all blocks; their scales are written into what is told of each explanation, which the page holds after them."""
-    for index, (explanation, facts_of_it) in enumerate(zip(explanations, told, strict=True)):
+def _blocks(explanations: Sequence[Explanation], all_facts: Sequence[dict[str, object]], *, whole: bool) -> Iterator[tuple[str, str]]:
+    """Names and texts of all blocks; their scales are written into the facts of each explanation, which the page holds after them."""
+    for index, (explanation, facts_of_one) in enumerate(zip(explanations, all_facts, strict=True)):
         layers, heads = explanation.weights.shape[:2]
-        facts_of_it["scales"] = {kind: [[1.0] * heads for _ in range(layers)] for kind in ("weights", "contributions")}
+        scales = {kind: [[1.0] * heads for _ in range(layers)] for kind in ("weights", "contributions")}
+        facts_of_one["scales"] = scales
         for kind, layer, head, scale, text in blocks(explanation, whole=whole):
-            facts_of_it["scales"][kind][layer][head] = scale
+            scales[kind][layer][head] = scale
             yield f"{kind}-{index}-{layer}-{head}", text
 
 
@@ -114,5 +115,5 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy names an inline script or style."""
+    """The name of an inline script or style in a Content-Security-Policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"

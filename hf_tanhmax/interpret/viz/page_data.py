@@ -1,22 +1,35 @@
-"""What the page knows of an explanation: its facts as JSON, and its matrices as blocks of text."""
+"""The data of the page: the facts of an explanation as JSON, and its matrices as text.
+
+A matrix is float16 with a scale, deflated, in base64. It is divided by a power of two, so that its largest number lies in (1/2, 1] and
+small ones keep their digits: a number comes back with a relative error of at most 2^-11, and an absolute one of at most 2^-24 of the
+largest. Low bytes stand before high ones, as the high ones (sign and exponent) repeat and deflate well.
+"""
 
 import base64
 import io
+import math
+import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..attribution.explanation import Explanation
 from .colours import DARK_NEGATIVE, DARK_POSITIVE, NEGATIVE, POSITIVE
-from .labels import SCORES, VIEWS, model_in_words, score_name, seen
-from .packed import BYTES, packed
-from .selection import head_numbers
+from .labels import SCORES, model_label, printable, score_label
+from .views import VIEWS, head_numbers
 
-WHOLE = 48 * 2**20  # bytes of weights and contributions that a page holds before it leaves most contributions out
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BYTES_PER_NUMBER = 2  # before it is deflated
+LARGEST_WHOLE = 48 * 2**20  # bytes of weights and contributions that a page holds before it leaves most contributions out
 LARGEST_SIDE = 768  # of an image, in pixels
 CONTRIBUTIONS = ("auto", "all", "row")
+
+Nested: TypeAlias = "float | list[Nested]"
 
 VIEW_NOTES = {
     "raw": "The weights as the head computes them. Their sign alone says nothing of the target: values may point either way.",
@@ -34,16 +47,16 @@ METHOD_NOTES = {
 }
 
 
-def shared_facts() -> dict[str, Any]:
-    """What holds for every explanation: colours, and the names of views and methods."""
+def shared_facts() -> dict[str, object]:
+    """The facts of every explanation: colours, and the names of views and methods."""
     return {
         "colours": {"light": [POSITIVE, NEGATIVE], "dark": [DARK_POSITIVE, DARK_NEGATIVE]},
         "views": {view: {"name": name, "note": VIEW_NOTES[view]} for view, name in VIEWS.items()},
-        "methods": {name: {"name": score_name(name), "note": METHOD_NOTES[name]} for name in SCORES},
+        "methods": {name: {"name": score_label(name), "note": METHOD_NOTES[name]} for name in SCORES},
     }
 
 
-def holds_all(explanations: Sequence[Explanation], contributions: str) -> bool:
+def keep_all_contributions(explanations: Sequence[Explanation], contributions: str) -> bool:
     """Whether a page holds contributions of every query.
 
     Args:
@@ -55,11 +68,11 @@ def holds_all(explanations: Sequence[Explanation], contributions: str) -> bool:
     """
     if contributions not in CONTRIBUTIONS:
         raise ValueError(f'contributions must be one of {", ".join(CONTRIBUTIONS)}, but is "{contributions}"')
-    size = BYTES * sum(found.weights.numel() + found.contributions.numel() for found in explanations)
-    return contributions == "all" or (contributions == "auto" and size <= WHOLE)
+    size = BYTES_PER_NUMBER * sum(each.weights.numel() + each.contributions.numel() for each in explanations)
+    return contributions == "all" or (contributions == "auto" and size <= LARGEST_WHOLE)
 
 
-def facts(explanation: Explanation, *, whole: bool) -> dict[str, Any]:
+def facts(explanation: Explanation, *, whole: bool) -> dict[str, object]:
     """Everything about an explanation but its matrices.
 
     Args:
@@ -69,17 +82,17 @@ def facts(explanation: Explanation, *, whole: bool) -> dict[str, Any]:
     Raises:
         ValueError: a number is not finite.
     """
-    _refuse_what_cannot_be_shown(explanation)
+    _check_finite(explanation)
     weights, contributions = explanation.weights, _contributions(explanation, whole=whole)
-    size = weights.abs().sum((-2, -1))
+    total = weights.abs().sum((-2, -1))
     return {
-        "model": model_in_words(explanation),
+        "model": model_label(explanation),
         "family": explanation.family,
-        "target": seen(explanation.target_name),
+        "target": printable(explanation.target_name),
         "logit": explanation.logit,
         "probability": explanation.probability,
-        "tokens": [seen(token) for token in explanation.tokens],
-        "words": [seen(word) for word in explanation.word_texts],
+        "tokens": [printable(token) for token in explanation.tokens],
+        "words": [printable(word) for word in explanation.word_texts],
         "word_of": list(explanation.words),
         "queries": weights.shape[2],
         "layers": list(explanation.layers),
@@ -88,55 +101,70 @@ def facts(explanation: Explanation, *, whole: bool) -> dict[str, Any]:
         "orientation": explanation.orientation.tolist(),
         "row": explanation.position,
         "whole": whole,
-        "scores": {name: _short(found) for name, found in explanation.scores.items()},
+        "scores": {name: _short(scores) for name, scores in explanation.scores.items()},
         "numbers": {view: _short(head_numbers(explanation, view)) for view in VIEWS},
-        "negative": _short(weights.clamp(max=0).abs().sum((-2, -1)) / size.clamp(min=torch.finfo(size.dtype).tiny)),
+        "negative": _short(weights.clamp(max=0).abs().sum((-2, -1)) / total.clamp(min=torch.finfo(total.dtype).tiny)),
         "reach": {"weights": _short(weights.abs().amax((-2, -1))), "contributions": _short(contributions.abs().amax((-2, -1)))},
-        "notes": [seen(note) for note in explanation.notes],
+        "notes": [printable(note) for note in explanation.notes],
         "grid": explanation.grid,
-        "image": None if explanation.image is None else _data_address(explanation.image),
+        "image": None if explanation.image is None else _data_url(explanation.image),
     }
 
 
 def blocks(explanation: Explanation, *, whole: bool) -> Iterator[tuple[str, int, int, float, str]]:
     """The matrices of every head, as (kind, layer, head, scale, text); the kind is "weights" or "contributions"."""
-    for kind, found in (("weights", explanation.weights), ("contributions", _contributions(explanation, whole=whole))):
-        for layer in range(found.shape[0]):
-            for head in range(found.shape[1]):
-                yield kind, layer, head, *packed(found[layer, head])
+    for kind, matrices in (("weights", explanation.weights), ("contributions", _contributions(explanation, whole=whole))):
+        for layer in range(matrices.shape[0]):
+            for head in range(matrices.shape[1]):
+                yield kind, layer, head, *pack(matrices[layer, head])
+
+
+def pack(matrix: Tensor) -> tuple[float, str]:
+    """The scale of a matrix and its numbers as text.
+
+    Args:
+        matrix: of any shape; its numbers follow each other in row-major order.
+    """
+    largest = float(matrix.abs().max())
+    scale = 2.0 ** math.ceil(math.log2(largest)) if largest else 1.0
+    halves = (matrix / scale).numpy().astype("<f2")
+    planes = halves.reshape(-1).view(np.uint8).reshape(-1, BYTES_PER_NUMBER).T
+    # Zeros in a row and the bytes' frequencies are all there is to gain; a search for repeats takes four times as long and finds no more.
+    deflate = zlib.compressobj(strategy=zlib.Z_RLE)
+    return scale, base64.b64encode(deflate.compress(planes.tobytes()) + deflate.flush()).decode("ascii")
 
 
 def _contributions(explanation: Explanation, *, whole: bool) -> Tensor:
     """[L, H, Q, K], or [L, H, 1, K]: those of the position that is read, or where all are pooled their sum."""
-    found = explanation.contributions
+    contributions = explanation.contributions
     if whole:
-        return found
+        return contributions
     if explanation.position is None:
-        return found.sum(-2, keepdim=True)
-    return found[:, :, explanation.position - found.shape[-1] + found.shape[-2]].unsqueeze(-2)
+        return contributions.sum(-2, keepdim=True)
+    return contributions[:, :, explanation.position - contributions.shape[-1] + contributions.shape[-2]].unsqueeze(-2)
 
 
-def _refuse_what_cannot_be_shown(explanation: Explanation) -> None:
-    scores = {f'the scores "{name}"': found for name, found in explanation.scores.items()}
-    for name, found in {"the weights": explanation.weights, "the contributions": explanation.contributions, **scores}.items():
-        if not found.isfinite().all():
+def _check_finite(explanation: Explanation) -> None:
+    scores = {f'the scores "{name}"': values for name, values in explanation.scores.items()}
+    for name, values in {"the weights": explanation.weights, "the contributions": explanation.contributions, **scores}.items():
+        if not values.isfinite().all():
             raise ValueError(f"{name} are not finite: there is NaN or infinity among them; examine the model's weights")
 
 
-def _short(values: Tensor) -> Any:
-    """Nested lists with the seven digits that float32 has."""
-    return values.tolist() if values.dtype == torch.bool else _rounded(values.tolist())
+def _short(values: Tensor) -> Nested:
+    """Nested lists of numbers with the seven digits that float32 has."""
+    return _rounded(values.tolist())
 
 
-def _rounded(values: Any) -> Any:
+def _rounded(values: Nested) -> Nested:
     return [_rounded(value) for value in values] if isinstance(values, list) else float(f"{values:.7g}")
 
 
-def _data_address(image: Any) -> str:
-    """An image inside an address: PNG where it is small, else JPEG of at most 768 pixels a side."""
-    picture = image.convert("RGB")
-    kind = "PNG" if max(picture.size) <= 256 else "JPEG"
-    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    found = io.BytesIO()
-    picture.save(found, kind, **({"quality": 90} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(found.getvalue()).decode('ascii')}"
+def _data_url(image: "Image") -> str:
+    """An image as a data URL: PNG where it is small, else JPEG of at most 768 pixels per side."""
+    resized = image.convert("RGB")
+    kind = "PNG" if max(resized.size) <= 256 else "JPEG"
+    resized.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    file = io.BytesIO()
+    resized.save(file, kind, **({"quality": 90} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

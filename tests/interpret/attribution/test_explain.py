@@ -9,9 +9,8 @@ from families import TINY, images, real_weights, softmax_twin, text, tiny_model
 from PIL import Image
 
 import hf_tanhmax
-from hf_tanhmax.interpret import METHODS, explain_generation, upsampled
-from hf_tanhmax.interpret.attribution import explain
-from hf_tanhmax.interpret.attribution.hooks import recording
+from hf_tanhmax.interpret import METHODS, explain, explain_generation, upsampled
+from hf_tanhmax.interpret.attribution.hooks import record_attention
 
 CLASSIFIERS = (
     hf_tanhmax.TanhMaxBertForSequenceClassification,
@@ -29,7 +28,7 @@ def one(cls):
 def test_contributions_add_up_to_output_times_gradient(cls):
     model, inputs = tiny_model(cls).double(), one(cls)
     found = explain(model, inputs, 1, methods=FAST)
-    with recording(model, [0, 1, 2]) as records:
+    with record_attention(model, [0, 1, 2]) as records:
         logit = model(**{name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}).logits[0, 1]
     outputs = [record.outputs for record in records]
     for layer, (output, gradient) in enumerate(zip(outputs, torch.autograd.grad(logit, outputs), strict=True)):
@@ -159,7 +158,7 @@ def test_real_weights_and_their_tokenizer():
     assert found.position == 0
     gap = float(re.search(r"miss ([-+.e\d]+) logits", found.notes[-1]).group(1))
     assert abs(gap) < 0.1 * float(found.scores["integrated_gradients"].abs().sum())
-    with recording(model, list(range(6))) as records:
+    with record_attention(model, list(range(6))) as records:
         logit = model(**tokenizer("An unforgettable film; don't miss it!", return_tensors="pt")).logits[0, found.target]
     outputs = [record.outputs for record in records]
     for layer, (output, gradient) in enumerate(zip(outputs, torch.autograd.grad(logit, outputs), strict=True)):

@@ -6,7 +6,7 @@ import transformers
 from families import images, text
 from supported_models import ARCHITECTURES
 
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import explain
 
 FAST = ("weights", "contributions", "rollout")
 HEADS = {

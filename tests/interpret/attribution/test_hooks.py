@@ -1,11 +1,19 @@
-"""What is recorded is what the model computes, and nothing stays behind."""
+"""Hooks on attention: what is recorded is what the model computes, other weights are those computed by hand, and nothing stays behind."""
 
 import pytest
 import torch
 from families import BACKBONES, assert_same, inputs_for, run, softmax_twin, text, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.interpret.attribution.hooks import is_signed, recording, watched_forward, watching
+from hf_tanhmax.interpret.attribution.hooks import (
+    hooked_forward,
+    is_signed,
+    random_weights,
+    record_attention,
+    replace_attention,
+    shuffled_weights,
+    zeroed_keys,
+)
 from hf_tanhmax.patching import attention_modules
 
 
@@ -18,7 +26,7 @@ def test_a_recorded_model_computes_the_same_with_padding_too(family, twin, imple
     model.set_attn_implementation(implementation)
     inputs = inputs_for(family)
     want = run(model, inputs)
-    with recording(model, [0, 1, 2]) as records:
+    with record_attention(model, [0, 1, 2]) as records:
         have = run(model, inputs)
     assert_same(have, want)
     for record in records:
@@ -29,7 +37,7 @@ def test_a_recorded_model_computes_the_same_with_padding_too(family, twin, imple
 
 def test_values_are_repeated_for_the_heads_that_share_them():
     model = tiny_model(hf_tanhmax.TanhMaxLlamaModel)
-    with recording(model, [1]) as records, torch.no_grad():
+    with record_attention(model, [1]) as records, torch.no_grad():
         model(input_ids=text(1, 5))
     torch.testing.assert_close(records[0].values[:, 0::2], records[0].values[:, 1::2])
     assert records[0].values.shape[1] == 4
@@ -39,17 +47,17 @@ def test_values_are_repeated_for_the_heads_that_share_them():
 def test_configs_come_back_after_an_error():
     model = tiny_model(hf_tanhmax.TanhMaxBertModel)
     before = [module.config for module in attention_modules(model)]
-    with pytest.raises(KeyError), recording(model, [0, 1]):
+    with pytest.raises(KeyError), record_attention(model, [0, 1]):
         raise KeyError
     assert all(module.config is config for module, config in zip(attention_modules(model), before, strict=True))
 
 
-def test_the_name_is_for_watched_modules_only():
+def test_the_name_is_for_hooked_modules_only():
     model = softmax_twin(tiny_model(hf_tanhmax.TanhMaxBertModel))
-    model.set_attn_implementation("tanhmax_watched")
-    with pytest.raises(ValueError, match='"tanhmax_watched" is no attention implementation to choose'):
+    model.set_attn_implementation("tanhmax_hooked")
+    with pytest.raises(ValueError, match='"tanhmax_hooked" is no attention implementation to choose'):
         model(input_ids=text(1, 5))
-    assert watched_forward.__doc__
+    assert hooked_forward.__doc__
 
 
 def test_modules_may_call_a_function_each():
@@ -57,13 +65,13 @@ def test_modules_may_call_a_function_each():
     modules = attention_modules(model)
 
     def attend(name):
-        def call(module, query, key, value, mask, **kwargs):
+        def zeros(call):
             calls.append(name)
-            return torch.zeros_like(query).transpose(1, 2).contiguous(), None
+            return torch.zeros_like(call.query).transpose(1, 2).contiguous(), None
 
-        return call
+        return zeros
 
-    with watching(modules[:2], [attend("first"), attend("second")]), torch.no_grad():
+    with replace_attention(modules[:2], [attend("first"), attend("second")]), torch.no_grad():
         model(input_ids=text(1, 5))
     assert calls == ["first", "second"]
 
@@ -77,3 +85,81 @@ def test_signed_is_what_has_a_polarity_above_zero():
     assert signed(tanhmax_polarity="learned") == [True] * 3
     assert signed(tanhmax_layers=[1]) == [False, True, False]
     assert [is_signed(module.config) for module in attention_modules(softmax_twin(tiny_model(hf_tanhmax.TanhMaxBertModel)))] == [False] * 3
+
+
+def by_hand(positions):
+    """Attention that forms the weights, sets columns of them to 0 and multiplies the values."""
+
+    def attend(call):
+        weights = call.compute_with_weights()[1].clone()
+        for row, keys in enumerate(positions):
+            weights[row, :, :, keys] = 0
+        return (weights @ call.value_per_head).transpose(1, 2).contiguous(), weights
+
+    return attend
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("twin", [False, True], ids=["tanhmax", "softmax"])
+def test_zeroed_keys_are_columns_of_zeros_and_nothing_is_divided_again(family, twin):
+    model = tiny_model(BACKBONES[family])
+    model = softmax_twin(model) if twin else model
+    modules, ids, positions = attention_modules(model)[1:], text(3, 6), [[2], [0, 4], []]
+    with torch.no_grad():
+        plain = model(input_ids=ids).last_hidden_state
+        with replace_attention(modules, zeroed_keys(positions)):
+            have = model(input_ids=ids).last_hidden_state
+        with replace_attention(modules, by_hand(positions)):
+            want = model(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(have, want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(have[2], plain[2], atol=1e-5, rtol=1e-4)
+    assert (have[0] - plain[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_shuffled_weights_are_the_same_numbers_over_the_keys_that_are_seen(family):
+    model, ids = tiny_model(BACKBONES[family]), text(2, 7)
+    module, weights = attention_modules(model)[0], {}
+
+    def keeping(seeds):
+        def attend(call):
+            output, weights["new"] = shuffled_weights(seeds)(call)
+            return output, weights["new"]
+
+        return attend
+
+    with torch.no_grad():
+        with record_attention(model, [0]) as records:
+            model(input_ids=ids)
+        with replace_attention([module], keeping([(0, 0, 0, 0), (0, 1, 0, 0)])):
+            first = model(input_ids=ids).last_hidden_state
+        new = weights["new"]
+        with replace_attention([module], keeping([(0, 1, 0, 0), (0, 0, 0, 0)])):
+            second = model(input_ids=ids.flip(0)).last_hidden_state
+    torch.testing.assert_close(new.sort(-1).values, records[0].weights.sort(-1).values)
+    assert not torch.equal(new, records[0].weights)
+    if family == "llama":
+        assert not new.triu(1).any()
+    torch.testing.assert_close(first, second.flip(0))
+
+
+@pytest.mark.parametrize("twin", [False, True], ids=["tanhmax", "softmax"])
+def test_random_weights_are_normalised_as_the_layers_own(twin):
+    model = tiny_model(BACKBONES["llama"])
+    model = softmax_twin(model) if twin else model
+    found = {}
+
+    def attend(call):
+        output, found["weights"] = random_weights([(0, 0), (0, 1)])(call)
+        return output, found["weights"]
+
+    with torch.no_grad(), replace_attention([attention_modules(model)[1]], attend):
+        model(input_ids=text(1, 9).expand(2, -1))
+    weights = found["weights"]
+    assert not weights.triu(1).any()
+    assert not torch.equal(weights[0], weights[1])
+    if twin:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 9))
+    else:
+        assert bool((weights.abs().sum(-1) <= 1).all())
+        assert bool((weights < 0).any())

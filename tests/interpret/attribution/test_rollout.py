@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from hf_tanhmax.interpret.attribution import rollout
+from hf_tanhmax.interpret import rollout
 
 WEIGHTS = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

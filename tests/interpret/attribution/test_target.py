@@ -6,8 +6,7 @@ from families import images, text, tiny_model
 from tiny_tokenizers import word_pieces
 
 import hf_tanhmax
-from hf_tanhmax.interpret import explain_generation
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import explain, explain_generation
 
 FAST = ("weights",)
 NAMES = {"id2label": {0: "against", 1: "for"}, "label2id": {"against": 0, "for": 1}}

@@ -9,8 +9,8 @@ from families import images, softmax_twin, text, tiny_model
 from scipy import stats
 
 import hf_tanhmax
-from hf_tanhmax.interpret.attribution import explain
-from hf_tanhmax.interpret.faithfulness.evaluate import COMPARED, faithfulness
+from hf_tanhmax.interpret import explain
+from hf_tanhmax.interpret.faithfulness.evaluate import DEFAULT_METHODS, faithfulness
 from hf_tanhmax.interpret.faithfulness.metrics import MEASURES
 
 CHEAP = ("weights", "oriented", "contributions", "random")
@@ -112,11 +112,11 @@ def test_all_measures_of_pictures_are_those_that_delete_nothing():
 def test_the_report_is_a_table_and_json():
     model = tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification)
     report = faithfulness(
-        model, None, batches(5, 6), COMPARED, ("attention_tau", "sign_agreement", "random"), draws=2, steps=2, progress=False
+        model, None, batches(5, 6), DEFAULT_METHODS, ("attention_tau", "sign_agreement", "random"), draws=2, steps=2, progress=False
     )
     lines = report.table().splitlines()
     assert lines[0].startswith("| method")
-    assert [line.split("|")[1].strip() for line in lines[2:8]] == list(COMPARED)
+    assert [line.split("|")[1].strip() for line in lines[2:8]] == list(DEFAULT_METHODS)
     assert lines[-1].startswith("random median: 0.")
     read = json.loads(report.to_json())
     assert read["cells"]["attention_tau"]["weights"]["n"] == 2

@@ -1,34 +1,34 @@
-"""Measures of a made-up model whose probability is known in closed form."""
+"""Metrics of a made-up model whose probability is known in closed form."""
 
 import math
 
 import numpy
 import pytest
 
-from hf_tanhmax.interpret.faithfulness.metrics import MEASURES, Subject
+from hf_tanhmax.interpret.faithfulness.metrics import MEASURES, MeasuredExample
 
 EFFECTS = numpy.array([0.3, -0.1, 0.05, 0.0, 0.2])
-UNITS = (1, 2, 3, 5, 6)
+POSITIONS = (1, 2, 3, 5, 6)
 
 
 def probability(copy):
-    """0.5, less the effect of each position that is erased; shuffles and random weights take 0.01 a draw."""
-    if copy.way in ("permutation", "random"):
+    """0.5, less the effect of each position that is erased; shuffles and random weights take 0.01 per draw."""
+    if copy.kind in ("permutation", "random"):
         return 0.5 - 0.01 * copy.draw * (-1) ** copy.draw
-    return 0.5 - sum(EFFECTS[UNITS.index(place)] for place in copy.erased)
+    return 0.5 - sum(EFFECTS[POSITIONS.index(place)] for place in copy.erased)
 
 
 def value(measure, scores, **changes):
-    subject = Subject(0, UNITS, **changes)
-    return MEASURES[measure].value(subject, numpy.asarray(scores, dtype=float), probability)
+    example = MeasuredExample(0, POSITIONS, **changes)
+    return MEASURES[measure].value(example, numpy.asarray(scores, dtype=float), probability)
 
 
-@pytest.mark.parametrize("way", ["attention", "mask", "deletion"])
-def test_tau_is_one_for_true_scores_and_minus_one_for_false_ones(way):
-    assert value(f"{way}_tau", EFFECTS) == pytest.approx(1)
-    assert value(f"{way}_tau", -EFFECTS) == pytest.approx(-1)
-    assert value(f"{way}_abs_tau", -EFFECTS) == pytest.approx(1)
-    assert math.isnan(value(f"{way}_tau", numpy.ones(5)))
+@pytest.mark.parametrize("kind", ["attention", "mask", "deletion"])
+def test_tau_is_one_for_true_scores_and_minus_one_for_false_ones(kind):
+    assert value(f"{kind}_tau", EFFECTS) == pytest.approx(1)
+    assert value(f"{kind}_tau", -EFFECTS) == pytest.approx(-1)
+    assert value(f"{kind}_abs_tau", -EFFECTS) == pytest.approx(1)
+    assert math.isnan(value(f"{kind}_tau", numpy.ones(5)))
 
 
 def test_sign_agreement_leaves_out_what_has_no_effect():
@@ -40,8 +40,8 @@ def test_comprehensiveness_and_sufficiency_of_the_top_positions():
     # Tops of 1, 1, 1, 1 and 3 of 5 positions; in order 0.3, 0.2, 0.05, 0, -0.1.
     assert value("comprehensiveness", EFFECTS) == pytest.approx((4 * 0.3 + 0.55) / 5)
     assert value("sufficiency", EFFECTS) == pytest.approx((4 * 0.15 - 0.1) / 5)
-    assert {copy.way for copy in MEASURES["sufficiency"].copies(Subject(0, UNITS), EFFECTS)} == {"deletion"}
-    assert {copy.way for copy in MEASURES["sufficiency"].copies(Subject(0, UNITS, "mask"), EFFECTS)} == {"mask"}
+    assert {copy.kind for copy in MEASURES["sufficiency"].copies(MeasuredExample(0, POSITIONS), EFFECTS)} == {"deletion"}
+    assert {copy.kind for copy in MEASURES["sufficiency"].copies(MeasuredExample(0, POSITIONS, "mask"), EFFECTS)} == {"mask"}
 
 
 def test_curves():
@@ -59,11 +59,11 @@ def test_replaced_attention_takes_the_median_change(measure):
 
 def test_every_value_needs_only_the_copies_it_named():
     for measure in MEASURES.values():
-        subject = Subject(0, UNITS)
-        named = {subject.whole, *measure.copies(subject, EFFECTS)}
+        example = MeasuredExample(0, POSITIONS)
+        named = {example.original, *measure.copies(example, EFFECTS)}
 
         def lookup(copy, named=named):
             assert copy in named
             return probability(copy)
 
-        measure.value(subject, EFFECTS, lookup)
+        measure.value(example, EFFECTS, lookup)

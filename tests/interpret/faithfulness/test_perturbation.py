@@ -8,18 +8,18 @@ from families import images, softmax_twin, text, tiny_model
 
 import hf_tanhmax
 from hf_tanhmax.interpret.attribution.target import Target
-from hf_tanhmax.interpret.faithfulness.perturbation import Case, Copy, Eraser, log_odds_of
+from hf_tanhmax.interpret.faithfulness.perturbation import Example, Perturbation, PerturbationRunner, log_odds_of
 from hf_tanhmax.interpret.inputs.encoding import encode
 
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification
 
 
-def eraser(model, cases, batch_size=8, layers=(0, 1, 2)):
-    return Eraser(model, cases, layers=list(layers), baseline=0, batch_size=batch_size)
+def runner(model, examples, batch_size=8, layers=(0, 1, 2)):
+    return PerturbationRunner(model, examples, layers=list(layers), baseline=0, batch_size=batch_size)
 
 
-def case(model, inputs, position=None, grid=None):
-    return Case(encode(model, inputs), Target(1, position, ""), grid)
+def example(model, inputs, position=None, grid=None):
+    return Example(encode(model, inputs), Target(1, position, ""), grid)
 
 
 def test_log_odds_are_those_of_the_probability():
@@ -37,73 +37,76 @@ def test_probabilities_near_one_do_not_tie():
 
 
 @pytest.mark.parametrize("twin", [False, True], ids=["tanhmax", "softmax"])
-def test_every_way_is_the_same_alone_and_in_a_batch(twin):
+def test_every_kind_is_the_same_alone_and_in_a_batch(twin):
     model = tiny_model(BERT)
     model = softmax_twin(model) if twin else model
-    cases = {3: case(model, {"input_ids": text(1, 6)}), 5: case(model, {"input_ids": text(1, 12)[:, 5:]})}
+    examples = {3: example(model, {"input_ids": text(1, 6)}), 5: example(model, {"input_ids": text(1, 12)[:, 5:]})}
     copies = [
-        Copy(index, way, frozenset(erased)) for index in cases for way in ("attention", "mask", "deletion") for erased in ((), (1,), (0, 4))
+        Perturbation(index, kind, frozenset(erased))
+        for index in examples
+        for kind in ("attention", "mask", "deletion")
+        for erased in ((), (1,), (0, 4))
     ]
-    copies += [Copy(index, way, draw=draw) for index in cases for way in ("permutation", "random") for draw in (0, 1)]
-    together = eraser(model, cases).log_odds([*copies, *copies])
+    copies += [Perturbation(index, kind, draw=draw) for index in examples for kind in ("permutation", "random") for draw in (0, 1)]
+    together = runner(model, examples).log_odds([*copies, *copies])
     assert set(together) == set(copies)
     for copy in copies:
-        assert eraser(model, cases, batch_size=1).log_odds([copy])[copy] == pytest.approx(together[copy], abs=1e-5)
+        assert runner(model, examples, batch_size=1).log_odds([copy])[copy] == pytest.approx(together[copy], abs=1e-5)
     values = sorted(together.values())
     different = 1 + sum(later - earlier > 1e-5 for earlier, later in itertools.pairwise(values))
-    assert different == len(copies) - 2 * 2  # nothing erased is the same in three ways
+    assert different == len(copies) - 2 * 2  # nothing erased is the same in three kinds
 
 
 def test_deletion_moves_the_position_that_is_read():
     model = tiny_model(hf_tanhmax.TanhMaxLlamaForCausalLM)
     ids = text(1, 6)
-    cases = {0: case(model, {"input_ids": ids}, position=5), 1: case(model, {"input_ids": ids}, position=3)}
+    examples = {0: example(model, {"input_ids": ids}, position=5), 1: example(model, {"input_ids": ids}, position=3)}
 
     def alone(kept, position):
         with torch.no_grad():
             return float(log_odds_of(model(input_ids=ids[:, kept]).logits[:, position], torch.tensor([1]), model.config))
 
     copies = {
-        Copy(0, "deletion", frozenset({1})): alone([0, 2, 3, 4, 5], 4),
-        Copy(0, "deletion", frozenset({5})): alone([0, 1, 2, 3, 4], 4),
-        Copy(1, "deletion", frozenset({1, 5})): alone([0, 2, 3, 4], 2),
-        Copy(1, "deletion", frozenset({5, 4})): alone([0, 1, 2, 3], 3),
-        Copy(1, "attention", frozenset({5})): alone([0, 1, 2, 3, 4, 5], 3),
+        Perturbation(0, "deletion", frozenset({1})): alone([0, 2, 3, 4, 5], 4),
+        Perturbation(0, "deletion", frozenset({5})): alone([0, 1, 2, 3, 4], 4),
+        Perturbation(1, "deletion", frozenset({1, 5})): alone([0, 2, 3, 4], 2),
+        Perturbation(1, "deletion", frozenset({5, 4})): alone([0, 1, 2, 3], 3),
+        Perturbation(1, "attention", frozenset({5})): alone([0, 1, 2, 3, 4, 5], 3),
     }
-    found = eraser(model, cases).log_odds(copies)
+    found = runner(model, examples).log_odds(copies)
     for copy, want in copies.items():
         assert found[copy] == pytest.approx(want, abs=1e-5)
 
 
 def test_where_nothing_would_be_left_the_first_token_is_masked():
     model = tiny_model(hf_tanhmax.TanhMaxLlamaForCausalLM)
-    cases = {0: case(model, {"input_ids": text(1, 2)}, position=1)}
-    copy = Copy(0, "deletion", frozenset({0, 1}))
+    examples = {0: example(model, {"input_ids": text(1, 2)}, position=1)}
+    copy = Perturbation(0, "deletion", frozenset({0, 1}))
     with torch.no_grad():
         want = float(log_odds_of(model(input_ids=torch.zeros(1, 1, dtype=torch.long)).logits[:, 0], torch.tensor([1]), model.config))
-    assert eraser(model, cases).log_odds([copy])[copy] == pytest.approx(want, abs=1e-5)
+    assert runner(model, examples).log_odds([copy])[copy] == pytest.approx(want, abs=1e-5)
 
 
-def test_only_the_chosen_layers_are_deaf():
+def test_only_the_explained_layers_ignore_a_position():
     model = tiny_model(BERT)
-    cases, copy = {0: case(model, {"input_ids": text(1, 6)})}, Copy(0, "attention", frozenset({2}))
-    whole = eraser(model, cases).log_odds([Copy(0, "mask")])[Copy(0, "mask")]
-    found = [eraser(model, cases, layers=layers).log_odds([copy])[copy] for layers in ((0,), (2,), (0, 1, 2))]
+    examples, copy = {0: example(model, {"input_ids": text(1, 6)})}, Perturbation(0, "attention", frozenset({2}))
+    whole = runner(model, examples).log_odds([Perturbation(0, "mask")])[Perturbation(0, "mask")]
+    found = [runner(model, examples, layers=layers).log_odds([copy])[copy] for layers in ((0,), (2,), (0, 1, 2))]
     assert len({round(value, 5) for value in (whole, *found)}) == 4
 
 
-def test_ways_that_cannot_be_are_refused():
+def test_kinds_that_do_not_exist_are_refused():
     model = tiny_model(hf_tanhmax.TanhMaxViTForImageClassification)
-    cases = {0: case(model, {"pixel_values": images(1)}, grid=(3, 3))}
+    examples = {0: example(model, {"pixel_values": images(1)}, grid=(3, 3))}
     with pytest.raises(ValueError, match="a patch cannot be deleted"):
-        eraser(model, cases).log_odds([Copy(0, "deletion", frozenset({1}))])
+        runner(model, examples).log_odds([Perturbation(0, "deletion", frozenset({1}))])
     with pytest.raises(ValueError, match="no way to erase called 'blur'; choose one of attention"):
-        eraser(model, cases).log_odds([Copy(0, "blur")])
+        runner(model, examples).log_odds([Perturbation(0, "blur")])
 
 
 def test_progress_counts_copies():
     model, done = tiny_model(BERT), []
-    cases = {0: case(model, {"input_ids": text(1, 6)})}
-    counting = Eraser(model, cases, layers=[0], baseline=0, batch_size=4, progress=done.append)
-    counting.log_odds([Copy(0, "mask", frozenset({place})) for place in range(6)])
+    examples = {0: example(model, {"input_ids": text(1, 6)})}
+    counting = PerturbationRunner(model, examples, layers=[0], baseline=0, batch_size=4, progress=done.append)
+    counting.log_odds([Perturbation(0, "mask", frozenset({place})) for place in range(6)])
     assert done == [4, 2]

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_tokenizers import byte_pieces, word_pieces
 
 import hf_tanhmax
-from hf_tanhmax.interpret.inputs.encoding import encode, longest
+from hf_tanhmax.interpret.inputs.encoding import encode, length_limit
 
 
 def bert():
@@ -29,7 +29,7 @@ def test_a_text():
     assert found.tokens == ("[CLS]", "a", "good", "film", "[SEP]")
     assert found.words == (None, 0, 1, 2, None)
     assert found.word_texts == ("a", "good", "film")
-    assert found.places == (1, 2, 3)
+    assert found.content_positions == (1, 2, 3)
 
 
 def test_a_pair_of_texts():
@@ -91,8 +91,8 @@ def test_a_text_longer_than_the_model_is_refused_or_cut():
 
 
 def test_the_tokenizer_may_know_a_smaller_limit():
-    assert longest(bert(), word_pieces(model_max_length=32)) == 32
-    assert longest(bert(), byte_pieces()) == 64
+    assert length_limit(bert(), word_pieces(model_max_length=32)) == 32
+    assert length_limit(bert(), byte_pieces()) == 64
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
-"""Patches of pictures: names, sums and maps."""
+"""Patches of images: names, sums and maps."""
 
 import pytest
 import torch
 import transformers
 
-from hf_tanhmax.interpret.inputs.image_patches import grid_of, patch_names, per_patch, upsampled
+from hf_tanhmax.interpret.inputs.image_patches import patch_grid, patch_names, sum_per_patch, upsampled
 
 
 def test_the_grid_is_rows_by_columns():
-    assert grid_of(transformers.ViTConfig(patch_size=5), torch.zeros(1, 3, 10, 15)) == (2, 3)
-    assert grid_of(transformers.ViTConfig(patch_size=[5, 3]), torch.zeros(1, 3, 10, 15)) == (2, 5)
+    assert patch_grid(transformers.ViTConfig(patch_size=5), torch.zeros(1, 3, 10, 15)) == (2, 3)
+    assert patch_grid(transformers.ViTConfig(patch_size=[5, 3]), torch.zeros(1, 3, 10, 15)) == (2, 5)
     with pytest.raises(ValueError, match="BertConfig has no patch_size"):
-        grid_of(transformers.BertConfig(), torch.zeros(1, 3, 10, 15))
+        patch_grid(transformers.BertConfig(), torch.zeros(1, 3, 10, 15))
 
 
 def test_what_comes_before_the_patches_is_special():
@@ -25,7 +25,7 @@ def test_what_comes_before_the_patches_is_special():
 
 def test_pixels_are_added_up_in_each_patch():
     pixels = torch.arange(24.0).reshape(4, 6)
-    found = per_patch(pixels, (2, 2), 5)
+    found = sum_per_patch(pixels, (2, 2), 5)
     assert found.tolist() == [
         0,
         *(float(pixels[rows, columns].sum()) for rows in (slice(2), slice(2, 4)) for columns in (slice(3), slice(3, 6))),

@@ -2,13 +2,13 @@
 
 from tiny_tokenizers import byte_pieces, word_pieces
 
-from hf_tanhmax.interpret.inputs.word_alignment import readable, words_of
+from hf_tanhmax.interpret.inputs.word_alignment import align_words, token_texts
 
 
 def merged(tokenizer, text):
     batch = tokenizer(text, return_offsets_mapping=True)
     special = [identifier in tokenizer.all_special_ids for identifier in batch["input_ids"]]
-    return readable(tokenizer, batch["input_ids"]), *words_of(text, batch["offset_mapping"], special)
+    return token_texts(tokenizer, batch["input_ids"]), *align_words(text, batch["offset_mapping"], special)
 
 
 def test_pieces_and_apostrophes_are_one_word_and_marks_are_their_own():
@@ -32,8 +32,8 @@ def test_a_character_of_several_tokens_is_in_one_word():
 
 
 def test_scripts_without_spaces_have_a_word_for_each_character():
-    assert words_of("好片 ok", [(0, 1), (1, 2), (2, 5)], [False] * 3) == ((0, 1, 2), ("好", "片", "ok"))
+    assert align_words("好片 ok", [(0, 1), (1, 2), (2, 5)], [False] * 3) == ((0, 1, 2), ("好", "片", "ok"))
 
 
 def test_without_a_tokenizer_tokens_are_numbers():
-    assert readable(None, [7, 9]) == ("id 7", "id 9")
+    assert token_texts(None, [7, 9]) == ("id 7", "id 9")

@@ -7,8 +7,7 @@ import torch
 from families import text, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.interpret import to_bertviz, to_circuitsvis
-from hf_tanhmax.interpret.attribution import explain
+from hf_tanhmax.interpret import explain, to_bertviz, to_circuitsvis
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,7 @@ from itertools import pairwise
 import pytest
 from matplotlib.figure import Figure
 
-from hf_tanhmax.interpret.viz import fonts as lettering
-from hf_tanhmax.interpret.viz.fonts import MISSING, Lettering, families
+from hf_tanhmax.interpret.viz.fonts import FAMILIES, MISSING, TextRenderer, families
 
 
 def test_only_installed_families():
@@ -17,16 +16,16 @@ def test_only_installed_families():
 
 
 def test_letters_that_no_font_has():
-    letters = Lettering()
-    assert letters.drawn("fün $x_1$ − □\n") == "fün $x_1$ − □\n"
-    assert letters.drawn("a\U0010ffffb") == f"a{MISSING}b"
-    assert letters.drawn(MISSING) == MISSING
+    renderer = TextRenderer()
+    assert renderer.with_boxes("fün $x_1$ − □\n") == "fün $x_1$ − □\n"
+    assert renderer.with_boxes("a\U0010ffffb") == f"a{MISSING}b"
+    assert renderer.with_boxes(MISSING) == MISSING
 
 
 def test_lines():
-    letters = Lettering()
+    renderer = TextRenderer()
     texts = ["one", "two", "a very long word indeed", "three", "x"]
-    lines = letters.wrapped(texts, width=80, gap=4, padding=8)
+    lines = renderer.wrap(texts, width=80, gap=4, padding=8)
     assert [index for line in lines for index, _, _ in line] == [0, 1, 2, 3, 4]
     assert [[index for index, _, _ in line] for line in lines] == [[0, 1], [2], [3, 4]]
     for line in lines:
@@ -34,14 +33,14 @@ def test_lines():
         for (_, left, wide), (_, after, _) in pairwise(line):
             assert after == pytest.approx(left + wide + 4)
         assert len(line) == 1 or line[-1][1] + line[-1][2] <= 80
-    assert letters.width("wwww") > letters.width("iiii")
+    assert renderer.width("wwww") > renderer.width("iiii")
 
 
 def test_dollars_are_letters():
     axes = Figure().subplots()
-    Lettering().title(axes, "$a_b$")
-    Lettering().ticks(axes.xaxis, ["$x^2$"])
+    TextRenderer().title(axes, "$a_b$")
+    TextRenderer().ticks(axes.xaxis, ["$x^2$"])
     title, tick = axes.title if axes.title.get_text() else axes._left_title, axes.get_xticklabels()[0]
     assert (title.get_text(), title.get_parse_math(), title.get_usetex()) == ("$a_b$", False, False)
     assert (tick.get_text(), tick.get_parse_math(), tick.get_usetex()) == ("$x^2$", False, False)
-    assert lettering.FAMILIES[0] in title.get_fontfamily()
+    assert FAMILIES[0] in title.get_fontfamily()

@@ -15,7 +15,7 @@ from made_explanations import TOKENS, made, made_long, made_of_image
 from PIL import Image
 
 from hf_tanhmax.interpret.viz.page import save_page, to_html
-from hf_tanhmax.interpret.viz.selection import head_numbers
+from hf_tanhmax.interpret.viz.views import head_numbers
 
 EVIL = "</script><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 VIEWS = ("raw", "oriented", "contributions")

@@ -145,12 +145,12 @@ def test_text_of_any_kind_stays_text():
             assert "$\\alpha" in words
 
 
-def test_ink_can_be_read():
+def test_text_has_contrast():
     def luminance(colour):
         return sum(weight * channel**2.2 for weight, channel in zip((0.2126, 0.7152, 0.0722), to_rgb(colour), strict=True))
 
     for strength in np.linspace(-1, 1, 41):
-        pair = sorted([luminance(colour_map()((strength + 1) / 2)), luminance(plots._ink(strength))])
+        pair = sorted([luminance(colour_map()((strength + 1) / 2)), luminance(plots._text_colour(strength))])
         assert (pair[1] + 0.05) / (pair[0] + 0.05) > 4.3, strength  # the best that two inks can do is 4.35 on their darkest common ground
 
 

@@ -1,4 +1,4 @@
-"""A model is left as it was, and what cannot be seen is named."""
+"""A model is left as it was, and attention that cannot be recorded is named."""
 
 import pytest
 import torch
@@ -6,9 +6,8 @@ import transformers
 from families import images, softmax_twin, text, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.interpret import faithfulness
-from hf_tanhmax.interpret.attribution import explain
-from hf_tanhmax.interpret.attribution.evaluation import check_attentions, name_of
+from hf_tanhmax.interpret import explain, faithfulness
+from hf_tanhmax.interpret.attribution.evaluation_mode import display_name, resolve_layers
 
 FAST = ("weights", "contributions")
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification
@@ -90,22 +89,22 @@ def test_a_model_that_hides_its_attention_is_named():
 
 def test_a_model_without_attention_and_an_encoder_decoder_are_refused():
     with pytest.raises(ValueError, match="it has no attention modules"):
-        check_attentions(torch.nn.Linear(2, 2))
+        resolve_layers(torch.nn.Linear(2, 2))
     sizes = {"d_model": 12, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     model = transformers.BartForSequenceClassification(transformers.BartConfig(vocab_size=53, **sizes))
     with pytest.raises(ValueError, match="is an encoder and a decoder"):
-        check_attentions(model)
+        resolve_layers(model)
 
 
 @pytest.mark.parametrize(("layers", "message"), [([3], "there is no layer 3"), (-4, "there is no layer -4"), ([], "layers is empty")])
 def test_layers_that_do_not_exist_are_refused(layers, message):
     with pytest.raises(ValueError, match=message):
-        check_attentions(tiny_model(BERT), layers)
+        resolve_layers(tiny_model(BERT), layers)
 
 
 def test_layers_count_from_either_end():
-    assert check_attentions(tiny_model(BERT), [-1, 0, 2]) == [0, 2]
-    assert check_attentions(tiny_model(BERT), 1) == [1]
+    assert resolve_layers(tiny_model(BERT), [-1, 0, 2]) == [0, 2]
+    assert resolve_layers(tiny_model(BERT), 1) == [1]
 
 
 @pytest.mark.parametrize("cls", [BERT, hf_tanhmax.TanhMaxViTForImageClassification])
@@ -158,8 +157,8 @@ def test_what_is_no_loaded_model_is_refused(model):
 
 def test_a_folder_is_called_by_its_last_part(tmp_path):
     model = tiny_model(BERT)
-    assert name_of(model) == "TanhMaxBertForSequenceClassification"
+    assert display_name(model) == "TanhMaxBertForSequenceClassification"
     model.config._name_or_path = "you/tanhmax-bert"
-    assert name_of(model) == "you/tanhmax-bert"
+    assert display_name(model) == "you/tanhmax-bert"
     model.config._name_or_path = str(tmp_path)
-    assert name_of(model) == tmp_path.name
+    assert display_name(model) == tmp_path.name

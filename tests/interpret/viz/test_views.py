@@ -1,17 +1,17 @@
-"""What a picture shows is what the explanation holds."""
+"""Views are the tensors of the explanation."""
 
 import pytest
 import torch
 from made_explanations import TOKENS, made
 
-from hf_tanhmax.interpret.viz.selection import head_numbers, matrices, one_head, texts_and_scores
+from hf_tanhmax.interpret.viz.views import head_matrices, head_matrix, head_numbers, texts_and_scores
 
 
 def test_views():
     explanation = made()
-    assert matrices(explanation, "raw") is explanation.weights
-    assert torch.equal(matrices(explanation, "oriented")[0, 2], explanation.weights[0, 2] * explanation.orientation[0, 2])
-    assert torch.equal(one_head(explanation, 1, 2, "contributions"), explanation.contributions[1, 2])
+    assert head_matrices(explanation, "raw") is explanation.weights
+    assert torch.equal(head_matrices(explanation, "oriented")[0, 2], explanation.weights[0, 2] * explanation.orientation[0, 2])
+    assert torch.equal(head_matrix(explanation, 1, 2, "contributions"), explanation.contributions[1, 2])
 
 
 def test_a_head_in_one_number():
@@ -36,10 +36,10 @@ def test_words_are_sums_of_their_tokens():
 def test_what_there_is_not():
     explanation = made()
     with pytest.raises(ValueError, match=r'there is no view "size"; there are raw, oriented, contributions'):
-        matrices(explanation, "size")
+        head_matrices(explanation, "size")
     for layer, head in ((2, 0), (0, 3), (-1, 0)):
         with pytest.raises(ValueError, match=rf"there is no layer {layer}, head {head}: layers are 0 to 1 and heads 0 to 2"):
-            one_head(explanation, layer, head, "raw")
+            head_matrix(explanation, layer, head, "raw")
     with pytest.raises(ValueError, match=r'scores are by "words" or by "tokens", not by "letters"'):
         texts_and_scores(explanation, "rollout", "letters")
     for unit in ("words", "tokens"):

@@ -8,7 +8,7 @@ from families import images, text, tiny_model
 from tiny_tokenizers import byte_pieces, word_pieces
 
 import hf_tanhmax
-from hf_tanhmax.interpret.attribution.gradients import baseline_token, integrated_gradients
+from hf_tanhmax.interpret.attribution.integrated_gradients import baseline_token, integrated_gradients
 from hf_tanhmax.interpret.attribution.target import Target
 
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification

@@ -1,14 +1,19 @@
-"""What a picture shows of an explanation: one view of every head, one number for each head, scores of tokens or of words."""
+"""The numbers that figures and pages show of an explanation: a view of every head, one number per head, scores of tokens or words."""
 
 from torch import Tensor
 
 from ..attribution.explanation import Explanation
-from .labels import VIEWS, seen
+from .labels import printable
 
+VIEWS = {
+    "raw": "attention weight",
+    "oriented": "oriented weight",
+    "contributions": "contribution (logits)",
+}
 UNITS = ("words", "tokens")
 
 
-def matrices(explanation: Explanation, view: str) -> Tensor:
+def head_matrices(explanation: Explanation, view: str) -> Tensor:
     """One view of every head, [L, H, Q, K]: "raw" weights, "oriented" weights or "contributions".
 
     Raises:
@@ -20,25 +25,28 @@ def matrices(explanation: Explanation, view: str) -> Tensor:
 
 
 def head_numbers(explanation: Explanation, view: str) -> Tensor:
-    """One signed number for each head, [L, H]: the mean over queries of the sum of weights, or the sum of contributions in logits.
+    """One signed number per head, [L, H]: the mean over queries of the sum of weights, or the sum of contributions in logits.
 
     The sum of weights is 1 for softmax, and from -1 to 1 for TanhMax.
+
+    Raises:
+        ValueError: there is no such view.
     """
-    found = matrices(explanation, view)
-    return found.sum((-2, -1)) if view == "contributions" else found.sum(-1).mean(-1)
+    matrices = head_matrices(explanation, view)
+    return matrices.sum((-2, -1)) if view == "contributions" else matrices.sum(-1).mean(-1)
 
 
-def one_head(explanation: Explanation, layer: int, head: int, view: str) -> Tensor:
+def head_matrix(explanation: Explanation, layer: int, head: int, view: str) -> Tensor:
     """One view of one head, [Q, K].
 
     Raises:
         ValueError: there is no such layer, head or view.
     """
-    found = matrices(explanation, view)
-    layers, heads = found.shape[:2]
+    matrices = head_matrices(explanation, view)
+    layers, heads = matrices.shape[:2]
     if not (0 <= layer < layers and 0 <= head < heads):
         raise ValueError(f"there is no layer {layer}, head {head}: layers are 0 to {layers - 1} and heads 0 to {heads - 1}")
-    return found[layer, head]
+    return matrices[layer, head]
 
 
 def texts_and_scores(explanation: Explanation, scores: str, by: str) -> tuple[list[str], list[float]]:
@@ -55,5 +63,5 @@ def texts_and_scores(explanation: Explanation, scores: str, by: str) -> tuple[li
     if by not in UNITS:
         raise ValueError(f'scores are by "words" or by "tokens", not by "{by}"')
     by_word = explanation.by_word(scores)
-    texts, found = (explanation.word_texts, by_word) if by == "words" else (explanation.tokens, explanation.scores[scores])
-    return [seen(text) for text in texts], found.tolist()
+    texts, values = (explanation.word_texts, by_word) if by == "words" else (explanation.tokens, explanation.scores[scores])
+    return [printable(text) for text in texts], values.tolist()

@@ -1,12 +1,16 @@
-"""How scores of positions come from the heads."""
+"""Scores of positions from the weights and contributions of the heads."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from families import images, text, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.interpret.attribution import explain, rollout
-from hf_tanhmax.interpret.attribution.examining import Request
+from hf_tanhmax.interpret import explain, rollout
+from hf_tanhmax.interpret.attribution.hooks import replace_attention
+from hf_tanhmax.interpret.attribution.methods import AttributionOptions
+from hf_tanhmax.patching import attention_modules
 
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification
 
@@ -28,26 +32,23 @@ def test_scores_of_all_layers():
 
 def test_contributions_are_the_first_order_of_attention_erasure():
     """The derivative of the logit along the erased columns, by finite differences in float64, through all layers at once."""
-    from hf_tanhmax.interpret.attribution.hooks import plainly, watching
-    from hf_tanhmax.patching import attention_modules
-
     model, ids, step = tiny_model(BERT).double(), text(1, 5), 1e-6
     found = explain(model, {"input_ids": ids}, 1, methods=("contributions",))
 
-    def quieter(place):
-        def attend(module, query, key, value, mask, **kwargs):
-            heard = torch.ones(1, 1, 5, 1, dtype=value.dtype)
-            heard[0, 0, place] -= step
-            return plainly(module, query, key, value * heard, mask, **kwargs)
+    def reduced(position):
+        def attend(call):
+            factor = torch.ones(1, 1, 5, 1, dtype=call.value.dtype)
+            factor[0, 0, position] -= step
+            return replace(call, value=call.value * factor).compute()
 
         return attend
 
     with torch.no_grad():
         whole = float(model(input_ids=ids).logits[0, 1])
-        for place in range(5):
-            with watching(attention_modules(model), quieter(place)):
+        for position in range(5):
+            with replace_attention(attention_modules(model), reduced(position)):
                 slope = (whole - float(model(input_ids=ids).logits[0, 1])) / step
-            assert float(found.scores["contributions"][place]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
+            assert float(found.scores["contributions"][position]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
 
 
 def test_pixels_are_gathered_in_patches():
@@ -68,7 +69,7 @@ def test_pixels_are_gathered_in_patches():
 )
 def test_methods_that_do_not_exist_are_refused(methods, message):
     with pytest.raises(ValueError, match=message):
-        Request(methods, [0], 0)
+        AttributionOptions(methods, [0], 0)
 
 
 @pytest.mark.parametrize(("steps", "advice"), [(1, True), (512, False)])

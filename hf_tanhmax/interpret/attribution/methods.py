@@ -1,0 +1,157 @@
+"""The attribution methods: scores of every position of one input. `explain` computes them for one input, `faithfulness` for many."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...settings_text import some
+from ..inputs.encoding import PIXELS, EncodedInput, ImageProcessor, ModelInput, encode
+from ..inputs.image_patches import patch_grid, patch_names, sum_per_patch
+from .evaluation_mode import modules_outside_interface
+from .forward_passes import PassResult, forward_backward
+from .integrated_gradients import STEPS, IntegratedGradients, integrated_gradients
+from .orientation import oriented
+from .rollout import rollout
+
+# The share of all scores up to which the gap of integrated gradients is no reason to advise more steps.
+ACCEPTED_GAP = 0.1
+METHODS = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient", "integrated_gradients")
+
+
+@dataclass(frozen=True)
+class AttributionOptions:
+    """Arguments of `explain`, checked; `layers` as indices, and `baseline` as `baseline_token` finds it.
+
+    Raises:
+        ValueError: a method that does not exist, or none.
+    """
+
+    methods: tuple[str, ...]
+    layers: list[int]
+    baseline: int
+    tokenizer: PreTrainedTokenizerBase | None = None
+    processor: ImageProcessor | None = None
+    position: int | None = None
+    max_length: int | None = None
+    steps: int = STEPS
+
+    def __post_init__(self) -> None:
+        if isinstance(self.methods, str):
+            raise ValueError(f"methods must be a tuple of names, but is the text {self.methods!r}")
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown or not self.methods:
+            what = f"there is no method {unknown[0]!r}" if unknown else "methods is empty"
+            raise ValueError(f"{what}; choose from {', '.join(METHODS)}")
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """One input with names for its positions, the result of its forward and backward pass, and scores `[K]` by method.
+
+    `grid` and `notes` are as in `Explanation`.
+    """
+
+    encoded: EncodedInput
+    result: PassResult
+    scores: dict[str, Tensor]
+    grid: tuple[int, int] | None
+    notes: list[str] = field(default_factory=list)
+
+
+def attribute(model: PreTrainedModel, inputs: ModelInput, target: int | str | None, options: AttributionOptions) -> Attribution:
+    """Encode one input, run the model forward and backward, and score the positions.
+
+    Args:
+        model: in evaluation mode, gradients enabled.
+        inputs: as for `explain`.
+        target: as for `explain`.
+        options: methods, layers and whatever else `explain` was given.
+
+    Raises:
+        ValueError, TypeError, ImportError: as `explain`.
+    """
+    encoded = encode(model, inputs, tokenizer=options.tokenizer, processor=options.processor, max_length=options.max_length)
+    result = forward_backward(model, encoded.inputs, target, options.layers, position=options.position, tokenizer=options.tokenizer)
+    encoded, grid = _with_patch_names(model, encoded, result)
+    scores = _attention_scores(result, options.methods)
+    notes: list[str] = []
+    gradient_scores = {"gradient": result.gradient, "input_x_gradient": result.input_x_gradient}
+    if "integrated_gradients" in options.methods:
+        special, notes = _baseline_tokens_kept(encoded, result)
+        integrated = integrated_gradients(
+            model, encoded.inputs, result.target, special=special, baseline=options.baseline, steps=options.steps
+        )
+        gradient_scores["integrated_gradients"] = integrated.scores
+        notes.append(_gap_note(integrated, options.steps))
+    for method, values in gradient_scores.items():
+        scores[method] = values if grid is None else sum_per_patch(values, grid, len(encoded.tokens))
+    return Attribution(encoded, result, {method: scores[method] for method in options.methods}, grid, notes)
+
+
+def _with_patch_names(model: PreTrainedModel, encoded: EncodedInput, result: PassResult) -> tuple[EncodedInput, tuple[int, int] | None]:
+    """Name the positions of an image, whose number is known after the forward pass only; and its grid of patches."""
+    if not encoded.is_image:
+        return encoded, None
+    grid = patch_grid(model.config, encoded.inputs[PIXELS])
+    tokens, words, word_texts = patch_names(grid, result.weights.shape[-1])
+    return replace(encoded, tokens=tokens, words=words, word_texts=word_texts), grid
+
+
+def _attention_scores(result: PassResult, methods: tuple[str, ...]) -> dict[str, Tensor]:
+    oriented_weights = oriented(result.weights, result.orientation)
+    compute: dict[str, Callable[[], Tensor]] = {
+        "weights": lambda: _mean_over_queries(result.weights, result.has_gradient),
+        "oriented": lambda: _mean_over_queries(oriented_weights, result.has_gradient),
+        "contributions": lambda: result.contributions.sum((0, 1, 2)),
+        "rollout": lambda: _row_of(rollout(oriented_weights), result.position),
+    }
+    return {method: scores() for method, scores in compute.items() if method in methods}
+
+
+def _mean_over_queries(weights: Tensor, has_gradient: Tensor) -> Tensor:
+    """Mean over heads, over the queries of each layer that the logit depends on, and over layers, `[K]`."""
+    queries = has_gradient.to(weights.dtype)
+    per_layer = (weights.mean(1) * queries[:, :, None]).sum(1) / queries.sum(1, keepdim=True).clamp(min=1)
+    return per_layer.mean(0)
+
+
+def _row_of(matrix: Tensor, position: int | None) -> Tensor:
+    return matrix.mean(0) if position is None else matrix[position]
+
+
+def _baseline_tokens_kept(encoded: EncodedInput, result: PassResult) -> tuple[list[bool], list[str]]:
+    """Which tokens the baseline of integrated gradients keeps, and a note if there are others than the special ones.
+
+    For a decoder also the first token: many heads rest on it (Xiao et al. 2024, attention sinks), and on the way to another token they let
+    go at once: the scores of SmolLM2 then miss 50 logits with any number of steps, and 0.02 where the token is kept.
+    """
+    special = [word is None for word in encoded.words]
+    if encoded.is_image or special[0] or bool(result.weights.triu(1).any()):
+        return special, []
+    return [True, *special[1:]], ["integrated gradients keep the first token in their baseline, as the heads of a decoder rest on it"]
+
+
+def _gap_note(integrated: IntegratedGradients, steps: int) -> str:
+    large = abs(integrated.gap) > ACCEPTED_GAP * float(integrated.scores.abs().sum())
+    advice = ", which is too much to trust them: give more steps" if large else ""
+    return f"integrated gradients of {steps} steps miss {integrated.gap:+.2g} logits of the difference to their baseline{advice}"
+
+
+def unrecorded_notes(model: nn.Module) -> list[str]:
+    """A note if some attention of the model cannot be recorded."""
+    outside = modules_outside_interface(model)
+    return [f"{some(outside)} compute attention by themselves, so their weights are not shown"] if outside else []
+
+
+def softmax_notes(model: nn.Module, signed: tuple[bool, ...], layers: list[int]) -> list[str]:
+    """A note if layers compute softmax, where signed weights may be expected."""
+    softmax_layers = [layer for layer, is_signed in zip(layers, signed, strict=True) if not is_signed]
+    if not softmax_layers:
+        return []
+    where = "" if len(softmax_layers) == len(layers) else f" in layers {', '.join(map(str, softmax_layers))}"
+    return [
+        f"{type(model).__name__} computes softmax{where}: no weight is below 0, so an oriented weight has the sign of its whole head; "
+        "hf_tanhmax.convert makes a TanhMax model"
+    ]
