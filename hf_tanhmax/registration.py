@@ -13,13 +13,12 @@ import functools
 import logging
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
-from typing_extensions import Unpack
 
 from .attention.api import tanhmax_attention
 from .attention.namespace import NAMESPACE
@@ -74,7 +73,7 @@ def register_attention() -> None:
 
 
 def fused_forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[PassedArguments]
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """TanhMax attention for Transformers; weights only if the caller passed `output_attentions=True`.
 
@@ -97,14 +96,14 @@ def fused_forward(
 
 
 def eager_forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[PassedArguments]
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The same as `fused_forward`, with the signed weights `[batch, heads, queries, keys]` always."""
     return _forward(module, query, key, value, attention_mask, True, kwargs)
 
 
 def paged_forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[PassedArguments]
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The same as `fused_forward`, for names that Transformers makes no mask for, as continuous batching brings its own.
 
@@ -123,9 +122,10 @@ def _forward(
     value: Tensor,
     mask: Tensor | None,
     weights: bool,
-    kwargs: PassedArguments,
+    passed: dict[str, object],
 ) -> tuple[Tensor, Tensor | None]:
-    _refuse(module, kwargs)
+    _refuse(module, passed)
+    kwargs = cast(PassedArguments, passed)
     if (cache := kwargs.get("cache")) is not None:
         blocks = None if weights else cached_blocks(query, value, _layer_of(module), kwargs)
         if blocks is not None:
@@ -150,7 +150,7 @@ def _forward(
     return output.transpose(1, 2).contiguous(), signed
 
 
-def _refuse(module: nn.Module, kwargs: PassedArguments) -> None:
+def _refuse(module: nn.Module, kwargs: dict[str, object]) -> None:
     for name, value in kwargs.items():
         if value is None or name in CARRIED:
             continue

@@ -18,7 +18,7 @@ Transformers instead, as for any other attention:
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
@@ -75,7 +75,7 @@ def cache_argument(forward: Callable[..., object]) -> str | None:
     return next((name for name in ("cache", "past_key_values") if name in names), None)
 
 
-def in_continuous_batching(kwargs: PassedArguments) -> bool:
+def in_continuous_batching(kwargs: Mapping[str, object]) -> bool:
     """Whether a call of the attention function is one of continuous batching: it has a paged cache, or what was read of one."""
     return kwargs.get("cache") is not None or kwargs.get("write_index") is not None
 

@@ -33,7 +33,7 @@ IMPLEMENTATION: Any = PreTrainedConfig._attn_implementation  # a property
 Model = TypeVar("Model", bound=type[PreTrainedModel])
 
 # For each config class, the class behind every Auto class, as `tanhmax_class` was told.
-HEADS: dict[type, dict[str, type[PreTrainedModel]]] = {}
+HEADS: dict[type[PreTrainedConfig], dict[str, type[PreTrainedModel]]] = {}
 # What a model card says of every model of ours, once it is pushed to the Hub.
 TAGS = ["tanhmax", "custom_code"]
 # ViT's attention projections are named as LLaMA's are; the rest of it is not. PEFT's own rows for `vit` are the names of older checkpoints.
@@ -76,9 +76,10 @@ class TanhMaxFields:
 
         However a config or a model is saved, it comes by here, and that before anything is uploaded.
         """
-        published = type(self) in HEADS
+        config_class: Any = type(self)
+        published = config_class in HEADS
         if published:
-            self.auto_map = auto_map(type(self))
+            self.auto_map = auto_map(config_class)
         super().to_json_file(json_file_path, use_diff)  # type: ignore[misc]
         if published:
             (Path(json_file_path).parent / CODE_FILE).write_bytes(source().encode())
@@ -88,13 +89,13 @@ class TanhMaxFields:
         _ = self.tanhmax_settings
 
 
-def auto_map(config_class: type) -> dict[str, str]:
+def auto_map(config_class: type[PreTrainedConfig]) -> dict[str, str]:
     """The class in the published file for each Auto class, as config.json names it."""
     stem = Path(CODE_FILE).stem
     return {"AutoConfig": f"{stem}.{config_class.__name__}"} | {auto: f"{stem}.{cls.__name__}" for auto, cls in HEADS[config_class].items()}
 
 
-def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], Model]:
+def tanhmax_class(config_class: type[PreTrainedConfig], *auto_classes: str) -> Callable[[Model], Model]:
     """Make a subclass of a Transformers model compute TanhMax: its config class, its construction, its initialisation, its Auto classes.
 
     The decorated class is one line below its upstream class; the signature of `__init__` is upstream's, as Transformers inspects it.
@@ -104,7 +105,7 @@ def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], M
         upstream: Any = cls.__init__
 
         @functools.wraps(upstream)
-        def _construct(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        def _construct(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             upstream(self, config, *args, **kwargs)
             own(self)
             self.add_model_tags(TAGS)
@@ -115,7 +116,7 @@ def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], M
         upstream_initialize = cls.initialize_weights
 
         @functools.wraps(upstream_initialize)
-        def _initialize(self: Any) -> None:
+        def _initialize(self: PreTrainedModel) -> None:
             upstream_initialize(self)
             for module in attention_modules(self):
                 if getattr(module, SCORE_BIAS, None) is not None:
