@@ -68,8 +68,11 @@ class ConfigView:
             setattr(self._config, name, value)
 
 
-class AttentionModule(nn.Module):
-    """A module that asks the attention interface, as annotations name it; Transformers has no such class, and none is made."""
+class PatchableModule(nn.Module):
+    """A module that asks the attention interface, as annotations name it; none is made.
+
+    Of a file that defines an `...Attention...(nn.Module)`, Transformers would take it that no implementation can be set.
+    """
 
     config: PreTrainedConfig | ConfigView
 
@@ -105,7 +108,7 @@ def restore(model: nn.Module) -> int:
         while isinstance(view, ConfigView) and not view.owned:
             view = view._config
         if view is not getattr(module, "config", None):
-            _put_back(cast(AttentionModule, module), cast(PreTrainedConfig | ConfigView, view))
+            _put_back(cast(PatchableModule, module), cast(PreTrainedConfig | ConfigView, view))
             restored += 1
             if not isinstance(view, ConfigView):
                 _drop_score_bias(module)
@@ -181,21 +184,21 @@ def own(model: PreTrainedModel) -> None:
             _patch_module(module, ConfigView(module.config, owned=True), settings)
 
 
-def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[AttentionModule]:
+def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
     chosen = _chosen_modules(model, settings)
     for module in chosen:
         _patch_module(module, ConfigView(module.config, replace(settings, layers=None)), settings)
     return chosen
 
 
-def _patch_module(module: AttentionModule, view: ConfigView, settings: TanhMaxSettings) -> None:
+def _patch_module(module: PatchableModule, view: ConfigView, settings: TanhMaxSettings) -> None:
     if settings.learned and getattr(module, SCORE_BIAS, None) is None:
         add_score_bias(module, settings.score_bias)
     module.config = view
     put_off_updates(module)
 
 
-def _put_back(module: AttentionModule, config: PreTrainedConfig | ConfigView) -> None:
+def _put_back(module: PatchableModule, config: PreTrainedConfig | ConfigView) -> None:
     module.config = config
     if not isinstance(config, ConfigView):
         update_at_once(module)
@@ -221,7 +224,7 @@ def _drop_score_bias(module: nn.Module) -> None:
         delattr(module, SCORE_BIAS)
 
 
-def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[AttentionModule]:
+def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
     layers = list(_by_layer(model).values())
     modules = [module for layer in layers for module in layer]
     bypassing = sorted({type(module).__name__ for module in model.modules() if attention_facts(module).bypasses})
@@ -251,11 +254,11 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Attenti
     return modules
 
 
-def _by_layer(model: nn.Module) -> dict[str, list[AttentionModule]]:
+def _by_layer(model: nn.Module) -> dict[str, list[PatchableModule]]:
     """Attention modules grouped by layer: by their path up to its last number, so that self and cross attention are one layer."""
-    layers: dict[str, list[AttentionModule]] = {}
+    layers: dict[str, list[PatchableModule]] = {}
     for name, module in model.named_modules():
         if attention_facts(module).asks:
             numbered = re.match(r"(.*\.\d+)(?:\.|$)", f".{name}")
-            layers.setdefault(numbered.group(1) if numbered else name, []).append(cast(AttentionModule, module))
+            layers.setdefault(numbered.group(1) if numbered else name, []).append(cast(PatchableModule, module))
     return layers

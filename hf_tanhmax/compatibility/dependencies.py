@@ -4,8 +4,8 @@ Each entry says where the thing is, which module of ours uses it, and what it me
 reading its source (`python -m hf_tanhmax.compatibility`); a private name that is used and not listed here fails a test.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from .sources import Release
 
@@ -280,6 +280,6 @@ DEPENDENCIES = TRANSFORMERS + COMPANIONS
 PACKAGES = tuple(dict.fromkeys(each.package for each in DEPENDENCIES))
 
 
-def missing(release: Release, dependencies: Any = DEPENDENCIES) -> list[Dependency]:
+def missing(release: Release, dependencies: Iterable[Dependency] = DEPENDENCIES) -> list[Dependency]:
     """What a release lacks of it."""
     return [each for each in dependencies if not each.found_in(release)]
