@@ -43,7 +43,7 @@ def read_config(path: Path) -> Any:
     values = read_object(path)
     if values is None:
         raise ValueError("is not a JSON object" if path.is_file() else "is not there; name the folder that a model was saved to")
-    kinds: dict[str, Any] = {config.model_type: config for config in FAMILIES}  # type: ignore[attr-defined]
+    kinds: dict[str, Any] = {config.model_type: config for config in FAMILIES}
     kind = values.get("model_type")
     if kind not in kinds:
         raise ValueError(f"is of model type {kind!r}, which is no TanhMax model ({', '.join(kinds)}); `hf-tanhmax convert` makes one of it")

@@ -7,7 +7,6 @@ libraries find out without asking the network, and their error quotes it.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -42,7 +41,7 @@ def rename_patched(model: nn.Module, *, patched: bool) -> None:
             setattr(owner, attribute, str(name).removesuffix(PATCHED) + (PATCHED if patched else ""))
 
 
-def _named_by(model: nn.Module) -> Iterator[tuple[Any, str]]:
+def _named_by(model: nn.Module) -> Iterator[tuple[object, str]]:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             yield module, "name_or_path"

@@ -6,20 +6,20 @@ weights; fast, without weights), nothing is copied or replaced, nothing global c
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from .caches import put_off_updates, update_at_once
 from .detection.attention_facts import attention_facts
 from .functional import check_polarity
 from .model_names import rename_patched
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
+from .serving import put_off_updates, update_at_once
 from .settings import TanhMaxSettings
 
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
@@ -35,7 +35,7 @@ class ConfigView:
         owned: whether the view belongs to a TanhMax class, so that `restore` must leave it.
     """
 
-    def __init__(self, config: Any, settings: TanhMaxSettings | None = None, *, owned: bool = False) -> None:
+    def __init__(self, config: "PreTrainedConfig | ConfigView", settings: TanhMaxSettings | None = None, *, owned: bool = False) -> None:
         vars(self)["_config"] = config
         vars(self)["owned"] = owned
         if settings is not None:
@@ -61,11 +61,20 @@ class ConfigView:
             raise AttributeError(name)
         return getattr(self._config, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name in vars(self):
             vars(self)[name] = value
         else:
             setattr(self._config, name, value)
+
+
+class PatchableModule(nn.Module):
+    """A module that asks the attention interface, as annotations name it; none is made.
+
+    Of a file that defines an `...Attention...(nn.Module)`, Transformers would take it that no implementation can be set.
+    """
+
+    config: PreTrainedConfig | ConfigView
 
 
 def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> int:
@@ -99,7 +108,7 @@ def restore(model: nn.Module) -> int:
         while isinstance(view, ConfigView) and not view.owned:
             view = view._config
         if view is not getattr(module, "config", None):
-            _put_back(module, view)
+            _put_back(cast(PatchableModule, module), cast(PreTrainedConfig | ConfigView, view))
             restored += 1
             if not isinstance(view, ConfigView):
                 _drop_score_bias(module)
@@ -115,8 +124,8 @@ def restore(model: nn.Module) -> int:
 def tanhmax_on(
     model: nn.Module,
     *,
-    layers: Any = None,
-    heads: Any = None,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
     polarity: float = 1.0,
 ) -> Iterator[nn.Module]:
     """Compute TanhMax inside a `with` block, in some layers and heads, and put everything back after it; blocks nest.
@@ -130,10 +139,10 @@ def tanhmax_on(
     Raises:
         ValueError, TypeError, NotImplementedError: as `use_tanhmax` and `TanhMaxSettings`; a learned polarity needs `use_tanhmax`.
     """
-    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads)
+    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads)  # type: ignore[arg-type]  # which makes tuples of them
     if settings.learned:
         raise ValueError('polarity="learned" adds parameters to the model, which a block cannot undo; call use_tanhmax instead')
-    before = [(module, module.config) for module in attention_modules(model)]
+    before = [(module, module.config) for layer in _by_layer(model).values() for module in layer]
     _patch(model, settings)
     rename_patched(model, patched=True)
     try:
@@ -161,7 +170,7 @@ def set_polarity(model: nn.Module, polarity: float) -> None:
         view.tanhmax_polarity = float(polarity)
 
 
-def attention_modules(model: nn.Module) -> list[Any]:
+def attention_modules(model: nn.Module) -> list[nn.Module]:
     """The modules of a model that ask Transformers' attention interface which function to call, in the model's order."""
     return [module for module in model.modules() if attention_facts(module).asks]
 
@@ -175,27 +184,27 @@ def own(model: PreTrainedModel) -> None:
             _patch_module(module, ConfigView(module.config, owned=True), settings)
 
 
-def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
+def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
     chosen = _chosen_modules(model, settings)
     for module in chosen:
         _patch_module(module, ConfigView(module.config, replace(settings, layers=None)), settings)
     return chosen
 
 
-def _patch_module(module: Any, view: ConfigView, settings: TanhMaxSettings) -> None:
+def _patch_module(module: PatchableModule, view: ConfigView, settings: TanhMaxSettings) -> None:
     if settings.learned and getattr(module, SCORE_BIAS, None) is None:
         add_score_bias(module, settings.score_bias)
     module.config = view
     put_off_updates(module)
 
 
-def _put_back(module: Any, config: Any) -> None:
+def _put_back(module: PatchableModule, config: PreTrainedConfig | ConfigView) -> None:
     module.config = config
     if not isinstance(config, ConfigView):
         update_at_once(module)
 
 
-def add_score_bias(module: Any, value: float) -> None:
+def add_score_bias(module: nn.Module, value: float) -> None:
     """Give an attention module a score bias per head, float32, on the device where it computes."""
     start = torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module))
     module.register_parameter(SCORE_BIAS, nn.Parameter(start))
@@ -215,8 +224,9 @@ def _drop_score_bias(module: nn.Module) -> None:
         delattr(module, SCORE_BIAS)
 
 
-def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
-    modules = attention_modules(model)
+def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
+    layers = list(_by_layer(model).values())
+    modules = [module for layer in layers for module in layer]
     bypassing = sorted({type(module).__name__ for module in model.modules() if attention_facts(module).bypasses})
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if not modules:
@@ -230,7 +240,6 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
             f"part of {kind!r} would stay softmax: {', '.join(bypassing)} do not ask Transformers' attention interface; "
             "name the layers that should compute TanhMax, to accept that, or pass the part to patch, such as use_tanhmax(model.bert)"
         )
-    layers = list(_by_layer(model).values())
     if settings.layers is not None:
         if settings.layers[-1] >= len(layers):
             raise ValueError(f"there is no layer {settings.layers[-1]}: {kind!r} has {len(layers)} layers, counted from 0")
@@ -245,11 +254,11 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Any]:
     return modules
 
 
-def _by_layer(model: nn.Module) -> dict[str, list[Any]]:
+def _by_layer(model: nn.Module) -> dict[str, list[PatchableModule]]:
     """Attention modules grouped by layer: by their path up to its last number, so that self and cross attention are one layer."""
-    layers: dict[str, list[Any]] = {}
+    layers: dict[str, list[PatchableModule]] = {}
     for name, module in model.named_modules():
         if attention_facts(module).asks:
             numbered = re.match(r"(.*\.\d+)(?:\.|$)", f".{name}")
-            layers.setdefault(numbered.group(1) if numbered else name, []).append(module)
+            layers.setdefault(numbered.group(1) if numbered else name, []).append(cast(PatchableModule, module))
     return layers

@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,8 @@ from transformers.masking_utils import sdpa_mask
 
 from .attention.api import tanhmax_attention
 from .attention.namespace import NAMESPACE
-from .caches import in_continuous_batching, updated, written
 from .functional import hides
-from .serving import CachedBlocks, cached_blocks
+from .serving import CachedBlocks, PassedArguments, cached_blocks, in_continuous_batching, updated, written
 from .settings import LEARNED
 
 FUSED = NAMESPACE.removeprefix("hf_")
@@ -123,14 +122,15 @@ def _forward(
     value: Tensor,
     mask: Tensor | None,
     weights: bool,
-    kwargs: dict[str, Any],
+    passed: dict[str, object],
 ) -> tuple[Tensor, Tensor | None]:
-    _refuse(module, kwargs)
-    if kwargs.get("cache") is not None:
+    _refuse(module, passed)
+    kwargs = cast(PassedArguments, passed)
+    if (cache := kwargs.get("cache")) is not None:
         blocks = None if weights else cached_blocks(query, value, _layer_of(module), kwargs)
         if blocks is not None:
             return _decoded(module, query, (key, value), blocks, kwargs), None
-        key, value = updated(kwargs["cache"], key, value, _layer_of(module), kwargs)
+        key, value = updated(cache, key, value, _layer_of(module), kwargs)
     keep, additive = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2], paged=in_continuous_batching(kwargs))
     found = tanhmax_attention(
         query,
@@ -150,7 +150,7 @@ def _forward(
     return output.transpose(1, 2).contiguous(), signed
 
 
-def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
+def _refuse(module: nn.Module, kwargs: dict[str, object]) -> None:
     for name, value in kwargs.items():
         if value is None or name in CARRIED:
             continue
@@ -173,7 +173,7 @@ def refused_argument(module: nn.Module, argument: str) -> str:
     return f"TanhMax attention has no {REFUSED[argument]}: {type(module).__name__} passed {argument!r}"
 
 
-def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], blocks: CachedBlocks, kwargs: dict[str, Any]) -> Tensor:
+def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], blocks: CachedBlocks, kwargs: PassedArguments) -> Tensor:
     """One query of each of many requests, which reads the paged cache where it lies; the requests are the batch."""
     written(kwargs["cache"], *new, _layer_of(module), kwargs)
     found = tanhmax_attention(
@@ -198,7 +198,7 @@ def _layer_of(module: nn.Module) -> int:
     return index
 
 
-def _split_mask(mask: Any, position_bias: Tensor | None, keys: int, *, paged: bool) -> tuple[Tensor | None, Tensor | None]:
+def _split_mask(mask: Tensor | None, position_bias: Tensor | None, keys: int, *, paged: bool) -> tuple[Tensor | None, Tensor | None]:
     """Which keys take part, and what multiplies their shares: a floating-point mask says both, and the first lets kernels skip blocks.
 
     Continuous batching fills its mask with 0 and the least finite number alone, so that the first says it all.
@@ -220,7 +220,7 @@ def _split_mask(mask: Any, position_bias: Tensor | None, keys: int, *, paged: bo
     return keep, mask if additive is None else additive + mask
 
 
-def _bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
+def _bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: PassedArguments) -> Tensor | None:
     """The bounds of packed sequences, wherever they can be honoured; without a mask they must be, or sequences would leak."""
     fits = query.shape[0] == 1 and query.shape[2] == key.shape[2] and not in_continuous_batching(kwargs)
     return kwargs.get("cu_seq_lens_q") if fits or mask is None else None
@@ -233,7 +233,7 @@ def _is_causal(module: nn.Module, query: Tensor, wanted: bool | None) -> bool:
     return bool(getattr(module, "is_causal", True) if wanted is None else wanted)
 
 
-def heads_of(module: Any) -> int:
+def heads_of(module: nn.Module) -> int:
     """How many heads an attention module has; under tensor parallelism on all ranks together.
 
     Raises:

@@ -17,7 +17,7 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 ROOMS = (
     ("errors", "functional", "model_names", "package_data", "settings", "settings_text"),
     ("attention",),
-    ("caches", "detection", "patching", "registration", "serving"),
+    ("detection", "patching", "registration", "serving"),
     ("compatibility",),
     ("models",),
     ("checkpoint", "results"),

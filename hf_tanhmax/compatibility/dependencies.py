@@ -4,8 +4,8 @@ Each entry says where the thing is, which module of ours uses it, and what it me
 reading its source (`python -m hf_tanhmax.compatibility`); a private name that is used and not listed here fails a test.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from .sources import Release
 
@@ -148,14 +148,14 @@ TRANSFORMERS = (
         "models.bundle",
         "the rules for a published file have changed: imports of packages that need not be there",
     ),
-    _needs("transformers", CONTINUOUS + "cache.py", "PagedAttentionCache.update(layer_idx)", "caches", GATHERED),
+    _needs("transformers", CONTINUOUS + "cache.py", "PagedAttentionCache.update(layer_idx)", "serving", GATHERED),
     Dependency(
         "transformers",
         (
             (CONTINUOUS + "cache.py", "PagedAttentionCache.update(kwargs)"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.update(read_index)"),
         ),
-        ("caches",),
+        ("serving",),
         "a paged cache takes its indices in another way",
     ),
     Dependency(
@@ -164,7 +164,7 @@ TRANSFORMERS = (
             (CONTINUOUS + "cache.py", "PagedAttentionCache.layer_to_allocator"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.layer_index_to_group_indices"),
         ),
-        ("caches",),
+        ("serving",),
         GATHERED,
     ),
     Dependency(
@@ -173,7 +173,7 @@ TRANSFORMERS = (
             (CONTINUOUS + "cache_allocators/cache_allocator.py", "CacheAllocator.get_cache_for_block_table(layer_idx)"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.key_cache"),
         ),
-        ("caches",),
+        ("serving",),
         GATHERED,
     ),
     Dependency(
@@ -182,11 +182,11 @@ TRANSFORMERS = (
             (CONTINUOUS + "cache_allocators/cache_allocator.py", "CacheAllocator.supports_block_table"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.sliding_windows"),
         ),
-        ("caches",),
+        ("serving",),
         "a ring that holds a window is read as if it held all keys",
     ),
     *(
-        _needs("transformers", CONTINUOUS + "input_outputs.py", f"PagedAttentionArgs.{name}", "caches serving", GATHERED)
+        _needs("transformers", CONTINUOUS + "input_outputs.py", f"PagedAttentionArgs.{name}", "serving", GATHERED)
         for name in ("cache", "read_index", "write_index", "cu_seq_lens_q", "cu_seq_lens_k")
     ),
     Dependency(
@@ -208,7 +208,7 @@ TRANSFORMERS = (
     Dependency(
         "transformers",
         tuple(("models/llama/modeling_llama.py", f"LlamaAttention.forward({name})") for name in ("cache", "past_key_values")),
-        ("caches", "recipes.benchmarks.generate"),
+        ("serving", "recipes.benchmarks.generate"),
         "a cache has yet another name",
     ),
     Dependency(
@@ -226,15 +226,15 @@ COMPANIONS = (
         "peft",
         "utils/constants.py",
         "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
-        "models.adapters doctor.environment",
+        "models.family doctor.environment",
         "adapters find no default target modules in TanhMax models",
     ),
-    _needs("peft", "utils/constants.py", '"_MODULES_MAPPING"', "models.adapters", "the tables of PEFT's methods have other names"),
+    _needs("peft", "utils/constants.py", '"_MODULES_MAPPING"', "models.family", "the tables of PEFT's methods have other names"),
     _needs(
         "peft",
         "tuners/tuners_utils.py",
         "BaseTuner.get_model_config",
-        "models.adapters",
+        "models.family",
         "PEFT does not ask for a config's dictionary before it looks a table up, so the rows come too late",
     ),
     *(
@@ -280,6 +280,6 @@ DEPENDENCIES = TRANSFORMERS + COMPANIONS
 PACKAGES = tuple(dict.fromkeys(each.package for each in DEPENDENCIES))
 
 
-def missing(release: Release, dependencies: Any = DEPENDENCIES) -> list[Dependency]:
+def missing(release: Release, dependencies: Iterable[Dependency] = DEPENDENCIES) -> list[Dependency]:
     """What a release lacks of it."""
     return [each for each in dependencies if not each.found_in(release)]

@@ -48,7 +48,7 @@ def attention_facts(module: nn.Module) -> AttentionFacts:
     return read(cls, methods, state, hasattr(module, "config"))
 
 
-def _unwrapped(forward: Any) -> list[Any]:
+def _unwrapped(forward: object) -> list[object]:
     """A decorated function, and what the decorator hides."""
     found = [forward]
     while hasattr(found[-1], "__wrapped__"):
@@ -56,7 +56,7 @@ def _unwrapped(forward: Any) -> list[Any]:
     return found
 
 
-def _holds_nothing(value: Any) -> bool:
+def _holds_nothing(value: object) -> bool:
     """Whether what a module keeps, a function or a child's class, keeps no object alive."""
     function = value.function if isinstance(value, Method) else value
     if isinstance(function, types.FunctionType):
@@ -69,7 +69,7 @@ def _holds_nothing(value: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _facts(cls: Any, forwards: tuple[Any, ...], state: tuple[tuple[str, Any], ...], has_config: bool) -> AttentionFacts:
+def _facts(cls: type, forwards: tuple[object, ...], state: tuple[tuple[str, object], ...], has_config: bool) -> AttentionFacts:
     reading = Reading(Instance(cls, state), (FUSED, EAGER, PAGED))
     for forward in forwards:
         reading.follow(forward)
@@ -90,9 +90,9 @@ def _facts(cls: Any, forwards: tuple[Any, ...], state: tuple[tuple[str, Any], ..
     )
 
 
-def _state(module: nn.Module) -> tuple[tuple[str, Any], ...]:
+def _state(module: nn.Module) -> tuple[tuple[str, object], ...]:
     """Those attributes of a module that decide what its forward does: what is None, functions, and modules by their class."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in vars(module).items():
         if value is None and not name.startswith("_"):
             found[name] = None

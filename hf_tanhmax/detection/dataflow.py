@@ -31,7 +31,7 @@ import operator
 import re
 import textwrap
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ UNTAGGED = frozenset({"shape", "size", "dtype", "device", "ndim", "dim", "numel"
 )
 ASKING = ("get_interface", "get", "__getitem__")
 CONSTANTS = (type(None), bool, int, float, str, tuple)
-COMPARISONS: dict[type, Any] = {
+COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Is: operator.is_,
@@ -84,7 +84,7 @@ class Value(NamedTuple):
     """Where a value comes from, what it may be, and its parts if it is a tuple."""
 
     tags: frozenset[str] = frozenset()
-    options: tuple[Any, ...] = (ANYTHING,)
+    options: tuple[object, ...] = (ANYTHING,)
     items: "tuple[Value, ...]" = ()
 
 
@@ -92,7 +92,7 @@ class Instance(NamedTuple):
     """A module: its class, and those of its attributes that are None, modules or functions."""
 
     cls: type
-    state: tuple[tuple[str, Any], ...] = ()
+    state: tuple[tuple[str, object], ...] = ()
 
 
 class Parent(NamedTuple):
@@ -105,14 +105,14 @@ class Parent(NamedTuple):
 class Method(NamedTuple):
     """A function of a module's class, or the name of a method of the attention interface, with its owner; `SELF` is the module read."""
 
-    owner: Any
-    function: Any
+    owner: object
+    function: object
 
 
 class Frame(NamedTuple):
     """A function that is followed."""
 
-    function: Any
+    function: Any  # a types.FunctionType, which mypy would bind as a method
     variables: dict[str, Value]
     returned: list[Value]
 
@@ -125,7 +125,7 @@ class Local(NamedTuple):
     frame: Frame
 
 
-def identity(option: Any) -> Any:
+def identity(option: object) -> object:
     """Equal for options that are the same object, or the same method of it."""
     return (id(option.owner), id(option.function)) if isinstance(option, Method) else id(option)
 
@@ -172,7 +172,7 @@ class Findings:
     normalises: bool = False
     passes: set[str] = field(default_factory=set)
 
-    def tensors(self, option: Any, name: str, values: list[Value]) -> Value:
+    def tensors(self, option: object, name: str, values: list[Value]) -> Value:
         """What a function gives that is known by its name, or a module that is known by its class."""
         result = tagged(values)
         if name in ATTENDING or "scaled_dot_product" in name:
@@ -271,7 +271,7 @@ def names_of(code: types.CodeType) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(names)), others
 
 
-def bound(arguments: ast.arguments, args: list[Value], keywords: dict[str, Value], defaults: dict[str, Any]) -> dict[str, Value]:
+def bound(arguments: ast.arguments, args: list[Value], keywords: dict[str, Value], defaults: dict[str, object]) -> dict[str, Value]:
     """The variables that a call begins with. Where a call has `*` or `**`, any argument may come from there."""
     positional = [each.arg for each in [*arguments.posonlyargs, *arguments.args]]
     names = [*positional, *(each.arg for each in arguments.kwonlyargs)]
@@ -289,18 +289,18 @@ def bound(arguments: ast.arguments, args: list[Value], keywords: dict[str, Value
     return variables
 
 
-def defaults_of(function: types.FunctionType) -> dict[str, Any]:
+def defaults_of(function: types.FunctionType) -> dict[str, object]:
     """The default of each parameter that has one."""
     parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
-def of_torch(function: Any) -> bool:
+def of_torch(function: object) -> bool:
     """Whether a function or class is PyTorch's own."""
     return (getattr(function, "__module__", None) or "").partition(".")[0] == "torch"
 
 
-def unbound(function: Any) -> Any:
+def unbound(function: object) -> object:
     """A bound method, a partial or an object as the function that it calls and what comes before its arguments, without holding them."""
     while isinstance(function, types.MethodType | functools.partial):
         if isinstance(function, functools.partial):
@@ -315,7 +315,7 @@ def unbound(function: Any) -> Any:
     return function
 
 
-def found_in(classes: Iterable[type], owner: Instance, name: str) -> Any:
+def found_in(classes: Iterable[type], owner: Instance, name: str) -> object:
     """An attribute of a module that the first of several classes has."""
     for cls in classes:
         if name in vars(cls):
@@ -329,18 +329,18 @@ def found_in(classes: Iterable[type], owner: Instance, name: str) -> Any:
     return ANYTHING
 
 
-def entries(table: dict[Any, Any], key: Any) -> tuple[Any, ...]:
+def entries(table: dict[object, object], key: object) -> tuple[object, ...]:
     """What a table may hold for a key."""
     known = isinstance(key, CONSTANTS) and dict.__contains__(table, key)
     return (dict.__getitem__(table, key),) if known else tuple(filter(callable, dict.values(table))) or (ANYTHING,)
 
 
-def is_property(owner: Any, name: str) -> bool:
+def is_property(owner: object, name: str) -> bool:
     """Whether an attribute of a module is computed when it is read."""
     return isinstance(owner, Instance) and isinstance(inspect.getattr_static(owner.cls, name, None), property)
 
 
-def parent(frame: Frame, args: list[Value]) -> Any:
+def parent(frame: Frame, args: list[Value]) -> object:
     """What `super` gives inside of a function."""
     function = frame.function
     if len(args) == 2:
@@ -354,7 +354,7 @@ def parent(frame: Frame, args: list[Value]) -> Any:
     return Parent(instance, cls if isinstance(cls, type) else instance.cls)
 
 
-def global_of(function: Any, name: str) -> Any:
+def global_of(function: types.FunctionType, name: str) -> object:
     """What a name means in a function, other than its variables."""
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     if name in cells:

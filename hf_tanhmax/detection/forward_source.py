@@ -4,7 +4,6 @@ import ast
 import functools
 import inspect
 import types
-from typing import Any
 
 import torch
 from torch import nn
@@ -65,10 +64,10 @@ class Reading:
 
     def __init__(self, instance: Instance, labels: tuple[str, ...]) -> None:
         self.instance, self.labels, self.found = instance, labels, Findings()
-        self._active: list[Any] = []
-        self._results: dict[Any, tuple[Value, Any]] = {}
+        self._active: list[object] = []
+        self._results: dict[object, tuple[Value, object]] = {}
 
-    def follow(self, function: Any) -> Value:
+    def follow(self, function: object) -> Value:
         """What a function or method gives for inputs as all of its arguments."""
         return self._apply(function, "forward", Value(), [], {"**": Value(INPUTS)})
 
@@ -98,7 +97,7 @@ class Reading:
         return joined(self._apply(option, name, owner, args, keywords, frame) for option in callee.options)
 
     def _apply(
-        self, option: Any, name: str, owner: Value, args: list[Value], keywords: dict[str, Value], frame: Frame | None = None
+        self, option: object, name: str, owner: Value, args: list[Value], keywords: dict[str, Value], frame: Frame | None = None
     ) -> Value:
         option = unbound(option)
         if isinstance(option, Method):
@@ -131,7 +130,7 @@ class Reading:
         given = [self._apply(each, "", Value(), [], {**keywords, "**": Value(INPUTS)}) for each in handed]
         return joined([result, tagged(given)]) if given else result
 
-    def _run(self, key: Any, body: list[ast.stmt], frame: Frame, everything: list[Value]) -> Value:
+    def _run(self, key: object, body: list[ast.stmt], frame: Frame, everything: list[Value]) -> Value:
         """Follow a function, unless it is being followed already."""
         if any(key is active for active in self._active) or len(self._active) >= DEPTH:
             return tagged(everything)
@@ -221,7 +220,7 @@ class Reading:
         return False
 
     def _branches(self, blocks: list[list[ast.stmt]], frame: Frame) -> bool:
-        """Any of several blocks is run."""
+        """object of several blocks is run."""
         before, after = dict(frame.variables), []
         for block in blocks:
             frame.variables.clear()
@@ -304,7 +303,7 @@ class Reading:
         found = [self._attribute(option, name, default) for option in owner.options]
         return Value(frozenset() if name in UNTAGGED else owner.tags | joined(found).tags, joined(found).options)
 
-    def _attribute(self, owner: Any, name: str, default: list[Value] | None) -> Value:
+    def _attribute(self, owner: object, name: str, default: list[Value] | None) -> Value:
         if owner is CONFIG:
             return Value(options=self.labels if name == "_attn_implementation" else (ANYTHING,))
         if isinstance(owner, AttentionInterface):
@@ -340,7 +339,7 @@ class Reading:
         compare = COMPARISONS.get(type(node.ops[0])) if len(node.ops) == 1 else None
         if compare is None:
             return Value()
-        results = set()
+        results: set[object] = set()
         for one in left.options:
             for other in right.options:
                 comparable = isinstance(one, CONSTANTS) and isinstance(other, CONSTANTS)

@@ -130,7 +130,7 @@ def _check_peft() -> Iterator[Finding]:
         return
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TABLE
 
-    without = [config.model_type for config in FAMILIES if config.model_type not in TABLE]  # type: ignore[attr-defined]
+    without = [config.model_type for config in FAMILIES if config.model_type not in TABLE]
     if without:
         yield Finding("warning", "peft", f"knows no default target modules for {', '.join(without)}; give LoraConfig its target_modules")
     else:

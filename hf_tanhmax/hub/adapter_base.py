@@ -93,7 +93,7 @@ def _load(base: Base, token: str) -> PreTrainedModel:
 
 def _refuse_softmax(folder: Path, base: Base, config: dict[str, Any]) -> None:
     kind = config.get("model_type")
-    if kind not in {family.model_type for family in FAMILIES}:  # type: ignore[attr-defined]
+    if kind not in {family.model_type for family in FAMILIES}:
         raise HubError(
             f"the base of {folder}, {base.name}, is no TanhMax model (model type {kind!r}), so the adapter would be loaded on softmax: "
             f"save the model that it was trained on in {folder / BASE}"

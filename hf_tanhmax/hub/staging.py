@@ -171,7 +171,7 @@ def _config(folder: Path) -> dict[str, Any]:
         hint = f"publish {folder / unfinished[-1]}, or finish the training" if unfinished else "write one with save_pretrained"
         raise HubError(f"{folder} holds no checkpoint (no {CONFIG}): {hint}")
     config = read_json(folder / CONFIG)
-    known = sorted(family.model_type for family in FAMILIES)  # type: ignore[attr-defined]
+    known = sorted(family.model_type for family in FAMILIES)
     if config.get("model_type") not in known:
         raise HubError(
             f"{folder} is no TanhMax checkpoint: its model type is {config.get('model_type')!r}, not one of {', '.join(known)}; "

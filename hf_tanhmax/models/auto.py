@@ -1,10 +1,9 @@
 """Registration with the Auto classes: model types, heads, tokenizer and image processor."""
 
 import importlib.util
-from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BertTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BertTokenizer, PreTrainedConfig, PreTrainedModel
 
 from .bert import TanhMaxBertConfig
 from .family import HEADS
@@ -12,7 +11,7 @@ from .llama import TanhMaxLlamaConfig
 from .vit import TanhMaxViTConfig, register_checkpoint_conversion
 
 # For each family: its config, and the Auto class of every head.
-FAMILIES: dict[type, dict[str, type[PreTrainedModel]]] = {
+FAMILIES: dict[type[PreTrainedConfig], dict[str, type[PreTrainedModel]]] = {
     config: HEADS[config] for config in (TanhMaxBertConfig, TanhMaxViTConfig, TanhMaxLlamaConfig)
 }
 
@@ -20,7 +19,7 @@ FAMILIES: dict[type, dict[str, type[PreTrainedModel]]] = {
 def register_models() -> None:
     """Register the three families; calling it again changes nothing."""
     for config in FAMILIES:
-        AutoConfig.register(config.model_type, config, exist_ok=True)  # type: ignore[attr-defined]
+        AutoConfig.register(config.model_type, config, exist_ok=True)
     register_heads()
 
 
@@ -39,7 +38,7 @@ def _register_image_processors() -> None:
         register = AutoImageProcessor.register
     except ImportError:  # some releases of Transformers have image processors only beside torchvision; nothing loads one there
         return
-    processors: dict[str, Any] = {"pil": transformers.ViTImageProcessorPil}
+    processors: dict[str, type] = {"pil": transformers.ViTImageProcessorPil}
     if importlib.util.find_spec("torchvision") is not None:
         processors["torchvision"] = transformers.ViTImageProcessor
     register(TanhMaxViTConfig, image_processor_classes=processors, exist_ok=True)

@@ -7,7 +7,8 @@ in which dtype and how quantised is Transformers' own business. A live model sha
 import inspect
 import logging
 import os
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypedDict
 
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
@@ -29,13 +30,21 @@ HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision",
 FOR_WEIGHTS = ("dtype", "torch_dtype", "quantization_config")
 
 
+class LoadingReport(TypedDict):
+    """What `from_pretrained(..., output_loading_info=True)` says of a checkpoint's weights."""
+
+    missing_keys: set[str]
+    unexpected_keys: set[str]
+    mismatched_keys: set[tuple[object, ...]]  # name, and the two shapes
+
+
 def convert(
     model: str | os.PathLike[str] | PreTrainedModel,
-    auto_class: Any = None,
+    auto_class: type | None = None,
     *,
     polarity: float | str = 1.0,
-    layers: Any = None,
-    heads: Any = None,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
     score_bias: float = 3.0,
     **kwargs: Any,
 ) -> PreTrainedModel:
@@ -88,7 +97,7 @@ def to_softmax(model: PreTrainedModel) -> PreTrainedModel:
     return _named(made, converted_name(model.config.name_or_path or cls.__name__, "softmax"))
 
 
-def _loaded(name: str, auto_class: Any, settings: TanhMaxSettings, kwargs: dict[str, Any]) -> PreTrainedModel:
+def _loaded(name: str, auto_class: type | None, settings: TanhMaxSettings, kwargs: dict[str, Any]) -> PreTrainedModel:
     hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}
     config, kwargs = _config_of(name, hub, kwargs)
     if isinstance(config, TanhMaxFields):
@@ -96,14 +105,14 @@ def _loaded(name: str, auto_class: Any, settings: TanhMaxSettings, kwargs: dict[
     config_class = _by_upstream_type().get(config.model_type)
     if config_class is None:
         raise ValueError(f"{name} is of model type {config.model_type!r}; convert knows {', '.join(sorted(_by_upstream_type()))}")
-    loader = auto_class
-    if auto_class is None:  # a config that was written by hand names no class, but the checkpoint's does
+    loader: Any = auto_class
+    if loader is None:  # a config that was written by hand names no class, but the checkpoint's does
         loader = _class_in(config.architectures or AutoConfig.from_pretrained(name, **hub).architectures or [])
     if isinstance(loader, type) and issubclass(loader, PreTrainedModel):
-        loader, wanted = _tanhmax_class_of(loader)
+        asked, (loader, wanted) = loader, _tanhmax_class_of(loader)
         if wanted is not config_class:
-            raise ValueError(f"{name} is of model type {config.model_type!r}, but {auto_class.__name__} is of another; pass an Auto class")
-    converted = _tanhmax_config(config, config_class, settings)
+            raise ValueError(f"{name} is of model type {config.model_type!r}, but {asked.__name__} is of another; pass an Auto class")
+    converted: Any = _tanhmax_config(config, config_class, settings)
     converted.model_type = config.model_type  # while it loads: what reads the weights (GGUF, quantisers) knows the checkpoint's own type
     model, report = loader.from_pretrained(name, config=converted, output_loading_info=True, **hub, **kwargs)
     for module in model.modules():
@@ -116,7 +125,7 @@ def _loaded(name: str, auto_class: Any, settings: TanhMaxSettings, kwargs: dict[
     return _named(model, converted_name(name))
 
 
-def _config_of(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _config_of(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:
     """The checkpoint's config with the fields that were passed for it, and the arguments that are left for its weights."""
     passed = kwargs.get("config")
     kept = {key: kwargs[key] for key in FOR_WEIGHTS if key in kwargs}
@@ -127,23 +136,24 @@ def _config_of(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) -> tuple[
     return config, {**{key: value for key, value in left.items() if key in others}, **kept}
 
 
-def _class_in(names: list[str]) -> Any:
+def _class_in(names: list[str]) -> type:
     found = getattr(transformers, names[0], None) if len(names) == 1 else None
     if found is None:
         raise ValueError(f"the checkpoint does not say its class (architectures: {names}); pass auto_class, such as AutoModel")
     return found
 
 
-def _refuse_partial(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+def _refuse_partial(name: str, model: PreTrainedModel, report: LoadingReport) -> None:
     """A new head is normal; a backbone with new, left over or misshapen weights is a broken checkpoint.
 
     Other shapes come this far only with `ignore_mismatched_sizes`, which is for heads and embeddings, of other classes, words or images.
     """
-    misshapen = [key for key, *_ in report["mismatched_keys"]]
+    misshapen = [str(key) for key, *_ in report["mismatched_keys"]]
     if any("embed" not in key and _in_backbone(key, model) for key in misshapen):
         raise ValueError(f"{name} has weights of other shapes than its config says: {_some(misshapen)}")
     missing = [key for key in report["missing_keys"] if not key.endswith(SCORE_BIAS)]
-    lost, left = (sorted(key for key in keys if _in_backbone(key, model)) for keys in (missing, report["unexpected_keys"]))
+    lost = sorted(key for key in missing if _in_backbone(key, model))
+    left = sorted(key for key in report["unexpected_keys"] if _in_backbone(key, model))
     if lost:
         raise ValueError(f"{name} lacks {len(lost)} weights of its backbone, for example {_some(lost)}; is the file whole?")
     if left:
@@ -170,16 +180,16 @@ def _in_backbone(key: str, model: PreTrainedModel) -> bool:
     return parts[0] in dict(model.base_model.named_children()) and not {"pooler", "mask_token"}.intersection(parts)
 
 
-def _some(keys: Any) -> str:
+def _some(keys: Iterable[object]) -> str:
     shown = sorted(str(key) for key in keys)
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
-def _by_upstream_type() -> dict[str, type]:
+def _by_upstream_type() -> dict[str, type[PreTrainedConfig]]:
     return {config.__mro__[2].model_type: config for config in FAMILIES}  # type: ignore[attr-defined]
 
 
-def _tanhmax_class_of(upstream: type) -> tuple[Any, Any]:
+def _tanhmax_class_of(upstream: type) -> tuple[type[PreTrainedModel], type[PreTrainedConfig]]:
     for config_class, heads in FAMILIES.items():
         for cls in heads.values():
             if upstream is cls:
@@ -189,8 +199,8 @@ def _tanhmax_class_of(upstream: type) -> tuple[Any, Any]:
     raise ValueError(f"there is no TanhMax class for {upstream.__name__}; hf_tanhmax.use_tanhmax patches any live model instead")
 
 
-def _tanhmax_config(config: Any, config_class: Any, settings: TanhMaxSettings) -> Any:
-    converted = _same_config(config, config_class)
+def _tanhmax_config(config: PreTrainedConfig, config_class: type[PreTrainedConfig], settings: TanhMaxSettings) -> PreTrainedConfig:
+    converted: Any = _same_config(config, config_class)
     converted.tanhmax_polarity = settings.polarity
     converted.tanhmax_layers = None if settings.layers is None else list(settings.layers)
     converted.tanhmax_heads = None if settings.heads is None else list(settings.heads)
@@ -198,7 +208,7 @@ def _tanhmax_config(config: Any, config_class: Any, settings: TanhMaxSettings) -
     return converted
 
 
-def _same_config(config: Any, config_class: Any) -> Any:
+def _same_config(config: PreTrainedConfig, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     values = {key: value for key, value in config.to_dict().items() if key not in ORIGIN}
     known = set(config_class.__dataclass_fields__)
     converted = config_class(**{key: value for key, value in values.items() if not key.startswith("tanhmax_") or key in known})
@@ -206,7 +216,7 @@ def _same_config(config: Any, config_class: Any) -> Any:
     return converted
 
 
-def _implementations(config: Any) -> Any:
+def _implementations(config: PreTrainedConfig) -> str | dict[str, object] | None:
     """The attention implementation of a config; with sub-configs a dictionary, as Transformers takes it, since each may have its own."""
     own = getattr(config, "_attn_implementation", None)
     parts = {key: getattr(config, key, None) for key in getattr(config, "sub_configs", {})}
@@ -218,7 +228,7 @@ def _named(model: PreTrainedModel, name: str) -> PreTrainedModel:
     return model
 
 
-def _with_weights_of(source: PreTrainedModel, target: Any, config: Any) -> PreTrainedModel:
+def _with_weights_of(source: PreTrainedModel, target: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
     if getattr(source, "hf_quantizer", None) is not None:
         raise ValueError(
             f"this {type(source).__name__} is quantised, and its weights cannot be shared; pass its name instead, with its "
@@ -229,7 +239,8 @@ def _with_weights_of(source: PreTrainedModel, target: Any, config: Any) -> PreTr
             f"some weights of this {type(source).__name__} are not in memory, but offloaded or not there yet; pass its name "
             "instead, with the same device_map and offload_folder"
         )
-    made, report = target.from_pretrained(
+    loader: Any = target  # which returns a report beside the model, and takes what its own `__init__` does
+    made, report = loader.from_pretrained(
         None,
         config=config,
         state_dict=source.state_dict(),
@@ -247,7 +258,7 @@ def _with_weights_of(source: PreTrainedModel, target: Any, config: Any) -> PreTr
     return made.to(source.device).train(source.training)
 
 
-def _construction(source: Any) -> dict[str, bool]:
+def _construction(source: PreTrainedModel) -> dict[str, bool]:
     """The arguments beside the config that the backbones are built with, read off the model."""
     accepted = inspect.signature(type(source).__init__).parameters
     found = {

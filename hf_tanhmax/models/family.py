@@ -1,9 +1,16 @@
-"""What the three families share: the TanhMax fields of a config, and the decorator that makes an upstream class a TanhMax class."""
+"""What the three families share: the TanhMax fields of a config, and the decorator that makes an upstream class a TanhMax class.
+
+PEFT and Liger have tables that are keyed by model type: of the default target modules of each method, and of the functions that put kernels
+into a model. Modules have the same names here as upstream, so the TanhMax types get upstream's rows. Neither library has a function that
+adds a row, or a moment at which it calls plugins, and importing them here would make `import hf_tanhmax` heavy. But both read the model
+type right before they look it up, so that is when the rows are added: `ModelType` is an attribute that does it.
+"""
 
 import functools
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,7 +22,6 @@ from ..model_names import converted_name
 from ..patching import attention_modules, own
 from ..registration import EAGER, FUSED, SCORE_BIAS
 from ..settings import TanhMaxSettings
-from .adapters import ModelType
 from .bundle import CODE_FILE, source
 
 # In a TanhMax model the names of Transformers mean TanhMax already. Ours are other words for them: taken as they are, they would make
@@ -27,9 +33,11 @@ IMPLEMENTATION: Any = PreTrainedConfig._attn_implementation  # a property
 Model = TypeVar("Model", bound=type[PreTrainedModel])
 
 # For each config class, the class behind every Auto class, as `tanhmax_class` was told.
-HEADS: dict[type, dict[str, type[PreTrainedModel]]] = {}
+HEADS: dict[type[PreTrainedConfig], dict[str, type[PreTrainedModel]]] = {}
 # What a model card says of every model of ours, once it is pushed to the Hub.
 TAGS = ["tanhmax", "custom_code"]
+# ViT's attention projections are named as LLaMA's are; the rest of it is not. PEFT's own rows for `vit` are the names of older checkpoints.
+ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 
 
 @dataclass(kw_only=True, repr=False)
@@ -68,9 +76,10 @@ class TanhMaxFields:
 
         However a config or a model is saved, it comes by here, and that before anything is uploaded.
         """
-        published = type(self) in HEADS
+        config_class: Any = type(self)
+        published = config_class in HEADS
         if published:
-            self.auto_map = auto_map(type(self))
+            self.auto_map = auto_map(config_class)
         super().to_json_file(json_file_path, use_diff)  # type: ignore[misc]
         if published:
             (Path(json_file_path).parent / CODE_FILE).write_bytes(source().encode())
@@ -80,13 +89,13 @@ class TanhMaxFields:
         _ = self.tanhmax_settings
 
 
-def auto_map(config_class: type) -> dict[str, str]:
+def auto_map(config_class: type[PreTrainedConfig]) -> dict[str, str]:
     """The class in the published file for each Auto class, as config.json names it."""
     stem = Path(CODE_FILE).stem
     return {"AutoConfig": f"{stem}.{config_class.__name__}"} | {auto: f"{stem}.{cls.__name__}" for auto, cls in HEADS[config_class].items()}
 
 
-def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], Model]:
+def tanhmax_class(config_class: type[PreTrainedConfig], *auto_classes: str) -> Callable[[Model], Model]:
     """Make a subclass of a Transformers model compute TanhMax: its config class, its construction, its initialisation, its Auto classes.
 
     The decorated class is one line below its upstream class; the signature of `__init__` is upstream's, as Transformers inspects it.
@@ -96,7 +105,7 @@ def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], M
         upstream: Any = cls.__init__
 
         @functools.wraps(upstream)
-        def _construct(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        def _construct(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             upstream(self, config, *args, **kwargs)
             own(self)
             self.add_model_tags(TAGS)
@@ -107,7 +116,7 @@ def tanhmax_class(config_class: type, *auto_classes: str) -> Callable[[Model], M
         upstream_initialize = cls.initialize_weights
 
         @functools.wraps(upstream_initialize)
-        def _initialize(self: Any) -> None:
+        def _initialize(self: PreTrainedModel) -> None:
             upstream_initialize(self)
             for module in attention_modules(self):
                 if getattr(module, SCORE_BIAS, None) is not None:
@@ -129,3 +138,38 @@ def _share_out_score_biases(model: PreTrainedModel) -> None:
     rules = {re.sub(r"\.\d+\.", ".*.", name): "colwise" for name, _ in model.named_parameters() if name.endswith(SCORE_BIAS)}
     if model.tp_plan and rules:
         model.tp_plan = model.tp_plan | rules  # type: ignore[misc]
+
+
+class ModelType:
+    """The model type of a config class, which adds rows to the tables when it is read off the class or a config."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, config: object, config_class: type | None = None) -> str:
+        fill_tables()
+        return self.name
+
+
+def fill_tables() -> None:
+    """Add the TanhMax model types to the tables of PEFT and Liger, if they are imported; a row that is there already stays."""
+    for table in (*_peft_tables(), *_liger_tables()):
+        for family in ("bert", "llama"):
+            if family in table:
+                table.setdefault(f"tanhmax_{family}", table[family])
+    for table in _peft_tables():
+        if ATTENTION.issuperset(table.get("llama", ["none"])):
+            table.setdefault("tanhmax_vit", table["llama"])
+
+
+def _peft_tables() -> Iterator[dict[str, list[str]]]:
+    if "peft.utils.constants" in sys.modules:
+        for name, table in vars(sys.modules["peft.utils.constants"]).items():
+            if name.startswith("TRANSFORMERS_MODELS_TO_") and name.endswith("_MODULES_MAPPING"):
+                yield table
+
+
+def _liger_tables() -> Iterator[dict[str, Any]]:
+    table = getattr(sys.modules.get("liger_kernel.transformers.monkey_patch"), "MODEL_TYPE_TO_APPLY_LIGER_FN", None)
+    if table is not None:
+        yield table

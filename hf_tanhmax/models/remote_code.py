@@ -20,7 +20,7 @@ def auto_map(model_type: str) -> dict[str, str]:
     Raises:
         ValueError: not a TanhMax model type.
     """
-    by_type = {config.model_type: config for config in FAMILIES}  # type: ignore[attr-defined]
+    by_type = {config.model_type: config for config in FAMILIES}
     if model_type not in by_type:
         raise ValueError(f"{model_type!r} is no TanhMax model type; there are {', '.join(sorted(by_type))}")
     return family.auto_map(by_type[model_type])

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel, StoppingCriteria
 
 import hf_tanhmax
-from hf_tanhmax.caches import cache_argument
+from hf_tanhmax.serving import cache_argument
 from hf_tanhmax.training.results import git_commit, table
 
 from .measure import gpu_environment, percentiles

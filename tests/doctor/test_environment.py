@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_tanhmax.doctor import check_environment, environment, errors_in
-from hf_tanhmax.models import adapters
+from hf_tanhmax.models import family
 
 DECLARED = [
     "torch>=2.11",
@@ -122,7 +122,7 @@ def test_peft_that_knows_no_family(monkeypatch):
     table = peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     for key in [key for key in table if key.startswith("tanhmax")]:
         monkeypatch.delitem(table, key)
-    monkeypatch.setattr(adapters, "fill_tables", lambda: None)
+    monkeypatch.setattr(family, "fill_tables", lambda: None)
     (finding,) = environment._check_peft()
     assert finding.level == "warning"
     assert finding.sentence.startswith("knows no default target modules for tanhmax_bert, tanhmax_vit, tanhmax_llama")

@@ -188,7 +188,7 @@ def test_the_command_writes_the_file(tmp_path, monkeypatch):
     runpy.run_module("hf_tanhmax.models.remote_code", run_name="__main__")
     assert verdict((tmp_path / "file.py").read_text()) is None
     monkeypatch.setattr(sys, "argv", ["remote"])
-    with pytest.raises(SystemExit, match=r"usage: python -m hf_tanhmax\.models\.remote PATH"):
+    with pytest.raises(SystemExit, match=r"usage: python -m hf_tanhmax\.models\.remote_code PATH"):
         runpy.run_module("hf_tanhmax.models.remote_code", run_name="__main__")
 
 

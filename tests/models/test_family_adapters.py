@@ -10,7 +10,7 @@ from peft.utils import constants
 from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from hf_tanhmax import TanhMaxBertForSequenceClassification, TanhMaxLlamaForCausalLM, TanhMaxViTForImageClassification
-from hf_tanhmax.models.adapters import fill_tables
+from hf_tanhmax.models.family import fill_tables
 from hf_tanhmax.patching import attention_modules
 
 HEADS = {"bert": TanhMaxBertForSequenceClassification, "vit": TanhMaxViTForImageClassification, "llama": TanhMaxLlamaForCausalLM}
