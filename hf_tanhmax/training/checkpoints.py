@@ -18,6 +18,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from ..errors import RecipeError
+from ..results import RENAMED_KEYS
 
 MANIFEST, IDENTITY, RESULTS = "whole.json", "recipe.json", "results.json"
 FULL = 1 << 12  # bytes; a file system with less left than this is full
@@ -75,6 +76,16 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What a run wrote about itself when it began, with the names that its keys have now.
+
+    Raises:
+        OSError, ValueError: no run wrote into the folder.
+    """
+    found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    return found | {"config": {RENAMED_KEYS.get(key, key): value for key, value in found.get("config", {}).items()}}
+
+
 def claim(folder: Path, identity: dict[str, Any], *, resume: bool) -> Start:
     """Decide what to do with an output folder, and write the run's identity into a new one.
 
@@ -90,7 +101,7 @@ def claim(folder: Path, identity: dict[str, Any], *, resume: bool) -> Start:
             raise RecipeError(f"cannot write to output_dir {folder}: {error.strerror}") from error
         return Start(said=(f"there is nothing to resume in {folder}; starting from the beginning",) if resume else ())
     try:
-        found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        found = read_identity(folder)
     except (OSError, ValueError):
         raise RecipeError(f"output_dir {folder} holds files that no recipe wrote; choose another output_dir") from None
     if found != identity:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..errors import RecipeError
 from ..patching import set_polarity
-from .configuration.config import Config
+from .configuration.schema import Config
 from .tasks import Task
 
 BASE_FOLDER = "base"

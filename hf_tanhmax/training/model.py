@@ -14,7 +14,7 @@ from ..models.llama import TanhMaxLlamaConfig
 from ..models.vit import TanhMaxViTConfig
 from ..patching import set_polarity
 from ..settings import TanhMaxSettings
-from .configuration.config import Config
+from .configuration.schema import Config
 from .data.rows import Splits
 from .tasks import Task
 

@@ -17,12 +17,11 @@ from ..errors import Interrupted, RecipeError
 from .annealing import PolarityCallback
 from .checkpoints import RESULTS, ManifestCallback, Start, claim, space_left, whole_checkpoints, write_json
 from .compare import comparison
-from .configuration.config import Config
 from .configuration.recipe import Recipe
+from .configuration.schema import Config
 from .data.rows import Splits, source_fingerprint
-from .distributed import check_launch, check_switched_on
 from .health import HealthCallback, attention_health, health_curve, softmax_norms
-from .interrupt import InterruptCallback
+from .launch import InterruptCallback, check_launch, check_switched_on
 from .lora import load_trained, save_base, with_adapters
 from .model import build_model, checkpoint_config
 from .plots import run_figures
@@ -171,7 +170,7 @@ def _report(recipe: Recipe, result: dict[str, Any]) -> None:
     gathered = gather(Path(config.results_dir), recipe, result) if config.results_dir else None
     write_card(folder, result, gathered)
     if config.push_to_hub:
-        _say(f"published: {publish(folder, config.push_to_hub, private=config.hub_private)}")
+        _say(f"published: {publish(folder, config.push_to_hub, private=config.hub_private_repo)}")
 
 
 def _trainer(task: Task, folder: Path, model: Any, data: dict[str, Dataset], processor: Any, splits: Splits) -> RecipeTrainer:

@@ -16,7 +16,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerCont
 
 from ..errors import RecipeError
 from .annealing import PolarityCallback
-from .configuration.config import Config
+from .configuration.schema import Config
 
 BATCHES_SORTED_TOGETHER = 50
 SCORE_BIAS = "tanhmax_score_bias"
@@ -159,10 +159,10 @@ def training_arguments(
         "per_device_eval_batch_size": 2 * (config.batch_size // share),
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "learning_rate": config.resolved_learning_rate,
-        "lr_scheduler_type": config.learning_rate_schedule if config.learning_rate_schedule != "constant" else "constant_with_warmup",
-        "warmup_steps": round(steps * config.warmup_share),
+        "lr_scheduler_type": config.lr_scheduler_type if config.lr_scheduler_type != "constant" else "constant_with_warmup",
+        "warmup_steps": config.warmup_steps if config.warmup_steps >= 1 else round(steps * config.warmup_steps),
         "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_gradient_norm,
+        "max_grad_norm": config.max_grad_norm,
         "bf16": config.bf16,
         "seed": config.seed,
         "use_cpu": config.use_cpu or not torch.accelerator.is_available(),

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from ...errors import RecipeError
-from ..configuration.config import DATA_FILES, FILE_TYPES, Config
+from ..configuration.schema import DATA_FILES, FILE_TYPES, Config
 
 Rows = dict[str, Dataset]
 CHOICE_SEED = 42  # of the rows that max_train_rows and max_test_rows keep, the same in every run
@@ -88,7 +88,7 @@ def source_fingerprint(config: Config) -> dict[str, Any]:
         return {"source": "files", "sha256": {key: _digest(path) for key, path in files.items()}}
     if not config.is_synthetic:
         return {"source": config.dataset, "config": config.dataset_config}
-    settings = {key: value for key, value in vars(config).items() if key.startswith("synthetic_")}
+    settings = {key: value for key, value in config if key.startswith("synthetic_")}
     return {"source": config.synthetic, **settings}
 
 

@@ -15,7 +15,7 @@ class Task(ABC):
     """One kind of recipe.
 
     Args:
-        config: of the kind that the task has in `hf_tanhmax.training.configuration.task_configs`.
+        config: of the kind that the task has in `hf_tanhmax.training.configuration.schema`.
     """
 
     auto_class: ClassVar[Any]  # of Transformers, that loads a checkpoint with this task's head
