@@ -7,11 +7,10 @@ import json
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from ..errors import RecipeError
 from .checkpoints import IDENTITY, read_identity
-from .configuration.recipe import checked, read_flags, task_defaults
+from .configuration.recipe import Values, checked, read_flags, task_defaults
 from .configuration.schema import Config
 
 USAGE = """\
@@ -47,14 +46,14 @@ def read_config(folder: Path, flags: list[str]) -> Config:
     """
     try:
         values = read_identity(folder)["config"]
-        task = values["task"]
+        task = str(values["task"])
     except (OSError, ValueError, KeyError):
         raise RecipeError(f"{folder} is not the folder of a run: it has no readable {IDENTITY}") from None
-    trained = {"model_name_or_path": str(folder), "lora_rank": None}
+    trained: Values = {"model_name_or_path": str(folder), "lora_rank": None}
     return checked(task, ("", task_defaults(task)), (f"{folder / IDENTITY}: ", values), ("--", read_flags(flags, task)), ("", trained))
 
 
-def evaluate(folder: Path, config: Config) -> dict[str, Any]:
+def evaluate(folder: Path, config: Config) -> dict[str, object]:
     """The metrics of a model in a run's folder, and on how many rows of which split.
 
     Raises:
