@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from ..errors import RecipeError
 from .checkpoints import IDENTITY, read_identity
-from .configuration.recipe import Values, checked, read_flags, task_defaults
+from .configuration.recipe import Values, checked, read_flags, read_layers
 from .configuration.schema import Config
 
 USAGE = """\
@@ -50,7 +50,7 @@ def read_config(folder: Path, flags: list[str]) -> Config:
     except (OSError, ValueError, KeyError):
         raise RecipeError(f"{folder} is not the folder of a run: it has no readable {IDENTITY}") from None
     trained: Values = {"model_name_or_path": str(folder), "lora_rank": None}
-    return checked(task, ("", task_defaults(task)), (f"{folder / IDENTITY}: ", values), ("--", read_flags(flags, task)), ("", trained))
+    return checked(task, *read_layers(task), (f"{folder / IDENTITY}: ", values), ("--", read_flags(flags, task)), ("", trained))
 
 
 def evaluate(folder: Path, config: Config) -> dict[str, object]:

@@ -136,9 +136,9 @@ def softmax_norms(model: PreTrainedModel, batches: Batches, **options: bool) -> 
         return _measured(model, batches, options).norms()
 
 
-def health_curve(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def health_curve(history: Iterable[dict[str, float]]) -> list[dict[str, object]]:
     """What `HealthCallback` logged, as `{"step", "overall", "layers"}` for each measurement."""
-    curve = []
+    curve: list[dict[str, object]] = []
     for record in history:
         found: dict[str, dict[str, float]] = {}
         for key, value in record.items():

@@ -87,9 +87,8 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
     metrics, outcomes = _metrics(trainer, task, data)
     logits = _logits(trainer.model_wrapped, batches, task.forward)
     if use_cache is not None:
-        cast(
-            PreTrainedModel, trainer.model
-        ).config.use_cache = use_cache  # the Trainer switches it off, which is no property of the trained model
+        # The Trainer switches it off, which is no property of the trained model.
+        cast(PreTrainedModel, trainer.model).config.use_cache = use_cache
     with space_left(folder):
         trainer.save_model(str(folder))
     PartialState().wait_for_everyone()

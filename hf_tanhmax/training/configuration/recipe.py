@@ -41,6 +41,7 @@ keys and defaults:
 
 """
 Values = dict[str, object]
+Layer = tuple[str, Values]  # keys, and what to put before one in a sentence that refuses it: its file, or the dashes of a flag
 Schema = dict[str, Any]  # JSON schema of one key
 WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text", "null": "null"}
 
@@ -95,10 +96,9 @@ def read_recipes(arguments: list[str]) -> list[Recipe]:
         raise RecipeError(f"name a recipe first, such as {task_base('bert/text_classification').with_name('tanhmax.yaml')}; see --help")
     path = Path(arguments[0])
     task = task_of(path)
-    defaults, given = _values(path, task)
-    flags = read_flags(arguments[1:], task)
-    config = checked(task, ("", defaults), (f"{path}: ", given), ("--", flags))
-    check_given(config, {*given, *flags})
+    layers, flags = read_layers(task, path.with_name("base.yaml"), path), read_flags(arguments[1:], task)
+    config = checked(task, *layers, ("--", flags))
+    check_given(config, {*flags, *(layers[-1][1] if path.name != "base.yaml" else ())})
     recipe = Recipe(_name_of(path, task), path.stem, config)
     return [recipe] if config.compare_with is None else [recipe, _twin(path, recipe, config.compare_with)]
 
@@ -108,9 +108,13 @@ def task_base(task: str) -> Path:
     return ROOT / task / "base.yaml"
 
 
-def task_defaults(task: str) -> Values:
-    """The keys of a task with their defaults, as they are written."""
-    return {**read_yaml(BASE), **read_yaml(task_base(task))}
+def read_layers(task: str, *files: Path) -> list[Layer]:
+    """The keys of a task with their defaults, and of files that change them, as far as they exist.
+
+    Raises:
+        RecipeError: as `read_yaml`.
+    """
+    return [(f"{file}: ", read_yaml(file)) for file in dict.fromkeys([BASE, task_base(task), *files]) if file.is_file()]
 
 
 def print_help(arguments: list[str]) -> None:
@@ -128,7 +132,7 @@ def task_of(path: Path) -> str:
     """
     for file in (path, path.with_name("base.yaml")):
         task = read_yaml(file).get("task") if file == path or file.is_file() else None
-        if task is not None and task not in CONFIGS:
+        if task is not None and task not in list(CONFIGS):
             raise RecipeError(f"{file}: unknown task {task!r}; there are {', '.join(CONFIGS)}")
         if task is not None:
             return str(task)
@@ -182,13 +186,8 @@ def read_flags(flags: list[str], task: str) -> Values:
     return found
 
 
-def checked(task: str, *layers: tuple[str, Values]) -> Config:
-    """The configuration of a task.
-
-    Args:
-        task: that the keys are of.
-        layers: values of its keys, later ones before earlier ones, each with what to put before a key in a sentence that refuses it: the
-            file that names it, or the dashes of a flag.
+def checked(task: str, *layers: Layer) -> Config:
+    """The configuration of a task from layers of its keys, of which later ones change earlier ones.
 
     Raises:
         RecipeError: an unknown key, naming the nearest one; a wrong value, naming what came and what was wanted; or values that do not go
@@ -208,13 +207,6 @@ def checked(task: str, *layers: tuple[str, Values]) -> Config:
         raise RecipeError(f"{places[key]}{key} must be {wanted}, but is {values[key]!r}") from error
 
 
-def _values(path: Path, task: str) -> tuple[Values, Values]:
-    """The defaults of a file's keys, and what it says itself."""
-    base = path.with_name("base.yaml")
-    defaults = task_defaults(task) | (read_yaml(base) if base.is_file() else {})
-    return defaults, {} if path == base else read_yaml(path)
-
-
 def _twin(path: Path, recipe: Recipe, variant: str) -> Recipe:
     """The same run with another variant's attention, and with whatever else that variant's file says."""
     other = path.with_name(f"{variant}.yaml")
@@ -223,12 +215,11 @@ def _twin(path: Path, recipe: Recipe, variant: str) -> Recipe:
         raise RecipeError(f"compare_with: there is no variant {variant!r} beside {path.name}; there are {', '.join(there) or 'none'}")
     if variant == path.stem:
         raise RecipeError(f"compare_with: {variant!r} is the variant itself")
-    task = recipe.config.task
-    defaults, given = _values(other, task)
+    *bases, given = read_layers(recipe.config.task, path.with_name("base.yaml"), other)
+    attention = [(place, {key: value for key, value in layer.items() if key in ATTENTION}) for place, layer in bases]
     output_dir = f"{recipe.config.output_dir}--{variant}" if recipe.config.output_dir else None
     own: Values = {"output_dir": output_dir, "compare_with": None, "push_to_hub": None}
-    layers = [("", dict(recipe.config)), ("", {key: defaults[key] for key in ATTENTION}), (f"{other}: ", given), ("", own)]
-    return Recipe(recipe.name, variant, checked(task, *layers))
+    return Recipe(recipe.name, variant, checked(recipe.config.task, ("", dict(recipe.config)), *attention, given, ("", own)))
 
 
 def _name_of(path: Path, task: str) -> str:

@@ -10,7 +10,7 @@ import yaml
 import hf_tanhmax
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import RENAMED_KEYS
-from hf_tanhmax.training.configuration.recipe import checked, print_help, read_recipes, read_yaml, task_base, task_defaults, task_of
+from hf_tanhmax.training.configuration.recipe import checked, print_help, read_layers, read_recipes, read_yaml, task_base, task_of
 from hf_tanhmax.training.configuration.schema import ATTENTION, CONFIGS
 
 TEXT = "bert/text_classification"
@@ -53,6 +53,13 @@ def test_a_base_beside_the_recipe_is_used(tmp_path):
     (tmp_path / "mine.yaml").write_text("num_train_epochs: 2\n")
     found = read_recipes([str(tmp_path / "mine.yaml")])[0]
     assert (found.config.seed, found.config.num_train_epochs, found.name) == (7, 2, "llama--sft")
+
+
+def test_a_mistake_in_the_base_beside_the_recipe_names_that_file(tmp_path):
+    (tmp_path / "base.yaml").write_text("task: llama/sft\nsead: 7\n")
+    (tmp_path / "mine.yaml").write_text("seed: 2\n")
+    with pytest.raises(RecipeError, match=r"base.yaml: unknown key 'sead'; did you mean 'seed'"):
+        read_recipes([str(tmp_path / "mine.yaml")])
 
 
 def test_a_recipe_that_names_no_task_is_refused(tmp_path):
@@ -105,7 +112,7 @@ def test_help_shows_every_key(task, capsys):
 def test_a_value_of_the_right_type_is_taken(key, value, found, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({key: value}))
-    assert getattr(checked(TEXT, ("", task_defaults(TEXT)), ("", read_yaml(file))), key) == found
+    assert getattr(checked(TEXT, *read_layers(TEXT), ("", read_yaml(file))), key) == found
 
 
 @pytest.mark.parametrize(
@@ -159,6 +166,7 @@ def test_a_wrong_flag_is_refused(flags, message):
         ("seed: 1\nseed: 2\n", "mine.yaml: seed is given twice"),
         ("- a\n", "must hold lines of `key: value`"),
         ("a: [\n", "is not YAML"),
+        ("task: [bert]\n", "unknown task \\['bert'\\]; there are"),
         ("task: bert/poetry\n", "unknown task 'bert/poetry'; there are bert/text_classification, bert/masked_lm"),
     ],
 )

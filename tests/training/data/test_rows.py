@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_tanhmax.errors import RecipeError
-from hf_tanhmax.training.configuration.recipe import checked, task_defaults
+from hf_tanhmax.training.configuration.recipe import checked, read_layers
 from hf_tanhmax.training.data import rows as data
 from hf_tanhmax.training.data.rows import source_fingerprint
 from hf_tanhmax.training.data.synthetic import synthetic_splits
@@ -17,7 +17,7 @@ ROWS = [("good film", 1), ("bad film", 0), ("no, null", 1), ("NA", 0), ("a b c",
 
 
 def configured(**keys):
-    return checked("bert/text_classification", ("", task_defaults("bert/text_classification")), ("", keys))
+    return checked("bert/text_classification", *read_layers("bert/text_classification"), ("", keys))
 
 
 @pytest.fixture
