@@ -135,19 +135,19 @@ class PolarityCallback(TrainerCallback):
         return polarity_at(state.global_step, state.max_steps, start=self.start, end=self.end, schedule=self.schedule, share=self.share)
 
 
-def _polarity_of(model: nn.Module) -> Any:
+def _polarity_of(model: nn.Module) -> float | str:
     """What the attention of a model answers; "none" where it computes softmax."""
     configs = (getattr(module, "config", None) for module in model.modules())
     return next((config.tanhmax_polarity for config in configs if isinstance(config, ConfigView)), "none")
 
 
-def _polarities_of_bases(model: Any) -> set[Any]:
+def _polarities_of_bases(model: Any) -> set[float | str | None]:
     """What the folders of the base models that a model's adapters name say about polarity."""
     names = {adapter.base_model_name_or_path for adapter in model.peft_config.values()}
     return {_polarity_in(Path(name)) for name in names if name}
 
 
-def _polarity_in(folder: Path) -> Any:
+def _polarity_in(folder: Path) -> float | str | None:
     """What the config in a folder says about polarity, if there is one and it does."""
     path = folder / "config.json"
     return json.loads(path.read_text(encoding="utf-8")).get("tanhmax_polarity") if path.is_file() else None

@@ -15,19 +15,21 @@ from types import TracebackType
 from typing import Any
 
 from accelerate import PartialState
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import RecipeError
+from ..results import RENAMED_KEYS
 
 MANIFEST, IDENTITY, RESULTS = "whole.json", "recipe.json", "results.json"
 FULL = 1 << 12  # bytes; a file system with less left than this is full
 NUMBERS = re.compile(r"\[\s*((?:-?[\d.]+(?:e[+-]?\d+)?,?\s*)+)\]")  # lists of numbers, which are written on one line
+Identity = dict[str, dict[str, object]]  # the configuration of a run, and what identifies its data
 
 
 class ManifestCallback(TrainerCallback):
     """Marks every checkpoint of a Trainer as whole after all processes have written their part."""
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the list of files, once all are there."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
@@ -64,7 +66,7 @@ def whole(checkpoint: Path) -> bool:
         return False
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a file in one step: a reader sees the old contents or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -75,7 +77,17 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def claim(folder: Path, identity: dict[str, Any], *, resume: bool) -> Start:
+def read_identity(folder: Path) -> Identity:
+    """What a run wrote about itself when it began, with the names that its keys have now.
+
+    Raises:
+        OSError, ValueError: no run wrote into the folder.
+    """
+    found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    return found | {"config": {RENAMED_KEYS.get(key, key): value for key, value in found.get("config", {}).items()}}
+
+
+def claim(folder: Path, identity: Identity, *, resume: bool) -> Start:
     """Decide what to do with an output folder, and write the run's identity into a new one.
 
     Raises:
@@ -90,7 +102,7 @@ def claim(folder: Path, identity: dict[str, Any], *, resume: bool) -> Start:
             raise RecipeError(f"cannot write to output_dir {folder}: {error.strerror}") from error
         return Start(said=(f"there is nothing to resume in {folder}; starting from the beginning",) if resume else ())
     try:
-        found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        found = read_identity(folder)
     except (OSError, ValueError):
         raise RecipeError(f"output_dir {folder} holds files that no recipe wrote; choose another output_dir") from None
     if found != identity:
@@ -127,7 +139,7 @@ def _last_whole(folder: Path) -> Start:
     return Start(said=tuple(said))
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+def _differences(found: Identity, wanted: Identity) -> str:
     parts = []
     for group in sorted({*found, *wanted}):
         old, new = found.get(group), wanted.get(group)

@@ -5,16 +5,13 @@ python -m hf_tanhmax.training.evaluate FOLDER [--test_file FILE] [--batch_size N
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from ..errors import RecipeError
-from .checkpoints import IDENTITY
-from .configuration.config import Config
-from .configuration.keys import read_flags
-from .configuration.task_configs import CONFIGS
+from .checkpoints import IDENTITY, read_identity
+from .configuration.recipe import Values, checked, read_flags, read_layers
+from .configuration.schema import Config
 
 USAGE = """\
 usage: python -m hf_tanhmax.training.evaluate FOLDER [--key value ...]
@@ -48,18 +45,15 @@ def read_config(folder: Path, flags: list[str]) -> Config:
         RecipeError: not the folder of a run, or flags that cannot work.
     """
     try:
-        values = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))["config"]
+        values = read_identity(folder)["config"]
+        task = str(values["task"])
     except (OSError, ValueError, KeyError):
         raise RecipeError(f"{folder} is not the folder of a run: it has no readable {IDENTITY}") from None
-    task = values["task"]
-    management = {"num_processes": None, "use_cpu": False, "output_dir": None, "results_dir": None, "resume": False, "compare_with": None}
-    kept = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    quiet = {"report_to": None, "push_to_hub": None, "hub_private": False}
-    config = CONFIGS[task](**{**kept, **management, **quiet, **read_flags(flags, task)})
-    return replace(config, model_name_or_path=str(folder), lora_rank=None)
+    trained: Values = {"model_name_or_path": str(folder), "lora_rank": None}
+    return checked(task, *read_layers(task), (f"{folder / IDENTITY}: ", values), ("--", read_flags(flags, task)), ("", trained))
 
 
-def evaluate(folder: Path, config: Config) -> dict[str, Any]:
+def evaluate(folder: Path, config: Config) -> dict[str, object]:
     """The metrics of a model in a run's folder, and on how many rows of which split.
 
     Raises:

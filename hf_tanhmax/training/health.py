@@ -9,7 +9,7 @@ Over the weights w of real (not padded) queries and keys of one layer:
 * output norm = mean L2 norm of what the attention module returns, over that of the same weights under softmax before training
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -47,8 +47,9 @@ class AttentionHealth:
             kept = torch.where(pairs, weights.double(), 0.0)
             negative, absolute = -kept.clamp(max=0.0).sum(-1), kept.abs().sum(-1)
             tokens, queries = int(real.sum()), int(real.sum()) * weights.shape[1]
-            counted = (negative.sum(), absolute.sum(), _entropy(negative, absolute).sum(), queries, loud[index] if loud else 0.0, tokens)
-            self._layers[index] = [total + float(new) for total, new in zip(self._layers[index], counted, strict=True)]
+            sums = [float(each.sum()) for each in (negative, absolute, _entropy(negative, absolute))]
+            counted = [*sums, queries, loud[index] if loud else 0.0, tokens]
+            self._layers[index] = [total + new for total, new in zip(self._layers[index], counted, strict=True)]
 
     def report(self, baseline: Sequence[float] | None = None) -> dict[str, Any]:
         """`overall` and `layers`, each with `negative_mass`, `weight_sum`, `sign_entropy` and, if there is a baseline, `output_norm`.
@@ -86,23 +87,23 @@ class HealthCallback(TrainerCallback):
     """
 
     def __init__(
-        self, batches: Batches, *, every: int, log: Callable[[dict[str, float]], None], baseline: Sequence[float], **options: Any
+        self, batches: Batches, *, every: int, log: Callable[[dict[str, float]], None], baseline: Sequence[float], **options: bool
     ) -> None:
         self.batches, self.every, self.log, self.baseline, self.options = batches, every, log, baseline, options
 
-    def on_train_begin(self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure the model that training begins with."""
         if state.global_step == 0:
             self._measure(kwargs["model"])
 
-    def on_step_end(self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure every so often, and at the end."""
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             wanted = control.should_log  # logging clears it, and the loss of this step is still to come
             self._measure(kwargs["model"])
             control.should_log = wanted
 
-    def _measure(self, model: Any) -> None:
+    def _measure(self, model: PreTrainedModel) -> None:
         was_training = model.training
         report = attention_health(model, self.batches, baseline=self.baseline, **self.options)
         model.train(was_training)
@@ -111,7 +112,7 @@ class HealthCallback(TrainerCallback):
 
 
 def attention_health(
-    model: Any, batches: Iterable[dict[str, Tensor]], *, baseline: Sequence[float] | None = None, **options: Any
+    model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], *, baseline: Sequence[float] | None = None, **options: bool
 ) -> dict[str, Any]:
     """Run a model over batches and report on its attention, with `polarity_per_head` `[layer][head]` if polarity is learned.
 
@@ -128,16 +129,16 @@ def attention_health(
     return report
 
 
-def softmax_norms(model: PreTrainedModel, batches: Batches, **options: Any) -> list[float]:
+def softmax_norms(model: PreTrainedModel, batches: Batches, **options: bool) -> list[float]:
     """For each layer, the mean norm of the outputs that softmax gives with the weights of a model: the baseline."""
     softmax = tanhmax_on(model, polarity=0.0) if isinstance(model.config, TanhMaxFields) else nullcontext()
     with softmax:
         return _measured(model, batches, options).norms()
 
 
-def health_curve(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def health_curve(history: Iterable[dict[str, float]]) -> list[dict[str, object]]:
     """What `HealthCallback` logged, as `{"step", "overall", "layers"}` for each measurement."""
-    curve = []
+    curve: list[dict[str, object]] = []
     for record in history:
         found: dict[str, dict[str, float]] = {}
         for key, value in record.items():
@@ -150,7 +151,7 @@ def health_curve(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return curve
 
 
-def _measured(model: Any, batches: Iterable[dict[str, Tensor]], options: dict[str, Any]) -> AttentionHealth:
+def _measured(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], options: dict[str, bool]) -> AttentionHealth:
     health = AttentionHealth()
     model.eval()
     with torch.no_grad(), _eager(model), _output_norms(model) as outputs:
@@ -158,8 +159,10 @@ def _measured(model: Any, batches: Iterable[dict[str, Tensor]], options: dict[st
             inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
             outputs.clear()
             attentions = model(**inputs, output_attentions=True, **options).attentions
+            if not attentions:
+                continue  # the report will say so
             real = inputs.get("attention_mask")
-            if real is None and attentions:
+            if real is None:
                 real = attentions[0].new_ones(attentions[0].shape[0], attentions[0].shape[2])
             norms = [float((norm * real).sum()) for norm in outputs]
             health.add(attentions, real, norms)
@@ -167,7 +170,7 @@ def _measured(model: Any, batches: Iterable[dict[str, Tensor]], options: dict[st
 
 
 @contextmanager
-def _eager(model: Any) -> Any:
+def _eager(model: PreTrainedModel) -> Iterator[None]:
     """Attention that returns its weights, for as long as they are measured."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
@@ -178,7 +181,7 @@ def _eager(model: Any) -> Any:
 
 
 @contextmanager
-def _output_norms(model: nn.Module) -> Any:
+def _output_norms(model: nn.Module) -> Iterator[list[Tensor]]:
     """A list that every forward pass fills with the norms `[batch, length]` of each attention module's output."""
     found: list[Tensor] = []
     hooks = [

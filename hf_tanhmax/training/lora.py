@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..errors import RecipeError
 from ..patching import set_polarity
-from .configuration.config import Config
+from .configuration.schema import Config
 from .tasks import Task
 
 BASE_FOLDER = "base"
@@ -51,8 +51,8 @@ def with_adapters(model: PreTrainedModel, task: Task, folder: Path) -> Any:
 def save_base(model: PreTrainedModel, config: Config, folder: Path) -> None:
     """Write the base of an adapter, before adapters are put into it; a TanhMax one with the polarity that training ends with."""
     annealed = config.attention == "tanhmax" and config.polarity_schedule is not None
-    if annealed:
-        set_polarity(model, config.polarity)  # type: ignore[arg-type]
+    if annealed and config.polarity != "learned":
+        set_polarity(model, config.polarity)
     model.save_pretrained(folder / BASE_FOLDER)
     if annealed:
         set_polarity(model, config.polarity_start)

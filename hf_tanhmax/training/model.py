@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedModel, ViTConfig
+from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
 from ..errors import RecipeError
 from ..models.bert import TanhMaxBertConfig
@@ -14,9 +14,10 @@ from ..models.llama import TanhMaxLlamaConfig
 from ..models.vit import TanhMaxViTConfig
 from ..patching import set_polarity
 from ..settings import TanhMaxSettings
-from .configuration.config import Config
+from .configuration.schema import Config
 from .data.rows import Splits
 from .tasks import Task
+from .tasks.task import Processor
 
 UPSTREAM = {"bert": BertConfig, "vit": ViTConfig, "llama": LlamaConfig}
 TANHMAX = {"bert": TanhMaxBertConfig, "vit": TanhMaxViTConfig, "llama": TanhMaxLlamaConfig}
@@ -43,7 +44,7 @@ def tanhmax_settings(config: Config) -> TanhMaxSettings | None:
         raise RecipeError(str(error)) from error
 
 
-def checkpoint_config(task: Task) -> Any:
+def checkpoint_config(task: Task) -> PreTrainedConfig | None:
     """The config of the checkpoint to start from, checked against the recipe; None from scratch.
 
     Raises:
@@ -70,7 +71,7 @@ def checkpoint_config(task: Task) -> Any:
     return found
 
 
-def build_model(task: Task, checkpoint: Any, splits: Splits, processor: Any) -> PreTrainedModel:
+def build_model(task: Task, checkpoint: PreTrainedConfig | None, splits: Splits, processor: Processor) -> PreTrainedModel:
     """The model, in float32, with the task's head.
 
     Raises:
@@ -90,7 +91,7 @@ def build_model(task: Task, checkpoint: Any, splits: Splits, processor: Any) -> 
     return model
 
 
-def _from_scratch(task: Task, settings: Any, splits: Splits, processor: Any) -> PreTrainedModel:
+def _from_scratch(task: Task, settings: TanhMaxSettings | None, splits: Splits, processor: Processor) -> PreTrainedModel:
     family, fields = task.config.family, task.sizes(processor, splits) | task.head(splits)
     try:
         if settings is None:
@@ -101,9 +102,10 @@ def _from_scratch(task: Task, settings: Any, splits: Splits, processor: Any) -> 
         raise RecipeError(str(error)) from error
 
 
-def _from_checkpoint(task: Task, settings: Any, checkpoint: Any, splits: Splits) -> PreTrainedModel:
+def _from_checkpoint(task: Task, settings: TanhMaxSettings | None, checkpoint: PreTrainedConfig, splits: Splits) -> PreTrainedModel:
     config = task.config
-    name, arguments = str(config.model_name_or_path), {"dtype": torch.float32, **task.head(splits)}
+    name = str(config.model_name_or_path)
+    arguments: dict[str, Any] = {"dtype": torch.float32, **task.head(splits)}
     if config.dropout is not None:
         arguments |= dict.fromkeys(DROPOUTS[config.family], config.dropout)
     if settings is None:
@@ -112,7 +114,7 @@ def _from_checkpoint(task: Task, settings: Any, checkpoint: Any, splits: Splits)
         chosen = {key: getattr(settings, key) for key in SETTINGS}
         return convert(name, task.auto_class, **chosen, **arguments)
     model = task.auto_class.from_pretrained(name, **arguments)
-    if not settings.learned:
+    if settings.polarity != "learned":
         set_polarity(model, settings.polarity)
     return model
 

@@ -15,8 +15,8 @@ from filelock import FileLock
 
 from ..errors import RecipeError
 from .checkpoints import write_json
-from .configuration.config import ROOT
 from .configuration.recipe import Recipe
+from .configuration.schema import ROOT
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "hf-tanhmax")
 PARTS = {"recipe", "variant", "metrics", "attention_health", "seed"}
@@ -38,7 +38,8 @@ def results_of(recipe: Recipe, measured: dict[str, Any], *, data: dict[str, Any]
         "attention": attention_in_words(config.identity()),
         "seed": config.seed,
         **measured,
-        "config": portable(config.identity()) | {"epochs": config.resolved_epochs, "learning_rate": config.resolved_learning_rate},
+        "config": portable(config.identity())
+        | {"num_train_epochs": config.resolved_epochs, "learning_rate": config.resolved_learning_rate},
         "data": data,
         "versions": versions(),
         "git": git_commit(),

@@ -2,33 +2,32 @@
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from torch import Tensor
-from transformers import set_seed
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from ..errors import Interrupted, RecipeError
 from .annealing import PolarityCallback
 from .checkpoints import RESULTS, ManifestCallback, Start, claim, space_left, whole_checkpoints, write_json
 from .compare import comparison
-from .configuration.config import Config
 from .configuration.recipe import Recipe
+from .configuration.schema import Config
 from .data.rows import Splits, source_fingerprint
-from .distributed import check_launch, check_switched_on
 from .health import HealthCallback, attention_health, health_curve, softmax_norms
-from .interrupt import InterruptCallback
+from .launch import InterruptCallback, check_launch, check_switched_on
 from .lora import load_trained, save_base, with_adapters
 from .model import build_model, checkpoint_config
 from .plots import run_figures
 from .publish import check_publishing, publish, write_card
 from .results import gather, read_results, results_of
 from .tasks import Task, task_for
+from .tasks.task import Processor
 from .trainer import LengthSampler, RecipeTrainer, training_arguments
 
 HEALTH_MEASUREMENTS = 10  # in a run, if the recipe does not say how often
@@ -88,7 +87,8 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
     metrics, outcomes = _metrics(trainer, task, data)
     logits = _logits(trainer.model_wrapped, batches, task.forward)
     if use_cache is not None:
-        trainer.model.config.use_cache = use_cache  # the Trainer switches it off, which is no property of the trained model
+        # The Trainer switches it off, which is no property of the trained model.
+        cast(PreTrainedModel, trainer.model).config.use_cache = use_cache
     with space_left(folder):
         trainer.save_model(str(folder))
     PartialState().wait_for_everyone()
@@ -171,24 +171,21 @@ def _report(recipe: Recipe, result: dict[str, Any]) -> None:
     gathered = gather(Path(config.results_dir), recipe, result) if config.results_dir else None
     write_card(folder, result, gathered)
     if config.push_to_hub:
-        _say(f"published: {publish(folder, config.push_to_hub, private=config.hub_private)}")
+        _say(f"published: {publish(folder, config.push_to_hub, private=config.hub_private_repo)}")
 
 
-def _trainer(task: Task, folder: Path, model: Any, data: dict[str, Dataset], processor: Any, splits: Splits) -> RecipeTrainer:
-    config: Config = task.config
+def _trainer(
+    task: Task, folder: Path, model: PreTrainedModel, data: dict[str, Dataset], processor: Processor, splits: Splits
+) -> RecipeTrainer:
+    config = task.config
     lengths = task.lengths(data["train"])
     arguments = training_arguments(
         config, folder, rows=len(data["train"]), processes=PartialState().num_processes, all_columns=task.column_names_kept
     )
-    callbacks: list[Any] = [ManifestCallback()]
-    if config.attention == "tanhmax" and config.polarity_schedule is not None:
-        annealing = {
-            "start": config.polarity_start,
-            "end": config.polarity,
-            "schedule": config.polarity_schedule,
-            "share": config.polarity_share,
-        }
-        callbacks.append(PolarityCallback(**annealing))  # type: ignore[arg-type]
+    callbacks: list[TrainerCallback] = [ManifestCallback()]
+    if config.attention == "tanhmax" and config.polarity != "learned" and config.polarity_schedule is not None:
+        way = {"start": config.polarity_start, "end": config.polarity, "share": config.polarity_share}
+        callbacks.append(PolarityCallback(schedule=config.polarity_schedule, **way))
     return RecipeTrainer(
         score_bias_learning_rate=config.score_bias_learning_rate,
         sampler=LengthSampler(lengths, batch_size=config.batch_size, seed=config.seed),
@@ -265,15 +262,15 @@ def _by_length(task: Task, rows: Dataset) -> tuple[Dataset, list[int]]:
     return rows.select(order), order
 
 
-def _batches(task: Task, rows: Dataset, processor: Any) -> list[dict[str, Tensor]]:
+def _batches(task: Task, rows: Dataset, processor: Processor) -> list[dict[str, Tensor]]:
     """The first rows for evaluation, in small batches: for attention health, and to compare a reloaded model."""
-    collate: Callable[..., Any] = task.collator(processor, training=False)
+    collate = task.collator(processor, training=False)
     size = min(task.config.batch_size, 32)
     chosen = [rows[index] for index in range(min(task.config.health_rows, len(rows)))]
     return [dict(collate(chosen[first : first + size])) for first in range(0, len(chosen), size)]
 
 
-def _logits(model: Any, batches: list[dict[str, Tensor]], options: dict[str, Any]) -> list[Tensor]:
+def _logits(model: nn.Module, batches: list[dict[str, Tensor]], options: dict[str, bool]) -> list[Tensor]:
     model.eval()
     device = next(model.parameters()).device
     with torch.no_grad():
@@ -292,13 +289,13 @@ def _difference(trained: list[Tensor], loaded: list[Tensor], *, rounding: float,
 
 def _described(model: Any, trainer: RecipeTrainer, config: Config) -> dict[str, Any]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    trained = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
+    trained = [value.numel() for value in cast(PreTrainedModel, trainer.model).parameters() if value.requires_grad]
     name = config.model_name_or_path
     return {
         "class": type(inner).__name__,
         "base_model": "/".join(Path(name).parts[-2:]) if name else None,
         "parameters": sum(value.numel() for value in inner.parameters()),
-        "trained_parameters": trained,
+        "trained_parameters": sum(trained),
     }
 
 

@@ -7,16 +7,17 @@ score biases.
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import RecipeError
 from .annealing import PolarityCallback
-from .configuration.config import Config
+from .configuration.schema import Config
+from .tasks.task import Collator
 
 BATCHES_SORTED_TOGETHER = 50
 SCORE_BIAS = "tanhmax_score_bias"
@@ -67,7 +68,7 @@ class EpochCallback(TrainerCallback):
     def __init__(self, sampler: LengthSampler) -> None:
         self.sampler = sampler
 
-    def on_epoch_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Set the epoch."""
         self.sampler.set_epoch(int(state.epoch or 0))
 
@@ -90,7 +91,9 @@ class RecipeTrainer(Trainer):
         **kwargs: as for `Trainer`.
     """
 
-    def __init__(self, *, score_bias_learning_rate: float, sampler: LengthSampler, training_collator: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *, score_bias_learning_rate: float, sampler: LengthSampler, training_collator: Collator | None, **kwargs: Any
+    ) -> None:
         self.score_bias_learning_rate, self.sampler, self.training_collator = score_bias_learning_rate, sampler, training_collator
         super().__init__(**kwargs)
         self.add_callback(EpochCallback(sampler))
@@ -102,7 +105,7 @@ class RecipeTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches in the sampler's order; the last one is dropped if it is not full, so that all weigh the same."""
         loader: DataLoader = DataLoader(
-            self.train_dataset,
+            cast(Dataset, self.train_dataset),
             batch_size=self.args.per_device_train_batch_size,
             sampler=self.sampler,
             collate_fn=self.training_collator,
@@ -115,7 +118,8 @@ class RecipeTrainer(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         optimizer = super().create_optimizer(model)
-        biases = [value for name, value in (model or self.model).named_parameters() if name.endswith(SCORE_BIAS)]
+        trained = cast(nn.Module, model or self.model)
+        biases = [value for name, value in trained.named_parameters() if name.endswith(SCORE_BIAS)]
         if biases:
             moved = {id(bias) for bias in biases}
             for group in optimizer.param_groups:
@@ -159,10 +163,10 @@ def training_arguments(
         "per_device_eval_batch_size": 2 * (config.batch_size // share),
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "learning_rate": config.resolved_learning_rate,
-        "lr_scheduler_type": config.learning_rate_schedule if config.learning_rate_schedule != "constant" else "constant_with_warmup",
-        "warmup_steps": round(steps * config.warmup_share),
+        "lr_scheduler_type": config.lr_scheduler_type if config.lr_scheduler_type != "constant" else "constant_with_warmup",
+        "warmup_steps": config.warmup_steps if config.warmup_steps >= 1 else round(steps * config.warmup_steps),
         "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_gradient_norm,
+        "max_grad_norm": config.max_grad_norm,
         "bf16": config.bf16,
         "seed": config.seed,
         "use_cpu": config.use_cpu or not torch.accelerator.is_available(),

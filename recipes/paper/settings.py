@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hf_tanhmax.errors import RecipeError
-from hf_tanhmax.training.configuration.keys import StrictLoader
+from hf_tanhmax.training.configuration.recipe import StrictLoader
 
 SETS = Path(__file__).parent / "sets"
 

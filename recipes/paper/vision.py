@@ -15,7 +15,10 @@ from .corpus import file_digest
 from .ledger import Ledger
 
 TASK = "vit/image_classification"
-FULL = {"digits": {"epochs": "20", "learning_rate": "1e-3"}, "cifar10": {"epochs": "6", "max_train_rows": "3000", "max_test_rows": "1000"}}
+FULL = {
+    "digits": {"num_train_epochs": "20", "learning_rate": "1e-3"},
+    "cifar10": {"num_train_epochs": "6", "max_train_rows": "3000", "max_test_rows": "1000"},
+}
 FAST = {"digits": {"max_steps": "20"}, "cifar10": {"max_steps": "3", "max_train_rows": "200", "max_test_rows": "100"}}
 CIFAR = {"patch_size": "4", "flip": "true", "learning_rate": "1e-3"}
 TITLES = {"digits": "Digits (scikit-learn)", "cifar10": "CIFAR-10, a part of it"}

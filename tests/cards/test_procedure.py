@@ -7,7 +7,7 @@ from saved_models import result
 
 from hf_tanhmax.cards.procedure import EMBEDDED, SCHEDULES, configuration, data_in_words, procedure, schedule
 from hf_tanhmax.training.annealing import Schedule
-from hf_tanhmax.training.configuration.task_configs import CONFIGS
+from hf_tanhmax.training.configuration.schema import CONFIGS
 
 
 @pytest.mark.parametrize(

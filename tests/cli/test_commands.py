@@ -14,7 +14,7 @@ from hf_tanhmax.checkpoint import PIPELINES
 from hf_tanhmax.cli import commands
 from hf_tanhmax.cli.arguments import main
 from hf_tanhmax.doctor import check_checkpoint
-from hf_tanhmax.training.configuration.config import ROOT
+from hf_tanhmax.training.configuration.schema import ROOT
 from hf_tanhmax.training.train import main as train
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name

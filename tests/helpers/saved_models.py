@@ -9,8 +9,8 @@ from families import CONFIGS, VOCABULARY, tiny_model
 
 import hf_tanhmax
 from hf_tanhmax.models.auto import FAMILIES
-from hf_tanhmax.training.data.image_processor import build_image_processor
 from hf_tanhmax.training.data.tokenizer import build_causal_tokenizer, build_tokenizer
+from hf_tanhmax.training.tasks.image_classification import build_image_processor
 
 TEXTS = ["Text to look at.", "a gripping, funny film", "not funny at all"]
 HEADS = {"bert": "AutoModelForSequenceClassification", "vit": "AutoModelForImageClassification", "llama": "AutoModelForCausalLM"}

@@ -48,6 +48,16 @@ def test_a_finished_run_is_found(folder):
     assert "finished already" in start.said[0]
 
 
+def test_a_run_from_before_its_keys_were_renamed_is_the_same_run(tmp_path):
+    before = {"config": {"seed": 0, "epochs": 2, "warmup_share": 0.1}, "data": {"source": "synthetic"}}
+    now = {"config": {"seed": 0, "num_train_epochs": 2, "warmup_steps": 0.1}, "data": {"source": "synthetic"}}
+    write_json(tmp_path / "recipe.json", before)
+    save(tmp_path, 5)
+    assert claim(tmp_path, now, resume=True).checkpoint == str(tmp_path / "checkpoint-5")
+    with pytest.raises(RecipeError, match=r"differs in num_train_epochs \(2, now 3\); choose"):
+        claim(tmp_path, {**now, "config": {**now["config"], "num_train_epochs": 3}}, resume=True)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_another_run_is_refused_and_the_difference_named(folder, resume):
     other = {"config": {"seed": 1, "layers": [0, 1]}, "data": {"source": "files"}}

@@ -1,7 +1,5 @@
 """The order of rows, the loss, the optimizer's groups, and the recipe in the Trainer's words."""
 
-from dataclasses import replace
-
 import pytest
 from transformers import TrainingArguments
 
@@ -52,20 +50,25 @@ def test_score_biases_have_a_learning_rate_of_their_own_and_no_decay(tmp_path):
         assert found["weight_decay"] == (0.1 if name.endswith("weight") and "LayerNorm" not in name else 0.0)
 
 
-@pytest.fixture
-def config():
-    """The recipe's defaults."""
-    return read_recipes([str(task_base("bert/text_classification"))])[0].config
+def config(*flags):
+    return read_recipes([str(task_base("bert/text_classification")), *flags])[0].config
 
 
-def test_the_batch_is_that_of_all_processes_and_accumulated_steps(config, tmp_path):
-    found = training_arguments(replace(config, gradient_accumulation_steps=2, epochs=3.0), tmp_path, rows=100, processes=4)
+def test_the_batch_is_that_of_all_processes_and_accumulated_steps(tmp_path):
+    chosen = config("--gradient_accumulation_steps", "2", "--num_train_epochs", "3.0")
+    found = training_arguments(chosen, tmp_path, rows=100, processes=4)
     assert (found.per_device_train_batch_size, found.max_steps, found.warmup_steps) == (4, 9, 1)
     assert found.report_to == []
 
 
-def test_batches_that_cannot_be_shared_or_filled_are_refused(config, tmp_path):
+@pytest.mark.parametrize(("warmup", "steps"), [("0", 0), ("0.1", 2), ("0.5", 8), ("1", 1), ("3.0", 3)])
+def test_warmup_is_a_share_of_the_steps_or_a_number_of_them(warmup, steps, tmp_path):
+    found = training_arguments(config("--max_steps", "17", "--warmup_steps", warmup), tmp_path)
+    assert found.get_warmup_steps(17) == steps
+
+
+def test_batches_that_cannot_be_shared_or_filled_are_refused(tmp_path):
     with pytest.raises(RecipeError, match="3 x 1 must divide it, but it is 32"):
-        training_arguments(config, tmp_path, processes=3)
+        training_arguments(config(), tmp_path, processes=3)
     with pytest.raises(RecipeError, match="batch_size is 32, but there are only 31 rows"):
-        training_arguments(config, tmp_path, rows=31)
+        training_arguments(config(), tmp_path, rows=31)

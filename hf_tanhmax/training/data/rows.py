@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from ...errors import RecipeError
-from ..configuration.config import DATA_FILES, FILE_TYPES, Config
+from ..configuration.schema import DATA_FILES, FILE_TYPES, CausalLMConfig, Config, ImageClassificationConfig, TextClassificationConfig
 
 Rows = dict[str, Dataset]
 CHOICE_SEED = 42  # of the rows that max_train_rows and max_test_rows keep, the same in every run
@@ -33,7 +33,7 @@ class Splits:
     validation: Dataset
     test: Dataset | None
     names: list[str]
-    fingerprint: dict[str, Any]
+    fingerprint: dict[str, object]
 
     def present(self) -> Rows:
         """The splits that there are, by name."""
@@ -81,14 +81,14 @@ def assembled(config: Config, tables: Rows, names: list[str] | None = None) -> S
     return Splits(tables["train"], tables["validation"], tables.get("test"), names or [], fingerprint)
 
 
-def source_fingerprint(config: Config) -> dict[str, Any]:
+def source_fingerprint(config: Config) -> dict[str, object]:
     """What identifies the data of a run before it is read: digests of its files, or the name and settings of its source."""
     if config.train_file:
         files = {key: Path(getattr(config, key)) for key in DATA_FILES if getattr(config, key)}
         return {"source": "files", "sha256": {key: _digest(path) for key, path in files.items()}}
     if not config.is_synthetic:
         return {"source": config.dataset, "config": config.dataset_config}
-    settings = {key: value for key, value in vars(config).items() if key.startswith("synthetic_")}
+    settings = {key: value for key, value in config if key.startswith("synthetic_")}
     return {"source": config.synthetic, **settings}
 
 
@@ -117,7 +117,7 @@ def check_texts(split: str, rows: Dataset, config: Config, key: str) -> None:
             raise RecipeError(f"row {number} of the {split} data holds {shown} in {column!r} ({key}), but must hold text")
 
 
-def check_labels(split: str, rows: Dataset, config: Any) -> None:
+def check_labels(split: str, rows: Dataset, config: TextClassificationConfig | ImageClassificationConfig) -> None:
     """Refuse rows whose label is neither a number nor a name.
 
     Raises:
@@ -177,11 +177,11 @@ def _from_hub(config: Config) -> Rows:
     }
 
 
-def _read_file(key: str, name: str, config: Any) -> Dataset:
+def _read_file(key: str, name: str, config: Config) -> Dataset:
     path = Path(name)
     kind = "imagefolder" if path.is_dir() else FILE_TYPES[path.suffix]
     options: dict[str, Any] = {"keep_default_na": False} if kind == "csv" else {}
-    if kind == "text":
+    if kind == "text" and isinstance(config, CausalLMConfig):
         options["sample_by"] = config.sample_by
     source = {"data_dir": name} if kind == "imagefolder" else {"data_files": name}
     try:

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from ..configuration.config import Config
+from ..configuration.schema import Config
 from .task import Task
 
 MODULES = {

@@ -1,52 +1,42 @@
-"""Causal language modelling on packed rows."""
+"""Causal language modelling on packed rows: documents in rows of one length, without a look from one into another.
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+Every row holds pieces of documents side by side. The positions of each piece count from 0, by which Transformers separates them when there
+is no padding mask and no cache; the first token of a piece has no label, as nothing of its own stands before it.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
 
 from datasets import Dataset
-from torch import Tensor
-from transformers import AutoModelForCausalLM, EvalPrediction, default_data_collator
+from transformers import PreTrainedTokenizerBase, default_data_collator
 
 from ...errors import RecipeError
+from ..configuration.schema import CausalLMConfig
 from ..data.rows import Splits
 from ..data.tokenizer import build_causal_tokenizer, load_tokenizer
-from .losses import next_token_loss
-from .metrics import reduced_tokens, row_losses, token_metrics
-from .packing import packed
-from .task import Task, first
-from .text import check_positions, decoder_sizes, text_splits
+from .losses import IGNORED
+from .task import Collator
+from .text import NextTokenPrediction, text_splits
 
 
-class CausalLM(Task):
+class CausalLM(NextTokenPrediction):
     """LLaMA with its head for the next token."""
 
-    auto_class = AutoModelForCausalLM
-    peft_task = "CAUSAL_LM"
-    main_metric = "perplexity"
-    higher_is_better = False
-    reported = ("perplexity", "cross_entropy", "token_accuracy")
+    config: CausalLMConfig
     forward: ClassVar = {"use_cache": False}  # with a cache Transformers does not separate packed documents
 
     def splits(self) -> Splits:
         """Rows with `text`; a single document is divided by its characters where validation rows are missing."""
         return text_splits(self.config)
 
-    def processor(self, splits: Splits) -> Any:
+    def processor(self, splits: Splits) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or one built from the training texts."""
-        if self.config.from_scratch:
-            sizes = {"vocabulary_size": self.config.vocabulary_size, "max_length": self.config.max_length}
-            return build_causal_tokenizer(splits.train["text"], **sizes)
-        return load_tokenizer(self.config.model_name_or_path)
+        config = self.config
+        if config.model_name_or_path is not None:
+            return load_tokenizer(config.model_name_or_path)
+        return build_causal_tokenizer(splits.train["text"], vocabulary_size=config.vocabulary_size, max_length=config.max_length)
 
-    def sizes(self, processor: Any, splits: Splits) -> dict[str, Any]:
-        """Of a small LLaMA."""
-        return decoder_sizes(self.config, processor)
-
-    def check_checkpoint(self, name: str, found: Any) -> None:
-        """Refuse rows that are longer than its positions."""
-        check_positions(self.config, name, found)
-
-    def examples(self, rows: Dataset, processor: Any, *, training: bool) -> Dataset:
+    def examples(self, rows: Dataset, processor: PreTrainedTokenizerBase, *, training: bool) -> Dataset:
         """Packed rows; every document ends with the tokenizer's end token.
 
         Raises:
@@ -57,22 +47,37 @@ class CausalLM(Task):
         documents = ([*processor(text, verbose=False)["input_ids"], processor.eos_token_id] for text in rows["text"])
         return Dataset.from_dict(packed(documents, length=self.config.max_length, pad_token_id=processor.pad_token_id))
 
-    def collator(self, processor: Any, *, training: bool) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+    def collator(self, processor: PreTrainedTokenizerBase, *, training: bool) -> Collator:
         """Stacks the rows, which have one length."""
         return default_data_collator
 
-    def loss(self) -> Callable[..., Tensor]:
-        """Cross entropy of the next token."""
-        return next_token_loss
 
-    def reduce(self, logits: Any, labels: Tensor) -> Tensor:
-        """Loss and number of the tokens of each row."""
-        return reduced_tokens(first(logits)[:, :-1], labels[:, 1:])
+def packed(documents: Iterable[list[int]], *, length: int, pad_token_id: int) -> dict[str, list[list[int]]]:
+    """Rows of `input_ids`, `position_ids` and `labels`, each `[rows][length]`.
 
-    def metrics(self, splits: Splits) -> Callable[[EvalPrediction], dict[str, float]]:
-        """Perplexity."""
-        return token_metrics
+    Args:
+        documents: tokens of each; one that does not fit in what is left of a row goes on in the next, as a piece of its own.
+        length: tokens of a row.
+        pad_token_id: fills the last row, as a piece without labels.
+    """
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "position_ids": [], "labels": []}
+    room = 0
 
-    def outcomes(self, prediction: Any) -> list[float]:
-        """The cross entropy of every row."""
-        return row_losses(prediction)
+    def add(ids: list[int], labels: list[int]) -> None:
+        rows["input_ids"][-1] += ids
+        rows["position_ids"][-1] += range(len(ids))
+        rows["labels"][-1] += labels
+
+    for document in documents:
+        start = 0
+        while start < len(document):
+            if room == 0:
+                for column in rows.values():
+                    column.append([])
+                room = length
+            piece = document[start : start + room]
+            add(piece, [IGNORED, *piece[1:]])
+            start, room = start + len(piece), room - len(piece)
+    if room:
+        add([pad_token_id] * room, [IGNORED] * room)
+    return rows

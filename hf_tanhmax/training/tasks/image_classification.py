@@ -1,6 +1,6 @@
 """Classification of images: read, resized and augmented by Pillow and NumPy alone."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,26 +9,22 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
-from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
-from ...errors import RecipeError
-from ..data.image_processor import build_image_processor, load_image_processor
+from ...errors import RecipeError, one_line
+from ..configuration.schema import ImageClassificationConfig
 from ..data.rows import Splits, assembled, check_columns, check_labels, class_names, class_numbers, raw_splits
-from .losses import class_loss
-from .metrics import classification_metrics, right_answers
-from .task import Task
+from .task import Classification, Collator, Example, Fields
 
 DIGITS_TEST_SHARE, DIGITS_SEED = 0.2, 42
 
 
-class ImageClassification(Task):
+class ImageClassification(Classification[BaseImageProcessor]):
     """ViT with a classifier over its first token."""
 
-    auto_class = AutoModelForImageClassification
+    config: ImageClassificationConfig
+    auto_class: ClassVar = AutoModelForImageClassification
     peft_task = None
-    new_modules: ClassVar = ["classifier"]
-    main_metric = "accuracy"
-    reported = ("accuracy", "f1", "cross_entropy")
     column_names_kept = True
 
     def splits(self) -> Splits:
@@ -48,14 +44,14 @@ class ImageClassification(Task):
             tables[split] = kept.add_column("label", labels, feature=Value("int64"))
         return assembled(config, tables, names)
 
-    def processor(self, splits: Splits) -> Any:
+    def processor(self, splits: Splits) -> BaseImageProcessor:
         """The checkpoint's image processor, set to the size of the recipe; or a plain one."""
         config = self.config
-        if config.from_scratch:
-            return build_image_processor(self._side(splits))
-        return load_image_processor(config.model_name_or_path, config.image_size)
+        if config.model_name_or_path is not None:
+            return load_image_processor(config.model_name_or_path, config.image_size)
+        return build_image_processor(self._side(splits))
 
-    def sizes(self, processor: Any, splits: Splits) -> dict[str, Any]:
+    def sizes(self, processor: BaseImageProcessor, splits: Splits) -> Fields:
         """Of a small ViT.
 
         Raises:
@@ -76,11 +72,7 @@ class ImageClassification(Task):
             "attention_probs_dropout_prob": dropout,
         }
 
-    def head(self, splits: Splits) -> dict[str, Any]:
-        """Its classes."""
-        return {"id2label": dict(enumerate(splits.names)), "label2id": {name: number for number, name in enumerate(splits.names)}}
-
-    def check_checkpoint(self, name: str, found: Any) -> None:
+    def check_checkpoint(self, name: str, found: PreTrainedConfig) -> None:
         """Refuse an image size that the checkpoint's patches do not fill."""
         side, patch = self.config.image_size, getattr(found, "patch_size", None)
         if side and isinstance(patch, int) and side % patch:
@@ -102,7 +94,7 @@ class ImageClassification(Task):
         embeddings.patch_embeddings.num_patches = patches - 1
         model.config.image_size = side
 
-    def examples(self, rows: Dataset, processor: Any, *, training: bool) -> Dataset:
+    def examples(self, rows: Dataset, processor: BaseImageProcessor, *, training: bool) -> Dataset:
         """The rows themselves: images become numbers batch by batch, anew in every epoch."""
         return rows.rename_column("label", "labels")
 
@@ -110,12 +102,12 @@ class ImageClassification(Task):
         """All the same."""
         return [1] * len(rows)
 
-    def collator(self, processor: Any, *, training: bool) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+    def collator(self, processor: BaseImageProcessor, *, training: bool) -> Collator:
         """Augments in training, resizes and normalises."""
         config = self.config
         augment = training and config.augmentation
 
-        def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        def collate(examples: list[Example]) -> Mapping[str, Tensor]:
             images = [example["image"].convert("RGB") for example in examples]
             if augment:
                 images = [_augmented(image, config.crop_padding, config.flip) for image in images]
@@ -125,18 +117,6 @@ class ImageClassification(Task):
             return batch
 
         return collate
-
-    def loss(self) -> Callable[..., Tensor]:
-        """Cross entropy that counts the rows of the whole step."""
-        return class_loss
-
-    def metrics(self, splits: Splits) -> Callable[[EvalPrediction], dict[str, float]]:
-        """Accuracy, F1 and cross entropy."""
-        return classification_metrics(len(splits.names))
-
-    def outcomes(self, prediction: Any) -> list[float]:
-        """1 for a right answer, 0 for a wrong one."""
-        return right_answers(prediction)
 
     def _side(self, splits: Splits) -> int:
         return self.config.image_size or max(splits.train[0]["image"].size)
@@ -157,6 +137,30 @@ class ImageClassification(Task):
                 raise RecipeError(f"row {number + 1} of the {split} data holds an image that cannot be read: {error}") from error
             if found is None:
                 raise RecipeError(f"row {number + 1} of the {split} data holds no image in {column!r} (image_column)")
+
+
+def build_image_processor(side: int) -> BaseImageProcessor:
+    """For a model from scratch: squares of `side` pixels, values from -1 to 1."""
+    from transformers import ViTImageProcessorPil  # exists from Pillow alone, where torchvision is not installed
+
+    return ViTImageProcessorPil(size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+
+
+def load_image_processor(name: str, side: int | None) -> BaseImageProcessor:
+    """That of a checkpoint, set to squares of `side` pixels if that is not None.
+
+    Raises:
+        RecipeError: the checkpoint has none.
+    """
+    try:
+        processor = AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError, ImportError) as error:
+        raise RecipeError(f"{name!r} has no image processor: {one_line(error)[:300]}") from error
+    if side is not None:
+        processor.size = {"height": side, "width": side}
+        if getattr(processor, "crop_size", None) is not None:
+            processor.crop_size = {"height": side, "width": side}
+    return processor
 
 
 def _augmented(image: Pillow.Image, padding: float, flip: bool) -> Pillow.Image:

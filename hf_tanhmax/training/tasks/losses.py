@@ -4,26 +4,26 @@ Args of each: outputs of the model, with logits; labels, -100 where nothing is l
 and accumulated batches, None for those that are here.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 IGNORED = -100
 
 
-def class_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+def class_loss(outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """Cross entropy of logits `[rows, classes]` and labels `[rows]`."""
     total = nn.functional.cross_entropy(outputs["logits"].float(), labels, reduction="sum")
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
-def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+def token_loss(outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """Cross entropy of logits `[rows, length, vocabulary]` and labels `[rows, length]` at the same places."""
     count = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
     return token_losses(outputs["logits"], labels).sum() / count
 
 
-def next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+def next_token_loss(outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """Cross entropy where the logits at one place are for the label at the next; the first label of a row must be -100."""
     return token_loss({"logits": outputs["logits"][:, :-1]}, labels[:, 1:], num_items_in_batch)
 

@@ -1,7 +1,6 @@
 """Accuracy and F1 as `evaluate` metrics over scikit-learn, defined here because `evaluate.load` needs the network; and perplexity."""
 
 from collections.abc import Callable
-from typing import Any
 
 import datasets
 import evaluate
@@ -11,6 +10,7 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import Tensor
 from transformers import EvalPrediction
+from transformers.trainer_utils import PredictionOutput
 
 from .losses import IGNORED, token_losses
 
@@ -23,7 +23,7 @@ class Accuracy(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description=str(self.__doc__), citation="", features=FEATURES)
 
-    def _compute(self, predictions: Any, references: Any, **_: Any) -> dict[str, float]:
+    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         return {"accuracy": float(accuracy_score(references, predictions))}
 
 
@@ -33,7 +33,7 @@ class F1(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description=str(self.__doc__), citation="", features=FEATURES)
 
-    def _compute(self, predictions: Any, references: Any, average: str = "binary") -> dict[str, float]:
+    def _compute(self, predictions: np.ndarray, references: np.ndarray, average: str = "binary") -> dict[str, float]:
         return {"f1": float(f1_score(references, predictions, average=average, zero_division=0.0))}
 
 
@@ -58,7 +58,7 @@ def classification_metrics(classes: int) -> Callable[[EvalPrediction], dict[str,
     return compute
 
 
-def right_answers(prediction: Any) -> list[float]:
+def right_answers(prediction: PredictionOutput) -> list[float]:
     """1 for every row whose largest logit is at its label, else 0."""
     return [float(right) for right in np.argmax(prediction.predictions, axis=-1) == prediction.label_ids]
 
@@ -81,6 +81,6 @@ def token_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return {"perplexity": float(np.exp(loss / count)), "cross_entropy": float(loss / count), "token_accuracy": float(right / count)}
 
 
-def row_losses(prediction: Any) -> list[float]:
+def row_losses(prediction: PredictionOutput) -> list[float]:
     """The cross entropy per token of every row that has a label; a row without one counts as 0."""
     return [float(loss / max(count, 1)) for loss, count, _ in prediction.predictions]

@@ -1,33 +1,27 @@
 """Supervised fine-tuning on conversations: what the assistant says is learned, in the form of the model's chat template."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard, cast
 
 from datasets import Dataset
-from torch import Tensor
-from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, EvalPrediction
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from ...errors import RecipeError
+from ..configuration.schema import SFTConfig
 from ..data.rows import Splits, assembled, check_columns, raw_splits
 from ..data.synthetic import synthetic_conversations
 from ..data.tokenizer import build_causal_tokenizer, load_tokenizer
-from .losses import IGNORED, next_token_loss
-from .metrics import reduced_tokens, row_losses, token_metrics
-from .task import Task, first
-from .text import check_positions, decoder_sizes
+from .losses import IGNORED
+from .task import Collator
+from .text import NextTokenPrediction
 
 Message = dict[str, str]
 
 
-class SFT(Task):
+class SFT(NextTokenPrediction):
     """LLaMA that learns to answer."""
 
-    auto_class = AutoModelForCausalLM
-    peft_task = "CAUSAL_LM"
-    main_metric = "perplexity"
-    higher_is_better = False
-    reported = ("perplexity", "cross_entropy", "token_accuracy")
+    config: SFTConfig
 
     def check(self) -> None:
         """Refuse a chat template that is not there."""
@@ -45,40 +39,32 @@ class SFT(Task):
             tables[split] = Dataset.from_dict({"messages": [[_plain(message) for message in messages] for messages in rows[column]]})
         return assembled(self.config, tables)
 
-    def processor(self, splits: Splits) -> Any:
+    def processor(self, splits: Splits) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or one built from the training conversations.
 
         Raises:
             RecipeError: a tokenizer without a chat template, and none in the recipe.
         """
         config = self.config
-        if config.from_scratch:
-            texts = [message["content"] for messages in splits.train["messages"] for message in messages]
-            tokenizer: Any = build_causal_tokenizer(texts, vocabulary_size=config.vocabulary_size, max_length=config.max_length)
-        else:
+        if config.model_name_or_path is not None:
             tokenizer = load_tokenizer(config.model_name_or_path)
+        else:
+            texts = [message["content"] for messages in splits.train["messages"] for message in messages]
+            tokenizer = build_causal_tokenizer(texts, vocabulary_size=config.vocabulary_size, max_length=config.max_length)
         if config.chat_template is not None:
             tokenizer.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
         if tokenizer.chat_template is None:
             raise RecipeError(f"the tokenizer of {config.model_name_or_path!r} has no chat template; give a Jinja file: chat_template")
         return tokenizer
 
-    def sizes(self, processor: Any, splits: Splits) -> dict[str, Any]:
-        """Of a small LLaMA."""
-        return decoder_sizes(self.config, processor)
-
-    def check_checkpoint(self, name: str, found: Any) -> None:
-        """Refuse conversations that are longer than its positions."""
-        check_positions(self.config, name, found)
-
-    def examples(self, rows: Dataset, processor: Any, *, training: bool) -> Dataset:
+    def examples(self, rows: Dataset, processor: PreTrainedTokenizerBase, *, training: bool) -> Dataset:
         """`input_ids` and `labels`, which are -100 outside of what the assistant says.
 
         Raises:
             RecipeError: a template that is not built up turn by turn, or cuts that leave nothing to learn.
         """
 
-        def encode(row: dict[str, Any]) -> dict[str, Any]:
+        def encode(row: dict[str, list[Message]]) -> dict[str, list[int]]:
             ids, labels = conversation_tokens(processor, row["messages"])
             return {"input_ids": ids[: self.config.max_length], "labels": labels[: self.config.max_length]}
 
@@ -89,28 +75,12 @@ class SFT(Task):
             raise RecipeError(f"max_length is {self.config.max_length}, which cuts every conversation before the assistant speaks")
         return kept
 
-    def collator(self, processor: Any, *, training: bool) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+    def collator(self, processor: PreTrainedTokenizerBase, *, training: bool) -> Collator:
         """Pads to the longest row."""
         return DataCollatorForSeq2Seq(processor, padding=True, label_pad_token_id=IGNORED)
 
-    def loss(self) -> Callable[..., Tensor]:
-        """Cross entropy of the next token, where the assistant says it."""
-        return next_token_loss
 
-    def reduce(self, logits: Any, labels: Tensor) -> Tensor:
-        """Loss and number of the learned tokens of each row."""
-        return reduced_tokens(first(logits)[:, :-1], labels[:, 1:])
-
-    def metrics(self, splits: Splits) -> Callable[[EvalPrediction], dict[str, float]]:
-        """Perplexity of what the assistant says."""
-        return token_metrics
-
-    def outcomes(self, prediction: Any) -> list[float]:
-        """The cross entropy of every row."""
-        return row_losses(prediction)
-
-
-def conversation_tokens(tokenizer: Any, messages: list[Message]) -> tuple[list[int], list[int]]:
+def conversation_tokens(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
     """Tokens of a conversation, and the same as labels where the assistant speaks, else -100.
 
     A turn of the assistant is what the template adds to the conversation before it and the prompt to answer.
@@ -118,13 +88,16 @@ def conversation_tokens(tokenizer: Any, messages: list[Message]) -> tuple[list[i
     Raises:
         RecipeError: a template in which a turn changes what stands before it.
     """
-    ids: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+
+    def tokens(turns: list[Message], *, prompt: bool = False) -> list[int]:
+        return cast(list[int], tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=prompt, return_dict=False))
+
+    ids = tokens(messages)
     labels = [IGNORED] * len(ids)
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = tokenizer.apply_chat_template(messages[:turn], tokenize=True, add_generation_prompt=True, return_dict=False)
-        after = tokenizer.apply_chat_template(messages[: turn + 1], tokenize=True, return_dict=False)
+        before, after = tokens(messages[:turn], prompt=True), tokens(messages[: turn + 1])
         if ids[: len(after)] != after or after[: len(before)] != before:
             raise RecipeError("the chat template changes earlier turns when a later one is added, so the assistant's words cannot be told")
         labels[len(before) : len(after)] = after[len(before) :]
@@ -132,17 +105,20 @@ def conversation_tokens(tokenizer: Any, messages: list[Message]) -> tuple[list[i
     return ids, labels
 
 
-def _check_messages(messages: Any, where: str) -> None:
-    fine = isinstance(messages, list) and all(
-        isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content")) for message in messages
-    )
-    if not fine:
+def _check_messages(messages: object, where: str) -> None:
+    if not _is_conversation(messages):
         shown = repr(messages)
         raise RecipeError(f"{where} must hold a list of {{role, content}}, but holds {shown[:80]}{'...' if len(shown) > 80 else ''}")
     if all(message["role"] != "assistant" for message in messages):
         raise RecipeError(f"{where} has no turn of the assistant to learn from")
     if messages[0]["role"] == "assistant":
         raise RecipeError(f"{where} begins with the assistant, who has nothing to answer yet")
+
+
+def _is_conversation(messages: object) -> TypeGuard[list[Message]]:
+    return isinstance(messages, list) and all(
+        isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content")) for message in messages
+    )
 
 
 def _plain(message: Message) -> Message:

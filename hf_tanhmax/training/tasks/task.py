@@ -1,21 +1,32 @@
-"""The interface of a task: what `hf_tanhmax.training.run` asks of it, in the order in which it asks."""
+"""The interface of a task: what `hf_tanhmax.training.run` asks of it, in the order in which it asks; and what classifiers share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
 
 from datasets import Dataset
 from torch import Tensor
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import PredictionOutput
 
+from ..configuration.schema import Config
 from ..data.rows import Splits
+from .losses import class_loss
+from .metrics import classification_metrics, right_answers
+
+Processor = PreTrainedTokenizerBase | BaseImageProcessor
+P = TypeVar("P", bound=Processor)
+Example = dict[str, Any]  # a row of a data set
+Collator = Callable[[list[Example]], Mapping[str, Tensor]]
+Fields = dict[str, object]  # of a config of Transformers
+Logits = Tensor | tuple[Tensor, ...]
 
 
-class Task(ABC):
+class Task(ABC, Generic[P]):
     """One kind of recipe.
 
     Args:
-        config: of the kind that the task has in `hf_tanhmax.training.configuration.task_configs`.
+        config: of the kind that the task has in `hf_tanhmax.training.configuration.schema`.
     """
 
     auto_class: ClassVar[Any]  # of Transformers, that loads a checkpoint with this task's head
@@ -25,12 +36,14 @@ class Task(ABC):
     higher_is_better: ClassVar[bool] = True
     reported: ClassVar[tuple[str, ...]]  # metrics of the tables, the main one among them
     column_names_kept: ClassVar[bool] = False  # whether batches need columns that the model does not name
-    forward: ClassVar[dict[str, Any]] = {}  # options of every forward pass outside the Trainer, which sets them itself
+    forward: ClassVar[dict[str, bool]] = {}  # options of every forward pass outside the Trainer, which sets them itself
 
-    def __init__(self, config: Any) -> None:
+    config: Config
+
+    def __init__(self, config: Config) -> None:
         self.config = config
 
-    def check(self) -> None:  # noqa: B027, most tasks have nothing to look at
+    def check(self) -> None:
         """Look at what can be seen before any data is read.
 
         Raises:
@@ -46,7 +59,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def processor(self, splits: Splits) -> Any:
+    def processor(self, splits: Splits) -> P:
         """The tokenizer or image processor: the checkpoint's, or one made for the rows.
 
         Raises:
@@ -54,25 +67,25 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def sizes(self, processor: Any, splits: Splits) -> dict[str, Any]:
+    def sizes(self, processor: P, splits: Splits) -> Fields:
         """The fields of the upstream config of a model from scratch."""
 
-    def head(self, splits: Splits) -> dict[str, Any]:
+    def head(self, splits: Splits) -> Fields:
         """The fields of the config that say what the head is, for a model from scratch or from a checkpoint."""
         return {}
 
-    def check_checkpoint(self, name: str, found: Any) -> None:  # noqa: B027
+    def check_checkpoint(self, name: str, found: PreTrainedConfig) -> None:
         """Look at the config of the checkpoint to start from.
 
         Raises:
             RecipeError: rows that its positions or its image size cannot hold.
         """
 
-    def adapt(self, model: PreTrainedModel) -> None:  # noqa: B027
+    def adapt(self, model: PreTrainedModel) -> None:
         """Change a loaded model where the recipe asks for other inputs than it was made for, in place."""
 
     @abstractmethod
-    def examples(self, rows: Dataset, processor: Any, *, training: bool) -> Dataset:
+    def examples(self, rows: Dataset, processor: P, *, training: bool) -> Dataset:
         """Rows as the collator takes them."""
 
     def lengths(self, rows: Dataset) -> list[int]:
@@ -80,14 +93,14 @@ class Task(ABC):
         return [len(ids) for ids in rows["input_ids"]] if "input_ids" in rows.column_names else [1] * len(rows)
 
     @abstractmethod
-    def collator(self, processor: Any, *, training: bool) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+    def collator(self, processor: P, *, training: bool) -> Collator:
         """What makes a batch of examples."""
 
     @abstractmethod
     def loss(self) -> Callable[..., Tensor]:
         """The loss `(outputs, labels, num_items_in_batch)`, a sum divided by what is counted in the whole step, wherever it is."""
 
-    def reduce(self, logits: Any, labels: Tensor) -> Tensor:
+    def reduce(self, logits: Logits, labels: Tensor) -> Tensor:
         """What is kept of the logits of an evaluation, `[rows, ...]`."""
         return first(logits)
 
@@ -96,10 +109,34 @@ class Task(ABC):
         """What the Trainer calls with what `reduce` kept of all rows, and their labels."""
 
     @abstractmethod
-    def outcomes(self, prediction: Any) -> list[float]:
+    def outcomes(self, prediction: PredictionOutput) -> list[float]:
         """One number per row, the larger the better if `higher_is_better`: what a paired test compares."""
 
 
-def first(logits: Any) -> Tensor:
+class Classification(Task[P]):
+    """Rows with a class."""
+
+    new_modules: ClassVar = ["classifier"]
+    main_metric = "accuracy"
+    reported = ("accuracy", "f1", "cross_entropy")
+
+    def head(self, splits: Splits) -> Fields:
+        """Its classes."""
+        return {"id2label": dict(enumerate(splits.names)), "label2id": {name: number for number, name in enumerate(splits.names)}}
+
+    def loss(self) -> Callable[..., Tensor]:
+        """Cross entropy that counts the rows of the whole step."""
+        return class_loss
+
+    def metrics(self, splits: Splits) -> Callable[[EvalPrediction], dict[str, float]]:
+        """Accuracy, F1 and cross entropy."""
+        return classification_metrics(len(splits.names))
+
+    def outcomes(self, prediction: PredictionOutput) -> list[float]:
+        """1 for a right answer, 0 for a wrong one."""
+        return right_answers(prediction)
+
+
+def first(logits: Logits) -> Tensor:
     """The logits of a model that may return more beside them."""
     return logits[0] if isinstance(logits, tuple) else logits

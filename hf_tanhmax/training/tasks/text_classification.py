@@ -1,31 +1,24 @@
 """Classification of texts or pairs of texts, into two classes or more."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
-
 from datasets import Dataset
-from torch import Tensor
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, EvalPrediction
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..configuration.schema import TextClassificationConfig
 from ..data.rows import Splits, assembled, check_columns, check_labels, check_texts, class_names, class_numbers, raw_splits
 from ..data.synthetic import synthetic_splits
 from ..data.tokenizer import build_tokenizer, load_tokenizer
-from .losses import class_loss
-from .metrics import classification_metrics, right_answers
-from .task import Task
+from .task import Classification, Collator, Fields
 from .text import check_positions, encoder_sizes
 
 COLUMNS = ("text_column", "text_pair_column", "label_column")
 
 
-class TextClassification(Task):
+class TextClassification(Classification[PreTrainedTokenizerBase]):
     """BERT with a classifier over its first token."""
 
+    config: TextClassificationConfig
     auto_class = AutoModelForSequenceClassification
     peft_task = "SEQ_CLS"
-    new_modules: ClassVar = ["classifier"]
-    main_metric = "accuracy"
-    reported = ("accuracy", "f1", "cross_entropy")
 
     def splits(self) -> Splits:
         """Rows with `text`, `label` (a number below the number of names) and, for pairs, `text_pair`."""
@@ -40,50 +33,35 @@ class TextClassification(Task):
         names = class_names(raw["train"], config.label_column)
         return assembled(config, {split: self._table(split, rows, names) for split, rows in raw.items()}, names)
 
-    def processor(self, splits: Splits) -> Any:
+    def processor(self, splits: Splits) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or one built from the training texts."""
-        if not self.config.from_scratch:
-            return load_tokenizer(self.config.model_name_or_path)
-        texts = [*splits.train["text"], *(splits.train["text_pair"] if self.config.text_pair_column else [])]
-        return build_tokenizer(texts, vocabulary_size=self.config.vocabulary_size, max_length=self.config.max_length)
+        config = self.config
+        if config.model_name_or_path is not None:
+            return load_tokenizer(config.model_name_or_path)
+        texts = [*splits.train["text"], *(splits.train["text_pair"] if config.text_pair_column else [])]
+        return build_tokenizer(texts, vocabulary_size=config.vocabulary_size, max_length=config.max_length)
 
-    def sizes(self, processor: Any, splits: Splits) -> dict[str, Any]:
+    def sizes(self, processor: PreTrainedTokenizerBase, splits: Splits) -> Fields:
         """Of a small BERT."""
         return encoder_sizes(self.config, processor)
 
-    def head(self, splits: Splits) -> dict[str, Any]:
-        """Its classes."""
-        return {"id2label": dict(enumerate(splits.names)), "label2id": {name: number for number, name in enumerate(splits.names)}}
-
-    def check_checkpoint(self, name: str, found: Any) -> None:
+    def check_checkpoint(self, name: str, found: PreTrainedConfig) -> None:
         """Refuse texts that are longer than its positions."""
         check_positions(self.config, name, found)
 
-    def examples(self, rows: Dataset, processor: Any, *, training: bool) -> Dataset:
+    def examples(self, rows: Dataset, processor: PreTrainedTokenizerBase, *, training: bool) -> Dataset:
         """`input_ids` (not padded: batches are), other inputs of the model, and `labels`."""
 
-        def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        def encode(batch: dict[str, list[str]]) -> dict[str, object]:
             encoded = processor(batch["text"], batch.get("text_pair"), truncation=True, max_length=self.config.max_length)
             return {**encoded, "labels": batch["label"]}
 
         options = {"desc": "tokens", "load_from_cache_file": False, "keep_in_memory": True}
         return rows.map(encode, batched=True, remove_columns=rows.column_names, **options)
 
-    def collator(self, processor: Any, *, training: bool) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+    def collator(self, processor: PreTrainedTokenizerBase, *, training: bool) -> Collator:
         """Pads a batch to its longest row."""
         return DataCollatorWithPadding(processor)
-
-    def loss(self) -> Callable[..., Tensor]:
-        """Cross entropy that counts the rows of the whole step."""
-        return class_loss
-
-    def metrics(self, splits: Splits) -> Callable[[EvalPrediction], dict[str, float]]:
-        """Accuracy, F1 and cross entropy."""
-        return classification_metrics(len(splits.names))
-
-    def outcomes(self, prediction: Any) -> list[float]:
-        """1 for a right answer, 0 for a wrong one."""
-        return right_answers(prediction)
 
     def _synthetic(self) -> dict[str, Dataset]:
         config = self.config

@@ -1,13 +1,12 @@
 """Rows: the synthetic task against its description, every kind of file, and every way in which a file can be wrong."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_tanhmax.errors import RecipeError
-from hf_tanhmax.training.configuration.recipe import read_recipes, task_base
+from hf_tanhmax.training.configuration.recipe import checked, read_layers
 from hf_tanhmax.training.data import rows as data
 from hf_tanhmax.training.data.rows import source_fingerprint
 from hf_tanhmax.training.data.synthetic import synthetic_splits
@@ -17,19 +16,22 @@ from hf_tanhmax.training.tasks import task_for
 ROWS = [("good film", 1), ("bad film", 0), ("no, null", 1), ("NA", 0), ("a b c", 1), ("d", 0)]
 
 
+def configured(**keys):
+    return checked("bert/text_classification", *read_layers("bert/text_classification"), ("", keys))
+
+
 @pytest.fixture
 def config(tmp_path):
     """A config over files with the given contents; the suffix of the train file is chosen."""
 
     def make(train, validation=None, test=None, suffix="csv", **changes):
-        base = read_recipes([str(task_base("bert/text_classification"))])[0].config
         files = {}
         for key, contents in (("train_file", train), ("validation_file", validation), ("test_file", test)):
             if contents is not None:
                 path = tmp_path / f"{key}.{suffix}"
                 path.write_bytes(contents) if isinstance(contents, bytes) else path.write_text(contents)
                 files[key] = str(path)
-        return replace(base, **files, **changes)
+        return configured(**files, **changes)
 
     return make
 
@@ -100,7 +102,7 @@ def test_pairs_and_columns_of_other_names(config):
 def test_without_a_validation_file_the_seed_chooses_one_from_the_train_rows(config):
     rows = [(f"text {number}", number % 2) for number in range(20)]
     made = config(csv(rows), test=csv(ROWS))
-    splits, again, other = load_splits(made), load_splits(made), load_splits(replace(made, seed=1))
+    splits, again, other = load_splits(made), load_splits(made), load_splits(configured(**{**dict(made), "seed": 1}))
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (18, 2, 6)
     assert sorted([*splits.train["text"], *splits.validation["text"]]) == sorted(text for text, _ in rows)
     assert list(splits.train["text"]) == list(again.train["text"])
@@ -147,7 +149,7 @@ def test_a_dataset_of_the_hub(config, monkeypatch):
     rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, 1]}, features=features)
     hidden = Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features=features)
     monkeypatch.setattr(data, "load_dataset", lambda *_: {"train": rows, "validation": rows, "test": hidden})
-    made = replace(read_recipes([str(task_base("bert/text_classification"))])[0].config, dataset="some/name")
+    made = configured(dataset="some/name")
     splits = load_splits(made)
     assert (splits.names, list(splits.train["label"]), splits.test) == (["neg", "pos"], [1, 0, 1], None)
     monkeypatch.setattr(data, "load_dataset", lambda *_: {"test": rows})
@@ -161,7 +163,7 @@ def test_a_dataset_that_cannot_be_loaded_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr(data, "load_dataset", fails)
     with pytest.raises(RecipeError, match="cannot load the dataset 'some/name': no network"):
-        load_splits(replace(read_recipes([str(task_base("bert/text_classification"))])[0].config, dataset="some/name"))
+        load_splits(configured(dataset="some/name"))
 
 
 def test_the_tokenizer_knows_the_most_frequent_words_and_survives_a_save(tmp_path):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageClassification, 
 
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.training.configuration.recipe import read_recipes, task_base
-from hf_tanhmax.training.configuration.task_configs import CONFIGS
+from hf_tanhmax.training.configuration.schema import CONFIGS
 from hf_tanhmax.training.data.tokenizer import build_causal_tokenizer, build_tokenizer
 from hf_tanhmax.training.tasks import MODULES, task_for
 from hf_tanhmax.training.tasks.losses import IGNORED

@@ -1,7 +1,8 @@
-"""The machines of `accelerate_configs/` as accelerate itself reads them, and launches that ask for what does not come."""
+"""The machines of `accelerate_configs/` as accelerate reads them, launches that ask for what does not come, and Ctrl-C."""
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -13,10 +14,12 @@ from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataP
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from families import BACKBONES, TINY, tiny_model
 from torch.distributed.fsdp import StateDictType
+from transformers import TrainerCallback
 
 from hf_tanhmax.errors import RecipeError
-from hf_tanhmax.training.configuration.config import ROOT
-from hf_tanhmax.training.distributed import check_launch, check_switched_on
+from hf_tanhmax.training import run as running
+from hf_tanhmax.training.configuration.schema import ROOT
+from hf_tanhmax.training.launch import InterruptCallback, check_launch, check_switched_on
 
 CONFIGS = ROOT / "accelerate_configs"
 
@@ -159,7 +162,7 @@ def test_fsdp_launched_on_a_cpu_is_refused_in_every_process(tmp_path):
     script.write_text(
         "from accelerate import PartialState\n"
         "from hf_tanhmax.errors import RecipeError\n"
-        "from hf_tanhmax.training.distributed import check_launch, check_switched_on\n"
+        "from hf_tanhmax.training.launch import check_launch, check_switched_on\n"
         "check_launch()\n"
         "state = PartialState(cpu=True)\n"
         "assert state.num_processes == 2\n"
@@ -175,3 +178,55 @@ def test_fsdp_launched_on_a_cpu_is_refused_in_every_process(tmp_path):
     assert done.returncode == 0, done.stderr
     for process in (0, 1):
         assert f"process {process}: the launch asks for FSDP, but accelerate runs MULTI_CPU on cpu" in done.stdout
+
+
+# Ctrl-C: the step ends, a checkpoint is saved, the sentence says how to go on, and going on gives what the whole run would have given
+
+
+class Pressed(TrainerCallback):
+    """Sends a signal to this process in the middle of a step."""
+
+    def __init__(self, step, number):
+        self.step, self.number = step, number
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_resume(number, train, tmp_path, monkeypatch):
+    flags = ("--save_steps", "100")
+    before = signal.getsignal(signal.SIGINT)
+    _, _, whole = train("annealed", *flags, folder="whole")
+    trainer = running.RecipeTrainer
+
+    def pressed(**options):
+        options["callbacks"].append(Pressed(4, number))
+        return trainer(**options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "RecipeTrainer", pressed)
+        code, said, results = train("annealed", *flags)
+    assert code == 130
+    assert results is None
+    assert "stopping after this step; once more to stop at once" in said
+    saved = tmp_path / "run" / "checkpoint-5"
+    assert f"stopped: after step 5 of 9, saved in {saved}; add --resume to the same command to go on" in said
+    assert "Traceback" not in said
+    assert signal.getsignal(signal.SIGINT) is before
+    code, said, resumed = train("annealed", *flags, "--resume", "true")
+    assert code == 0, said
+    assert f"resuming from {saved}" in said
+    assert resumed["metrics"] == whole["metrics"]
+
+
+def test_a_second_signal_stops_at_once():
+    callback = InterruptCallback()
+    callback.on_train_begin()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        callback.on_train_end()

@@ -3,12 +3,13 @@
 import dataclasses
 
 import pytest
+from pydantic import ValidationError
+from transformers import TrainingArguments
 
 from hf_tanhmax.errors import RecipeError
-from hf_tanhmax.training.configuration.config import ATTENTION, BASE, MANAGEMENT, Config
-from hf_tanhmax.training.configuration.keys import TYPES, read_yaml
-from hf_tanhmax.training.configuration.recipe import read_recipes, task_base
-from hf_tanhmax.training.configuration.task_configs import CONFIGS
+from hf_tanhmax.results import RENAMED_KEYS
+from hf_tanhmax.training.configuration.recipe import read_recipes, read_yaml, task_base
+from hf_tanhmax.training.configuration.schema import ATTENTION, BASE, CONFIGS, MANAGEMENT, ONLY_WITH, Config
 
 
 def recipe(name, *flags):
@@ -17,11 +18,21 @@ def recipe(name, *flags):
 
 @pytest.mark.parametrize("task", CONFIGS)
 def test_the_bases_hold_every_key_and_nothing_else(task):
-    common, own = read_yaml(BASE, task), read_yaml(task_base(task), task)
-    assert ["task", *common] == [field.name for field in dataclasses.fields(Config)]
-    assert {*common, *own} == {field.name for field in dataclasses.fields(CONFIGS[task])} == set(TYPES[task])
+    common, own = read_yaml(BASE), read_yaml(task_base(task))
+    assert ["task", *common] == list(Config.model_fields)
+    assert {*common, *own} == set(CONFIGS[task].model_fields)
     assert {*ATTENTION, *MANAGEMENT} <= set(common)
     assert own["task"] == task
+
+
+def test_rules_name_keys_that_there_are():
+    every = {key for config in CONFIGS.values() for key in config.model_fields}
+    assert {key for keys, _, _ in ONLY_WITH for key in keys} <= every
+
+
+def test_renamed_keys_have_the_names_of_training_arguments():
+    assert set(RENAMED_KEYS.values()) <= set(Config.model_fields) & {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert not set(RENAMED_KEYS) & set(Config.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +41,11 @@ def test_the_bases_hold_every_key_and_nothing_else(task):
         ("tanhmax", "--batch_size 0", "batch_size must be at least 1, but is 0"),
         ("tanhmax", "--learning_rate 0", "learning_rate must be positive and at most 100, but is 0"),
         ("tanhmax", "--polarity 1.5", "polarity must be between 0 and 1, but is 1.5"),
-        ("tanhmax", "--epochs .nan", "epochs must be at least 0.001, but is nan"),
+        ("tanhmax", "--num_train_epochs .nan", "num_train_epochs must be at least 0.001, but is nan"),
+        ("tanhmax", "--weight_decay .inf", "weight_decay must be at least 0, but is inf"),
+        ("tanhmax", "--seed -1", "seed must be between 0 and 2147483648, but is -1"),
+        ("tanhmax", "--lora_alpha 0", "lora_alpha must be positive, but is 0"),
+        ("tanhmax", "--warmup_steps 2.5", "warmup_steps must be a share of the steps, below 1, or a whole number of steps, but is 2.5"),
         ("tanhmax", "--save_steps 15", "save_steps must be a multiple of logging_steps"),
         ("tanhmax", "--num_heads 5", "num_heads must divide hidden_size, but they are 5 and 64"),
         ("tanhmax", "--synthetic_polar 3", "synthetic_polar must be even and below"),
@@ -45,7 +60,7 @@ def test_the_bases_hold_every_key_and_nothing_else(task):
         ("tanhmax", "--lora_rank 4", "lora_rank adapts a checkpoint: set model_name_or_path, or lora_rank to null"),
         ("learned", "--model_name_or_path x --lora_rank 4", "a learned polarity is a weight of the base model, which LoRA does not train"),
         ("tanhmax", "--lora_dropout 0.1", "lora_dropout does something only with a lora_rank"),
-        ("tanhmax", "--hub_private true", "hub_private does something only with push_to_hub"),
+        ("tanhmax", "--hub_private_repo true", "hub_private_repo does something only with push_to_hub"),
         ("tanhmax", "--test_file x.csv", "test_file needs a train_file beside it"),
         ("tanhmax", "--train_file x.txt", "train_file must end in .csv, .json, .jsonl, .parquet, but is x.txt"),
         ("tanhmax", "--train_file nowhere.csv", "train_file does not exist: nowhere.csv"),
@@ -73,3 +88,11 @@ def test_a_checkpoint_has_defaults_of_its_own():
     assert (scratch.resolved_epochs, scratch.resolved_learning_rate) == (6, 1e-3)
     assert (checkpoint.resolved_epochs, checkpoint.resolved_learning_rate) == (1, 5e-5)
     assert recipe("lora", "--model_name_or_path", "some/model").config.resolved_learning_rate == 5e-4
+
+
+def test_a_configuration_stays_as_it_is():
+    config = recipe("tanhmax", "--polarity", "1").config
+    with pytest.raises(ValidationError, match="frozen"):
+        config.polarity = 0.5
+    assert repr(config.identity()["polarity"]) == "1"
+    assert not set(MANAGEMENT) & set(config.identity())

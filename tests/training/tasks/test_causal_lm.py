@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hf_tanhmax import TanhMaxLlamaConfig, TanhMaxLlamaForCausalLM
+from hf_tanhmax.training.tasks.causal_lm import packed
 from hf_tanhmax.training.tasks.losses import IGNORED
-from hf_tanhmax.training.tasks.packing import packed
 
 DOCUMENTS = [[11, 12, 13], [21, 22, 23, 24, 25, 26, 27, 28], [31], [41, 42]]
 

@@ -1,0 +1,301 @@
+"""The keys of a recipe: their types and ranges, and which go together. `recipes/base.yaml` says what each means and holds its default.
+
+The base.yaml in a task's folder does the same for the keys that its configuration adds. Training keys have the names that
+`transformers.TrainingArguments` gives them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+
+from ...errors import RecipeError
+from ...package_data import data_folder
+
+ROOT = data_folder("recipes")
+BASE = ROOT / "base.yaml"
+DATA_FILES = ("train_file", "validation_file", "test_file")
+FILE_TYPES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+TABLES = (".csv", ".json", ".jsonl", ".parquet")
+# What makes one variant differ from another, and what says how a run is run and not what it computes.
+ATTENTION = (
+    *("attention", "polarity", "layers", "heads", "score_bias", "score_bias_learning_rate"),
+    *("polarity_schedule", "polarity_start", "polarity_share"),
+)
+MANAGEMENT = (
+    *("num_processes", "use_cpu", "output_dir", "results_dir", "resume", "compare_with"),
+    *("report_to", "push_to_hub", "hub_private_repo"),
+)
+
+
+def _as_written(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """A number that is checked but stays as it was written: 1 is not made 1.0, in results neither."""
+    check(value)
+    return value
+
+
+AsWritten = WrapValidator(_as_written)
+Count = Annotated[int, Field(ge=1)]
+AtLeast2 = Annotated[int, Field(ge=2)]
+Length = Annotated[int, Field(ge=3)]
+Share = Annotated[float, Field(ge=0, le=1), AsWritten]
+ShareAbove0 = Annotated[float, Field(ge=0.001, le=1), AsWritten]
+SmallShare = Annotated[float, Field(ge=0.001, le=0.9), AsWritten]
+Dropout = Annotated[float, Field(ge=0, le=0.99), AsWritten]
+LearningRate = Annotated[float, Field(gt=0, le=100), AsWritten]
+Positive = Annotated[float, Field(gt=0), AsWritten]
+NotNegative = Annotated[float, Field(ge=0), AsWritten]
+Indices = Annotated[tuple[int, ...], Strict(False)]  # not strict about lists, as YAML has no tuples
+Names = Annotated[tuple[str, ...], Strict(False)]
+
+
+class Config(BaseModel):
+    """The keys of every recipe.
+
+    Raises:
+        ValidationError: an unknown key, a wrong type, a value out of its range.
+        RecipeError: values that do not go together.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    file_types: ClassVar[tuple[str, ...]] = TABLES
+    folders: ClassVar[bool] = False  # whether a data file may be a folder
+    synthetic: ClassVar[str] = "synthetic"  # the name of the embedded data set
+
+    task: str
+    model_name_or_path: str | None
+    num_layers: Count
+    hidden_size: Count
+    num_heads: Count
+    dropout: Dropout | None
+    attention: Literal["tanhmax", "softmax"]
+    polarity: Share | Literal["learned"]
+    layers: Indices | None
+    heads: Indices | None
+    score_bias: Annotated[float, Field(ge=-40, le=40), AsWritten]
+    score_bias_learning_rate: LearningRate
+    polarity_schedule: Literal["linear", "cosine", "geometric"] | None
+    polarity_start: Share
+    polarity_share: ShareAbove0
+    lora_rank: Count | None
+    lora_alpha: Positive
+    lora_dropout: Dropout
+    lora_targets: Names | None
+    dataset: str
+    dataset_config: str | None
+    train_file: str | None
+    validation_file: str | None
+    test_file: str | None
+    validation_share: SmallShare
+    max_train_rows: Count | None
+    max_test_rows: Count | None
+    num_train_epochs: Annotated[float, Field(ge=0.001), AsWritten] | None
+    max_steps: Count | None
+    batch_size: Count
+    gradient_accumulation_steps: Count
+    gradient_checkpointing: bool
+    learning_rate: LearningRate | None
+    warmup_steps: NotNegative
+    lr_scheduler_type: Literal["linear", "cosine", "constant"]
+    weight_decay: NotNegative
+    max_grad_norm: NotNegative
+    bf16: bool
+    seed: Annotated[int, Field(ge=0, le=2**31)]
+    num_processes: Count | None
+    use_cpu: bool
+    logging_steps: Count
+    save_steps: Count
+    health_steps: Count | None
+    health_rows: Count
+    report_to: Literal["tensorboard", "trackio"] | None
+    output_dir: str | None
+    results_dir: str | None
+    resume: bool
+    compare_with: str | None
+    push_to_hub: str | None
+    hub_private_repo: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        self._check_together()
+        for key in DATA_FILES:
+            self._check_file(key)
+        return self
+
+    def _check_together(self) -> None:
+        if self.save_steps % self.logging_steps:
+            raise RecipeError(
+                f"save_steps must be a multiple of logging_steps, so that a resumed run logs the same losses, but they are "
+                f"{self.save_steps} and {self.logging_steps}"
+            )
+        if self.warmup_steps >= 1 and self.warmup_steps % 1:
+            raise RecipeError(f"warmup_steps must be a share of the steps, below 1, or a whole number of steps, but is {self.warmup_steps}")
+        if self.from_scratch and self.hidden_size % self.num_heads:
+            raise RecipeError(f"num_heads must divide hidden_size, but they are {self.num_heads} and {self.hidden_size}")
+        if self.polarity == "learned" and self.polarity_schedule:
+            raise RecipeError("a learned polarity is not annealed: set polarity to a number, or polarity_schedule to null")
+        if self.polarity == "learned" and self.lora_rank:
+            raise RecipeError("a learned polarity is a weight of the base model, which LoRA does not train: set polarity to a number")
+        if self.lora_rank and self.from_scratch:
+            raise RecipeError("lora_rank adapts a checkpoint: set model_name_or_path, or lora_rank to null")
+        if self.push_to_hub and self.attention == "softmax":
+            raise RecipeError("push_to_hub publishes TanhMax models, but attention is softmax: leave it out, or use the Hub's own tools")
+        if self.train_file and self.dataset != self.synthetic:
+            raise RecipeError(f"give either train_file or dataset, not both: {self.train_file} and {self.dataset}")
+
+    def _check_file(self, key: str) -> None:
+        name = getattr(self, key)
+        if name is None:
+            return
+        path = Path(name)
+        if not self.train_file:
+            raise RecipeError(f"{key} needs a train_file beside it")
+        if path.is_dir() and self.folders:
+            return
+        if path.suffix not in self.file_types:
+            wanted = ", ".join(self.file_types) + (", or be a folder with one sub-folder per class" if self.folders else "")
+            raise RecipeError(f"{key} must end in {wanted}, but is {name}")
+        if not path.is_file():
+            raise RecipeError(f"{key} does not exist: {name}")
+        if path.stat().st_size == 0:
+            raise RecipeError(f"{key} is empty: {name}")
+
+    @property
+    def family(self) -> str:
+        """`bert`, `vit` or `llama`."""
+        return self.task.split("/")[0]
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the model starts from random weights."""
+        return self.model_name_or_path is None
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the rows are the embedded ones."""
+        return self.dataset == self.synthetic and not self.train_file
+
+    @property
+    def resolved_epochs(self) -> float:
+        """Epochs, where null means the default for this kind of start."""
+        return self.num_train_epochs or (6 if self.from_scratch else 1)
+
+    @property
+    def resolved_learning_rate(self) -> float:
+        """Learning rate, where null means the default for this kind of start."""
+        return self.learning_rate or (1e-3 if self.from_scratch else 5e-4 if self.lora_rank else 5e-5)
+
+    def identity(self) -> dict[str, object]:
+        """The keys that decide what a run computes, as JSON would give them back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in self if key not in MANAGEMENT}
+
+
+class TextConfig(Config):
+    """Text, and the tokenizer that is built where there is none."""
+
+    vocabulary_size: Count
+    max_length: Length
+
+
+class SyntheticTextConfig(TextConfig):
+    """Text that is by default of the paper's generator."""
+
+    synthetic_documents: Count
+    synthetic_vocabulary: AtLeast2
+    synthetic_polar: AtLeast2
+    text_column: str
+
+    def _check_together(self) -> None:
+        super()._check_together()
+        if self.synthetic_polar % 2 or self.synthetic_polar >= self.synthetic_vocabulary:
+            raise RecipeError(
+                f"synthetic_polar must be even and below synthetic_vocabulary, but they are {self.synthetic_polar} and "
+                f"{self.synthetic_vocabulary}"
+            )
+
+
+class TextClassificationConfig(SyntheticTextConfig):
+    """Texts, or pairs of them, with a class."""
+
+    text_pair_column: str | None
+    label_column: str
+
+
+class CausalLMConfig(SyntheticTextConfig):
+    """Texts that are continued, packed into rows of one length."""
+
+    file_types: ClassVar = (*TABLES, ".txt")
+
+    sample_by: Literal["document", "paragraph", "line"]
+
+
+class MaskedLMConfig(CausalLMConfig):
+    """Texts whose tokens are hidden and guessed."""
+
+    mask_probability: SmallShare
+
+
+class SFTConfig(TextConfig):
+    """Conversations, of which the assistant's turns are learned."""
+
+    messages_column: str
+    chat_template: str | None
+
+
+class ImageClassificationConfig(Config):
+    """Images with a class."""
+
+    file_types: ClassVar = (".parquet",)
+    folders: ClassVar = True
+    synthetic: ClassVar = "digits"
+
+    patch_size: Count
+    image_column: str
+    label_column: str
+    image_size: Count | None
+    augmentation: bool
+    crop_padding: Annotated[float, Field(ge=0, le=0.5), AsWritten]
+    flip: bool
+
+
+CONFIGS: dict[str, type[Config]] = {
+    "bert/text_classification": TextClassificationConfig,
+    "bert/masked_lm": MaskedLMConfig,
+    "vit/image_classification": ImageClassificationConfig,
+    "llama/causal_lm": CausalLMConfig,
+    "llama/sft": SFTConfig,
+}
+
+# Keys that do something only beside another one. Given where they would do nothing, they are an error.
+ONLY_WITH: list[tuple[tuple[str, ...], str, Callable[[Config], bool]]] = [
+    (ATTENTION[1:], "attention: tanhmax", lambda config: config.attention == "tanhmax"),
+    (("score_bias", "score_bias_learning_rate"), "polarity: learned", lambda config: config.polarity == "learned"),
+    (("polarity_start", "polarity_share"), "a polarity_schedule", lambda config: config.polarity_schedule is not None),
+    (("lora_alpha", "lora_dropout", "lora_targets"), "a lora_rank", lambda config: config.lora_rank is not None),
+    (
+        ("num_layers", "hidden_size", "num_heads", "vocabulary_size", "patch_size"),
+        "a model from scratch (no model_name_or_path)",
+        lambda config: config.from_scratch,
+    ),
+    (
+        ("synthetic_documents", "synthetic_vocabulary", "synthetic_polar"),
+        "dataset: synthetic",
+        lambda config: config.is_synthetic,
+    ),
+    (("dataset_config",), "a dataset from the Hub", lambda config: config.dataset != config.synthetic),
+    (("hub_private_repo",), "push_to_hub", lambda config: config.push_to_hub is not None),
+]
+
+
+def check_given(config: Config, given: set[str]) -> None:
+    """Refuse keys that were given but would do nothing.
+
+    Raises:
+        RecipeError: naming the first such key and what it needs.
+    """
+    for keys, needed, holds in ONLY_WITH:
+        idle = [key for key in keys if key in given and getattr(config, key, None) is not None]
+        if idle and not holds(config):
+            raise RecipeError(f"{idle[0]} does something only with {needed}")
