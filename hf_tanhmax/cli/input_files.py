@@ -2,16 +2,19 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def read_inputs(path: Path, *, column: str = "text", limit: int | None = None) -> list[Any]:
+def read_inputs(path: Path, *, column: str = "text", limit: int | None = None) -> "list[str] | list[Image]":
     """Texts of a file, or the pictures of a folder in the order of their names.
 
     Args:
@@ -25,16 +28,17 @@ def read_inputs(path: Path, *, column: str = "text", limit: int | None = None) -
     """
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-        found: list[Any] = [read_picture(file) for file in files[:limit]]
-    else:
-        texts = (text for text in _texts(path, column) if text.strip())
-        found = list(islice(texts, limit))
-    if not found:
-        raise ValueError(f"{path} holds no {'picture' if path.is_dir() else 'text'}")
-    return found
+        pictures = [read_picture(file) for file in files[:limit]]
+        if not pictures:
+            raise ValueError(f"{path} holds no picture")
+        return pictures
+    texts = list(islice((text for text in _texts(path, column) if text.strip()), limit))
+    if not texts:
+        raise ValueError(f"{path} holds no text")
+    return texts
 
 
-def read_picture(path: Path) -> Any:
+def read_picture(path: Path) -> "Image":
     """A picture as PIL's RGB image; transparency is laid on white.
 
     Raises:
@@ -67,15 +71,15 @@ def _texts(path: Path, column: str) -> Iterator[str]:
         raise ValueError(f"{path} is of no kind that is read here: give a .csv, .tsv, .json, .jsonl or .txt file, or a folder of pictures")
 
 
-def _parsed(path: Path, text: str) -> Any:
+def _parsed(path: Path, text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
 
 
-def _column(path: Path, rows: Any, column: str) -> Iterator[str]:
-    for row in rows:
+def _column(path: Path, rows: object, column: str) -> Iterator[str]:
+    for row in rows if isinstance(rows, Iterable) else [rows]:
         if not isinstance(row, dict):
             raise ValueError(f"{path} must hold a list of objects, but there is {json.dumps(row)[:60]}")
         if not isinstance(row.get(column), str):
