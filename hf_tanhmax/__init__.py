@@ -1,38 +1,13 @@
 """TanhMax attention for Hugging Face Transformers: attention weights with a sign.
 
 Importing this package registers the attention functions and the model types with Transformers; it loads no kernel and starts no CUDA.
+In the program `hf-tanhmax` alone nothing happens yet: it checks its arguments first, and registers before a command that needs it.
 """
 
-from typing import Any
-
-from . import registration
-from .attention.api import tanhmax_attention, why_not
-from .functional import tanhmax
-from .models import auto
-from .models.bert import (
-    TanhMaxBertConfig,
-    TanhMaxBertForMaskedLM,
-    TanhMaxBertForMultipleChoice,
-    TanhMaxBertForNextSentencePrediction,
-    TanhMaxBertForPreTraining,
-    TanhMaxBertForQuestionAnswering,
-    TanhMaxBertForSequenceClassification,
-    TanhMaxBertForTokenClassification,
-    TanhMaxBertLMHeadModel,
-    TanhMaxBertModel,
-)
-from .models.conversion import convert, to_softmax
-from .models.llama import (
-    TanhMaxLlamaConfig,
-    TanhMaxLlamaForCausalLM,
-    TanhMaxLlamaForQuestionAnswering,
-    TanhMaxLlamaForSequenceClassification,
-    TanhMaxLlamaForTokenClassification,
-    TanhMaxLlamaModel,
-)
-from .models.vit import TanhMaxViTConfig, TanhMaxViTForImageClassification, TanhMaxViTForMaskedImageModeling, TanhMaxViTModel
-from .patching import restore, set_polarity, tanhmax_on, use_tanhmax
-from .settings import TanhMaxSettings
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -70,13 +45,63 @@ __all__ = [
     "why_not",
 ]
 
-registration.register_attention()
-auto.register_models()
+# The modules that `__getattr__` looks through, in this order.
+_MODULES = (
+    *("settings", "functional", "attention.api", "patching", "models.conversion", "models.bert", "models.llama", "models.vit"),
+    "training.annealing",
+)
 
 
-def __getattr__(name: str) -> Any:
-    if name == "PolarityCallback":  # the Trainer it belongs to imports PEFT and more, which not everybody needs
-        from .training.annealing import PolarityCallback
+def _is_the_program() -> bool:
+    """Whether this process is `hf-tanhmax` or `python -m hf_tanhmax.cli`, told by how it was started: `sys.argv` is not complete yet."""
+    program = "".join(sys.orig_argv[-len(sys.argv) :][:1])
+    return program == f"{__name__}.cli" or Path(program).name in ("hf-tanhmax", "hf-tanhmax.exe")
 
-        return PolarityCallback
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+if TYPE_CHECKING or not _is_the_program():
+    from . import registration
+    from .attention.api import tanhmax_attention, why_not
+    from .functional import tanhmax
+    from .models import auto
+    from .models.bert import (
+        TanhMaxBertConfig,
+        TanhMaxBertForMaskedLM,
+        TanhMaxBertForMultipleChoice,
+        TanhMaxBertForNextSentencePrediction,
+        TanhMaxBertForPreTraining,
+        TanhMaxBertForQuestionAnswering,
+        TanhMaxBertForSequenceClassification,
+        TanhMaxBertForTokenClassification,
+        TanhMaxBertLMHeadModel,
+        TanhMaxBertModel,
+    )
+    from .models.conversion import convert, to_softmax
+    from .models.llama import (
+        TanhMaxLlamaConfig,
+        TanhMaxLlamaForCausalLM,
+        TanhMaxLlamaForQuestionAnswering,
+        TanhMaxLlamaForSequenceClassification,
+        TanhMaxLlamaForTokenClassification,
+        TanhMaxLlamaModel,
+    )
+    from .models.vit import TanhMaxViTConfig, TanhMaxViTForImageClassification, TanhMaxViTForMaskedImageModeling, TanhMaxViTModel
+    from .patching import restore, set_polarity, tanhmax_on, use_tanhmax
+    from .settings import TanhMaxSettings
+
+    registration.register_attention()
+    auto.register_models()
+
+if TYPE_CHECKING:
+    from .training.annealing import PolarityCallback
+else:
+
+    def __getattr__(name: str) -> object:
+        """A public name that is not imported above: any of them in the program, and elsewhere PolarityCallback.
+
+        The Trainer that it belongs to imports PEFT and more, which not everybody needs.
+        """
+        for module in _MODULES if name in __all__ else ():
+            found = vars(import_module(f".{module}", __name__))
+            if name in found:
+                return found[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

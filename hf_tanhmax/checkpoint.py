@@ -7,22 +7,11 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
+from .choices import PIPELINES
 from .models.auto import FAMILIES
 
 CONFIG, ADAPTER_CONFIG, RESULTS = "config.json", "adapter_config.json", "results.json"
 BASE = "base"  # the folder inside an adapter's that holds its base model
-
-# The Auto class of a head, and the pipeline that uses it. Pre-training, next sentences and hidden patches have none.
-PIPELINES = {
-    "AutoModel": "feature-extraction",
-    "AutoModelForSequenceClassification": "text-classification",
-    "AutoModelForTokenClassification": "token-classification",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForMultipleChoice": "multiple-choice",
-    "AutoModelForMaskedLM": "fill-mask",
-    "AutoModelForCausalLM": "text-generation",
-    "AutoModelForImageClassification": "image-classification",
-}
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

@@ -12,9 +12,18 @@ class Interrupted(Exception):  # noqa: N818, nothing went wrong
     """The user stopped the run, which saved a checkpoint; the message says how to go on, and it ends the program with 130."""
 
 
-def one_line(error: BaseException | str) -> str:
-    """The text of an error without line breaks, as a part of another sentence."""
-    return " ".join(str(error).split())
+class HubError(Exception):
+    """Something between a folder and the Hub that the user can mend, in one sentence."""
+
+
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """The text of an error without line breaks, as a part of another sentence; of an error without a text its type.
+
+    Args:
+        error: what was raised.
+        limit: the most characters.
+    """
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def optional_package(module: str, purpose: str) -> Any:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
+from ..login import check_name
 from ..models.bundle import own_version
 from ..package_data import data_folder
 from ..settings_text import settings_in_words
@@ -46,7 +45,7 @@ def model_card(
         ValueError: no TanhMax model in the folder, names that no repository has, or results that are not of one model.
     """
     for key, name in (("repo_id", repo_id), ("base_model", base_model)):
-        _check_name(key, name)
+        check_name(key, name)
     if results is not None:
         measured.check_runs(results)
     runs = list(results or [])
@@ -55,14 +54,6 @@ def model_card(
     name = repo_id or folder.resolve().name
     data = metadata(facts, runs, name=name.split("/")[-1], base_model=base_model, license=license, language=language)
     return ModelCard.from_template(data, template_str=_template(), **_values(facts, runs, data, base_model, name, repo_id, comparison))
-
-
-def _check_name(key: str, name: str | None) -> None:
-    try:
-        if name is not None:
-            validate_repo_id(name)
-    except HFValidationError as error:
-        raise ValueError(f"{key} must be a name that a repository can have, such as you/model, but is {name!r}") from error
 
 
 def _template() -> str:

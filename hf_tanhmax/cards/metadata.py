@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import EntryNotFoundError
 
 from ..checkpoint import CONFIG
+from ..login import can_be_repository
 from .facts import Facts
 from .measured import SPLITS, Run, main_metric, mean_of
 from .procedure import EMBEDDED, FILES
@@ -63,11 +63,7 @@ def is_repository(name: object) -> bool:
     """Whether a name could be one on the Hub and is nothing on this disk."""
     if not isinstance(name, str) or name in (*EMBEDDED, FILES) or Path(name).exists():
         return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+    return can_be_repository(name)
 
 
 def _origin(runs: Sequence[Run]) -> str | None:

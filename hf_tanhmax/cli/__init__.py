@@ -1,4 +1,4 @@
-"""The `hf-tanhmax` command."""
+"""The `hf-tanhmax` command: quick to answer help and mistakes, as torch is imported only once the arguments are right."""
 
 from .arguments import main
 

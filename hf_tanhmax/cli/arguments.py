@@ -1,23 +1,18 @@
-"""The `hf-tanhmax` command: its words, its help, and the doors to recipes, which run in a process of their own.
+"""The words and the help of the `hf-tanhmax` command.
 
-Nothing heavy is imported here: `commands.py` is, once one of its commands is asked for. Exit codes: 0; 1 if the doctor found errors; 2 for
-a mistake in what was given, with one sentence; 130 for Ctrl-C; else what the process that was started returned.
+Exit codes: 0; 1 if the doctor found errors; 2 for a mistake in what was given, with one sentence; 130 for Ctrl-C; else what the process
+that was started returned.
 """
 
 import argparse
-import signal
-import subprocess
 import sys
-from collections.abc import Sequence
-from importlib import metadata, util
-from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+from importlib import import_module, metadata
+from typing import NoReturn, TypeAlias
 
-from ..package_data import data_folder
+from . import checks, processes
 
 MISTAKE, STOPPED = 2, 130
-TRAIN = "hf_tanhmax.training.train"
+Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 SUMMARY = """\
 TanhMax attention for Hugging Face Transformers: attention weights with a sign.
@@ -74,19 +69,17 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _command(
-    commands: "argparse._SubParsersAction[_Parser]", name: str, summary: str, *examples: str, more: str = "", usage: str | None = None
-) -> _Parser:
+def _command(commands: Commands, name: str, summary: str, *examples: str, more: str = "", usage: str | None = None) -> _Parser:
     shown = "\n".join(f"  hf-tanhmax {name} {example}".rstrip() for example in examples)
     text = f"{summary}\n\n{more}".strip()
     raw = argparse.RawDescriptionHelpFormatter
     called = None if usage is None else f"hf-tanhmax {name} {usage}"
     parser = commands.add_parser(name, help=summary, description=text, epilog=f"examples:\n{shown}", formatter_class=raw, usage=called)
-    parser.set_defaults(run=_package_command, command=name)
+    parser.set_defaults(run=_run, command=name, module="commands")
     return parser
 
 
-def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_convert(commands: Commands) -> None:
     parser = _command(
         commands,
         "convert",
@@ -106,9 +99,10 @@ def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--score-bias", type=float, default=3.0, metavar="C", help="where a learned polarity exp(-2C) starts; default 3")
     parser.add_argument("--num-labels", type=int, metavar="N", help="classes of a new head")
     parser.add_argument("--revision", help="of a name on the Hub: a commit, tag or branch")
+    parser.set_defaults(check=checks.check_convert)
 
 
-def _add_doors(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_doors(commands: Commands) -> None:
     train = _command(
         commands,
         "train",
@@ -122,7 +116,7 @@ def _add_doors(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     train.add_argument("--config_file", metavar="FILE", help="of accelerate: how many processes, where")
     train.add_argument("arguments", nargs=argparse.REMAINDER, metavar="RECIPE [--key value ...]", help="a YAML file, and keys to change")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=processes.run_train)
     evaluate = _command(
         commands,
         "evaluate",
@@ -140,12 +134,13 @@ def _add_doors(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "accuracy",
         usage="BENCHMARK [--key value ...]",
     )
-    for parser, module in ((evaluate, "hf_tanhmax.training.evaluate"), (bench, "recipes.benchmarks.attention")):
+    evaluate.set_defaults(run=processes.run_evaluate)
+    bench.set_defaults(run=processes.run_bench)
+    for parser, module in ((evaluate, processes.EVALUATE), (bench, processes.BENCH)):
         parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help=f"passed on to python -m {module}")
-        parser.set_defaults(run=_run_module, module=module)
 
 
-def _add_push(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_push(commands: Commands) -> None:
     parser = _command(
         commands,
         "push",
@@ -160,9 +155,10 @@ def _add_push(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--revision", help="a branch; default main")
     parser.add_argument("--message", help="the title of the commit")
     parser.add_argument("--merge", action="store_true", help="publish an adapter and its base as one model")
+    parser.set_defaults(check=checks.check_push)
 
 
-def _add_card(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_card(commands: Commands) -> None:
     parser = _command(
         commands,
         "card",
@@ -179,9 +175,10 @@ def _add_card(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--base-model", metavar="NAME", help="the model on the Hub that it was made from")
     parser.add_argument("--license", help="as the Hub writes it, such as apache-2.0; default that of the base model, if its card says one")
     parser.add_argument("--language", help="of the data, such as en")
+    parser.set_defaults(check=checks.check_card)
 
 
-def _add_doctor(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_doctor(commands: Commands) -> None:
     parser = _command(
         commands,
         "doctor",
@@ -191,9 +188,10 @@ def _add_doctor(commands: "argparse._SubParsersAction[_Parser]") -> None:
         more="Ends with 1 if there are errors. Nothing is unpickled, and no code that a checkpoint brings along is run.",
     )
     parser.add_argument("path", metavar="PATH", nargs="?", help="the folder of a checkpoint; without it, the environment is examined")
+    parser.set_defaults(check=checks.check_doctor)
 
 
-def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_explain(commands: Commands) -> None:
     parser = _command(
         commands,
         "explain",
@@ -222,9 +220,10 @@ def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--scores", metavar="NAME", help="the scores that a picture shows; default contributions")
     parser.add_argument("--view", choices=("raw", "oriented", "contributions"), default="oriented", help="what a picture of heads shows")
     parser.add_argument("--head", type=_indices, metavar="LAYER,HEAD", help="the head that a picture shows")
+    parser.set_defaults(check=checks.check_explain)
 
 
-def _add_faithfulness(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_faithfulness(commands: Commands) -> None:
     parser = _command(
         commands,
         "faithfulness",
@@ -242,9 +241,10 @@ def _add_faithfulness(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="copies that are run together; default 32")
     parser.add_argument("--max-length", type=_count, metavar="N", help="cut longer texts to so many tokens")
     parser.add_argument("--seed", type=int, default=0, help="of shuffles, random scores and intervals; default 0")
+    parser.set_defaults(check=checks.check_faithfulness)
 
 
-def _add_rank_collapse(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_rank_collapse(commands: Commands) -> None:
     parser = _command(
         commands,
         "rank-collapse",
@@ -258,6 +258,7 @@ def _add_rank_collapse(commands: "argparse._SubParsersAction[_Parser]") -> None:
     given.add_argument("--text", nargs="+", help="one text or several")
     given.add_argument("--image", nargs="+", metavar="FILE", help="one image or several")
     parser.add_argument("--norm", choices=("frobenius", "composite"), default="frobenius", help="default frobenius")
+    parser.set_defaults(check=checks.check_rank_collapse)
 
 
 def _add_model(parser: _Parser) -> None:
@@ -266,14 +267,17 @@ def _add_model(parser: _Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     parser.add_argument("--revision", help="of a name on the Hub: a commit, tag or branch")
     parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')
-    parser.set_defaults(run=_interpret_command)
+    parser.set_defaults(module="explain_commands")
 
 
 def _polarity(text: str) -> float | str:
     try:
-        return text if text == "learned" else float(text)
+        polarity = text if text == "learned" else float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f'must be a number in [0, 1] or "learned", but is {text!r}') from None
+        polarity = -1.0
+    if polarity == "learned" or 0 <= float(polarity) <= 1:
+        return polarity
+    raise argparse.ArgumentTypeError(f'must be a number in [0, 1] or "learned", but is {text!r}')
 
 
 def _indices(text: str) -> list[int]:
@@ -293,89 +297,14 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _package_command(options: argparse.Namespace) -> int:
-    from . import commands
+def _run(options: argparse.Namespace) -> int:
+    """Look for mistakes, and only then import the package, which takes seconds, and run the command."""
+    options.check(options)
 
-    return int(getattr(commands, f"run_{options.command}")(options))
+    from .. import registration
+    from ..models import auto
 
-
-def _interpret_command(options: argparse.Namespace) -> int:
-    from . import explain_commands
-
-    return int(getattr(explain_commands, f"run_{options.command.replace('-', '_')}")(options))
-
-
-def _train(options: argparse.Namespace) -> int:
-    given = list(options.arguments)
-    if "--config_file" in given[:-1]:
-        position = given.index("--config_file")
-        options.config_file = given[position + 1]
-        del given[position : position + 2]
-    if not given or given[0].startswith("-"):
-        raise SystemExit("name a recipe first, such as bert/text_classification/tanhmax.yaml; see hf-tanhmax train --help")
-    recipe = _recipe_file("recipe", given[0])
-    if {"--help", "-h"} & set(given):
-        return _run([sys.executable, "-m", TRAIN, recipe, "--help"])
-    _need("accelerate")
-    config = [] if options.config_file is None else ["--config_file", _recipe_file("config_file", options.config_file)]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config, "-m", TRAIN]
-    return _run([*launch, recipe, *given[1:]], launcher=True)
-
-
-def _run_module(options: argparse.Namespace) -> int:
-    if util.find_spec(options.module.split(".")[0]) is None:
-        raise SystemExit(f"{options.module} is not part of the installed package; run it from a checkout of the repository")
-    return _run([sys.executable, "-m", options.module, *options.arguments])
-
-
-def _need(package: str) -> None:
-    if util.find_spec(package) is None:
-        raise SystemExit(f"{package} is not installed; pip install hf-tanhmax[recipes]")
-
-
-def _recipe_file(what: str, name: str) -> str:
-    """The file of that name from here, or among the recipes that are installed, with or without the name of their folder before it."""
-    folder = data_folder("recipes")
-    names = (name, name.removeprefix("recipes/"))
-    places = [Path(name), *(folder / each for each in names)]
-    found = next((path for place in places for path in (place, place.with_name(f"{place.name}.yaml")) if path.is_file()), None)
-    if found is None:
-        pattern = "*/*/*.yaml" if what == "recipe" else "accelerate_configs/*.yaml"
-        known = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.name != "base.yaml")
-        raise SystemExit(f"there is no {what} {name}; there are {', '.join(known)}")
-    return str(found)
-
-
-def _run(command: Sequence[str], *, launcher: bool = False) -> int:
-    """Run a program to its end, and pass on what is to stop it.
-
-    The program has a session of its own, so that Ctrl-C comes here alone. A launcher would die of it and leave its workers behind, which
-    want to save a checkpoint first; so they are told, and the launcher waits for them as it always does.
-    """
-    received: list[int] = []
-    process = subprocess.Popen(list(command), start_new_session=True)
-
-    def _pass_on(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        _signal(process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM, to_children=launcher)
-
-    before = {number: signal.signal(number, _pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        code = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        return 128 + received[0]
-    return code if code >= 0 else 128 - code
-
-
-def _signal(process: int, number: int, *, to_children: bool) -> None:
-    import psutil  # which accelerate needs too
-
-    try:
-        found = psutil.Process(process)
-        for target in (found.children() if to_children else []) or [found]:
-            target.send_signal(number)
-    except psutil.NoSuchProcess:  # it has ended by itself
-        return
+    registration.register_attention()
+    auto.register_models()
+    module = import_module(f".{options.module}", __package__)
+    return int(getattr(module, f"run_{options.command.replace('-', '_')}")(options))

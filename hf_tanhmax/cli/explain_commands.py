@@ -6,62 +6,56 @@ Each takes the parsed options and returns an exit code. What the user has to men
 import argparse
 import json
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from ..interpret.attribution.explain import explain, explain_generation
 from ..interpret.attribution.explanation import Explanation, save_explanation
 from ..interpret.attribution.rank_collapse import RankCollapse, rank_collapse
 from ..interpret.faithfulness.evaluate import faithfulness
-from ..interpret.inputs.files import read_inputs, read_picture
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
 from ..interpret.viz.page import save_page
 from ..interpret.viz.views import VIEWS, head_numbers
+from .checks import GENERATING, in_a_sentence
 
-FIGURES = (".png", ".svg")
-KINDS = {
-    "explain": (".html", *FIGURES, ".json", ".safetensors"),
-    "faithfulness": (".json", ".md"),
-    "rank-collapse": (".json", *FIGURES),
-}
-PICTURES = ("tokens", "image", "heads", "head", "next")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 DPI = 150
+Batch = dict[str, Tensor]
 
 
 def run_explain(options: argparse.Namespace) -> int:
     """Explain one output, as a page, a picture or numbers."""
-    out = _new_file(options)
-    if out.suffix not in FIGURES and (options.picture or options.head):
-        raise SystemExit(f"--picture and --head choose what a .png or .svg shows, but --out is {out}")
-    with _in_a_sentence(f"cannot explain {options.model}"):
+    with in_a_sentence(f"cannot explain {options.model}"):
         loaded = _loaded(options)
         explanations = _explanations(loaded, options)
         for note in dict.fromkeys(note for found in explanations for note in found.notes):
             print(f"note: {note}")
-        _save(explanations, out, options)
+        _save(explanations, options)
     last = explanations[-1]
     steps = f"{len(explanations)} next tokens" if len(explanations) > 1 else f"“{last.target_name}”, probability {last.probability:.3g}"
-    print(f"wrote {out}: {steps}")
+    print(f"wrote {options.out}: {steps}")
     return 0
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
     """Measure how far explanations of a model can be trusted."""
-    out = _new_file(options)
-    with _in_a_sentence(f"cannot measure {options.model}"):
-        inputs = read_inputs(Path(options.data), column=options.text_column, limit=options.limit)
+    out: Path = options.out
+    with in_a_sentence(f"cannot measure {options.model}"):
         loaded = _loaded(options)
         chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
         report = faithfulness(
             loaded.model,
             loaded.tokenizer,
-            inputs,
+            options.inputs,
             **chosen,
             processor=loaded.processor,
             batch_size=options.batch_size,
@@ -77,8 +71,8 @@ def run_faithfulness(options: argparse.Namespace) -> int:
 
 def run_rank_collapse(options: argparse.Namespace) -> int:
     """Measure how far attention makes all tokens of an input alike, layer by layer, with and without skip connections and MLPs."""
-    out = _new_file(options)
-    with _in_a_sentence(f"cannot measure {options.model}"):
+    out: Path = options.out
+    with in_a_sentence(f"cannot measure {options.model}"):
         loaded = _loaded(options)
         inputs = _batch(loaded, options)
         found: dict[str, RankCollapse] = {}
@@ -106,34 +100,34 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
     chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "layers") if (value := getattr(options, name))}
     chosen |= {"max_length": options.max_length, "steps": options.steps}
     target = _target(options.target)
-    if options.generate and (not loaded.is_causal or options.text is None or options.text_pair or target is not None):
-        raise ValueError("--generate needs a causal language model, one --text, and no --target")
+    if options.generate and not loaded.is_causal:
+        raise ValueError(GENERATING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* computes softmax")  # it is printed as a note
-        if options.image is not None:
+        if options.pictures:
             if loaded.processor is None:
                 raise ValueError(f"it is a {type(loaded.model).__name__}, which reads texts; give --text")
-            return [explain(loaded.model, read_picture(Path(options.image)), target, processor=loaded.processor, **chosen)]
+            return [explain(loaded.model, options.pictures[0], target, processor=loaded.processor, **chosen)]
         if loaded.tokenizer is None:
             raise ValueError(f"it is a {type(loaded.model).__name__}, which reads images; give --image")
         text = options.text if options.text_pair is None else (options.text, options.text_pair)
         if options.generate:
-            return list(_written(loaded, text, options.generate, chosen))
+            batch = dict(loaded.tokenizer(text, return_tensors="pt"))
+            return list(_written(partial(explain_generation, loaded.model, loaded.tokenizer, **chosen), batch, options.generate))
         if loaded.is_causal:
             return [explain_generation(loaded.model, loaded.tokenizer, text, target, **chosen)]
         return [explain(loaded.model, text, target, tokenizer=loaded.tokenizer, position=options.position, **chosen)]
 
 
-def _written(loaded: Loaded, text: Any, count: int, chosen: dict[str, Any]) -> Iterator[Explanation]:
+def _written(explained: Callable[[Batch], Explanation], batch: Batch, count: int) -> Iterator[Explanation]:
     """Explanations of tokens that the model writes one after the other."""
-    batch = dict(loaded.tokenizer(text, return_tensors="pt"))
     for _ in tqdm(range(count), unit="token"):
-        found = explain_generation(loaded.model, loaded.tokenizer, batch, **chosen)
+        found = explained(batch)
         yield found
         batch = {name: _longer(values, found.target if name == "input_ids" else 1) for name, values in batch.items()}
 
 
-def _longer(values: Any, last: int) -> Any:
+def _longer(values: Tensor, last: int) -> Tensor:
     return values.new_tensor([[*values[0].tolist(), last]])
 
 
@@ -141,11 +135,11 @@ def _target(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def _batch(loaded: Loaded, options: argparse.Namespace) -> Any:
+def _batch(loaded: Loaded, options: argparse.Namespace) -> Batch:
     if loaded.processor is not None:
-        if not options.image:
+        if not options.pictures:
             raise ValueError(f"it is a {type(loaded.model).__name__}, which reads images; give --image")
-        batch = loaded.processor(images=[read_picture(Path(name)) for name in options.image], return_tensors="pt")
+        batch = loaded.processor(images=options.pictures, return_tensors="pt")
     else:
         if not options.text:
             raise ValueError(f"it is a {type(loaded.model).__name__}, which reads texts; give --text")
@@ -153,28 +147,25 @@ def _batch(loaded: Loaded, options: argparse.Namespace) -> Any:
     return {name: values.to(loaded.model.device) for name, values in batch.items()}
 
 
-def _save(explanations: Sequence[Explanation], out: Path, options: argparse.Namespace) -> None:
+def _save(explanations: Sequence[Explanation], options: argparse.Namespace) -> None:
+    out: Path = options.out
     if out.suffix == ".html":
         save_page(explanations, out, contributions=options.contributions)
     elif out.suffix == ".json":
         told = [_numbers(explanation) for explanation in explanations]
         out.write_text(json.dumps(told[0] if len(told) == 1 else told, indent=1), encoding="utf-8")
     elif out.suffix == ".safetensors":
-        if len(explanations) > 1:
-            raise ValueError("a .safetensors file holds one explanation; leave --generate away")
         save_explanation(explanations[0], out)
     else:
         _figure(explanations, options).savefig(out, dpi=DPI)
 
 
-def _figure(explanations: Sequence[Explanation], options: argparse.Namespace) -> Any:
+def _figure(explanations: Sequence[Explanation], options: argparse.Namespace) -> "Figure":
     first = explanations[0]
     usual = "next" if len(explanations) > 1 else "tokens" if first.grid is None else "image"
     picture = options.picture or ("head" if options.head else usual)
     scores = options.scores or ("contributions" if "contributions" in first.scores else next(iter(first.scores)))
     if picture == "head":
-        if options.head is None or len(options.head) != 2:
-            raise ValueError("the picture of a head needs --head LAYER,HEAD, such as --head 3,5")
         return plots.plot_head(first, layer=options.head[0], head=options.head[1], view=options.view)
     if picture == "heads":
         return plots.plot_heads(first, view=options.view)
@@ -183,7 +174,7 @@ def _figure(explanations: Sequence[Explanation], options: argparse.Namespace) ->
     return plots.plot_image(first, scores=scores) if picture == "image" else plots.plot_tokens(first, scores=scores)
 
 
-def _numbers(explanation: Explanation) -> dict[str, Any]:
+def _numbers(explanation: Explanation) -> dict[str, object]:
     """What JSON holds: everything but matrices and pixels."""
     plain = ("model_name", "family", "target", "target_name", "logit", "probability", "position", "tokens", "words", "word_texts")
     return {
@@ -194,22 +185,3 @@ def _numbers(explanation: Explanation) -> dict[str, Any]:
         "one_signed": explanation.one_signed.tolist(),
         "heads": {view: head_numbers(explanation, view).tolist() for view in VIEWS},
     }
-
-
-def _new_file(options: argparse.Namespace) -> Path:
-    out, kinds = Path(options.out), KINDS[options.command]
-    if out.suffix not in kinds:
-        raise SystemExit(f"--out must end with one of {', '.join(kinds)}, but is {out}")
-    if out.exists() and not options.overwrite:
-        raise SystemExit(f"{out} is there already; add --overwrite to replace it, or name another file with --out")
-    if not out.parent.is_dir():
-        raise SystemExit(f"there is no folder {out.parent} to write {out.name} to")
-    return out
-
-
-@contextmanager
-def _in_a_sentence(beginning: str) -> Iterator[None]:
-    try:
-        yield
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise SystemExit(f"{beginning}: {' '.join(str(error).split())[:400] or type(error).__name__}") from error

@@ -16,6 +16,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..errors import HubError
+from ..login import NO_REPOSITORY
+
 # By status; what the Hub says itself is added to the ones not listed.
 REFUSALS = {
     401: "the Hub does not know the token: make one at {endpoint}/settings/tokens, and log in with `hf auth login` or set HF_TOKEN",
@@ -25,10 +28,6 @@ REFUSALS = {
     429: "the Hub has had too many requests from you: wait some minutes, and push again",
 }
 AGAIN = "push again; nothing of this push is visible until all of it has arrived"
-
-
-class HubError(Exception):
-    """Something between a folder and the Hub that the user can mend, in one sentence."""
 
 
 @contextmanager
@@ -56,7 +55,7 @@ def _origin(error: Exception) -> Exception:
 def _sentence(error: Exception, repo_id: str) -> str | None:
     endpoint = constants.ENDPOINT
     if isinstance(error, HFValidationError):
-        return f"{repo_id!r} is no name of a repository: write owner/name, each of at most 96 letters, digits, '-', '_' and '.'"
+        return NO_REPOSITORY.format(repo_id)
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so nothing can be published: unset it"
     if isinstance(error, GatedRepoError):

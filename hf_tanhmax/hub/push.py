@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import RevisionNotFoundError
-from huggingface_hub.utils import tqdm, validate_repo_id
+from huggingface_hub.utils import tqdm
 
 from ..checkpoint import ADAPTER_CONFIG, BASE
+from ..login import check_repository, usable_token
 from .adapter_base import Base, base_of, save_merged
 from .errors import HubError, in_a_sentence
 from .staging import files_of, is_adapter, left_behind, pin_base, stage_adapter, stage_model, stale
@@ -56,7 +57,7 @@ def push(
         raise HubError(f"{folder} holds no adapter ({ADAPTER_CONFIG}), so there is nothing to merge: leave `merge` off")
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         raise HubError(f"{revision} is a commit, which cannot be added to: name a branch")
-    token = _usable(token)
+    token = usable_token(token)
     api = HfApi(token=token, library_name="hf-tanhmax")
     repo_id = _full_name(api, repo_id)
     publisher = _Publisher(api, token, private, message or "Publish with hf_tanhmax", create)
@@ -83,7 +84,7 @@ def check_login(repo_id: str, *, token: str | None = None) -> str:
     Raises:
         HubError: not the name of a repository, no login, or a token that the Hub does not know.
     """
-    return _full_name(HfApi(token=_usable(token)), repo_id)
+    return _full_name(HfApi(token=usable_token(token)), repo_id)
 
 
 @dataclass(frozen=True)
@@ -159,19 +160,9 @@ class _Publisher:
         return found
 
 
-def _usable(token: str | None) -> str:
-    """The token that is used, if it could be one: another character would end up in an error message of the HTTP client."""
-    found = token or get_token()
-    if not found:
-        raise HubError("nobody is logged in: run `hf auth login`, set HF_TOKEN, or pass a token")
-    if not re.fullmatch(r"[!-~]+", found):
-        raise HubError("the token holds spaces or letters that no token has: copy it again from the Hub's settings")
-    return found
-
-
 def _full_name(api: HfApi, repo_id: str) -> str:
+    check_repository(repo_id)
     with in_a_sentence(repo_id):
-        validate_repo_id(repo_id)
         owner = api.whoami()["name"]
     return repo_id if "/" in repo_id else f"{owner}/{repo_id}"
 

@@ -1,8 +1,8 @@
 """Explanations of one output of a model by its signed attention, and measures of how far to trust them."""
 
+from ..choices import METHODS
 from .attribution.explain import explain, explain_generation
 from .attribution.explanation import Explanation, load_explanation, save_explanation
-from .attribution.methods import METHODS
 from .attribution.rank_collapse import RankCollapse, rank_collapse
 from .attribution.rollout import rollout
 from .faithfulness.evaluate import faithfulness

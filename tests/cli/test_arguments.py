@@ -1,37 +1,18 @@
-"""The command line: quick help, one sentence for a mistake, and processes that are started, stopped and answered for."""
+"""The command line: words, help, and one sentence for a mistake; `test_checks` starts it as a program."""
 
 import importlib.metadata
-import os
-import signal
 import subprocess
 import sys
-import textwrap
-import threading
-import time
-from pathlib import Path
 
 import pytest
+from readme import ROOT
 from saved_models import save_model
 
 import hf_tanhmax
 from hf_tanhmax.cli import arguments as cli
 from hf_tanhmax.cli.arguments import main
 
-ROOT = Path(hf_tanhmax.__file__).parents[1]
 COMMANDS = ["convert", "train", "evaluate", "bench", "push", "card", "doctor", "explain", "faithfulness", "rank-collapse"]
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """The programs that would be started."""
-    commands = []
-
-    def record(command, *, launcher=False):
-        commands.append((list(command), launcher))
-        return 0
-
-    monkeypatch.setattr(cli, "_run", record)
-    return commands
 
 
 def refused(capsys, *arguments):
@@ -66,34 +47,73 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"hf-tanhmax {hf_tanhmax.__version__}\n"
 
 
-def test_the_program_is_installed():
-    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="hf-tanhmax")
-    assert entry.load().__module__ == "recipes.command"
+# The package inside the program, which imports it when a command needs it
+
+
+PROGRAM = """\
+import sys
+import hf_tanhmax
+assert "torch" not in sys.modules, "the package was not to be imported yet"
+"""
+
+
+def as_the_program(folder, code):
+    """Run code in a process that is started as the installed program is."""
+    (folder / "hf-tanhmax").write_text(PROGRAM + code)
+    done = subprocess.run([sys.executable, folder / "hf-tanhmax", "doctor", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
-def test_help_is_quick_and_commands_find_the_package(tmp_path):
-    """The program as it is started: nothing heavy for help, the whole package for a command, and one copy of the command line."""
+def test_public_names_are_there_when_they_are_asked_for(tmp_path):
     code = """
-import sys
-from recipes.command import main
-assert main(["--help"]) == 0 and main(["train", "--help"]) == 0 and main(["train", "gone.yaml"]) == 2
-assert not {"torch", "transformers", "hf_tanhmax", "numpy"} & set(sys.modules), "help is heavy"
-assert main(["doctor", sys.argv[1]]) == 1
-from hf_tanhmax import cli
-assert cli.main.__code__ is sys.modules["hf_tanhmax.cli"].main.__code__, "the command line is there twice"
+for name in hf_tanhmax.__all__:
+    assert getattr(hf_tanhmax, name).__name__ == name, name
+assert not hasattr(hf_tanhmax, "gone")
+from transformers import AutoConfig
+try:
+    AutoConfig.for_model("tanhmax_bert")
+except ValueError:
+    print("not registered")
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "config.json  is not there" in done.stdout
+    assert as_the_program(tmp_path, code) == "not registered\n"
 
 
-def test_the_door_says_if_there_is_nothing_behind_it(monkeypatch):
-    from recipes import command
+@pytest.mark.slow
+def test_a_command_registers_what_it_needs(tmp_path):
+    code = """
+from hf_tanhmax.cli import main
+assert main() == 1
+from transformers import AttentionInterface, AutoConfig
+assert type(AutoConfig.for_model("tanhmax_bert")) is hf_tanhmax.TanhMaxBertConfig
+assert "tanhmax" in AttentionInterface()
+"""
+    assert "config.json  is not there" in as_the_program(tmp_path, code)
 
-    monkeypatch.setattr(command.util, "spec_from_file_location", lambda *_: None)
-    with pytest.raises(ImportError, match=r"hf_tanhmax has no cli.py; install hf-tanhmax again"):
-        command.main(["--help"])
+
+@pytest.mark.parametrize(
+    ("started_by", "given", "is_the_program"),
+    [
+        (["python", "/usr/bin/hf-tanhmax", "train", "a"], ["/usr/bin/hf-tanhmax", "train", "a"], True),
+        (["python", "-X", "dev", "hf-tanhmax.exe"], ["hf-tanhmax.exe"], True),
+        (["python", "-m", "hf_tanhmax.cli", "doctor"], ["-m", "doctor"], True),
+        (["python", "-m", "hf_tanhmax.training.train", "hf-tanhmax"], ["-m", "hf-tanhmax"], False),
+        (["python", "hf-tanhmax.py"], ["hf-tanhmax.py"], False),
+        (["python", "-c", "spawn_main()", "--multiprocessing-fork"], ["/usr/bin/hf-tanhmax", "train", "a"], False),
+        (["python"], [""], False),
+        ([], [], False),
+    ],
+)
+def test_the_program_is_told_by_how_it_was_started(started_by, given, is_the_program, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", started_by)
+    monkeypatch.setattr(sys, "argv", given)
+    assert hf_tanhmax._is_the_program() == is_the_program
+
+
+def test_the_installed_program_is_the_one_that_is_told():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert '[project.scripts]\nhf-tanhmax = "hf_tanhmax.cli:main"\n' in text
 
 
 # Mistakes
@@ -125,16 +145,6 @@ def test_mistakes(arguments, said, capsys):
     assert refused(capsys, *arguments).startswith(f"error: {said}")
 
 
-@pytest.mark.parametrize(
-    ("package", "arguments"),
-    [("accelerate", ["train", "bert/text_classification/tanhmax.yaml"]), ("recipes", ["evaluate", "a"]), ("recipes", ["train", "a.yaml"])],
-)
-def test_what_is_not_installed(package, arguments, monkeypatch, capsys):
-    found = cli.util.find_spec
-    monkeypatch.setattr(cli.util, "find_spec", lambda name: None if name == package else found(name))
-    assert refused(capsys, *arguments) == f"error: {package} is not installed; pip install hf-tanhmax[recipes]"
-
-
 def test_an_install_without_metadata(monkeypatch, capsys):
     def version(name):
         raise importlib.metadata.PackageNotFoundError(name)
@@ -142,135 +152,6 @@ def test_an_install_without_metadata(monkeypatch, capsys):
     monkeypatch.setattr(cli.metadata, "version", version)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "hf-tanhmax (not installed)\n"
-
-
-# Doors to the recipes
-
-
-@pytest.mark.parametrize("name", ["bert/text_classification/tanhmax.yaml", "recipes/bert/text_classification/tanhmax.yaml"])
-@pytest.mark.parametrize("first", [True, False])
-def test_training_is_launched_with_everything(name, first, started, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where there are no recipes but the installed ones
-    config = ["--config_file", "recipes/accelerate_configs/cpu.yaml"]
-    flags = ["--polarity", "0.5", "--compare_with=softmax", "--resume"]
-    assert main(["train", *(config if first else []), name, *flags[:2], *([] if first else config), *flags[2:]]) == 0
-    ((command, launcher),) = started
-    assert launcher
-    assert command == [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
-        *("--config_file", str(ROOT / "recipes/accelerate_configs/cpu.yaml"), "-m", "recipes.train"),
-        *(str(ROOT / "recipes/bert/text_classification/tanhmax.yaml"), *flags),
-    ]
-
-
-def test_a_recipe_of_ones_own(started, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("task: bert/text_classification\n")
-    assert main(["train", "mine.yaml"]) == 0
-    assert started[0][0][-1] == "mine.yaml"
-
-
-@pytest.mark.parametrize(("command", "module"), [("evaluate", "hf_tanhmax.training.evaluate"), ("bench", "recipes.benchmarks.attention")])
-def test_other_doors_pass_everything_on(command, module, started):
-    assert main([command, "what", "--key", "value", "--help"]) == 0
-    assert started == [([sys.executable, "-m", module, "what", "--key", "value", "--help"], False)]
-
-
-def test_the_help_of_a_recipe_lists_its_keys(capfd):
-    assert main(["train", "bert/text_classification/tanhmax.yaml", "--help"]) == 0
-    assert "polarity_schedule: null" in capfd.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_mistake_in_a_recipe_comes_back_through_the_launcher(capfd):
-    """Accelerate ends with 1, whatever ended what it launched; the sentence is that of the recipe, and no traceback is added."""
-    assert (
-        main(["train", "bert/text_classification/tanhmax.yaml", "--learnin_rate", "1", "--config_file", "accelerate_configs/cpu.yaml"]) == 1
-    )
-    printed = capfd.readouterr().err
-    assert "error: --learnin_rate: unknown key 'learnin_rate'; did you mean 'learning_rate'?" in printed
-    assert "Traceback" not in printed
-
-
-# Processes
-
-
-def python(code):
-    return [sys.executable, "-c", textwrap.dedent(code)]
-
-
-@pytest.mark.parametrize(("end", "code"), [("pass", 0), ("sys.exit(7)", 7), ("os.kill(os.getpid(), signal.SIGKILL)", 137)])
-def test_exit_codes_are_passed_on(end, code):
-    assert cli._run(python(f"import os, signal, sys\n{end}")) == code
-
-
-def when_there(path, act):
-    """Act once a file is there."""
-
-    def wait():
-        while not path.exists():
-            time.sleep(0.02)
-        act()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
-@pytest.mark.parametrize(
-    ("number", "received", "code"), [("SIGINT", "SIGINT", 130), ("SIGTERM", "SIGTERM", 143), ("SIGHUP", "SIGTERM", 129)]
-)
-def test_signals_are_passed_on_once(number, received, code, tmp_path):
-    program = f"""
-    import pathlib, signal, sys, time
-    place = pathlib.Path({str(tmp_path)!r})
-    def stop(number, frame):
-        with open(place / "signals", "a") as file:
-            file.write(signal.Signals(number).name)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    (place / "ready").touch()
-    while not (place / "signals").exists():
-        time.sleep(0.02)
-    time.sleep(0.3)  # a second one would arrive now
-    (place / "saved").touch()
-    """
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    thread = when_there(tmp_path / "ready", lambda: os.kill(os.getpid(), getattr(signal, number)))
-    assert cli._run(python(program)) == code
-    thread.join()
-    assert (tmp_path / "signals").read_text() == received
-    assert (tmp_path / "saved").exists()
-    assert {each: signal.getsignal(each) for each in before} == before
-
-
-def test_a_launcher_waits_for_its_workers(tmp_path):
-    """What Ctrl-C would kill, as it kills a launcher that waits, is not told; its worker is, and saves."""
-    worker = f"""
-    import pathlib, signal, time
-    place = pathlib.Path({str(tmp_path)!r})
-    signal.signal(signal.SIGINT, lambda *_: (place / "stopped").touch())
-    (place / "ready").touch()
-    while not (place / "stopped").exists():
-        time.sleep(0.02)
-    time.sleep(0.3)
-    (place / "saved").touch()
-    """
-    launcher = f"""
-    import pathlib, subprocess, sys
-    subprocess.Popen([sys.executable, "-c", {textwrap.dedent(worker)!r}]).wait()
-    pathlib.Path({str(tmp_path)!r}, "launcher ended").write_text(str(pathlib.Path({str(tmp_path)!r}, "saved").exists()))
-    """
-    thread = when_there(tmp_path / "ready", lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert cli._run(python(launcher), launcher=True) == 130
-    thread.join()
-    assert (tmp_path / "launcher ended").read_text() == "True"
-
-
-def test_a_process_that_has_ended_cannot_be_told():
-    ended = subprocess.Popen(python("pass"))
-    ended.wait()
-    cli._signal(ended.pid, signal.SIGINT, to_children=True)
 
 
 def test_ctrl_c_in_a_command(tmp_path, monkeypatch):

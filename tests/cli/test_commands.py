@@ -10,7 +10,6 @@ from huggingface_hub import ModelCard
 from saved_models import HEADS, code_on, executed, processor_for, result, save_adapter, save_model
 
 import hf_tanhmax
-from hf_tanhmax.checkpoint import PIPELINES
 from hf_tanhmax.cli import commands
 from hf_tanhmax.cli.arguments import main
 from hf_tanhmax.doctor import check_checkpoint
@@ -128,10 +127,6 @@ def test_a_new_head(flags, softmax, tmp_path):
     assert model.num_labels == 5
 
 
-def test_every_task_has_an_auto_class():
-    assert all(hasattr(transformers, auto) for auto in PIPELINES)
-
-
 def test_nothing_is_overwritten(softmax, tmp_path, capsys):
     source, _ = softmax("bert", processor=False)
     (tmp_path / "out").mkdir()
@@ -148,7 +143,7 @@ def test_what_cannot_be_converted(softmax, tmp_path, capsys):
     source, _ = softmax("bert", processor=False)
     out = tmp_path / "out"
     assert refused(capsys, "convert", tmp_path / "gone", out).startswith(f"cannot convert {tmp_path / 'gone'}: ")
-    assert "polarity must be in [0, 1]" in refused(capsys, "convert", source, out, "--polarity", "2")
+    assert "--polarity: must be a number in [0, 1]" in refused(capsys, "convert", source, out, "--polarity", "2")
     assert "there is no layer 3" in refused(capsys, "convert", source, out, "--layers", "3")
     assert refused(capsys, "convert", source, out, "--task", "chess").startswith("there is no task 'chess'; there are feature-extraction, ")
     for name in ("AutoModelForChess", "BertModel"):
@@ -249,7 +244,7 @@ def test_a_card_that_is_there_stays(tmp_path, capsys):
     assert "TanhMax" in (tmp_path / "README.md").read_text()
 
 
-def test_cards_that_cannot_be(tmp_path, capsys, monkeypatch):
+def test_cards_that_cannot_be(tmp_path, capsys):
     assert "there is no TanhMax model in" in refused(capsys, "card", tmp_path)
     save_model(tmp_path, processor=False)
     assert refused(capsys, "card", tmp_path, "--repo", "not a name").startswith("repo_id must be a name that a repository can have")
@@ -261,10 +256,8 @@ def test_cards_that_cannot_be(tmp_path, capsys, monkeypatch):
     (tmp_path / "results.json").write_text("[]")
     assert "results must be a list of what recipes.train writes" in refused(capsys, "card", tmp_path)
     (tmp_path / "results.json").write_text(json.dumps(result()))
-    monkeypatch.setattr(commands.sys, "executable", "false")  # a program that fails
-    assert "cannot compare the results: hf_tanhmax.training.compare failed" in refused(
-        capsys, "card", tmp_path, "--compare_with", tmp_path / "broken.json"
-    )
+    said = refused(capsys, "card", tmp_path, "--compare_with", tmp_path / "broken.json")
+    assert said.startswith(f"cannot compare the results: {tmp_path / 'broken.json'} is not JSON")
     assert not (tmp_path / "README.md").exists()
 
 
@@ -298,10 +291,11 @@ def test_push_passes_everything_on(tmp_path, monkeypatch, capsys):
         return "https://hub/commit"
 
     monkeypatch.setattr(commands, "push", push)
+    monkeypatch.setenv("HF_TOKEN", "hf_token")
     assert main(["push", str(tmp_path), "you/model"]) == 0
-    assert asked == {"folder": tmp_path, "repo": "you/model", "private": None, "revision": None, "message": None, "merge": False}
+    assert asked == {"folder": str(tmp_path), "repo": "you/model", "private": None, "revision": None, "message": None, "merge": False}
     assert main(["push", str(tmp_path), "you/model", "--private", "--revision", "next", "--message", "Better", "--merge"]) == 0
-    assert asked == {"folder": tmp_path, "repo": "you/model", "private": True, "revision": "next", "message": "Better", "merge": True}
+    assert asked == {"folder": str(tmp_path), "repo": "you/model", "private": True, "revision": "next", "message": "Better", "merge": True}
     assert capsys.readouterr().out == "https://hub/commit\n" * 2
 
 
@@ -327,6 +321,6 @@ def test_what_is_pushed_loads_by_the_code_on_its_card(save, hub_here, tmp_path, 
 
 def test_what_the_hub_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "")
-    monkeypatch.setattr("hf_tanhmax.hub.push.get_token", lambda: None, raising=False)
+    monkeypatch.setattr("hf_tanhmax.login.get_token", lambda: None)
     save_model(tmp_path, processor=False)
     assert refused(capsys, "push", tmp_path, "you/model") == "nobody is logged in: run `hf auth login`, set HF_TOKEN, or pass a token"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...choices import METHODS, check_choice
 from ...settings_text import some
 from ..inputs.encoding import PIXELS, EncodedInput, ImageProcessor, ModelInput, encode
 from ..inputs.image_patches import patch_grid, patch_names, sum_per_patch
@@ -17,7 +18,6 @@ from .rollout import rollout
 
 # The share of all scores up to which the gap of integrated gradients is no reason to advise more steps.
 ACCEPTED_GAP = 0.1
-METHODS = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient", "integrated_gradients")
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,7 @@ class AttributionOptions:
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
             raise ValueError(f"methods must be a tuple of names, but is the text {self.methods!r}")
-        unknown = [method for method in self.methods if method not in METHODS]
-        if unknown or not self.methods:
-            what = f"there is no method {unknown[0]!r}" if unknown else "methods is empty"
-            raise ValueError(f"{what}; choose from {', '.join(METHODS)}")
+        check_choice("method", self.methods, METHODS)
 
 
 @dataclass(frozen=True)

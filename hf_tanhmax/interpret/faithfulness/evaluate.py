@@ -11,16 +11,16 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...choices import CONTROL, METHODS
 from ..attribution.evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from ..attribution.integrated_gradients import baseline_token
-from ..attribution.methods import METHODS, Attribution, AttributionOptions, attribute
+from ..attribution.methods import Attribution, AttributionOptions, attribute
 from ..inputs.encoding import PIXELS, ImageProcessor, ModelInput
 from .metrics import MEASURES, Array, MeasuredExample
 from .perturbation import Example, Perturbation, PerturbationRunner
 from .report import FaithfulnessReport, mean_with_interval
 
 DEFAULT_METHODS = ("weights", "oriented", "contributions", "rollout", "integrated_gradients", "random")
-RANDOM = "random"
 # A text is half done when it is explained, and done when its copies are; the bar counts whole texts.
 BAR_FORMAT = "{l_bar}{bar}| {n:.0f}/{total_fmt} texts [{elapsed}<{remaining}]"
 # Texts whose copies are gathered before they are run, so that batches of equal length fill.
@@ -119,8 +119,8 @@ def _available_measures(texts: Sequence[ModelInput]) -> tuple[str, ...]:
 def _computed(methods: tuple[str, ...]) -> tuple[str, ...]:
     """The methods that `attribute` computes; at least one, as that finds the target too."""
     if isinstance(methods, str) or not methods:
-        raise ValueError(f"methods must be a tuple of names, of {', '.join((*METHODS, RANDOM))}")
-    return tuple(method for method in methods if method != RANDOM) or ("weights",)
+        raise ValueError(f"methods must be a tuple of names, of {', '.join((*METHODS, CONTROL))}")
+    return tuple(method for method in methods if method != CONTROL) or ("weights",)
 
 
 class _Evaluation:
@@ -213,7 +213,7 @@ class _Evaluation:
         positions = list(example.positions)
         random = numpy.random.default_rng([self.options.seed, example.index]).standard_normal(len(positions))
         computed = {method: scores[positions].double().numpy() for method, scores in attribution.scores.items()}
-        return {method: random if method == RANDOM else computed[method] for method in self.methods}
+        return {method: random if method == CONTROL else computed[method] for method in self.methods}
 
     def _pairs(self) -> list[tuple[str, str]]:
         """Measures with each method, or with "" where the measure is of the model."""

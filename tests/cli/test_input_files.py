@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from hf_tanhmax.interpret.inputs.files import read_inputs, read_picture
+from hf_tanhmax.cli.input_files import read_inputs, read_picture
 
 ROWS = [{"text": "a film, really", "label": 1}, {"text": " ", "label": 0}, {"text": "dull", "label": 0}]
 FILES = {

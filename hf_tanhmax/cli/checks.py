@@ -1,0 +1,169 @@
+"""Mistakes in what a command was given, found before anything heavy is imported: files, folders and names.
+
+Each check takes the parsed options and ends the program with one sentence about the first mistake. What it has read it leaves in the
+options: pictures, rows, results.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..choices import CONTROL, MEASURES, METHODS, PIPELINES, check_choice
+from ..errors import HubError, RecipeError, one_line
+from .input_files import read_inputs, read_picture
+
+CARD, RESULTS = "README.md", "results.json"
+FIGURES = (".png", ".svg")
+KINDS = {
+    "explain": (".html", *FIGURES, ".json", ".safetensors"),
+    "faithfulness": (".json", ".md"),
+    "rank-collapse": (".json", *FIGURES),
+}
+GENERATING = "--generate needs a causal language model, one --text, and no --target"
+LONGEST = 400  # characters of somebody else's message
+
+
+def check_convert(options: argparse.Namespace) -> None:
+    """The source could be a checkpoint, the head exists, and nothing is overwritten; `auto_class` is then its name or None."""
+    out = Path(options.out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise SystemExit(f"{out} is there already and not an empty folder; name one that is new")
+    tasks = {task: auto for auto, task in PIPELINES.items()}
+    if options.task is not None:
+        if options.task not in tasks:
+            raise SystemExit(f"there is no task {options.task!r}; there are {', '.join(tasks)}")
+        options.auto_class = tasks[options.task]
+    if options.auto_class is not None and not options.auto_class.startswith("AutoModel"):
+        raise SystemExit(no_auto_class(options.auto_class))
+    with in_a_sentence(f"cannot convert {options.source}"):
+        _check_model(options.source)
+
+
+def check_push(options: argparse.Namespace) -> None:
+    """There is something to push, somebody who may, and a name that a repository can have."""
+    from ..login import check_repository, usable_token
+
+    check_folder(options.path)
+    try:
+        usable_token()
+        check_repository(options.repo)
+    except HubError as error:
+        raise SystemExit(str(error)) from error
+
+
+def check_card(options: argparse.Namespace) -> None:
+    """No card is overwritten, names could be the Hub's, and results are there: files in `results`, what they hold in `runs`."""
+    from ..login import check_name
+
+    folder = check_folder(options.path)
+    options.out = Path(options.out) if options.out else folder / CARD
+    _check_not_there(options)
+    try:
+        check_name("repo_id", options.repo)
+        check_name("base_model", options.base_model)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    own = folder / RESULTS
+    options.results = [Path(file) for file in options.results or ([own] if own.is_file() else [])]
+    options.runs = [run for file in options.results for run in _runs(file)]
+    options.compare_with = [Path(file) for file in options.compare_with]
+    for file in options.compare_with:
+        if not file.is_file():
+            raise SystemExit(f"cannot compare the results: there is no file {file}")
+
+
+def check_doctor(options: argparse.Namespace) -> None:
+    """The folder exists, if there is one."""
+    if options.path is not None:
+        check_folder(options.path)
+
+
+def check_explain(options: argparse.Namespace) -> None:
+    """The file to write, names, and flags that go together; `pictures` holds the image."""
+    _check_new_file(options)
+    if options.out.suffix not in FIGURES and (options.picture or options.head):
+        raise SystemExit(f"--picture and --head choose what a .png or .svg shows, but --out is {options.out}")
+    with in_a_sentence(f"cannot explain {options.model}"):
+        _check_model(options.model)
+        if options.methods:
+            check_choice("method", options.methods, METHODS)
+        if options.generate and (options.text is None or options.text_pair or options.target is not None):
+            raise ValueError(GENERATING)
+        if options.out.suffix == ".safetensors" and (options.generate or 1) > 1:
+            raise ValueError("a .safetensors file holds one explanation; leave --generate away")
+        if (options.picture or ("head" if options.head else None)) == "head" and len(options.head or ()) != 2:
+            raise ValueError("the picture of a head needs --head LAYER,HEAD, such as --head 3,5")
+        options.pictures = [] if options.image is None else [read_picture(Path(options.image))]
+
+
+def check_faithfulness(options: argparse.Namespace) -> None:
+    """The file to write, names, and the data, which `inputs` holds."""
+    _check_new_file(options)
+    with in_a_sentence(f"cannot measure {options.model}"):
+        _check_model(options.model)
+        if options.methods:
+            check_choice("method", options.methods, (*METHODS, CONTROL))
+        if options.measures:
+            check_choice("measure", options.measures, MEASURES)
+        options.inputs = read_inputs(Path(options.data), column=options.text_column, limit=options.limit)
+
+
+def check_rank_collapse(options: argparse.Namespace) -> None:
+    """The file to write, and the images, which `pictures` holds."""
+    _check_new_file(options)
+    with in_a_sentence(f"cannot measure {options.model}"):
+        _check_model(options.model)
+        options.pictures = [read_picture(Path(name)) for name in options.image or ()]
+
+
+def check_folder(name: str) -> Path:
+    """A folder that exists."""
+    if not Path(name).is_dir():
+        raise SystemExit(f"{name} is not a folder; name one that a model was saved to")
+    return Path(name)
+
+
+def no_auto_class(name: str) -> str:
+    """The sentence about a name that is none of an Auto class."""
+    return f"{name!r} is no Auto class of a model; name one such as AutoModelForSequenceClassification, or a --task"
+
+
+@contextmanager
+def in_a_sentence(beginning: str) -> Iterator[None]:
+    """Around what may fail for a reason that the user can mend: the program ends with the beginning and the reason."""
+    try:
+        yield
+    except (ImportError, OSError, RecipeError, RuntimeError, TypeError, ValueError) as error:
+        raise SystemExit(f"{beginning}: {one_line(error, LONGEST)}") from error
+
+
+def _check_model(name: str) -> None:
+    """A name is one on the Hub only if there is no such folder."""
+    from ..login import can_be_repository
+
+    if not Path(name).exists() and not can_be_repository(name):
+        raise ValueError("there is no such folder, and no repository on the Hub can have that name; give a folder or owner/name")
+
+
+def _check_new_file(options: argparse.Namespace) -> None:
+    """`--out` has a suffix that its command writes, and does not exist; it is a path then."""
+    options.out, kinds = Path(options.out), KINDS[options.command]
+    if options.out.suffix not in kinds:
+        raise SystemExit(f"--out must end with one of {', '.join(kinds)}, but is {options.out}")
+    _check_not_there(options)
+    if not options.out.parent.is_dir():
+        raise SystemExit(f"there is no folder {options.out.parent} to write {options.out.name} to")
+
+
+def _check_not_there(options: argparse.Namespace) -> None:
+    if options.out.exists() and not options.overwrite:
+        raise SystemExit(f"{options.out} is there already; add --overwrite to replace it, or name another file with --out")
+
+
+def _runs(path: Path) -> Sequence[object]:
+    """The runs in a result file, of one run or of several seeds; whether they are any, a card finds out."""
+    with in_a_sentence(f"cannot read results from {path}"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    return found["runs"] if isinstance(found, dict) and isinstance(found.get("runs"), list) else [found]

@@ -1,0 +1,108 @@
+"""The commands of `hf-tanhmax` that run in a process of their own: train, evaluate and bench."""
+
+import argparse
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import util
+from pathlib import Path
+from types import FrameType
+
+from ..errors import RecipeError
+from ..package_data import PACKAGE, data_folder
+
+TRAIN, EVALUATE, BENCH = "hf_tanhmax.training.train", "hf_tanhmax.training.evaluate", "recipes.benchmarks.attention"
+IDENTITY = "recipe.json"  # what every folder of a run holds
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """A recipe, through `accelerate launch`; its keys are checked here, before anything is launched."""
+    from ..training.configuration.recipe import print_help, read_recipes
+
+    given = list(options.arguments)
+    if "--config_file" in given[:-1]:
+        position = given.index("--config_file")
+        options.config_file = given[position + 1]
+        del given[position : position + 2]
+    if not given or given[0].startswith("-"):
+        raise SystemExit("name a recipe first, such as bert/text_classification/tanhmax.yaml; see hf-tanhmax train --help")
+    recipe = _recipe_file("recipe", given[0])
+    config = [] if options.config_file is None else ["--config_file", _recipe_file("config_file", options.config_file)]
+    try:
+        if {"--help", "-h"} & set(given):
+            print_help([recipe])
+            return 0
+        read_recipes([recipe, *given[1:]])
+    except RecipeError as error:
+        raise SystemExit(str(error)) from error
+    if util.find_spec("accelerate") is None:
+        raise SystemExit("accelerate is not installed; pip install hf-tanhmax[recipes]")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config, "-m", TRAIN]
+    return run([*launch, recipe, *given[1:]], launcher=True)
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """The metrics of a finished run, measured again."""
+    if not options.arguments or options.arguments[0].startswith("-"):
+        raise SystemExit("name the folder of a run first; see hf-tanhmax evaluate --help")
+    folder = Path(options.arguments[0])
+    if not (folder / IDENTITY).is_file():
+        raise SystemExit(f"{folder} is not the folder of a run: it has no readable {IDENTITY}")
+    return run([sys.executable, "-m", EVALUATE, *options.arguments])
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    """The benchmarks, which are in a checkout alone: that of this package, or the one that the user stands in."""
+    if not any((place / "recipes" / "benchmarks").is_dir() for place in (PACKAGE.parent, Path.cwd())):
+        raise SystemExit(f"{BENCH} is not part of the installed package; run it from a checkout of the repository")
+    return run([sys.executable, "-m", BENCH, *options.arguments])
+
+
+def run(command: Sequence[str], *, launcher: bool = False) -> int:
+    """Run a program to its end, and pass on what is to stop it; returns its exit code.
+
+    The program has a session of its own, so that Ctrl-C comes here alone. A launcher would die of it and leave its workers behind, which
+    want to save a checkpoint first; so they are told, and the launcher waits for them as it always does.
+    """
+    received: list[int] = []
+    process = subprocess.Popen(list(command), start_new_session=True)
+
+    def _pass_on(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        send_signal(process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM, to_children=launcher)
+
+    before = {number: signal.signal(number, _pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        return 128 + received[0]
+    return code if code >= 0 else 128 - code
+
+
+def send_signal(process: int, number: int, *, to_children: bool) -> None:
+    """Send a signal to a process, or to its children where it has some; nothing if it has ended by itself."""
+    import psutil  # which accelerate needs too
+
+    try:
+        found = psutil.Process(process)
+        for target in (found.children() if to_children else []) or [found]:
+            target.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _recipe_file(what: str, name: str) -> str:
+    """The file of that name from here, or among the recipes that are installed, with or without the name of their folder before it."""
+    folder = data_folder("recipes")
+    names = (name, name.removeprefix("recipes/"))
+    places = [Path(name), *(folder / each for each in names)]
+    found = next((path for place in places for path in (place, place.with_name(f"{place.name}.yaml")) if path.is_file()), None)
+    if found is None:
+        pattern = "*/*/*.yaml" if what == "recipe" else "accelerate_configs/*.yaml"
+        known = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.name != "base.yaml")
+        raise SystemExit(f"there is no {what} {name}; there are {', '.join(known)}")
+    return str(found)

@@ -1,0 +1,196 @@
+"""Help and mistakes are answered in half a second of processor time, without torch, as the program is started."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from hf_tanhmax.cli import checks
+from hf_tanhmax.cli.arguments import main
+
+LIMIT = 0.5  # seconds of processor time
+PROGRAM = """\
+import sys
+from hf_tanhmax.cli import main
+code = main()
+heavy = {"torch", "transformers", "numpy"} & set(sys.modules)
+sys.exit(f"{heavy} are imported" if heavy else code)
+"""
+RECIPE = "bert/text_classification/tanhmax"
+TEXT = ("--text", "not funny")
+DATA = ("--data", "rows.csv")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the program is started: a model's folder, rows, and files that are none of what they should be."""
+    place = tmp_path_factory.mktemp("folder")
+    (place / "hf-tanhmax").write_text(PROGRAM)
+    (place / "model").mkdir()
+    (place / "model" / "README.md").write_text("mine")
+    (place / "text.png").write_text("text")
+    (place / "broken.json").write_text("{")
+    (place / "rows.csv").write_text("sentence,label\nnot funny,0\n")
+    (place / "mine.yaml").write_text("epochs: 1\n")
+    return place
+
+
+def answer(folder, *arguments, **environment):
+    """What the program says, its exit code, and the processor time that it took, the least of three."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_TOKEN_PATH")}
+    clean |= {"HF_TOKEN_PATH": str(folder / "no token"), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
+    least = float("inf")
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "hf-tanhmax", *arguments]
+        done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if least < LIMIT:
+            break
+    return done, least
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["train", "--help"], ["train", RECIPE, "--help"], ["--version"]])
+def test_help_is_quick(arguments, folder):
+    done, seconds = answer(folder, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert seconds < LIMIT
+    assert "hf-tanhmax" in done.stdout or "polarity_schedule: null" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frob"], "argument COMMAND: invalid choice: 'frob'"),
+        (["convert", "model", "out", "--polarities", "1"], "unrecognized arguments: --polarities 1; see hf-tanhmax --help"),
+        (["convert", "model", "out", "--polarity", "2"], "argument --polarity: must be a number in [0, 1] or \"learned\", but is '2'"),
+        (["convert", "model", "model"], "model is there already and not an empty folder; name one that is new"),
+        (["convert", "./gone", "out"], "cannot convert ./gone: there is no such folder, and no repository on the Hub can have that name"),
+        (["convert", "model", "out", "--task", "chess"], "there is no task 'chess'; there are feature-extraction, "),
+        (["convert", "model", "out", "--auto-class", "BertModel"], "'BertModel' is no Auto class of a model; name one such as"),
+        (["train", "gone"], "there is no recipe gone; there are bert/masked_lm/annealed.yaml, "),
+        (["train", RECIPE, "--epohcs", "3"], "--epohcs: unknown key 'epohcs'; did you mean 'epochs'?"),
+        (["train", RECIPE, "--train_file", "gone.csv"], "train_file does not exist: gone.csv"),
+        (["train", RECIPE, "--config_file", "gone.yaml"], "there is no config_file gone.yaml; there are accelerate_configs/cpu.yaml, "),
+        (["train", "mine.yaml"], "mine.yaml names no task"),
+        (["evaluate", "model"], "model is not the folder of a run: it has no readable recipe.json"),
+        (["push", "gone", "you/model"], "gone is not a folder; name one that a model was saved to"),
+        (["push", "model", "you/model"], "nobody is logged in: run `hf auth login`, set HF_TOKEN, or pass a token"),
+        (["card", "gone"], "gone is not a folder; name one that a model was saved to"),
+        (["card", "model"], "model/README.md is there already; add --overwrite to replace it, or name another file with --out"),
+        (["card", "model", "--overwrite", "--repo", "not a name"], "repo_id must be a name that a repository can have, such as you/model"),
+        (["card", "model", "--overwrite", "--base-model", "a/b/c"], "base_model must be a name that a repository can have"),
+        (["card", "model", "--overwrite", "--results", "gone.json"], "cannot read results from gone.json: [Errno 2]"),
+        (["card", "model", "--overwrite", "--results", "broken.json"], "cannot read results from broken.json: Expecting"),
+        (["card", "model", "--overwrite", "--compare_with", "gone.json"], "cannot compare the results: there is no file gone.json"),
+        (["doctor", "gone"], "gone is not a folder; name one that a model was saved to"),
+        (["explain", "--model", "m", *TEXT, "--out", "a.gif"], "--out must end with one of .html, .png, .svg, .json, .safetensors, but"),
+        (["explain", "--model", "m", *TEXT, "--out", "broken.json"], "broken.json is there already; add --overwrite to replace it"),
+        (["explain", "--model", "m", *TEXT, "--out", "gone/a.html"], "there is no folder gone to write a.html to"),
+        (["explain", "--model", "m", *TEXT, "--out", "a.html", "--head", "1,2"], "--picture and --head choose what a .png or .svg shows"),
+        (["explain", "--model", "./m", *TEXT, "--out", "a.html"], "cannot explain ./m: there is no such folder, and no repository on the"),
+        (
+            ["explain", "--model", "m", *TEXT, "--out", "a.html", "--methods", "weights,luck"],
+            "cannot explain m: there is no method 'luck'; choose from weights, oriented, ",
+        ),
+        (
+            ["explain", "--model", "m", *TEXT, "--out", "a.png", "--head", "1"],
+            "cannot explain m: the picture of a head needs --head LAYER,HEAD",
+        ),
+        (
+            ["explain", "--model", "m", *TEXT, "--out", "a.safetensors", "--generate", "2"],
+            "cannot explain m: a .safetensors file holds one explanation; leave --generate away",
+        ),
+        (
+            ["explain", "--model", "m", *TEXT, "--out", "a.html", "--generate", "2", "--target", "b"],
+            "cannot explain m: --generate needs a causal",
+        ),
+        (["explain", "--model", "m", "--image", "gone.png", "--out", "a.html"], "cannot explain m: [Errno 2] No such file or directory"),
+        (
+            ["explain", "--model", "m", "--image", "text.png", "--out", "a.html"],
+            "cannot explain m: text.png is no picture that PIL can read",
+        ),
+        (["faithfulness", "--model", "m", *DATA, "--out", "a.html"], "--out must end with one of .json, .md, but is a.html"),
+        (["faithfulness", "--model", "m", "--data", "gone.csv", "--out", "a.md"], "cannot measure m: [Errno 2] No such file or directory"),
+        (
+            ["faithfulness", "--model", "m", *DATA, "--out", "a.md"],
+            'cannot measure m: rows.csv has no texts in a column "text"; its columns',
+        ),
+        (
+            ["faithfulness", "--model", "m", *DATA, "--out", "a.md", "--measures", "luck"],
+            "cannot measure m: there is no measure 'luck'; choose",
+        ),
+        (
+            ["faithfulness", "--model", "m", *DATA, "--out", "a.md", "--methods", "luck"],
+            "cannot measure m: there is no method 'luck'; choose",
+        ),
+        (
+            ["rank-collapse", "--model", "m", "--image", "gone.png", "--out", "a.svg"],
+            "cannot measure m: [Errno 2] No such file or directory",
+        ),
+    ],
+)
+def test_a_mistake_is_answered_at_once(arguments, said, folder):
+    done, seconds = answer(folder, *arguments)
+    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout) == (2, "")
+    assert seconds < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "said"),
+    [
+        ("not a name", "hf_token", "'not a name' is no name of a repository: write owner/name"),
+        ("you/model", "tökén", "the token holds spaces or letters that no token has"),
+    ],
+)
+def test_who_pushes_and_where(repo, token, said, folder):
+    done, seconds = answer(folder, "push", "model", repo, HF_TOKEN=token)
+    assert done.stderr.startswith(f"error: {said}")
+    assert (done.returncode, seconds < LIMIT) == (2, True)
+
+
+def test_python_m_is_the_program_too(folder):
+    for arguments, code in ((["--help"], 0), (["frob"], 2)):
+        command = [sys.executable, "-X", "importtime", "-m", "hf_tanhmax.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+        assert "hf_tanhmax.cli.arguments" in imported
+        assert not {"torch", "transformers"} & imported
+
+
+# What the checks leave behind
+
+
+def test_pictures_and_rows_are_read_once(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    Image.new("RGB", (15, 15)).save("picture.png")
+    left = {}
+    for name in ("explain", "faithfulness", "rank_collapse"):
+        check = getattr(checks, f"check_{name}")
+
+        def keep(options, check=check):
+            check(options)
+            left.update(vars(options))
+            raise SystemExit("far enough")
+
+        monkeypatch.setattr(checks, f"check_{name}", keep)
+    for command, given in (("explain", ["--image", "picture.png"]), ("rank-collapse", ["--image", "picture.png", "picture.png"])):
+        assert main([command, "--model", "m", *given, "--out", "a.svg"]) == 2
+        assert [picture.size for picture in left["pictures"]] == [(15, 15)] * (len(given) - 1)
+    assert main(["faithfulness", "--model", "m", *DATA, "--text-column", "sentence", "--methods", "random", "--out", "a.md"]) == 2
+    assert left["inputs"] == ["not funny"]
+    assert capsys.readouterr().err == "error: far enough\n" * 3
+
+
+def test_results_of_a_card(folder):
+    for name, text in (("one.json", "{}"), ("two.json", '{"runs": [1, 2]}')):
+        (folder / name).write_text(text)
+    assert checks._runs(folder / "one.json") == [{}]
+    assert checks._runs(folder / "two.json") == [1, 2]
