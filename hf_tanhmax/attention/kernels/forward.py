@@ -101,13 +101,33 @@ def forward_kernel(
     p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
     b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, MASKED=True)
     span = key_span(block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span)
-    b_acc, b_sum, b_max = attend(
-        b_q, block, span, NORMS, i_b.to(tl.int32) * (heads // groups) + i_kv,
-        Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
-        Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-        Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
-        Dropout(seed, i_bh, dropout_p, DROPOUT), POLYNOMIAL, PRECISION,
-    )  # fmt: skip
+    b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
+    b_sum = tl.zeros([BLOCK_M], tl.float32)
+    b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
+    done = False
+    if NORMS is not None:
+        b_shift, done = static_shift(
+            b_q, NORMS, i_b.to(tl.int32) * (heads // groups) + i_kv, keys,
+            Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None), POLYNOMIAL,
+        )  # fmt: skip
+        if done:
+            b_acc, b_sum, b_max = walk(
+                b_q, Sums(b_acc, b_sum, b_shift), block, span,
+                Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
+                Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
+                Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
+                Dropout(seed, i_bh, dropout_p, DROPOUT), "polynomial" if POLYNOMIAL else "static", PRECISION,
+            )  # fmt: skip
+            done = all_finite(b_acc)
+    if not done:
+        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
+        b_acc, b_sum, b_max = walk(
+            b_q, Sums(tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max), block, span,
+            Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
+            Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
+            Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
+            Dropout(seed, i_bh, dropout_p, DROPOUT), "running", PRECISION,
+        )  # fmt: skip
 
     m_empty = b_sum == 0.0
     b_sum = tl.where(m_empty, 1.0, b_sum)
@@ -125,32 +145,6 @@ def forward_kernel(
 
 
 @triton.jit
-def attend(
-    b_q, queries, span, NORMS, i_head, key, value, keys, mask, scoring, dropout, POLYNOMIAL: tl.constexpr, PRECISION: tl.constexpr
-):  # fmt: skip
-    """The weighted sum of the values of some rows, the sum of their exponentials, and the shift: a fixed one with NORMS, if it will do."""
-    b_max = tl.full([b_q.shape[0]], -1e38 if scoring.polarity != 1 or scoring.bias.additive else 0.0, tl.float32)
-    b_sum = tl.zeros([b_q.shape[0]], tl.float32)
-    b_acc = tl.zeros([b_q.shape[0], value.block_dim], tl.float32)
-    done = False
-    if NORMS is not None:
-        b_shift, done = static_shift(b_q, NORMS, i_head, keys.length, scoring, POLYNOMIAL)
-        if done:
-            shift: tl.constexpr = "polynomial" if POLYNOMIAL else "static"
-            b_acc, b_sum, b_max = walk(
-                b_q, Sums(b_acc, b_sum, b_shift), queries, span, key, value, keys, mask, scoring, dropout, shift, PRECISION
-            )  # fmt: skip
-            done = all_finite(b_acc)
-    if not done:
-        b_max = tl.full([b_q.shape[0]], -1e38 if scoring.polarity != 1 or scoring.bias.additive else 0.0, tl.float32)
-        b_acc, b_sum, b_max = walk(
-            b_q, Sums(tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max), queries, span, key, value, keys, mask, scoring, dropout,
-            "running", PRECISION,
-        )  # fmt: skip
-    return b_acc, b_sum, b_max
-
-
-@triton.jit
 def walk(
     b_q, sums, queries, span, key, value, keys, mask, scoring, dropout, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
@@ -161,7 +155,7 @@ def walk(
         count, left = blocks_of(span, BLOCK, EDGES == 1)
         for i in range(count):
             i_n = block_start(i, left, span, BLOCK, EDGES == 1)
-            b_acc, b_sum, b_max = attend_block(
+            b_acc, b_sum, b_max = attend(
                 b_q, Sums(b_acc, b_sum, b_max), queries, key, value, Rows(i_n, keys.offsets, keys.length), mask, scoring, dropout,
                 EDGES == 1, SHIFT, PRECISION,
             )  # fmt: skip
@@ -169,7 +163,7 @@ def walk(
 
 
 @triton.jit
-def attend_block(
+def attend(
     b_q, sums, queries, key, value, keys, mask, scoring, dropout, MASKED: tl.constexpr, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
     """Take one block of keys into the running sums.

@@ -1,7 +1,9 @@
 """The steps that the kernels share, each against what it says: spans against the mask itself, tanh, and the dropout's draw."""
 
+import ast
 import itertools
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,3 +174,15 @@ def test_draws_are_independent_and_have_the_wanted_share():
     for other in (draw(8), draw(7 + 2**33), draw(7, i_bh=1), draw(7, i_m=64), draw(7, i_n=64), whole.T):
         agree = (whole == other).float().mean()
         assert abs(agree - (0.75**2 + 0.25**2)) < 0.05
+
+
+def test_device_functions_take_at_most_twelve_parameters():
+    """What travels together is a NamedTuple; only kernels, which a launcher calls by name, have flat lists."""
+    found = {
+        function.name: len(function.args.args)
+        for path in Path(primitives.__file__).parent.glob("*.py")
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef) and "triton.jit" in map(ast.unparse, function.decorator_list)
+    }
+    assert {"walk", "tile_gradient", "visible"} <= set(found)
+    assert max(found.values()) <= 12, found
