@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from hf_tanhmax.training.evaluate import main
+from hf_tanhmax.results import RENAMED_KEYS
+from hf_tanhmax.training.configuration.recipe import read_layers
+from hf_tanhmax.training.evaluate import main, read_config
 
 
 @pytest.mark.parametrize(("task", "metric"), [("bert/text_classification", "accuracy"), ("llama/causal_lm", "perplexity")])
@@ -14,6 +16,15 @@ def test_a_run_is_measured_again(task, metric, train, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found[metric] == pytest.approx(results["metrics"][f"test_{metric}"], rel=1e-6)
     assert found["split"] == "test"
+
+
+def test_a_run_from_before_its_keys_were_renamed_is_read_with_their_new_names(tmp_path):
+    values = {key: value for _, layer in read_layers("bert/text_classification") for key, value in layer.items()}
+    old = {new: old for old, new in RENAMED_KEYS.items()}
+    identity = {"config": {old.get(key, key): value for key, value in values.items()} | {"warmup_share": 0.3}, "data": {}}
+    (tmp_path / "recipe.json").write_text(json.dumps(identity))
+    config = read_config(tmp_path, ["--batch_size", "7"])
+    assert (config.warmup_steps, config.batch_size, config.model_name_or_path) == (0.3, 7, str(tmp_path))
 
 
 def test_other_rows_must_have_the_labels_of_the_model(train, tmp_path, capsys):
