@@ -1,4 +1,4 @@
-"""Inputs from files: a column of texts, lines of a text file, a picture, or a folder of pictures."""
+"""Inputs from files: a column of texts, lines of a text file, an image, or a folder of images."""
 
 import csv
 import json
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def read_inputs(path: Path, *, column: str = "text", limit: int | None = None) -> "list[str] | list[Image]":
-    """Texts of a file, or the pictures of a folder in the order of their names.
+    """Texts of a file, or the images of a folder in the order of their names.
 
     Args:
         path: a CSV, TSV, JSON (a list of objects), JSONL or text file, or a folder.
@@ -27,11 +27,10 @@ def read_inputs(path: Path, *, column: str = "text", limit: int | None = None) -
         OSError: a file that cannot be read.
     """
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-        pictures = [read_picture(file) for file in files[:limit]]
-        if not pictures:
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files[:limit]:
             raise ValueError(f"{path} holds no picture")
-        return pictures
+        return [read_picture(file) for file in files[:limit]]
     texts = list(islice((text for text in _texts(path, column) if text.strip()), limit))
     if not texts:
         raise ValueError(f"{path} holds no text")
@@ -39,10 +38,10 @@ def read_inputs(path: Path, *, column: str = "text", limit: int | None = None) -
 
 
 def read_picture(path: Path) -> "Image":
-    """A picture as PIL's RGB image; transparency is laid on white.
+    """An image file as PIL's RGB image; transparency is laid on white.
 
     Raises:
-        ValueError: the file is no picture.
+        ValueError: the file is no image.
         OSError: it cannot be read.
     """
     from PIL import Image, UnidentifiedImageError
@@ -56,33 +55,36 @@ def read_picture(path: Path) -> "Image":
 
 
 def _texts(path: Path, column: str) -> Iterator[str]:
-    kind = path.suffix.lower()
-    if kind == ".txt":
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
         yield from path.read_text(encoding="utf-8").splitlines()
-    elif kind in DELIMITERS:
+    elif suffix in DELIMITERS:
         with path.open(newline="", encoding="utf-8") as file:
-            yield from _column(path, csv.DictReader(file, delimiter=DELIMITERS[kind]), column)
-    elif kind == ".jsonl":
+            yield from _column(path, csv.DictReader(file, delimiter=DELIMITERS[suffix]), column)
+    elif suffix == ".jsonl":
         lines = path.read_text(encoding="utf-8").splitlines()
-        yield from _column(path, (_parsed(path, line) for line in lines if line.strip()), column)
-    elif kind == ".json":
-        yield from _column(path, _parsed(path, path.read_text(encoding="utf-8")), column)
+        yield from _column(path, (_parse_json(path, line) for line in lines if line.strip()), column)
+    elif suffix == ".json":
+        rows = _parse_json(path, path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise ValueError(f"{path} must hold a list of objects, but there is {json.dumps(rows)[:60]}")
+        yield from _column(path, rows, column)
     else:
         raise ValueError(f"{path} is of no kind that is read here: give a .csv, .tsv, .json, .jsonl or .txt file, or a folder of pictures")
 
 
-def _parsed(path: Path, text: str) -> object:
+def _parse_json(path: Path, text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
 
 
-def _column(path: Path, rows: object, column: str) -> Iterator[str]:
-    for row in rows if isinstance(rows, Iterable) else [rows]:
+def _column(path: Path, rows: Iterable[object], column: str) -> Iterator[str]:
+    for row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{path} must hold a list of objects, but there is {json.dumps(row)[:60]}")
         if not isinstance(row.get(column), str):
-            known = ", ".join(str(name) for name in row)
-            raise ValueError(f'{path} has no texts in a column "{column}"; its columns are {known}')
+            columns = ", ".join(str(name) for name in row)
+            raise ValueError(f'{path} has no texts in a column "{column}"; its columns are {columns}')
         yield row[column]

@@ -1,6 +1,6 @@
 """What signed attention says of a model: explanations of one output, and measures of how far to trust them."""
 
-from ..choices import METHODS
+from .attribution.examining import METHODS
 from .attribution.explain import explain, explain_generation
 from .attribution.explanation import Explanation
 from .attribution.rank_collapse import RankCollapse, rank_collapse

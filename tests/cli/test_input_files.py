@@ -40,6 +40,7 @@ def test_pictures(tmp_path):
         ("rows.csv", "words,label\na,1\n", r'has no texts in a column "text"; its columns are words, label'),
         ("rows.jsonl", '{"text": 3}', r'has no texts in a column "text"; its columns are text'),
         ("rows.json", '["a"]', r'must hold a list of objects, but there is "a"'),
+        ("rows.json", "3", r"must hold a list of objects, but there is 3"),
         ("rows.json", "{", r"is no JSON: "),
         ("rows.jsonl", "{}\n{", r"has no texts in a column"),
         ("rows.csv", "text\n", r"holds no text"),

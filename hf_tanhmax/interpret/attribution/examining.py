@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ...choices import METHODS, check_choice
 from ...settings_text import some
 from ..inputs.encoding import PIXELS, Encoded, encode
 from ..inputs.image_patches import grid_of, patch_names, per_patch
@@ -17,6 +16,7 @@ from .rollout import rollout
 
 # The share of all scores that the gap of integrated gradients may be without a word of warning.
 TOLERATED = 0.1
+METHODS = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient", "integrated_gradients")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Request:
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
             raise ValueError(f"methods must be a tuple of names, but is the text {self.methods!r}")
-        check_choice("method", self.methods, METHODS)
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown or not self.methods:
+            what = f"there is no method {unknown[0]!r}" if unknown else "methods is empty"
+            raise ValueError(f"{what}; choose from {', '.join(METHODS)}")
 
 
 @dataclass(frozen=True)

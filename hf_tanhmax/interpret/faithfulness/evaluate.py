@@ -10,9 +10,8 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from ...choices import CONTROL, METHODS
 from ..attribution.evaluation import check_attentions, evaluating, name_of, unwrapped
-from ..attribution.examining import Examined, Request, examine
+from ..attribution.examining import METHODS, Examined, Request, examine
 from ..attribution.gradients import baseline_token
 from ..inputs.encoding import PIXELS
 from .metrics import MEASURES, Array, Subject
@@ -20,6 +19,7 @@ from .perturbation import Case, Copy, Eraser
 from .report import FaithfulnessReport, summarised
 
 COMPARED = ("weights", "oriented", "contributions", "rollout", "integrated_gradients", "random")
+CONTROL = "random"
 # Explaining a text is half of its work, and so are its copies: whole texts are shown.
 BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} texts [{elapsed}<{remaining}]"
 # Texts whose copies are gathered before they are run, so that batches of equal length fill.
