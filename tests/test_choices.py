@@ -1,19 +1,18 @@
 """Names that a user chooses from are known without torch, and are those of what they name."""
 
+import inspect
+
 import pytest
 import transformers
 
+from hf_tanhmax import interpret
 from hf_tanhmax.choices import CONTROL, MEASURES, METHODS, PIPELINES, check_choice
-from hf_tanhmax.interpret import MEASURES as MEASURED
-from hf_tanhmax.interpret.faithfulness.evaluate import DEFAULT_METHODS
 
 
-def test_the_measures_are_those_that_exist():
-    assert tuple(MEASURED) == MEASURES
-
-
-def test_what_is_compared_exists():
-    assert set(DEFAULT_METHODS) <= {*METHODS, CONTROL}
+def test_methods_and_measures_are_those_that_exist():
+    assert interpret.METHODS == METHODS
+    assert tuple(interpret.MEASURES) == MEASURES
+    assert set(inspect.signature(interpret.faithfulness).parameters["methods"].default) - set(METHODS) == {CONTROL}
 
 
 def test_every_task_has_an_auto_class():

@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..interpret.attribution.explain import explain, explain_generation
-from ..interpret.attribution.explanation import Explanation, save_explanation
-from ..interpret.attribution.rank_collapse import RankCollapse, rank_collapse
-from ..interpret.faithfulness.evaluate import faithfulness
+from ..interpret import (
+    Explanation,
+    RankCollapse,
+    explain,
+    explain_generation,
+    faithfulness,
+    rank_collapse,
+    save_explanation,
+    save_page,
+)
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
-from ..interpret.viz.page import save_page
 from ..interpret.viz.views import VIEWS, head_numbers
 from .checks import GENERATING, in_a_sentence
 

@@ -1,6 +1,7 @@
 """The commands of `hf-tanhmax` that run in a process of their own: train, evaluate and bench."""
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
@@ -43,12 +44,20 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """The metrics of a finished run, measured again."""
+    """The metrics of a finished run, measured again; names of keys are checked here."""
+    from ..training.configuration.recipe import read_flags
+
     if not options.arguments or options.arguments[0].startswith("-"):
         raise SystemExit("name the folder of a run first; see hf-tanhmax evaluate --help")
-    folder = Path(options.arguments[0])
-    if not (folder / IDENTITY).is_file():
-        raise SystemExit(f"{folder} is not the folder of a run: it has no readable {IDENTITY}")
+    folder, flags = Path(options.arguments[0]), options.arguments[1:]
+    try:
+        task = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))["config"]["task"]
+        if not {"--help", "-h"} & set(flags):
+            read_flags(flags, task)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{folder} is not the folder of a run: it has no readable {IDENTITY}") from error
+    except RecipeError as error:
+        raise SystemExit(str(error)) from error
     return run([sys.executable, "-m", EVALUATE, *options.arguments])
 
 

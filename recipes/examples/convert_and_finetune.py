@@ -19,7 +19,6 @@ def main(source: str = "google-bert/bert-base-uncased", output: str = "tanhmax-b
     tokenizer = AutoTokenizer.from_pretrained(source)
     # At polarity 0 the converted model computes exactly what the softmax model computed; its classifier is new.
     model = hf_tanhmax.convert(source, AutoModelForSequenceClassification, polarity=0.0, num_labels=2)
-
     trainer = Trainer(
         model,
         TrainingArguments(output, max_steps=20, learning_rate=5e-5, logging_steps=5, save_strategy="no", report_to="none"),

@@ -31,6 +31,8 @@ def folder(tmp_path_factory):
     (place / "hf-tanhmax").write_text(PROGRAM)
     (place / "model").mkdir()
     (place / "model" / "README.md").write_text("mine")
+    (place / "run").mkdir()
+    (place / "run" / "recipe.json").write_text('{"config": {"task": "bert/text_classification"}}')
     (place / "text.png").write_text("text")
     (place / "broken.json").write_text("{")
     (place / "rows.csv").write_text("sentence,label\nnot funny,0\n")
@@ -73,10 +75,11 @@ def test_help_is_quick(arguments, folder):
         (["convert", "model", "out", "--task", "chess"], "there is no task 'chess'; there are feature-extraction, "),
         (["convert", "model", "out", "--auto-class", "BertModel"], "'BertModel' is no Auto class of a model; name one such as"),
         (["train", "gone"], "there is no recipe gone; there are bert/masked_lm/annealed.yaml, "),
-        (["train", RECIPE, "--epohcs", "3"], "--epohcs: unknown key 'epohcs'; did you mean 'epochs'?"),
+        (["train", RECIPE, "--polarty", "0"], "--polarty: unknown key 'polarty'; did you mean 'polarity'?"),
         (["train", RECIPE, "--train_file", "gone.csv"], "train_file does not exist: gone.csv"),
         (["train", RECIPE, "--config_file", "gone.yaml"], "there is no config_file gone.yaml; there are accelerate_configs/cpu.yaml, "),
         (["train", "mine.yaml"], "mine.yaml names no task"),
+        (["evaluate", "run", "--sead", "1"], "--sead: unknown key 'sead'; did you mean 'seed'?"),
         (["evaluate", "model"], "model is not the folder of a run: it has no readable recipe.json"),
         (["push", "gone", "you/model"], "gone is not a folder; name one that a model was saved to"),
         (["push", "model", "you/model"], "nobody is logged in: run `hf auth login`, set HF_TOKEN, or pass a token"),

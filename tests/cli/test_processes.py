@@ -69,7 +69,7 @@ def test_a_recipe_of_ones_own(started, tmp_path, monkeypatch):
 
 
 def test_evaluate_passes_everything_on(started, tmp_path):
-    (tmp_path / IDENTITY).touch()
+    (tmp_path / IDENTITY).write_text('{"config": {"task": "bert/text_classification"}}')
     assert main(["evaluate", str(tmp_path), "--key", "value", "--help"]) == 0
     assert started == [([sys.executable, "-m", "hf_tanhmax.training.evaluate", str(tmp_path), "--key", "value", "--help"], False)]
 
@@ -120,7 +120,11 @@ def test_bench_without_a_checkout(monkeypatch, started, tmp_path, capsys):
 
 
 def test_evaluate_of_what_is_no_run(started, tmp_path, capsys):
-    assert refused(capsys, "evaluate", str(tmp_path)) == f"{tmp_path} is not the folder of a run: it has no readable {IDENTITY}"
+    for text in (None, "{", "[]", '{"config": {"task": "chess"}}'):
+        if text is not None:
+            (tmp_path / IDENTITY).write_text(text)
+        said = refused(capsys, "evaluate", str(tmp_path), "--seed", "1")
+        assert said == f"{tmp_path} is not the folder of a run: it has no readable {IDENTITY}"
     assert refused(capsys, "evaluate") == "name the folder of a run first; see hf-tanhmax evaluate --help"
     assert started == []
 
