@@ -579,10 +579,8 @@ def test_a_model_that_was_read_can_be_freed(wrapped):
 
 
 def test_it_is_read_once_per_class(monkeypatch):
-    import hf_tanhmax.detection.attention_facts
-
     first = attention_facts(Pooling())
-    monkeypatch.setattr(hf_tanhmax.detection, "Reading", None)
+    monkeypatch.setattr("hf_tanhmax.detection.attention_facts.Reading", None)
     assert attention_facts(Pooling()) is first
     assert attention_facts(copy.deepcopy(Pooling())) is first
 
