@@ -227,7 +227,7 @@ def report(result: dict[str, Any]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="recipes.benchmarks.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recipes.benchmarks.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dry-run", action="store_true", help="rehearse on the CPU")
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=GeneratePlan.shapes)
