@@ -37,10 +37,10 @@ def test_a_softmax_of_parameters_gives_no_weights():
 
 def test_what_was_chosen_routes_and_weighs_nothing():
     found = Findings()
-    chosen = found.tensors(ANYTHING, "topk", [GIVEN])
+    chosen = found.result_of(ANYTHING, "topk", [GIVEN])
     assert chosen.tags == {INPUT, CHOSEN}
     assert WEIGHTS not in found.softmax(chosen).tags
-    assert found.tensors(ANYTHING, "topk", [found.softmax(GIVEN)]).tags == {INPUT, CHOSEN}
+    assert found.result_of(ANYTHING, "topk", [found.softmax(GIVEN)]).tags == {INPUT, CHOSEN}
 
 
 def test_pooling_is_a_sum_of_what_is_weighed():
@@ -48,21 +48,21 @@ def test_pooling_is_a_sum_of_what_is_weighed():
     weighed = found.weighed([found.softmax(GIVEN), GIVEN])
     assert WEIGHED in weighed.tags
     assert not found.pools
-    found.tensors(ANYTHING, "sum", [weighed])
+    found.result_of(ANYTHING, "sum", [weighed])
     assert (found.pools, found.attends) == (True, False)
 
 
 def test_a_log_softmax_is_weights_once_it_is_raised():
     found = Findings()
-    logs = found.tensors(ANYTHING, "log_softmax", [GIVEN])
+    logs = found.result_of(ANYTHING, "log_softmax", [GIVEN])
     assert logs.tags == {LOG}
     assert not found.normalises
-    assert WEIGHTS in found.tensors(ANYTHING, "exp", [logs]).tags
+    assert WEIGHTS in found.result_of(ANYTHING, "exp", [logs]).tags
 
 
 @pytest.mark.parametrize("name", ["shape", "argmax", "nonzero"])
 def test_shapes_and_indices_are_no_input(name):
-    assert Findings().tensors(ANYTHING, name, [GIVEN]) == Value()
+    assert Findings().result_of(ANYTHING, name, [GIVEN]) == Value()
 
 
 # Values and names
@@ -86,7 +86,7 @@ def test_truth_is_known_where_all_options_agree(options, truth):
 
 def test_a_call_fills_its_parameters():
     arguments = ast.parse("def call(self, x, mask=None, *rest, scale=1, **others): ...").body[0].args
-    found = dataflow.bound(arguments, [PARAMETER, GIVEN, PARAMETER, GIVEN], {"label": GIVEN}, {"mask": None, "scale": 1})
+    found = dataflow.bind_arguments(arguments, [PARAMETER, GIVEN, PARAMETER, GIVEN], {"label": GIVEN}, {"mask": None, "scale": 1})
     assert found == {
         "self": PARAMETER,
         "x": GIVEN,
@@ -95,7 +95,7 @@ def test_a_call_fills_its_parameters():
         "rest": Value(GIVEN.tags, items=(GIVEN,)),
         "others": GIVEN,
     }
-    anything = dataflow.bound(arguments, [], {"**": GIVEN}, {"mask": None, "scale": 1})
+    anything = dataflow.bind_arguments(arguments, [], {"**": GIVEN}, {"mask": None, "scale": 1})
     assert anything["x"] == anything["scale"] == GIVEN
     assert anything["mask"] == PARAMETER  # a mask is no input, wherever it comes from
 
@@ -126,7 +126,7 @@ def test_an_attribute_is_found_in_the_first_class_that_has_it():
     owner = Instance(Parent)
 
     def found(name):
-        return dataflow.found_in(Parent.__mro__, owner, name)
+        return dataflow.attribute_in(Parent.__mro__, owner, name)
 
     assert found("label") == "eager"
     assert found("forward") == Method(owner, Parent.forward)
