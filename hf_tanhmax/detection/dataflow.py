@@ -1,4 +1,4 @@
-"""What a module's forward does with the attention interface and with softmax, read from its code without running it.
+"""What a forward method does with softmax and with the attention interface, read from its source without running it.
 
 The code is followed with what is known before it runs: globals, methods, attributes that are None, and the names that a TanhMax config
 gives for `_attn_implementation`. So a branch for `"eager"`, which no TanhMax module takes, is not followed, and a default that the
@@ -172,7 +172,7 @@ class Findings:
     normalises: bool = False
     passes: set[str] = field(default_factory=set)
 
-    def tensors(self, option: object, name: str, values: list[Value]) -> Value:
+    def result_of(self, option: object, name: str, values: list[Value]) -> Value:
         """What a function gives that is known by its name, or a module that is known by its class."""
         result = tagged(values)
         if name in ATTENDING or "scaled_dot_product" in name:
@@ -271,7 +271,9 @@ def names_of(code: types.CodeType) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(names)), others
 
 
-def bound(arguments: ast.arguments, args: list[Value], keywords: dict[str, Value], defaults: dict[str, object]) -> dict[str, Value]:
+def bind_arguments(
+    arguments: ast.arguments, args: list[Value], keywords: dict[str, Value], defaults: dict[str, object]
+) -> dict[str, Value]:
     """The variables that a call begins with. Where a call has `*` or `**`, any argument may come from there."""
     positional = [each.arg for each in [*arguments.posonlyargs, *arguments.args]]
     names = [*positional, *(each.arg for each in arguments.kwonlyargs)]
@@ -315,7 +317,7 @@ def unbound(function: object) -> object:
     return function
 
 
-def found_in(classes: Iterable[type], owner: Instance, name: str) -> object:
+def attribute_in(classes: Iterable[type], owner: Instance, name: str) -> object:
     """An attribute of a module that the first of several classes has."""
     for cls in classes:
         if name in vars(cls):

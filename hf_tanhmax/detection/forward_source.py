@@ -1,4 +1,7 @@
-"""Follows the code of a forward: see `dataflow` for what it looks for."""
+"""Follows the statements of a forward method and of the functions that it calls, without running them.
+
+`dataflow` says what is known of a value, and what counts as attention.
+"""
 
 import ast
 import functools
@@ -31,10 +34,10 @@ from .dataflow import (
     Method,
     Parent,
     Value,
-    bound,
+    attribute_in,
+    bind_arguments,
     defaults_of,
     entries,
-    found_in,
     global_of,
     identity,
     is_property,
@@ -116,16 +119,16 @@ class Reading:
         if option is getattr and len(args) > 1 and isinstance(args[1].options[0], str):
             return self._member(args[0], args[1].options[0], args[2:])
         if isinstance(option, Local):
-            variables = {**option.frame.variables, **bound(option.arguments, args, keywords, {})}
+            variables = {**option.frame.variables, **bind_arguments(option.arguments, args, keywords, {})}
             return self._run(option.body, option.body, Frame(option.frame.function, variables, []), everything)
         if isinstance(option, types.FunctionType) and not of_torch(option):
             self.found.attends |= name in ATTENDING or option.__name__ in ATTENDING
             tree = tree_of(option.__code__)
             if tree is None:
                 return self._unread(option, everything)
-            variables = bound(tree.args, args, keywords, defaults_of(option))
+            variables = bind_arguments(tree.args, args, keywords, defaults_of(option))
             return self._run(option, tree.body, Frame(option, variables, []), everything)
-        result = self.found.tensors(option, name if option is ANYTHING else getattr(option, "__name__", name), everything)
+        result = self.found.result_of(option, name if option is ANYTHING else getattr(option, "__name__", name), everything)
         handed = [each for value in (*args, *keywords.values()) for each in value.options if each is ASKED or isinstance(each, CALLED)]
         given = [self._apply(each, "", Value(), [], {**keywords, "**": Value(INPUTS)}) for each in handed]
         return joined([result, tagged(given)]) if given else result
@@ -171,7 +174,7 @@ class Reading:
             for option in [*([] if default else [each]), *members, *applied]:
                 if isinstance(option, Method | types.FunctionType):
                     self._apply(option, name, Value(), [], {"**": Value(INPUTS)})
-                elif self.found.tensors(
+                elif self.found.result_of(
                     option, softmaxes.get(called := getattr(option, "__name__", name), called), [Value(INPUTS)]
                 ).tags >= {WEIGHTS}:
                     self.found.pools |= not MULTIPLYING.union(SUMMING, "@").isdisjoint([*names, *others])
@@ -312,13 +315,13 @@ class Reading:
             state = dict(owner.state)
             if name == "config":
                 return Value(options=(CONFIG if owner is self.instance else ANYTHING,))
-            found = state[name] if name in state else found_in(owner.cls.__mro__, owner, name)
+            found = state[name] if name in state else attribute_in(owner.cls.__mro__, owner, name)
             if isinstance(found, Method) and is_property(owner, name):
                 return self._apply(found, name, Value(), [], {})
             return Value(options=(found,))
         if isinstance(owner, Parent):
             order = owner.instance.cls.__mro__
-            return Value(options=(found_in(order[order.index(owner.cls) + 1 :] if owner.cls in order else (), owner.instance, name),))
+            return Value(options=(attribute_in(order[order.index(owner.cls) + 1 :] if owner.cls in order else (), owner.instance, name),))
         if isinstance(owner, type) and issubclass(owner, torch.autograd.Function) and name == "apply":
             return Value(options=(Method(ANYTHING, inspect.getattr_static(owner, "forward").__func__),))
         if isinstance(owner, types.ModuleType):

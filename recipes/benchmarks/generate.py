@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel, StoppingCriteria
+from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, StoppingCriteria
 
 import hf_tanhmax
 from hf_tanhmax.serving import cache_argument
@@ -29,7 +29,7 @@ from hf_tanhmax.training.results import git_commit, table
 from .measure import gpu_environment, percentiles
 
 # As SmolLM-135M and LLaMA-3.2-1B are built; what is rehearsed is smaller than either.
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
     "135M": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3},
     "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8},
@@ -66,7 +66,7 @@ class TokenTimes(StoppingCriteria):
         self.times: list[float] = []
         self._clock, self._batch = clock, batch
 
-    def __call__(self, input_ids: Tensor, _scores: Tensor, **_options: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, _scores: Tensor, **_options: object) -> Tensor:
         """Read the clock; no row is done."""
         self.times.append(self._clock())
         return torch.zeros(self._batch, dtype=torch.bool, device=input_ids.device)
@@ -79,7 +79,7 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def models(shape: str, plan: GeneratePlan) -> dict[str, PreTrainedModel]:
+def models(shape: str, plan: GeneratePlan) -> dict[str, LlamaForCausalLM]:
     """Both models with the same random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPES[shape], vocab_size=VOCABULARY[shape], max_position_embeddings=2**16, tie_word_embeddings=True)
@@ -96,7 +96,7 @@ def prompts(shape: str, batch: int, context: int, device: str) -> Tensor:
     return torch.randint(VOCABULARY[shape], (batch, context), generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def gate(model: PreTrainedModel, tokens: Tensor) -> None:
+def gate(model: LlamaForCausalLM, tokens: Tensor) -> None:
     """Compare the logits of one cached step, on the fast path, with those of the reference.
 
     Raises:
@@ -114,17 +114,18 @@ def gate(model: PreTrainedModel, tokens: Tensor) -> None:
         sys.exit(f"generation is wrong: logits of a cached step are off by {error:.1e}; nothing was timed")
 
 
-def by_generate(model: PreTrainedModel, tokens: Tensor, new: int) -> tuple[float, list[float]]:
+def by_generate(model: LlamaForCausalLM, tokens: Tensor, new: int) -> tuple[float, list[float]]:
     """Seconds of a call, and seconds from token to token."""
     kind = tokens.device.type
     times = TokenTimes(lambda: clock(kind), tokens.shape[0])
     started = clock(kind)
     options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-    model.generate(tokens, attention_mask=torch.ones_like(tokens), stopping_criteria=[times], **options)
+    writer: Any = model  # Transformers types `generate` for a class that is none of its models'
+    writer.generate(tokens, attention_mask=torch.ones_like(tokens), stopping_criteria=[times], **options)
     return clock(kind) - started, [later - earlier for earlier, later in zip(times.times, times.times[1:], strict=False)]
 
 
-def by_generate_batch(model: PreTrainedModel, tokens: Tensor, new: int) -> tuple[float, list[float]]:
+def by_generate_batch(model: LlamaForCausalLM, tokens: Tensor, new: int) -> tuple[float, list[float]]:
     """Seconds of a call; single tokens are not told apart."""
     started = clock(tokens.device.type)
     found = model.generate_batch(
@@ -139,7 +140,7 @@ def by_generate_batch(model: PreTrainedModel, tokens: Tensor, new: int) -> tuple
     return seconds, []
 
 
-def timed(pair: dict[str, PreTrainedModel], tokens: Tensor, way: str, plan: GeneratePlan) -> list[dict[str, Any]]:
+def timed(pair: dict[str, LlamaForCausalLM], tokens: Tensor, way: str, plan: GeneratePlan) -> list[dict[str, Any]]:
     """A row for each model."""
     run = by_generate if way == "generate" else by_generate_batch
     for model in pair.values():
@@ -226,7 +227,7 @@ def report(result: dict[str, Any]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="recipes.benchmarks.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recipes.benchmarks.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dry-run", action="store_true", help="rehearse on the CPU")
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=GeneratePlan.shapes)

@@ -40,7 +40,7 @@ from .measure import CudaMeter, Meter, ProcessorMeter, gpu_environment, percenti
 MODELS = ("TanhMax", "softmax")
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # largest relative error of logits, fast path against reference
 WARM_UP = 3  # steps: kernels are compiled, and AdamW makes its state
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
 
 @dataclass(frozen=True)

@@ -128,13 +128,18 @@ def _with_package(weights: dict[str, Path]) -> dict[str, Path]:
 
 
 def _initial(cell: CollapseCell, seed: int) -> Sized:
-    shape = {"hidden_size": cell.size, "num_hidden_layers": cell.layers, "num_attention_heads": 12, "intermediate_size": 4 * cell.size}
+    shape: dict[str, Any] = {
+        "hidden_size": cell.size,
+        "num_hidden_layers": cell.layers,
+        "num_attention_heads": 12,
+        "intermediate_size": 4 * cell.size,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if cell.family == "vit":
             return ViTModel(ViTConfig(image_size=96, **shape), add_pooling_layer=False), {"pixel_values": torch.randn(SEQUENCES, 3, 96, 96)}
-        make, config = (BertModel, BertConfig) if cell.family == "bert" else (LlamaModel, LlamaConfig)
-        model = make(config(vocab_size=WORDS, **shape))
+        bert = cell.family == "bert"
+        model = BertModel(BertConfig(vocab_size=WORDS, **shape)) if bert else LlamaModel(LlamaConfig(vocab_size=WORDS, **shape))
         return model, {"input_ids": torch.randint(3, WORDS, (SEQUENCES, TOKENS))}
 
 

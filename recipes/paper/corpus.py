@@ -56,8 +56,8 @@ class Corpus:
         def changed(documents: Documents) -> Documents:
             return replace(documents, input_ids=documents.input_ids.masked_fill(documents.input_ids == UNKNOWN, PADDING))
 
-        parts = {name: changed(getattr(self, name)) for name in ("train", "fit", "validation", "test")}
-        return replace(self, **parts)
+        train, fit, validation, test = map(changed, (self.train, self.fit, self.validation, self.test))
+        return replace(self, train=train, fit=fit, validation=validation, test=test)
 
 
 def synthetic(documents: int = 10_000, vocabulary: int = 2_000, polar: int = 200) -> Corpus:

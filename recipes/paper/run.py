@@ -148,7 +148,9 @@ class Replication:
             if data_set is None or data_set not in self._chosen():
                 continue
             corpus = self._corpus(data_set)
-            for basin in basins(data_set) if corpus is not None else []:
+            if corpus is None:
+                continue
+            for basin in basins(data_set):
                 work = partial(run_basin, basin, corpus, seeds)
                 self._work(basin.name, basin.identity(corpus), work, basin.cell.epochs, [str(seed) for seed in seeds])
 
@@ -184,7 +186,13 @@ class Replication:
     def _sized(self, data_set: DataSet) -> DataSet:
         if not self.given.fast:
             return data_set
-        epochs = {"epochs": FAST_EPOCHS, "grid_epochs": FAST_EPOCHS // 2, "basin_epochs": FAST_EPOCHS, "basin_settings": 4, "grid_seeds": 1}
+        epochs: dict[str, Any] = {
+            "epochs": FAST_EPOCHS,
+            "grid_epochs": FAST_EPOCHS // 2,
+            "basin_epochs": FAST_EPOCHS,
+            "basin_settings": 4,
+            "grid_seeds": 1,
+        }
         return replace(data_set, **epochs, learning_rates=data_set.learning_rates[-1:], attentions=("softmax", "tanhmax"))
 
 

@@ -136,7 +136,7 @@ def _value(key: str, value: Any, kind: Any, where: str) -> Any:
         return tuple(_value(key, item, wanted, where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    accepted = {int: int, float: float, str: str}.get(kind)
+    accepted: Any = {int: int, float: float, str: str}.get(kind)
     if accepted is not None and (
         isinstance(value, bool) or not isinstance(value, accepted) or (kind is not str and value <= 0 and key != "hub_labels")
     ):

@@ -149,7 +149,7 @@ def _read(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="recipes.benchmarks.attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recipes.benchmarks.attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
     speed = commands.add_parser("attention", help="time attention, by tanhmax_attention and otherwise")

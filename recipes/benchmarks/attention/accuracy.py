@@ -53,10 +53,10 @@ def contenders(device: str) -> dict[str, Contender]:
 
 def two_rounded(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     """Two softmax calls as on a GPU: exact inside, their outputs rounded to the dtype of the query, then joined in float32."""
-    exact_ = [tensor.float() for tensor in (query, key, value)]
+    scale = query.shape[-1] ** -0.5
     halves, lses = [], []
     for sign in (1.0, -1.0):
-        output, lse, _ = KERNELS["cpu"].forward(sign * exact_[0], *exact_[1:], None, causal, query.shape[-1] ** -0.5)
+        output, lse, _ = KERNELS["cpu"].forward(sign * query.float(), key.float(), value.float(), None, causal, scale)
         halves.append(output.to(query.dtype).float())
         lses.append(lse[..., None])
     shares = torch.sigmoid(lses[0] - lses[1]), torch.sigmoid(lses[1] - lses[0])
@@ -90,11 +90,11 @@ def _errors(chosen: Mapping[str, Contender], device: str, dtype: str, std: float
     errors: dict[str, list[float]] = {name: [] for name in chosen}
     reasons: dict[str, str] = {}
     for seed in range(SEEDS):
-        tensors = _inputs(device, DTYPES[device][dtype], std, seed)
-        expected = exact(*(tensor.double() for tensor in tensors), causal=False, signed=True)
+        query, key, value = _inputs(device, DTYPES[device][dtype], std, seed)
+        expected = exact(query.double(), key.double(), value.double(), causal=False, signed=True)
         for name, function in chosen.items():
             try:
-                found = function(*tensors, False).double()
+                found = function(query, key, value, False).double()
             except Exception as problem:  # a kernel that does not run here; Triton's errors are no RuntimeError
                 reasons[name] = f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"
                 continue

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,14 +42,19 @@ def repeated(tensor: Tensor, query: Tensor) -> Tensor:
     return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
 
 
+def output_of(query: Tensor, key: Tensor, value: Tensor, **arguments: Any) -> Tensor:
+    """`tanhmax_attention` without its weights."""
+    output = tanhmax_attention(query, key, value, **arguments)
+    if not isinstance(output, Tensor):
+        raise TypeError("weights were returned that nobody asked for")
+    return output
+
+
 def named(implementation: str, *, polarity: float = 1.0) -> Contender:
     """`tanhmax_attention` with one implementation; polarity 1 is TanhMax, 0 softmax."""
 
     def call(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        output = tanhmax_attention(query, key, value, is_causal=causal, polarity=polarity, implementation=implementation)
-        if not isinstance(output, Tensor):
-            raise TypeError("weights were returned that nobody asked for")
-        return output
+        return output_of(query, key, value, is_causal=causal, polarity=polarity, implementation=implementation)
 
     return call
 
@@ -89,7 +95,8 @@ def relative_error(function: Contender, tensors: list[Tensor], *, causal: bool, 
     """
     inputs = [tensor.detach().requires_grad_() for tensor in tensors]
     wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    found, expected = function(*inputs, causal), exact(*wide, causal=causal, signed=signed)
+    query, key, value = inputs
+    found, expected = function(query, key, value, causal), exact(*wide, causal=causal, signed=signed)
     upstream = torch.randn(expected.shape).to(found)
     gradients = torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, wide, upstream.double())
     pairs = [(found, expected), *zip(*gradients, strict=True)]

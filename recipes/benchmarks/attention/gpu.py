@@ -169,16 +169,16 @@ def _rounds(steps: dict[str, partial[dict[str, float]]], plan: Plan) -> dict[str
 
 def _step(function: Contender, tensors: list[Tensor], causal: bool, meter: Meter) -> dict[str, float]:
     """Milliseconds of a forward pass alone, and of the two halves of a training step, each from a flushed cache."""
-    leaves, upstream = [tensor.detach().requires_grad_() for tensor in tensors[:3]], tensors[3]
+    query, key, value = leaves = [tensor.detach().requires_grad_() for tensor in tensors[:3]]
     with torch.no_grad():
         started = meter.start()
-        function(*leaves, causal)
+        function(query, key, value, causal)
         forward = meter.milliseconds(started)
     started = meter.start()
-    output = function(*leaves, causal)
+    output = function(query, key, value, causal)
     through = meter.milliseconds(started)
     started = meter.start()
-    torch.autograd.grad(output, leaves, upstream)
+    torch.autograd.grad(output, leaves, tensors[3])
     backward = meter.milliseconds(started)
     return {"forward": forward, "backward": backward, "forward+backward": through + backward}
 
@@ -223,13 +223,13 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 def _memory(function: Contender, tensors: list[Tensor], causal: bool, meter: Meter) -> dict[str, float | None]:
     """Peak in MiB of a forward pass and of a whole step; a backward pass has none of its own."""
-    leaves = [tensor.detach().requires_grad_() for tensor in tensors[:3]]
+    query, key, value = leaves = [tensor.detach().requires_grad_() for tensor in tensors[:3]]
 
     def forward() -> None:
         with torch.no_grad():
-            function(*leaves, causal)
+            function(query, key, value, causal)
 
     def step() -> None:
-        torch.autograd.grad(function(*leaves, causal), leaves, tensors[3])
+        torch.autograd.grad(function(query, key, value, causal), leaves, tensors[3])
 
     return {"forward": meter.extra_memory(forward), "forward+backward": meter.extra_memory(step)}

@@ -38,7 +38,7 @@ TOGETHER = 12
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="recipes.benchmarks.first_slot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recipes.benchmarks.first_slot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, help=f"where the folder of this run goes; {OUT}, or {OUT_DRY} with --dry")
     parser.add_argument("--dry", action="store_true", help="rehearse it on the CPU")

@@ -7,6 +7,7 @@ run in Triton's interpreter, at small sizes, and the cases that need one are not
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,16 +16,18 @@ import torch
 from torch import Tensor
 
 import hf_tanhmax
-from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.composed.identities import composed_attention
+from hf_tanhmax.attention.kernels.schedule import Kernel, Tile, tiles
 from hf_tanhmax.attention.mask import Visibility
 
-from ..attention.contenders import LIMITS
+from ..attention.contenders import LIMITS, output_of
 
 HEAD_DIMS = (64, 128)
 HOPPER = (9, 0)
 CRASH = "crash"  # ends its process without a word, as an illegal access does; run only by name
 STOCK = ("flash", "cudnn", "efficient")
+TIMED_KERNELS: tuple[Kernel, ...] = ("forward", "key_value", "query")
+SMALL: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "vocab_size": 512}
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Shape:
 
     def tensors(self) -> list[Tensor]:
         """Query, key and value, normally distributed, which want gradients."""
-        sizes = ((self.heads, self.queries, self.head_dim), (self.kv_heads, self.keys, self.head_dim))
-        sizes += ((self.kv_heads, self.keys, self.value_dim or self.head_dim),)
+        sizes = [(self.heads, self.queries, self.head_dim), (self.kv_heads, self.keys, self.head_dim)]
+        sizes.append((self.kv_heads, self.keys, self.value_dim or self.head_dim))
         found = []
         for heads, length, dim in sizes:
             if self.heads_first:
@@ -87,8 +90,8 @@ def compared(shape: Shape, *, limit: float | None = None, **arguments: Any) -> O
     tensors = shape.tensors()
     narrow, wide = (_arguments(arguments, dtype) for dtype in (torch.float32, torch.float64))
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    found = tanhmax_attention(*tensors, implementation="triton", **narrow)
-    expected = tanhmax_attention(*exact, implementation="reference", **wide)
+    found = output_of(*tensors, implementation="triton", **narrow)
+    expected = output_of(*exact, implementation="reference", **wide)
     upstream = torch.randn(found.shape, device=shape.device).to(found)
     gradients = torch.autograd.grad(found, [*tensors, *_leaves(narrow)], upstream)
     wanted = torch.autograd.grad(expected, [*exact, *_leaves(wide)], upstream.double())
@@ -100,19 +103,20 @@ def decoded(shape: Shape, **arguments: Any) -> Outcome:
     """The output of the decoding kernels."""
     with torch.no_grad():
         tensors = shape.tensors()
-        found = tanhmax_attention(*tensors, implementation="decode", **arguments)
-        expected = tanhmax_attention(*(tensor.double() for tensor in tensors), implementation="reference", **arguments)
+        found = output_of(*tensors, implementation="decode", **arguments)
+        expected = output_of(*(tensor.double() for tensor in tensors), implementation="reference", **arguments)
     return Outcome([relative_error(found, expected)], LIMITS[shape.dtype])
 
 
 def stock(shape: Shape, kernel: str) -> Outcome:
     """TanhMax by two calls of one of torch's softmax kernels."""
-    tensors = shape.tensors()
+    query, key, value = tensors = shape.tensors()
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     polarity = torch.ones(shape.heads, device=shape.device)
     scale = shape.head_dim**-0.5
-    found = composed_attention(*tensors, Visibility(shape.queries, shape.keys), scale=scale, polarity=polarity, kernel=kernel)
-    expected = tanhmax_attention(*exact, implementation="reference")
+    visibility = Visibility(shape.queries, shape.keys)
+    found = composed_attention(query, key, value, visibility, scale=scale, polarity=polarity, kernel=kernel)
+    expected = output_of(*exact, implementation="reference")
     upstream = torch.randn_like(found)
     gradients = torch.autograd.grad(found, tensors, upstream), torch.autograd.grad(expected, exact, upstream.double())
     pairs = [(found, expected), *zip(*gradients, strict=True)]
@@ -125,21 +129,21 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 @contextlib.contextmanager
-def row(kernel: str, number: int) -> Iterator[None]:
+def row(first: Kernel, number: int) -> Iterator[None]:
     """Make one row of a Hopper's table of tiles the first of its kernel; a call that it does not fit takes the usual first row."""
     from hf_tanhmax.attention.kernels import launch
 
-    tiles = launch.tiles
+    usual = launch.tiles
 
-    def _tiles(asked: Any, head_dim: int, size: int, capability: Any = None) -> Any:
-        known = tiles(asked, head_dim, size, capability or HOPPER)
-        return (known[number], known[0]) if asked == kernel else known
+    def _tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
+        known = usual(kernel, head_dim, element_size, capability or HOPPER)
+        return (known[number], known[0]) if kernel == first else known
 
     launch.tiles = _tiles
     try:
         yield
     finally:
-        launch.tiles = tiles
+        launch.tiles = usual
 
 
 @contextlib.contextmanager
@@ -153,11 +157,9 @@ def atomic() -> Iterator[None]:
         os.environ["HF_TANHMAX_ATOMIC"] = before
 
 
-def rows(kernel: str, head_dim: int) -> list[int]:
+def rows(kernel: Kernel, head_dim: int) -> list[int]:
     """Numbers of the rows that a Hopper has besides the first, in bfloat16, without those that need `atomic`."""
-    from hf_tanhmax.attention.kernels.schedule import tiles
-
-    known = tiles(kernel, head_dim, 2, HOPPER)  # type: ignore[arg-type]
+    known = tiles(kernel, head_dim, 2, HOPPER)
     return [number for number, tile in enumerate(known) if number and not tile.reduced]
 
 
@@ -242,11 +244,11 @@ def _packed(shape: Shape) -> Outcome:
 
 
 def _tf32(shape: Shape) -> Outcome:
-    torch.backends.fp32_precision = "tf32"  # as the Trainer does, told tf32=True
+    torch.backends.fp32_precision = "tf32"  # type: ignore[attr-defined]  # which torch's types leave out; as the Trainer does, told tf32=True
     try:
         return compared(shape, limit=5e-3)
     finally:
-        torch.backends.fp32_precision = "none"
+        torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
 
 
 def _decoding_cases(shape: Shape) -> dict[str, Case]:
@@ -265,24 +267,24 @@ def _decoding_cases(shape: Shape) -> dict[str, Case]:
 def _row_cases(shape: Shape) -> dict[str, Case]:
     """Every row of the table that is not its entry's first, with both masks that are timed: what they compile, timing finds compiled."""
 
-    def _forced(manager: Callable[[], Any], dim: int) -> Outcome:
+    def _forced(manager: Callable[[], AbstractContextManager[None]], dim: int) -> Outcome:
+        masks: tuple[dict[str, Any], ...] = ({}, {"is_causal": "lower_right"})
         with manager():
-            both = [compared(replace(shape, head_dim=dim), **arguments) for arguments in ({}, {"is_causal": "lower_right"})]
+            both = [compared(replace(shape, head_dim=dim), **mask) for mask in masks]
         return Outcome([error for one in both for error in one.errors], both[0].limit)
 
-    found = {
+    found: dict[str, Case] = {
         f"row {kernel} D{dim} {number}": partial(_forced, partial(row, kernel, number), dim)
         for dim in HEAD_DIMS
-        for kernel in ("forward", "key_value", "query")
+        for kernel in TIMED_KERNELS
         for number in rows(kernel, dim)
     }
     return found | {f"atomic D{dim}": partial(_forced, atomic, dim) for dim in HEAD_DIMS}
 
 
 def _model_cases(shape: Shape) -> dict[str, Case]:
-    return {"compiled": partial(_compiled, shape)} | {
-        f"generate, {way}": partial(_written, shape, way) for way in ("dynamic", "static", "batch")
-    }
+    found: dict[str, Case] = {"compiled": partial(_compiled, shape)}
+    return found | {f"generate, {way}": partial(_written, shape, way) for way in ("dynamic", "static", "batch")}
 
 
 def _compiled(shape: Shape) -> Outcome:
@@ -290,7 +292,7 @@ def _compiled(shape: Shape) -> Outcome:
     tensors = replace(shape, queries=shape.keys).tensors()
 
     def _loss(*given: Tensor) -> Tensor:
-        return tanhmax_attention(*given, is_causal=True, implementation="auto").float().square().sum()
+        return output_of(*given, is_causal=True, implementation="auto").float().square().sum()
 
     compiled = torch.compile(_loss, fullgraph=True, backend=backend)
     pairs = zip(*(torch.autograd.grad(loss(*tensors), tensors) for loss in (compiled, _loss)), strict=True)
@@ -301,8 +303,7 @@ def _written(shape: Shape, way: str) -> Outcome:
     """Whether the fast path writes the tokens that the reference does."""
     from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=512, eos_token_id=None)).eval().to(shape.device)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, num_hidden_layers=2, num_key_value_heads=2, eos_token_id=None)).eval().to(shape.device)
     model.set_attn_implementation("sdpa")
     hf_tanhmax.use_tanhmax(model)
     tokens = torch.randint(512, (2, shape.queries), device=shape.device)
@@ -338,7 +339,7 @@ def _captured(shape: Shape) -> Outcome:
     keep = _padded(shape)
 
     def _step() -> list[Tensor]:
-        output = tanhmax_attention(*tensors, keep=keep, is_causal=True, dropout_p=0.1, implementation="triton")
+        output = output_of(*tensors, keep=keep, is_causal=True, dropout_p=0.1, implementation="triton")
         return [output, *torch.autograd.grad(output.float().square().sum(), tensors)]
 
     aside = torch.cuda.Stream()
@@ -369,15 +370,14 @@ def _unwaited(shape: Shape) -> Outcome:
     tensors, keep = shape.tensors(), _padded(shape)
     for manager in (contextlib.nullcontext, _no_waiting):
         with manager():
-            tanhmax_attention(*tensors, keep=keep, dropout_p=0.1, polarity=0.5, implementation="triton").sum().backward()
+            output_of(*tensors, keep=keep, dropout_p=0.1, polarity=0.5, implementation="triton").sum().backward()
     return Outcome([0.0], 0.0)
 
 
 def _unwaited_heads(shape: Shape) -> Outcome:
     from transformers import LlamaConfig, LlamaModel
 
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 512}
-    model = LlamaModel(LlamaConfig(**sizes)).to(shape.device, torch.bfloat16).eval()
+    model = LlamaModel(LlamaConfig(**SMALL, num_hidden_layers=1)).eval().to(shape.device, torch.bfloat16)
     model.set_attn_implementation("sdpa")
     tokens = torch.zeros(1, 9, dtype=torch.long, device=shape.device)
     with torch.no_grad(), hf_tanhmax.tanhmax_on(model, heads=[0, 2]):
@@ -390,6 +390,6 @@ def _unwaited_heads(shape: Shape) -> Outcome:
 def _repeated(shape: Shape) -> Outcome:
     tensors, runs = shape.tensors(), []
     for _ in range(50):
-        output = tanhmax_attention(*tensors, is_causal="lower_right", implementation="triton")
+        output = output_of(*tensors, is_causal="lower_right", implementation="triton")
         runs.append(torch.autograd.grad(output.float().sum(), tensors))
     return Outcome([float(not torch.equal(one, other)) for run in runs for one, other in zip(runs[0], run, strict=True)], 0.0)

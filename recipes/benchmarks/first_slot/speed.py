@@ -14,18 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hf_tanhmax import tanhmax_attention
+from hf_tanhmax.attention.kernels.schedule import Kernel, tiles
 
-from ..attention.contenders import BASELINE, Contender, named, softmax
+from ..attention.contenders import BASELINE, Contender, named, output_of, softmax
 from ..attention.gpu import FLOPS, inputs
 from ..attention.gpu_contenders import softmax_cudnn
 from ..attention.gpu_plan import Setting
 from ..measure import CudaMeter
-from .cases import HEAD_DIMS, HOPPER, atomic, row, rows
+from .cases import HEAD_DIMS, HOPPER, TIMED_KERNELS, atomic, row, rows
 
 ROUNDS = 12
 HOST_CALLS = 200
 LENGTHS = (8192, 2048)
+Manager = Callable[[], AbstractContextManager[None]]
+Timer = Callable[[Callable[[], object]], float | None]
 DECODING = ((1, 2048), (1, 32768), (8, 8192), (64, 2048))  # batch, keys
 
 
@@ -47,7 +49,7 @@ def _guarded(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
 
 
-def _contenders(device: str) -> Iterator[tuple[Setting, str, Contender, Callable[[], AbstractContextManager[Any]]]]:
+def _contenders(device: str) -> Iterator[tuple[Setting, str, Contender, Manager]]:
     """Settings with who is timed in each. Default tiles are bound by shared memory: the rows that are not come right behind them."""
     fused = named("triton")
     everyone: dict[str, Contender] = {"flash": flash, "cuDNN": softmax_cudnn} if device == "cuda" else {BASELINE: softmax}
@@ -66,7 +68,7 @@ def _contenders(device: str) -> Iterator[tuple[Setting, str, Contender, Callable
             yield setting, f"{name}, {precision}", function, partial(_precision, precision)
     for setting in settings:
         if setting.length == settings[0].length and setting.causal:
-            for kernel in ("forward", "key_value", "query"):
+            for kernel in TIMED_KERNELS:
                 for number in rows(kernel, setting.head_dim):
                     yield setting, f"{kernel} row {number}", fused, partial(row, kernel, number)
             yield setting, "backward pass in one kernel", fused, atomic
@@ -87,12 +89,10 @@ def _small(setting: Setting, device: str) -> Setting:
     return setting if device == "cuda" else Setting(setting.dtype, 1, 1, 1, 24, setting.head_dim, setting.causal)
 
 
-def _promising(head_dim: int) -> Iterator[tuple[str, int]]:
-    from hf_tanhmax.attention.kernels.schedule import tiles
-
-    sizes = {"forward": (128, 128), "key_value": (64, 128)}
+def _promising(head_dim: int) -> Iterator[tuple[Kernel, int]]:
+    sizes: dict[Kernel, tuple[int, int]] = {"forward": (128, 128), "key_value": (64, 128)}
     for kernel, size in sizes.items():
-        known = tiles(kernel, head_dim, 2, HOPPER)  # type: ignore[arg-type]
+        known = tiles(kernel, head_dim, 2, HOPPER)
         yield from ((kernel, number) for number in rows(kernel, head_dim) if (known[number].rows, known[number].columns) == size)
 
 
@@ -105,10 +105,7 @@ def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
 def faded(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     """The fused kernels with a padding mask to add, which hides nothing: what it costs to add one."""
     mask = query.new_zeros(query.shape[0], 1, 1, key.shape[2])
-    output = tanhmax_attention(query, key, value, is_causal=causal, additive_mask=mask, implementation="triton")
-    if not isinstance(output, Tensor):
-        raise TypeError("weights were returned that nobody asked for")
-    return output
+    return output_of(query, key, value, is_causal=causal, additive_mask=mask, implementation="triton")
 
 
 @contextmanager
@@ -127,10 +124,9 @@ def _label(setting: Setting) -> str:
 
 
 _meter = cache(CudaMeter)
-Timer = Callable[[Callable[[], Any]], float | None]
 
 
-def _timed(call: Callable[[], Any]) -> float:
+def _timed(call: Callable[[], object]) -> float:
     """Median in milliseconds from a flushed cache, once what has to be compiled is."""
     meter = _meter()  # one for all: it holds 2 GiB
     call()
@@ -143,28 +139,28 @@ def _timed(call: Callable[[], Any]) -> float:
     return sorted(found)[ROUNDS // 2]
 
 
-def _rehearsed(call: Callable[[], Any]) -> None:
+def _rehearsed(call: Callable[[], object]) -> None:
     call()
 
 
-def _both_passes(setting: Setting, function: Contender, manager: Any, timer: Timer, device: str) -> dict[str, Any]:
+def _both_passes(setting: Setting, function: Contender, manager: Manager, timer: Timer, device: str) -> dict[str, Any]:
     tensors = inputs(setting, device)
-    leaves, upstream = [tensor.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for tensor in tensors[:3]], tensors[3]
+    query, key, value = leaves = [tensor.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for tensor in tensors[:3]]
 
     def _forward() -> None:
         with torch.no_grad():
-            function(*leaves, setting.causal)
+            function(query, key, value, setting.causal)
 
     with manager():
         found = {"forward": timer(_forward)}
-        output = function(*leaves, setting.causal)
-        found["backward"] = timer(lambda: torch.autograd.grad(output, leaves, upstream, retain_graph=True))
+        output = function(query, key, value, setting.causal)
+        found["backward"] = timer(lambda: torch.autograd.grad(output, leaves, tensors[3], retain_graph=True))
     operations = {what: FLOPS[what] * setting.head_dim * setting.scores * 1e-9 for what in found}
     rates = {f"{what}_tflops": operations[what] / ms for what, ms in found.items() if ms}
     return {f"{what}_ms": ms for what, ms in found.items()} | rates
 
 
-def _decoding(batch: int, keys: int, device: str) -> dict[str, Callable[[], Any]]:
+def _decoding(batch: int, keys: int, device: str) -> dict[str, Callable[[], object]]:
     heads, kv_heads, dim = (32, 8, 128) if device == "cuda" else (2, 1, 64)
     query = torch.randn(batch, heads, 1, dim, device=device, dtype=torch.bfloat16)
     key, value = torch.randn(2, batch, kv_heads, keys, dim, device=device, dtype=torch.bfloat16)
@@ -172,7 +168,7 @@ def _decoding(batch: int, keys: int, device: str) -> dict[str, Callable[[], Any]
     return {name: partial(call, query, key, value, False) for name, call in calls.items()}
 
 
-def _decoded(call: Callable[[], Any], timer: Timer, device: str) -> dict[str, Any]:
+def _decoded(call: Callable[[], object], timer: Timer, device: str) -> dict[str, Any]:
     with torch.no_grad():
         found: dict[str, Any] = {"ms": timer(call)}
         if device == "cuda":

@@ -9,6 +9,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -43,6 +44,16 @@ class Parts:
         return self.logits.sigmoid()
 
 
+class Summary(TypedDict):
+    """Numbers of `Correlations`; None where tau is defined for no sentence."""
+
+    mean: float | None
+    significant: float | None
+    sentences: int
+    undefined: int
+    histogram: list[int]
+
+
 @dataclass(frozen=True)
 class Correlations:
     """Kendall's tau (b, which corrects for ties) of each sentence.
@@ -56,7 +67,7 @@ class Correlations:
     p: np.ndarray
     undefined: int
 
-    def summary(self) -> dict[str, float | int | list[int] | None]:
+    def summary(self) -> Summary:
         """Mean, share of sentences with p < 0.05, numbers of sentences, and a histogram over [-1, 1]."""
         counts = np.histogram(self.tau, bins=BINS, range=(-1, 1))[0]
         there = len(self.tau) > 0
