@@ -1,4 +1,4 @@
-"""The README's numbers are those of the result files, its code runs, and what it says of versions is what the package declares."""
+"""The rendered numbers are those of the result files, the README's code runs, and its versions are those that the package declares."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from families import real_weights
-from readme import README, ROOT, rendered
+from readme import README, ROOT, documents, rendered
 
 from hf_tanhmax.models.bundle import CHECK
 
@@ -15,7 +15,19 @@ QUICKSTARTS = re.findall(r"<!-- quickstart -->\n```python\n(.*?)```", TEXT, re.D
 
 
 def test_rendered_blocks_are_current():
-    assert rendered(TEXT) == TEXT
+    assert rendered(documents()) == documents()
+
+
+def test_a_block_that_no_file_has_is_refused():
+    texts = documents()
+    with pytest.raises(ValueError, match="the block 'accuracy' must stand in one of the files, once; it stands in none"):
+        rendered({name: text.replace("<!-- accuracy -->", "") for name, text in texts.items()})
+
+
+def test_a_block_that_two_files_have_is_refused():
+    twice = documents() | {"tests/README.md": "<!-- accuracy -->\n<!-- /accuracy -->"}
+    with pytest.raises(ValueError, match=r"'accuracy' must .*it stands in \['README.md', 'tests/README.md'\]"):
+        rendered(twice)
 
 
 @pytest.mark.weights

@@ -1,4 +1,4 @@
-"""The blocks of the README that are rendered from results and tests: `python tests/helpers/readme.py` writes them."""
+"""The blocks of the Markdown files that are rendered from results and tests: `python tests/helpers/readme.py` writes them."""
 
 import functools
 import json
@@ -21,6 +21,16 @@ from recipes.paper.settings import read_sets
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+# A block may stand in any of these files that exist, and stands in one of them.
+DOCUMENTS = (
+    "README.md",
+    "hf_tanhmax/attention/README.md",
+    "hf_tanhmax/attention/kernels/README.md",
+    "hf_tanhmax/interpret/README.md",
+    "recipes/README.md",
+    "recipes/paper/README.md",
+    "tests/README.md",
+)
 RESULTS = ROOT / "recipes" / "results"
 
 
@@ -111,14 +121,25 @@ BLOCKS = {
 }
 
 
-def rendered(text):
-    """The README with every block rendered anew."""
-    for name, render in BLOCKS.items():
-        before, rest = text.split(f"<!-- {name} -->", 1)
-        _, after = rest.split(f"<!-- /{name} -->", 1)
-        text = f"{before}<!-- {name} -->\n{render()}\n<!-- /{name} -->{after}"
-    return text
+def documents():
+    """The text of each of the files that exist."""
+    return {name: (ROOT / name).read_text() for name in DOCUMENTS if (ROOT / name).exists()}
+
+
+def rendered(texts):
+    """The texts with every block rendered anew; a block that stands in none of them, or twice, is a ValueError."""
+    texts = dict(texts)
+    for block, render in BLOCKS.items():
+        start, end = f"<!-- {block} -->", f"<!-- /{block} -->"
+        files = [name for name, text in texts.items() for _ in range(text.count(start))]
+        if len(files) != 1:
+            raise ValueError(f"the block {block!r} must stand in one of the files, once; it stands in {files or 'none'}")
+        before, rest = texts[files[0]].split(start)
+        _, after = rest.split(end, 1)
+        texts[files[0]] = f"{before}{start}\n{render()}\n{end}{after}"
+    return texts
 
 
 if __name__ == "__main__":
-    README.write_text(rendered(README.read_text()))
+    for file, text in rendered(documents()).items():
+        (ROOT / file).write_text(text)

@@ -7,8 +7,6 @@ import torch
 import transformers
 from families import images, right_padding, text
 
-START, END = "<!-- supported models -->", "<!-- /supported models -->"
-
 COMMON = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 13}
 ENCODER = {**COMMON, "vocab_size": 53, "initializer_range": 0.3}
 DECODER = {**ENCODER, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
