@@ -1,5 +1,6 @@
 """Mistakes of the user and missing packages, each said in one line."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -12,9 +13,25 @@ class Interrupted(Exception):  # noqa: N818, nothing went wrong
     """The user stopped the run, which saved a checkpoint; the message says how to go on, and it ends the program with 130."""
 
 
-def one_line(error: BaseException | str) -> str:
-    """The text of an error without line breaks, as a part of another sentence."""
-    return " ".join(str(error).split())
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """The text of an error without line breaks, as a part of another sentence; of an error without a text its type.
+
+    Args:
+        error: what was raised.
+        limit: the most characters.
+    """
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error whose others are a list of details; of an error without a text its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def some(names: Iterable[object], *, shown: int = 3) -> str:
+    """The first of many names in their order, and how many more there are."""
+    found = sorted(str(name) for name in names)
+    return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
 
 
 def optional_package(module: str, purpose: str) -> Any:

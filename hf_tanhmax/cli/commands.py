@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..cards import is_repository, model_card
-from ..checkpoint import PIPELINES, RESULTS
+from ..checkpoint import PIPELINES, RESULTS, read_checkpoint
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines
+from ..errors import one_line
 from ..hub import HubError, push
 from ..models.conversion import convert
-from ..settings_text import settings_in_words
 
 FOUND_ERRORS = 1
 CARD = "README.md"
@@ -36,13 +36,13 @@ def run_convert(options: argparse.Namespace) -> int:
     try:
         model = convert(options.source, _auto_class(options), **chosen, **loading)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise SystemExit(f"cannot convert {options.source}: {_sentence(error)}") from error
+        raise SystemExit(f"cannot convert {options.source}: {one_line(error, 400)}") from error
     model.save_pretrained(out)
     said = _save_processor(options.source, out, model, options.revision)
     # Where the weights came from is known now and nowhere else.
     model_card(out, base_model=options.source if is_repository(options.source) else None).save(out / CARD)
     config: Any = model.config
-    words = settings_in_words(config.tanhmax_settings, layers=config.num_hidden_layers)
+    words = config.tanhmax_settings.describe(layers=config.num_hidden_layers)
     print(f"{options.source} is a {type(model).__name__} with {words} now: {model.num_parameters():,} parameters, in {out}")
     print(said)
     if isinstance(options.polarity, float) and options.polarity > 0:
@@ -87,7 +87,7 @@ def run_card(options: argparse.Namespace) -> int:
             language=options.language,
         )
     except ValueError as error:
-        raise SystemExit(_sentence(error)) from error
+        raise SystemExit(one_line(error, 400)) from error
     card.save(out)
     print(f"wrote {out}" + ("" if runs else f", which says that nothing was measured: there is no {RESULTS} in {folder} and no --results"))
     return 0
@@ -113,11 +113,11 @@ def _auto_class(options: argparse.Namespace) -> Any:
 
 def _save_processor(source: str, out: Path, model: PreTrainedModel, revision: str | None) -> str:
     is_image = model.config.model_type == "tanhmax_vit"
-    kind, noun = (AutoImageProcessor, "image processor") if is_image else (AutoTokenizer, "tokenizer")
+    noun = "image processor" if is_image else "tokenizer"
     try:
-        found = kind.from_pretrained(source, revision=revision or "main")
+        found: Any = read_checkpoint(source, revision=revision).processor(images=is_image)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        return f"no {noun} was saved, as that of {source} cannot be loaded here: {_sentence(error)}"
+        return f"no {noun} was saved, as that of {source} cannot be loaded here: {one_line(error, 400)}"
     # Without its files Transformers makes a BERT tokenizer that knows no word.
     if not is_image and len(found) <= len(found.all_special_tokens):
         return f"no {noun} was saved, as {source} has none"
@@ -130,7 +130,7 @@ def _runs(path: Path) -> list[Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SystemExit(f"cannot read results from {path}: {_sentence(error)}") from error
+        raise SystemExit(f"cannot read results from {path}: {one_line(error, 400)}") from error
     return list(found["runs"]) if isinstance(found, dict) and isinstance(found.get("runs"), list) else [found]
 
 
@@ -148,7 +148,3 @@ def _folder(name: str) -> Path:
     if not Path(name).is_dir():
         raise SystemExit(f"{name} is not a folder; name one that a model was saved to")
     return Path(name)
-
-
-def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400] or type(error).__name__

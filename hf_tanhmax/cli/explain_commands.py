@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..errors import one_line
 from ..interpret.attribution.explain import explain, explain_generation
 from ..interpret.attribution.explanation import Explanation
 from ..interpret.attribution.rank_collapse import RankCollapse, rank_collapse
@@ -214,4 +215,4 @@ def _in_a_sentence(beginning: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise SystemExit(f"{beginning}: {' '.join(str(error).split())[:400] or type(error).__name__}") from error
+        raise SystemExit(f"{beginning}: {one_line(error, 400)}") from error

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import RecipeError
+from ..errors import RecipeError, one_line
 from .annealing import PolarityCallback
 from .configuration.config import Config
 
@@ -181,4 +181,4 @@ def training_arguments(
     try:
         return TrainingArguments(**arguments)
     except ValueError as error:  # such as bf16 on a machine that lacks it
-        raise RecipeError(" ".join(str(error).split())) from error
+        raise RecipeError(one_line(error)) from error

@@ -26,7 +26,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import hf_tanhmax
-from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.errors import RecipeError, one_line
 from hf_tanhmax.interpret import MEASURES, faithfulness
 from hf_tanhmax.interpret.attribution import explain
 from hf_tanhmax.interpret.attribution.altered import deaf_to
@@ -139,7 +139,7 @@ def _given(name: str | None, texts: Path | None, count: int) -> tuple[Any, Any, 
     try:
         model = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot load {name!r}: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"cannot load {name!r}: {one_line(error, 300)}") from error
     return model, load_tokenizer(name), lines
 
 

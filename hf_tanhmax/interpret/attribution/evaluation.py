@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ...detection.attention_facts import attention_facts
+from ...errors import some
 from ...model_names import short_name
 from ...patching import attention_modules
 from ...registration import EAGER, FUSED
-from ...settings_text import some
 
 # Implementations whose masks say exactly which keys are seen, boolean or additive; the others pack or compile theirs.
 UNDERSTOOD = ("eager", "sdpa", FUSED, EAGER)

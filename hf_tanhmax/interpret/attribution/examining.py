@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...settings_text import some
+from ...errors import some
 from ..inputs.encoding import PIXELS, Encoded, encode
 from ..inputs.image_patches import grid_of, patch_names, per_patch
 from .evaluation import hidden_attentions

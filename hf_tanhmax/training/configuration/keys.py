@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from ...errors import RecipeError
+from ...errors import RecipeError, one_line
 from .task_configs import CONFIGS
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"{path} is not YAML: {one_line(error)}") from error
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(found, dict):

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoImageProcessor
 
-from ...errors import RecipeError
+from ...errors import RecipeError, one_line
 
 
 def build_image_processor(side: int) -> Any:
@@ -23,7 +23,7 @@ def load_image_processor(name: str, side: int | None) -> Any:
     try:
         processor = AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
-        raise RecipeError(f"{name!r} has no image processor: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"{name!r} has no image processor: {one_line(error, 300)}") from error
     if side is not None:
         processor.size = {"height": side, "width": side}
         if getattr(processor, "crop_size", None) is not None:
