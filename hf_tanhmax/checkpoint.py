@@ -1,62 +1,285 @@
-"""What a saved checkpoint says it is: its config, its class, and the task that class is for. Nothing but JSON is read."""
+"""What a checkpoint says it is: a model in a folder or on the Hub, or an adapter and its base.
+
+Whatever it says is read here and nowhere else, from JSON alone: nothing is unpickled, and no code that it brings along is run. The base of
+an adapter is, in this order: the folder `base` in the adapter's, the folder that the adapter names, the repository of that name.
+"""
 
 import json
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedModel
+import transformers
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BaseImageProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from .choices import PIPELINES
+from .errors import one_line
 from .models.auto import FAMILIES
+from .settings import TanhMaxSettings
 
 CONFIG, ADAPTER_CONFIG, RESULTS = "config.json", "adapter_config.json", "results.json"
+WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 BASE = "base"  # the folder inside an adapter's that holds its base model
 
+# How the name of a class with a head ends, and the Auto class that finds it, in any family of Transformers.
+ENDINGS = {auto.removeprefix("AutoModel"): auto for auto in PIPELINES if auto != "AutoModel"} | {"LMHeadModel": "AutoModelForCausalLM"}
+# What PEFT calls a task, and the Auto class of its base. The others have none and name the class of their base instead.
+PEFT_TASKS = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+# The files that make a tokenizer or an image processor.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file or something else in it."""
+JsonObject = dict[str, Any]
+
+
+class CheckpointError(ValueError):
+    """A file that is not what a checkpoint needs: the message names it, and `reason` goes on from its name."""
+
+    def __init__(self, file: Path, reason: str) -> None:
+        super().__init__(f"{file} {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole model, or an adapter and its base.
+
+    Attributes:
+        name: a folder, or a name on the Hub.
+        revision: of a name on the Hub: a commit, tag or branch; None is the main branch.
+        adapter: what the adapter_config.json of a PEFT adapter says; None for a whole model.
+        base: the model that an adapter is for; None for a whole model, and where an adapter names none.
+    """
+
+    name: str
+    revision: str | None = None
+    adapter: JsonObject | None = None
+    base: "Checkpoint | None" = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder."""
+        return Path(self.name).is_dir()
+
+    @property
+    def base_name(self) -> str | None:
+        """What an adapter names as its base, which may have been a folder of another machine; None where it names none."""
+        named = (self.adapter or {}).get("base_model_name_or_path")
+        return named if isinstance(named, str) and named else None
+
+    def file(self, name: str) -> Path | None:
+        """One of its files in its folder or, of a name on the Hub, in the cache; None if it is not there."""
+        if self.is_local:
+            path = Path(self.name) / name
+            return path if path.is_file() else None
+        try:
+            cached = try_to_load_from_cache(self.name, name, revision=self.revision)
+        except HFValidationError:  # a folder of another machine
+            return None
+        return Path(cached) if isinstance(cached, str) else None
+
+    @property
+    def config(self) -> PreTrainedConfig | None:
+        """The TanhMax config, of the base for an adapter; None where an adapter's base is not on this machine.
+
+        Raises:
+            CheckpointError: a whole model that is not there, or one that is no TanhMax model.
+        """
+        if self.adapter is not None and (self.base is None or self.base.file(CONFIG) is None):
+            return None
+        return read_config(self._config_file)
+
+    @property
+    def settings(self) -> TanhMaxSettings | None:
+        """What its attention is set to; None where there is no config."""
+        return None if self.config is None else self.config.tanhmax_settings
+
+    @property
+    def family(self) -> str | None:
+        """`bert`, `vit` or `llama`; None where there is no config."""
+        return None if self.config is None else str(self.config.model_type).removeprefix("tanhmax_")
+
+    @property
+    def auto_class(self) -> str:
+        """The name of the Auto class that loads it, or loads an adapter's base, which PEFT's task says where there is no config.
+
+        Raises:
+            CheckpointError: as `config` and `model_class`.
+        """
+        return PEFT_TASKS.get(str((self.adapter or {}).get("task_type")), "AutoModel") if self._head is None else self._head[0]
+
+    @property
+    def model_class(self) -> type[PreTrainedModel] | None:
+        """The TanhMax class that the config names as its own; None where there is no config.
+
+        Raises:
+            CheckpointError: the config names no class of its family, or several.
+        """
+        return None if self._head is None else self._head[1]
+
+    @property
+    def pipeline(self) -> str | None:
+        """The task of its head, as the Hub calls it; None where no pipeline uses it."""
+        if self.auto_class == "AutoModel" and self.family == "vit":
+            return "image-feature-extraction"
+        return PIPELINES.get(self.auto_class)
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes, if the model classifies and they have names of their own."""
+        names = [] if self.config is None else list((self.config.id2label or {}).values())
+        own = [str(name) for number, name in enumerate(names) if name != f"LABEL_{number}"]
+        return own if (self.pipeline or "").endswith("classification") else []
+
+    @property
+    def processor_class(self) -> str | None:
+        """The name of the Auto class of the tokenizer or image processor in its folder; None where there is none."""
+        if any(map(self.file, IMAGE_PROCESSOR_FILES)):
+            return "AutoImageProcessor"
+        return "AutoTokenizer" if any(map(self.file, ("tokenizer_config.json", *TOKENIZER_FILES))) else None
+
+    def processor(self, *, images: bool) -> Tokenizer | BaseImageProcessor:
+        """Its image processor or its tokenizer; that of an adapter lies beside the adapter.
+
+        Raises:
+            OSError, ValueError, ImportError: it has none that can be loaded here.
+        """
+        return (AutoImageProcessor if images else AutoTokenizer).from_pretrained(self.name, **self._place)
+
+    def load(self, auto_class: Any = None, **options: object) -> PreTrainedModel:
+        """The model with its weights, from safetensors; an adapter as PEFT puts it on its base, not merged.
+
+        Args:
+            auto_class: loads the model, or the base; None is that of the head which the config names, in any family of Transformers.
+            options: passed to its `from_pretrained`.
+
+        Raises:
+            ValueError: the config names a class whose head is not known, or an adapter names no base.
+            OSError: there is no such checkpoint.
+            ImportError: an adapter without PEFT.
+        """
+        if self.adapter is None:
+            loader = auto_class or getattr(transformers, _auto_class_of(AutoConfig.from_pretrained(self.name, **self._place)))
+            return loader.from_pretrained(self.name, use_safetensors=True, **self._place, **options)
+        try:
+            import peft
+        except ImportError as error:
+            raise ImportError(f"{self.name} is an adapter, which needs PEFT: pip install hf-tanhmax[recipes]") from error
+        if self.base is None:
+            raise CheckpointError(Path(self.name) / ADAPTER_CONFIG, "names no base model (base_model_name_or_path)")
+        return peft.PeftModel.from_pretrained(self.base.load(auto_class, **options), self.name)  # type: ignore[return-value]
+
+    @property
+    def _place(self) -> dict[str, str]:
+        return {"revision": self.revision} if self.revision else {}
+
+    @property
+    def _config_file(self) -> Path:
+        model = self.base or self
+        return model.file(CONFIG) or Path(model.name) / CONFIG
+
+    @property
+    def _head(self) -> tuple[str, type[PreTrainedModel]] | None:
+        if self.config is None:
+            return None
+        try:
+            return class_of(self.config)
+        except ValueError as error:
+            raise CheckpointError(self._config_file, str(error)) from error
+
+
+def read_checkpoint(name: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
+    """A folder or a name on the Hub as a checkpoint; of an adapter, which only a folder is taken for, the base is found too.
+
+    Args:
+        name: the folder or the name; what is in it need not be whole, or a checkpoint at all.
+        revision: of a name on the Hub, or of the base of an adapter, instead of the one that the adapter names.
+
+    Raises:
+        CheckpointError: an adapter_config.json that holds no JSON object.
+    """
+    folder = Path(name)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return Checkpoint(os.fspath(name), revision)
+    adapter = read_json(folder / ADAPTER_CONFIG)
+    found = Checkpoint(os.fspath(name), None, adapter)
+    places = (folder / BASE, *([Path(found.base_name)] if found.base_name else []))
+    place = next((path for path in places if (path / CONFIG).is_file()), None)
+    if place is not None:
+        return replace(found, base=Checkpoint(str(place)))
+    return replace(found, base=Checkpoint(found.base_name, revision or adapter.get("revision"))) if found.base_name else found
+
+
+def read_json(path: Path) -> JsonObject:
+    """The object in a JSON file that is there.
+
+    Raises:
+        CheckpointError: something else is in it.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except ValueError as error:
+        raise CheckpointError(path, "is not JSON") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(path, "holds no JSON object")
+    return found
+
+
+def read_object(path: Path) -> JsonObject | None:
+    """The object in a JSON file; None where there is no such file or something else in it."""
+    try:
+        return read_json(path)
+    except (OSError, CheckpointError):
         return None
-    return found if isinstance(found, dict) else None
 
 
-def read_config(path: Path) -> Any:
+def read_config(path: Path) -> PreTrainedConfig:
     """The TanhMax config in a `config.json`.
 
     Raises:
-        ValueError: there is none; the message goes on from the name of the file.
+        CheckpointError: there is none.
     """
     values = read_object(path)
     if values is None:
-        raise ValueError("is not a JSON object" if path.is_file() else "is not there; name the folder that a model was saved to")
-    kinds: dict[str, Any] = {config.model_type: config for config in FAMILIES}
+        reason = "is not a JSON object" if path.is_file() else "is not there; name the folder that a model was saved to"
+        raise CheckpointError(path, reason)
+    kinds: dict[str, type[PreTrainedConfig]] = {config.model_type: config for config in FAMILIES}
     kind = values.get("model_type")
     if kind not in kinds:
-        raise ValueError(f"is of model type {kind!r}, which is no TanhMax model ({', '.join(kinds)}); `hf-tanhmax convert` makes one of it")
+        reason = f"is of model type {kind!r}, which is no TanhMax model ({', '.join(kinds)}); `hf-tanhmax convert` makes one of it"
+        raise CheckpointError(path, reason)
     try:
         return kinds[kind].from_dict(values)
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise ValueError(f"holds a value that cannot be: {' '.join(str(error).split())}") from error
+        raise CheckpointError(path, f"holds a value that cannot be: {one_line(error)}") from error
 
 
-def class_of(config: Any) -> tuple[str, type[PreTrainedModel]]:
-    """The Auto class and the class that a config names as its own.
+def class_of(config: PreTrainedConfig) -> tuple[str, type[PreTrainedModel]]:
+    """The Auto class and the class that a TanhMax config names as its own.
 
     Raises:
         ValueError: it names none of its family, or several; the message goes on from the name of the file.
     """
     named = config.architectures or []
-    for auto, cls in FAMILIES[type(config)].items():
-        if named == [cls.__name__]:
-            return auto, cls
+    for auto, model_class in FAMILIES[type(config)].items():
+        if named == [model_class.__name__]:
+            return auto, model_class
     raise ValueError(f"does not name one class of its family (architectures: {named}); save the model again")
 
 
-def pipeline_of(auto_class: str, model_type: str) -> str | None:
-    """The task of a head, as the Hub calls it."""
-    if auto_class == "AutoModel" and model_type == "tanhmax_vit":
-        return "image-feature-extraction"
-    return PIPELINES.get(auto_class)
+def _auto_class_of(config: PreTrainedConfig) -> str:
+    named = (config.architectures or [""])[0]
+    found = next((auto for ending, auto in ENDINGS.items() if named.endswith(ending)), None)
+    if found is None and not named.endswith("Model"):
+        raise ValueError(f"its config names the class {named!r}, whose head is not known; there are {', '.join(ENDINGS)}")
+    return found or "AutoModel"

@@ -1,5 +1,6 @@
 """Mistakes of the user and missing packages, each said in one line."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +25,17 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
         limit: the most characters.
     """
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error whose others are a list of details; of an error without a text its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def some(names: Iterable[object], *, shown: int = 3) -> str:
+    """The first of many names in their order, and how many more there are."""
+    found = sorted(str(name) for name in names)
+    return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
 
 
 def optional_package(module: str, purpose: str) -> Any:

@@ -52,6 +52,30 @@ class TanhMaxSettings:
         """Whether every head learns its own score bias."""
         return self.polarity == LEARNED
 
+    def describe(self, *, layers: int | None = None) -> str:
+        """Polarity, layers and heads, such as "TanhMax attention (polarity 1) in all 6 layers and all heads".
+
+        Args:
+            layers: how many layers the model has, where that is known.
+        """
+        if self.polarity == LEARNED:
+            kind = "TanhMax attention whose polarity every head learned for itself,"
+        elif self.polarity == 1:
+            kind = "TanhMax attention (polarity 1)"
+        elif self.polarity == 0:
+            kind = "TanhMax attention at polarity 0, which computes softmax,"
+        else:
+            kind = f"attention of polarity {self.polarity:g}, between softmax (0) and TanhMax (1),"
+        which = "all layers" if layers is None else f"all {layers} layers"
+        if self.layers is not None:
+            which = _numbered("layer", self.layers) + ("" if layers is None else f" of {layers}") + " (the others are softmax)"
+        heads = "all heads" if self.heads is None else f"{_numbered('head', self.heads)} of each (the others are softmax)"
+        return f"{kind} in {which} and {heads}"
+
+
+def _numbered(noun: str, indices: tuple[int, ...]) -> str:
+    return f"{noun}{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
+
 
 def _indices(name: str, value: Iterable[int] | None) -> tuple[int, ...] | None:
     if value is None:

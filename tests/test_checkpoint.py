@@ -1,15 +1,37 @@
-"""What a checkpoint on disk says it is, and what is refused."""
+"""What a checkpoint says it is, where the base of an adapter is, and what is refused."""
 
 import json
+import shutil
+import sys
 
+import peft
 import pytest
 import transformers
-from families import CONFIGS, tiny_config, tiny_model
-from saved_models import change_json
+from families import CONFIGS, TINY, assert_same, inputs_for, run, tiny_config, tiny_model
+from huggingface_hub import constants
+from image_processors import load_images
+from saved_models import HEADS, change_json, save_adapter, save_model
 
 import hf_tanhmax
-from hf_tanhmax.checkpoint import CONFIG, PIPELINES, class_of, pipeline_of, read_config, read_object
+from hf_tanhmax.checkpoint import (
+    ADAPTER_CONFIG,
+    BASE,
+    CONFIG,
+    PEFT_TASKS,
+    PIPELINES,
+    Checkpoint,
+    CheckpointError,
+    class_of,
+    read_checkpoint,
+    read_config,
+    read_object,
+)
 from hf_tanhmax.models.auto import FAMILIES
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name
+
+
+# Whole models
 
 
 @pytest.mark.parametrize(("family", "auto"), [(family, auto) for family, config in CONFIGS.items() for auto in FAMILIES[config]])
@@ -30,9 +52,63 @@ def test_every_task_is_one_of_transformers():
     tasks = {task: [cls.__name__ for cls in known["pt"]] for task, known in transformers.pipelines.SUPPORTED_TASKS.items()}
     pipelines = {auto: task for auto, task in PIPELINES.items() if task not in ("multiple-choice", "question-answering")}
     assert all(auto in tasks[task] for auto, task in pipelines.items())
-    assert pipeline_of("AutoModel", "tanhmax_bert") == "feature-extraction"
-    assert "AutoModel" in tasks[pipeline_of("AutoModel", "tanhmax_vit")]
-    assert pipeline_of("AutoModelForPreTraining", "tanhmax_bert") is None
+    assert "AutoModel" in tasks["image-feature-extraction"]
+
+
+@pytest.mark.parametrize(
+    ("family", "auto", "pipeline"),
+    [
+        ("bert", "AutoModel", "feature-extraction"),
+        ("vit", "AutoModel", "image-feature-extraction"),
+        ("bert", "AutoModelForPreTraining", None),
+        ("bert", "AutoModelForSequenceClassification", "text-classification"),
+        ("vit", "AutoModelForImageClassification", "image-classification"),
+        ("llama", "AutoModelForCausalLM", "text-generation"),
+    ],
+)
+def test_a_model(family, auto, pipeline, tmp_path):
+    model = save_model(tmp_path, family, auto, processor=False)
+    found = read_checkpoint(tmp_path)
+    assert (found.family, found.auto_class, found.model_class, found.pipeline) == (family, auto, type(model), pipeline)
+    assert isinstance(found.config, CONFIGS[family])
+    assert found.settings == model.config.tanhmax_settings
+    assert (found.adapter, found.base, found.base_name, found.processor_class) == (None, None, None, None)
+
+
+def test_names_of_classes(tmp_path):
+    save_model(tmp_path, id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1})
+    assert read_checkpoint(tmp_path).labels == ["bad", "good"]
+    save_model(tmp_path)  # whose classes are LABEL_0 and LABEL_1
+    assert read_checkpoint(tmp_path).labels == []
+    save_model(tmp_path, auto="AutoModelForMaskedLM", id2label={0: "bad"}, label2id={"bad": 0})
+    assert read_checkpoint(tmp_path).labels == []
+
+
+@pytest.mark.parametrize(
+    ("files", "auto"),
+    [
+        (["tokenizer.json"], "AutoTokenizer"),
+        (["tokenizer_config.json"], "AutoTokenizer"),
+        (["preprocessor_config.json"], "AutoImageProcessor"),
+        (["processor_config.json", "tokenizer_config.json"], "AutoImageProcessor"),
+        ([CONFIG], None),
+    ],
+)
+def test_processors(files, auto, tmp_path):
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    assert read_checkpoint(tmp_path).processor_class == auto
+
+
+@pytest.mark.parametrize("family", [pytest.param(family, marks=load_images if family == "vit" else ()) for family in TINY])
+def test_a_model_and_its_processor_are_loaded(family, tmp_path):
+    model = save_model(tmp_path, family)
+    found = read_checkpoint(str(tmp_path))
+    assert_same(run(found.load(), inputs_for(family)), run(model, inputs_for(family)))
+    assert ("Tokenizer" in type(found.processor(images=family == "vit")).__name__) == (family != "vit")
+
+
+# Files that are something else
 
 
 def test_only_objects_are_read(tmp_path):
@@ -76,3 +152,94 @@ def test_no_class_or_several(named, tmp_path):
     config.architectures = named
     with pytest.raises(ValueError, match=r"does not name one class of its family \(architectures: .*\); save the model again"):
         class_of(config)
+
+
+# Adapters
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    save_adapter(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def name_base(adapter, name, **changes):
+    change_json(adapter / ADAPTER_CONFIG, base_model_name_or_path=name, **changes)
+    return read_checkpoint(adapter)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_an_adapter(family, tmp_path):
+    model = save_model(tmp_path / BASE, family, processor=False)
+    model.name_or_path = str(tmp_path / BASE)
+    task = {"bert": "SEQ_CLS", "llama": "CAUSAL_LM"}.get(family)
+    peft.get_peft_model(model, peft.LoraConfig(r=2, task_type=task)).save_pretrained(tmp_path)
+    found = read_checkpoint(tmp_path)
+    assert (found.adapter["peft_type"], found.base_name, found.base) == ("LORA", str(tmp_path / BASE), Checkpoint(str(tmp_path / BASE)))
+    assert (found.family, found.auto_class, found.base.is_local) == (family, HEADS[family], True)
+
+
+@pytest.mark.parametrize("name", ["you/base", "moved/away", None])
+def test_the_folder_in_it_is_the_base(name, adapter):
+    assert name_base(adapter, name).base == Checkpoint(str(adapter / BASE))
+
+
+def test_a_folder_elsewhere_is_the_base(adapter, tmp_path):
+    shutil.move(adapter / BASE, tmp_path / "elsewhere")
+    found = name_base(adapter, str(tmp_path / "elsewhere"))
+    assert found.base == Checkpoint(str(tmp_path / "elsewhere"))
+    assert found.family == "bert"
+
+
+@pytest.mark.parametrize("name", ["you/base", "/no/such/folder of this machine"])
+def test_a_base_that_is_not_here(name, adapter):
+    shutil.rmtree(adapter / BASE)
+    found = name_base(adapter, name)
+    assert (found.base, found.base_name, found.base.is_local) == (Checkpoint(name), name, False)
+    assert (found.config, found.settings, found.family, found.model_class, found.labels) == (None, None, None, None, [])
+    assert (found.auto_class, found.pipeline) == ("AutoModelForSequenceClassification", "text-classification")
+
+
+def test_a_revision_of_the_base(adapter):
+    shutil.rmtree(adapter / BASE)
+    assert name_base(adapter, "you/base", revision="f00").base == Checkpoint("you/base", "f00")
+    assert read_checkpoint(adapter, revision="b42").base == Checkpoint("you/base", "b42")
+    assert read_checkpoint("you/model", revision="b42") == Checkpoint("you/model", "b42")
+
+
+def test_a_base_in_the_cache_of_the_hub(adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "cache" / "models--you--base"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("f00")
+    shutil.move(adapter / BASE, repository / "snapshots" / "f00")
+    assert name_base(adapter, "you/base").family == "bert"
+    assert name_base(adapter, "you/base", revision="f00").family == "bert"
+    assert name_base(adapter, "you/base", revision="b42").family is None
+
+
+def test_an_adapter_is_loaded_on_its_base(tmp_path):
+    adapted = save_adapter(tmp_path)
+    found = name_base(tmp_path, "moved/away").load()
+    assert isinstance(found, peft.PeftModel)
+    assert_same(run(found, inputs_for("bert")), run(adapted, inputs_for("bert")))
+
+
+def test_adapters_that_cannot_be_loaded(adapter, monkeypatch):
+    shutil.rmtree(adapter / BASE)
+    with pytest.raises(CheckpointError, match=r"adapter_config.json names no base model \(base_model_name_or_path\)"):
+        name_base(adapter, None).load()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"adapter is an adapter, which needs PEFT: pip install hf-tanhmax\[recipes\]"):
+        read_checkpoint(adapter).load()
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "is not JSON"), ("[1]", "holds no JSON object")])
+def test_an_adapter_config_that_is_none(text, said, tmp_path):
+    (tmp_path / ADAPTER_CONFIG).write_text(text)
+    with pytest.raises(CheckpointError, match=f"adapter_config.json {said}"):
+        read_checkpoint(tmp_path)
+
+
+def test_the_tasks_are_those_of_peft():
+    assert set(PEFT_TASKS) == {str(task.value) for task in peft.TaskType} - {"SEQ_2_SEQ_LM"}

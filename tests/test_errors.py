@@ -1,4 +1,4 @@
-"""A package that is missing is named with what needs it; explanations without it need none."""
+"""Errors in a line; a package that is missing is named with what needs it, and explanations without it need none."""
 
 import ast
 import json
@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from hf_tanhmax import interpret
-from hf_tanhmax.errors import optional_package
+from hf_tanhmax.errors import first_line, one_line, optional_package, some
+
+
+def test_an_error_in_a_line():
+    error = ValueError("a\n  b c\n")
+    assert (one_line(error), one_line(error, 3), first_line(error)) == ("a b c", "a b", "a")
+    assert (one_line(KeyError(), 3), first_line(KeyError())) == ("KeyError", "KeyError")
+
+
+@pytest.mark.parametrize(("names", "words"), [([], ""), ("ab", "a, b"), ("dcba", "a, b, c and 1 more")])
+def test_some(names, words):
+    assert some(names) == words
 
 
 def test_a_package_that_is_there():

@@ -43,3 +43,20 @@ def test_is_frozen():
 def test_bad_values(values, error, message):
     with pytest.raises(error, match=message):
         TanhMaxSettings(**values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "layers", "words"),
+    [
+        ({}, 6, "TanhMax attention (polarity 1) in all 6 layers and all heads"),
+        ({}, None, "TanhMax attention (polarity 1) in all layers and all heads"),
+        ({"polarity": 0.0}, 6, "TanhMax attention at polarity 0, which computes softmax, in all 6 layers and all heads"),
+        ({"polarity": 0.25}, 6, "attention of polarity 0.25, between softmax (0) and TanhMax (1), in all 6 layers and all heads"),
+        ({"polarity": "learned"}, 6, "TanhMax attention whose polarity every head learned for itself, in all 6 layers and all heads"),
+        ({"layers": [2, 0]}, 6, "TanhMax attention (polarity 1) in layers 0, 2 of 6 (the others are softmax) and all heads"),
+        ({"layers": [2]}, None, "TanhMax attention (polarity 1) in layer 2 (the others are softmax) and all heads"),
+        ({"heads": [1]}, 6, "TanhMax attention (polarity 1) in all 6 layers and head 1 of each (the others are softmax)"),
+    ],
+)
+def test_in_words(settings, layers, words):
+    assert TanhMaxSettings(**settings).describe(layers=layers) == words

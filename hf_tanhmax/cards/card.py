@@ -6,12 +6,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..checkpoint import RESULTS, Checkpoint, read_checkpoint, read_object
 from ..login import check_name
 from ..models.bundle import own_version
 from ..package_data import data_folder
-from ..settings_text import settings_in_words
 from . import measured, procedure
-from .facts import Facts, read_facts
 from .measured import Run
 from .metadata import metadata
 from .text import code, escaped
@@ -50,10 +49,19 @@ def model_card(
         measured.check_runs(results)
     runs = list(results or [])
     folder = Path(folder)
-    facts = read_facts(folder)
+    checkpoint = _read(folder)
     name = repo_id or folder.resolve().name
-    data = metadata(facts, runs, name=name.split("/")[-1], base_model=base_model, license=license, language=language)
-    return ModelCard.from_template(data, template_str=_template(), **_values(facts, runs, data, base_model, name, repo_id, comparison))
+    data = metadata(checkpoint, runs, name=name.split("/")[-1], base_model=base_model, license=license, language=language)
+    return ModelCard.from_template(data, template_str=_template(), **_values(checkpoint, runs, data, base_model, name, repo_id, comparison))
+
+
+def _read(folder: Path) -> Checkpoint:
+    try:
+        checkpoint = read_checkpoint(folder)
+        _ = checkpoint.model_class  # which must be known
+    except ValueError as error:
+        raise ValueError(f"there is no TanhMax model in {folder} to write a card for: {error}") from error
+    return checkpoint
 
 
 def _template() -> str:
@@ -61,40 +69,49 @@ def _template() -> str:
 
 
 def _values(
-    facts: Facts, runs: list[Run], data: ModelCardData, base_model: str | None, name: str, repo_id: str | None, table: str | None
+    checkpoint: Checkpoint,
+    runs: list[Run],
+    data: ModelCardData,
+    base_model: str | None,
+    name: str,
+    repo_id: str | None,
+    table: str | None,
 ) -> dict[str, Any]:
     """What the template names: text that is safe where it stands there, numbers already in words."""
-    settings = None if facts.config is None else facts.config.tanhmax_settings
-    stem = facts.auto_class.removeprefix("AutoModelFor")
+    folder, model, is_adapter = Path(checkpoint.name), checkpoint.config, checkpoint.adapter is not None
+    stem = checkpoint.auto_class.removeprefix("AutoModelFor")
+    seed = (read_object(folder / RESULTS) or {}).get("seed")
     config = runs[0].get("config", {}) if runs else {}
     return {
         "title": escaped(name.split("/")[-1]),
         "place": f'"{repo_id or "."}"',
         "is_published": repo_id is not None,
-        "model_class": None if facts.model_class is None else facts.model_class.__name__,
-        "auto_class": facts.auto_class,
-        "peft_class": f"AutoPeftModelFor{stem}" if facts.is_adapter and stem in PEFT_CLASSES else None,
-        "is_adapter": facts.is_adapter,
-        "adapter_base": None if facts.adapter_base is None or facts.base_is_local else code(facts.adapter_base),
-        "processor": facts.processor,
-        "takes_images": facts.family == "vit",
-        "generates": facts.auto_class == "AutoModelForCausalLM",
-        "task": facts.pipeline_tag,
-        "labels": [escaped(label) for label in facts.labels],
-        "settings": None if settings is None else settings_in_words(settings, layers=facts.config.num_hidden_layers),
-        "is_softmax_so_far": settings is not None and settings.polarity == 0,
+        "model_class": None if checkpoint.model_class is None else checkpoint.model_class.__name__,
+        "auto_class": checkpoint.auto_class,
+        "peft_class": f"AutoPeftModelFor{stem}" if is_adapter and stem in PEFT_CLASSES else None,
+        "is_adapter": is_adapter,
+        "adapter_base": None if checkpoint.base is None or checkpoint.base.is_local else code(checkpoint.base_name),
+        "processor": checkpoint.processor_class,
+        "takes_images": checkpoint.family == "vit",
+        "generates": checkpoint.auto_class == "AutoModelForCausalLM",
+        "task": checkpoint.pipeline,
+        "labels": [escaped(label) for label in checkpoint.labels],
+        "settings": None if model is None else model.tanhmax_settings.describe(layers=model.num_hidden_layers),
+        "is_softmax_so_far": model is not None and model.tanhmax_settings.polarity == 0,
         "origin": _origin(runs, data, base_model),
         "licensed": escaped(data.license) if data.license else None,
         "runs": len(runs),
         "seeds": ", ".join(escaped(run["seed"]) for run in runs),
-        "seed": None if facts.seed is None else escaped(facts.seed),
+        "seed": None if seed is None else escaped(seed),
         "numbers": measured.numbers(runs) if runs else [],
         "comparison": table,
         "schedule": procedure.schedule(config),
         "health": measured.health(runs) if runs else {},
         "training": procedure.procedure(runs[0]) if runs else [],
         "configuration": procedure.configuration(runs[0]) if runs else "",
-        "figures": [(escaped(Path(path).stem.replace("_", " ")), path) for path in facts.figures],
+        "figures": [
+            (escaped(path.stem.replace("_", " ")), path.relative_to(folder).as_posix()) for path in sorted(folder.glob("figures/*.png"))
+        ],
         "version": own_version(),
     }
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 
-from ..checkpoint import CONFIG
+from ..checkpoint import CONFIG, Checkpoint
 from ..login import can_be_repository
-from .facts import Facts
 from .measured import SPLITS, Run, main_metric, mean_of
 from .procedure import EMBEDDED, FILES
 
@@ -19,7 +17,7 @@ LICENSE_KEYS = ("license", "license_name", "license_link")
 
 
 def metadata(
-    facts: Facts,
+    checkpoint: Checkpoint,
     runs: Sequence[Run],
     *,
     name: str,
@@ -30,7 +28,7 @@ def metadata(
     """All that is known of a checkpoint and its runs, in the Hub's fields.
 
     Args:
-        facts: of the folder.
+        checkpoint: as its folder has it.
         runs: results of its recipe; none for a checkpoint that nobody measured.
         name: of the model, in the model index.
         base_model: as the caller gave it.
@@ -40,21 +38,22 @@ def metadata(
     origin = base_model or _origin(runs)
     known = None if origin is None else _base_card(origin)
     licensed = {"license": license} if license else {} if known is None else {key: known.get(key) for key in LICENSE_KEYS}
-    base = facts.adapter_base or (origin if base_model or known is not None else None)
-    relation = "adapter" if facts.is_adapter else "finetune" if runs else None
+    is_adapter = checkpoint.adapter is not None
+    base = checkpoint.base_name or (origin if base_model or known is not None else None)
+    relation = "adapter" if is_adapter else "finetune" if runs else None
     data_set = str(runs[0].get("data", {}).get("source")) if runs else ""
-    measured = _eval_results(facts, runs)
+    measured = _eval_results(checkpoint, runs)
     return ModelCardData(
         base_model=base,
         base_model_relation=relation if base else None,
         datasets=[data_set] if is_repository(data_set) else None,
         language=language,
-        library_name="peft" if facts.is_adapter else "transformers",
+        library_name="peft" if is_adapter else "transformers",
         metrics=sorted({result.metric_type for result in measured}) or None,
         model_name=name if measured else None,
         eval_results=measured or None,
-        pipeline_tag=facts.pipeline_tag,
-        tags=["tanhmax", *([] if facts.is_adapter else ["custom_code"]), *([facts.family] if facts.family else [])],
+        pipeline_tag=checkpoint.pipeline,
+        tags=["tanhmax", *([] if is_adapter else ["custom_code"]), *([checkpoint.family] if checkpoint.family else [])],
         **licensed,
     )
 
@@ -82,19 +81,19 @@ def _base_card(name: str) -> ModelCardData | None:
         return ModelCardData() if isinstance(try_to_load_from_cache(name, CONFIG), str) else None
 
 
-def _eval_results(facts: Facts, runs: Sequence[Run]) -> list[EvalResult]:
+def _eval_results(checkpoint: Checkpoint, runs: Sequence[Run]) -> list[EvalResult]:
     """The metrics of the test rows, or of the validation rows where there are no others."""
-    if not runs or facts.pipeline_tag is None:
+    if not runs or checkpoint.pipeline is None:
         return []
     split = next((split for split in SPLITS if mean_of(runs, f"{split}_{main_metric(runs[0])}") is not None), None)
     if split is None:
         return []
-    data: dict[str, Any] = runs[0].get("data", {})
+    data = runs[0].get("data", {})
     source = str(data.get("source", "unknown"))
     seeds = "" if len(runs) == 1 else f", mean of {len(runs)} seeds"
     return [
         EvalResult(
-            task_type=facts.pipeline_tag,
+            task_type=checkpoint.pipeline,
             dataset_type=source,
             dataset_name=EMBEDDED.get(source, "local files" if source == FILES else source),
             dataset_config=data.get("config"),

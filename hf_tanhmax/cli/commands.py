@@ -7,14 +7,14 @@ import argparse
 from pathlib import Path
 
 import transformers
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import is_repository, model_card
+from ..checkpoint import read_checkpoint
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines
 from ..errors import one_line
 from ..hub import HubError, push
 from ..models.conversion import convert
-from ..settings_text import settings_in_words
 from .checks import CARD, LONGEST, RESULTS, in_a_sentence, no_auto_class
 
 FOUND_ERRORS = 1
@@ -32,7 +32,7 @@ def run_convert(options: argparse.Namespace) -> int:
     said = _save_processor(options.source, out, model, options.revision)
     # Where the weights came from is known now and nowhere else.
     model_card(out, base_model=options.source if is_repository(options.source) else None).save(out / CARD)
-    words = settings_in_words(model.config.tanhmax_settings, layers=model.config.num_hidden_layers)
+    words = model.config.tanhmax_settings.describe(layers=model.config.num_hidden_layers)
     print(f"{options.source} is a {type(model).__name__} with {words} now: {model.num_parameters():,} parameters, in {out}")
     print(said)
     if isinstance(options.polarity, float) and options.polarity > 0:
@@ -93,13 +93,13 @@ def _auto_class(name: str | None) -> type | None:
 
 def _save_processor(source: str, out: Path, model: PreTrainedModel, revision: str | None) -> str:
     is_image = model.config.model_type == "tanhmax_vit"
-    kind, noun = (AutoImageProcessor, "image processor") if is_image else (AutoTokenizer, "tokenizer")
+    noun = "image processor" if is_image else "tokenizer"
     try:
-        found = kind.from_pretrained(source, revision=revision or "main")
+        found = read_checkpoint(source, revision=revision).processor(images=is_image)
     except (ImportError, OSError, TypeError, ValueError) as error:
         return f"no {noun} was saved, as that of {source} cannot be loaded here: {one_line(error, LONGEST)}"
     # Without its files Transformers makes a BERT tokenizer that knows no word.
-    if not is_image and len(found) <= len(found.all_special_tokens):
+    if isinstance(found, PreTrainedTokenizerBase) and len(found) <= len(found.all_special_tokens):
         return f"no {noun} was saved, as {source} has none"
     found.save_pretrained(out)
     return f"its {noun} is there too"

@@ -3,23 +3,33 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..checkpoint import ADAPTER_CONFIG, BASE, CONFIG, class_of, read_config, read_object
-from ..settings_text import settings_in_words, some
-from .code import check_code
+from ..checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE,
+    CONFIG,
+    IMAGE_PROCESSOR_FILES,
+    TOKENIZER_FILES,
+    Checkpoint,
+    CheckpointError,
+    JsonObject,
+    class_of,
+    read_checkpoint,
+    read_config,
+    read_object,
+)
+from ..errors import one_line, some
+from ..models.remote_code import CODE_FILE, auto_map, verdict
 from .files import check_files
 from .report import Finding
-from .weights import ADAPTER, check_weights, read_header
+from .weights import check_weights, read_header
 
 GENERATION_CONFIG = "generation_config.json"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt")
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+OTHER_VERSION = " and this is "  # in a verdict about a file of code that another version wrote, which still runs
 
 
 def check_checkpoint(folder: str | Path) -> list[Finding]:
@@ -40,8 +50,8 @@ def check_checkpoint(folder: str | Path) -> list[Finding]:
 def _check_model(folder: Path, *, is_base: bool = False) -> Iterator[Finding]:
     try:
         config = read_config(folder / CONFIG)
-    except ValueError as error:
-        yield Finding("error", CONFIG, str(error))
+    except CheckpointError as error:
+        yield Finding("error", CONFIG, error.reason)
         return
     values = read_object(folder / CONFIG) or {}
     try:
@@ -53,24 +63,24 @@ def _check_model(folder: Path, *, is_base: bool = False) -> Iterator[Finding]:
         yield from _check_built(folder, values, model_class, config)
     yield from check_code(folder, values)
     if not is_base:  # the processor lies beside the adapter
-        yield from _check_processor(folder, config.model_type)
+        yield from _check_processor(Checkpoint(str(folder)))
 
 
-def _check_built(folder: Path, values: dict[str, Any], model_class: type[PreTrainedModel], config: Any) -> Iterator[Finding]:
+def _check_built(folder: Path, values: JsonObject, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Iterator[Finding]:
     try:
         with torch.device("meta"):
             model_class(config)
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-        yield Finding("error", CONFIG, f"describes a model that cannot be built: {' '.join(str(error).split())}")
+        yield Finding("error", CONFIG, f"describes a model that cannot be built: {one_line(error)}")
         return
-    words = settings_in_words(config.tanhmax_settings, layers=config.num_hidden_layers)
-    yield Finding("ok", CONFIG, f"{model_class.__name__} with {words}")
+    settings = config.tanhmax_settings.describe(layers=config.num_hidden_layers)
+    yield Finding("ok", CONFIG, f"{model_class.__name__} with {settings}")
     if model_class.can_generate():
         yield from _check_cache(folder, values)
     yield from check_weights(folder, model_class, config)
 
 
-def _check_cache(folder: Path, values: dict[str, Any]) -> Iterator[Finding]:
+def _check_cache(folder: Path, values: JsonObject) -> Iterator[Finding]:
     if values.get("use_cache") is False:
         say = "has use_cache false, as training leaves it: generate() keeps a cache anyway, other callers get none; set it to true"
         yield Finding("warning", CONFIG, say)
@@ -78,60 +88,90 @@ def _check_cache(folder: Path, values: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("warning", GENERATION_CONFIG, "has use_cache false, so each new token costs as much as all before it; set it to true")
 
 
-def _check_processor(folder: Path, model_type: str) -> Iterator[Finding]:
-    noun, wanted = ("image processor", PROCESSORS) if model_type == "tanhmax_vit" else ("tokenizer", TOKENIZERS)
-    found = next((name for name in wanted if (folder / name).is_file()), None)
-    if found is not None:
-        yield Finding("ok", found, f"the {noun} is there")
+def _check_processor(checkpoint: Checkpoint) -> Iterator[Finding]:
+    noun, files = ("image processor", IMAGE_PROCESSOR_FILES) if checkpoint.family == "vit" else ("tokenizer", TOKENIZER_FILES)
+    there = next(filter(checkpoint.file, files), None)
+    if there is not None:
+        yield Finding("ok", there, f"the {noun} is there")
     else:
-        say = f"is not there ({', '.join(wanted)}), so a pipeline cannot use the model; save it into the same folder"
+        say = f"is not there ({', '.join(files)}), so a pipeline cannot use the model; save it into the same folder"
         yield Finding("warning", noun, say)
 
 
+def check_code(folder: Path, values: JsonObject) -> Iterator[Finding]:
+    """About the code for those who load it without the plugin: it is read as text and compared, never imported."""
+    mapped = {str(auto): str(target) for auto, target in (values.get("auto_map") or {}).items()}
+    yield from _check_map(folder, mapped, values.get("model_type"))
+    path = folder / CODE_FILE
+    if path.is_file():
+        said = verdict(path.read_text(encoding="utf-8", errors="replace"))
+        if said is None:
+            yield Finding("ok", CODE_FILE, "is exactly what this version writes")
+        else:
+            yield Finding("warning" if OTHER_VERSION in said else "error", CODE_FILE, said.removeprefix(f"{CODE_FILE} "))
+    for other in sorted(path.name for path in folder.glob("*.py") if path.name != CODE_FILE):
+        yield Finding("warning", other, "is code that hf_tanhmax did not write; read it before anybody runs it, or delete it")
+
+
+def _check_map(folder: Path, mapped: dict[str, str], model_type: object) -> Iterator[Finding]:
+    if not mapped:
+        say = "has no auto_map, so the model loads only where hf_tanhmax is imported; save it again with this version"
+        yield Finding("warning", CONFIG, say)
+        return
+    elsewhere = sorted({target.split("--")[0] for target in mapped.values() if "--" in target})
+    if elsewhere:
+        say = f"has an auto_map that takes code from another repository ({some(elsewhere)}), whoever may write there; save it again"
+        yield Finding("warning", CONFIG, say)
+    local = {target.rsplit(".", 1)[0] for target in mapped.values() if "--" not in target}
+    missing = sorted(f"{module}.py" for module in local if not (folder / f"{module}.py").is_file())
+    if missing:
+        yield Finding("error", CONFIG, f"has an auto_map that names {some(missing)}, which is not there; save the model again")
+    wanted = auto_map(str(model_type))
+    if local == {Path(CODE_FILE).stem} and not elsewhere and mapped != wanted:
+        differing = some(auto for auto in {*mapped, *wanted} if mapped.get(auto) != wanted.get(auto))
+        yield Finding("warning", CONFIG, f"has an auto_map that differs from its family's in {differing}; save it again")
+
+
 def _check_adapter(folder: Path) -> Iterator[Finding]:
-    values = read_object(folder / ADAPTER_CONFIG) or {}
-    header = read_header(folder / ADAPTER)
+    header = read_header(folder / ADAPTER_WEIGHTS)
     if isinstance(header, str):
-        yield Finding("error", ADAPTER, header)
+        yield Finding("error", ADAPTER_WEIGHTS, header)
     elif not header:
-        yield Finding("error", ADAPTER, "holds no tensors; save the adapter again")
+        yield Finding("error", ADAPTER_WEIGHTS, "holds no tensors; save the adapter again")
     else:
-        yield Finding("ok", ADAPTER, f"is whole, with {len(header)} tensors")
-    targets = values.get("target_modules")
-    chosen = some(targets, shown=8) if isinstance(targets, list) else str(targets)
-    yield Finding("ok", ADAPTER_CONFIG, f"{values.get('peft_type') or 'an adapter of unknown kind'} on the modules {chosen}")
-    yield from _check_base(folder, values.get("base_model_name_or_path"))
+        yield Finding("ok", ADAPTER_WEIGHTS, f"is whole, with {len(header)} tensors")
+    try:
+        checkpoint = read_checkpoint(folder)
+    except CheckpointError as error:
+        yield Finding("error", ADAPTER_CONFIG, f"{error.reason}; save the adapter again")
+        return
+    adapter = checkpoint.adapter or {}
+    targets = adapter.get("target_modules")
+    modules = some(targets, shown=8) if isinstance(targets, list) else str(targets)
+    yield Finding("ok", ADAPTER_CONFIG, f"{adapter.get('peft_type') or 'an adapter of unknown kind'} on the modules {modules}")
+    yield from _check_base(folder, checkpoint)
 
 
-def _check_base(folder: Path, name: object) -> Iterator[Finding]:
-    inside = folder / BASE
-    if not isinstance(name, str) or not name:
+def _check_base(folder: Path, checkpoint: Checkpoint) -> Iterator[Finding]:
+    inside, name = folder / BASE, checkpoint.base_name
+    if name is None:
         yield Finding("error", ADAPTER_CONFIG, "names no base model (base_model_name_or_path), so the adapter cannot be loaded")
     elif inside.is_dir() and not Path(name).is_dir():
         say = f"names its base {name!r}, which is not found from here, though {BASE}/ lies beside it; write its path there instead"
         yield Finding("warning", ADAPTER_CONFIG, say)
     elif not inside.is_dir():
-        yield _base_elsewhere(name)
+        yield _base_elsewhere(checkpoint)
     if inside.is_dir():
         yield from (replace(finding, subject=f"{BASE}/{finding.subject}") for finding in _check_model(inside, is_base=True))
 
 
-def _base_elsewhere(name: str) -> Finding:
-    local = Path(name) / CONFIG
-    path = local if local.is_file() else _cached(name)
-    if path is None:
+def _base_elsewhere(checkpoint: Checkpoint) -> Finding:
+    name = checkpoint.base_name
+    try:
+        settings = checkpoint.settings
+    except CheckpointError as error:
+        return Finding("error", ADAPTER_CONFIG, f"names its base {name!r}, whose {CONFIG} {error.reason}")
+    if settings is None:
         say = f"names its base {name!r}, which is not on this machine, so whether it is a TanhMax model is unknown; load it once"
         return Finding("warning", ADAPTER_CONFIG, say)
-    try:
-        config = read_config(path)
-    except ValueError as error:
-        return Finding("error", ADAPTER_CONFIG, f"names its base {name!r}, whose {CONFIG} {error}")
-    return Finding("ok", ADAPTER_CONFIG, f"names its base {name!r}, which has {settings_in_words(config.tanhmax_settings)}")
-
-
-def _cached(name: str) -> Path | None:
-    try:
-        found = try_to_load_from_cache(name, CONFIG)
-    except HFValidationError:  # a folder of another machine
-        return None
-    return Path(found) if isinstance(found, str) else None
+    return Finding("ok", ADAPTER_CONFIG, f"names its base {name!r}, which has {settings.describe()}")

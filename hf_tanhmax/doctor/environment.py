@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from torch import Tensor
 
 from ..attention.api import AUTOMATIC, IMPLEMENTATIONS, tanhmax_attention, why_not
+from ..errors import one_line
 from ..models.auto import FAMILIES
 from .report import Finding
 
@@ -118,7 +119,7 @@ def _compared(device: torch.device) -> Finding:
         found = tanhmax_attention(*tensors, is_causal=True)
         wanted = tanhmax_attention(*tensors, is_causal=True, implementation="reference")
     except (RuntimeError, OSError) as error:
-        return Finding("error", str(device), f"a tiny attention call fails: {' '.join(str(error).split())[:300]}")
+        return Finding("error", str(device), f"a tiny attention call fails: {one_line(error, 300)}")
     difference = float((found - wanted).abs().max())  # type: ignore[operator]
     if not difference <= TOLERANCE:
         return Finding("error", str(device), f"a tiny attention call differs from the reference by {difference:g}; please report it")

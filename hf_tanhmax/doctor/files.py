@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import one_line
 from .report import Finding
 
 PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".msgpack.pkl"})
@@ -76,7 +77,7 @@ def _json_fault(path: Path) -> str | None:
     try:
         json.loads(path.read_bytes())
     except ValueError as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     return None
 
 

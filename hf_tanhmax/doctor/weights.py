@@ -13,17 +13,17 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..settings_text import some
+from ..checkpoint import INDEX, WEIGHTS
+from ..errors import some
 from .report import Finding
 
-WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 Shapes = dict[str, tuple[int, ...]]
 
 
-def check_weights(folder: Path, model_class: type[PreTrainedModel] | None, config: Any) -> Iterator[Finding]:
+def check_weights(folder: Path, model_class: type[PreTrainedModel] | None, config: PreTrainedConfig) -> Iterator[Finding]:
     """Findings about the weights; those about missing tensors only where the class of the model is known."""
     names, findings = _files(folder)
     yield from findings
@@ -82,7 +82,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _completeness(subject: str, shapes: Shapes, model_class: type[PreTrainedModel], config: Any) -> Finding:
+def _completeness(subject: str, shapes: Shapes, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Finding:
     report = _loading_report(shapes, model_class, config)
     if report["mismatched_keys"]:
         wrong = some(f"{name} is {list(have)} and not {list(want)}" for name, have, want in report["mismatched_keys"])
@@ -96,7 +96,7 @@ def _completeness(subject: str, shapes: Shapes, model_class: type[PreTrainedMode
     return Finding("ok", subject, f"is whole: all of the {len(shapes)} tensors that {model_class.__name__} needs")
 
 
-def _loading_report(shapes: Shapes, model_class: type[PreTrainedModel], config: Any) -> dict[str, Any]:
+def _loading_report(shapes: Shapes, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, Any]:
     stand_ins = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
     verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()  # what it would print, the finding says

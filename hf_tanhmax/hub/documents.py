@@ -1,14 +1,16 @@
-"""What a publication has beside its model: a card that loads it from its repository, and evaluation results for the Hub."""
+"""The documents that are published with a model: a card that loads it from its repository, and evaluation results for the Hub."""
 
 import re
 from pathlib import Path
 
-from ..cards import model_card
-from ..cards.measured import check_runs
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.utils import yaml_dump
+
+from ..cards import is_repository, model_card
+from ..cards.measured import Run, check_runs, main_metric
 from ..cards.text import escaped
 from ..checkpoint import RESULTS, read_object
 from .errors import HubError
-from .eval_results import eval_results
 
 CARD = "README.md"
 # What PEFT writes beside every adapter is a form that somebody has to fill in.
@@ -17,27 +19,45 @@ FORM = "# Model Card for Model ID"
 PLACE, UNPUBLISHED = 'name = "."', re.compile(r"The code is for a process that runs in this folder;[^\n]*\n\n")
 
 
-def write_beside(into: Path, *, repo_id: str) -> None:
+def write_documents(into: Path, *, repo_id: str) -> None:
     """Write the card and the evaluation results that a staged folder lacks, and let a card load the model from its repository.
 
     Raises:
         HubError: results that are none, or of another model.
     """
-    runs = None
+    runs: list[Run] | None = None
     if (into / RESULTS).is_file():
-        runs = [read_object(into / RESULTS)]
+        runs = [read_object(into / RESULTS) or {}]
         try:
-            check_runs(runs)  # type: ignore[arg-type]
+            check_runs(runs)
         except ValueError as error:
             raise HubError(f"{RESULTS} is not what recipes.train writes ({error}): move it elsewhere") from error
     card = (into / CARD).read_text(encoding="utf-8") if (into / CARD).is_file() else FORM
-    written = str(model_card(into, repo_id=repo_id, results=runs)) if FORM in card else _addressed(card, repo_id)  # type: ignore[arg-type]
+    written = str(model_card(into, repo_id=repo_id, results=runs)) if FORM in card else _addressed(card, repo_id)
     if written != card:
         (into / CARD).write_text(written, encoding="utf-8")
-    for path, content in eval_results(runs[0]).items() if runs else ():  # type: ignore[arg-type]
+    for path, content in eval_results(runs[0]).items() if runs else ():
         if not (into / path).exists():
             (into / path).parent.mkdir(exist_ok=True)
             (into / path).write_text(content, encoding="utf-8")
+
+
+def eval_results(run: Run) -> dict[str, str]:
+    """Measured results as the Hub shows and collects them, `.eval_results/NAME.yaml`: path in the repository and contents.
+
+    There is one for a test metric that was measured on a data set of the Hub, and none otherwise: an entry has to name a data set, and
+    numbers on training or validation rows do not belong on a leaderboard.
+
+    Args:
+        run: the contents of a run's results.json.
+    """
+    dataset, metric = run.get("data", {}).get("source"), main_metric(run)
+    value = run["metrics"].get(f"test_{metric}")
+    if value is None or not is_repository(dataset):
+        return {}
+    notes = f"{metric}, {run['attention']}, seed {run['seed']}"
+    entry = EvalResultEntry(dataset_id=dataset, task_id="default", value=value, notes=notes)
+    return {f".eval_results/{dataset.split('/')[-1]}.yaml": yaml_dump(eval_result_entries_to_yaml([entry]))}
 
 
 def with_base(card: str, local: str, repo_id: str) -> str:

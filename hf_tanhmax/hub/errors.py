@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..errors import HubError
+from ..errors import HubError, first_line, one_line
 from ..login import NO_REPOSITORY
 
 # By status; what the Hub says itself is added to the ones not listed.
@@ -71,7 +71,7 @@ def _sentence(error: Exception, repo_id: str) -> str | None:
     if isinstance(error, ConnectionError | PermissionError | RuntimeError):
         return _failed_upload(error, repo_id)
     if isinstance(error, ValueError) and "README.md" in str(error):  # the Hub's verdict on a card has no class of its own
-        return f"the Hub does not accept the metadata of README.md ({' '.join(str(error).split())}): correct them, and push again"
+        return f"the Hub does not accept the metadata of README.md ({one_line(error)}): correct them, and push again"
     return None
 
 
@@ -90,8 +90,4 @@ def _failed_upload(error: Exception, repo_id: str) -> str | None:
     status = 403 if isinstance(error, PermissionError) else int((re.search(r"\((\d{3}) ", str(error)) or [0, 0])[1])
     if status in REFUSALS:
         return _refusal(status, None, repo_id)
-    return f"the upload to {repo_id} failed ({_first_line(error)}): {AGAIN}; a Hub without Xet storage needs HF_HUB_DISABLE_XET=1"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return f"the upload to {repo_id} failed ({first_line(error)}): {AGAIN}; a Hub without Xet storage needs HF_HUB_DISABLE_XET=1"

@@ -2,20 +2,36 @@
 
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import tqdm
+from safetensors import SafetensorError
 
-from ..checkpoint import ADAPTER_CONFIG, BASE
+from ..checkpoint import ADAPTER_CONFIG, BASE, CONFIG, Checkpoint, CheckpointError, read_checkpoint
+from ..errors import first_line
 from ..login import check_repository, usable_token
-from .adapter_base import Base, base_of, save_merged
+from ..models.auto import FAMILIES
+from .documents import CARD
 from .errors import HubError, in_a_sentence
-from .staging import files_of, is_adapter, left_behind, pin_base, stage_adapter, stage_model, stale
+from .staging import (
+    DOCUMENTS,
+    PROCESSOR,
+    copy,
+    files_of,
+    is_adapter,
+    left_behind,
+    pin_base,
+    read_json,
+    stage_adapter,
+    stage_model,
+    stale,
+)
 
 
 def push(
@@ -64,7 +80,7 @@ def push(
     with TemporaryDirectory(prefix="hf-tanhmax-") as scratch:
         if not adapter:
             return publisher.send_model(folder, Path(scratch), repo_id, revision)
-        base = base_of(folder, api)
+        base = find_base(folder, api)
         if not merge:
             return publisher.send_adapter(folder, base, Path(scratch), repo_id, revision)
         merged, staged = Path(scratch, "merged"), Path(scratch, "staged")
@@ -87,6 +103,67 @@ def check_login(repo_id: str, *, token: str | None = None) -> str:
     return _full_name(HfApi(token=usable_token(token)), repo_id)
 
 
+def find_base(folder: Path, api: HfApi) -> Checkpoint:
+    """The base of an adapter: the folder `base` in it, another folder that it names, or a repository.
+
+    Args:
+        folder: the adapter.
+        api: asked for the config of a base on the Hub.
+
+    Raises:
+        HubError: it is nowhere, or a softmax model.
+    """
+    try:
+        adapter = read_checkpoint(folder)
+    except CheckpointError as error:
+        raise HubError(f"{error}: save the checkpoint anew") from error
+    base, name = adapter.base, adapter.base_name
+    if base is None or (base.file(CONFIG) is None and (base.is_local or Path(base.name).is_absolute() or base.name.count("/") > 1)):
+        raise HubError(f"the base model of {folder} is not at {name}: save it with save_pretrained in {folder / BASE}")
+    config = base.file(CONFIG) if base.is_local else None
+    with in_a_sentence(base.name):
+        try:
+            config = config or Path(api.hf_hub_download(base.name, CONFIG, revision=base.revision))
+        except RemoteEntryNotFoundError as error:
+            raise HubError(f"the base of {folder}, {name}, holds no model (no {CONFIG}): name the one that it was trained on") from error
+    kind = read_json(config).get("model_type")
+    if kind not in {family.model_type for family in FAMILIES}:
+        raise HubError(
+            f"the base of {folder}, {base.name}, is no TanhMax model (model type {kind!r}), so the adapter would be loaded on softmax: "
+            f"save the model that it was trained on in {folder / BASE}"
+        )
+    return base
+
+
+def save_merged(folder: Path, base: Checkpoint, into: Path, *, token: str) -> None:
+    """Save the base with the adapter's changes in its weights, and what the adapter has beside it except its card.
+
+    Raises:
+        HubError: PEFT is missing, or the adapter does not fit its base.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise HubError("merging an adapter needs PEFT: pip install peft") from error
+    try:
+        model = base.load(base.model_class, token=None if base.is_local else token)
+    except (OSError, ValueError) as error:
+        raise HubError(f"cannot load the base {base.name}: {first_line(error)}") from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        try:
+            adapted = PeftModel.from_pretrained(model, str(folder))
+        except (UserWarning, RuntimeError, ValueError, SafetensorError) as error:
+            reason = first_line(error)
+            raise HubError(f"the adapter in {folder} does not fit {base.name} ({reason}): name the base that it was trained on") from error
+    merge = getattr(adapted, "merge_and_unload", None)
+    if merge is None:
+        kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+        raise HubError(f"{folder} is of type {kind}, which cannot be merged into weights: leave `merge` off")
+    merge().save_pretrained(into)
+    copy(folder, into, set(PROCESSOR) | (set(DOCUMENTS) - {CARD}))
+
+
 @dataclass(frozen=True)
 class _Publisher:
     """One push: who pushes, and how."""
@@ -104,7 +181,7 @@ class _Publisher:
         _say_all("not published", [", ".join(left_behind(folder, staged))])
         return self._commit(staged, repo_id, revision, self._prepare(repo_id, revision, self.private)).commit_url
 
-    def send_adapter(self, folder: Path, base: Base, scratch: Path, repo_id: str, revision: str | None) -> str:
+    def send_adapter(self, folder: Path, base: Checkpoint, scratch: Path, repo_id: str, revision: str | None) -> str:
         """Both are checked before anything is sent, and the base arrives before what names it."""
         base_id = f"{repo_id}-base" if base.is_local else base.name
         staged, staged_base = scratch / "adapter", scratch / "base"

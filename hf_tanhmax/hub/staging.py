@@ -9,15 +9,13 @@ import shutil
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from ..checkpoint import ADAPTER_CONFIG, BASE, CONFIG, RESULTS
+from .. import checkpoint
+from ..checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, CONFIG, INDEX, RESULTS, WEIGHTS, CheckpointError, JsonObject
 from ..doctor import check_checkpoint, errors_in
-from ..doctor.weights import ADAPTER as ADAPTER_WEIGHTS
-from ..doctor.weights import INDEX, WEIGHTS
 from ..models.auto import FAMILIES
 from ..models.remote_code import CODE_FILE, auto_map, source
-from .documents import CARD, with_base, write_beside
+from .documents import CARD, with_base, write_documents
 from .errors import HubError
 
 SHARDS = "model-*-of-*.safetensors"
@@ -39,7 +37,7 @@ PROCESSOR = (
     "vocab.json",
     "vocab.txt",
 )
-BESIDE = (CARD, RESULTS, "figures/*.png", ".eval_results/*.yaml", "LICENSE*", "NOTICE*")
+DOCUMENTS = (CARD, RESULTS, "figures/*.png", ".eval_results/*.yaml", "LICENSE*", "NOTICE*")
 # What an earlier push left and this one does not bring would be loaded instead of it, or believed.
 REPLACED = (*MODEL, WEIGHTS, INDEX, SHARDS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, RESULTS)
 
@@ -82,7 +80,7 @@ def stage_model(folder: Path, into: Path, *, repo_id: str, secrets: Iterable[str
     config = _config(folder)
     for name in _weights(folder):
         _link(folder / name, into / name)
-    copy(folder, into, (*MODEL, *PROCESSOR, *BESIDE))
+    copy(folder, into, (*MODEL, *PROCESSOR, *DOCUMENTS))
     wanted = auto_map(config["model_type"])
     if config.get("auto_map") != wanted:
         write_json(into / CONFIG, {**config, "auto_map": wanted})
@@ -109,7 +107,7 @@ def stage_adapter(folder: Path, into: Path, *, repo_id: str, base_id: str, base:
         HubError: a broken adapter, or one with a secret or a path of this machine.
     """
     _link(folder / ADAPTER_WEIGHTS, into / ADAPTER_WEIGHTS)
-    copy(folder, into, (*PROCESSOR, *BESIDE))
+    copy(folder, into, (*PROCESSOR, *DOCUMENTS))
     config = read_json(folder / ADAPTER_CONFIG)
     local = str(config.get("base_model_name_or_path"))
     write_json(into / ADAPTER_CONFIG, {**config, "base_model_name_or_path": base_id})
@@ -145,27 +143,24 @@ def stale(published: Iterable[str], staged: Iterable[str]) -> list[str]:
     return sorted(path for path in set(published) - set(staged) if any(_fits(path, pattern) for pattern in REPLACED))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """A JSON object.
 
     Raises:
         HubError: unreadable, or something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise HubError(f"{path} is not JSON: save the checkpoint anew") from error
-    if not isinstance(found, dict):
-        raise HubError(f"{path} holds no JSON object: save the checkpoint anew")
-    return found
+        return checkpoint.read_json(path)
+    except CheckpointError as error:
+        raise HubError(f"{error}: save the checkpoint anew") from error
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: JsonObject) -> None:
     """Write JSON as Transformers and PEFT do."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> JsonObject:
     if not (folder / CONFIG).is_file():
         unfinished = sorted(path.name for path in folder.glob("checkpoint-*") if (path / CONFIG).is_file())
         hint = f"publish {folder / unfinished[-1]}, or finish the training" if unfinished else "write one with save_pretrained"
@@ -199,7 +194,7 @@ def _finish(folder: Path, into: Path, repo_id: str, secrets: Iterable[str]) -> l
     findings = check_checkpoint(into)
     if errors := errors_in(findings):
         raise HubError(f"{folder} cannot be published: " + "; ".join(f"{error.subject} {error.sentence}" for error in errors))
-    write_beside(into, repo_id=repo_id)
+    write_documents(into, repo_id=repo_id)
     _refuse_private(folder, into, secrets)
     return [f"{finding.subject} {finding.sentence}" for finding in findings if finding.level == "warning"]
 
@@ -222,7 +217,7 @@ def _path_in(text: str, folder: Path) -> str | None:
     return next((match[0] for match in found if match), None)
 
 
-def _path_among(value: Any) -> str | None:
+def _path_among(value: object) -> str | None:
     """A path of any machine, as a whole value."""
     if isinstance(value, dict | list):
         inside = value.values() if isinstance(value, dict) else value

@@ -10,7 +10,6 @@ The polarity is a function of the step alone, so a resumed run continues where i
 a checkpoint holds it in config.json, and whatever loads weights back into a live model leaves the polarity as it is.
 """
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..checkpoint import CONFIG, read_json
 from ..functional import check_polarity
 from ..patching import ConfigView, set_polarity
 
@@ -149,8 +149,7 @@ def _polarities_of_bases(model: Any) -> set[float | str | None]:
 
 def _polarity_in(folder: Path) -> float | str | None:
     """What the config in a folder says about polarity, if there is one and it does."""
-    path = folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("tanhmax_polarity") if path.is_file() else None
+    return read_json(folder / CONFIG).get("tanhmax_polarity") if (folder / CONFIG).is_file() else None
 
 
 def _check(start: float, end: float, schedule: str, share: float) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import peft
 from transformers import PreTrainedModel
 
-from ..errors import RecipeError
+from ..checkpoint import BASE, read_checkpoint
+from ..errors import RecipeError, one_line
 from ..patching import set_polarity
 from .configuration.schema import Config
 from .tasks import Task
 
-BASE_FOLDER = "base"
 # PEFT's defaults for `vit` are names that its modules no longer have; these are those of `tanhmax_vit`.
 VIT_TARGETS = ("q_proj", "v_proj")
 
@@ -33,7 +33,7 @@ def with_adapters(model: PreTrainedModel, task: Task, folder: Path) -> Any:
     """
     config: Config = task.config
     targets = config.lora_targets or (VIT_TARGETS if model.config.model_type == "vit" else None)
-    model.name_or_path = str(folder / BASE_FOLDER)
+    model.name_or_path = str(folder / BASE)
     chosen = peft.LoraConfig(
         r=config.lora_rank or 1,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
@@ -45,7 +45,7 @@ def with_adapters(model: PreTrainedModel, task: Task, folder: Path) -> Any:
     try:
         return peft.get_peft_model(model, chosen)
     except ValueError as error:
-        raise RecipeError(f"LoRA cannot adapt {type(model).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"LoRA cannot adapt {type(model).__name__}: {one_line(error, 300)}") from error
 
 
 def save_base(model: PreTrainedModel, config: Config, folder: Path) -> None:
@@ -53,14 +53,11 @@ def save_base(model: PreTrainedModel, config: Config, folder: Path) -> None:
     annealed = config.attention == "tanhmax" and config.polarity_schedule is not None
     if annealed and config.polarity != "learned":
         set_polarity(model, config.polarity)
-    model.save_pretrained(folder / BASE_FOLDER)
+    model.save_pretrained(folder / BASE)
     if annealed:
         set_polarity(model, config.polarity_start)
 
 
 def load_trained(folder: Path, task: Task) -> Any:
     """The model of a run's folder, an adapter with its base, as anyone else would load it."""
-    if not (folder / "adapter_config.json").is_file():
-        return task.auto_class.from_pretrained(str(folder))
-    base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    return peft.PeftModel.from_pretrained(task.auto_class.from_pretrained(base), str(folder))
+    return read_checkpoint(folder).load(task.auto_class)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
-from ..errors import RecipeError
+from ..errors import RecipeError, one_line
 from ..models.bert import TanhMaxBertConfig
 from ..models.conversion import convert
 from ..models.family import TanhMaxFields
@@ -60,7 +60,7 @@ def checkpoint_config(task: Task) -> PreTrainedConfig | None:
     try:
         found = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise RecipeError(f"model_name_or_path: cannot read the config of {name!r}: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"model_name_or_path: cannot read the config of {name!r}: {one_line(error, 300)}") from error
     family = type(found).model_type.removeprefix("tanhmax_")
     if family != config.family:
         other = f"; recipes/{family}/ has those for it" if family in UPSTREAM else ""
@@ -84,7 +84,7 @@ def build_model(task: Task, checkpoint: PreTrainedConfig | None, splits: Splits,
         try:
             model = _from_checkpoint(task, settings, checkpoint, splits)
         except (OSError, ValueError, RuntimeError) as error:
-            raise RecipeError(f"cannot start from {config.model_name_or_path!r}: {' '.join(str(error).split())[:400]}") from error
+            raise RecipeError(f"cannot start from {config.model_name_or_path!r}: {one_line(error, 400)}") from error
     if isinstance(model.config, TanhMaxFields) != (settings is not None):
         raise RuntimeError(f"attention: {config.attention} was asked for, but the model is {type(model).__name__}")
     task.adapt(model)

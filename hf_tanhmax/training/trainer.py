@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import RecipeError
+from ..errors import RecipeError, one_line
 from .annealing import PolarityCallback
 from .configuration.schema import Config
 from .tasks.task import Collator
@@ -185,4 +185,4 @@ def training_arguments(
     try:
         return TrainingArguments(**arguments)
     except ValueError as error:  # such as bf16 on a machine that lacks it
-        raise RecipeError(" ".join(str(error).split())) from error
+        raise RecipeError(one_line(error)) from error

@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 import hf_tanhmax
-from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.errors import RecipeError, one_line
 from hf_tanhmax.interpret import MEASURES, explain, faithfulness
 from hf_tanhmax.interpret.attribution.hooks import replace_attention, zeroed_keys
 from hf_tanhmax.interpret.attribution.integrated_gradients import baseline_token
@@ -152,7 +152,7 @@ def _model_and_inputs(
     try:
         model = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot load {name!r}: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"cannot load {name!r}: {one_line(error, 300)}") from error
     return model, load_tokenizer(name), lines
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import hf_tanhmax
-from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.errors import RecipeError, one_line
 from hf_tanhmax.training.checkpoints import write_json
 from hf_tanhmax.training.data.tokenizer import load_tokenizer
 from hf_tanhmax.training.results import hardware, table, versions
@@ -70,7 +70,7 @@ def scan(name: str, text: Path, *, rows: int, length: int, polarities: Sequence[
     try:
         model = hf_tanhmax.convert(name, AutoModelForCausalLM, polarity=0.0, dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot convert {name!r}: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"cannot convert {name!r}: {one_line(error, 300)}") from error
     batch = ids[: rows * length].view(rows, length)
     found = []
     for polarity in polarities:

@@ -4,7 +4,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.errors import RecipeError, one_line
 from hf_tanhmax.training.configuration.recipe import StrictLoader
 
 SETS = Path(__file__).parent / "sets"
@@ -109,7 +109,7 @@ def read_set(path: Path) -> DataSet:
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(found, dict):
         raise RecipeError(f"{path} must hold lines of `key: value`, but holds {found!r}")
     return _made(DataSet, {"name": path.stem, **found}, str(path))

@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.errors import RecipeError, one_line
 
 from . import corpus
 from .corpus import Corpus
@@ -56,7 +56,7 @@ def _from_files(data_set: DataSet, folder: Path) -> tuple[Tables, dict[str, Any]
         except (DatasetsError, OSError, ValueError) as error:
             if "corresponds to no data" in str(error):  # a file that ends after its header
                 raise RecipeError(f"{data_set.name}: the {split} data has no rows") from error
-            raise RecipeError(f"{data_set.name}: cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+            raise RecipeError(f"{data_set.name}: cannot read {path}: {one_line(error, 200)}") from error
         tables[split] = _columns(data_set, split, rows, (0, 1))
     return tables, {"source": data_set.folder, "sha256": {split: corpus.file_digest(path) for split, path in paths.items()}}
 
@@ -65,7 +65,7 @@ def _from_hub(data_set: DataSet) -> tuple[Tables, dict[str, Any]]:
     try:
         found = load_dataset(data_set.hub, data_set.hub_config)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise RecipeError(f"cannot load {data_set.hub}: {' '.join(str(error).split())[:200]}") from error
+        raise RecipeError(f"cannot load {data_set.hub}: {one_line(error, 200)}") from error
     splits = data_set.hub_splits or {}
     tables = {split: _columns(data_set, split, found[name], data_set.hub_labels) for split, name in splits.items()}
     return tables, {"source": data_set.hub}

@@ -201,11 +201,12 @@ def test_an_adapter(tmp_path):
 def test_figures(tmp_path):
     save_model(tmp_path)
     (tmp_path / "figures").mkdir()
-    for name in ("loss.png", "health (of) layers.png"):
+    for name in ("loss.png", "health (of) layers.png", "notes.txt"):
         (tmp_path / "figures" / name).write_bytes(b"x")
     rendered = MarkdownIt("commonmark").render(model_card(tmp_path, results=[result()]).text)
     assert '<img src="figures/loss.png" alt="loss" />' in rendered
     assert '<img src="figures/health%20(of)%20layers.png" alt="health (of) layers" />' in rendered
+    assert rendered.count("<img") == 2
 
 
 def test_what_every_card_says(saved):
@@ -256,7 +257,13 @@ def test_the_metadata_are_valid_yaml(saved):
 
 
 def test_no_tanhmax_model(tmp_path):
-    with pytest.raises(ValueError, match="there is no TanhMax model in"):
+    with pytest.raises(ValueError, match=r"there is no TanhMax model in .* to write a card for: .*config.json is not there"):
+        model_card(tmp_path)
+    transformers.BertModel(transformers.BertConfig(num_hidden_layers=1, hidden_size=12)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"to write a card for: .*config.json is of model type 'bert'"):
+        model_card(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"to write a card for: .*adapter_config.json holds no JSON object"):
         model_card(tmp_path)
 
 
@@ -275,7 +282,7 @@ def test_results_that_are_none(saved):
 
 
 def test_every_variable_of_the_template_is_given(saved):
-    values = module._values(module.read_facts(saved[1]), [result()], module.ModelCardData(), None, "name", None, None)
+    values = module._values(module.read_checkpoint(saved[1]), [result()], module.ModelCardData(), None, "name", None, None)
     named = meta.find_undeclared_variables(jinja2.Environment().parse(module._template()))
     assert named == {*values, "card_data"}
 

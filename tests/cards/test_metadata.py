@@ -6,15 +6,15 @@ from huggingface_hub import ModelCard, ModelCardData, constants
 from saved_models import result, save_model
 
 from hf_tanhmax.cards import is_repository
-from hf_tanhmax.cards.facts import read_facts
 from hf_tanhmax.cards.metadata import metadata
+from hf_tanhmax.checkpoint import Checkpoint, read_checkpoint
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory):
+def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     save_model(folder, processor=False)
-    return read_facts(folder)
+    return read_checkpoint(folder)
 
 
 @pytest.fixture
@@ -34,61 +34,61 @@ def cached(tmp_path, monkeypatch):
     return put
 
 
-def made(facts, runs=(), **given):
+def made(checkpoint, runs=(), **given):
     options = {"name": "my-model", "base_model": None, "license": None, "language": None, **given}
-    return metadata(facts, list(runs), **options).to_dict()
+    return metadata(checkpoint, list(runs), **options).to_dict()
 
 
 def from_base(name, **changes):
     return result(model={"base_model": name}, **changes)
 
 
-def test_an_unmeasured_checkpoint(facts):
-    assert made(facts) == {
+def test_an_unmeasured_checkpoint(checkpoint):
+    assert made(checkpoint) == {
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["tanhmax", "custom_code", "bert"],
     }
 
 
-def test_what_is_given_stands_there(facts):
-    found = made(facts, base_model="google-bert/bert-base-uncased", license="apache-2.0", language="en")
+def test_what_is_given_stands_there(checkpoint):
+    found = made(checkpoint, base_model="google-bert/bert-base-uncased", license="apache-2.0", language="en")
     assert (found["base_model"], found["license"], found["language"]) == ("google-bert/bert-base-uncased", "apache-2.0", "en")
     assert "base_model_relation" not in found  # converted is none of the Hub's relations
-    trained = made(facts, [result()], base_model="google-bert/bert-base-uncased")
+    trained = made(checkpoint, [result()], base_model="google-bert/bert-base-uncased")
     assert trained["base_model_relation"] == "finetune"
 
 
-def test_a_name_of_a_base_model_alone_is_not_enough(facts):
+def test_a_name_of_a_base_model_alone_is_not_enough(checkpoint):
     """`folder/name` of another machine looks like a name on the Hub."""
-    assert "base_model" not in made(facts, [from_base("folder/name")])
+    assert "base_model" not in made(checkpoint, [from_base("folder/name")])
 
 
-def test_a_base_model_that_the_hub_gave(facts, cached):
+def test_a_base_model_that_the_hub_gave(checkpoint, cached):
     cached("org/name", config_json="{}")
-    found = made(facts, [from_base("org/name")])
+    found = made(checkpoint, [from_base("org/name")])
     assert (found["base_model"], found["base_model_relation"]) == ("org/name", "finetune")
     assert "license" not in found
 
 
-def test_the_licence_is_that_of_the_base_model(facts, cached):
+def test_the_licence_is_that_of_the_base_model(checkpoint, cached):
     cached("org/name", README_md="---\nlicense: mit\n---\n# It\n")
-    assert made(facts, [from_base("org/name")])["license"] == "mit"
-    assert made(facts, [from_base("org/name")], license="apache-2.0")["license"] == "apache-2.0"
-    assert made(facts, base_model="org/name")["license"] == "mit"
+    assert made(checkpoint, [from_base("org/name")])["license"] == "mit"
+    assert made(checkpoint, [from_base("org/name")], license="apache-2.0")["license"] == "apache-2.0"
+    assert made(checkpoint, base_model="org/name")["license"] == "mit"
 
 
-def test_a_licence_of_its_own_comes_with_its_name(facts, cached):
+def test_a_licence_of_its_own_comes_with_its_name(checkpoint, cached):
     cached("org/name", README_md="---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n")
-    found = made(facts, [from_base("org/name")])
+    found = made(checkpoint, [from_base("org/name")])
     assert (found["license"], found["license_name"], found["license_link"]) == ("other", "own", "LICENSE")
 
 
-def test_a_folder_of_the_same_name_is_not_the_hub(facts, cached, tmp_path, monkeypatch):
+def test_a_folder_of_the_same_name_is_not_the_hub(checkpoint, cached, tmp_path, monkeypatch):
     cached("org/name", README_md="---\nlicense: mit\n---\n")
     (tmp_path / "here" / "org" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
-    assert "base_model" not in made(facts, [from_base("org/name")])
+    assert "base_model" not in made(checkpoint, [from_base("org/name")])
     assert not is_repository("org/name")
 
 
@@ -100,13 +100,13 @@ def test_what_no_repository_is_called(name):
 @pytest.mark.parametrize(
     ("source", "datasets"), [("stanfordnlp/sst2", ["stanfordnlp/sst2"]), ("imdb", ["imdb"]), ("files", None), ("digits", None)]
 )
-def test_data_sets_are_those_of_the_hub(source, datasets, facts):
-    found = made(facts, [result(data={"source": source})])
+def test_data_sets_are_those_of_the_hub(source, datasets, checkpoint):
+    found = made(checkpoint, [result(data={"source": source})])
     assert found.get("datasets") == datasets
 
 
-def test_metrics_of_one_run(facts):
-    found = made(facts, [result(accuracy=0.8125, data={"source": "stanfordnlp/sst2", "config": "plain"})])
+def test_metrics_of_one_run(checkpoint):
+    found = made(checkpoint, [result(accuracy=0.8125, data={"source": "stanfordnlp/sst2", "config": "plain"})])
     assert found["metrics"] == ["accuracy", "f1"]
     ((entry,), name) = found["model-index"][0]["results"], found["model-index"][0]["name"]
     assert name == "my-model"
@@ -118,43 +118,41 @@ def test_metrics_of_one_run(facts):
     ]
 
 
-def test_metrics_of_several_seeds_are_means(facts):
-    found = made(facts, [result(0, 0.8), result(1, 0.9)])
+def test_metrics_of_several_seeds_are_means(checkpoint):
+    found = made(checkpoint, [result(0, 0.8), result(1, 0.9)])
     (entry,) = found["model-index"][0]["results"]
     assert entry["dataset"]["name"] == "local files"
     assert entry["metrics"][0] == {"type": "accuracy", "value": 0.85, "name": "Accuracy on the test rows, mean of 2 seeds"}
 
 
-def test_without_test_rows_the_validation_rows_count(facts):
+def test_without_test_rows_the_validation_rows_count(checkpoint):
     run = result()
     run["metrics"] = {"validation_accuracy": 0.7, "train_loss": 0.1}
-    (entry,) = made(facts, [run])["model-index"][0]["results"]
+    (entry,) = made(checkpoint, [run])["model-index"][0]["results"]
     assert entry["dataset"]["split"] == "validation"
     assert entry["metrics"] == [{"type": "accuracy", "value": 0.7, "name": "Accuracy on the validation rows"}]
     run["metrics"] = {"train_loss": 0.1}
-    assert "model-index" not in made(facts, [run])
+    assert "model-index" not in made(checkpoint, [run])
 
 
 def test_a_head_without_a_task(tmp_path):
     save_model(tmp_path, auto="AutoModelForPreTraining", processor=False)
-    found = made(read_facts(tmp_path), [result()])
+    found = made(read_checkpoint(tmp_path), [result()])
     assert "pipeline_tag" not in found
     assert "model-index" not in found
 
 
-def test_adapters_are_of_peft(facts):
-    from dataclasses import replace
-
-    adapter = replace(facts, is_adapter=True, adapter_base="you/base", config=None)
-    found = made(adapter, [result()])
+def test_adapters_are_of_peft():
+    adapter = {"base_model_name_or_path": "you/base"}
+    found = made(Checkpoint("adapter", adapter=adapter, base=Checkpoint("you/base")), [result()])
     assert found["library_name"] == "peft"
     assert (found["base_model"], found["base_model_relation"]) == ("you/base", "adapter")
     assert found["tags"] == ["tanhmax"]
 
 
-def test_text_cannot_break_the_yaml(facts):
+def test_text_cannot_break_the_yaml(checkpoint):
     nasty = "a: b\n---\n# {[&*!|>'\"%@`"
-    data = metadata(facts, [result(data={"source": nasty})], name=nasty, base_model=None, license="no", language="no")
+    data = metadata(checkpoint, [result(data={"source": nasty})], name=nasty, base_model=None, license="no", language="no")
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n# Title\n")
     assert yaml.safe_load(data.to_yaml())["license"] == "no"
     assert card.text == "# Title\n"

@@ -7,7 +7,7 @@ import torch
 import transformers
 from families import TINY, assert_same, inputs_for, run, tiny_model
 from huggingface_hub import ModelCard
-from saved_models import HEADS, code_on, executed, processor_for, result, save_adapter, save_model
+from saved_models import HEADS, processor_for, result, save_model
 
 import hf_tanhmax
 from hf_tanhmax.cli import commands
@@ -280,7 +280,7 @@ def test_the_folder_of_a_run(variant, tmp_path, monkeypatch):
     assert ("AutoPeftModelForSequenceClassification" in card) == (variant == "lora")
 
 
-# push; what it does with a Hub is in tests/hub
+# push; what it does with a Hub is in tests/hub/test_publishing.py
 
 
 def test_push_passes_everything_on(tmp_path, monkeypatch, capsys):
@@ -297,26 +297,6 @@ def test_push_passes_everything_on(tmp_path, monkeypatch, capsys):
     assert main(["push", str(tmp_path), "you/model", "--private", "--revision", "next", "--message", "Better", "--merge"]) == 0
     assert asked == {"folder": str(tmp_path), "repo": "you/model", "private": True, "revision": "next", "message": "Better", "merge": True}
     assert capsys.readouterr().out == "https://hub/commit\n" * 2
-
-
-@pytest.mark.parametrize("save", [save_model, save_adapter])
-def test_what_is_pushed_loads_by_the_code_on_its_card(save, hub_here, tmp_path, monkeypatch, capsys):
-    """From a card that was written before there was a repository, with a base that was in the folder."""
-    model = save(tmp_path / "run")
-    (tmp_path / "run" / "results.json").write_text(json.dumps(result()))
-    assert main(["card", str(tmp_path / "run")]) == 0
-    capsys.readouterr()
-    assert main(["push", str(tmp_path / "run"), "owner/thing", "--private", "--message", "Better"]) == 0
-    assert capsys.readouterr().out.startswith(f"{hub_here.url}/owner/thing/commit/")
-    monkeypatch.chdir(tmp_path)
-    card = ModelCard.load("owner/thing")
-    assert card.data.base_model == ("owner/thing-base" if save is save_adapter else None)
-    assert str(tmp_path) not in str(card)
-    with_plugin, without, use = code_on(card)
-    for loading in (with_plugin, without):
-        found = executed(loading, use)
-        assert_same(run(found["model"], inputs_for("bert")), run(model, inputs_for("bert")))
-        assert found["answer"] in ("LABEL_0", "LABEL_1")
 
 
 def test_what_the_hub_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):

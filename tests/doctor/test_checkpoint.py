@@ -202,6 +202,11 @@ def test_an_adapter_without_a_base_or_weights(adapter):
     ]
 
 
+def test_an_adapter_config_of_something_else(adapter):
+    (adapter / "adapter_config.json").write_text("[1]")
+    assert about(check_checkpoint(adapter), "adapter_config.json") == [("error", "holds no JSON object; save the adapter again")]
+
+
 def test_a_pickled_adapter(adapter):
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     assert {finding.subject for finding in errors_in(check_checkpoint(adapter))} == {"adapter_model.bin", "adapter_model.safetensors"}

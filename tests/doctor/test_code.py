@@ -8,7 +8,7 @@ import pytest
 from saved_models import change_json, save_model
 
 import hf_tanhmax
-from hf_tanhmax.doctor.code import check_code
+from hf_tanhmax.doctor.checkpoint import check_code
 from hf_tanhmax.models.bundle import digest
 from hf_tanhmax.models.remote_code import CODE_FILE, auto_map, source
 

@@ -11,7 +11,8 @@ from families import TINY
 from safetensors.torch import load_file, save_file
 from saved_models import save_model
 
-from hf_tanhmax.doctor.weights import INDEX, WEIGHTS, check_weights, read_header
+from hf_tanhmax.checkpoint import INDEX, WEIGHTS
+from hf_tanhmax.doctor.weights import check_weights, read_header
 
 
 @pytest.fixture(scope="module", params=TINY)

@@ -6,14 +6,18 @@ import sys
 from pathlib import Path
 
 import torch
+import transformers
 from families import inputs_for, tiny_model
 from peft import LoraConfig, get_peft_model
-from publishable import tokenizer
-from safetensors.torch import save_file
+from publishable import RESULTS, tokenizer
+from tiny_runs import tiny
 from transformers import Trainer, TrainingArguments
 
 import hf_tanhmax
+from hf_tanhmax.cli.arguments import main as command
 from hf_tanhmax.hub import push
+from hf_tanhmax.training.configuration.recipe import task_base
+from hf_tanhmax.training.train import main as train
 
 HEADS = {
     "bert": ("AutoModelForSequenceClassification", hf_tanhmax.TanhMaxBertForSequenceClassification),
@@ -22,41 +26,77 @@ HEADS = {
 }
 
 
+RECIPES = {"bert": "bert/text_classification", "vit": "vit/image_classification", "llama": "llama/causal_lm"}
+
+
 class Publisher:
     """Remembers what was published where, and what it computed."""
 
     def __init__(self, place: Path):
-        self.place, self.plan, self.tensors = place, [], {}
+        self.place, self.plan = place, []
 
-    def note(self, name, family, model, url, **how):
+    def note(self, name, family, model, *, repo=None, revision=None, adapter=False, by_card=False, inputs=None):
         auto = HEADS[family][0]
-        inputs = inputs_for(family, auto)
+        inputs = inputs or inputs_for(family, auto)
         with torch.no_grad():
-            self.tensors[f"{name}.logits"] = model.eval()(**inputs).logits.contiguous()
-        self.tensors |= {f"{name}.inputs.{key}": tensor for key, tensor in inputs.items()}
-        self.plan.append({"name": name, "auto": auto, "repo": f"owner/{name}", "revision": url.rsplit("/", 1)[1], **how})
-
-    def save(self):
-        save_file(self.tensors, self.place / "expected.safetensors")
-        (self.place / "plan.json").write_text(json.dumps(self.plan))
+            logits = model.eval()(**inputs).logits
+        (self.place / "expected" / name).mkdir(parents=True)
+        torch.save({"inputs": inputs, "logits": logits}, self.place / "expected" / name / "expected.pt")
+        said = {"revision": revision, "adapter": adapter, "by_card": by_card}
+        self.plan.append({"name": name, "auto": auto, "repo": repo or f"owner/{name}", **said})
+        return logits
 
 
 def main(place: Path) -> None:
     publisher = Publisher(place)
+    for family, task in RECIPES.items():
+        model, inputs = by_a_recipe(family, task, place)
+        publisher.note(f"{family}-recipe", family, model, inputs=inputs)
     for family, (_, cls) in HEADS.items():
         model, repo = tiny_model(cls, num_hidden_layers=2), f"owner/{family}"
-        publisher.note(f"{family}-first", family, model, push(saved(model, place / family), repo), repo=repo, pinned=True)
+        url = push(saved(model, place / family), repo)
+        before = publisher.note(f"{family}-first", family, model, repo=repo, revision=url.rsplit("/", 1)[1])
         with torch.no_grad():
             next(model.parameters()).mul_(0.5)
-        publisher.note(family, family, model, push(saved(model, place / family), repo))
-        assert not torch.equal(publisher.tensors[f"{family}-first.logits"], publisher.tensors[f"{family}.logits"])
-    publisher.note("llama-model", "llama", model, model.push_to_hub("owner/llama-model", commit_message="By the model"))
+        push(saved(model, place / family), repo)
+        assert not torch.equal(publisher.note(family, family, model), before)
+    model.push_to_hub("owner/llama-model", commit_message="By the model")
+    publisher.note("llama-model", "llama", model)
     for family in ("bert", "llama"):
         adapted, folder = with_adapter(family, place)
-        publisher.note(f"{family}-adapter", family, adapted, push(folder, f"owner/{family}-adapter", private=True), adapter=True)
-    publisher.note("llama-merged", "llama", merged_with_a_base_on_the_hub(adapted, folder), push(folder, "owner/llama-merged", merge=True))
-    publisher.note("bert-trainer", "bert", *by_the_trainer(place))
-    publisher.save()
+        push(folder, f"owner/{family}-adapter", private=True)
+        publisher.note(f"{family}-adapter", family, adapted, adapter=True)
+    merged = merged_with_a_base_on_the_hub(adapted, folder)
+    push(folder, "owner/llama-merged", merge=True)
+    publisher.note("llama-merged", "llama", merged)
+    publisher.note("bert-trainer", "bert", by_the_trainer(place))
+    for name, made in {
+        "bert-card": tiny_model(HEADS["bert"][1], num_hidden_layers=2),
+        "bert-adapter-card": with_adapter("bert", place / "card")[0],
+    }.items():
+        adapter = name == "bert-adapter-card"
+        folder = place / "card" / "bert-adapter" if adapter else saved(made, place / "card" / "bert")
+        by_the_command_line(folder, f"owner/{name}")
+        publisher.note(name, "bert", made, adapter=adapter, by_card=True)
+    (place / "plan.json").write_text(json.dumps(publisher.plan))
+
+
+def by_a_recipe(family, task, place):
+    """Trained and published in one command."""
+    folder = place / f"{family}-recipe"
+    flags = ("--output_dir", str(folder), "--results_dir", str(place / "results"), "--push_to_hub", f"owner/{family}-recipe")
+    assert train([str(task_base(task).with_name("annealed.yaml")), *tiny(*flags, task=task)]) == 0
+    model = getattr(transformers, HEADS[family][0]).from_pretrained(folder)
+    side = getattr(model.config, "image_size", None)
+    return model, {"pixel_values": torch.randn(2, 3, side, side)} if side else {"input_ids": torch.randint(5, 40, (2, 7))}
+
+
+def by_the_command_line(folder, repo):
+    """With a card that was written before there was a repository."""
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    tokenizer().save_pretrained(folder)
+    assert command(["card", str(folder), "--overwrite"]) == 0
+    assert command(["push", str(folder), repo, "--private", "--message", "Better"]) == 0
 
 
 def saved(model, folder):
@@ -94,7 +134,8 @@ def by_the_trainer(place):
     arguments = TrainingArguments(str(place / "trainer"), max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True, **hub)
     trainer = Trainer(tiny_model(HEADS["bert"][1], num_hidden_layers=2), arguments, train_dataset=rows)
     trainer.train()
-    return trainer.model, trainer.push_to_hub().commit_url
+    trainer.push_to_hub()
+    return trainer.model
 
 
 if __name__ == "__main__":

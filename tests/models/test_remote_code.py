@@ -14,7 +14,6 @@ import peft
 import pytest
 import torch
 import transformers
-import without_plugin
 from families import BACKBONES, TINY, assert_same, inputs_for, run, tensors_of, text, tiny_config, tiny_model
 from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
@@ -259,8 +258,8 @@ def test_without_the_plugin(tmp_path):
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     interpreter = [f"ignore::{kind}:triton.runtime.interpreter" for kind in ("RuntimeWarning", "DeprecationWarning")]
     strict = [word for rule in ("error", *interpreter) for word in ("-W", rule)]
-    command = [sys.executable, *strict, str(Path(without_plugin.__file__)), str(tmp_path)]
+    command = [sys.executable, *strict, str(Path(__file__).parents[1] / "helpers" / "reader.py"), str(tmp_path), "folders"]
     ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    wrong = {name: found for name, found in json.loads((tmp_path / "report.json").read_text()).items() if found}
+    wrong = {name: found for name, found in json.loads((tmp_path / "folders.json").read_text()).items() if found}
     assert wrong == {}, "\n".join(wrong.values())

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...detection.attention_facts import attention_facts
+from ...errors import some
 from ...model_names import short_name
 from ...patching import attention_modules
 from ...registration import EAGER, FUSED
-from ...settings_text import some
 
 # Implementations whose masks say exactly which keys take part, boolean or additive; the others pack or compile theirs.
 READABLE_MASKS = ("eager", "sdpa", FUSED, EAGER)

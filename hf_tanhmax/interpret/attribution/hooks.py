@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 import numpy
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
 
 from ...patching import ConfigView, attention_modules
 from ...registration import EAGER, FUSED, PAGED, eager_forward, fused_forward
@@ -89,7 +89,7 @@ class LayerRecord:
 class HookedConfig(ConfigView):
     """A config view whose module calls `function` for its attention."""
 
-    def __init__(self, config: object, function: AttentionFunction) -> None:
+    def __init__(self, config: PreTrainedConfig | ConfigView, function: AttentionFunction) -> None:
         super().__init__(config, None if computes_tanhmax(config) else TanhMaxSettings(polarity=0.0))
         vars(self)["function"] = function
 
@@ -137,7 +137,7 @@ def replace_attention(modules: list[nn.Module], functions: AttentionFunction | l
         functions: what they call instead, one for all modules or one per module.
     """
     per_module = functions if isinstance(functions, list) else [functions] * len(modules)
-    before = [(module, module.config) for module in modules]
+    before = [(module, cast(PreTrainedConfig | ConfigView, module.config)) for module in modules]
     try:
         for (module, config), function in zip(before, per_module, strict=True):
             module.config = HookedConfig(config, function)  # type: ignore[assignment]

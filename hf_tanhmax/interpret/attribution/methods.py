@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...choices import METHODS, check_choice
-from ...settings_text import some
+from ...errors import some
 from ..inputs.encoding import PIXELS, EncodedInput, ImageProcessor, ModelInput, encode
 from ..inputs.image_patches import patch_grid, patch_names, sum_per_patch
 from .evaluation_mode import modules_outside_interface

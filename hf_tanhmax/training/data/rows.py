@@ -10,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from ...errors import RecipeError
+from ...errors import RecipeError, one_line
 from ..configuration.schema import DATA_FILES, FILE_TYPES, CausalLMConfig, Config, ImageClassificationConfig, TextClassificationConfig
 
 Rows = dict[str, Dataset]
@@ -169,7 +169,7 @@ def _from_hub(config: Config) -> Rows:
     try:
         found = load_dataset(config.dataset, config.dataset_config)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise RecipeError(f"cannot load the dataset {config.dataset!r}: {_sentence(error)}") from error
+        raise RecipeError(f"cannot load the dataset {config.dataset!r}: {one_line(error, 300)}") from error
     if "train" not in found:
         raise RecipeError(f"the dataset {config.dataset!r} has no split 'train', only {', '.join(found)}")
     return {
@@ -189,7 +189,7 @@ def _read_file(key: str, name: str, config: Config) -> Dataset:
     except (DatasetsError, OSError, ValueError) as error:
         if "corresponds to no data" in str(error):  # a file that ends after its header
             return Dataset.from_dict({})
-        raise RecipeError(f"{key}: cannot read {name} as {kind}: {_sentence(error.__cause__ or error)}") from error
+        raise RecipeError(f"{key}: cannot read {name} as {kind}: {one_line(error.__cause__ or error, 300)}") from error
 
 
 def _hidden(rows: Dataset, config: Config) -> bool:
@@ -220,7 +220,3 @@ def _digest(path: Path) -> str:
             digest.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
             digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

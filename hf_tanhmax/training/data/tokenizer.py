@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ...errors import RecipeError
+from ...errors import RecipeError, one_line
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CAUSAL_SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>"]
@@ -32,7 +32,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{name!r} has no tokenizer: {' '.join(str(error).split())[:300]}") from error
+        raise RecipeError(f"{name!r} has no tokenizer: {one_line(error, 300)}") from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise RecipeError(f"the tokenizer of {name!r} has no padding token, which batches need")

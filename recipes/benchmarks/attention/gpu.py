@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hf_tanhmax.errors import one_line
 from hf_tanhmax.training.results import git_commit
 
 from ..measure import PASSING, CudaMeter, Meter, ProcessorMeter, gpu_environment, management, percentiles
@@ -205,7 +206,7 @@ def _too_large(entry: Entry, setting: Setting, meter: Meter) -> str | None:
 def _sentence(problem: BaseException) -> str:
     while problem.__cause__ is not None:  # the compiler wraps what went wrong
         problem = problem.__cause__
-    return f"{type(problem).__name__}: {' '.join(str(problem).split()) or 'no message'}"[:200]
+    return f"{type(problem).__name__}: {one_line(problem)}"[:200]
 
 
 def _row(name: str, setting: Setting, what: str, times: dict[str, list[dict[str, float]]], memory: float | None) -> Row:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_tanhmax.attention.kernels.schedule import Kernel, tiles
+from hf_tanhmax.errors import one_line
 
 from ..attention.contenders import BASELINE, Contender, named, output_of, softmax
 from ..attention.gpu import FLOPS, inputs
@@ -46,7 +47,7 @@ def _guarded(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return measure()
     except Exception as error:  # whatever stops one contender must not stop the others
-        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
+        return {"error": f"{type(error).__name__}: {one_line(error)}"[:300]}
 
 
 def _contenders(device: str) -> Iterator[tuple[Setting, str, Contender, Manager]]:

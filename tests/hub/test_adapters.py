@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from hf_tanhmax import TanhMaxBertForSequenceClassification, to_softmax
+from hf_tanhmax.checkpoint import Checkpoint
 from hf_tanhmax.hub import HubError
-from hf_tanhmax.hub.adapter_base import Base, base_of, save_merged
+from hf_tanhmax.hub.push import find_base, save_merged
 
 pytestmark = asks_by_an_old_name
 
@@ -26,16 +27,16 @@ def names_base(adapter, name, revision=None):
 
 def test_the_folder_in_it_comes_first(adapter):
     names_base(adapter, "/moved/away/base")
-    assert base_of(adapter, HfApi()) == Base(str(adapter / "base"), None, is_local=True)
+    assert find_base(adapter, HfApi()) == Checkpoint(str(adapter / "base"))
 
 
 def test_a_folder_elsewhere(adapter, tmp_path):
     (adapter / "base").rename(tmp_path / "elsewhere")
     names_base(adapter, str(tmp_path / "elsewhere"))
-    assert base_of(adapter, HfApi()) == Base(str(tmp_path / "elsewhere"), None, is_local=True)
+    assert find_base(adapter, HfApi()) == Checkpoint(str(tmp_path / "elsewhere"))
     names_base(adapter, "/moved/away/base")
     with pytest.raises(HubError, match=r"is not at /moved/away/base: save it with save_pretrained in .*/base"):
-        base_of(adapter, HfApi())
+        find_base(adapter, HfApi())
 
 
 @pytest.mark.parametrize(("kind", "sentence"), [("tanhmax_bert", None), ("bert", "is no TanhMax model .*'bert'.* loaded on softmax")])
@@ -46,30 +47,30 @@ def test_a_repository(hub_here, adapter, kind, sentence):
     api.create_commit("owner/base", [CommitOperationAdd("config.json", json.dumps({"model_type": kind}).encode())], commit_message="base")
     names_base(adapter, "owner/base", api.model_info("owner/base").sha)
     if sentence is None:
-        assert base_of(adapter, api) == Base("owner/base", api.model_info("owner/base").sha, is_local=False)
+        assert find_base(adapter, api) == Checkpoint("owner/base", api.model_info("owner/base").sha)
     else:
         with pytest.raises(HubError, match=sentence):
-            base_of(adapter, api)
+            find_base(adapter, api)
     names_base(adapter, "owner/nothing")
     with pytest.raises(HubError, match="sees no repository owner/nothing"):
-        base_of(adapter, api)
+        find_base(adapter, api)
     api.create_repo("owner/nothing")
     with pytest.raises(HubError, match=r"holds no model \(no config.json\)"):
-        base_of(adapter, api)
+        find_base(adapter, api)
     hub_here.stop()
     with pytest.raises(HubError, match=r"the connection to .* failed"):
-        base_of(adapter, api)
+        find_base(adapter, api)
 
 
 def test_a_softmax_folder_is_refused(adapter):
     to_softmax(tiny_model(TanhMaxBertForSequenceClassification, num_hidden_layers=1)).save_pretrained(adapter / "base")
     with pytest.raises(HubError, match="is no TanhMax model"):
-        base_of(adapter, HfApi())
+        find_base(adapter, HfApi())
 
 
 def test_merged_weights_compute_the_same(adapter, tmp_path):
     (adapter / "results.json").write_text(json.dumps(RESULTS))
-    save_merged(adapter, base_of(adapter, HfApi()), tmp_path / "merged", token="")
+    save_merged(adapter, find_base(adapter, HfApi()), tmp_path / "merged", token="")
     inputs = {"input_ids": text()}
     base = TanhMaxBertForSequenceClassification.from_pretrained(adapter / "base")
     before = run(base, inputs).logits
@@ -86,21 +87,21 @@ def test_an_adapter_that_does_not_fit(adapter, tmp_path):
     weights = load_file(adapter / "adapter_model.safetensors")
     save_file(dict(list(weights.items())[1:]), adapter / "adapter_model.safetensors")
     with pytest.raises(HubError, match=r"does not fit .*missing adapter keys"):
-        save_merged(adapter, base_of(adapter, HfApi()), tmp_path / "merged", token="")
+        save_merged(adapter, find_base(adapter, HfApi()), tmp_path / "merged", token="")
     other = saved_adapter(tiny_model(TanhMaxBertForSequenceClassification, num_hidden_layers=1, hidden_size=27), tmp_path / "other")
     with pytest.raises(HubError, match=r"does not fit .*state_dict"):
-        save_merged(other, base_of(adapter, HfApi()), tmp_path / "merged", token="")
+        save_merged(other, find_base(adapter, HfApi()), tmp_path / "merged", token="")
 
 
 def test_prompts_cannot_be_merged(checkpoint, tmp_path):
     model = TanhMaxBertForSequenceClassification.from_pretrained(checkpoint)
     get_peft_model(model, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)).save_pretrained(tmp_path / "prompts")
     with pytest.raises(HubError, match="is of type PROMPT_TUNING, which cannot be merged"):
-        save_merged(tmp_path / "prompts", Base(str(checkpoint), None, is_local=True), tmp_path / "merged", token="")
+        save_merged(tmp_path / "prompts", Checkpoint(str(checkpoint)), tmp_path / "merged", token="")
 
 
 def test_what_merging_needs(adapter, tmp_path, monkeypatch):
-    base = base_of(adapter, HfApi())
+    base = find_base(adapter, HfApi())
     config = json.loads((adapter / "base/config.json").read_text())
     (adapter / "base/config.json").write_text(json.dumps({**config, "architectures": None}))
     with pytest.raises(HubError, match=r"does not name one class of its family .*save the model again"):
