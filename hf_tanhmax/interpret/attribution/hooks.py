@@ -144,7 +144,7 @@ def replace_attention(modules: list[nn.Module], functions: AttentionFunction | l
         yield
     finally:
         for module, config in before:
-            module.config = config
+            module.config = config  # type: ignore[assignment]
 
 
 @contextmanager
