@@ -19,8 +19,6 @@ IDENTITY = "recipe.json"  # what every folder of a run holds
 
 def run_train(options: argparse.Namespace) -> int:
     """A recipe, through `accelerate launch`; its keys are checked here, before anything is launched."""
-    from ..training.configuration.recipe import print_help, read_recipes
-
     given = list(options.arguments)
     if "--config_file" in given[:-1]:
         position = given.index("--config_file")
@@ -30,6 +28,9 @@ def run_train(options: argparse.Namespace) -> int:
         raise SystemExit("name a recipe first, such as bert/text_classification/tanhmax.yaml; see hf-tanhmax train --help")
     recipe = _recipe_file("recipe", given[0])
     config = [] if options.config_file is None else ["--config_file", _recipe_file("config_file", options.config_file)]
+    _need_extra()
+    from ..training.configuration.recipe import print_help, read_recipes
+
     try:
         if {"--help", "-h"} & set(given):
             print_help([recipe])
@@ -37,18 +38,17 @@ def run_train(options: argparse.Namespace) -> int:
         read_recipes([recipe, *given[1:]])
     except RecipeError as error:
         raise SystemExit(str(error)) from error
-    if util.find_spec("accelerate") is None:
-        raise SystemExit("accelerate is not installed; pip install hf-tanhmax[recipes]")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config, "-m", TRAIN]
     return run([*launch, recipe, *given[1:]], launcher=True)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """The metrics of a finished run, measured again; names of keys are checked here."""
-    from ..training.configuration.recipe import read_flags
-
     if not options.arguments or options.arguments[0].startswith("-"):
         raise SystemExit("name the folder of a run first; see hf-tanhmax evaluate --help")
+    _need_extra()
+    from ..training.configuration.recipe import read_flags
+
     folder, flags = Path(options.arguments[0]), options.arguments[1:]
     try:
         task = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))["config"]["task"]
@@ -102,6 +102,11 @@ def send_signal(process: int, number: int, *, to_children: bool) -> None:
             target.send_signal(number)
     except psutil.NoSuchProcess:
         return
+
+
+def _need_extra() -> None:
+    if util.find_spec("accelerate") is None:
+        raise SystemExit("accelerate is not installed; pip install hf-tanhmax[recipes]")
 
 
 def _recipe_file(what: str, name: str) -> str:

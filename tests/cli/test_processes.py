@@ -107,7 +107,8 @@ def test_a_mistake_in_a_recipe_is_found_before_anything_is_launched(started, cap
 def test_training_without_accelerate(monkeypatch, started, capsys):
     found = processes.util.find_spec
     monkeypatch.setattr(processes.util, "find_spec", lambda name: None if name == "accelerate" else found(name))
-    assert refused(capsys, "train", RECIPE) == "accelerate is not installed; pip install hf-tanhmax[recipes]"
+    for arguments in (["train", RECIPE], ["train", RECIPE, "--help"], ["evaluate", "run"]):
+        assert refused(capsys, *arguments) == "accelerate is not installed; pip install hf-tanhmax[recipes]"
     assert started == []
 
 
