@@ -20,7 +20,7 @@ ROOMS = (
     ("caches", "detection", "patching", "registration", "serving"),
     ("compatibility",),
     ("models",),
-    ("checkpoint", "results"),
+    ("checkpoint", "provenance", "results"),
     ("doctor",),
     ("cards",),
     ("hub",),

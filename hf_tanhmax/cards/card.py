@@ -10,10 +10,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..models.bundle import own_version
 from ..package_data import data_folder
+from ..results import Run, check_runs
 from ..settings_text import settings_in_words
 from . import measured, procedure
 from .facts import Facts, read_facts
-from .measured import Run
 from .metadata import metadata
 from .text import code, escaped
 
@@ -47,9 +47,7 @@ def model_card(
     """
     for key, name in (("repo_id", repo_id), ("base_model", base_model)):
         _check_name(key, name)
-    if results is not None:
-        measured.check_runs(results)
-    runs = list(results or [])
+    runs = [] if results is None else check_runs(results)
     folder = Path(folder)
     facts = read_facts(folder)
     name = repo_id or folder.resolve().name

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..checkpoint import CONFIG
+from ..results import Data, Run, main_metric
 from .facts import Facts
-from .measured import SPLITS, Run, main_metric, mean_of
+from .measured import SPLITS, mean_of
 from .procedure import EMBEDDED, FILES
 
 # Metrics that have a page on the Hub, and how they are written.
@@ -93,8 +93,8 @@ def _eval_results(facts: Facts, runs: Sequence[Run]) -> list[EvalResult]:
     split = next((split for split in SPLITS if mean_of(runs, f"{split}_{main_metric(runs[0])}") is not None), None)
     if split is None:
         return []
-    data: dict[str, Any] = runs[0].get("data", {})
-    source = str(data.get("source", "unknown"))
+    data: Data = runs[0].get("data", {})
+    source = data.get("source", "unknown")
     seeds = "" if len(runs) == 1 else f", mean of {len(runs)} seeds"
     return [
         EvalResult(

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from ..cards import model_card
-from ..cards.measured import check_runs
 from ..cards.text import escaped
 from ..checkpoint import RESULTS, read_object
+from ..results import check_runs
 from .errors import HubError
 from .eval_results import eval_results
 
@@ -25,16 +25,15 @@ def write_beside(into: Path, *, repo_id: str) -> None:
     """
     runs = None
     if (into / RESULTS).is_file():
-        runs = [read_object(into / RESULTS)]
         try:
-            check_runs(runs)  # type: ignore[arg-type]
+            runs = check_runs([read_object(into / RESULTS)])
         except ValueError as error:
             raise HubError(f"{RESULTS} is not what recipes.train writes ({error}): move it elsewhere") from error
     card = (into / CARD).read_text(encoding="utf-8") if (into / CARD).is_file() else FORM
-    written = str(model_card(into, repo_id=repo_id, results=runs)) if FORM in card else _addressed(card, repo_id)  # type: ignore[arg-type]
+    written = str(model_card(into, repo_id=repo_id, results=runs)) if FORM in card else _addressed(card, repo_id)
     if written != card:
         (into / CARD).write_text(written, encoding="utf-8")
-    for path, content in eval_results(runs[0]).items() if runs else ():  # type: ignore[arg-type]
+    for path, content in eval_results(runs[0]).items() if runs else ():
         if not (into / path).exists():
             (into / path).parent.mkdir(exist_ok=True)
             (into / path).write_text(content, encoding="utf-8")

@@ -1,15 +1,13 @@
 """Measured results in the form that the Hub shows on model pages and collects on leaderboards: `.eval_results/NAME.yaml`."""
 
-from typing import Any
-
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
 from ..cards import is_repository
-from ..cards.measured import main_metric
+from ..results import Run, main_metric, metric_of
 
 
-def eval_results(run: dict[str, Any]) -> dict[str, str]:
+def eval_results(run: Run) -> dict[str, str]:
     """The files, as path in the repository and contents.
 
     There is one for a test metric that was measured on a data set of the Hub, and none otherwise: an entry has to name a data set, and
@@ -19,7 +17,7 @@ def eval_results(run: dict[str, Any]) -> dict[str, str]:
         run: the contents of a run's results.json.
     """
     dataset, metric = run.get("data", {}).get("source"), main_metric(run)
-    value = run["metrics"].get(f"test_{metric}")
+    value = metric_of(run, f"test_{metric}")
     if value is None or not is_repository(dataset):
         return {}
     notes = f"{metric}, {run['attention']}, seed {run['seed']}"

@@ -24,7 +24,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig
 
 import hf_tanhmax
 from hf_tanhmax.caches import cache_argument
-from hf_tanhmax.training.results import git_commit, table
+from hf_tanhmax.provenance import git_commit
+from hf_tanhmax.results import table
 
 from .measure import gpu_environment, percentiles
 

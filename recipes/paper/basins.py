@@ -54,7 +54,7 @@ class Basin:
 
     @property
     def name(self) -> str:
-        """Stem of the result file."""
+        """Of the cell's line in the results."""
         ending = "--".join(f"{name}-{value:g}" for name, value in self.change.items()) or "paper"
         return f"basin--{self.cell.data_set.name}--{ending}"
 

@@ -48,7 +48,7 @@ class CollapseCell:
     """One model.
 
     Attributes:
-        name: stem of the result file.
+        name: of the cell's line in the results.
         title: for the report.
         trained: whether its weights are.
         layers, size: of a model at initialisation.

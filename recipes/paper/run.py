@@ -2,7 +2,8 @@
 
     accelerate launch -m recipes.paper.run [--fast] [--data DIR ...] [--output DIR]
 
-Every cell is one JSON file in OUTPUT/results, written run by run; what is there already is not run again, so the same command resumes.
+Every study is one file in OUTPUT/results with a line for each cell, written run by run; what is there already is not run again, so the same
+command resumes.
 The report is rendered from these files at the end, and by `--report` alone.
 """
 
@@ -166,7 +167,7 @@ class Replication:
         """Do what is missing of one cell, with a bar that counts epochs, or runs where these are one step."""
         from tqdm.auto import tqdm
 
-        ledger = Ledger(self.results / f"{name}.json", identity)
+        ledger = Ledger(self.results, name, identity)
         missing = ledger.missing(runs)
         if ledger.replaced:
             print(f"{name}: the results that were there are of other settings or data; running it again")

@@ -53,7 +53,7 @@ class TextCell:
 
     @property
     def name(self) -> str:
-        """Stem of the result file."""
+        """Of the cell's line in the results."""
         return f"text--{self.data_set.name}--{self.protocol}--{self.attention}"
 
     @property
@@ -87,13 +87,14 @@ def run_text(cell: TextCell, corpus: Corpus, seeds: list[int], ledger: Ledger, t
     if cell.protocol == "published":
         corpus = corpus.unknown_as_padding()
     missing = [int(name) for name in ledger.missing(map(str, seeds))]
+    drawn = seeds[0] if cell.protocol == "paper" else None  # figures show the first seed with the paper's settings
     for group in torch.tensor(missing, dtype=torch.int64).split(cell.data_set.seeds_at_once) if missing else []:
         started, together = time.perf_counter(), len(group)
         watch = partial(_tick, tick, together)
         models = trained(cell.config(corpus), corpus.train, cell.schedule, seeds=group.tolist(), after_epoch=watch)
         seconds = (time.perf_counter() - started) / together
         for seed, model in zip(group.tolist(), models, strict=True):
-            analysed = analysis(model, corpus, published=cell.protocol == "published", for_figures=seed == seeds[0])
+            analysed = analysis(model, corpus, published=cell.protocol == "published", for_figures=seed == drawn)
             ledger.add(str(seed), {**analysed, "training_seconds": round(seconds, 1)})
 
 
