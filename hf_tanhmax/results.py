@@ -61,6 +61,14 @@ class Health(TypedDict, total=False):
     polarity_per_head: list[list[float]]
 
 
+class HealthPoint(TypedDict):
+    """The attention health at one step of the training."""
+
+    step: int
+    overall: dict[str, float]
+    layers: list[dict[str, float]]
+
+
 class Model(TypedDict, total=False):
     """The trained model."""
 
@@ -88,7 +96,7 @@ class Run(Named, total=False):
     reported: list[str]
     attention_health: Health | None
     polarity_curve: list[list[float]]
-    health_curve: list[dict[str, object]]
+    health_curve: list[HealthPoint]
     outcomes: dict[str, str]
     config: RunConfig
     data: Data
@@ -148,10 +156,11 @@ def read_runs(path: Path) -> list[Run]:
         raise RecipeError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise RecipeError(f"{path} is not JSON: {error}") from error
-    runs = found if path.suffix == ".jsonl" else found.get("runs", [found]) if isinstance(found, dict) else None
-    if not runs or not all(_is_run(run) and "attention_health" in run for run in runs):
+    values: list[object] = found if path.suffix == ".jsonl" else found.get("runs", [found]) if isinstance(found, dict) else []
+    runs = [_with_new_names(value) for value in values if _is_run(value) and "attention_health" in value]
+    if not runs or len(runs) < len(values):
         raise RecipeError(f"{path} is not a result of recipes.train")
-    return [_with_new_names(run) for run in runs]
+    return runs
 
 
 def read_run(path: Path) -> Run:
@@ -172,9 +181,10 @@ def check_runs(runs: object) -> list[Run]:
     Raises:
         ValueError: not results of recipes.train, runs of different settings or data, or one seed twice.
     """
-    if not isinstance(runs, Sequence) or not runs or not all(map(_is_run, runs)):
+    values = runs if isinstance(runs, Sequence) else []
+    checked = [_with_new_names(value) for value in values if _is_run(value)]
+    if not checked or len(checked) < len(values):
         raise ValueError("results must be a list of what recipes.train writes to results.json, one per seed, or None")
-    checked = [_with_new_names(run) for run in runs]
     first = _settings(checked[0])
     for run in checked[1:]:
         other = _settings(run)
@@ -218,7 +228,7 @@ def portable(config: Mapping[str, object]) -> dict[str, object]:
     return {key: _short(value) for key, value in config.items()}
 
 
-def _is_run(run: object) -> bool:
+def _is_run(run: object) -> TypeGuard[Run]:
     return isinstance(run, dict) and run.keys() >= NAMED
 
 

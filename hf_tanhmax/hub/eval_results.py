@@ -16,7 +16,7 @@ def eval_results(run: Run) -> dict[str, str]:
     Args:
         run: the contents of a run's results.json.
     """
-    dataset, metric = run.get("data", {}).get("source"), main_metric(run)
+    dataset, metric = run.get("data", {}).get("source", ""), main_metric(run)
     value = metric_of(run, f"test_{metric}")
     if value is None or not is_repository(dataset):
         return {}

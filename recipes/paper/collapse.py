@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +62,7 @@ class CollapseCell:
     size: int = 768
     folder: Path | None = None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What decides the numbers of a seed."""
         own = {"kind": "collapse", "title": self.title, "family": self.family, "trained": self.trained}
         sizes = {"layers": self.layers, "size": self.size, "tokens": TOKENS, "sequences": SEQUENCES}
@@ -104,9 +103,9 @@ def run_collapse(cell: CollapseCell, seeds: list[int], ledger: Ledger, tick: Cal
         tick(1)
 
 
-def curves(model: nn.Module, inputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+def curves(model: nn.Module, inputs: dict[str, Tensor]) -> list[dict[str, object]]:
     """Softmax and TanhMax with and without skip connections and MLPs."""
-    found = []
+    found: list[dict[str, object]] = []
     for attention in ("softmax", "tanhmax"):
         with hf_tanhmax.tanhmax_on(model) if attention == "tanhmax" else nullcontext():
             for skip, mlp in SWITCHES:
@@ -132,10 +131,12 @@ def _initial(cell: CollapseCell, seed: int) -> Sized:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if cell.family == "vit":
-            return ViTModel(ViTConfig(image_size=96, **shape), add_pooling_layer=False), {"pixel_values": torch.randn(SEQUENCES, 3, 96, 96)}
-        make, config = (BertModel, BertConfig) if cell.family == "bert" else (LlamaModel, LlamaConfig)
-        model = make(config(vocab_size=WORDS, **shape))
-        return model, {"input_ids": torch.randint(3, WORDS, (SEQUENCES, TOKENS))}
+            model = ViTModel(ViTConfig.from_dict({**shape, "image_size": 96}), add_pooling_layer=False)
+            return model, {"pixel_values": torch.randn(SEQUENCES, 3, 96, 96)}
+        words = {**shape, "vocab_size": WORDS}
+        is_bert = cell.family == "bert"
+        model_of_words = BertModel(BertConfig.from_dict(words)) if is_bert else LlamaModel(LlamaConfig.from_dict(words))
+        return model_of_words, {"input_ids": torch.randint(3, WORDS, (SEQUENCES, TOKENS))}
 
 
 def _trained(cell: CollapseCell) -> Sized:

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +47,7 @@ class Corpus:
     test: Documents
     words: tuple[str, ...]
     polarity: Tensor
-    fingerprint: dict[str, Any]
+    fingerprint: dict[str, object]
 
     def unknown_as_padding(self) -> "Corpus":
         """The same with padding for unknown words, as the published code has it."""
@@ -56,8 +55,8 @@ class Corpus:
         def changed(documents: Documents) -> Documents:
             return replace(documents, input_ids=documents.input_ids.masked_fill(documents.input_ids == UNKNOWN, PADDING))
 
-        parts = {name: changed(getattr(self, name)) for name in ("train", "fit", "validation", "test")}
-        return replace(self, **parts)
+        parts = [changed(documents) for documents in (self.train, self.fit, self.validation, self.test)]
+        return replace(self, train=parts[0], fit=parts[1], validation=parts[2], test=parts[3])
 
 
 def synthetic(documents: int = 10_000, vocabulary: int = 2_000, polar: int = 200) -> Corpus:
@@ -88,7 +87,7 @@ def synthetic(documents: int = 10_000, vocabulary: int = 2_000, polar: int = 200
     return Corpus(train, fit, validation, test, words, polarity, fingerprint)
 
 
-def from_texts(tables: dict[str, tuple[list[str], list[int]]], data_set: DataSet, fingerprint: dict[str, Any]) -> Corpus:
+def from_texts(tables: dict[str, tuple[list[str], list[int]]], data_set: DataSet, fingerprint: dict[str, object]) -> Corpus:
     """Texts as numbers.
 
     Args:

@@ -5,12 +5,13 @@ A file is rewritten in one step after each run, so a study that was interrupted 
 
 import json
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import TypedDict, TypeGuard, cast
 
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.provenance import Commit, Machine, git_commit, hardware, versions
-from hf_tanhmax.results import Data, locked, read_lines, write_lines
+from hf_tanhmax.results import Data, locked, read_lines, renamed, write_lines
 
 PACKAGES = ("numpy", "scipy", "scikit-learn")
 
@@ -34,6 +35,7 @@ class Identity(TypedDict, total=False):
     scale: float
     schedule: Schedule
     data: Data
+    flags: dict[str, object]
 
 
 class SignsFound(TypedDict):
@@ -112,8 +114,9 @@ class Ledger:
         runs = dict(sorted(self.runs.items(), key=lambda item: (len(item[0]), item[0])))
         own: Cell = {"cell": self.name, "identity": self.identity, "git": git_commit(), "hardware": hardware(), "runs": runs}
         with locked(self.path):
-            others = [cell for cell in (read_study(self.path) if self.path.is_file() else []) if cell["cell"] != self.name]
-            write_lines(self.path, sorted([*others, own], key=lambda cell: cell["cell"]))
+            cells = [cell for cell in (read_study(self.path) if self.path.is_file() else []) if cell["cell"] != self.name]
+            cells.append(own)
+            write_lines(self.path, sorted(cells, key=itemgetter("cell")))
 
 
 def read_study(path: Path) -> list[Cell]:
@@ -126,7 +129,7 @@ def read_study(path: Path) -> list[Cell]:
         found = read_lines(path)
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read {path}: {error}; remove it to run its cells again") from error
-    cells = [line for line in found if _is_cell(line)]
+    cells = [_with_new_names(line) for line in found if _is_cell(line)]
     if len(cells) < len(found):
         raise RecipeError(f"{path} is not a result of recipes.paper; remove it to run its cells again")
     return cells
@@ -139,7 +142,12 @@ def read_cells(folder: Path) -> dict[str, Cell]:
         RecipeError: as `read_study`.
     """
     cells = [cell for path in folder.glob("*.jsonl") for cell in read_study(path)]
-    return {cell["cell"]: cell for cell in sorted(cells, key=lambda cell: cell["cell"])}
+    return {cell["cell"]: cell for cell in sorted(cells, key=itemgetter("cell"))}
+
+
+def _with_new_names(cell: Cell) -> Cell:
+    flags = cell["identity"].get("flags")
+    return cell if flags is None else {**cell, "identity": {**cell["identity"], "flags": renamed(flags)}}
 
 
 def _is_cell(line: object) -> TypeGuard[Cell]:

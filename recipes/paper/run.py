@@ -10,11 +10,10 @@ The report is rendered from these files at the end, and by `--report` alone.
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -31,6 +30,7 @@ from .sources import load
 PARTS = ("text", "basins", "collapse", "vision")
 BASIN_SETS = ("20news", "synthetic_dot")
 FAST_ROWS, FAST_EPOCHS = 300, 12
+Work = Callable[[Ledger, text.Tick], None]  # does what is missing of a cell
 
 
 def main(arguments: list[str]) -> int:
@@ -140,7 +140,7 @@ class Replication:
             data_set.grid_epochs,
             text.grid_names(data_set),
         )
-        return text.chosen_cell(data_set, attention, {"runs": ledger.runs})
+        return text.chosen_cell(data_set, attention, ledger.runs)
 
     def _basins(self) -> None:
         seeds = list(range(100, 100 + self.given.basin_seeds))
@@ -149,7 +149,9 @@ class Replication:
             if data_set is None or data_set not in self._chosen():
                 continue
             corpus = self._corpus(data_set)
-            for basin in basins(data_set) if corpus is not None else []:
+            if corpus is None:
+                continue
+            for basin in basins(data_set):
                 work = partial(run_basin, basin, corpus, seeds)
                 self._work(basin.name, basin.identity(corpus), work, basin.cell.epochs, [str(seed) for seed in seeds])
 
@@ -163,7 +165,7 @@ class Replication:
             work = partial(vision.run_vision, cell, self.seeds, self.given.output / "runs")
             self._work(cell.name, cell.identity(), work, 1, [str(seed) for seed in self.seeds])
 
-    def _work(self, name: str, identity: dict[str, Any], work: Callable[..., None], each: int, runs: list[str]) -> Ledger:
+    def _work(self, name: str, identity: Mapping[str, object], work: Work, each: int, runs: list[str]) -> Ledger:
         """Do what is missing of one cell, with a bar that counts epochs, or runs where these are one step."""
         from tqdm.auto import tqdm
 
@@ -185,8 +187,16 @@ class Replication:
     def _sized(self, data_set: DataSet) -> DataSet:
         if not self.given.fast:
             return data_set
-        epochs = {"epochs": FAST_EPOCHS, "grid_epochs": FAST_EPOCHS // 2, "basin_epochs": FAST_EPOCHS, "basin_settings": 4, "grid_seeds": 1}
-        return replace(data_set, **epochs, learning_rates=data_set.learning_rates[-1:], attentions=("softmax", "tanhmax"))
+        return replace(
+            data_set,
+            epochs=FAST_EPOCHS,
+            grid_epochs=FAST_EPOCHS // 2,
+            basin_epochs=FAST_EPOCHS,
+            basin_settings=4,
+            grid_seeds=1,
+            learning_rates=data_set.learning_rates[-1:],
+            attentions=("softmax", "tanhmax"),
+        )
 
 
 def _weights(word: str) -> tuple[str, Path]:

@@ -123,7 +123,7 @@ def lines(cells: Cells, data_set: str, facts: Published) -> list[Line]:
             percent, oriented = row.get("percent", False), row.get("sign") == "free" and attention != "softmax"
             shown = f"{figure:.2f}" if percent else _number(figure, 3)
             if not there:
-                found.append(Line(row["title"], NAMES[attention], shown, *[NOT_RUN] * 3, MISSING))
+                found.append(Line(row["title"], NAMES[attention], shown, NOT_RUN, NOT_RUN, NOT_RUN, MISSING))
                 continue
             leaky = f"leaky_{row['key']}" if row["key"].endswith("accuracy") else row["key"]
             again = values_of(runs_of(cells, data_set, "published", attention), leaky, oriented=oriented)
@@ -132,8 +132,8 @@ def lines(cells: Cells, data_set: str, facts: Published) -> list[Line]:
             )
             tolerance = facts["tolerance"]["percent" if percent else "other"]
             verdict = _verdict(figure / (100 if percent else 1), again, right, tolerance)
-            words = [spread(values, percent=percent) for values in (again, right, common)]
-            found.append(Line(row["title"], NAMES[attention], shown, *words, verdict))
+            first, second, third = (spread(values, percent=percent) for values in (again, right, common))
+            found.append(Line(row["title"], NAMES[attention], shown, first, second, third, verdict))
     return found
 
 
@@ -248,7 +248,7 @@ def collapse_claim(cells: Cells, facts: Published) -> list[dict[str, str | float
     cell = cells.get("collapse--bert-init")
     if cell is None:
         return []
-    found = []
+    found: list[dict[str, str | float]] = []
     for attention in ATTENTIONS:
         curves = [
             curve

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hf_tanhmax.errors import Interrupted, RecipeError
 from hf_tanhmax.results import read_run
@@ -42,7 +41,7 @@ class VisionCell:
         """Of the cell's line in the results."""
         return f"vision--{self.data}--{self.attention}"
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What decides the numbers of a seed."""
         files = {} if self.folder is None else {split: file_digest(path) for split, path in _files(self.folder).items()}
         own = {"kind": "vision", "set": self.data, "title": TITLES[self.data], "attention": self.attention}

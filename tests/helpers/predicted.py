@@ -137,7 +137,12 @@ def fewest(twins, kernel, head, name):
 def rendered(result):
     """The table as Markdown."""
     columns = ("kernel", "D", "weights", "tile", "instructions", "special functions", *UNITS, "limit", "serial", "to softmax")
-    explained = f"Of a score, sm_90, Triton {result['triton']}, bfloat16, the loop without a mask. {EXPLAINED}"
+    lines = [
+        f"**{result['warning']}**",
+        "",
+        f"Of a score, sm_90, Triton {result['triton']}, bfloat16, the loop without a mask. {EXPLAINED}",
+        "",
+    ]
     rows = []
     twins = [each for each in result["entries"] if each["weights"] == "softmax"]
     for each in result["entries"]:
@@ -148,7 +153,7 @@ def rendered(result):
         cells += [clocks["limit"], f"{clocks['serial']:.3f}"]
         cells += [" / ".join(f"{clocks[name] / twin[name]:.2f}" for name in SUMS)]
         rows.append(list(map(str, cells)))
-    return "\n".join([f"**{result['warning']}**", "", explained, "", table(columns, rows, markdown=True, align="none")])
+    return "\n".join([*lines, table(columns, rows, markdown=True, align="none")])
 
 
 UNITS, SUMS = ("issue", "special", "matrix", "overlapped"), ("overlapped", "serial")

@@ -75,7 +75,7 @@ class PaperConfig(PretrainedConfig):
         self.mask_padding = mask_padding
         self.score_gain = score_gain
         self.score_bias = score_bias
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(**{**kwargs, "pad_token_id": pad_token_id})
 
 
 @dataclass
@@ -178,12 +178,13 @@ class PaperClassifier(PreTrainedModel):
         if input_ids is not None:
             words, places = input_ids.unique(return_inverse=True)
             scores, values = (nn.functional.embedding(places, table) for table in self.parts(self.embeddings(words)))
-        elif attention_mask is None:
+            keep = self.keep(input_ids) if attention_mask is None else attention_mask.bool()
+        elif inputs_embeds is None or attention_mask is None:
             raise ValueError("inputs_embeds do not say what is padding; give an attention_mask beside them")
         else:
             scores, values = self.parts(inputs_embeds)
+            keep = attention_mask.bool()
         scores = scores.squeeze(-1)
-        keep = self.keep(input_ids) if attention_mask is None else attention_mask.bool()
         weights = self.activate(scores, keep)
         context = (weights.unsqueeze(-2) @ values).squeeze(-2)
         effects = values @ self.readout.weight[0]

@@ -6,6 +6,7 @@ element, so a seed gives the same model, up to rounding, whatever seeds are trai
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from .modeling import PaperClassifier, PaperConfig
 from .row_adadelta import EPSILON, RHO, RowAdadelta
 
-AfterEpoch = Callable[[int, Callable[[], list[PaperClassifier]]], None]
+AfterEpoch = Callable[[int, Callable[[], list[PaperClassifier]]], object]
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def trained(
             optimizer.zero_grad(set_to_none=True)
             (losses.sum() * schedule.loss_factor).backward()
             optimizer.step()
-            row_optimizer.step(words, embeddings.grad)
+            row_optimizer.step(words, cast(Tensor, embeddings.grad))
         if after_epoch is not None:
             after_epoch(epoch, current)
     return current()
