@@ -20,7 +20,7 @@ ROOMS = (
     ("detection", "patching", "registration", "serving"),
     ("compatibility",),
     ("models",),
-    ("checkpoint", "results"),
+    ("checkpoint", "provenance", "results"),
     ("doctor",),
     ("cards",),
     ("hub",),

@@ -9,7 +9,7 @@ from readme import ROOT
 
 from hf_tanhmax import package_data
 from hf_tanhmax.package_data import data_folder
-from hf_tanhmax.training.results import read_runs
+from hf_tanhmax.results import read_runs
 
 QUICK = (
     *("--synthetic_documents", "220", "--synthetic_vocabulary", "43", "--synthetic_polar", "14", "--max_length", "17"),

@@ -10,8 +10,8 @@ from ..checkpoint import RESULTS, Checkpoint, read_checkpoint, read_object
 from ..login import check_name
 from ..models.bundle import own_version
 from ..package_data import data_folder
+from ..results import Run, check_runs
 from . import measured, procedure
-from .measured import Run
 from .metadata import metadata
 from .text import code, escaped
 
@@ -45,9 +45,7 @@ def model_card(
     """
     for key, name in (("repo_id", repo_id), ("base_model", base_model)):
         check_name(key, name)
-    if results is not None:
-        measured.check_runs(results)
-    runs = list(results or [])
+    runs = [] if results is None else check_runs(results)
     folder = Path(folder)
     checkpoint = _read(folder)
     name = repo_id or folder.resolve().name

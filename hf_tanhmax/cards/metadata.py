@@ -8,7 +8,8 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..checkpoint import CONFIG, Checkpoint
 from ..login import can_be_repository
-from .measured import SPLITS, Run, main_metric, mean_of
+from ..results import Data, Run, main_metric
+from .measured import SPLITS, mean_of
 from .procedure import EMBEDDED, FILES
 
 # Metrics that have a page on the Hub, and how they are written.
@@ -88,8 +89,8 @@ def _eval_results(checkpoint: Checkpoint, runs: Sequence[Run]) -> list[EvalResul
     split = next((split for split in SPLITS if mean_of(runs, f"{split}_{main_metric(runs[0])}") is not None), None)
     if split is None:
         return []
-    data = runs[0].get("data", {})
-    source = str(data.get("source", "unknown"))
+    data: Data = runs[0].get("data", {})
+    source = data.get("source", "unknown")
     seeds = "" if len(runs) == 1 else f", mean of {len(runs)} seeds"
     return [
         EvalResult(

@@ -1,9 +1,8 @@
 """How a model was trained, in words: data, schedule of the polarity, settings, machine and versions, as its run recorded them."""
 
 import json
-from typing import Any
 
-from .measured import Run, is_number
+from ..results import Commit, Data, Machine, Model, Run, RunConfig, is_number
 from .text import code, escaped
 
 EMBEDDED = {"synthetic": "the synthetic task of the paper", "digits": "the handwritten digits of scikit-learn"}
@@ -11,7 +10,7 @@ FILES = "files"  # what a run calls data that came from files of its user
 SCHEDULES = {"linear": "linearly", "cosine": "along a cosine", "geometric": "geometrically"}
 # Keys of a recipe that deserve a line of their own.
 SHOWN = {
-    "Epochs": "epochs",
+    "Epochs": "num_train_epochs",
     "Batch size": "batch_size",
     "Learning rate": "learning_rate",
     "Longest input": "max_length",
@@ -19,16 +18,17 @@ SHOWN = {
 }
 
 
-def schedule(config: dict[str, Any]) -> str | None:
+def schedule(config: RunConfig) -> str | None:
     """The way of the polarity during training, in a sentence; None if the configuration does not say."""
     if config.get("attention") != "tanhmax" or "polarity" not in config:
         return None
     if config["polarity"] == "learned":
         return f"Every head learned its own polarity exp(-2c), from c = {config['score_bias']:g} on."
     end = f"{config['polarity']:g}"
-    if not config.get("polarity_schedule"):
+    kind = config.get("polarity_schedule")
+    if not kind:
         return f"The polarity was {end} from the first step to the last."
-    way = SCHEDULES.get(config["polarity_schedule"], escaped(config["polarity_schedule"]))
+    way = SCHEDULES.get(kind, escaped(kind))
     start, share = f"{config['polarity_start']:g}", f"{100 * config['polarity_share']:g} %"
     return f"The polarity went {way} from {start} to {end} during the first {share} of the steps, and stayed {end} until the end."
 
@@ -49,7 +49,7 @@ def procedure(run: Run) -> list[tuple[str, str]]:
     return [(name, text) for name, text in items if text]
 
 
-def data_in_words(data: dict[str, Any]) -> str:
+def data_in_words(data: Data) -> str:
     """Where the rows came from, how many there were, and for files which they were."""
     source = data.get("source")
     if source is None:
@@ -72,7 +72,7 @@ def _value(value: object) -> str:
     return f"{value:g}" if is_number(value) else escaped(value)
 
 
-def _parameters(model: dict[str, Any]) -> str:
+def _parameters(model: Model) -> str:
     count = model.get("parameters")
     if count is None:
         return ""
@@ -80,7 +80,7 @@ def _parameters(model: dict[str, Any]) -> str:
     return f"{count:,}, all trained" if trained == count else f"{count:,}, of which {trained:,} were trained"
 
 
-def _machine(machine: dict[str, Any] | None) -> str:
+def _machine(machine: Machine | None) -> str:
     if not machine:
         return ""
     device = machine.get("gpu") or f"{machine.get('cpus', 'unknown')} CPU cores"
@@ -88,7 +88,7 @@ def _machine(machine: dict[str, Any] | None) -> str:
     return escaped(", ".join([device, *([f"{count} processes"] if count != 1 else []), machine.get("platform", "unknown platform")]))
 
 
-def _commit(commit: dict[str, Any] | None) -> str:
+def _commit(commit: Commit | None) -> str:
     if not commit:
         return ""
     return f"commit {code(commit['commit'])}" + (", with changes" if commit.get("changed") else "")

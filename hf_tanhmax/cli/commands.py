@@ -108,7 +108,7 @@ def _save_processor(source: str, out: Path, model: PreTrainedModel, revision: st
 def _comparison(files: list[Path]) -> str:
     """The Markdown table of these results; what makes it needs the packages of the recipes."""
     with in_a_sentence("cannot compare the results"):
+        from ..results import read_runs
         from ..training.compare import comparison
-        from ..training.results import read_runs
 
         return comparison([run for file in files for run in read_runs(file)], markdown=True).strip()

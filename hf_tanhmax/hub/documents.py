@@ -7,9 +7,9 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
 from ..cards import is_repository, model_card
-from ..cards.measured import Run, check_runs, main_metric
 from ..cards.text import escaped
 from ..checkpoint import RESULTS, read_object
+from ..results import Run, check_runs, main_metric, metric_of
 from .errors import HubError
 
 CARD = "README.md"
@@ -27,9 +27,8 @@ def write_documents(into: Path, *, repo_id: str) -> None:
     """
     runs: list[Run] | None = None
     if (into / RESULTS).is_file():
-        runs = [read_object(into / RESULTS) or {}]
         try:
-            check_runs(runs)
+            runs = check_runs([read_object(into / RESULTS)])
         except ValueError as error:
             raise HubError(f"{RESULTS} is not what recipes.train writes ({error}): move it elsewhere") from error
     card = (into / CARD).read_text(encoding="utf-8") if (into / CARD).is_file() else FORM
@@ -51,8 +50,8 @@ def eval_results(run: Run) -> dict[str, str]:
     Args:
         run: the contents of a run's results.json.
     """
-    dataset, metric = run.get("data", {}).get("source"), main_metric(run)
-    value = run["metrics"].get(f"test_{metric}")
+    dataset, metric = run.get("data", {}).get("source", ""), main_metric(run)
+    value = metric_of(run, f"test_{metric}")
     if value is None or not is_repository(dataset):
         return {}
     notes = f"{metric}, {run['attention']}, seed {run['seed']}"

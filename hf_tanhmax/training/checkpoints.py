@@ -6,7 +6,6 @@ killed while saving leaves a checkpoint without it, which is named, skipped and 
 
 import errno
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import RecipeError
-from ..results import RENAMED_KEYS
+from ..results import RENAMED_KEYS, write_json
 
 MANIFEST, IDENTITY, RESULTS = "whole.json", "recipe.json", "results.json"
 FULL = 1 << 12  # bytes; a file system with less left than this is full
-NUMBERS = re.compile(r"\[\s*((?:-?[\d.]+(?:e[+-]?\d+)?,?\s*)+)\]")  # lists of numbers, which are written on one line
 Identity = dict[str, dict[str, object]]  # the configuration of a run, and what identifies its data
 
 
@@ -64,17 +62,6 @@ def whole(checkpoint: Path) -> bool:
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a file in one step: a reader sees the old contents or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(NUMBERS.sub(lambda found: f"[{' '.join(found.group(1).split())}]", json.dumps(value, indent=2)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_identity(folder: Path) -> Identity:

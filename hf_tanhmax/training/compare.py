@@ -9,19 +9,18 @@ the difference; how much the seed matters is what the standard deviation shows. 
 """
 
 import argparse
-import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import RecipeError
+from ..results import Run, numbers_of, read_runs, seed_twice, settings_of, spread, table
 
 RESAMPLES, RESAMPLE_SEED = 9999, 0
 Group = tuple[str, str, str]
 
 
-def comparison(results: Sequence[dict[str, Any]], *, markdown: bool = False, against: str = "softmax") -> str:
+def comparison(results: Sequence[Run], *, markdown: bool = False, against: str = "softmax") -> str:
     """The table, one line per variant.
 
     Args:
@@ -32,42 +31,37 @@ def comparison(results: Sequence[dict[str, Any]], *, markdown: bool = False, aga
     Raises:
         RecipeError: one seed twice in a line, which would count it double.
     """
-    from .results import formatted, numbers_of, table
-
     groups = grouped(results)
     labels = labels_of(groups)
     tests = _tests(groups, against)
-    header = ["variant", "n", *numbers_of(results[0]), *(["p"] if tests else [])]
+    names = list(numbers_of(results[0]))
+    header = ["variant", "n", *names, *(["p"] if tests else [])]
     rows = []
     for key, members in groups.items():
         columns = [numbers_of(member) for member in members]
-        names = numbers_of(results[0])
-        cells = [formatted(name, *_summary([column.get(name) for column in columns])) for name in names]
+        cells = [spread([column.get(name) for column in columns], digits=1 if name == "seconds" else 4) for name in names]
         rows.append([labels[key], str(len(members)), *cells, *([tests.get(key, "")] if tests else [])])
     return table(header, rows, markdown=markdown)
 
 
-def grouped(results: Sequence[dict[str, Any]]) -> dict[Group, list[dict[str, Any]]]:
+def grouped(results: Sequence[Run]) -> dict[Group, list[Run]]:
     """Runs that differ in the seed alone, together.
 
     Raises:
         RecipeError: one seed twice.
     """
-    from .results import settings_of
-
-    groups: dict[Group, list[dict[str, Any]]] = {}
+    groups: dict[Group, list[Run]] = {}
     for result in results:
         groups.setdefault((result["recipe"], result["variant"], settings_of(result)), []).append(result)
     labels = labels_of(groups)
     for key, members in groups.items():
-        seeds = [member["seed"] for member in members]
-        twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+        twice = seed_twice(members)
         if twice is not None:
             raise RecipeError(f"seed {twice} of {labels[key]} is given twice; a run counts once")
     return groups
 
 
-def labels_of(groups: dict[Group, list[dict[str, Any]]]) -> dict[Group, str]:
+def labels_of(groups: Mapping[Group, Sequence[Run]]) -> dict[Group, str]:
     """The variant's name, with the recipe where there are several.
 
     Where one variant was run with several settings, the attention in words is added if that tells them apart, else a number.
@@ -84,7 +78,7 @@ def labels_of(groups: dict[Group, list[dict[str, Any]]]) -> dict[Group, str]:
     return labels
 
 
-def paired_p(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> float | None:
+def paired_p(first: Sequence[Run], second: Sequence[Run]) -> float | None:
     """Two-sided p-value of the difference between two variants on the same test rows; None where it cannot be told.
 
     Args:
@@ -100,7 +94,7 @@ def paired_p(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) 
         return None
     means = [np.mean([side[seed] for seed in seeds], axis=0) for side in (one, other)]
 
-    def difference(left: Any, right: Any, axis: int = -1) -> Any:
+    def difference(left: np.ndarray, right: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.mean(left - right, axis=axis)
 
     options = {"permutation_type": "samples", "n_resamples": RESAMPLES, "batch": 500, "rng": np.random.default_rng(RESAMPLE_SEED)}
@@ -109,8 +103,6 @@ def paired_p(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) 
 
 def main(arguments: list[str]) -> int:
     """Read the files, print the table; 2 if something the user gave cannot work."""
-    from .results import read_runs
-
     shown = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(prog="python -m hf_tanhmax.training.compare", **shown)  # type: ignore[arg-type]
     parser.add_argument("files", nargs="+", type=Path, metavar="RESULT.json", help="results of runs or of variants")
@@ -129,9 +121,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _draw(results: list[dict[str, Any]], path: Path) -> None:
+def _draw(results: list[Run], path: Path) -> None:
     from .plots import comparison_figure
-    from .results import numbers_of
 
     metric = next(name for name in numbers_of(results[0]) if name.startswith("test "))
     groups = grouped(results)
@@ -144,7 +135,7 @@ def _draw(results: list[dict[str, Any]], path: Path) -> None:
     comparison_figure(shown, metric, path)
 
 
-def _tests(groups: dict[Group, list[dict[str, Any]]], against: str) -> dict[Group, str]:
+def _tests(groups: Mapping[Group, Sequence[Run]], against: str) -> dict[Group, str]:
     """For every other variant its p-value against the one named, in words; empty where none can be told."""
     bases = [key for key in groups if key[1] == against]
     found = {}
@@ -155,21 +146,14 @@ def _tests(groups: dict[Group, list[dict[str, Any]]], against: str) -> dict[Grou
     return found
 
 
-def _comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _comparable(one: Run, other: Run) -> bool:
     """Whether two runs had the same rows, and trained all weights or adapters alike."""
     adapted = [run.get("config", {}).get("lora_rank") for run in (one, other)]
     return one.get("data") == other.get("data") and adapted[0] == adapted[1]
 
 
-def _outcomes(run: dict[str, Any]) -> list[float]:
+def _outcomes(run: Run) -> list[float]:
     return [float(value) for value in run.get("outcomes", {}).get("test", "").split()]
-
-
-def _summary(values: list[float | None]) -> tuple[float | None, float | None]:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return None, None
-    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
 if __name__ == "__main__":

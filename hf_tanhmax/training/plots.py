@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from ..results import Run
 from .health import MEASURES
 
+Curve = list[list[float]]  # steps and values
 TITLES = {
     "negative_mass": "negative mass",
     "weight_sum": "sum of |w|",
@@ -17,7 +19,7 @@ TITLES = {
 }
 
 
-def run_figures(result: dict[str, Any], folder: Path) -> list[Path]:
+def run_figures(result: Run, folder: Path) -> list[Path]:
     """Draw `training.png` and `health.png` into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"training.png": _training(result), "health.png": _health(result)}
@@ -45,11 +47,11 @@ def comparison_figure(lines: Sequence[tuple[str, Sequence[float]]], metric: str,
     figure.savefig(path, dpi=120)
 
 
-def _training(result: dict[str, Any]) -> Figure:
+def _training(result: Run) -> Figure:
     metrics = result["metrics"]
     curves = [
-        ("training loss", metrics["train_loss_curve"]),
-        (f"validation {result['main_metric']}", metrics["validation_curve"]),
+        ("training loss", cast(Curve, metrics["train_loss_curve"])),
+        (f"validation {result['main_metric']}", cast(Curve, metrics["validation_curve"])),
         ("polarity", result["polarity_curve"]),
     ]
     panels = [(title, curve) for title, curve in curves if curve]
@@ -63,7 +65,7 @@ def _training(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def _health(result: dict[str, Any]) -> Figure:
+def _health(result: Run) -> Figure:
     curve = result["health_curve"]
     steps = [point["step"] for point in curve]
     layers = range(len(curve[0]["layers"]))

@@ -1,13 +1,12 @@
 """What a run gives to others: a model card beside the model, and a repository on the Hub."""
 
 from pathlib import Path
-from typing import Any
 
 from .. import hub
 from ..cards import model_card
 from ..errors import RecipeError
+from ..results import Run, read_runs, settings_of
 from .compare import comparison
-from .results import read_runs, settings_of
 
 
 def check_publishing(repo: str) -> None:
@@ -35,7 +34,7 @@ def publish(folder: Path, repo: str, *, private: bool) -> str:
         raise RecipeError(f"the run is complete in {folder}, but was not published: {error}; {later}") from error
 
 
-def write_card(folder: Path, result: dict[str, Any], gathered: Path | None) -> None:
+def write_card(folder: Path, result: Run, gathered: Path | None) -> None:
     """Write README.md beside a TanhMax model; a softmax model has no need of a card that explains signed weights.
 
     Args:
@@ -49,7 +48,7 @@ def write_card(folder: Path, result: dict[str, Any], gathered: Path | None) -> N
     model_card(folder, results=runs, comparison=beside(result, gathered)).save(folder / "README.md")
 
 
-def beside(result: dict[str, Any], gathered: Path | None) -> str | None:
+def beside(result: Run, gathered: Path | None) -> str | None:
     """A Markdown table of all variants on the same rows, from the files beside that of the run's variant; None if there is no other."""
     if gathered is None:
         return None

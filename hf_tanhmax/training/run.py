@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from ..errors import Interrupted, RecipeError
+from ..results import Run, gather, read_run, renamed, results_of, write_json
 from .annealing import PolarityCallback
-from .checkpoints import RESULTS, ManifestCallback, Start, claim, space_left, whole_checkpoints, write_json
+from .checkpoints import RESULTS, ManifestCallback, Start, claim, space_left, whole_checkpoints
 from .compare import comparison
 from .configuration.recipe import Recipe
 from .configuration.schema import Config
@@ -25,7 +26,6 @@ from .lora import load_trained, save_base, with_adapters
 from .model import build_model, checkpoint_config
 from .plots import run_figures
 from .publish import check_publishing, publish, write_card
-from .results import gather, read_results, results_of
 from .tasks import Task, task_for
 from .tasks.task import Processor
 from .trainer import LengthSampler, RecipeTrainer, training_arguments
@@ -53,7 +53,7 @@ def run(recipes: list[Recipe]) -> None:
         print("add --compare_with softmax to see softmax at the same budget beside it")
 
 
-def run_one(recipe: Recipe) -> dict[str, Any]:
+def run_one(recipe: Recipe) -> Run:
     """Run one recipe, or find its results where it was run before; all processes return the same.
 
     Raises:
@@ -92,7 +92,7 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
     with space_left(folder):
         trainer.save_model(str(folder))
     PartialState().wait_for_everyone()
-    result: dict[str, Any] | None = None
+    result: Run | None = None
     if PartialState().is_main_process:
         reloaded = load_trained(folder, task).to(trainer.args.device)
         found = _logits(reloaded, batches, task.forward)
@@ -113,7 +113,9 @@ def run_one(recipe: Recipe) -> dict[str, Any]:
             merged = reloaded.merge_and_unload()
             found = _logits(merged, batches, task.forward)
             metrics["merge_difference"] = _difference(logits, found, rounding=1e-3, what="merged with its adapter")
-        result = results_of(recipe, measured, data=splits.fingerprint, seconds=time.perf_counter() - started)
+        resolved = {"num_train_epochs": config.resolved_epochs, "learning_rate": config.resolved_learning_rate}
+        kept, seconds = renamed(config.identity()) | resolved, time.perf_counter() - started
+        result = results_of(recipe.name, recipe.variant, kept, measured, data=splits.fingerprint, seconds=seconds)
         write_json(folder / RESULTS, result)
         run_figures(result, folder / "figures")
         difference = f"largest difference {metrics['reload_difference']:g}"
@@ -158,17 +160,17 @@ def _claim_together(recipe: Recipe) -> Start:
     return start
 
 
-def _finished(recipe: Recipe) -> dict[str, Any]:
-    result = read_results(recipe.output_dir / RESULTS)
+def _finished(recipe: Recipe) -> Run:
+    result = read_run(recipe.output_dir / RESULTS)
     if PartialState().is_main_process:
         _report(recipe, result)
     return result
 
 
-def _report(recipe: Recipe, result: dict[str, Any]) -> None:
+def _report(recipe: Recipe, result: Run) -> None:
     """Put the result among the others, write the card, and publish if that was asked for."""
     config, folder = recipe.config, recipe.output_dir
-    gathered = gather(Path(config.results_dir), recipe, result) if config.results_dir else None
+    gathered = gather(Path(config.results_dir), result) if config.results_dir else None
     write_card(folder, result, gathered)
     if config.push_to_hub:
         _say(f"published: {publish(folder, config.push_to_hub, private=config.hub_private_repo)}")

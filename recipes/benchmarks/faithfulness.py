@@ -35,9 +35,9 @@ from hf_tanhmax.interpret.faithfulness.metrics import MeasuredExample
 from hf_tanhmax.interpret.faithfulness.perturbation import Perturbation
 from hf_tanhmax.interpret.inputs.encoding import IDS, ModelInput, encode
 from hf_tanhmax.patching import attention_modules
-from hf_tanhmax.training.checkpoints import write_json
+from hf_tanhmax.provenance import hardware, versions
+from hf_tanhmax.results import table, write_json
 from hf_tanhmax.training.data.tokenizer import load_tokenizer
-from hf_tanhmax.training.results import hardware, table, versions
 
 METHODS = ("weights", "oriented", "contributions", "rollout", "input_x_gradient")
 TIMED = tuple(name for name, measure in MEASURES.items() if not measure.of_model)

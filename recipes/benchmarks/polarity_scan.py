@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM
 
 import hf_tanhmax
 from hf_tanhmax.errors import RecipeError, one_line
-from hf_tanhmax.training.checkpoints import write_json
+from hf_tanhmax.provenance import hardware, versions
+from hf_tanhmax.results import table, write_json
 from hf_tanhmax.training.data.tokenizer import load_tokenizer
-from hf_tanhmax.training.results import hardware, table, versions
 
 POLARITIES = (0.0, 1e-12, 1e-9, 1e-6, 1e-4, 1e-2, 1.0)
 

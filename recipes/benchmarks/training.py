@@ -31,8 +31,8 @@ from transformers import (
 )
 
 import hf_tanhmax
-from hf_tanhmax.training.checkpoints import write_json
-from hf_tanhmax.training.results import git_commit, table
+from hf_tanhmax.provenance import git_commit
+from hf_tanhmax.results import table, write_json
 
 from .generate import DRY_RUN, SHAPES, VOCABULARY
 from .measure import CudaMeter, Meter, ProcessorMeter, gpu_environment, percentiles

@@ -5,8 +5,8 @@ Varied around the paper's settings: how large queries and keys begin (`score_gai
 epsilon is beside the gradients, and these are small at the saddle where TanhMax starts).
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 
@@ -54,11 +54,11 @@ class Basin:
 
     @property
     def name(self) -> str:
-        """Stem of the result file."""
+        """Of the cell's line in the results."""
         ending = "--".join(f"{name}-{value:g}" for name, value in self.change.items()) or "paper"
         return f"basin--{self.cell.data_set.name}--{ending}"
 
-    def identity(self, corpus: Corpus) -> dict[str, Any]:
+    def identity(self, corpus: Corpus) -> dict[str, object]:
         """What decides the numbers of a seed."""
         return {**self.cell.identity(corpus), "kind": "basin", "change": self.change, "label": self.label}
 
@@ -75,7 +75,7 @@ def basins(data_set: DataSet) -> list[Basin]:
     return found
 
 
-def run_basin(basin: Basin, corpus: Corpus, seeds: list[int], ledger: Ledger, tick: Any) -> None:
+def run_basin(basin: Basin, corpus: Corpus, seeds: list[int], ledger: Ledger, tick: Callable[[int], object]) -> None:
     """Train the seeds that are missing, and say which solution each found."""
     missing = [int(name) for name in ledger.missing(map(str, seeds))]
     if not missing:
@@ -92,7 +92,7 @@ def run_basin(basin: Basin, corpus: Corpus, seeds: list[int], ledger: Ledger, ti
         means = signs.word_means(parts, corpus.test.input_ids, len(corpus.words))
         some = torch.arange(min(len(corpus.test), 300))
         few = analyses.parts_of(exact, corpus.test.select(some))
-        tau = analyses.correlations(few.weights, analyses.attention_erasure(few), few.keep).summary()["mean"]
+        tau = analyses.correlations(few.weights, analyses.attention_erasure(few), few.keep).mean
         ledger.add(
             str(seed),
             {

@@ -48,7 +48,7 @@ class CollapseCell:
     """One model.
 
     Attributes:
-        name: stem of the result file.
+        name: of the cell's line in the results.
         title: for the report.
         trained: whether its weights are.
         layers, size: of a model at initialisation.
@@ -63,7 +63,7 @@ class CollapseCell:
     size: int = 768
     folder: Path | None = None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What decides the numbers of a seed."""
         own = {"kind": "collapse", "title": self.title, "family": self.family, "trained": self.trained}
         sizes = {"layers": self.layers, "size": self.size, "tokens": TOKENS, "sequences": SEQUENCES}
@@ -104,9 +104,9 @@ def run_collapse(cell: CollapseCell, seeds: list[int], ledger: Ledger, tick: Cal
         tick(1)
 
 
-def curves(model: nn.Module, inputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+def curves(model: nn.Module, inputs: dict[str, Tensor]) -> list[dict[str, object]]:
     """Softmax and TanhMax with and without skip connections and MLPs."""
-    found = []
+    found: list[dict[str, object]] = []
     for attention in ("softmax", "tanhmax"):
         with hf_tanhmax.tanhmax_on(model) if attention == "tanhmax" else nullcontext():
             for skip, mlp in SWITCHES:

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +47,7 @@ class Corpus:
     test: Documents
     words: tuple[str, ...]
     polarity: Tensor
-    fingerprint: dict[str, Any]
+    fingerprint: dict[str, object]
 
     def unknown_as_padding(self) -> "Corpus":
         """The same with padding for unknown words, as the published code has it."""
@@ -88,7 +87,7 @@ def synthetic(documents: int = 10_000, vocabulary: int = 2_000, polar: int = 200
     return Corpus(train, fit, validation, test, words, polarity, fingerprint)
 
 
-def from_texts(tables: dict[str, tuple[list[str], list[int]]], data_set: DataSet, fingerprint: dict[str, Any]) -> Corpus:
+def from_texts(tables: dict[str, tuple[list[str], list[int]]], data_set: DataSet, fingerprint: dict[str, object]) -> Corpus:
     """Texts as numbers.
 
     Args:

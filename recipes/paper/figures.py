@@ -2,11 +2,11 @@
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from .ledger import CellRun
 from .signs import KINDS
 from .tables import NAMES, Cells, runs_of
 
@@ -68,7 +68,7 @@ def _histograms(cells: Cells, name: str, title: str) -> Figure:
         for attention, (colour, line) in ARMS.items():
             runs = runs_of(cells, name, "paper", attention)
             signed = key != "gradient" and attention != "softmax"
-            counts = sum(_counts(run, key, oriented=signed) for run in runs)
+            counts = np.sum([_counts(run, key, oriented=signed) for run in runs], axis=0)
             edges = np.linspace(-1, 1, len(counts) + 1)
             axis.stairs(counts / max(1, counts.sum()), edges, color=colour, linestyle=line, label=NAMES[attention])
         axis.set(title=words, xlabel="Kendall's tau of a sentence", ylabel="share")
@@ -77,7 +77,7 @@ def _histograms(cells: Cells, name: str, title: str) -> Figure:
     return figure
 
 
-def _counts(run: dict[str, Any], key: str, *, oriented: bool) -> np.ndarray:
+def _counts(run: CellRun, key: str, *, oriented: bool) -> np.ndarray:
     counts = np.array(run["tau"][key]["histogram"], dtype=float)
     return counts[::-1] if oriented and run["signs"]["orientation"] < 0 else counts
 

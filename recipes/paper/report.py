@@ -1,20 +1,39 @@
 """REPORT.md and its figures from the results on disk: nothing in it is typed, the same results give the same report."""
 
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from hf_tanhmax.results import Data, table
 
 from . import tables
 from .figures import draw
 from .ledger import read_cells
 from .settings import SETS, read_sets
 from .signs import AGREEMENT, MINORITY
-from .tables import Cells
+from .tables import Cells, Gain, Published
 
 TEMPLATE = "report.md.j2"
 RESULTS, FIGURES, REPORT = "results", "figures", "REPORT.md"
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """All that the report says of one data set of text, in words; `there` where it was run."""
+
+    name: str
+    title: str
+    there: bool
+    lines: list[list[str]]
+    verdicts: list[str]
+    signs: list[list[str]]
+    gains: list[Gain]
+    grid: list[list[str]]
+    seeds: list[int]
+    figures: list[str]
 
 
 def write_report(output: Path) -> Path:
@@ -51,8 +70,8 @@ def rendered(cells: Cells, figures: list[str]) -> str:
     environment.filters["table"] = _table
     return environment.get_template(TEMPLATE).render(
         sets=sets,
-        run=[one for one in sets if one["there"]],
-        absent=[one["title"] for one in sets if not one["there"]],
+        run=[one for one in sets if one.there],
+        absent=[one.title for one in sets if not one.there],
         verdicts=_counted(sets),
         solutions=erasure_by_solution(cells, facts["sets"]),
         basins=[(titles[name], tables.basin_lines(cells, name)) for name in facts["sets"] if tables.basin_lines(cells, name)],
@@ -66,26 +85,26 @@ def rendered(cells: Cells, figures: list[str]) -> str:
     )
 
 
-def _set(cells: Cells, name: str, title: str, facts: dict[str, Any], figures: list[str]) -> dict[str, Any]:
+def _set(cells: Cells, name: str, title: str, facts: Published, figures: list[str]) -> SetReport:
     lines = tables.lines(cells, name, facts)
-    return {
-        "name": name,
-        "title": title,
-        "there": any(line.verdict != tables.MISSING for line in lines),
-        "lines": [list(vars(line).values()) for line in lines],
-        "verdicts": [line.verdict for line in lines],
-        "signs": tables.sign_lines(cells, name),
-        "gains": tables.gains(cells, name),
-        "grid": tables.grid_lines(cells, name),
-        "seeds": sorted({len(tables.runs_of(cells, name, "paper", attention)) for attention in tables.ATTENTIONS}),
-        "figures": [figure for figure in figures if figure.startswith(f"{name}-") and not figure.endswith("-basins.png")],
-    }
+    return SetReport(
+        name=name,
+        title=title,
+        there=any(line.verdict != tables.MISSING for line in lines),
+        lines=[list(vars(line).values()) for line in lines],
+        verdicts=[line.verdict for line in lines],
+        signs=tables.sign_lines(cells, name),
+        gains=tables.gains(cells, name),
+        grid=tables.grid_lines(cells, name),
+        seeds=sorted({len(tables.runs_of(cells, name, "paper", attention)) for attention in tables.ATTENTIONS}),
+        figures=[figure for figure in figures if figure.startswith(f"{name}-") and not figure.endswith("-basins.png")],
+    )
 
 
-def _counted(sets: list[dict[str, Any]]) -> list[list[str]]:
+def _counted(sets: Sequence[SetReport]) -> list[list[str]]:
     """How many of the published figures hold, by data set."""
     wanted = (tables.HOLDS, tables.AS_PUBLISHED, tables.NOT_FOUND)
-    return [[one["title"], *(str(one["verdicts"].count(verdict)) for verdict in wanted)] for one in sets if one["there"]]
+    return [[one.title, *(str(one.verdicts.count(verdict)) for verdict in wanted)] for one in sets if one.there]
 
 
 def erasure_by_solution(cells: Cells, names: list[str]) -> list[list[str]]:
@@ -109,7 +128,7 @@ def erasure_by_solution(cells: Cells, names: list[str]) -> list[list[str]]:
     return found
 
 
-def _origin(cells: Cells) -> dict[str, Any]:
+def _origin(cells: Cells) -> dict[str, object]:
     """Versions and machines that the numbers came from."""
     runs = [run for cell in cells.values() for run in cell["runs"].values()]
     versions: dict[str, set[str]] = {}
@@ -129,15 +148,13 @@ def _origin(cells: Cells) -> dict[str, Any]:
     }
 
 
-def _fingerprint(data: dict[str, Any]) -> str:
-    digests = data.get("sha256", {})
-    shown = {"": digests} if isinstance(digests, str) else digests
+def _fingerprint(data: Data) -> str:
+    digests: str | dict[str, str] = data.get("sha256", {})
+    shown = {"": digests} if isinstance(digests, str) else digests  # the synthetic documents have one digest
     words = [f"{split} {digest[:12]}".strip() for split, digest in shown.items()]
     rows = [f"{count:,} {split}" for split, count in data.get("rows", {}).items()]
     return "; ".join(part for part in (", ".join(rows), "SHA-256 " + ", ".join(words) if words else "") if part)
 
 
 def _table(rows: list[list[str]], *header: str) -> str:
-    """Markdown."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return table(header, rows, markdown=True, align="none")

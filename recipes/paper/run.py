@@ -2,18 +2,18 @@
 
     accelerate launch -m recipes.paper.run [--fast] [--data DIR ...] [--output DIR]
 
-Every cell is one JSON file in OUTPUT/results, written run by run; what is there already is not run again, so the same command resumes.
+Every study is one file in OUTPUT/results with a line for each cell, written run by run; what is there already is not run again, so the same
+command resumes.
 The report is rendered from these files at the end, and by `--report` alone.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -30,6 +30,7 @@ from .sources import load
 PARTS = ("text", "basins", "collapse", "vision")
 BASIN_SETS = ("20news", "synthetic_dot")
 FAST_ROWS, FAST_EPOCHS = 300, 12
+Work = Callable[[Ledger, text.Tick], None]  # does what is missing of a cell
 
 
 def main(arguments: list[str]) -> int:
@@ -139,7 +140,7 @@ class Replication:
             data_set.grid_epochs,
             text.grid_names(data_set),
         )
-        return text.chosen_cell(data_set, attention, {"runs": ledger.runs})
+        return text.chosen_cell(data_set, attention, ledger.runs)
 
     def _basins(self) -> None:
         seeds = list(range(100, 100 + self.given.basin_seeds))
@@ -164,11 +165,11 @@ class Replication:
             work = partial(vision.run_vision, cell, self.seeds, self.given.output / "runs")
             self._work(cell.name, cell.identity(), work, 1, [str(seed) for seed in self.seeds])
 
-    def _work(self, name: str, identity: dict[str, Any], work: Callable[..., None], each: int, runs: list[str]) -> Ledger:
+    def _work(self, name: str, identity: Mapping[str, object], work: Work, each: int, runs: list[str]) -> Ledger:
         """Do what is missing of one cell, with a bar that counts epochs, or runs where these are one step."""
         from tqdm.auto import tqdm
 
-        ledger = Ledger(self.results / f"{name}.json", identity)
+        ledger = Ledger(self.results, name, identity)
         missing = ledger.missing(runs)
         if ledger.replaced:
             print(f"{name}: the results that were there are of other settings or data; running it again")
@@ -186,14 +187,16 @@ class Replication:
     def _sized(self, data_set: DataSet) -> DataSet:
         if not self.given.fast:
             return data_set
-        epochs: dict[str, Any] = {
-            "epochs": FAST_EPOCHS,
-            "grid_epochs": FAST_EPOCHS // 2,
-            "basin_epochs": FAST_EPOCHS,
-            "basin_settings": 4,
-            "grid_seeds": 1,
-        }
-        return replace(data_set, **epochs, learning_rates=data_set.learning_rates[-1:], attentions=("softmax", "tanhmax"))
+        return replace(
+            data_set,
+            epochs=FAST_EPOCHS,
+            grid_epochs=FAST_EPOCHS // 2,
+            basin_epochs=FAST_EPOCHS,
+            basin_settings=4,
+            grid_seeds=1,
+            learning_rates=data_set.learning_rates[-1:],
+            attentions=("softmax", "tanhmax"),
+        )
 
 
 def _weights(word: str) -> tuple[str, Path]:

@@ -136,9 +136,8 @@ def _value(key: str, value: Any, kind: Any, where: str) -> Any:
         return tuple(_value(key, item, wanted, where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    accepted: Any = {int: int, float: float, str: str}.get(kind)
-    if accepted is not None and (
-        isinstance(value, bool) or not isinstance(value, accepted) or (kind is not str and value <= 0 and key != "hub_labels")
-    ):
+    accepted = {int: int, float: float, str: str}.get(kind)
+    too_small = isinstance(value, int | float) and value <= 0 and key != "hub_labels"
+    if accepted is not None and (isinstance(value, bool) or not isinstance(value, accepted) or too_small):
         raise RecipeError(f"{where}: {key} must be {'text' if kind is str else 'a positive number'}, but is {value!r}")
     return value

@@ -5,7 +5,6 @@ What a weight does to the logit is w_i u_i, so it is oriented by the sign that t
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,9 +73,9 @@ def word_means(parts: Parts, input_ids: Tensor, vocabulary: int) -> dict[str, Te
     return {"count": counts, **means}
 
 
-def polarity_table(means: dict[str, Tensor], polarity: Tensor) -> dict[str, Any]:
+def polarity_table(means: dict[str, Tensor], polarity: Tensor) -> dict[str, dict[str, float | None]]:
     """Mean and standard deviation over the words of each polarity of their mean score and weight, and how many words."""
-    table = {}
+    table: dict[str, dict[str, float | None]] = {}
     for sign, name in NAMES.items():
         chosen = (polarity == sign) & (means["count"] > 0)
         found = {quantity: means[quantity][chosen] for quantity in ("score", "weight")}

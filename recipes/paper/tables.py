@@ -5,10 +5,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
+from hf_tanhmax.results import is_number, mean_and_deviation
+
+from .ledger import Cell, CellRun
 from .signs import KINDS
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
@@ -16,7 +19,39 @@ ATTENTIONS = ("softmax", "tanhmax")
 NAMES = {"softmax": "softmax", "tanhmax": "TanhMax", "tanh": "tanh"}
 NOT_RUN, MISSING = "not run: data not at hand", "-"
 HOLDS, AS_PUBLISHED, NOT_FOUND = "holds", "only as published", "not found"
-Cells = dict[str, dict[str, Any]]
+Cells = dict[str, Cell]
+
+
+class Row(TypedDict, total=False):
+    """A figure of the paper: its title, where its value is in a result, how it is written, and the published pairs by data set."""
+
+    key: str
+    title: str
+    percent: bool
+    sign: str
+    published: dict[str, list[float]]
+
+
+class Published(TypedDict):
+    """What the paper prints, and how far a measurement may be from it."""
+
+    sets: list[str]
+    tolerance: dict[str, float]
+    rows: list[Row]
+    collapse: dict[str, float]
+    erasure_tau: list[float]
+
+
+class Gain(TypedDict):
+    """TanhMax's accuracy beside softmax's under one protocol, in words, and their difference in points."""
+
+    protocol: str
+    softmax: str
+    tanhmax: str
+    shown: str
+    p: str
+    difference: float
+    significant: bool
 
 
 @dataclass(frozen=True)
@@ -43,25 +78,26 @@ class Line:
     verdict: str
 
 
-def published() -> dict[str, Any]:
+def published() -> Published:
     """The paper's figures."""
     return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
 
 
-def runs_of(cells: Cells, data_set: str, protocol: str, attention: str) -> list[dict[str, Any]]:
+def runs_of(cells: Cells, data_set: str, protocol: str, attention: str) -> list[CellRun]:
     """The seeds of a text cell; none where it was not run."""
-    return list(cells.get(f"text--{data_set}--{protocol}--{attention}", {"runs": {}})["runs"].values())
+    cell = cells.get(f"text--{data_set}--{protocol}--{attention}")
+    return [] if cell is None else list(cell["runs"].values())
 
 
-def value_of(run: dict[str, Any], key: str, *, oriented: bool = False) -> float | None:
+def value_of(run: CellRun, key: str, *, oriented: bool = False) -> float | None:
     """A number of a run by its path, turned by the run's orientation if asked for."""
-    found: Any = run
+    found: object = run
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
-    return None if found is None else float(found) * (run["signs"]["orientation"] if oriented else 1.0)
+    return float(found) * (run["signs"]["orientation"] if oriented else 1.0) if is_number(found) else None
 
 
-def values_of(runs: Sequence[dict[str, Any]], key: str, *, oriented: bool = False) -> list[float]:
+def values_of(runs: Sequence[CellRun], key: str, *, oriented: bool = False) -> list[float]:
     """The number of every run that has one."""
     found = (value_of(run, key, oriented=oriented) for run in runs)
     return [value for value in found if value is not None]
@@ -69,16 +105,15 @@ def values_of(runs: Sequence[dict[str, Any]], key: str, *, oriented: bool = Fals
 
 def spread(values: Sequence[float], *, percent: bool = False, digits: int = 3) -> str:
     """Mean and standard deviation over seeds in words."""
-    if not values:
+    mean, deviation = mean_and_deviation(values)
+    if mean is None:
         return MISSING
     factor, digits = (100, 1) if percent else (1, digits)
-    mean = statistics.fmean(values) * factor
-    if len(values) == 1:
-        return f"{_number(mean, digits)} (1 seed)"
-    return f"{_number(mean, digits)} ± {_number(statistics.stdev(values) * factor, digits)}"
+    shown = _number(mean * factor, digits)
+    return f"{shown} (1 seed)" if deviation is None else f"{shown} ± {_number(deviation * factor, digits)}"
 
 
-def lines(cells: Cells, data_set: str, facts: dict[str, Any]) -> list[Line]:
+def lines(cells: Cells, data_set: str, facts: Published) -> list[Line]:
     """The table of one data set."""
     found = []
     there = any(runs_of(cells, data_set, "paper", attention) for attention in ATTENTIONS)
@@ -88,7 +123,7 @@ def lines(cells: Cells, data_set: str, facts: dict[str, Any]) -> list[Line]:
             percent, oriented = row.get("percent", False), row.get("sign") == "free" and attention != "softmax"
             shown = f"{figure:.2f}" if percent else _number(figure, 3)
             if not there:
-                found.append(Line(row["title"], NAMES[attention], shown, *[NOT_RUN] * 3, MISSING))
+                found.append(Line(row["title"], NAMES[attention], shown, NOT_RUN, NOT_RUN, NOT_RUN, MISSING))
                 continue
             leaky = f"leaky_{row['key']}" if row["key"].endswith("accuracy") else row["key"]
             again = values_of(runs_of(cells, data_set, "published", attention), leaky, oriented=oriented)
@@ -97,8 +132,8 @@ def lines(cells: Cells, data_set: str, facts: dict[str, Any]) -> list[Line]:
             )
             tolerance = facts["tolerance"]["percent" if percent else "other"]
             verdict = _verdict(figure / (100 if percent else 1), again, right, tolerance)
-            words = [spread(values, percent=percent) for values in (again, right, common)]
-            found.append(Line(row["title"], NAMES[attention], shown, *words, verdict))
+            first, second, third = (spread(values, percent=percent) for values in (again, right, common))
+            found.append(Line(row["title"], NAMES[attention], shown, first, second, third, verdict))
     return found
 
 
@@ -130,9 +165,9 @@ def sign_lines(cells: Cells, data_set: str) -> list[list[str]]:
     return found
 
 
-def gains(cells: Cells, data_set: str) -> list[dict[str, Any]]:
+def gains(cells: Cells, data_set: str) -> list[Gain]:
     """TanhMax's test accuracy less softmax's, in points, honest and leaky, with Welch's t-test over the seeds."""
-    found = []
+    found: list[Gain] = []
     for protocol, key in (("published", "leaky_test_accuracy"), ("paper", "test_accuracy"), ("common", "test_accuracy")):
         softmax, tanhmax = (values_of(runs_of(cells, data_set, protocol, attention), key) for attention in ATTENTIONS)
         if not softmax or not tanhmax:
@@ -208,12 +243,12 @@ def collapse_lines(cells: Cells) -> list[list[str]]:
     return found
 
 
-def collapse_claim(cells: Cells, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def collapse_claim(cells: Cells, facts: Published) -> list[dict[str, str | float]]:
     """What was said of layer 2 of a 12-layer BERT at initialisation, attention alone, beside what is measured with both norms."""
     cell = cells.get("collapse--bert-init")
     if cell is None:
         return []
-    found = []
+    found: list[dict[str, str | float]] = []
     for attention in ATTENTIONS:
         curves = [
             curve
@@ -222,8 +257,9 @@ def collapse_claim(cells: Cells, facts: dict[str, Any]) -> list[dict[str, Any]]:
             if curve["attention"] == attention and not curve["skip"] and not curve["mlp"]
         ]
         said = facts["collapse"][attention]
-        for key, words in (("ratio", "Frobenius"), ("composite_ratio", "composite")):
-            values = [curve[key][2] for curve in curves]
+        ratios = [curve["ratio"] for curve in curves], [curve["composite_ratio"] for curve in curves]
+        for words, layers in zip(("Frobenius", "composite"), ratios, strict=True):
+            values = [ratio[2] for ratio in layers]
             close = abs(statistics.fmean(values) / said - 1) <= facts["tolerance"]["other"]
             verdict = "confirmed" if close else "corrected"
             found.append(
@@ -232,7 +268,7 @@ def collapse_claim(cells: Cells, facts: dict[str, Any]) -> list[dict[str, Any]]:
                     "norm": words,
                     "said": said,
                     "found": spread(values, digits=4),
-                    "first": spread([curve[key][1] for curve in curves], digits=4),
+                    "first": spread([ratio[1] for ratio in layers], digits=4),
                     "verdict": verdict,
                 }
             )

@@ -9,10 +9,10 @@ Protocols:
 """
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any
 
 import torch
 
@@ -24,13 +24,14 @@ from .learning import analyses
 from .learning.analyses import Parts
 from .learning.modeling import PaperClassifier, PaperConfig
 from .learning.training import Documents, Schedule, accuracy, trained
-from .ledger import Ledger
+from .ledger import CellRun, Ledger
 from .settings import DataSet
 
 PROTOCOLS = ("paper", "common", "published")
 DRAW_SEED = 2024  # of shuffles and random weights
 FIRST_GRID_SEED = 1000  # none of those that are reported
 VIOLIN = 200  # sentences that a violin shows
+Tick = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TextCell:
 
     @property
     def name(self) -> str:
-        """Stem of the result file."""
+        """Of the cell's line in the results."""
         return f"text--{self.data_set.name}--{self.protocol}--{self.attention}"
 
     @property
@@ -61,20 +62,20 @@ class TextCell:
         """How to train."""
         return Schedule(self.learning_rate, self.epochs, self.data_set.batch_size, self.data_set.loss_factor)
 
-    def config(self, corpus: Corpus, **changes: Any) -> PaperConfig:
+    def config(self, corpus: Corpus, **changes: float) -> PaperConfig:
         """Of the classifier."""
         sizes = {name: getattr(self.data_set, name) for name in ("embedding_size", "hidden_size", "score_function")}
         given = {"attention": self.attention, "scale": self.scale, "mask_padding": self.protocol != "published"}
         return PaperConfig(vocab_size=len(corpus.words), **{**sizes, **given, **changes})
 
-    def identity(self, corpus: Corpus) -> dict[str, Any]:
+    def identity(self, corpus: Corpus) -> dict[str, object]:
         """What decides the numbers of a seed."""
         own = {"kind": "text", "set": self.data_set.name, "protocol": self.protocol, "attention": self.attention}
         sizes = {name: getattr(self.data_set, name) for name in ("score_function", "embedding_size", "hidden_size", "max_length")}
         return {**own, "scale": self.scale, "schedule": asdict(self.schedule), **sizes, "data": corpus.fingerprint}
 
 
-def run_text(cell: TextCell, corpus: Corpus, seeds: list[int], ledger: Ledger, tick: Any) -> None:
+def run_text(cell: TextCell, corpus: Corpus, seeds: list[int], ledger: Ledger, tick: Tick) -> None:
     """Train and analyse the seeds that are missing.
 
     Args:
@@ -87,21 +88,22 @@ def run_text(cell: TextCell, corpus: Corpus, seeds: list[int], ledger: Ledger, t
     if cell.protocol == "published":
         corpus = corpus.unknown_as_padding()
     missing = [int(name) for name in ledger.missing(map(str, seeds))]
+    drawn = seeds[0] if cell.protocol == "paper" else None  # figures show the first seed with the paper's settings
     for group in torch.tensor(missing, dtype=torch.int64).split(cell.data_set.seeds_at_once) if missing else []:
         started, together = time.perf_counter(), len(group)
         watch = partial(_tick, tick, together)
         models = trained(cell.config(corpus), corpus.train, cell.schedule, seeds=group.tolist(), after_epoch=watch)
         seconds = (time.perf_counter() - started) / together
         for seed, model in zip(group.tolist(), models, strict=True):
-            analysed = analysis(model, corpus, published=cell.protocol == "published", for_figures=seed == seeds[0])
+            analysed = analysis(model, corpus, published=cell.protocol == "published", for_figures=seed == drawn)
             ledger.add(str(seed), {**analysed, "training_seconds": round(seconds, 1)})
 
 
-def _tick(tick: Any, together: int, *_: Any) -> None:
+def _tick(tick: Tick, together: int, *_: object) -> None:
     tick(together)
 
 
-def analysis(model: PaperClassifier, corpus: Corpus, *, published: bool, for_figures: bool = False) -> dict[str, Any]:
+def analysis(model: PaperClassifier, corpus: Corpus, *, published: bool, for_figures: bool = False) -> dict[str, object]:
     """All numbers of a trained classifier.
 
     Args:
@@ -134,7 +136,7 @@ def analysis(model: PaperClassifier, corpus: Corpus, *, published: bool, for_fig
     }
 
 
-def _taus(model: PaperClassifier, documents: Documents, parts: Parts, *, rounded: bool) -> dict[str, Any]:
+def _taus(model: PaperClassifier, documents: Documents, parts: Parts, *, rounded: bool) -> dict[str, object]:
     attention, inputs = analyses.attention_erasure(parts, rounded=rounded), analyses.input_erasure(model, parts)
     size = parts.weights.abs()
     pairs = {
@@ -147,11 +149,11 @@ def _taus(model: PaperClassifier, documents: Documents, parts: Parts, *, rounded
     return {name: analyses.correlations(one, other, parts.keep).summary() for name, (one, other) in pairs.items()}
 
 
-def _changes(model: PaperClassifier, parts: Parts, documents: Documents, *, scaled: bool, for_figures: bool) -> dict[str, Any]:
+def _changes(model: PaperClassifier, parts: Parts, documents: Documents, *, scaled: bool, for_figures: bool) -> dict[str, object]:
     generator = torch.Generator().manual_seed(DRAW_SEED)
     permutation = analyses.permutation_changes(parts, generator)
     drawn = analyses.random_changes(parts, generator, signed=model.config.attention != "softmax", scaled=scaled)
-    found: dict[str, Any] = {name: _spread(values) for name, values in (("permutation", permutation), ("random", drawn))}
+    found: dict[str, object] = {name: _spread(values) for name, values in (("permutation", permutation), ("random", drawn))}
     if for_figures:
         shown = torch.linspace(0, len(documents) - 1, min(VIOLIN, len(documents))).long()
         found["violin"] = {
@@ -176,7 +178,7 @@ def paper_cell(data_set: DataSet, protocol: str, attention: str) -> TextCell:
     return TextCell(data_set, protocol, attention, arm.learning_rate, arm.scale, data_set.epochs)
 
 
-def run_grid(data_set: DataSet, attention: str, corpus: Corpus, ledger: Ledger, tick: Any) -> None:
+def run_grid(data_set: DataSet, attention: str, corpus: Corpus, ledger: Ledger, tick: Tick) -> None:
     """Try each setting of the grid on the part of the training documents that is not for validation; over its seeds."""
     for learning_rate in data_set.learning_rates:
         for scale in data_set.scales:
@@ -184,7 +186,7 @@ def run_grid(data_set: DataSet, attention: str, corpus: Corpus, ledger: Ledger, 
             for name in ledger.missing([_grid_name(learning_rate, scale)]):
                 curve: list[list[float]] = []
 
-                def watch(epoch: int, models: Any, curve: list[list[float]] = curve) -> None:
+                def watch(epoch: int, models: Callable[[], list[PaperClassifier]], curve: list[list[float]] = curve) -> None:
                     if epoch % data_set.grid_every == 0 or epoch == data_set.grid_epochs:
                         curve.append([epoch, fmean(accuracy(model, corpus.validation) for model in models())])
                     tick(1)
@@ -206,7 +208,7 @@ def _grid_name(learning_rate: float, scale: float) -> str:
     return f"learning rate {learning_rate:g}, scale {scale:g}"
 
 
-def grid_identity(data_set: DataSet, attention: str, corpus: Corpus) -> dict[str, Any]:
+def grid_identity(data_set: DataSet, attention: str, corpus: Corpus) -> dict[str, object]:
     """What decides the numbers of a grid, other than the setting."""
     return {
         "kind": "grid",
@@ -221,13 +223,13 @@ def grid_identity(data_set: DataSet, attention: str, corpus: Corpus) -> dict[str
     }
 
 
-def chosen_cell(data_set: DataSet, attention: str, grid: dict[str, Any]) -> TextCell:
+def chosen_cell(data_set: DataSet, attention: str, grid: Mapping[str, CellRun]) -> TextCell:
     """The cell with the settings that were best on the validation split; of equals the one that trains shortest, then comes first.
 
     Raises:
         RecipeError: the grid is not complete.
     """
-    runs = grid["runs"].values()
+    runs = grid.values()
     if len(runs) < len(grid_names(data_set)):
         raise RecipeError(f"the grid of {data_set.name}, {attention}, is not complete; run it first")
     tried = [(value, -int(epoch), run) for run in runs for epoch, value in run["validation_accuracy"]]

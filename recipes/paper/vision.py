@@ -1,12 +1,11 @@
 """Images: the recipe `vit/image_classification` with softmax and TanhMax, the same budget for both, several seeds."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hf_tanhmax.errors import Interrupted, RecipeError
+from hf_tanhmax.results import read_run
 from hf_tanhmax.training.checkpoints import RESULTS
 from hf_tanhmax.training.configuration.recipe import task_base
 from hf_tanhmax.training.train import main
@@ -42,10 +41,10 @@ class VisionCell:
 
     @property
     def name(self) -> str:
-        """Stem of the result file."""
+        """Of the cell's line in the results."""
         return f"vision--{self.data}--{self.attention}"
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What decides the numbers of a seed."""
         files = {} if self.folder is None else {split: file_digest(path) for split, path in _files(self.folder).items()}
         own = {"kind": "vision", "set": self.data, "title": TITLES[self.data], "attention": self.attention}
@@ -79,8 +78,8 @@ def run_vision(cell: VisionCell, seeds: list[int], runs: Path, ledger: Ledger, t
             raise Interrupted("the run of an image classifier; give the same command to go on")
         if code != 0:
             raise RecipeError(f"the recipe {TASK} did not finish; its error is above")
-        result = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        metrics, health = result["metrics"], result["attention_health"]["overall"]
+        result = read_run(folder / RESULTS)
+        metrics, health = result["metrics"], (result["attention_health"] or {})["overall"]
         names = ("test_accuracy", "validation_accuracy", "train_loss", "steps")
         ledger.add(name, {**{key: metrics[key] for key in names}, "negative_mass": health["negative_mass"], "data": result["data"]})
         tick(1)

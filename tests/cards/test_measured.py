@@ -3,14 +3,8 @@
 import pytest
 from saved_models import result
 
-from hf_tanhmax.cards import measured
-from hf_tanhmax.cards.measured import check_runs, health, mean_of, numbers, spread
-
-
-def test_one_run_has_no_spread():
-    assert spread([0.5]) == "0.5000"
-    assert spread([0.5, 0.7]) == "0.6000 ± 0.1414"
-    assert spread([31.25, 31.75], digits=2) == "31.50 ± 0.35"
+from hf_tanhmax.cards.measured import health, mean_of, numbers
+from hf_tanhmax.results import main_metric
 
 
 def test_the_main_metric_of_the_test_rows_comes_first():
@@ -35,7 +29,7 @@ def test_what_a_run_lacks_is_left_out():
 def test_perplexity_has_two_digits():
     run = result(metrics={"test_perplexity": 31.2345, "validation_perplexity": 30.0, "train_loss": 3.4}, main_metric="perplexity")
     assert numbers([run])[0] == ("test perplexity", "31.23")
-    assert measured.main_metric(run) == "perplexity"
+    assert main_metric(run) == "perplexity"
 
 
 def test_health():
@@ -51,33 +45,3 @@ def test_health():
 def test_learned_polarities():
     run = result(attention_health={"overall": {}, "polarity_per_head": [[0.01, 0.02], [0.03, 0.5]]})
     assert health([run]) == {"learned": "from 0.01 to 0.5, with a mean of 0.14"}
-
-
-@pytest.mark.parametrize("runs", [[], [{}], {"recipe": 1}, [result(), 3], [{"recipe": "a", "variant": "b", "seed": 0}]])
-def test_what_is_no_result(runs):
-    with pytest.raises(ValueError, match=r"results must be a list of what recipes.train writes to results.json, one per seed, or None"):
-        check_runs(runs)
-
-
-@pytest.mark.parametrize(
-    ("changes", "names"),
-    [
-        ({"variant": "tanhmax"}, "variant"),
-        ({"config": {**result()["config"], "learning_rate": 1.0}}, "learning_rate"),
-        ({"config": {**result()["config"], "new_key": 1}}, "new_key"),
-        ({"data": {"source": "synthetic"}}, "data"),
-    ],
-)
-def test_runs_of_different_models(changes, names):
-    for runs in ([result(0), result(1, **changes)], [result(1, **changes), result(0)]):
-        with pytest.raises(ValueError, match=f"the results are not of one model: they differ in {names}; give those of one variant"):
-            check_runs(runs)
-
-
-def test_more_rows_are_not_other_data():
-    check_runs([result(0), result(1, data={**result()["data"], "rows": {"train": 3}})])
-
-
-def test_a_seed_counts_once():
-    with pytest.raises(ValueError, match="seed 1 is given twice; a run counts once"):
-        check_runs([result(1), result(0), result(1)])

@@ -1,36 +1,54 @@
-"""The cards in `model_cards/`, of models that were really trained: `python tests/helpers/made_cards.py` renders them from results.
+"""Model cards of models that were really trained, of which three are kept: `python tests/helpers/made_cards.py` writes these.
 
-`recipes/results/<data>/` holds the runs of each variant, and beside them, for every card, a folder of its name with what the run's model
-says of itself (its config, and the config of its processor or adapter); the name ends with the variant, of which the last settings have
-the card.
+`recipes/results/<data>.jsonl` holds the runs, and on every line of `recipes/results/models.jsonl` stands what a run's model says of itself:
+its name, and the contents of its configs by their paths. The name ends with the variant, of which the last settings have the card.
 """
 
+import functools
+import json
 import os
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a card of this project does not hang on what the Hub says of its base
 
 from hf_tanhmax.cards import model_card
+from hf_tanhmax.results import read_lines, read_runs, settings_of
 from hf_tanhmax.training.compare import comparison
-from hf_tanhmax.training.results import read_runs, settings_of
 
 ROOT = Path(__file__).parents[2]
 CARDS, RESULTS = ROOT / "model_cards", ROOT / "recipes" / "results"
-# The checkpoints that the runs started from, by the second part of a folder's name.
+KEPT = ("tanhmax-minilm-sst2-annealed", "tanhmax-dinov2s-cifar10-lora", "tanhmax-smollm2-tinyshakespeare-learned")
+# The checkpoints that the runs started from, by the second part of a model's name.
 BASES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 def rendered():
-    """Path and text of every card."""
-    for folder in sorted(path.parent for name in ("config.json", "adapter_config.json") for path in RESULTS.glob(f"*/*/{name}")):
-        variant = folder.name.rsplit("-", 1)[1]
-        runs = [run for path in sorted(folder.parent.glob("*.json")) for run in read_runs(path)]
-        tried = [run for run in runs if run["variant"] == variant]
-        own = [run for run in tried if settings_of(run) == settings_of(tried[-1])]
-        card = model_card(folder, results=own, comparison=comparison(runs, markdown=True), base_model=BASES.get(folder.name.split("-")[1]))
-        yield CARDS / f"{folder.name}.md", str(card)
+    """Name and text of every card."""
+    for model in read_lines(RESULTS / "models.jsonl"):
+        with TemporaryDirectory() as place:
+            folder = Path(place) / model["name"]
+            for path, content in model["files"].items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_text(json.dumps(content))
+            tried = [run for run in read_runs(RESULTS / f"{model['data']}.jsonl") if run["variant"] == model["name"].rsplit("-", 1)[1]]
+            own = [run for run in tried if settings_of(run) == settings_of(tried[-1])]
+            base = BASES.get(model["name"].split("-")[1])
+            yield model["name"], str(model_card(folder, results=own, comparison=compared(model["data"]), base_model=base))
+
+
+@functools.cache
+def compared(data):
+    """The runs on one data set beside each other."""
+    return comparison(read_runs(RESULTS / f"{data}.jsonl"), markdown=True)
+
+
+def main():
+    for name, text in rendered():
+        if name in KEPT:
+            (CARDS / f"{name}.md").write_text(text)
 
 
 if __name__ == "__main__":
-    for path, text in rendered():
-        path.write_text(text)
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """Predicted clock cycles per attention score, from the instructions of a kernel's inner loop. Predictions, not measurements: no GPU runs.
 
 `python tests/helpers/predicted.py` compiles the forward and backward kernels and their softmax twins for sm_90, as `ahead` does, and writes
-`predicted-clocks-<version of Triton>` as JSON and Markdown into `recipes/results`. Run it without TRITON_INTERPRET.
+`predicted-clocks-<version of Triton>.json` into `recipes/results`, and prints the table. Run it without TRITON_INTERPRET.
 
 Per clock cycle a Hopper multiprocessor issues instructions for 128 threads, and computes 16 special functions and 4096 dense half-precision
 operations. A score thus takes at least the largest of (instructions / 128), (special functions / 16) and (matrix operations / 4096) cycles,
@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ahead import DTYPES, Build, compiled, disassembled, rows_of
+
+from hf_tanhmax.results import table
 
 RESULTS = Path(__file__).parents[2] / "recipes/results"
 ISSUE, SPECIAL, MATRIX = 128, 16, 4096  # instructions of threads, special functions and operations of a multiprocessor per clock cycle
@@ -142,7 +144,7 @@ def rendered(result):
         f"Clock cycles per attention score, sm_90, Triton {result['triton']}, bfloat16, the loop without a mask. {EXPLAINED}",
         "",
     ]
-    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    rows = []
     twins = [each for each in result["entries"] if each["weights"] == "softmax"]
     for each in result["entries"]:
         parts = ("query", "key_value") if each["tile"]["reduced"] else (each["kernel"],)
@@ -151,8 +153,8 @@ def rendered(result):
         cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}", *(f"{clocks[name]:.3f}" for name in UNITS)]
         cells += [clocks["limit"], f"{clocks['serial']:.3f}"]
         cells += [" / ".join(f"{clocks[name] / twin[name]:.2f}" for name in SUMS)]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(list(map(str, cells)))
+    return "\n".join([*lines, table(columns, rows, markdown=True, align="none")])
 
 
 UNITS, SUMS = ("issue", "special", "matrix", "overlapped"), ("overlapped", "serial")
@@ -175,9 +177,8 @@ def main():
     with ThreadPoolExecutor(options.jobs) as pool:
         found = list(pool.map(entry, entries()))
     result = {"warning": WARNING, "triton": version, "architecture": "sm_90", "entries": found}
-    path = options.folder / f"predicted-clocks-triton-{version}"
-    path.with_name(f"{path.name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    path.with_name(f"{path.name}.md").write_text(rendered(result))
+    (options.folder / f"predicted-clocks-triton-{version}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(rendered(result))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import predicted
+from made_cards import compared
 from supported_models import table as supported_table
 
 from hf_tanhmax.interpret import MEASURES
 from hf_tanhmax.interpret.faithfulness.report import ARROWS, Cell
-from hf_tanhmax.training import compare
-from hf_tanhmax.training.results import read_runs, table
+from hf_tanhmax.results import read_lines, table
 from recipes.benchmarks import faithfulness as faithfulness_speed
 from recipes.benchmarks import polarity_scan
 from recipes.benchmarks.attention import __main__ as benchmark
@@ -35,12 +35,6 @@ DOCUMENTS = (
 RESULTS = ROOT / "recipes" / "results"
 
 
-def runs(name):
-    """The comparison of the runs on one data set."""
-    found = [run for path in sorted((RESULTS / name).glob("*.json")) for run in read_runs(path)]
-    return compare.comparison(found, markdown=True)
-
-
 def speed():
     """The attention benchmark."""
     return benchmark.report(json.loads((RESULTS / "attention-cpu.json").read_text()))
@@ -61,7 +55,7 @@ def clocks():
         softmax = [each for each in rows if each["weights"] == "softmax"]
         best = [min(some, key=lambda each: (each["clocks"]["overlapped"], each["clocks"]["serial"])) for some in (signed, softmax)]
         chosen += [signed[0], *(each for each in best if each is not signed[0])]
-    return predicted.rendered(result | {"entries": chosen}).strip()
+    return predicted.rendered(result | {"entries": chosen})
 
 
 def scan():
@@ -94,8 +88,9 @@ def faithfulness():
     """How faithful each score is, TanhMax beside softmax."""
     columns = ("attention_tau", "deletion_tau", "sign_agreement", "comprehensiveness", "sufficiency")
     rows = []
+    measured = {found["model"].rsplit("-", 1)[1]: found for found in read_lines(RESULTS / "faithfulness.jsonl")}
     for kind in ("tanhmax", "softmax"):
-        found = json.loads((RESULTS / "faithfulness" / f"minilm-sst2-{kind}.json").read_text())
+        found = measured[kind]
         for method in found["methods"]:
             cells = [Cell(**found["cells"][column][method]) for column in columns]
             rows.append([kind, method.replace("_", " "), *map(str, cells)])
@@ -111,7 +106,7 @@ def faithfulness_timed():
 DATA = ("sst2", "20news", "cifar10", "cifar10-dinov2s", "tinyshakespeare")
 BLOCKS = {
     "supported models": supported_table,
-    **{name: functools.partial(runs, name) for name in DATA},
+    **{name: functools.partial(compared, name) for name in DATA},
     "scan": scan,
     "paper": paper,
     "faithfulness": faithfulness,

@@ -101,7 +101,7 @@ def result(seed=0, accuracy=0.8, **changes):
             "polarity_share": 0.5,
             "score_bias": 3.0,
             "lora_rank": None,
-            "epochs": 1,
+            "num_train_epochs": 1,
             "batch_size": 32,
             "learning_rate": 5e-05,
             "max_length": 64,

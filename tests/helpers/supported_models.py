@@ -7,6 +7,8 @@ import torch
 import transformers
 from families import images, right_padding, text
 
+from hf_tanhmax.results import table as markdown_table
+
 COMMON = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 13}
 ENCODER = {**COMMON, "vocab_size": 53, "initializer_range": 0.3}
 DECODER = {**ENCODER, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -126,7 +128,7 @@ ARCHITECTURES = (
 
 def table() -> str:
     """The architectures as a Markdown table."""
-    rows = ['| architecture | class tried | `attn_implementation="tanhmax"` | note |', "|---|---|---|---|"]
+    rows = []
     for case in ARCHITECTURES:
         verdict = (
             "partly"
@@ -138,8 +140,9 @@ def table() -> str:
             else "no: use_tanhmax refuses it"
         )
         note = case.note if case.refused is None else case.refused
-        rows.append(f"| {case.name} | `{case.cls}` | {verdict} | {note} |")
-    return "\n".join(rows)
+        rows.append([case.name, f"`{case.cls}`", verdict, note])
+    header = ["architecture", "class tried", '`attn_implementation="tanhmax"`', "note"]
+    return markdown_table(header, rows, markdown=True, align="none")
 
 
 if __name__ == "__main__":

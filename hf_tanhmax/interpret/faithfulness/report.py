@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 
 from ...errors import optional_package
+from ...results import table
 from .metrics import MEASURES
 
 LEVEL, RESAMPLES = 0.95, 2000
@@ -56,12 +57,9 @@ class FaithfulnessReport:
     def table(self) -> str:
         """A Markdown table, methods by measures, mean and interval in each cell, and under it the measures of the model."""
         columns = [measure for measure in self.measures if not MEASURES[measure].of_model]
-        rows = [["method", *(MEASURES[measure].title + ARROWS[MEASURES[measure].better] for measure in columns)]]
-        rows += [[method, *(str(self.cells[measure][method]) for measure in columns)] for method in self.methods]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
-        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-        return "\n".join([*(lines if columns else []), "", *self._notes()])
+        header = ["method", *(MEASURES[measure].title + ARROWS[MEASURES[measure].better] for measure in columns)]
+        rows = [[method, *(str(self.cells[measure][method]) for measure in columns)] for method in self.methods]
+        return "\n".join([*([table(header, rows, markdown=True, align="left")] if columns else []), "", *self._notes()])
 
     def _notes(self) -> list[str]:
         cells = [(measure, method, cell) for measure, by_method in self.cells.items() for method, cell in by_method.items()]

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from hf_tanhmax.attention.composed.aten_kernels import KERNELS
 from hf_tanhmax.attention.kernels.support import interpreted, triton_missing
-from hf_tanhmax.training.results import git_commit, table
+from hf_tanhmax.provenance import git_commit
+from hf_tanhmax.results import table
 
 from ..measure import gpu_environment
 from .contenders import Contender, eager, exact, named

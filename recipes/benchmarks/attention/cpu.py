@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from hf_tanhmax.attention.cpu.build import why_no_library
-from hf_tanhmax.training.results import table
+from hf_tanhmax.results import table
 
 from ..measure import environment, extra_memory, percentiles, processor_time
 from .contenders import BASELINE, CONTENDERS, check

@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.training.results import git_commit, table
+from hf_tanhmax.provenance import git_commit
+from hf_tanhmax.results import table
 
 from ..measure import CudaMeter, Meter, ProcessorMeter, gpu_environment, percentiles
 from .contenders import BASELINE, LIMITS, exact, softmax

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hf_tanhmax.errors import one_line
-from hf_tanhmax.training.results import git_commit
+from hf_tanhmax.provenance import git_commit
 
 from ..measure import PASSING, CudaMeter, Meter, ProcessorMeter, gpu_environment, management, percentiles
 from .contenders import BASELINE, LIMITS, Contender, relative_error

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from hf_tanhmax.training.results import table
+from hf_tanhmax.results import table
 
 from .contenders import BASELINE
 from .gpu import PASSES, REFERENCES, Row

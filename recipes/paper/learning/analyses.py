@@ -67,13 +67,17 @@ class Correlations:
     p: np.ndarray
     undefined: int
 
+    @property
+    def mean(self) -> float | None:
+        """Of the sentences; None where tau is defined in none."""
+        return float(self.tau.mean()) if len(self.tau) > 0 else None
+
     def summary(self) -> Summary:
         """Mean, share of sentences with p < 0.05, numbers of sentences, and a histogram over [-1, 1]."""
         counts = np.histogram(self.tau, bins=BINS, range=(-1, 1))[0]
-        there = len(self.tau) > 0
         return {
-            "mean": float(self.tau.mean()) if there else None,
-            "significant": float((self.p < 0.05).mean()) if there else None,
+            "mean": self.mean,
+            "significant": None if self.mean is None else float((self.p < 0.05).mean()),
             "sentences": len(self.tau),
             "undefined": self.undefined,
             "histogram": counts.tolist(),

@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from .modeling import PaperClassifier, PaperConfig
 from .row_adadelta import EPSILON, RHO, RowAdadelta
 
-AfterEpoch = Callable[[int, Callable[[], list[PaperClassifier]]], None]
+AfterEpoch = Callable[[int, Callable[[], list[PaperClassifier]]], object]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The command: resumes, says what is wrong in one sentence, and the committed report is what the committed results render."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 import recipes.paper
-from recipes.paper import report, tables
+from hf_tanhmax.results import read_lines, write_lines
+from recipes.paper import ledger, report, tables
 from recipes.paper.ledger import read_cells
 from recipes.paper.run import main
 from recipes.paper.settings import SETS
@@ -37,14 +37,17 @@ def test_runs_then_resumes(settings, data, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = ["--fast", "--settings", str(settings), "--data", str(data), "--output", str(output), "--parts", "text", "--seeds", "1"]
     assert main(arguments) == 0
-    cells = sorted((output / "results").glob("*.json"))
-    assert len(cells) == 8
-    times = {path: path.stat().st_mtime_ns for path in cells}
+    studies = {path.name: read_lines(path) for path in sorted((output / "results").glob("*.jsonl"))}
+    assert {name: len(cells) for name, cells in studies.items()} == {"grid.jsonl": 2, "text.jsonl": 6}
     text = (output / "REPORT.md").read_text()
-    cells[-1].unlink()
+    *kept, gone = studies["text.jsonl"]
+    marked = [{**cell, "git": "not run again"} for cell in kept]
+    write_lines(output / "results" / "text.jsonl", marked)
     assert main(arguments) == 0
-    again = {path: path.stat().st_mtime_ns for path in cells}
-    assert [path for path in cells if again[path] != times[path]] == [cells[-1]]
+    again = read_lines(output / "results" / "text.jsonl")
+    assert again[:-1] == marked
+    assert again[-1]["cell"] == gone["cell"]
+    assert again[-1]["runs"]["0"]["test_accuracy"] == gone["runs"]["0"]["test_accuracy"]
     assert "not run: data not at hand" in text
     assert main(["--report", "--output", str(output)]) == 0
 
@@ -90,11 +93,32 @@ def test_settings_that_cannot_work(settings, tmp_path, capsys):
         assert sentence in capsys.readouterr().err
 
 
-def test_results_that_are_not_ours(tmp_path, capsys):
+@pytest.mark.parametrize(("line", "sentence"), [("[1]", "is not a result of recipes.paper"), ("{", "text.jsonl: line 1: Expecting")])
+def test_results_that_are_not_ours(line, sentence, tmp_path, capsys):
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "text.json").write_text(json.dumps([1]))
+    (tmp_path / "results" / "text.jsonl").write_text(line)
     assert main(["--report", "--output", str(tmp_path)]) == 2
-    assert "is not a result of recipes.paper" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert "remove it to run its cells again" in said
+
+
+def test_a_cell_of_other_settings_begins_anew_and_leaves_the_others(tmp_path):
+    ledger.Ledger(tmp_path, "text--a", {"epochs": 2}).add("0", {"value": 1})
+    ledger.Ledger(tmp_path, "text--b", {"epochs": 2}).add("0", {"value": 2})
+    again = ledger.Ledger(tmp_path, "text--a", {"epochs": 2})
+    assert (again.replaced, again.missing(["0", "1"])) == (False, ["1"])
+    again.add("1", {"value": 3})
+    other = ledger.Ledger(tmp_path, "text--a", {"epochs": 3})
+    assert (other.replaced, other.missing(["0"])) == (True, ["0"])
+    other.add("10", {"value": 4})
+    other.add("2", {"value": 5})
+    found = read_cells(tmp_path)
+    assert {name: {run: values["value"] for run, values in cell["runs"].items()} for name, cell in found.items()} == {
+        "text--a": {"2": 5, "10": 4},
+        "text--b": {"0": 2},
+    }
+    assert list(found["text--a"]["runs"]) == ["2", "10"]
 
 
 def test_the_committed_report_is_rendered_from_the_committed_results():
