@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from .attention.api import tanhmax_attention
-from .attention.namespace import NAMESPACE
+from .attention.ops import NAMESPACE
 from .caches import in_continuous_batching, updated, written
 from .functional import hides
 from .serving import CachedBlocks, cached_blocks

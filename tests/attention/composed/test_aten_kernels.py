@@ -255,7 +255,7 @@ def fake_call(dtype, kernel=None, device="cuda", bias=False, queries=7, keys=11,
 @pytest.fixture
 def _names_for_outputs(monkeypatch):
     """`composed_attention` returns what it would run."""
-    monkeypatch.setattr(composed, "_two_calls", lambda *arguments: arguments[-1])
+    monkeypatch.setattr(composed, "_two_calls", lambda *_, name, **__: name)
     monkeypatch.setattr(composed, "doubled_keys", lambda *_, **__: "doubled keys")
 
 

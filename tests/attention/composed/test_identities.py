@@ -5,7 +5,7 @@ import torch
 from cases import CASES, error, oracle, with_gradients
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.composed.identities import Added, composed_attention, doubled_keys
+from hf_tanhmax.attention.composed.identities import ScoreMods, composed_attention, doubled_keys
 from hf_tanhmax.attention.mask import Visibility
 
 SCALE = 5**-0.5
@@ -17,7 +17,7 @@ def test_doubled_keys_equal_two_calls(polarity):
     (query, key, value), arguments = case.tensors()
     visibility = Visibility(case.queries, case.keys, keep=arguments["keep"])
     heads = torch.full((query.shape[1],), polarity, dtype=torch.float64)
-    doubled = doubled_keys(query, key, value, visibility, added=Added(), scale=SCALE, log_polarity=heads.log())
+    doubled = doubled_keys(query, key, value, ScoreMods(visibility), scale=SCALE, log_polarity=heads.log())
     two_calls = composed_attention(query, key, value, visibility, scale=SCALE, polarity=heads)
     inputs = (query, key, value)
     expected = with_gradients(oracle(inputs, {**arguments, "polarity": polarity})[0], inputs)
