@@ -8,7 +8,7 @@ gradient.
 """
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,9 +31,26 @@ SCHEMA_TYPES = {
     float: "float",
     float | None: "float?",
 }
-SCHEMA = ", ".join(f"{SCHEMA_TYPES[kind]} {name}" for name, kind in OperatorInputs.__annotations__.items())
-TENSORS = 9  # the first of the inputs
+TENSORS = 9  # the first of `OperatorInputs`
 
+
+class BackwardInputs(NamedTuple):
+    """What the backward operator takes besides `OperatorInputs`. The kernels need the results of the forward operator, the CPU does not."""
+
+    grad_output: Tensor
+    output: Tensor | None
+    lse: Tensor | None
+    statistics: Tensor | None
+    wants_polarity: bool
+    wants_bias: bool
+    wants_mask: bool
+
+
+def _schema(inputs: type[OperatorInputs | BackwardInputs]) -> str:
+    return ", ".join(f"{SCHEMA_TYPES[kind]} {name}" for name, kind in inputs.__annotations__.items())
+
+
+SCHEMA = _schema(OperatorInputs)
 Result = TypeVar("Result")
 
 
@@ -56,32 +73,12 @@ def fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
 @torch.library.custom_op(
     f"{NAMESPACE}::fused_attention_backward",
     mutates_args=(),
-    schema="(Tensor grad_output, Tensor? output, Tensor? lse, Tensor? statistics, bool wants_polarity, bool wants_bias, bool wants_mask, "
-    f"{SCHEMA}) -> ({', '.join(['Tensor'] * 6)})",
+    schema=f"({_schema(BackwardInputs)}, {SCHEMA}) -> ({', '.join(['Tensor'] * 6)})",
 )
-def fused_attention_backward(
-    grad_output: Tensor,
-    output: Tensor | None,
-    lse: Tensor | None,
-    statistics: Tensor | None,
-    wants_polarity: bool,
-    wants_bias: bool,
-    wants_mask: bool,
-    *flat: Flat,
-) -> tuple[Tensor, ...]:
-    """Gradients of query, key, value, log_polarity, bias and additive_mask; the last three are empty where they are not wanted.
-
-    The kernels need what `fused_attention` returned, the CPU's code does not.
-    """
-    inputs = OperatorInputs._make(flat)
-    if statistics is not None:
-        from .kernels.launch import launch_backward
-
-        wanted = {"log_polarity": wants_polarity, "bias": wants_bias or wants_mask}
-        found = _launched(launch_backward, inputs, grad_output, output, lse, statistics, exact=statistics.numel() > 0, **wanted)
-        gradients: tuple[Tensor | None, ...] = (found.query, found.key, found.value, found.log_polarity, found.bias, found.bias)
-    else:
-        gradients = _blocked_gradients(inputs, grad_output, wants_polarity, wants_bias, wants_mask)
+def fused_attention_backward(*flat: Flat) -> tuple[Tensor, ...]:
+    """Gradients of query, key, value, log_polarity, bias and additive_mask; the last three are empty where they are not wanted."""
+    given, inputs = _backward_inputs(flat)
+    gradients = (_kernel_gradients if inputs.kernels else _blocked_gradients)(given, inputs)
     return tuple(
         inputs.query.new_empty(0) if gradient is None or tensor is None else gradient.to(tensor.dtype)
         for gradient, tensor in zip(gradients, inputs.differentiable, strict=True)
@@ -117,14 +114,26 @@ def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments:
         return launch(problem, *arguments, **wanted)
 
 
-def _blocked_gradients(
-    inputs: OperatorInputs, grad_output: Tensor, wants_polarity: bool, wants_bias: bool, wants_mask: bool
-) -> tuple[Tensor | None, ...]:
-    problem = BlockedProblem(inputs)
+def _backward_inputs(flat: tuple[Flat, ...]) -> tuple[BackwardInputs, OperatorInputs]:
+    count = len(BackwardInputs._fields)
+    return BackwardInputs._make(flat[:count]), OperatorInputs._make(flat[count:])
+
+
+def _kernel_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
+    from .kernels.launch import launch_backward
+
+    exact = given.statistics is not None and given.statistics.numel() > 0
+    wanted = {"log_polarity": given.wants_polarity, "bias": given.wants_bias or given.wants_mask}
+    found = _launched(launch_backward, inputs, *given[:4], exact=exact, **wanted)
+    return found.query, found.key, found.value, found.log_polarity, found.bias, found.bias
+
+
+def _blocked_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
+    problem, wanted = BlockedProblem(inputs), {"log_polarity": given.wants_polarity}
     if why_not_native(problem):
-        found = blocked_backward(problem, grad_output, bias=wants_bias, additive_mask=wants_mask, log_polarity=wants_polarity)
+        found = blocked_backward(problem, given.grad_output, bias=given.wants_bias, additive_mask=given.wants_mask, **wanted)
     else:
-        found = native_backward(problem, grad_output, log_polarity=wants_polarity)
+        found = native_backward(problem, given.grad_output, **wanted)
     return found.query, found.key, found.value, found.log_polarity, found.bias, found.additive_mask
 
 
@@ -141,24 +150,15 @@ def _(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @fused_attention_backward.register_fake
-def _(
-    _grad_output: Tensor,
-    _output: Tensor | None,
-    _lse: Tensor | None,
-    statistics: Tensor | None,
-    wants_polarity: bool,
-    wants_bias: bool,
-    wants_mask: bool,
-    *flat: Flat,
-) -> tuple[Tensor, ...]:
-    inputs = OperatorInputs._make(flat)
-    if statistics is not None:
+def _(*flat: Flat) -> tuple[Tensor, ...]:
+    given, inputs = _backward_inputs(flat)
+    if inputs.kernels:
         from .kernels.launch import dense
 
         gradients = [dense(tensor, tensor.shape[3]) for tensor in inputs[:3]]
     else:
         gradients = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs[:3]]
-    for tensor, wanted in zip(inputs.differentiable[3:], (wants_polarity, wants_bias, wants_mask), strict=True):
+    for tensor, wanted in zip(inputs.differentiable[3:], given[4:], strict=True):
         gradients.append(tensor.new_empty(tensor.shape) if wanted and tensor is not None else inputs.query.new_empty(0))
     return tuple(gradients)
 
