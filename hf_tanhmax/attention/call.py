@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import check_added, check_keep, check_polarity, log_polarity
-from .mask import Visibility, packed_segments
+from .mask import AttentionMask, packed_segments
 from .paged_cache import Paging, checked_paging
 
 Causal = bool | Literal["upper_left", "lower_right"]
@@ -61,9 +61,9 @@ class OperatorInputs(NamedTuple):
         return self[:6]
 
     @property
-    def mask(self) -> Visibility:
+    def mask(self) -> AttentionMask:
         """Which keys each query sees."""
-        return Visibility(self.query.shape[2], self.key.shape[2], self.causal, self.offset, self.window, self.keep, self.segments)
+        return AttentionMask(self.query.shape[2], self.key.shape[2], self.causal, self.offset, self.window, self.keep, self.segments)
 
 
 class DecodeWishes(TypedDict):
@@ -103,7 +103,7 @@ class Call:
     cu_seqlens: Tensor | None
     block_table: Tensor | None
     return_weights: bool
-    mask: Visibility = field(init=False)
+    mask: AttentionMask = field(init=False)
     paging: Paging | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -171,12 +171,12 @@ class Call:
         _check_device(name, added, self.query)
         return added[(None,) * (4 - added.dim())]
 
-    def _checked_mask(self) -> Visibility:
+    def _checked_mask(self) -> AttentionMask:
         keep, packed = self.keep, self.cu_seqlens if self.block_table is None else None
         if self.is_causal not in (False, True, "upper_left", "lower_right"):
             raise ValueError(f'is_causal must be a bool, "upper_left" or "lower_right", but is {self.is_causal!r}')
         queries, keys = self.query.shape[2], self.key.shape[2]
-        return Visibility(
+        return AttentionMask(
             queries=queries,
             keys=keys,
             causal=bool(self.is_causal),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Visibility:
+class AttentionMask:
     """The mask of one attention call, never larger than the tile that is asked for.
 
     Attributes:

@@ -4,11 +4,11 @@ import torch
 
 from hf_tanhmax.attention.call import OperatorInputs
 from hf_tanhmax.attention.cpu.blocked import BlockedProblem
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 
 def problem(query, key, value, polarity=1.0, mask=None, **options):
-    mask = mask or Visibility(query.shape[2], key.shape[2])
+    mask = mask or AttentionMask(query.shape[2], key.shape[2])
     log_polarity = torch.full((query.shape[1],), polarity, dtype=query.dtype).log()
     tensors = {"query": query, "key": key, "value": value, "log_polarity": log_polarity}
     masks = {name: getattr(mask, name) for name in ("keep", "segments", "causal", "offset", "window")}

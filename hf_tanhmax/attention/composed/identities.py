@@ -26,7 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...functional import hides, log_polarity
 from ..call import AutogradContext, Flat
-from ..mask import Visibility
+from ..mask import AttentionMask
 from .aten_kernels import KERNELS, Joint, Pattern, StockCall, padded, refusal
 
 AUTOMATIC_KERNELS = ("cpu", "flash", "efficient")
@@ -37,7 +37,7 @@ def composed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Visibility,
+    mask: AttentionMask,
     *,
     bias: Tensor | None = None,
     additive_mask: Tensor | None = None,
@@ -73,7 +73,7 @@ def composed_attention(
 class ScoreMods(NamedTuple):
     """What is done to the scores: a mask, a bias (of the other sign in the second half), an additive mask (of the same sign)."""
 
-    mask: Visibility
+    mask: AttentionMask
     bias: Tensor | None = None
     additive_mask: Tensor | None = None
 

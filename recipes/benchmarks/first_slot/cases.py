@@ -17,7 +17,7 @@ from torch import Tensor
 import hf_tanhmax
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.composed.identities import composed_attention
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 from ..attention.contenders import LIMITS
 
@@ -111,7 +111,7 @@ def stock(shape: Shape, kernel: str) -> Outcome:
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     polarity = torch.ones(shape.heads, device=shape.device)
     scale = shape.head_dim**-0.5
-    found = composed_attention(*tensors, Visibility(shape.queries, shape.keys), scale=scale, polarity=polarity, kernel=kernel)
+    found = composed_attention(*tensors, AttentionMask(shape.queries, shape.keys), scale=scale, polarity=polarity, kernel=kernel)
     expected = tanhmax_attention(*exact, implementation="reference")
     upstream = torch.randn_like(found)
     gradients = torch.autograd.grad(found, tensors, upstream), torch.autograd.grad(expected, exact, upstream.double())

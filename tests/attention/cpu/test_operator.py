@@ -13,7 +13,7 @@ from hf_tanhmax.attention.cpu import operator as native_attention
 from hf_tanhmax.attention.cpu.blocked import blocked_backward, blocked_forward
 from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, why_no_library
 from hf_tanhmax.attention.cpu.operator import native_backward, native_forward, native_rows, why_not_native
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operator {why_no_library()}")
 
@@ -94,7 +94,7 @@ MASKS = {
 @pytest.mark.parametrize("std", [1e-3, 1.0, 40.0])
 @pytest.mark.parametrize("mask", MASKS)
 def test_masks_small_and_large_scores(mask, std):
-    mask = Visibility(53, 67, **MASKS[mask])
+    mask = AttentionMask(53, 67, **MASKS[mask])
     assert_alike(problem(*tensors(std=std), polarity=0.3, mask=mask))
 
 
@@ -150,7 +150,7 @@ def test_strides_of_every_kind(computed_by):
 @pytest.mark.parametrize(("name", "other"), [("dtype", torch.float64), ("dtype", torch.bfloat16), ("device", "meta")])
 def test_defaults_of_torch_change_nothing(name, other):
     """The library writes float32 to the CPU, whatever torch makes by default."""
-    case = problem(*tensors(), mask=Visibility(53, 67, causal=True))
+    case = problem(*tensors(), mask=AttentionMask(53, 67, causal=True))
     upstream = torch.randn(3, 6, 53, 7)
 
     def run():
@@ -173,7 +173,7 @@ def test_weights_are_odd_to_the_bit():
 
 @pytest.mark.parametrize("std", [1.0, 40.0])
 def test_threads_change_nothing(std):
-    case = problem(*tensors(std=std), mask=Visibility(53, 67, causal=True, offset=14))
+    case = problem(*tensors(std=std), mask=AttentionMask(53, 67, causal=True, offset=14))
     upstream = torch.randn(3, 6, 53, 7)
     results = []
     try:
@@ -192,7 +192,7 @@ def test_hidden_infinities_and_nan_are_the_other_paths():
     key[:, :, 5] = math.nan
     keep = torch.ones(1, 1, 1, 67, dtype=torch.bool)
     keep[..., 5] = False
-    case = problem(query, key, value, mask=Visibility(53, 67, keep=keep))
+    case = problem(query, key, value, mask=AttentionMask(53, 67, keep=keep))
     assert why_not_native(case) == "needs queries, keys and log-polarities that bound the scores by a finite number"
     assert blocked_forward(case)[0].isfinite().all()
 
@@ -229,7 +229,7 @@ def test_why_not_speaks_of_it():
 def test_the_heads_of_a_group_share_a_single_query(kv_heads, std):
     """Each with its own polarity, mask and gradient (of scores so large that rows are shifted, not so large that it vanishes)."""
     query, key, value = tensors(queries=1, kv_heads=kv_heads, std=std)
-    mask = Visibility(1, 67, causal=True, offset=50, keep=torch.rand(3, 6, 1, 67) > 0.3)
+    mask = AttentionMask(1, 67, causal=True, offset=50, keep=torch.rand(3, 6, 1, 67) > 0.3)
     case = problem(query, key, value, mask=mask)
     case.log_polarity = torch.linspace(-3.0, 0.5, 6)
     assert_alike(case)

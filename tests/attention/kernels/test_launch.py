@@ -10,7 +10,7 @@ import torch
 from cases import error
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 from hf_tanhmax.attention.ops import fused_attention
 
 launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch", reason="needs triton")
@@ -38,7 +38,7 @@ def problem(queries=19, keys=37, head_dim=64, value_dim=64, layout="bhsd", dtype
         **changes,
     }
     tensors = tensor(4, queries, head_dim), tensor(2, keys, head_dim), tensor(2, keys, value_dim)
-    return launch.FusedProblem(*tensors, visibility=Visibility(queries, keys, causal=True), **fields)
+    return launch.FusedProblem(*tensors, visibility=AttentionMask(queries, keys, causal=True), **fields)
 
 
 @pytest.mark.parametrize("head_dim", [16, 64, 80, 5])
