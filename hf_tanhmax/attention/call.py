@@ -110,7 +110,7 @@ class Call:
         if self.query.dtype != self.value.dtype or self.key.dtype != self.value.dtype:
             self.query, self.key, self.value = _cast_alike(self.query, self.key, self.value)
         _check_tensors(self.query, self.key, self.value, paged=self.block_table is not None)
-        self.paging = self._checked_paging()
+        self.paging = None if self.block_table is None else self._checked_paging(self.block_table)
         shape = (*self.query.shape[:3], self.key.shape[2])
         if self.keep is not None:
             check_keep(self.keep, shape, "[batch, heads, queries, keys]")
@@ -186,9 +186,7 @@ class Call:
             segments=None if packed is None else packed_segments(packed, self.query, self.key),
         )
 
-    def _checked_paging(self) -> Paging | None:
-        if self.block_table is None:
-            return None
+    def _checked_paging(self, block_table: Tensor) -> Paging:
         for name, given in (("keep", self.keep), ("bias", self.bias), ("additive_mask", self.additive_mask)):
             if given is not None:
                 raise ValueError(f"with a block_table there is no {name}: cu_seqlens says how many keys each entry has")
@@ -197,7 +195,7 @@ class Call:
                 'with a block_table is_causal must be "lower_right", or False without a window, as the last query is at the last key; '
                 f"but is_causal is {self.is_causal!r} and window {self.window}"
             )
-        return checked_paging(self.block_table, self.cu_seqlens, self.query, self.key)
+        return checked_paging(block_table, self.cu_seqlens, self.query, self.key)
 
 
 def autocasts(device_type: str) -> bool:

@@ -208,7 +208,7 @@ class BlockedProblem:
         return [torch.empty(largest, dtype=self.exact) for _ in range(count)]
 
     def tile_size(self, block: Block) -> int:
-        """How many scores a block has."""
+        """The number of scores in a block."""
         sides = (block.batch, block.heads, slice(*block.rows), slice(*block.columns))
         return math.prod(side.stop - side.start for side in sides)
 

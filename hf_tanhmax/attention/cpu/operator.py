@@ -60,7 +60,7 @@ class NativeCall(ctypes.Structure):
 
 
 def why_not_native(problem: BlockedProblem) -> str | None:
-    """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native.native_library`."""
+    """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native_library`."""
     if problem.exact != torch.float32:
         return f"computes in float32, not in {problem.exact}"
     added = problem.bias is not None or problem.additive_mask is not None
@@ -74,7 +74,7 @@ def why_not_native(problem: BlockedProblem) -> str | None:
 
 
 def native_rows(queries: int, keys: int) -> int:
-    """How many queries a tile has: about `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS` queries."""
+    """Queries per tile: about `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS` queries."""
     return max(1, min(queries, NATIVE_ROWS, max(16, NATIVE_TILE // max(1, keys))))
 
 
