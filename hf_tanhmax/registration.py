@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from .attention.api import tanhmax_attention
-from .attention.namespace import NAMESPACE
+from .attention.ops import NAMESPACE
 from .functional import hides
 from .serving import CachedBlocks, PassedArguments, cached_blocks, in_continuous_batching, updated, written
 from .settings import LEARNED

@@ -111,7 +111,7 @@ def test_a_named_implementation_is_exported_as_it_is():
     calls = [masked_call(*size) for size in ((3, 5, 7), (2, 19, 23))]
     model = Attention(implementation="cpu")
     program = torch.export.export(model, calls[0], dynamic_shapes=dims_of_masked_calls())
-    assert any("blocked_attention" in name for name in operators(program))
+    assert any("fused_attention" in name for name in operators(program))
     assert_the_same(program.module(), model, calls)
 
 

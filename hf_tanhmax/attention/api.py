@@ -1,81 +1,20 @@
-"""`tanhmax_attention`: the one door to TanhMax attention. Arguments are checked here and nowhere below; implementations are chosen here."""
-
-from dataclasses import dataclass
-from typing import Any, Literal
+"""`tanhmax_attention`: the one door to TanhMax attention. It makes a checked `Call`, chooses an implementation and runs it."""
 
 import torch
 from torch import Tensor
 
-from ..functional import check_added, check_keep, check_polarity, log_polarity
+from .call import Call, Causal, autocasts
 from .composed.identities import composed_attention
 from .cpu.blocked import BlockedProblem
 from .cpu.operator import why_not_native
 from .kernels.support import decodable, decode_unsupported, fused_unsupported
-from .mask import Visibility, packed_segments
-from .ops import blocked_attention, decode_attention, fused_attention
-from .paged_cache import Paging, checked_paging
+from .ops import decode_attention, fused_attention
 from .reference import reference_attention
 
-Causal = bool | Literal["upper_left", "lower_right"]
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
 INFERENCE_ONLY = ("decode",)
 # What "auto" tries, by type of device, before the reference.
 AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
-
-
-@dataclass(frozen=True)
-class Options:
-    """The keyword arguments of `tanhmax_attention`, as they came."""
-
-    keep: Tensor | None
-    bias: Tensor | None
-    additive_mask: Tensor | None
-    is_causal: Causal
-    scale: float | None
-    window: int | None
-    softcap: float | None
-    dropout_p: float
-    polarity: float | Tensor
-    cu_seqlens: Tensor | None
-    block_table: Tensor | None
-    return_weights: bool
-
-
-@dataclass(frozen=True)
-class Call:
-    """One checked call: everything an implementation may need, with polarity as a number or `[heads]`."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    visibility: Visibility
-    paging: Paging | None
-    bias: Tensor | None
-    additive_mask: Tensor | None
-    scale: float
-    softcap: float | None
-    dropout_p: float
-    polarity: float | Tensor
-    return_weights: bool
-
-    @property
-    def polarities(self) -> Tensor:
-        """The polarity as `[heads]`, in float32 or float64."""
-        if isinstance(self.polarity, Tensor):
-            return self.polarity
-        exact = torch.promote_types(self.query.dtype, torch.float32)
-        return torch.full((self.query.shape[1],), self.polarity, dtype=exact, device=self.query.device)
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether anything that is computed with is to be differentiated."""
-        tensors = (self.query, self.key, self.value, self.bias, self.additive_mask, self.polarity)
-        return torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
-
-    @property
-    def wishes(self) -> dict[str, Any]:
-        """What is wanted besides the output, as `decodable` asks for it."""
-        return {"needs_gradient": self.needs_gradient, "dropout_p": self.dropout_p, "packed": self.visibility.segments is not None}
 
 
 def tanhmax_attention(
@@ -135,11 +74,10 @@ def tanhmax_attention(
         ValueError, TypeError: an argument that does not fit; the sentence names it.
         NotImplementedError: a named implementation that does not do what is asked.
     """
-    masks, packing = (keep, bias, additive_mask, is_causal), (cu_seqlens, block_table)
-    options = Options(*masks, scale, window, softcap, dropout_p, polarity, *packing, return_weights)
-    call = _checked(query, key, value, options)
+    numbers = (scale, window, softcap, dropout_p, polarity)
+    call = Call(query, key, value, keep, bias, additive_mask, is_causal, *numbers, cu_seqlens, block_table, return_weights)
     name = _chosen(implementation, call)
-    if not _autocasts(query.device.type):
+    if not autocasts(query.device.type):
         return _run(name, call)
     # An implementation chooses its own precision: autocast inside it would round scores and weights to half.
     with torch.autocast(query.device.type, enabled=False):
@@ -172,43 +110,14 @@ def why_not(
     Raises:
         ValueError, TypeError: an argument that does not fit, as in `tanhmax_attention`.
     """
-    masks, packing = (keep, bias, additive_mask, is_causal), (cu_seqlens, block_table)
-    options = Options(*masks, scale, window, softcap, dropout_p, polarity, *packing, return_weights)
     if implementation != "native":
         _check_name(implementation)
-    call = _checked(query, key, value, options)
-    reason = unsupported("cpu", call) or _native_unsupported(call) if implementation == "native" else unsupported(implementation, call)
+    numbers = (scale, window, softcap, dropout_p, polarity)
+    call = Call(query, key, value, keep, bias, additive_mask, is_causal, *numbers, cu_seqlens, block_table, return_weights)
+    reason = unsupported("cpu" if implementation == "native" else implementation, call)
+    if implementation == "native" and reason is None:
+        reason = why_not_native(BlockedProblem(call.operator_inputs(kernels=False)))
     return None if reason is None else f"implementation={implementation!r} {reason}"
-
-
-def _checked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Call:
-    if query.dtype != value.dtype or key.dtype != value.dtype:
-        query, key, value = _cast_alike(query, key, value)
-    _check_tensors(query, key, value, paged=options.block_table is not None)
-    keep, bias, additive = options.keep, options.bias, options.additive_mask
-    paging = None if options.block_table is None else _paging(query, key, options)
-    if keep is not None:
-        check_keep(keep, _score_shape(query, key), "[batch, heads, queries, keys]")
-        _check_device("keep", keep, query)
-    for name, added in (("bias", bias), ("additive_mask", additive)):
-        if added is not None:
-            check_added(name, added, _score_shape(query, key), "[batch, heads, queries, keys]")
-            _check_device(name, added, query)
-    _check_numbers(options.window, options.softcap, options.dropout_p)
-    return Call(
-        query=query,
-        key=key,
-        value=value,
-        visibility=_visibility(query, key, options),
-        paging=paging,
-        bias=None if bias is None else bias[(None,) * (4 - bias.dim())],
-        additive_mask=None if additive is None else additive[(None,) * (4 - additive.dim())],
-        scale=query.shape[-1] ** -0.5 if options.scale is None else options.scale,
-        softcap=options.softcap,
-        dropout_p=options.dropout_p,
-        polarity=_checked_polarity(options.polarity, query),
-        return_weights=options.return_weights,
-    )
 
 
 def _chosen(implementation: str, call: Call) -> str:
@@ -227,10 +136,6 @@ def _exporting() -> bool:
     return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
-def _autocasts(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-
-
 def _check_name(implementation: str) -> None:
     if implementation not in (names := (*IMPLEMENTATIONS, *INFERENCE_ONLY)):
         raise ValueError(f"unknown implementation {implementation!r}; there are auto, {', '.join(names)}")
@@ -245,7 +150,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):
-        return decode_unsupported(call.query, call.value, **call.wishes)
+        return decode_unsupported(call.query, call.value, **call.decode_wishes)
     if implementation == "triton":
         return fused_unsupported(call.query, call.value)
     if call.paging is not None:
@@ -259,11 +164,6 @@ def unsupported(implementation: str, call: Call) -> str | None:
     return None
 
 
-def _native_unsupported(call: Call) -> str | None:
-    tensors = (call.query, call.key, call.value, log_polarity(call.polarities), call.visibility, call.bias, call.additive_mask)
-    return why_not_native(BlockedProblem(*tensors, call.scale, call.softcap, call.dropout_p, None))
-
-
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
     """Whether `"auto"` reads a block table with such tensors where it lies, if no weights are wanted; else keys are to be gathered."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
@@ -275,126 +175,33 @@ def reads_blocks(query: Tensor, value: Tensor) -> bool:
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
-    tensors, visibility = (call.query, call.key, call.value), call.visibility
-    constant = not isinstance(call.polarity, Tensor) and call.polarity in (0.0, 1.0)
-    if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.wishes)):
-        log_p = None if constant else log_polarity(call.polarities)
-        blocks = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
-        seen = (call.bias, call.additive_mask, visibility.keep, *blocks, visibility.causal, visibility.offset, visibility.window)
-        return decode_attention(*tensors, log_p, *seen, call.scale, call.softcap, call.polarity == 1.0 if constant else True)[0]
+    if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.decode_wishes)):
+        table = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
+        return decode_attention(*call.operator_inputs(kernels=True), *table)[0]
     if implementation in ("cpu", "triton"):
         seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
-        masks = (call.bias, call.additive_mask, visibility.keep, visibility.segments, seed)
-        rest = (visibility.causal, visibility.offset, visibility.window, call.scale, call.softcap, call.dropout_p)
-        if implementation == "cpu":
-            return blocked_attention(*tensors, log_polarity(call.polarities), *masks, *rest)[0]
-        log_p = None if constant else log_polarity(call.polarities)
-        return fused_attention(*tensors, log_p, *masks, *rest, call.polarity == 1.0 if constant else True)[0]
+        return fused_attention(*call.operator_inputs(kernels=implementation == "triton", seed=seed))[0]
+    tensors, mask = (call.query, call.key, call.value), call.mask
     if call.paging is not None:
-        tensors, visibility = call.paging.gathered(*tensors, visibility)
+        tensors, mask = call.paging.gathered(*tensors, mask)
     if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
         return composed_attention(
             *tensors,
-            visibility,
+            mask,
             bias=call.bias,
             additive_mask=call.additive_mask,
-            scale=call.scale,
+            scale=call.factor,
             polarity=call.polarities,
         )
     output, weights = reference_attention(
         *tensors,
-        visibility,
+        mask,
         bias=call.bias,
         additive_mask=call.additive_mask,
-        scale=call.scale,
+        scale=call.factor,
         softcap=call.softcap,
         dropout_p=call.dropout_p,
         polarity=call.polarity,
         return_weights=call.return_weights,
     )
     return output if weights is None else (output, weights)
-
-
-def _score_shape(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
-    return query.shape[0], query.shape[1], query.shape[2], key.shape[2]
-
-
-def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) -> None:
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if tensor.dim() != 4:
-            raise ValueError(f"{name} must be [batch, heads, length, head_dim], but has shape {tuple(tensor.shape)}")
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, but is {tensor.dtype}")
-        if tensor.dtype != query.dtype:
-            raise TypeError(f"query, key and value must have one dtype, but {name} is {tensor.dtype} and query is {query.dtype}")
-        _check_device(name, tensor, query)
-    if (query.shape[0] != key.shape[0] and not paged) or key.shape[:3] != value.shape[:3]:
-        raise ValueError(
-            "query, key and value must agree in batch, and key and value in heads and length, but have shapes "
-            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
-        )
-    if query.shape[3] != key.shape[3]:
-        raise ValueError(f"query and key must have one head size, but have {query.shape[3]} and {key.shape[3]}")
-    if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
-        raise ValueError(f"the {key.shape[1]} key heads must divide the {query.shape[1]} query heads")
-
-
-def _cast_alike(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors of several dtypes in autocast's, if it is on and would cast them for torch's own attention; else as they are."""
-    kind = tensors[0].device.type
-    if not _autocasts(kind) or any(tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16) for tensor in tensors):
-        return tensors
-    return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
-
-
-def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
-    if tensor.device != query.device:
-        raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}; move one of them")
-
-
-def _check_numbers(window: int | None, softcap: float | None, dropout_p: float) -> None:
-    if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1, as a query sees its own key, but is {window}")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap must be positive, but is {softcap}")
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p must be in [0, 1), but is {dropout_p}")
-
-
-def _visibility(query: Tensor, key: Tensor, options: Options) -> Visibility:
-    is_causal, keep = options.is_causal, options.keep
-    if is_causal not in (False, True, "upper_left", "lower_right"):
-        raise ValueError(f'is_causal must be a bool, "upper_left" or "lower_right", but is {is_causal!r}')
-    queries, keys = query.shape[2], key.shape[2]
-    return Visibility(
-        queries=queries,
-        keys=keys,
-        causal=bool(is_causal),
-        offset=keys - queries if is_causal == "lower_right" else 0,
-        window=options.window,
-        keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
-        segments=None if options.cu_seqlens is None or options.block_table is not None else packed_segments(options.cu_seqlens, query, key),
-    )
-
-
-def _paging(query: Tensor, key: Tensor, options: Options) -> Paging:
-    for name, given in (("keep", options.keep), ("bias", options.bias), ("additive_mask", options.additive_mask)):
-        if given is not None:
-            raise ValueError(f"with a block_table there is no {name}: cu_seqlens says how many keys each entry has")
-    if options.is_causal not in (False, "lower_right") or (options.window is not None and not options.is_causal):
-        raise ValueError(
-            'with a block_table is_causal must be "lower_right", or False without a window, as the last query is at the last key; '
-            f"but is_causal is {options.is_causal!r} and window {options.window}"
-        )
-    return checked_paging(options.block_table, options.cu_seqlens, query, key)  # type: ignore[arg-type]
-
-
-def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:
-    heads, exact = query.shape[1], torch.promote_types(query.dtype, torch.float32)
-    checked = check_polarity(polarity)
-    if not isinstance(checked, Tensor):
-        return checked
-    if checked.dim() > 1 or checked.numel() not in (1, heads):
-        raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
-    _check_device("polarity", checked, query)
-    return checked.to(exact).expand(heads)

@@ -18,14 +18,14 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Visibility:
+class AttentionMask:
     """The mask of one attention call, never larger than the tile that is asked for.
 
     Attributes:
         queries, keys: lengths.
         causal: whether later keys are hidden.
         offset: position of the first query among the keys.
-        window: how many keys a query sees on one side, its own included; None is all.
+        window: number of keys that a query sees on one side, its own included; None is all.
         keep: boolean, 4-dimensional, broadcasts to `[batch, heads, queries, keys]`.
         segments: int64 `[keys]`, the packed sequence of each position, ascending (queries and keys then have the same length).
     """

@@ -1,288 +1,226 @@
 """The torch operators behind `implementation="cpu"` and `"triton"`: schema, shapes for tracing, gradients, vmap.
 
-`hf_tanhmax::blocked_attention` and `hf_tanhmax::fused_attention` return output and log-sum-exp (which has no gradient; partial results over
-disjoint keys merge by it as softmax's do), and each has a `.._backward`. To the compiler each is one node, so
-`torch.compile(fullgraph=True)` and dynamic shapes work. A second derivative is computed through the reference, and vmap runs one element
-after the other. `hf_tanhmax::decode_attention` is for a few queries against many keys, and has no gradient.
+`hf_tanhmax::fused_attention` returns output and log-sum-exp (which has no gradient; partial results over disjoint keys merge by it as
+softmax's do), and `hf_tanhmax::fused_attention_backward` the gradients: by the code for CPUs, or by the Triton kernels, as the inputs say.
+To the compiler each is one node, so `torch.compile(fullgraph=True)` and dynamic shapes work. A second derivative is computed through the
+reference, and vmap runs one element after the other. `hf_tanhmax::decode_attention` is for a few queries against many keys, and has no
+gradient.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from .cpu.blocked import BlockedGradients, BlockedProblem, blocked_backward, blocked_forward
+from .call import AutogradContext, Flat, OperatorInputs
+from .cpu.blocked import BlockedProblem, blocked_backward, blocked_forward
 from .cpu.operator import native_backward, native_forward, why_not_native
-from .mask import Visibility
-from .namespace import NAMESPACE
 from .reference import reference_attention
 
+# What this code calls itself where names are global to a process: torch's operators, and Transformers' attention functions. The file that
+# is published with a checkpoint has other names (`models.bundle`), so that such files of any versions and this package get along.
+NAMESPACE = "hf_tanhmax"
 
-@torch.library.custom_op(f"{NAMESPACE}::blocked_attention", mutates_args=(), device_types="cpu")
-def blocked_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_polarity: Tensor,
-    bias: Tensor | None,
-    additive_mask: Tensor | None,
-    keep: Tensor | None,
-    segments: Tensor | None,
-    seed: Tensor | None,
-    causal: bool,
-    offset: int,
-    window: int | None,
-    scale: float,
-    softcap: float | None,
-    dropout_p: float,
-) -> tuple[Tensor, Tensor]:
-    """Output `[batch, heads, queries, value_dim]` in the dtype of the query, and L `[batch, heads, queries]` in float32 or float64."""
-    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    problem = BlockedProblem(query, key, value, log_polarity, visibility, bias, additive_mask, scale, softcap, dropout_p, seed)
-    output, lse = blocked_forward(problem) if why_not_native(problem) else native_forward(problem)
-    return output.to(query.dtype), lse
+SCHEMA_TYPES = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    bool: "bool",
+    int: "SymInt",
+    int | None: "SymInt?",
+    float: "float",
+    float | None: "float?",
+}
+TENSORS = 9  # the first of `OperatorInputs`
 
 
-@torch.library.custom_op(f"{NAMESPACE}::blocked_attention_backward", mutates_args=(), device_types="cpu")
-def blocked_attention_backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_polarity: Tensor,
-    bias: Tensor | None,
-    additive_mask: Tensor | None,
-    keep: Tensor | None,
-    segments: Tensor | None,
-    seed: Tensor | None,
-    causal: bool,
-    offset: int,
-    window: int | None,
-    scale: float,
-    softcap: float | None,
-    dropout_p: float,
-    wants_polarity: bool,
-    wants_bias: bool,
-    wants_mask: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value, log_polarity, bias and additive_mask; the last three are empty where they are not wanted."""
-    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    # Passed on, not kept: its tensors in float32 make room for the gradients in the dtype of the inputs.
-    found = _blocked_gradients(
-        BlockedProblem(query, key, value, log_polarity, visibility, bias, additive_mask, scale, softcap, dropout_p, seed),
-        grad_output,
-        log_polarity=wants_polarity,
-        bias=wants_bias,
-        additive_mask=wants_mask,
-    )
-    pairs = (found.log_polarity, log_polarity), (found.bias, bias), (found.additive_mask, additive_mask)
-    polarity_grad, bias_grad, mask_grad = (_like(gradient, tensor, query) for gradient, tensor in pairs)
-    inputs = (found.query.to(query.dtype), found.key.to(key.dtype), found.value.to(value.dtype))
-    return *inputs, polarity_grad, bias_grad, mask_grad
+class BackwardInputs(NamedTuple):
+    """What the backward operator takes besides `OperatorInputs`. The kernels need the results of the forward operator, the CPU does not."""
+
+    grad_output: Tensor
+    output: Tensor | None
+    lse: Tensor | None
+    statistics: Tensor | None
+    wants_polarity: bool
+    wants_bias: bool
+    wants_mask: bool
 
 
-def _blocked_gradients(problem: BlockedProblem, grad_output: Tensor, **wanted: bool) -> BlockedGradients:
-    if why_not_native(problem):
-        return blocked_backward(problem, grad_output, **wanted)
-    return native_backward(problem, grad_output, log_polarity=wanted["log_polarity"])
+def _schema(inputs: type[OperatorInputs | BackwardInputs]) -> str:
+    return ", ".join(f"{SCHEMA_TYPES[kind]} {name}" for name, kind in inputs.__annotations__.items())
 
 
-def _like(gradient: Tensor | None, tensor: Tensor | None, query: Tensor) -> Tensor:
-    """A gradient in the dtype of its tensor; empty where there is none, as an operator returns tensors alone."""
-    return query.new_empty(0) if gradient is None or tensor is None else gradient.to(tensor.dtype)
+SCHEMA = _schema(OperatorInputs)
+Result = TypeVar("Result")
 
 
-def _fake_gradients(query: Tensor, tensors: Iterable[Tensor | None], wanted: Iterable[bool]) -> list[Tensor]:
-    """What `_like` gives, without the numbers."""
-    pairs = zip(tensors, wanted, strict=True)
-    return [query.new_empty(0) if tensor is None or not wants else tensor.new_empty(tensor.shape) for tensor, wants in pairs]
+@torch.library.custom_op(f"{NAMESPACE}::fused_attention", mutates_args=(), schema=f"({SCHEMA}) -> (Tensor, Tensor, Tensor)")
+def fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]`, L `[batch, heads, queries]` in float32 (float64 for float64), and statistics.
 
-
-@blocked_attention.register_fake
-def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
-    return query.new_empty(*query.shape[:3], value.shape[-1]), lse
-
-
-@blocked_attention_backward.register_fake
-def _(_grad_output: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    query, contiguous = arguments[0], torch.contiguous_format
-    gradients = [torch.empty_like(tensor, memory_format=contiguous) for tensor in arguments[:3]]
-    return *gradients, *_fake_gradients(query, arguments[3:6], arguments[-3:])
-
-
-@torch.library.custom_op(f"{NAMESPACE}::fused_attention", mutates_args=())
-def fused_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_polarity: Tensor | None,
-    bias: Tensor | None,
-    additive_mask: Tensor | None,
-    keep: Tensor | None,
-    segments: Tensor | None,
-    seed: Tensor | None,
-    causal: bool,
-    offset: int,
-    window: int | None,
-    scale: float,
-    softcap: float | None,
-    dropout_p: float,
-    signed: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output `[batch, heads, queries, value_dim]`, L `[batch, heads, queries]` in float32, and what the backward pass needs besides.
-
-    Without `log_polarity` the polarity is 1 if `signed`, else 0 (softmax, which takes half the exponentials). Of bias and additive mask one
-    is None.
+    These the kernels need for their backward pass, if float32 is multiplied exactly; else they are empty.
     """
-    from .kernels.launch import FusedProblem, device_of, is_exact, launch_forward
+    inputs = OperatorInputs._make(flat)
+    if inputs.kernels:
+        from .kernels.launch import is_exact, launch_forward
 
-    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    with device_of(query):
-        numbers = (scale, softcap, dropout_p, seed, is_exact(query))
-        added = bias if additive_mask is None else additive_mask
-        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
-        return launch_forward(problem)
+        return _launched(launch_forward, inputs, exact=is_exact(inputs.query))
+    problem = BlockedProblem(inputs)
+    output, lse = blocked_forward(problem) if why_not_native(problem) else native_forward(problem)
+    return output.to(inputs.query.dtype), lse, lse.new_empty(0)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::fused_attention_backward", mutates_args=())
-def fused_attention_backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_polarity: Tensor | None,
-    bias: Tensor | None,
-    additive_mask: Tensor | None,
-    keep: Tensor | None,
-    segments: Tensor | None,
-    seed: Tensor | None,
-    output: Tensor,
-    lse: Tensor,
-    stats: Tensor,
-    causal: bool,
-    offset: int,
-    window: int | None,
-    scale: float,
-    softcap: float | None,
-    dropout_p: float,
-    signed: bool,
-    wants_polarity: bool,
-    wants_bias: bool,
-    wants_mask: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.custom_op(
+    f"{NAMESPACE}::fused_attention_backward",
+    mutates_args=(),
+    schema=f"({_schema(BackwardInputs)}, {SCHEMA}) -> ({', '.join(['Tensor'] * 6)})",
+)
+def fused_attention_backward(*flat: Flat) -> tuple[Tensor, ...]:
     """Gradients of query, key, value, log_polarity, bias and additive_mask; the last three are empty where they are not wanted."""
-    from .kernels.launch import FusedProblem, device_of, launch_backward
+    given, inputs = _backward_inputs(flat)
+    gradients = (_kernel_gradients if inputs.kernels else _blocked_gradients)(given, inputs)
+    return tuple(
+        inputs.query.new_empty(0) if gradient is None or tensor is None else gradient.to(tensor.dtype)
+        for gradient, tensor in zip(gradients, inputs.differentiable, strict=True)
+    )
 
-    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
+
+@torch.library.custom_op(
+    f"{NAMESPACE}::decode_attention",
+    mutates_args=(),
+    schema=f"({SCHEMA}, Tensor? block_table, Tensor? bounds) -> (Tensor, Tensor)",
+)
+def decode_attention(*flat: Flat) -> tuple[Tensor, Tensor]:
+    """Output `[batch, heads, queries, value_dim]`, and L `[batch, heads, queries]` in float32, +inf where a query sees no key.
+
+    With a `block_table` key and value are `[blocks, kv_heads, keys of a block, dim]`; see `paged_cache`.
+    """
+    from .kernels.launch import is_exact
+    from .kernels.launch_decode import launch_decode
+
+    inputs = OperatorInputs._make(flat[:-2])
+    return _launched(launch_decode, inputs, *flat[-2:], exact=is_exact(inputs.query))
+
+
+def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments: Flat, exact: bool, **wanted: bool) -> Result:
+    """What a launcher of the kernels returns for a call."""
+    from .kernels.launch import FusedProblem, device_of
+
+    query, key, value, log_polarity = inputs[:4]
+    numbers = (inputs.scale, inputs.softcap, inputs.dropout_p, inputs.seed, exact)
+    added, additive = inputs.bias if inputs.additive_mask is None else inputs.additive_mask, inputs.additive_mask is not None
     with device_of(query):
-        numbers = (scale, softcap, dropout_p, seed, stats.numel() > 0)
-        added = bias if additive_mask is None else additive_mask
-        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
-        found = launch_backward(problem, grad_output, output, lse, stats, log_polarity=wants_polarity, bias=wants_bias or wants_mask)
-    pairs = (found.log_polarity, log_polarity), (found.bias, bias), (found.bias, additive_mask)
-    polarity_grad, bias_grad, mask_grad = (_like(gradient, tensor, query) for gradient, tensor in pairs)
-    return found.query, found.key, found.value, polarity_grad, bias_grad, mask_grad
+        problem = FusedProblem(query, key, value, log_polarity, inputs.signed, inputs.mask, added, *numbers, additive=additive)
+        return launch(problem, *arguments, **wanted)
+
+
+def _backward_inputs(flat: tuple[Flat, ...]) -> tuple[BackwardInputs, OperatorInputs]:
+    count = len(BackwardInputs._fields)
+    return BackwardInputs._make(flat[:count]), OperatorInputs._make(flat[count:])
+
+
+def _kernel_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
+    from .kernels.launch import launch_backward
+
+    exact = given.statistics is not None and given.statistics.numel() > 0
+    wanted = {"log_polarity": given.wants_polarity, "bias": given.wants_bias or given.wants_mask}
+    found = _launched(launch_backward, inputs, *given[:4], exact=exact, **wanted)
+    return found.query, found.key, found.value, found.log_polarity, found.bias, found.bias
+
+
+def _blocked_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
+    problem, wanted = BlockedProblem(inputs), {"log_polarity": given.wants_polarity}
+    if why_not_native(problem):
+        found = blocked_backward(problem, given.grad_output, bias=given.wants_bias, additive_mask=given.wants_mask, **wanted)
+    else:
+        found = native_backward(problem, given.grad_output, **wanted)
+    return found.query, found.key, found.value, found.log_polarity, found.bias, found.additive_mask
 
 
 @fused_attention.register_fake
-def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from .kernels.launch import outputs
+def _(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = OperatorInputs._make(flat)
+    query, value = inputs.query, inputs.value
+    if inputs.kernels:
+        from .kernels.launch import outputs
 
-    return outputs(query, value)
+        return outputs(query, value)
+    lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+    return query.new_empty(*query.shape[:3], value.shape[-1]), lse, lse.new_empty(0)
 
 
 @fused_attention_backward.register_fake
-def _(_grad_output: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    from .kernels.launch import dense
+def _(*flat: Flat) -> tuple[Tensor, ...]:
+    given, inputs = _backward_inputs(flat)
+    if inputs.kernels:
+        from .kernels.launch import dense
 
-    gradients = [dense(tensor, tensor.shape[3]) for tensor in arguments[:3]]
-    return *gradients, *_fake_gradients(arguments[0], arguments[3:6], arguments[-3:])
-
-
-@torch.library.custom_op(f"{NAMESPACE}::decode_attention", mutates_args=())
-def decode_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_polarity: Tensor | None,
-    bias: Tensor | None,
-    additive_mask: Tensor | None,
-    keep: Tensor | None,
-    block_table: Tensor | None,
-    bounds: Tensor | None,
-    causal: bool,
-    offset: int,
-    window: int | None,
-    scale: float,
-    softcap: float | None,
-    signed: bool,
-) -> tuple[Tensor, Tensor]:
-    """Output `[batch, heads, queries, value_dim]`, and L `[batch, heads, queries]` in float32, +inf where a query sees no key.
-
-    With a `block_table` key and value are `[blocks, kv_heads, keys of a block, dim]`; see `paging`.
-    """
-    from .kernels.launch import FusedProblem, device_of, is_exact
-    from .kernels.launch_decode import launch_decode
-
-    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep)
-    with device_of(query):
-        numbers = (scale, softcap, 0.0, None, is_exact(query))
-        added = bias if additive_mask is None else additive_mask
-        problem = FusedProblem(query, key, value, log_polarity, signed, visibility, added, *numbers, additive=additive_mask is not None)
-        return launch_decode(problem, block_table, bounds)
+        gradients = [dense(tensor, tensor.shape[3]) for tensor in inputs[:3]]
+    else:
+        gradients = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs[:3]]
+    for tensor, wanted in zip(inputs.differentiable[3:], given[4:], strict=True):
+        gradients.append(tensor.new_empty(tensor.shape) if wanted and tensor is not None else inputs.query.new_empty(0))
+    return tuple(gradients)
 
 
 @decode_attention.register_fake
-def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, _key: Tensor, value: Tensor, *_: Flat) -> tuple[Tensor, Tensor]:
     from .kernels.launch_decode import decode_outputs
 
     return decode_outputs(query, value)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:9], *(output if len(output) > 2 else ()))
-    ctx.options = inputs[9:]
+def _setup_context(ctx: AutogradContext, inputs: tuple[Flat, ...], output: tuple[Tensor, ...]) -> None:
+    results = output if OperatorInputs._make(inputs).kernels else ()
+    ctx.save_for_backward(*inputs[:TENSORS], *results)
+    ctx.constants = inputs[TENSORS:]
     ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward_through(backward: Any) -> Any:
-    """The gradient formula of an operator, by its backward operator."""
-
-    def _gradients(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        saved, wants = list(ctx.saved_tensors), ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            return (*_second_order(saved[:9], ctx.options, wants, grad_output), *(None for _ in ctx.options))
-        found = backward(grad_output, *saved, *ctx.options, *wants[3:6])
-        wanted = [gradient if wanted else None for gradient, wanted in zip(found, wants[:6], strict=True)]
-        return (*wanted, *(None for _ in (*saved[6:9], *ctx.options)))
-
-    return _gradients
+def _backward(ctx: AutogradContext, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradient formula of `fused_attention`, by its backward operator."""
+    saved, wants = ctx.saved_tensors, ctx.needs_input_grad[:6]  # torch lets them be unpacked once
+    inputs, results = OperatorInputs._make((*saved[:TENSORS], *ctx.constants)), saved[TENSORS:] or (None, None, None)
+    if torch.is_grad_enabled():
+        found = _second_order(inputs, wants, grad_output)
+    else:
+        found = fused_attention_backward(grad_output, *results, *wants[3:], *inputs)
+    wanted = [gradient if wanted else None for gradient, wanted in zip(found, wants, strict=True)]
+    return (*wanted, *(None for _ in inputs[6:]))
 
 
-def _second_order(inputs: list[Any], options: tuple[Any, ...], wants: tuple[bool, ...], grad_output: Tensor) -> list[Tensor | None]:
+def _second_order(inputs: OperatorInputs, wants: tuple[bool, ...], grad_output: Tensor) -> list[Tensor | None]:
     """First derivatives that can be differentiated again, by recomputing through the reference; memory grows with queries times keys."""
-    query, key, value, log_p, bias, additive_mask, keep, segments, _seed = inputs
-    causal, offset, window, scale, softcap, dropout_p, *signed = options
-    if dropout_p > 0:
+    if inputs.dropout_p > 0:
         raise NotImplementedError('second derivatives with dropout need implementation="reference"')
-    visibility = Visibility(query.shape[2], key.shape[2], causal, offset, window, keep, segments)
-    polarity = float(signed[0]) if log_p is None else torch.exp(log_p)
-    added, numbers = {"bias": bias, "additive_mask": additive_mask}, {"scale": scale, "softcap": softcap, "polarity": polarity}
-    output, _ = reference_attention(query, key, value, visibility, **added, **numbers, return_weights=False)
-    differentiated = [tensor for tensor, wanted in zip(inputs, wants, strict=False) if wanted]
+    output, _ = reference_attention(
+        *inputs[:3],
+        inputs.mask,
+        bias=inputs.bias,
+        additive_mask=inputs.additive_mask,
+        scale=inputs.scale,
+        softcap=inputs.softcap,
+        polarity=float(inputs.signed) if inputs.log_polarity is None else torch.exp(inputs.log_polarity),
+        return_weights=False,
+    )
+    differentiated = [tensor for tensor, wanted in zip(inputs.differentiable, wants, strict=True) if wanted and tensor is not None]
     found = iter(torch.autograd.grad(output, differentiated, grad_output, create_graph=True))
-    return [next(found) if wanted else None for wanted in wants[: len(inputs)]]
+    return [next(found) if wanted else None for wanted in wants]
 
 
-def _one_after_the_other(operator: Any) -> Any:
+class _Batch(Protocol):
+    """What torch tells a rule for vmap."""
+
+    batch_size: int
+
+
+def _one_after_the_other(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[tuple[Tensor, ...], tuple[int, ...]]]:
     """A rule for vmap: the operator once for each element."""
 
-    def _rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    def _rule(info: _Batch, in_dims: tuple[int | None, ...], *flat: Flat) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         def _element(index: int) -> tuple[Tensor, ...]:
-            pairs = zip(arguments, in_dims, strict=True)
-            return operator(*(item if dim is None else item.select(dim, index) for item, dim in pairs))
+            pairs = zip(flat, in_dims, strict=True)
+            return operator(*(item.select(dim, index) if isinstance(item, Tensor) and dim is not None else item for item, dim in pairs))
 
         stacked = tuple(torch.stack(parts) for parts in zip(*map(_element, range(info.batch_size)), strict=True))
         return stacked, (0,) * len(stacked)
@@ -290,8 +228,6 @@ def _one_after_the_other(operator: Any) -> Any:
     return _rule
 
 
-for _pair in ((blocked_attention, blocked_attention_backward), (fused_attention, fused_attention_backward)):
-    _pair[0].register_autograd(_backward_through(_pair[1]), setup_context=_setup_context)
-    for _operator in _pair:
-        _operator.register_vmap(_one_after_the_other(_operator))
-decode_attention.register_vmap(_one_after_the_other(decode_attention))
+fused_attention.register_autograd(_backward, setup_context=_setup_context)
+for _operator in (fused_attention, fused_attention_backward, decode_attention):
+    _operator.register_vmap(_one_after_the_other(_operator))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .mask import Visibility
+from .mask import AttentionMask
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Paging:
         return (blocks * size + each % size).where(exists, 0), exists
 
     def gathered(
-        self, query: Tensor, key: Tensor, value: Tensor, visibility: Visibility
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Visibility]:
+        self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], AttentionMask]:
         """The call with dense copies of its keys and values, `[batch, kv_heads, keys, dim]`, and a mask for which of them there are."""
         rows, exists = self.positions(key.shape[2])
         missing = ~exists[:, None, :, None]  # a block that was never written may hold anything
         key, value = (tensor.transpose(1, 2).flatten(0, 1)[rows].transpose(1, 2).masked_fill(missing, 0.0) for tensor in (key, value))
         keep = exists[:, None, None]
-        if visibility.causal:
+        if mask.causal:
             last = self.bounds.diff()[:, None, None, None] - query.shape[2]
             back = torch.arange(query.shape[2], device=query.device)[:, None] + last - torch.arange(rows.shape[1], device=query.device)
-            keep = keep & (back >= 0) & (back < (visibility.window or rows.shape[1] + 1))
-        return (query, key, value), Visibility(query.shape[2], rows.shape[1], keep=keep)
+            keep = keep & (back >= 0) & (back < (mask.window or rows.shape[1] + 1))
+        return (query, key, value), AttentionMask(query.shape[2], rows.shape[1], keep=keep)
 
 
 def checked_paging(block_table: Tensor, bounds: Tensor | None, query: Tensor, key: Tensor) -> Paging:

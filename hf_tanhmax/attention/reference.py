@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ..functional import tanhmax
-from .mask import Visibility
+from .mask import AttentionMask
 
 
 def reference_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    visibility: Visibility,
+    mask: AttentionMask,
     *,
     bias: Tensor | None = None,
     additive_mask: Tensor | None = None,
@@ -33,7 +33,7 @@ def reference_attention(
         query: `[batch, heads, queries, head_dim]`.
         key: `[batch, kv_heads, keys, head_dim]`; `kv_heads` divides `heads`, and consecutive query heads share a key head.
         value: `[batch, kv_heads, keys, value_dim]`.
-        visibility: which keys a query sees.
+        mask: which keys a query sees.
         bias: broadcasts to `[batch, heads, queries, keys]`, added after the softcap.
         additive_mask: broadcasts likewise; multiplies the share of a key by its exponential.
         scale: multiplies the products of query and key.
@@ -55,7 +55,7 @@ def reference_attention(
         scores = scores + bias.to(exact)
     if isinstance(polarity, Tensor):
         polarity = polarity.view(1, -1, 1, 1)
-    weights = tanhmax(scores, visibility.full(query.device), polarity=polarity, additive_mask=additive_mask)
+    weights = tanhmax(scores, mask.full(query.device), polarity=polarity, additive_mask=additive_mask)
     if dropout_p > 0:
         weights = torch.nn.functional.dropout(weights, dropout_p)
     returned = None

@@ -7,6 +7,7 @@ file is written. The file differs from the package in this:
 
 * operators and attention functions are named by its digest and a number, so that any versions and copies get along in one process: to
   register an operator again is to destroy the one that is in use;
+* the C++ code stands in it as text;
 * modules that import Triton stand behind a condition;
 * what it saves beside a model is itself.
 
@@ -32,11 +33,11 @@ MODULES = (
     "settings",
     "attention/mask",
     "attention/paged_cache",
+    "attention/call",
     "attention/reference",
     "attention/composed/aten_kernels",
     "attention/composed/identities",
     "attention/cpu/blocked",
-    "attention/cpu/source",
     "attention/cpu/build",
     "attention/cpu/operator",
     "attention/kernels/support",
@@ -85,16 +86,10 @@ if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 17
     raise ImportError(f"this checkpoint needs transformers 5.17 or newer, but {transformers.__version__} is installed")
 """
 
-# What stands for `namespace` and for this module.
+# What stands for this module.
 PRELUDE = '''\
-import itertools
 from pathlib import Path
 
-import torch
-
-# This file is run once for every checkpoint that brings it, and the operators of one run must not be taken away by the next.
-NAMESPACES = (f"hf_tanhmax_{DIGEST[:8]}_{count}" for count in itertools.count())
-NAMESPACE = next(name for name in NAMESPACES if not hasattr(getattr(torch.ops, name), "blocked_attention"))
 CODE_FILE = "modeling_tanhmax.py"
 
 
@@ -103,10 +98,20 @@ def source() -> str:
     return Path(__file__).read_bytes().decode()
 '''
 
+PACKAGES_NAMESPACE = 'NAMESPACE = "hf_tanhmax"\n'
+OWN_NAMESPACE = """\
+import itertools
+# This file is run once for every checkpoint that brings it, and the operators of one run must not be taken away by the next.
+NAMESPACES = (f"hf_tanhmax_{DIGEST[:8]}_{count}" for count in itertools.count())
+NAMESPACE = next(name for name in NAMESPACES if not hasattr(getattr(torch.ops, name), "fused_attention"))
+"""
+
 EPILOGUE = """\
 register_attention()
 register_heads()
 """
+
+READ_FILE = re.compile(r'Path\(__file__\)\.with_name\("(.+)"\)\.read_text\(encoding="utf-8"\)')
 
 CONDITION = """\
 if triton_missing() is None:
@@ -136,7 +141,7 @@ def digest(body: str) -> str:
 
 
 def _body() -> str:
-    texts = {f"hf_tanhmax/{name}.py": (PACKAGE / f"{name}.py").read_text(encoding="utf-8") for name in MODULES}
+    texts = {f"hf_tanhmax/{name}.py": text_of(name) for name in MODULES}
     _refuse_clashes({"the prelude": PRELUDE, **texts})
     imports = {"import importlib", *_imports(PRELUDE)}
     sections = [_without_imports(PRELUDE)]
@@ -150,6 +155,13 @@ def _body() -> str:
             joined = CONDITION + textwrap.indent(f"{bindings}\n\n{joined}", "    ")
         sections.append(joined)
     return "\n\n\n".join([f"{CHECK}\n{_gathered(imports)}", *sections, EPILOGUE])
+
+
+def text_of(module: str) -> str:
+    """A module as the file has it, imports included: with names of its own, and for a file that it reads, the text of that file."""
+    path = PACKAGE / f"{module}.py"
+    text = path.read_text(encoding="utf-8").replace(PACKAGES_NAMESPACE, OWN_NAMESPACE)
+    return READ_FILE.sub(lambda read: f'r"""{path.with_name(read[1]).read_text(encoding="utf-8")}"""', text)
 
 
 def _refuse_clashes(texts: dict[str, str]) -> None:

@@ -113,8 +113,10 @@ class Ledger:
         runs = dict(sorted(self.runs.items(), key=lambda item: (len(item[0]), item[0])))
         own: Cell = {"cell": self.name, "identity": self.identity, "git": git_commit(), "hardware": hardware(), "runs": runs}
         with locked(self.path):
-            others = [cell for cell in (read_study(self.path) if self.path.is_file() else []) if cell["cell"] != self.name]
-            write_lines(self.path, sorted([*others, own], key=lambda cell: cell["cell"]))
+            cells = [cell for cell in (read_study(self.path) if self.path.is_file() else []) if cell["cell"] != self.name]
+            cells.append(own)
+            cells.sort(key=lambda cell: cell["cell"])
+            write_lines(self.path, cells)
 
 
 def read_study(path: Path) -> list[Cell]:

@@ -5,8 +5,9 @@ import torch
 from cases import error
 from thorough import thorough_only
 
-from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.ops import blocked_attention, blocked_attention_backward, fused_attention, fused_attention_backward
+from hf_tanhmax import registration, tanhmax_attention
+from hf_tanhmax.attention.call import OperatorInputs
+from hf_tanhmax.attention.ops import NAMESPACE, decode_attention, fused_attention, fused_attention_backward
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 BOTH = pytest.mark.parametrize("implementation", ["cpu", "triton"])
@@ -27,9 +28,8 @@ def arguments(implementation, queries=7, keys=11, dropout_p=0.0, **tensors):
     inputs = [torch.randn(2, heads, length, 5) for heads, length in sizes.values()]
     seed = torch.tensor(3) if dropout_p else None
     optional = {"log_p": torch.zeros(4), "bias": None, "additive_mask": None, "keep": None, "segments": None, "seed": seed, **tensors}
-    options = (False, 0, None, 0.5, None, dropout_p, *((True,) if implementation == "triton" else ()))
     placed = [item.to(device_of(implementation)) if isinstance(item, torch.Tensor) else item for item in (*inputs, *optional.values())]
-    return (*placed, *options)
+    return OperatorInputs(*placed, False, 0, None, 0.5, None, dropout_p, signed=True, kernels=implementation == "triton")
 
 
 EXTRAS = {
@@ -51,17 +51,17 @@ def test_opcheck(extra, implementation):
         item.clone().requires_grad_() if isinstance(item, torch.Tensor) and item.is_floating_point() else item
         for item in arguments(implementation, **EXTRAS[extra])
     ]
-    torch.library.opcheck({"cpu": blocked_attention, "triton": fused_attention}[implementation], tuple(inputs))
+    torch.library.opcheck(fused_attention, tuple(inputs))
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("signed", [True, False])
-def test_opcheck_fused_with_a_constant_polarity(signed, dtype):
+def test_opcheck_with_a_constant_polarity(signed, dtype, implementation):
     if dtype == torch.bfloat16:
         thorough_only("float32 is checked")
-    query, key, value, _, *rest = arguments("triton")
-    inputs = [item.to(dtype).requires_grad_() for item in (query, key, value)]
-    torch.library.opcheck(fused_attention, (*inputs, None, *rest[:-1], signed))
+    inputs = arguments(implementation, log_p=None)._replace(signed=signed)
+    torch.library.opcheck(fused_attention, (*(item.to(dtype).requires_grad_() for item in inputs[:3]), *inputs[3:]))
 
 
 @BOTH
@@ -71,10 +71,8 @@ def test_opcheck_backward(wants, implementation):
         thorough_only("the backward pass with every gradient is checked")
     inputs = arguments(implementation, **{"additive_mask" if wants[2] else "bias": torch.randn(1, 4, 1, 11)})
     upstream = torch.randn(2, 4, 7, 5, device=device_of(implementation))
-    if implementation == "cpu":
-        torch.library.opcheck(blocked_attention_backward, (upstream, *inputs, *wants))
-    else:
-        torch.library.opcheck(fused_attention_backward, (upstream, *inputs[:9], *fused_attention(*inputs), *inputs[9:], *wants))
+    results = fused_attention(*inputs) if implementation == "triton" else (None, None, None)
+    torch.library.opcheck(fused_attention_backward, (upstream, *results, *wants, *inputs))
 
 
 @BOTH
@@ -176,3 +174,10 @@ def test_the_log_sum_exp_of_an_empty_row_is_infinite():
     assert lse.isposinf().sum() == 4
     assert lse[0, :, 3].isposinf().all()
     assert (output[0, :, 3] == 0).all()
+
+
+def test_what_is_global_to_a_process_carries_the_name_of_the_code_that_put_it_there():
+    assert NAMESPACE == "hf_tanhmax"
+    assert {registration.FUSED, registration.EAGER, registration.PAGED} == {"tanhmax", "tanhmax_eager", "tanhmax_paged"}
+    for operator in (fused_attention, fused_attention_backward, decode_attention):
+        assert operator._opoverload is getattr(torch.ops.hf_tanhmax, operator._name.removeprefix("hf_tanhmax::")).default

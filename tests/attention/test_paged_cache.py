@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 from hf_tanhmax.attention.paged_cache import Paging
 
 
@@ -22,9 +22,9 @@ def test_positions_in_blocks_and_in_a_flat_table():
 def test_the_last_query_is_at_the_last_key(window, seen):
     paging = Paging(torch.tensor([2, 0, 1]), torch.tensor([0, 3]))
     query, pool = torch.randn(1, 1, 2, 4), torch.randn(3, 1, 1, 4)
-    (_, key, _), visibility = paging.gathered(query, pool, pool, Visibility(2, 1, causal=True, window=window))
+    (_, key, _), mask = paging.gathered(query, pool, pool, AttentionMask(2, 1, causal=True, window=window))
     assert torch.equal(key[0, 0], pool[[2, 0, 1], 0, 0])
-    assert visibility.full(query.device)[0, 0].int().tolist() == seen
+    assert mask.full(query.device)[0, 0].int().tolist() == seen
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 import hf_tanhmax
 from hf_tanhmax.models import bundle
-from hf_tanhmax.models.bundle import CODE_FILE, MODULES, PACKAGE, digest, source
+from hf_tanhmax.models.bundle import CODE_FILE, MODULES, PACKAGE, digest, source, text_of
 
 PUBLISHED = Path(__file__).with_name("published.sha256")
 TRITON = (
@@ -25,7 +25,7 @@ TRITON = (
     "from triton.testing import do_bench",
     "from triton.tools.tensor_descriptor import TensorDescriptor",
 )
-STANDINS = {"attention/namespace", "models/bundle"}  # which the file has a few lines instead of
+STANDIN = "models/bundle"  # which the file has a few lines instead of
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_header():
 
 def test_modules_come_after_those_that_they_import():
     for place, module in enumerate(MODULES):
-        assert set(imported_by(module)) <= {*MODULES[:place], *STANDINS}, module
+        assert set(imported_by(module)) <= {*MODULES[:place], STANDIN}, module
 
 
 class Said(ast.NodeTransformer):
@@ -85,13 +85,22 @@ def statements(text):
 
 
 def test_every_statement_of_every_module_is_there_and_no_other():
-    wanted = [each for module in MODULES for each in statements((PACKAGE / f"{module}.py").read_text())]
+    wanted = [each for module in MODULES for each in statements(text_of(module))]
     bound = set(statements("".join(f"{bundle._binding(line)}\n" for line in TRITON)))
     found = [each for each in statements(source()) if each not in bound]
     start = found.index(wanted[0])
-    assert start == 8  # docstring, version, digest, the question for Transformers' version, and what stands for two modules
+    assert start == 6  # docstring, version, digest, the question for Transformers' version, and what stands for a module
     assert found[start : start + len(wanted)] == wanted
     assert found[start + len(wanted) :] == list(statements("register_attention()\nregister_heads()"))
+
+
+def test_a_module_differs_in_its_names_and_by_the_text_of_the_file_that_it_reads():
+    same, different = [], []
+    for module in MODULES:
+        (same if text_of(module) == (PACKAGE / f"{module}.py").read_text() else different).append(module)
+    assert different == ["attention/cpu/build", "attention/ops"]
+    assert f'\nSOURCE = r"""{(PACKAGE / "attention/cpu/attention.cpp").read_text()}"""\n' in text_of("attention/cpu/build")
+    assert "NAMESPACE = next(" in text_of("attention/ops")
 
 
 def test_comments_are_kept():

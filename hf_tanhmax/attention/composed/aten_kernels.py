@@ -11,7 +11,7 @@ A row whose :math:`L` is inf has :math:`P = 0` and gives no gradient.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,13 +28,62 @@ State = tuple[Tensor, ...]
 HALF = (torch.float16, torch.bfloat16)
 
 
+class StockCall(NamedTuple):
+    """One call of a stock kernel.
+
+    Attributes:
+        query: `[batch, heads, queries, width]`; the last dimension of query, key and value is dense.
+        key, value: `[batch, kv_heads, keys, width]`; `kv_heads` divides `heads`.
+        mask: additive, in the dtype of the query; broadcasts to `[batch, heads, queries, keys]`.
+        causal: whether keys behind the query's own position are hidden.
+        scale: multiplies the products of query and key.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    causal: bool
+    scale: float
+
+    @property
+    def full_mask(self) -> Tensor | None:
+        """The mask as a view of `[batch, heads, queries, keys]`."""
+        return None if self.mask is None else self.mask.expand(*self.query.shape[:3], self.key.shape[2])
+
+    @property
+    def lengths(self) -> tuple[None, None, int, int]:
+        """How long the sequences are, as the operators ask: not packed, and the lengths of queries and of keys."""
+        return None, None, self.query.shape[2], self.key.shape[2]
+
+
+class Joint(NamedTuple):
+    """What a backward pass is given besides its call.
+
+    Attributes:
+        grad_output, output: `[batch, heads, queries, width]`, in the dtype of the query.
+        lse: the log-sum-exp `[batch, heads, queries]`, in float32, or float64 for float64.
+        state: what a forward pass returned; it holds the unused random state, so any call's will do.
+    """
+
+    grad_output: Tensor
+    output: Tensor
+    lse: Tensor
+    state: State
+
+
+Forward = Callable[[StockCall], tuple[Tensor, Tensor, State]]
+"""A call -> output, log-sum-exp and state, as in `Joint`."""
+Backward = Callable[[StockCall, Joint], tuple[Tensor, Tensor, Tensor]]
+"""-> gradients of query, key and value."""
+
+
 @dataclass(frozen=True)
 class StockKernel:
     """One kernel and what it accepts.
 
     Attributes:
-        forward: (query, key, value, mask, causal, scale) -> (output, log-sum-exp, state).
-        backward: (grad_output, query, key, value, mask, output, log-sum-exp, state, causal, scale) -> (dq, dk, dv).
+        forward, backward: its two passes.
         device: the type of device it runs on.
         dtypes: of query, key and value, which have one dtype.
         multiple: the head size must be a multiple of it.
@@ -42,18 +91,10 @@ class StockKernel:
         masks: whether it takes a mask; without, it knows causality only for as many queries as keys.
         fewest_keys: the smallest number of keys.
         exact: whether half precision is to be raised to float32 first, because the kernel is slower in it and rounds more.
-
-    Query, output and their gradients are `[batch, heads, queries, width]`, key and value `[batch, kv_heads, keys, width]` with `kv_heads`
-    dividing `heads`, the mask is additive, in the dtype of the query, and broadcasts to `[batch, heads, queries, keys]`; the log-sum-exp is
-    `[batch, heads, queries]` in float32, or float64 for float64. The last dimension of query, key and value is dense. The state is what
-    `backward` wants back of `forward`; it holds the unused random state, so any call's will do.
     """
 
-    forward: Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], tuple[Tensor, Tensor, State]]
-    backward: Callable[
-        [Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, State, bool, float],
-        tuple[Tensor, Tensor, Tensor],
-    ]
+    forward: Forward
+    backward: Backward
     device: str
     dtypes: tuple[torch.dtype, ...]
     multiple: int
@@ -102,85 +143,45 @@ def padded(tensor: Tensor, width: int) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _cpu_forward(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
-) -> tuple[Tensor, Tensor, State]:
-    mask = None if mask is None else mask.expand(*query.shape[:3], key.shape[2])
-    output, lse = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
+def _cpu_forward(call: StockCall) -> tuple[Tensor, Tensor, State]:
+    forward, options = aten._scaled_dot_product_flash_attention_for_cpu, {"attn_mask": call.full_mask, "scale": call.scale}
+    output, lse = forward(call.query, call.key, call.value, 0.0, call.causal, **options)
     return output, lse, ()
 
 
-def _cpu_backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    output: Tensor,
-    lse: Tensor,
-    _state: State,
-    causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    mask = None if mask is None else mask.expand(*query.shape[:3], key.shape[2])
-    backward = aten._scaled_dot_product_flash_attention_for_cpu_backward
-    return backward(grad_output, query, key, value, output, lse, 0.0, causal, attn_mask=mask, scale=scale)
+def _cpu_backward(call: StockCall, joint: Joint) -> tuple[Tensor, Tensor, Tensor]:
+    backward, options = aten._scaled_dot_product_flash_attention_for_cpu_backward, {"attn_mask": call.full_mask, "scale": call.scale}
+    return backward(joint.grad_output, *call[:3], joint.output, joint.lse, 0.0, call.causal, **options)
 
 
-def _flash_forward(
-    query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, causal: bool, scale: float
-) -> tuple[Tensor, Tensor, State]:
-    found = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)
+def _flash_forward(call: StockCall) -> tuple[Tensor, Tensor, State]:
+    found = aten._scaled_dot_product_flash_attention(*call[:3], 0.0, call.causal, False, scale=call.scale)
     return found[0], found[1], found[6:8]
 
 
-def _flash_backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    _mask: Tensor | None,
-    output: Tensor,
-    lse: Tensor,
-    state: State,
-    causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    lengths = (None, None, query.shape[2], key.shape[2])
+def _flash_backward(call: StockCall, joint: Joint) -> tuple[Tensor, Tensor, Tensor]:
+    joined = (joint.output, joint.lse.contiguous(), *call.lengths)
     backward = aten._scaled_dot_product_flash_attention_backward
-    return backward(grad_output, query, key, value, output, lse.contiguous(), *lengths, 0.0, causal, *state, scale=scale)
+    return backward(joint.grad_output, *call[:3], *joined, 0.0, call.causal, *joint.state, scale=call.scale)
 
 
-def _cudnn_forward(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
-) -> tuple[Tensor, Tensor, State]:
-    mask = _dense(mask, query, key)
-    found = aten._scaled_dot_product_cudnn_attention(query, key, value, mask, True, 0.0, causal, False, scale=scale)
+def _cudnn_forward(call: StockCall) -> tuple[Tensor, Tensor, State]:
+    forward = aten._scaled_dot_product_cudnn_attention
+    found = forward(*call[:3], _dense(call), True, 0.0, call.causal, False, scale=call.scale)
     return found[0], found[1].squeeze(-1), found[6:8]
 
 
-def _cudnn_backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    output: Tensor,
-    lse: Tensor,
-    state: State,
-    causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cudnn_backward(call: StockCall, joint: Joint) -> tuple[Tensor, Tensor, Tensor]:
     # The compiled graph is looked up by the strides of the query, but runs on those of output and gradient: they must go with it.
-    grad_output, output = _laid_out_like(query, grad_output), _laid_out_like(query, output)
-    mask, lse = _dense(mask, query, key), lse.unsqueeze(-1).contiguous()
-    lengths = (None, None, query.shape[2], key.shape[2])
+    grad_output, output = (_laid_out_like(call.query, tensor) for tensor in (joint.grad_output, joint.output))
+    joined = (output, joint.lse.unsqueeze(-1).contiguous(), *joint.state, _dense(call), *call.lengths)
     backward = aten._scaled_dot_product_cudnn_attention_backward
-    return backward(grad_output, query, key, value, output, lse, *state, mask, *lengths, 0.0, causal, scale=scale)
+    return backward(grad_output, *call[:3], *joined, 0.0, call.causal, scale=call.scale)
 
 
-def _dense(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
-    return None if mask is None else mask.expand(query.shape[0], -1, query.shape[2], key.shape[2]).contiguous()
+def _dense(call: StockCall) -> Tensor | None:
+    shape = (call.query.shape[0], -1, call.query.shape[2], call.key.shape[2])
+    return None if call.mask is None else call.mask.expand(shape).contiguous()
 
 
 def _laid_out_like(pattern: Tensor, tensor: Tensor) -> Tensor:
@@ -188,34 +189,25 @@ def _laid_out_like(pattern: Tensor, tensor: Tensor) -> Tensor:
     return tensor if tensor.stride() == like.stride() else like.copy_(tensor)
 
 
-def _efficient_forward(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
-) -> tuple[Tensor, Tensor, State]:
-    key, value, mask = _per_head(key, query), _per_head(value, query), _aligned(mask, query, key)
-    found = aten._scaled_dot_product_efficient_attention(query, key, value, mask, True, 0.0, causal, scale=scale)
-    return found[0], found[1][..., : query.shape[2]], found[2:4]
+def _efficient_forward(call: StockCall) -> tuple[Tensor, Tensor, State]:
+    forward = aten._scaled_dot_product_efficient_attention
+    found = forward(*_by_query_head(call), _aligned(call), True, 0.0, call.causal, scale=call.scale)
+    return found[0], found[1][..., : call.query.shape[2]], found[2:4]
 
 
-def _efficient_backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    output: Tensor,
-    lse: Tensor,
-    state: State,
-    causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    kv_heads, mask = key.shape[1], _aligned(mask, query, key)
-    key, value = _per_head(key, query), _per_head(value, query)
-    output = output.transpose(1, 2).contiguous().transpose(1, 2)  # the layout that it assumes without a check
-    lse = pad(lse, (0, -lse.shape[-1] % 32), value=math.inf)  # it reads whole blocks
-    wanted = [True, True, True, False]
-    backward = aten._scaled_dot_product_efficient_attention_backward
-    dq, dk, dv, _ = backward(grad_output, query, key, value, mask, output, lse, *state, 0.0, wanted, causal, scale=scale)
+def _efficient_backward(call: StockCall, joint: Joint) -> tuple[Tensor, Tensor, Tensor]:
+    output = joint.output.transpose(1, 2).contiguous().transpose(1, 2)  # the layout that it assumes without a check
+    lse = pad(joint.lse, (0, -joint.lse.shape[-1] % 32), value=math.inf)  # it reads whole blocks
+    joined = (_aligned(call), output, lse, *joint.state)
+    backward, wanted = aten._scaled_dot_product_efficient_attention_backward, [True, True, True, False]
+    dq, dk, dv, _ = backward(joint.grad_output, *_by_query_head(call), *joined, 0.0, wanted, call.causal, scale=call.scale)
+    kv_heads = call.key.shape[1]
     return dq, _per_group(dk, kv_heads), _per_group(dv, kv_heads)
+
+
+def _by_query_head(call: StockCall) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, with a key head for each query head."""
+    return call.query, _per_head(call.key, call.query), _per_head(call.value, call.query)
 
 
 def _per_head(tensor: Tensor, query: Tensor) -> Tensor:
@@ -227,15 +219,15 @@ def _per_group(gradient: Tensor, kv_heads: int) -> Tensor:
     return gradient if gradient.shape[1] == kv_heads else gradient.unflatten(1, (kv_heads, -1)).sum(2)
 
 
-def _aligned(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+def _aligned(call: StockCall) -> Tensor | None:
     """The mask at full size, with rows that start at multiples of 8 elements and are dense."""
-    if mask is None:
+    if call.mask is None:
         return None
-    keys = key.shape[2]
-    mask = mask.expand(-1, -1, -1, keys)
+    keys = call.key.shape[2]
+    mask = call.mask.expand(-1, -1, -1, keys)
     if keys % 8 or not mask.is_contiguous():
         mask = pad(mask, (0, -keys % 8)).contiguous()[..., :keys]
-    return mask.expand(*query.shape[:3], keys)
+    return mask.expand(*call.query.shape[:3], keys)
 
 
 KERNELS: dict[str, StockKernel] = {

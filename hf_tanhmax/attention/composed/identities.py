@@ -18,15 +18,16 @@ round each of the two outputs to the dtype of the query before they are joined i
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ...functional import hides, log_polarity
-from ..mask import Visibility
-from .aten_kernels import KERNELS, Pattern, padded, refusal
+from ..call import AutogradContext, Flat
+from ..mask import AttentionMask
+from .aten_kernels import KERNELS, Joint, Pattern, StockCall, padded, refusal
 
 AUTOMATIC_KERNELS = ("cpu", "flash", "efficient")
 """The kernels that are chosen unasked, the first that can run a call."""
@@ -36,7 +37,7 @@ def composed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    visibility: Visibility,
+    mask: AttentionMask,
     *,
     bias: Tensor | None = None,
     additive_mask: Tensor | None = None,
@@ -58,21 +59,21 @@ def composed_attention(
     if scale <= 0:  # the CPU's kernel multiplies hidden scores, which are -inf, by the scale
         query, scale = (-query, -scale) if scale else (query * 0.0, 1.0)
     log_p = log_polarity(polarity)
-    added = Added(bias, additive_mask)
-    pattern = _pattern(visibility, added)
-    wants = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (polarity, *added))
+    mods = ScoreMods(mask, bias, additive_mask)
+    wants = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (polarity, bias, additive_mask))
     if kernel is not None:
-        _check_kernel(kernel, query, key, value, pattern, wants)
-        return _two_calls(query, key, value, visibility, added, scale, log_p, pattern, kernel)
+        _check_kernel(kernel, query, key, value, mods.pattern, wants)
+        return _two_calls(query, key, value, mods, scale=scale, log_polarity=log_p, name=kernel)
     for name in () if wants else AUTOMATIC_KERNELS:
-        if refusal(name, query, key, value, pattern) is None:
-            return _two_calls(query, key, value, visibility, added, scale, log_p, pattern, name)
-    return doubled_keys(query, key, value, visibility, added=added, scale=scale, log_polarity=log_p)
+        if refusal(name, query, key, value, mods.pattern) is None:
+            return _two_calls(query, key, value, mods, scale=scale, log_polarity=log_p, name=name)
+    return doubled_keys(query, key, value, mods, scale=scale, log_polarity=log_p)
 
 
-class Added(NamedTuple):
-    """What is added to the scores of both halves: a bias with a change of sign, an additive mask without."""
+class ScoreMods(NamedTuple):
+    """What is done to the scores: a mask, a bias (of the other sign in the second half), an additive mask (of the same sign)."""
 
+    mask: AttentionMask
     bias: Tensor | None = None
     additive_mask: Tensor | None = None
 
@@ -85,30 +86,31 @@ class Added(NamedTuple):
         bias = query.new_zeros(1, 1, 1, 1, dtype=exact) if self.bias is None else self.bias.to(exact)
         if self.additive_mask is None:
             return bias.to(query.dtype), -bias.to(query.dtype)
-        mask = self.additive_mask.to(exact)
-        largest = mask.detach() if seen is None else torch.where(seen, mask.detach(), -math.inf)
+        added = self.additive_mask.to(exact)
+        largest = added.detach() if seen is None else torch.where(seen, added.detach(), -math.inf)
         largest = largest.amax(-1, keepdim=True)
-        mask = mask - largest.masked_fill(largest == -math.inf, 0.0)
+        added = added - largest.masked_fill(largest == -math.inf, 0.0)
         if seen is not None:
-            mask = torch.where(seen, mask, 0.0)
-        return (mask + bias).to(query.dtype), (mask - bias).to(query.dtype)
+            added = torch.where(seen, added, 0.0)
+        return (added + bias).to(query.dtype), (added - bias).to(query.dtype)
 
-    def seen(self, visibility: Visibility, device: torch.device) -> Tensor | None:
+    def seen(self, device: torch.device) -> Tensor | None:
         """The mask of all queries and keys, with what the additive mask hides: 4-dimensional; None if all are visible."""
-        keep = visibility.full(device)
+        keep = self.mask.full(device)
         if self.additive_mask is not None:
             open_keys = ~hides(self.additive_mask)
             keep = open_keys if keep is None else keep & open_keys
         return None if keep is None else keep[(None,) * (4 - keep.dim())]
 
-
-def _pattern(visibility: Visibility, added: Added) -> Pattern:
-    masks = (*added, visibility.window, visibility.segments, visibility.keep)
-    if any(mask is not None for mask in masks):
-        return "mask"
-    if not visibility.causal or visibility.offset >= visibility.keys - 1:  # the latter: one query behind a cache sees all of it
-        return "full"
-    return "causal" if visibility.offset == 0 else "mask"
+    @property
+    def pattern(self) -> Pattern:
+        """What a kernel has to know of it."""
+        mask = self.mask
+        if any(item is not None for item in (self.bias, self.additive_mask, mask.window, mask.segments, mask.keep)):
+            return "mask"
+        if not mask.causal or mask.offset >= mask.keys - 1:  # the latter: one query behind a cache sees all of it
+            return "full"
+        return "causal" if mask.offset == 0 else "mask"
 
 
 def _check_kernel(kernel: str, query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, wants: bool) -> None:
@@ -121,17 +123,15 @@ def _check_kernel(kernel: str, query: Tensor, key: Tensor, value: Tensor, patter
         raise NotImplementedError(f"kernel={kernel!r} {reason}; use kernel=None, which takes another way")
 
 
-def doubled_keys(
-    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, *, added: Added, scale: float, log_polarity: Tensor
-) -> Tensor:
+def doubled_keys(query: Tensor, key: Tensor, value: Tensor, mods: ScoreMods, *, scale: float, log_polarity: Tensor) -> Tensor:
     """Identity (a) over `torch.nn.functional.scaled_dot_product_attention`, on any device."""
     groups = query.shape[1] // key.shape[1]
     key, value = (torch.cat([half, -half], dim=2).repeat_interleave(groups, dim=1) for half in (key, value))
-    keep = added.seen(visibility, query.device)
-    positive, negative = added.halves(query, keep)
+    keep = mods.seen(query.device)
+    positive, negative = mods.halves(query, keep)
     negative = negative + log_polarity.to(query.dtype).view(1, -1, 1, 1)
     shape = torch.broadcast_shapes(positive.shape, negative.shape, () if keep is None else keep.shape)
-    shape = (*shape[:3], visibility.keys)
+    shape = (*shape[:3], mods.mask.keys)
     halves = [half.expand(shape) for half in (positive, negative)]
     if keep is None:
         return scaled_dot_product_attention(query, key, value, torch.cat(halves, dim=-1), scale=scale)
@@ -141,32 +141,42 @@ def doubled_keys(
     return output.masked_fill(empty, 0.0)
 
 
-def _two_calls(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    visibility: Visibility,
-    added: Added,
-    scale: float,
-    log_p: Tensor,
-    pattern: Pattern,
-    name: str,
-) -> Tensor:
+class TwoCalls(NamedTuple):
+    """The calls of a stock kernel for q and -q, without their tensors that have gradients.
+
+    Attributes:
+        mask, negative_mask: additive, for q and -q; None if all keys are visible, or only causality hides some.
+        empty: True where a row sees no key, `[batch or 1, heads or 1, queries or 1]`; the masks leave such rows open.
+        log_polarity: `[heads]`.
+        name: of the kernel.
+    """
+
+    mask: Tensor | None
+    negative_mask: Tensor | None
+    empty: Tensor | None
+    causal: bool
+    scale: float
+    log_polarity: Tensor
+    name: str
+
+
+def _two_calls(query: Tensor, key: Tensor, value: Tensor, mods: ScoreMods, *, scale: float, log_polarity: Tensor, name: str) -> Tensor:
     kernel, dtype, value_dim = KERNELS[name], query.dtype, value.shape[-1]
     if kernel.exact:
         query, key, value = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (query, key, value))
     width = max(query.shape[-1], value_dim)
     width += -width % kernel.multiple
     query, key, value = (padded(tensor, width) for tensor in (query, key, value))
-    positive, negative, empty = _masks(visibility, added, query) if pattern == "mask" else (None, None, None)
-    output = _TwoCalls.apply(query, key, value, positive, negative, empty, pattern == "causal", scale, log_p, name)
+    positive, negative, empty = _masks(mods, query) if mods.pattern == "mask" else (None, None, None)
+    calls = TwoCalls(positive, negative, empty, mods.pattern == "causal", scale, log_polarity, name)
+    output = _TwoCalls.apply(query, key, value, *calls)
     return output[..., :value_dim].to(dtype)
 
 
-def _masks(visibility: Visibility, added: Added, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Additive masks for q and -q, and True where a row sees no key `[batch or 1, heads or 1, queries or 1]`; such rows are left open."""
-    keep = added.seen(visibility, query.device)
-    positive, negative = (half.detach() for half in added.halves(query, keep))
+def _masks(mods: ScoreMods, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The masks of `TwoCalls`, and what is empty."""
+    keep = mods.seen(query.device)
+    positive, negative = (half.detach() for half in mods.halves(query, keep))
     if keep is None:
         return positive, negative, None
     empty = ~keep.any(-1)
@@ -178,39 +188,31 @@ class _TwoCalls(torch.autograd.Function):
     """Identity (b) over a stock kernel."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        negative_mask: Tensor | None,
-        empty: Tensor | None,
-        causal: bool,
-        scale: float,
-        log_p: Tensor,
-        name: str,
-    ) -> Tensor:
-        """Join the two outputs by their log-sum-exps."""
-        positive, plus, state = KERNELS[name].forward(query, key, value, mask, causal, scale)
-        negative, minus, _ = KERNELS[name].forward(-query, key, value, negative_mask, causal, scale)
-        log_p = log_p.to(plus.dtype).view(1, -1, 1)
+    def forward(ctx: AutogradContext, query: Tensor, key: Tensor, value: Tensor, *flat: Flat | str) -> Tensor:
+        """Join the two outputs by their log-sum-exps; after the value come the fields of `TwoCalls`."""
+        calls = TwoCalls._make(flat)
+        forward, options = KERNELS[calls.name].forward, (calls.causal, calls.scale)
+        positive, plus, state = forward(StockCall(query, key, value, calls.mask, *options))
+        negative, minus, _ = forward(StockCall(-query, key, value, calls.negative_mask, *options))
+        log_p = calls.log_polarity.to(plus.dtype).view(1, -1, 1)
         minus = minus + log_p
         lse = torch.logaddexp(plus, minus)
         output = positive * torch.sigmoid(plus - minus)[..., None] - negative * torch.sigmoid(minus - plus)[..., None]
-        if empty is not None:
-            output, lse = output.masked_fill(empty[..., None], 0.0), lse.masked_fill(empty, math.inf)
+        if calls.empty is not None:
+            output, lse = output.masked_fill(calls.empty[..., None], 0.0), lse.masked_fill(calls.empty, math.inf)
         output = output.to(query.dtype)
-        ctx.save_for_backward(query, key, value, mask, negative_mask, output, lse, log_p, *state)
-        ctx.causal, ctx.scale, ctx.name = causal, scale, name
+        ctx.save_for_backward(query, key, value, calls.mask, calls.negative_mask, output, lse, log_p, *state)
+        ctx.constants = (calls.causal, calls.scale, calls.name)
         return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: AutogradContext, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Two backward passes that are given the joint output and log-sum-exp."""
         query, key, value, mask, negative_mask, output, lse, log_p, *state = ctx.saved_tensors
-        backward, options = KERNELS[ctx.name].backward, (tuple(state), ctx.causal, ctx.scale)
-        plus = backward(grad_output, query, key, value, mask, output, lse, *options)
-        minus = backward(-grad_output, -query, key, value, negative_mask, -output, lse - log_p, *options)
-        return plus[0] - minus[0], plus[1] + minus[1], plus[2] + minus[2], None, None, None, None, None, None, None
+        causal, scale, name = ctx.constants
+        backward = KERNELS[name].backward
+        plus = backward(StockCall(query, key, value, mask, causal, scale), Joint(grad_output, output, lse, tuple(state)))
+        negated = StockCall(-query, key, value, negative_mask, causal, scale)
+        minus = backward(negated, Joint(-grad_output, -output, lse - log_p, tuple(state)))
+        return plus[0] - minus[0], plus[1] + minus[1], plus[2] + minus[2], *(None for _ in TwoCalls._fields)

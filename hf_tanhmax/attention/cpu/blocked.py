@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ...functional import hides
-from ..mask import Visibility
+from ..call import OperatorInputs
 
 LOG2_OF_E = math.log2(math.e)
 PLAIN_LIMIT, SMALL_LIMIT = 60.0, 1.0
@@ -53,35 +53,24 @@ class Block:
     first_hidden: int
 
 
-@dataclass
 class BlockedProblem:
-    """One attention call, cut into blocks. Forward and backward walk the same blocks in the same order.
+    """One attention call, cut into blocks. Forward and backward walk the same blocks in the same order."""
 
-    Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`; `seed` is an int64 scalar, the start of the dropout masks.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    log_polarity: Tensor
-    visibility: Visibility
-    bias: Tensor | None
-    additive_mask: Tensor | None
-    scale: float
-    softcap: float | None
-    dropout_p: float
-    seed: Tensor | None
-
-    def __post_init__(self) -> None:
-        self.exact = torch.promote_types(self.query.dtype, torch.float32)
-        self.query, self.key, self.value = (tensor.to(self.exact) for tensor in (self.query, self.key, self.value))
+    def __init__(self, inputs: OperatorInputs) -> None:
+        self.exact = torch.promote_types(inputs.query.dtype, torch.float32)
+        self.query, self.key, self.value = (tensor.to(self.exact) for tensor in (inputs.query, inputs.key, inputs.value))
+        self.mask, self.bias, self.additive_mask = inputs.mask, inputs.bias, inputs.additive_mask
+        self.scale, self.softcap, self.dropout_p = inputs.scale, inputs.softcap, inputs.dropout_p
         self.batch, self.heads, self.queries, _ = self.query.shape
         self.kv_heads, self.keys = self.key.shape[1:3]
         self.groups = self.heads // self.kv_heads
-        self.log_polarity = self.log_polarity.to(self.exact)
+        if inputs.log_polarity is None:
+            self.log_polarity = self.query.new_full((self.heads,), 0.0 if inputs.signed else -math.inf)
+        else:
+            self.log_polarity = inputs.log_polarity.to(self.exact)
         self.generator = torch.Generator()
-        if self.seed is not None:
-            self.generator.manual_seed(int(self.seed))
+        if inputs.seed is not None:
+            self.generator.manual_seed(int(inputs.seed))
 
     def blocks(self) -> Iterator[Block]:
         """Rectangles of about `TILE` scores: whole batch entries where they are small, else some heads of one entry."""
@@ -94,7 +83,7 @@ class BlockedProblem:
                 kv = slice(head, min(head + many_heads, self.kv_heads))
                 for start in range(0, self.queries, rows):
                     stop = min(start + rows, self.queries)
-                    low, high = self.visibility.key_range(start, stop)
+                    low, high = self.mask.key_range(start, stop)
                     if low == high:
                         continue
                     yield Block(
@@ -103,7 +92,7 @@ class BlockedProblem:
                         heads=slice(kv.start * self.groups, kv.stop * self.groups),
                         rows=(start, stop),
                         columns=(low, high),
-                        first_hidden=low if self.additive_mask is not None else self.visibility.hidden_from(start, low),
+                        first_hidden=low if self.additive_mask is not None else self.mask.hidden_from(start, low),
                     )
 
     @cached_property
@@ -178,7 +167,7 @@ class BlockedProblem:
         if block.first_hidden >= block.columns[1]:
             return None
         columns = (block.first_hidden, block.columns[1])
-        seen = self.visibility.tile(block.rows, columns, self.query.device, block.batch, block.heads)
+        seen = self.mask.tile(block.rows, columns, self.query.device, block.batch, block.heads)
         if self.additive_mask is None or not self.hides_outright:
             return seen
         shown = ~hides(self.part_of(self.additive_mask, block))
@@ -219,7 +208,7 @@ class BlockedProblem:
         return [torch.empty(largest, dtype=self.exact) for _ in range(count)]
 
     def tile_size(self, block: Block) -> int:
-        """How many scores a block has."""
+        """The number of scores in a block."""
         sides = (block.batch, block.heads, slice(*block.rows), slice(*block.columns))
         return math.prod(side.stop - side.start for side in sides)
 

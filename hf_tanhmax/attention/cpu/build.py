@@ -1,4 +1,4 @@
-"""The library of `native_code`: built on first use by torch's extension loader, kept, and never required.
+"""The library of `attention.cpp`: built on first use by torch's extension loader, kept, and never required.
 
 It needs a C++ compiler with OpenMP, and ninja. It is kept in torch's folder for extensions (`TORCH_EXTENSIONS_DIR`, by default
 `~/.cache/torch_extensions`), in a folder of its own for each version of the code, its flags, torch and kind of CPU. A process that finds
@@ -25,10 +25,10 @@ from pathlib import Path
 
 import torch
 
-from .source import SOURCE
-
 logger = logging.getLogger(__name__)
 
+# In the file that is published with a checkpoint, the text itself stands here (`models.bundle`).
+SOURCE = Path(__file__).with_name("attention.cpp").read_text(encoding="utf-8")
 NATIVE_SWITCH = "HF_TANHMAX_NATIVE"
 NATIVE_FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 NATIVE_NAME = "hf_tanhmax_attention"

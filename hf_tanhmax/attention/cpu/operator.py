@@ -1,7 +1,7 @@
-"""TanhMax attention on the CPU by the C++ operator: what it computes, and the call.
+r"""TanhMax attention on the CPU by the C++ operator: which calls it computes, how, and the call.
 
-A call is the operator's if none of these holds; else, and where there is no library (`native`), it is `blocked`'s. Both give the same, to
-rounding. Nothing is tried: the reasons are known before.
+It computes a call if none of these holds; else, and where there is no library (`build`), `blocked` does. Both give the same, to rounding.
+Nothing is tried: the reasons are known before.
 
 * float64, which it does not compute;
 * a bias, an additive mask, a softcap or dropout;
@@ -10,6 +10,19 @@ rounding. Nothing is tried: the reasons are known before.
 
 It computes in float32 (a bfloat16 or float16 call is widened first, as `blocked` does). Whole rows of scores are held, for `native_rows`
 queries of one head and each thread, and three times in the backward pass: memory grows with the length, not with its square.
+
+A tile of `attention.cpp` is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the
+values and, in the backward pass, the three products of the gradients are matrix products by `sgemm_`, which torch's own library exports;
+between them each row is passed over once, with both exponentials of a score from one split of the exponent :math:`x = n + f`, `n` whole,
+:math:`f^2 \le 1/4`. With the even and odd parts of :math:`2^f` as polynomials :math:`e` and :math:`o` in :math:`f`,
+
+.. math:: P = 2^n (e + o), \quad N = p\,2^{-n} (e - o), \quad W' = P - N.
+
+So the map is odd to the bit, and keeps its digits where the scores are small. That is for heads whose scores are known to be small
+(`blocked` says how); the rows of others are shifted first, as there.
+
+The backward pass computes tiles anew and needs neither output nor log-sum-exp of the forward pass: its rows are whole. One thread takes all
+queries of a key head, so that nothing is added in an order that changes from run to run.
 """
 
 import ctypes
@@ -24,11 +37,8 @@ from .build import native_library, why_no_library
 
 NATIVE_TILE = 1 << 19
 NATIVE_ROWS = 128
-PLACE: dict[str, Any] = {
-    "dtype": torch.float32,
-    "device": "cpu",
-}  # always said, as the library writes there: torch's defaults may be set otherwise
-
+# Always said, as the library writes there: torch's defaults may be set otherwise.
+PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 POINTERS = (
     *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
@@ -39,7 +49,7 @@ NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_widt
 
 
 class NativeCall(ctypes.Structure):
-    """`Call` in `native_code`, field by field."""
+    """`Call` in `attention.cpp`, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in POINTERS),
@@ -50,7 +60,7 @@ class NativeCall(ctypes.Structure):
 
 
 def why_not_native(problem: BlockedProblem) -> str | None:
-    """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native.native_library`."""
+    """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native_library`."""
     if problem.exact != torch.float32:
         return f"computes in float32, not in {problem.exact}"
     added = problem.bias is not None or problem.additive_mask is not None
@@ -64,7 +74,7 @@ def why_not_native(problem: BlockedProblem) -> str | None:
 
 
 def native_rows(queries: int, keys: int) -> int:
-    """How many queries a tile has: about `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS` queries."""
+    """Queries per tile: about `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS` queries."""
     return max(1, min(queries, NATIVE_ROWS, max(16, NATIVE_TILE // max(1, keys))))
 
 
@@ -109,12 +119,12 @@ def _call_library(
 
 def _by_query(problem: BlockedProblem, grad_output: Tensor | None) -> dict[str, Tensor]:
     """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
-    low, high = problem.visibility.row_ranges(problem.query.device)
+    low, high = problem.mask.row_ranges(problem.query.device)
     found = {"query": problem.query, "log_polarity": problem.log_polarity[:, None].expand(problem.heads, problem.queries)}
     if grad_output is not None:
         found["grad_output"] = grad_output
-    if problem.visibility.keep is not None:
-        found["keep"] = problem.visibility.keep.expand(problem.batch, problem.heads, problem.queries, problem.keys)
+    if problem.mask.keep is not None:
+        found["keep"] = problem.mask.keep.expand(problem.batch, problem.heads, problem.queries, problem.keys)
     if problem.queries == 1:
         low, high = (ends.repeat(problem.groups) for ends in (low, high))
         for name, tensor in found.items():

@@ -12,7 +12,7 @@ from torch import Tensor
 from triton.testing import do_bench
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..mask import Visibility
+from ..mask import AttentionMask
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel, span_kernel
 from .interpreter import faithful
@@ -42,7 +42,7 @@ class FusedProblem:
     value: Tensor
     log_polarity: Tensor | None
     signed: bool
-    visibility: Visibility
+    visibility: AttentionMask
     bias: Tensor | None
     scale: float
     softcap: float | None

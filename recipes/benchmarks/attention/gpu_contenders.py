@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.functional import scaled_dot_product_attention
 
 from hf_tanhmax.attention.composed.identities import composed_attention
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 from .contenders import BASELINE, Contender, eager, named, repeated, softmax
 
@@ -72,9 +72,9 @@ def two_calls(kernel: str) -> Contender:
     """TanhMax from softmax attention for q and for -q, joined by their log-sum-exps; `kernel` is torch's name of a softmax kernel."""
 
     def call(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        visibility = Visibility(queries=query.shape[2], keys=key.shape[2], causal=causal)
+        mask = AttentionMask(queries=query.shape[2], keys=key.shape[2], causal=causal)
         polarity = torch.ones(query.shape[1], device=query.device)
-        return composed_attention(query, key, value, visibility, scale=query.shape[-1] ** -0.5, polarity=polarity, kernel=kernel)
+        return composed_attention(query, key, value, mask, scale=query.shape[-1] ** -0.5, polarity=polarity, kernel=kernel)
 
     return call
 

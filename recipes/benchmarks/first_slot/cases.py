@@ -18,7 +18,7 @@ from torch import Tensor
 import hf_tanhmax
 from hf_tanhmax.attention.composed.identities import composed_attention
 from hf_tanhmax.attention.kernels.schedule import Kernel, Tile, tiles
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 from ..attention.contenders import LIMITS, output_of
 
@@ -114,8 +114,8 @@ def stock(shape: Shape, kernel: str) -> Outcome:
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     polarity = torch.ones(shape.heads, device=shape.device)
     scale = shape.head_dim**-0.5
-    visibility = Visibility(shape.queries, shape.keys)
-    found = composed_attention(query, key, value, visibility, scale=scale, polarity=polarity, kernel=kernel)
+    mask = AttentionMask(shape.queries, shape.keys)
+    found = composed_attention(query, key, value, mask, scale=scale, polarity=polarity, kernel=kernel)
     expected = output_of(*exact, implementation="reference")
     upstream = torch.randn_like(found)
     gradients = torch.autograd.grad(found, tensors, upstream), torch.autograd.grad(expected, exact, upstream.double())

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hf_tanhmax.attention.composed import identities as composed
 from hf_tanhmax.attention.composed.aten_kernels import KERNELS
 from hf_tanhmax.attention.composed.identities import composed_attention
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 ON_CUDA = ("flash", "cudnn", "efficient")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -165,9 +165,9 @@ def device(request, monkeypatch):
         yield "cpu"
 
 
-def visibility_of(case, arguments, device):
+def mask_of(case, arguments, device):
     causal, keep, bounds = (arguments.get(name) for name in ("is_causal", "keep", "cu_seqlens"))
-    return Visibility(
+    return AttentionMask(
         case.queries,
         case.keys,
         causal=bool(causal),
@@ -184,7 +184,7 @@ def run(case, kernel, dtype, device):
     bias = arguments.get("bias")
     output = composed_attention(
         *(tensor.to(device) for tensor in inputs[:3]),
-        visibility_of(case, arguments, device),
+        mask_of(case, arguments, device),
         bias=None if bias is None else bias.detach()[(None,) * (4 - bias.dim())].to(device),
         scale=arguments.get("scale", inputs[0].shape[-1] ** -0.5),
         polarity=torch.as_tensor(arguments.get("polarity", 1.0), dtype=torch.float32).detach().expand(H).to(device),
@@ -228,13 +228,13 @@ def test_empty_rows_are_zero_and_give_nothing(kernel, device):
 @pytest.mark.parametrize("kernel", ON_CUDA)
 def test_strided_tensors(kernel, device):
     """As they come from one projection, and with a last dimension that is not dense."""
-    dtype, visibility, polarity = torch.float16, Visibility(7, 7, causal=True), torch.ones(H, device=device)
+    dtype, mask, polarity = torch.float16, AttentionMask(7, 7, causal=True), torch.ones(H, device=device)
     arguments = {"scale": 0.4, "polarity": polarity, "kernel": kernel}
     packed = torch.randn(2, 7, 3, H, 8, device=device, dtype=dtype)
     strided = [tensor.transpose(1, 2).requires_grad_() for tensor in packed.unbind(2)]
     flipped = [tensor.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_() for tensor in strided]
     dense = [tensor.detach().contiguous().requires_grad_() for tensor in strided]
-    outputs = [(composed_attention(*item, visibility, **arguments), item) for item in (dense, strided, flipped)]
+    outputs = [(composed_attention(*item, mask, **arguments), item) for item in (dense, strided, flipped)]
     expected, *others = ([item.cpu() for item in with_gradients(output.cpu(), inputs)] for output, inputs in outputs)
     for found in others:
         for one, other in zip(found, expected, strict=True):
@@ -249,13 +249,13 @@ def fake_call(dtype, kernel=None, device="cuda", bias=False, queries=7, keys=11,
     if "keep" in visible:
         visible["keep"] = torch.empty(2, 1, queries, keys, dtype=torch.bool, device=device)
     arguments = {"bias": torch.empty(1, H, 1, keys, device=device) if bias else None, "polarity": torch.empty(H, device=device)}
-    return composed_attention(*tensors, Visibility(queries, keys, **visible), **arguments, scale=1.0, kernel=kernel), tensors
+    return composed_attention(*tensors, AttentionMask(queries, keys, **visible), **arguments, scale=1.0, kernel=kernel), tensors
 
 
 @pytest.fixture
 def _names_for_outputs(monkeypatch):
     """`composed_attention` returns what it would run."""
-    monkeypatch.setattr(composed, "_two_calls", lambda *arguments: arguments[-1])
+    monkeypatch.setattr(composed, "_two_calls", lambda *_, name, **__: name)
     monkeypatch.setattr(composed, "doubled_keys", lambda *_, **__: "doubled keys")
 
 
@@ -307,9 +307,9 @@ def test_rocm_gets_doubled_keys(monkeypatch):
 @pytest.mark.usefixtures("_names_for_outputs")
 def test_what_wants_gradients_gets_doubled_keys():
     query, arguments = torch.randn(1, 2, 3, 4), {"scale": 1.0, "polarity": torch.ones(2, requires_grad=True)}
-    assert composed_attention(query, query, query, Visibility(3, 3), **arguments) == "doubled keys"
+    assert composed_attention(query, query, query, AttentionMask(3, 3), **arguments) == "doubled keys"
     with torch.no_grad():
-        assert composed_attention(query, query, query, Visibility(3, 3), **arguments) == "cpu"
+        assert composed_attention(query, query, query, AttentionMask(3, 3), **arguments) == "cpu"
 
 
 @pytest.mark.parametrize("arguments", [{}, {"causal": True, "queries": 11}, {"keep": True}, {"bias": True, "value_dim": 13}, {"window": 3}])
@@ -353,9 +353,9 @@ def test_a_named_kernel_refuses_old_gpus_rocm_and_gradients_of_the_polarity(monk
     with pytest.raises(
         NotImplementedError, match="kernel='cpu' has no gradient for bias, additive mask and polarity, but one of them requires it"
     ):
-        composed_attention(query, query, query, Visibility(3, 3), scale=1.0, polarity=polarity, kernel="cpu")
+        composed_attention(query, query, query, AttentionMask(3, 3), scale=1.0, polarity=polarity, kernel="cpu")
     with pytest.raises(NotImplementedError, match="kernel='flash' runs on cuda alone, but the tensors are on cpu"):
-        composed_attention(query, query, query, Visibility(3, 3), scale=1.0, polarity=polarity.detach(), kernel="flash")
+        composed_attention(query, query, query, AttentionMask(3, 3), scale=1.0, polarity=polarity.detach(), kernel="flash")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     with pytest.raises(NotImplementedError, match=r"wants compute capability 8\.0 for torch\.float16, but cuda:0 is older"):

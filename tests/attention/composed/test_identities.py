@@ -5,8 +5,8 @@ import torch
 from cases import CASES, error, oracle, with_gradients
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.composed.identities import Added, composed_attention, doubled_keys
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.composed.identities import ScoreMods, composed_attention, doubled_keys
+from hf_tanhmax.attention.mask import AttentionMask
 
 SCALE = 5**-0.5
 
@@ -15,10 +15,10 @@ SCALE = 5**-0.5
 def test_doubled_keys_equal_two_calls(polarity):
     case = CASES["keep"]
     (query, key, value), arguments = case.tensors()
-    visibility = Visibility(case.queries, case.keys, keep=arguments["keep"])
+    mask = AttentionMask(case.queries, case.keys, keep=arguments["keep"])
     heads = torch.full((query.shape[1],), polarity, dtype=torch.float64)
-    doubled = doubled_keys(query, key, value, visibility, added=Added(), scale=SCALE, log_polarity=heads.log())
-    two_calls = composed_attention(query, key, value, visibility, scale=SCALE, polarity=heads)
+    doubled = doubled_keys(query, key, value, ScoreMods(mask), scale=SCALE, log_polarity=heads.log())
+    two_calls = composed_attention(query, key, value, mask, scale=SCALE, polarity=heads)
     inputs = (query, key, value)
     expected = with_gradients(oracle(inputs, {**arguments, "polarity": polarity})[0], inputs)
     for output in (doubled, two_calls):
@@ -30,7 +30,7 @@ def test_two_calls_never_hold_the_scores(record_property):
     """At 4096 x 4096 the scores of one head alone would take 64 MiB; forward and backward together stay below that."""
     query, key, value = (torch.randn(1, 1, 4096, 8, requires_grad=True) for _ in range(3))
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        output = composed_attention(query, key, value, Visibility(4096, 4096, causal=True), scale=1.0, polarity=torch.ones(1))
+        output = composed_attention(query, key, value, AttentionMask(4096, 4096, causal=True), scale=1.0, polarity=torch.ones(1))
         output.sum().backward()
     largest = max(event.cpu_memory_usage for event in profile.events())
     record_property("largest_allocation", largest)
@@ -53,7 +53,7 @@ def test_a_padded_head_size_of_one_is_dense():
     expected = oracle((-query, key, value), {"scale": 0.5})[0]
     assert (-query).stride(-1) != 1
     for tensor, scale in ((-query, 0.5), (query, -0.5)):
-        output = composed_attention(tensor, key, value, Visibility(2, 3), scale=scale, polarity=torch.ones(2))
+        output = composed_attention(tensor, key, value, AttentionMask(2, 3), scale=scale, polarity=torch.ones(2))
         assert error(output, expected) < 1e-12
 
 

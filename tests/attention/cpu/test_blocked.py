@@ -4,17 +4,12 @@ import math
 
 import pytest
 import torch
+from blocked_problems import problem
 
 from hf_tanhmax.attention.cpu import blocked
-from hf_tanhmax.attention.cpu.blocked import BlockedProblem, blocked_backward, blocked_forward
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.cpu.blocked import blocked_backward, blocked_forward
+from hf_tanhmax.attention.mask import AttentionMask
 from hf_tanhmax.attention.reference import reference_attention
-
-
-def problem(query, key, value, polarity=1.0, visibility=None, **options):
-    settings = {"bias": None, "additive_mask": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None, **options}
-    log_polarity = torch.full((query.shape[1],), polarity, dtype=query.dtype).log()
-    return BlockedProblem(query, key, value, log_polarity, visibility or Visibility(query.shape[2], key.shape[2]), **settings)
 
 
 def tensors(batch=3, heads=6, kv_heads=2, queries=53, keys=67, dim=5, std=1.0):
@@ -29,9 +24,9 @@ def test_every_tiling_gives_the_same(rows, tile, causal, monkeypatch):
     monkeypatch.setattr(blocked, "ROWS", rows)
     monkeypatch.setattr(blocked, "TILE", tile)
     inputs = [tensor.requires_grad_() for tensor in tensors()]
-    visibility = Visibility(53, 67, causal=causal, offset=14)
-    expected, _ = reference_attention(*inputs, visibility, scale=1.0)
-    case = problem(*(tensor.detach() for tensor in inputs), visibility=visibility)
+    mask = AttentionMask(53, 67, causal=causal, offset=14)
+    expected, _ = reference_attention(*inputs, mask, scale=1.0)
+    case = problem(*(tensor.detach() for tensor in inputs), mask=mask)
     torch.testing.assert_close(blocked_forward(case)[0], expected)
     upstream = torch.randn_like(expected)
     found = blocked_backward(case, upstream)
@@ -41,7 +36,7 @@ def test_every_tiling_gives_the_same(rows, tile, causal, monkeypatch):
 def test_blocks_cover_every_visible_score_once():
     query, key, value = tensors()
     seen = torch.zeros(3, 6, 53, 67)
-    case = problem(query, key, value, visibility=Visibility(53, 67, causal=True))
+    case = problem(query, key, value, mask=AttentionMask(53, 67, causal=True))
     for block in case.blocks():
         seen[block.batch, block.heads, slice(*block.rows), slice(*block.columns)] += 1
     lower = torch.ones(53, 67).tril()
@@ -74,7 +69,7 @@ def test_a_polarity_above_one_is_a_negative_score_bias(bias):
     case = problem(query, key, value, polarity=math.exp(-2 * bias))
     output, _ = blocked_forward(case)
     shift = torch.full((1, 1, 1, 1), bias)
-    expected, _ = reference_attention(query, key, value, Visibility(53, 67), bias=shift, scale=1.0)
+    expected, _ = reference_attention(query, key, value, AttentionMask(53, 67), bias=shift, scale=1.0)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     found = blocked_backward(case, torch.ones_like(output), log_polarity=True)
     assert torch.isfinite(found.query).all()
@@ -88,7 +83,7 @@ def test_plain_blocks_at_the_edge_of_the_limit_stay_finite_in_float32():
     query[..., 0] = 1.0
     case = problem(query, key, value)
     assert case.plain(next(case.blocks()))
-    expected, _ = reference_attention(query, key, value, Visibility(1, 3), scale=1.0)
+    expected, _ = reference_attention(query, key, value, AttentionMask(1, 3), scale=1.0)
     torch.testing.assert_close(blocked_forward(case)[0], expected)
     found = blocked_backward(case, torch.full_like(query, 1e-10))
     assert (found.value != 0).all()  # nothing underflows where the scores are as large as they may be
@@ -109,7 +104,7 @@ def test_empty_rows_have_infinite_log_sum_exp():
     query, key, value = tensors(keys=3)
     keep = torch.zeros(1, 1, 53, 3, dtype=torch.bool)
     keep[:, :, 1] = True
-    output, lse = blocked_forward(problem(query, key, value, visibility=Visibility(53, 3, keep=keep)))
+    output, lse = blocked_forward(problem(query, key, value, mask=AttentionMask(53, 3, keep=keep)))
     assert (lse[:, :, 0] == math.inf).all()
     assert lse[:, :, 1].isfinite().all()
     assert (output[:, :, 0] == 0).all()

@@ -1,8 +1,9 @@
-"""The library of the C++ operator: when it is built, where it is kept, and what is said if it cannot be."""
+"""The library of the C++ operator: its code, when it is built, where it is kept, and what is said if it cannot be."""
 
 import ctypes
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
+import hf_tanhmax
 from hf_tanhmax import tanhmax_attention, why_not
 from hf_tanhmax.attention.cpu import build as native
-from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, native_library, why_no_library
+from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, SOURCE, native_library, why_no_library
+from hf_tanhmax.attention.cpu.operator import NativeCall
 from hf_tanhmax.doctor import environment
 
 compiler = pytest.mark.skipif(not (shutil.which("c++") and shutil.which("ninja")), reason="needs a C++ compiler and ninja")
@@ -140,9 +143,28 @@ print(native_library()._name)
 def test_processes_may_build_it_at_the_same_time(tmp_path):
     """And find it, if they come later; nothing is left behind and nothing is printed."""
     settings = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path), NATIVE_SWITCH: "1"}
-    command = [sys.executable, "-c", ALONE, str(Path(native.__file__).parent)]
+    command = [sys.executable, "-c", ALONE, str(Path(hf_tanhmax.__file__).parent)]
     running = [subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     results = [process.communicate(timeout=300) for process in running]
     (path,) = tmp_path.rglob("*.so")
     assert results == [(f"{path}\n", "")] * 2
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_code_stays_small():
+    assert len(SOURCE.splitlines()) < 400
+    assert max(map(len, SOURCE.splitlines())) <= 140
+
+
+def test_the_structure_has_the_same_fields_on_both_sides():
+    """By name, order and kind; a field too many or two in another order would be read as something else."""
+    body = re.sub(r"//.*", "", re.search(r"struct Call \{(.*?)\n\};", SOURCE, re.DOTALL)[1])
+    fields = []
+    for declaration in filter(str.strip, body.split(";")):
+        kind = re.match(r"\s*(?:const )?(\w+)", declaration)[1]
+        for name in re.sub(r"^\s*(?:const )?\w+", "", declaration).split(","):
+            pointer, bare, count = re.fullmatch(r"\s*(\*?)(\w+)(?:\[(\d)\])?\s*", name).groups()
+            fields.append((bare, "pointer" if pointer else kind if count is None else f"{kind}[{count}]"))
+    names = {"c_void_p": "pointer", "c_long": "int64_t", "c_double": "double"}
+    names |= {f"c_long_Array_{count}": f"int64_t[{count}]" for count in (2, 3, 4)}
+    assert fields == [(name, names[kind.__name__]) for name, kind in NativeCall._fields_]

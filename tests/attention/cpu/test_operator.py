@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
+from blocked_problems import problem
 from cases import CASES, allowed, error, measured, with_gradients
 
 from hf_tanhmax import tanhmax_attention, why_not
 from hf_tanhmax.attention import ops
 from hf_tanhmax.attention.cpu import operator as native_attention
-from hf_tanhmax.attention.cpu.blocked import BlockedProblem, blocked_backward, blocked_forward
+from hf_tanhmax.attention.cpu.blocked import blocked_backward, blocked_forward
 from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, why_no_library
 from hf_tanhmax.attention.cpu.operator import native_backward, native_forward, native_rows, why_not_native
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operator {why_no_library()}")
 
@@ -34,12 +35,6 @@ def computed_by(monkeypatch):
     for name in ("native_forward", "native_backward", "blocked_forward", "blocked_backward"):
         monkeypatch.setattr(ops, name, recorded(name, getattr(ops, name)))
     return found
-
-
-def problem(query, key, value, polarity=1.0, visibility=None, **options):
-    settings = {"bias": None, "additive_mask": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None, **options}
-    log_polarity = torch.full((query.shape[1],), polarity).log()
-    return BlockedProblem(query, key, value, log_polarity, visibility or Visibility(query.shape[2], key.shape[2]), **settings)
 
 
 def tensors(batch=3, heads=6, kv_heads=2, queries=53, keys=67, dim=5, value_dim=7, std=1.0):
@@ -99,8 +94,8 @@ MASKS = {
 @pytest.mark.parametrize("std", [1e-3, 1.0, 40.0])
 @pytest.mark.parametrize("mask", MASKS)
 def test_masks_small_and_large_scores(mask, std):
-    visibility = Visibility(53, 67, **MASKS[mask])
-    assert_alike(problem(*tensors(std=std), polarity=0.3, visibility=visibility))
+    mask = AttentionMask(53, 67, **MASKS[mask])
+    assert_alike(problem(*tensors(std=std), polarity=0.3, mask=mask))
 
 
 @pytest.mark.parametrize("std", [1.0, 40.0])
@@ -155,7 +150,7 @@ def test_strides_of_every_kind(computed_by):
 @pytest.mark.parametrize(("name", "other"), [("dtype", torch.float64), ("dtype", torch.bfloat16), ("device", "meta")])
 def test_defaults_of_torch_change_nothing(name, other):
     """The library writes float32 to the CPU, whatever torch makes by default."""
-    case = problem(*tensors(), visibility=Visibility(53, 67, causal=True))
+    case = problem(*tensors(), mask=AttentionMask(53, 67, causal=True))
     upstream = torch.randn(3, 6, 53, 7)
 
     def run():
@@ -178,7 +173,7 @@ def test_weights_are_odd_to_the_bit():
 
 @pytest.mark.parametrize("std", [1.0, 40.0])
 def test_threads_change_nothing(std):
-    case = problem(*tensors(std=std), visibility=Visibility(53, 67, causal=True, offset=14))
+    case = problem(*tensors(std=std), mask=AttentionMask(53, 67, causal=True, offset=14))
     upstream = torch.randn(3, 6, 53, 7)
     results = []
     try:
@@ -197,7 +192,7 @@ def test_hidden_infinities_and_nan_are_the_other_paths():
     key[:, :, 5] = math.nan
     keep = torch.ones(1, 1, 1, 67, dtype=torch.bool)
     keep[..., 5] = False
-    case = problem(query, key, value, visibility=Visibility(53, 67, keep=keep))
+    case = problem(query, key, value, mask=AttentionMask(53, 67, keep=keep))
     assert why_not_native(case) == "needs queries, keys and log-polarities that bound the scores by a finite number"
     assert blocked_forward(case)[0].isfinite().all()
 
@@ -234,11 +229,11 @@ def test_why_not_speaks_of_it():
 def test_the_heads_of_a_group_share_a_single_query(kv_heads, std):
     """Each with its own polarity, mask and gradient (of scores so large that rows are shifted, not so large that it vanishes)."""
     query, key, value = tensors(queries=1, kv_heads=kv_heads, std=std)
-    visibility = Visibility(1, 67, causal=True, offset=50, keep=torch.rand(3, 6, 1, 67) > 0.3)
-    case = problem(query, key, value, visibility=visibility)
+    mask = AttentionMask(1, 67, causal=True, offset=50, keep=torch.rand(3, 6, 1, 67) > 0.3)
+    case = problem(query, key, value, mask=mask)
     case.log_polarity = torch.linspace(-3.0, 0.5, 6)
     assert_alike(case)
-    assert_alike(problem(query[:, :1].expand(3, 6, 1, 5), key, value, visibility=visibility))
+    assert_alike(problem(query[:, :1].expand(3, 6, 1, 5), key, value, mask=mask))
 
 
 def test_memory_is_linear_in_the_length(monkeypatch):

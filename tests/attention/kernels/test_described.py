@@ -7,7 +7,7 @@ from hf_tanhmax import tanhmax_attention
 
 launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch", reason="needs triton")
 from hf_tanhmax.attention.kernels.schedule import Tile
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 HOPPER = GPU == "cpu" or torch.cuda.get_device_capability() == (9, 0)
@@ -103,7 +103,7 @@ def test_which_tensors_descriptors_can_tell_of(change, expected):
     query, key, value = (tensor.bfloat16() for tensor in tensors())
     key, value = change(key), change(value)
     query = query[..., : key.shape[3]]
-    numbers = (None, True, Visibility(19, key.shape[2]), None, 1.0, None, 0.0, None, False)
+    numbers = (None, True, AttentionMask(19, key.shape[2]), None, 1.0, None, 0.0, None, False)
     assert launch.FusedProblem(query, key, value, *numbers).fits(DESCRIBED) is expected
     assert launch.FusedProblem(query, key, value, *numbers).fits(POINTED)
 

@@ -43,7 +43,7 @@ def test_head_sizes(head_dim, value_dim):
 def test_log_sum_exp(dtype, log_polarity, signed):
     query, key, value = (torch.randn(2, 3, length, 8, device=GPU).to(dtype) for length in (5, 41, 41))
     log_p = None if log_polarity is None else torch.full((3,), log_polarity, device=GPU)
-    _, lse, _ = fused_attention(query, key, value, log_p, None, None, None, None, None, False, 0, None, 0.7, None, 0.0, signed)
+    _, lse, _ = fused_attention(query, key, value, log_p, None, None, None, None, None, False, 0, None, 0.7, None, 0.0, signed, True)
     scores = query.double() @ key.double().transpose(-1, -2) * 0.7
     shift = log_polarity if log_polarity is not None else 0.0 if signed else float("-inf")
     torch.testing.assert_close(lse.double(), torch.cat([scores, shift - scores], -1).logsumexp(-1), rtol=1e-6, atol=1e-6)
@@ -120,7 +120,7 @@ def test_far_strides_are_64_bit():
 @pytest.mark.parametrize("shape", [(2, 3, 37, 45), (1, 1, 37, 1), (2, 1, 1, 45), (1, 3, 37, 45)])
 def test_spans_of_a_mask(shape, transposed):
     launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch")
-    from hf_tanhmax.attention.mask import Visibility
+    from hf_tanhmax.attention.mask import AttentionMask
 
     positions = torch.arange(shape[2])[:, None] // 2 + torch.arange(shape[3])
     keep = ((positions % 13 < 9) & (positions > 5) & (positions < 51)).expand(shape).clone()
@@ -128,7 +128,7 @@ def test_spans_of_a_mask(shape, transposed):
         keep[1, :, :16] = False
     tensors = (torch.randn(2, 3, 37, 8), torch.randn(2, 3, 45, 8), torch.randn(2, 3, 45, 8))
     placed = [tensor.to(GPU) for tensor in tensors]
-    problem = launch.FusedProblem(*placed, None, True, Visibility(37, 45, keep=keep.to(GPU)), None, 1.0, None, 0.0, None, True)
+    problem = launch.FusedProblem(*placed, None, True, AttentionMask(37, 45, keep=keep.to(GPU)), None, 1.0, None, 0.0, None, True)
     found = problem.spans(16, transposed=transposed).cpu()
     broad = keep.expand(*shape[:2], 37, 45)
     mask = broad.transpose(2, 3) if transposed else broad

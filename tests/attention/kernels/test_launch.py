@@ -10,7 +10,7 @@ import torch
 from cases import error
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 from hf_tanhmax.attention.ops import fused_attention
 
 launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch", reason="needs triton")
@@ -38,7 +38,7 @@ def problem(queries=19, keys=37, head_dim=64, value_dim=64, layout="bhsd", dtype
         **changes,
     }
     tensors = tensor(4, queries, head_dim), tensor(2, keys, head_dim), tensor(2, keys, value_dim)
-    return launch.FusedProblem(*tensors, visibility=Visibility(queries, keys, causal=True), **fields)
+    return launch.FusedProblem(*tensors, visibility=AttentionMask(queries, keys, causal=True), **fields)
 
 
 @pytest.mark.parametrize("head_dim", [16, 64, 80, 5])
@@ -197,7 +197,7 @@ def test_running_out_of_memory_leaves_nothing_behind(monkeypatch):
 def test_shapes_past_two_to_the_31_elements():
     query = torch.empty(64, 64, 16384, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
     assert query.numel() > 2**31
-    output, lse, _ = fused_attention(query, query, query, None, None, None, None, None, None, True, 0, None, 0.1, None, 0.0, True)
+    output, lse, _ = fused_attention(query, query, query, None, None, None, None, None, None, True, 0, None, 0.1, None, 0.0, True, True)
     assert output.shape == query.shape
     assert output.stride() == (16384 * 64 * 64, 64, 64 * 64, 1)
     assert lse.shape == query.shape[:3]

@@ -10,14 +10,14 @@ import torch
 
 launch_decode = pytest.importorskip("hf_tanhmax.attention.kernels.launch_decode", reason="needs triton")
 from hf_tanhmax.attention.kernels.launch import FusedProblem
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def problem(queries, keys, keep=None):
     tensors = [torch.randn(2, heads, length, 8, device=GPU) for heads, length in ((4, queries), (2, keys), (2, keys))]
-    return FusedProblem(*tensors, None, True, Visibility(queries, keys, keep=keep), None, 1.0, None, 0.0, None, True)
+    return FusedProblem(*tensors, None, True, AttentionMask(queries, keys, keep=keep), None, 1.0, None, 0.0, None, True)
 
 
 def test_ranges_of_a_long_mask():

@@ -15,7 +15,7 @@ from gpu_exponentials import gpu_exponentials
 
 from hf_tanhmax.attention.kernels import primitives
 from hf_tanhmax.attention.kernels.primitives import Band, Dropout, Rows
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 BLOCK_M, BLOCK_N = 4, 8
@@ -101,7 +101,7 @@ def check_spans(kernel, mask, rows, columns, *arguments):
 @pytest.mark.parametrize(("causal", "offset"), [(False, 0), (True, 0), (True, 5), (True, -6), (False, 3)])
 @pytest.mark.parametrize(("queries", "keys"), [(13, 29), (29, 13), (1, 17), (16, 16)])
 def test_spans_of_causality_and_windows(queries, keys, causal, offset, window):
-    mask = Visibility(queries, keys, causal, offset, window).full(torch.device("cpu"))
+    mask = AttentionMask(queries, keys, causal, offset, window).full(torch.device("cpu"))
     mask = torch.ones(queries, keys, dtype=torch.bool) if mask is None else mask.expand(queries, keys)
     options = (None, None, queries, keys, offset, window or 0, BLOCK_M, BLOCK_N, causal, window is not None)
     check_spans(spans, mask, BLOCK_M, BLOCK_N, *options)
@@ -114,7 +114,7 @@ def test_spans_of_packed_sequences(bounds, causal):
     length = bounds[-1]
     segments = torch.searchsorted(torch.tensor(bounds), torch.arange(length), right=True)
     starts, ends = (torch.tensor(bounds, dtype=torch.int32)[segments - step].to(GPU) for step in (1, 0))
-    mask = Visibility(length, length, causal, segments=segments).full(torch.device("cpu"))
+    mask = AttentionMask(length, length, causal, segments=segments).full(torch.device("cpu"))
     options = (starts, ends, length, length, 0, 0, BLOCK_M, BLOCK_N, causal, False)
     check_spans(spans, mask, BLOCK_M, BLOCK_N, *options)
     check_spans(transposed_spans, mask.T, BLOCK_N, BLOCK_M, *options)

@@ -8,7 +8,7 @@ from hf_tanhmax import tanhmax_attention
 
 launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch", reason="needs triton")
 from hf_tanhmax.attention.kernels.schedule import Tile, adds_atomically
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 HOPPER = GPU == "cpu" or torch.cuda.get_device_capability() == (9, 0)
@@ -104,7 +104,7 @@ def test_which_calls_it_is_for(monkeypatch, changes, wanted, expected):
     monkeypatch.setenv("HF_TANHMAX_ATOMIC", "1")
     monkeypatch.setattr(launch, "capability", lambda _: changes.get("capability", (9, 0)))
     tensors = inputs(head_dim=changes.get("head_dim", 64))
-    numbers = (None, True, Visibility(19, 37), None, 1.0, None, 0.0, None, changes.get("exact", False))
+    numbers = (None, True, AttentionMask(19, 37), None, 1.0, None, 0.0, None, changes.get("exact", False))
     problem = launch.FusedProblem(*tensors, *numbers)
     assert (problem.reduced(log_polarity=wanted) is not None) is expected
     assert not any(problem.fits(tile) for tile in launch.tiles("key_value", 64, 2, (9, 0)) if tile.reduced), "by default, two kernels"

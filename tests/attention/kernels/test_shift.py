@@ -18,7 +18,7 @@ from gpu_exponentials import gpu_exponentials
 
 from hf_tanhmax.attention.kernels import forward, launch
 from hf_tanhmax.attention.kernels.schedule import Tile
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 from hf_tanhmax.attention.ops import fused_attention
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
@@ -174,7 +174,7 @@ def test_log_sum_exp_is_that_of_the_scores(with_tile, monkeypatch):
     monkeypatch.setattr(launch, "tiles", lambda *_: (STATIC,))
     for dtype in (torch.float32, torch.bfloat16):
         query, key, value = scored(20.0, dtype)
-        _, lse, _ = fused_attention(query, key, value, None, None, None, None, None, None, False, 0, None, 1.0, None, 0.0, True)
+        _, lse, _ = fused_attention(query, key, value, None, None, None, None, None, None, False, 0, None, 1.0, None, 0.0, True, True)
         scores = query.double() @ key.double().transpose(-1, -2)
         torch.testing.assert_close(lse.double(), torch.cat([scores, -scores], -1).logsumexp(-1), rtol=1e-6, atol=1e-6)
 
@@ -281,7 +281,7 @@ def test_norms_of_keys():
     for dtype, dim, keys in ((torch.float32, 5, 300), (torch.bfloat16, 64, 128)):
         key = torch.randn(2, 3, keys, dim, device=GPU).to(dtype)
         key[0, 1, 7] = float("nan")
-        numbers = (None, True, Visibility(4, keys), None, 1.0, None, 0.0, None, True)
+        numbers = (None, True, AttentionMask(4, keys), None, 1.0, None, 0.0, None, True)
         found = launch.FusedProblem(torch.randn(2, 6, 4, dim, device=GPU).to(dtype), key, key, *numbers).norms().cpu()
         squares = key.float().square().sum(-1).nan_to_num(nan=float("inf")).cpu()
         expected = torch.stack([part.amax(-1) for part in squares.split(128, -1)], -1).flatten(0, 1)
@@ -305,5 +305,5 @@ def test_which_calls_a_row_is_for(changes, static, polynomial):
     tensors = scored(1.0, changes.get("dtype", torch.bfloat16))
     fields = {"log_polarity": None, "signed": True, "bias": None, "softcap": None, "dropout_p": 0.0, "seed": None, "exact": False}
     fields |= {name: item for name, item in changes.items() if name != "dtype"}
-    problem = launch.FusedProblem(*tensors, visibility=Visibility(33, 49), scale=1.0, **fields)
+    problem = launch.FusedProblem(*tensors, visibility=AttentionMask(33, 49), scale=1.0, **fields)
     assert [problem.fits(tile) for tile in (ONLINE, STATIC, POLYNOMIAL)] == [True, static, polynomial]

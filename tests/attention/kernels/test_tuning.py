@@ -9,7 +9,7 @@ from cases import CASES, error
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.kernels import schedule
 from hf_tanhmax.attention.kernels.schedule import Tile
-from hf_tanhmax.attention.mask import Visibility
+from hf_tanhmax.attention.mask import AttentionMask
 
 errors = pytest.importorskip("triton.runtime.errors", reason="needs triton")
 OutOfResources, PTXASError = errors.OutOfResources, errors.PTXASError
@@ -124,7 +124,7 @@ def test_a_choice_is_for_calls_that_compile_the_same(monkeypatch):
     calls = [(mask, {}) for mask in masks] + [({}, change) for change in (*changes, added, added | {"additive": True})]
     for mask, change in calls:
         tensors = [torch.zeros(1, heads, 7, 8) for heads in (2, 1, 1)]
-        problem = launch.FusedProblem(*tensors, visibility=Visibility(7, 7, **mask), **numbers | {"exact": False} | change)
+        problem = launch.FusedProblem(*tensors, visibility=AttentionMask(7, 7, **mask), **numbers | {"exact": False} | change)
         for _ in range(2):
             problem.run("query", lambda tile: None)
     assert len(schedule._fastest) == len(calls)

@@ -1,20 +1,4 @@
-r"""TanhMax attention on the CPU in C++: the source text that `native` builds.
 
-A tile is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the values and, in the
-backward pass, the three products of the gradients are matrix products by `sgemm_`, which torch's own library exports; between them each row
-is passed over once, with both exponentials of a score from one split of the exponent :math:`x = n + f`, `n` whole, :math:`f^2 \le 1/4`.
-With the even and odd parts of :math:`2^f` as polynomials :math:`e` and :math:`o` in :math:`f`,
-
-.. math:: P = 2^n (e + o), \quad N = p\,2^{-n} (e - o), \quad W' = P - N.
-
-So the map is odd to the bit, and keeps its digits where the scores are small. That is for heads whose scores are known to be small
-(`blocked` says how); the rows of others are shifted first, as there.
-
-The backward pass computes tiles anew and needs neither output nor log-sum-exp of the forward pass: its rows are whole. One thread takes all
-queries of a key head, so that nothing is added in an order that changes from run to run.
-"""
-
-SOURCE = r"""
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -341,4 +325,3 @@ void hf_tanhmax_backward(const Call* call) {
 }
 
 }  // extern "C"
-"""

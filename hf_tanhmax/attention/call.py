@@ -1,0 +1,256 @@
+"""One attention call: the arguments of `tanhmax_attention`, checked here and nowhere below, and the flat inputs that operators take."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+
+import torch
+from torch import Tensor
+
+from ..functional import check_added, check_keep, check_polarity, log_polarity
+from .mask import AttentionMask, packed_segments
+from .paged_cache import Paging, checked_paging
+
+Causal = bool | Literal["upper_left", "lower_right"]
+Flat = Tensor | bool | int | float | None  # what an operator's schema may hold
+
+
+class AutogradContext(Protocol):
+    """What torch hands from a forward pass to its backward pass; `constants` is ours."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+    constants: tuple[Any, ...]
+
+    def save_for_backward(self, *tensors: Flat) -> None:
+        """Keep tensors, some of which may be None."""
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        """Say which results have no gradient."""
+
+
+class OperatorInputs(NamedTuple):
+    """A call as torch's operators take it: their schemas are flat, and are written from these fields.
+
+    Shapes are those of `tanhmax_attention`, with bias, additive mask and `keep` of 4 dimensions. `log_polarity` is `[heads]`; None is
+    polarity 1 if `signed`, else polarity 0 (softmax, which takes half the exponentials). `segments`, `causal`, `offset` and `window` are
+    those of `mask`. `seed` is an int64 scalar on the device. `kernels` says who computes: the Triton kernels, on CPU tensors in Triton's
+    interpreter, or the code for CPUs.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    log_polarity: Tensor | None
+    bias: Tensor | None
+    additive_mask: Tensor | None
+    keep: Tensor | None
+    segments: Tensor | None
+    seed: Tensor | None
+    causal: bool
+    offset: int
+    window: int | None
+    scale: float
+    softcap: float | None
+    dropout_p: float
+    signed: bool
+    kernels: bool
+
+    @property
+    def differentiable(self) -> tuple[Tensor | None, ...]:
+        """Query, key, value, log_polarity, bias and additive mask."""
+        return self[:6]
+
+    @property
+    def mask(self) -> AttentionMask:
+        """Which keys each query sees."""
+        return AttentionMask(self.query.shape[2], self.key.shape[2], self.causal, self.offset, self.window, self.keep, self.segments)
+
+
+class DecodeWishes(TypedDict):
+    """What a call wants that the decoding kernel may not have: the keyword arguments of `decodable`."""
+
+    needs_gradient: bool
+    dropout_p: float
+    packed: bool
+
+
+@dataclass
+class Call:
+    """The arguments of `tanhmax_attention`, in its order and checked, as implementations take them.
+
+    Tensors of several dtypes are autocast's, where it is on; bias and additive mask have 4 dimensions; a polarity is a number or `[heads]`.
+
+    Attributes:
+        mask: which keys each query sees, by `keep`, `is_causal`, `window` and `cu_seqlens`.
+        paging: where the keys lie; None without a `block_table`.
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit; the sentence names it.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    keep: Tensor | None
+    bias: Tensor | None
+    additive_mask: Tensor | None
+    is_causal: Causal
+    scale: float | None
+    window: int | None
+    softcap: float | None
+    dropout_p: float
+    polarity: float | Tensor
+    cu_seqlens: Tensor | None
+    block_table: Tensor | None
+    return_weights: bool
+    mask: AttentionMask = field(init=False)
+    paging: Paging | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.query.dtype != self.value.dtype or self.key.dtype != self.value.dtype:
+            self.query, self.key, self.value = _cast_alike(self.query, self.key, self.value)
+        _check_tensors(self.query, self.key, self.value, paged=self.block_table is not None)
+        self.paging = None if self.block_table is None else self._checked_paging(self.block_table)
+        shape = (*self.query.shape[:3], self.key.shape[2])
+        if self.keep is not None:
+            check_keep(self.keep, shape, "[batch, heads, queries, keys]")
+            _check_device("keep", self.keep, self.query)
+        self.bias, self.additive_mask = self._added("bias", self.bias, shape), self._added("additive_mask", self.additive_mask, shape)
+        _check_numbers(self.window, self.softcap, self.dropout_p)
+        self.mask = self._checked_mask()
+        self.polarity = _checked_polarity(self.polarity, self.query)
+
+    @property
+    def factor(self) -> float:
+        """What multiplies the products of query and key."""
+        return self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
+
+    @property
+    def polarities(self) -> Tensor:
+        """The polarity as `[heads]`, in float32 or float64."""
+        if isinstance(self.polarity, Tensor):
+            return self.polarity
+        exact = torch.promote_types(self.query.dtype, torch.float32)
+        return torch.full((self.query.shape[1],), self.polarity, dtype=exact, device=self.query.device)
+
+    @property
+    def decode_wishes(self) -> DecodeWishes:
+        """What is wanted besides the output."""
+        tensors = (self.query, self.key, self.value, self.bias, self.additive_mask, self.polarity)
+        wanted = torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
+        return {"needs_gradient": wanted, "dropout_p": self.dropout_p, "packed": self.mask.segments is not None}
+
+    def operator_inputs(self, *, kernels: bool, seed: Tensor | None = None) -> OperatorInputs:
+        """The call for an operator."""
+        mask, constant = self.mask, not isinstance(self.polarity, Tensor) and self.polarity in (0.0, 1.0)
+        return OperatorInputs(
+            self.query,
+            self.key,
+            self.value,
+            None if constant else log_polarity(self.polarities),
+            self.bias,
+            self.additive_mask,
+            mask.keep,
+            mask.segments,
+            seed,
+            mask.causal,
+            mask.offset,
+            mask.window,
+            self.factor,
+            self.softcap,
+            self.dropout_p,
+            not (constant and self.polarity == 0.0),
+            kernels,
+        )
+
+    def _added(self, name: str, added: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+        """What is added to the scores, with 4 dimensions."""
+        if added is None:
+            return None
+        check_added(name, added, shape, "[batch, heads, queries, keys]")
+        _check_device(name, added, self.query)
+        return added[(None,) * (4 - added.dim())]
+
+    def _checked_mask(self) -> AttentionMask:
+        keep, packed = self.keep, self.cu_seqlens if self.block_table is None else None
+        if self.is_causal not in (False, True, "upper_left", "lower_right"):
+            raise ValueError(f'is_causal must be a bool, "upper_left" or "lower_right", but is {self.is_causal!r}')
+        queries, keys = self.query.shape[2], self.key.shape[2]
+        return AttentionMask(
+            queries=queries,
+            keys=keys,
+            causal=bool(self.is_causal),
+            offset=keys - queries if self.is_causal == "lower_right" else 0,
+            window=self.window,
+            keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
+            segments=None if packed is None else packed_segments(packed, self.query, self.key),
+        )
+
+    def _checked_paging(self, block_table: Tensor) -> Paging:
+        for name, given in (("keep", self.keep), ("bias", self.bias), ("additive_mask", self.additive_mask)):
+            if given is not None:
+                raise ValueError(f"with a block_table there is no {name}: cu_seqlens says how many keys each entry has")
+        if self.is_causal not in (False, "lower_right") or (self.window is not None and not self.is_causal):
+            raise ValueError(
+                'with a block_table is_causal must be "lower_right", or False without a window, as the last query is at the last key; '
+                f"but is_causal is {self.is_causal!r} and window {self.window}"
+            )
+        return checked_paging(block_table, self.cu_seqlens, self.query, self.key)
+
+
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on for a type of device."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) -> None:
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.dim() != 4:
+            raise ValueError(f"{name} must be [batch, heads, length, head_dim], but has shape {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, but is {tensor.dtype}")
+        if tensor.dtype != query.dtype:
+            raise TypeError(f"query, key and value must have one dtype, but {name} is {tensor.dtype} and query is {query.dtype}")
+        _check_device(name, tensor, query)
+    if (query.shape[0] != key.shape[0] and not paged) or key.shape[:3] != value.shape[:3]:
+        raise ValueError(
+            "query, key and value must agree in batch, and key and value in heads and length, but have shapes "
+            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if query.shape[3] != key.shape[3]:
+        raise ValueError(f"query and key must have one head size, but have {query.shape[3]} and {key.shape[3]}")
+    if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+        raise ValueError(f"the {key.shape[1]} key heads must divide the {query.shape[1]} query heads")
+
+
+def _cast_alike(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of several dtypes in autocast's, if it is on and would cast them for torch's own attention; else as they are."""
+    kind = tensors[0].device.type
+    if not autocasts(kind) or any(tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16) for tensor in tensors):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
+
+
+def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
+    if tensor.device != query.device:
+        raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}; move one of them")
+
+
+def _check_numbers(window: int | None, softcap: float | None, dropout_p: float) -> None:
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, as a query sees its own key, but is {window}")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap must be positive, but is {softcap}")
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p must be in [0, 1), but is {dropout_p}")
+
+
+def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:
+    heads, exact = query.shape[1], torch.promote_types(query.dtype, torch.float32)
+    checked = check_polarity(polarity)
+    if not isinstance(checked, Tensor):
+        return checked
+    if checked.dim() > 1 or checked.numel() not in (1, heads):
+        raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
+    _check_device("polarity", checked, query)
+    return checked.to(exact).expand(heads)

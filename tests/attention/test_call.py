@@ -1,0 +1,100 @@
+"""A call: what is wrong with it, and what operators get of it."""
+
+import inspect
+
+import pytest
+import torch
+
+from hf_tanhmax import tanhmax_attention
+from hf_tanhmax.attention.call import Call
+
+Q = torch.randn(2, 4, 5, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error_type", "message"),
+    [
+        ({"query": Q[0]}, ValueError, r"query must be \[batch, heads, length, head_dim\], but has shape \(4, 5, 8\)"),
+        ({"query": Q.long()}, TypeError, "query must be floating point, but is torch.int64"),
+        ({"key": Q.double()}, TypeError, "one dtype, but key is torch.float64 and query is torch.float32"),
+        ({"value": Q.to("meta")}, ValueError, "value is on meta, but query is on cpu"),
+        ({"key": Q[:1], "value": Q[:1]}, ValueError, r"must agree in batch.*\(1, 4, 5, 8\)"),
+        ({"value": Q[:, :, :3]}, ValueError, "must agree in batch"),
+        ({"key": Q[..., :4]}, ValueError, "one head size, but have 8 and 4"),
+        ({"key": Q[:, :3], "value": Q[:, :3]}, ValueError, "the 3 key heads must divide the 4 query heads"),
+        ({"keep": torch.zeros(5, 5)}, TypeError, "keep must be boolean .* an additive mask goes to `additive_mask`"),
+        ({"keep": torch.ones(5, 4, dtype=torch.bool)}, ValueError, r"keep of shape \(5, 4\) does not broadcast to \[batch, heads"),
+        ({"keep": torch.ones(5, 5, dtype=torch.bool, device="meta")}, ValueError, "keep is on meta"),
+        ({"bias": torch.ones(5, 5, dtype=torch.bool)}, TypeError, "bias must be floating point, but is torch.bool; a boolean mask goes"),
+        ({"additive_mask": torch.ones(5, 5, dtype=torch.bool)}, TypeError, "additive_mask must be floating point, .* goes to `keep`"),
+        ({"additive_mask": torch.ones(4, 5)}, ValueError, r"additive_mask of shape \(4, 5\) does not broadcast to \[batch, heads"),
+        ({"additive_mask": torch.ones(5, device="meta")}, ValueError, "additive_mask is on meta, but query is on cpu"),
+        ({"bias": torch.ones(3, 5, 5)}, ValueError, r"bias of shape \(3, 5, 5\) does not broadcast"),
+        ({"bias": torch.ones(5, 5, device="meta")}, ValueError, "bias is on meta"),
+        ({"is_causal": "left"}, ValueError, 'is_causal must be a bool, "upper_left" or "lower_right", but is \'left\''),
+        ({"window": 0}, ValueError, "window must be at least 1"),
+        ({"softcap": -1.0}, ValueError, "softcap must be positive, but is -1.0"),
+        ({"dropout_p": 1.0}, ValueError, r"dropout_p must be in \[0, 1\), but is 1.0"),
+        ({"polarity": 2.0}, ValueError, r"polarity must be in \[0, 1\]"),
+        ({"polarity": torch.ones(3)}, ValueError, r"a polarity tensor must be a scalar or \[heads\] = \[4\]"),
+        ({"polarity": torch.ones(4, device="meta")}, ValueError, "polarity is on meta"),
+        ({"cu_seqlens": torch.tensor([0, 5])}, ValueError, "into a batch of one"),
+    ],
+)
+def test_bad_input(arguments, error_type, message):
+    with pytest.raises(error_type, match=message):
+        tanhmax_attention(**{"query": Q, "key": Q, "value": Q, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "error_type", "message"),
+    [
+        ([0, 3], ValueError, r"ascend from 0 to the length 5, but is \[0, 3\]"),
+        ([1, 5], ValueError, "ascend from 0"),
+        ([0, 4, 3, 5], ValueError, "ascend from 0"),
+        ([[0, 5]], TypeError, r"int32 or int64 \[sequences \+ 1\]"),
+        ([0.0, 5.0], TypeError, "int32 or int64"),
+    ],
+)
+def test_bad_cu_seqlens(bounds, error_type, message):
+    one = Q[:1]
+    with pytest.raises(error_type, match=message):
+        tanhmax_attention(one, one, one, cu_seqlens=torch.tensor(bounds))
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+def test_autocast_makes_different_dtypes_alike(lower):
+    """As torch's own attention does: a rotary embedding may have widened query and key, and nobody the value."""
+    query, key, value = torch.randn(3, 2, 4, 7, 8).unbind()
+    with torch.autocast("cpu", lower):
+        found = tanhmax_attention(query, key, value.to(lower))
+    assert torch.equal(found, tanhmax_attention(query.to(lower), key.to(lower), value.to(lower)))
+    with torch.autocast("cpu", lower), pytest.raises(TypeError, match=r"one dtype, but key is .*float32 and query is .*float64"):
+        tanhmax_attention(query.double(), key, value)
+
+
+def call(**arguments):
+    defaults = inspect.signature(tanhmax_attention).parameters.values()
+    options = {item.name: item.default for item in defaults if item.kind == item.KEYWORD_ONLY and item.name != "implementation"}
+    return Call(Q, Q[:, :2], Q[:, :2], **options | arguments)
+
+
+def test_operators_get_the_mask_of_the_call():
+    keep = torch.rand(5, 5) > 0.3
+    made = call(keep=keep, is_causal="lower_right", window=3)
+    inputs = made.operator_inputs(kernels=False)
+    assert torch.equal(inputs.mask.full(Q.device), made.mask.full(Q.device))
+    assert (inputs.keep.shape, inputs.causal, inputs.offset, inputs.window) == ((1, 1, 5, 5), True, 0, 3)
+
+
+@pytest.mark.parametrize(("polarity", "signed"), [(1.0, True), (0.0, False), (0.5, True), (torch.tensor(0.5), True)])
+def test_a_polarity_of_0_or_1_is_no_tensor(polarity, signed):
+    """The kernels are compiled for each of the two."""
+    inputs = call(polarity=polarity).operator_inputs(kernels=True)
+    assert inputs.signed is signed
+    assert inputs.log_polarity is None if polarity in (0.0, 1.0) else torch.equal(inputs.log_polarity, torch.full((4,), 0.5).log())
+
+
+def test_the_scale_is_that_of_the_head_size_unless_given():
+    assert call().operator_inputs(kernels=True).scale == 8**-0.5
+    assert call(scale=0.0).operator_inputs(kernels=True).scale == 0.0
