@@ -10,7 +10,6 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -30,32 +29,24 @@ load = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_t
 MIXED, OPERANDS = gl.constexpr(shift.MIXED.value), gl.constexpr(shift.MIXED_OPERANDS.value)
 
 
-class Ring(NamedTuple):
-    """Tiles in shared memory, and the barriers that say which of them are full and which are free."""
-
-    tiles: gl.shared_memory_descriptor
-    full: gl.shared_memory_descriptor
-    free: gl.shared_memory_descriptor
-
-
 @gluon.jit
-def fill(K, V, keys, values, row, count, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):
+def fill(K, V, s_k, s_v, full_k, full_v, free_k, free_v, row, count, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):
     """Keep STAGES tiles of keys and values in shared memory."""
     for i in range(count):
         stage = i % STAGES
         phase = (i // STAGES & 1) ^ 1
-        mbarrier.wait(keys.free.index(stage), phase)
-        mbarrier.expect(keys.full.index(stage), K.block_type.nbytes)
-        load(K, [row + i * BLOCK_N, 0], keys.full.index(stage), keys.tiles.index(stage))
-        mbarrier.wait(values.free.index(stage), phase)
-        mbarrier.expect(values.full.index(stage), V.block_type.nbytes)
-        load(V, [row + i * BLOCK_N, 0], values.full.index(stage), values.tiles.index(stage))
+        mbarrier.wait(free_k.index(stage), phase)
+        mbarrier.expect(full_k.index(stage), K.block_type.nbytes)
+        load(K, [row + i * BLOCK_N, 0], full_k.index(stage), s_k.index(stage))
+        mbarrier.wait(free_v.index(stage), phase)
+        mbarrier.expect(full_v.index(stage), V.block_type.nbytes)
+        load(V, [row + i * BLOCK_N, 0], full_v.index(stage), s_v.index(stage))
 
 
 @gluon.jit
 def work(
-    OUT, s_q, keys, values, turns, shift, row, count, scale, GROUP: gl.constexpr, DIM: gl.constexpr, BLOCK_N: gl.constexpr,
-    STAGES: gl.constexpr, POLYNOMIAL: gl.constexpr,
+    OUT, s_q, s_k, s_v, full_k, full_v, free_k, free_v, turns, shift, row, count, scale, GROUP: gl.constexpr, DIM: gl.constexpr,
+    BLOCK_N: gl.constexpr, STAGES: gl.constexpr, POLYNOMIAL: gl.constexpr,
 ):  # fmt: skip
     """64 rows of the output, by one of the two groups."""
     scores: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, BLOCK_N, 16])
@@ -67,11 +58,11 @@ def work(
     for i in range(count):
         stage = i % STAGES
         phase = i // STAGES & 1
-        mbarrier.wait(keys.full.index(stage), phase)
+        mbarrier.wait(full_k.index(stage), phase)
         mbarrier.wait(turns.index(GROUP), (i & 1) ^ (1 - GROUP))
-        b_x = warpgroup_mma(s_q.index(GROUP), keys.tiles.index(stage).permute((1, 0)), b_zero, use_acc=False, is_async=True)
+        b_x = warpgroup_mma(s_q.index(GROUP), s_k.index(stage).permute((1, 0)), b_zero, use_acc=False, is_async=True)
         b_x = warpgroup_mma_wait(0, deps=(b_x,))
-        mbarrier.arrive(keys.free.index(stage), count=1)
+        mbarrier.arrive(free_k.index(stage), count=1)
         mbarrier.arrive(turns.index(1 - GROUP), count=1)
         b_x = b_x * scale
         if POLYNOMIAL:
@@ -82,10 +73,10 @@ def work(
             b_p, b_n = gl.exp2(b_x - shift), gl.exp2(-b_x - shift)
         b_sum += gl.sum(b_p + b_n, 1)
         b_w = gl.convert_layout((b_p - b_n).to(gl.bfloat16), weights)
-        mbarrier.wait(values.full.index(stage), phase)
-        b_acc = warpgroup_mma(b_w, values.tiles.index(stage), b_acc, is_async=True)
+        mbarrier.wait(full_v.index(stage), phase)
+        b_acc = warpgroup_mma(b_w, s_v.index(stage), b_acc, is_async=True)
         b_acc = warpgroup_mma_wait(0, deps=(b_acc,))
-        mbarrier.arrive(values.free.index(stage), count=1)
+        mbarrier.arrive(free_v.index(stage), count=1)
     b_acc = b_acc / gl.convert_layout(b_sum, gl.SliceLayout(1, sums))[:, None]
     o_row = row + GROUP * 64 + gl.arange(0, 64, gl.SliceLayout(1, sums))
     o_column = gl.arange(0, DIM, gl.SliceLayout(0, sums))
@@ -121,12 +112,17 @@ def kernel(
     load(Q, [row + 64, 0], full_q, s_q.index(1))
     mbarrier.wait(full_q, 0)
     count = keys // BLOCK_N
-    ring_k, ring_v = Ring(s_k, full_k, free_k), Ring(s_v, full_v, free_v)
     gl.warp_specialize(
         [
-            (work, (OUT, s_q, ring_k, ring_v, turns, shift, row, count, scale, 0, DIM, BLOCK_N, STAGES, POLYNOMIAL)),
-            (work, (OUT, s_q, ring_k, ring_v, turns, shift, row, count, scale, 1, DIM, BLOCK_N, STAGES, POLYNOMIAL)),
-            (fill, (K, V, ring_k, ring_v, i_bh * keys, count, BLOCK_N, STAGES)),
+            (
+                work,
+                (OUT, s_q, s_k, s_v, full_k, full_v, free_k, free_v, turns, shift, row, count, scale, 0, DIM, BLOCK_N, STAGES, POLYNOMIAL),
+            ),
+            (
+                work,
+                (OUT, s_q, s_k, s_v, full_k, full_v, free_k, free_v, turns, shift, row, count, scale, 1, DIM, BLOCK_N, STAGES, POLYNOMIAL),
+            ),
+            (fill, (K, V, s_k, s_v, full_k, full_v, free_k, free_v, i_bh * keys, count, BLOCK_N, STAGES)),
         ],
         [4, 4],
         [240, 24],
