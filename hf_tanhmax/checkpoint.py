@@ -166,7 +166,7 @@ class Checkpoint:
         """
         return (AutoImageProcessor if images else AutoTokenizer).from_pretrained(self.name, **self._place)
 
-    def load(self, auto_class: Any = None, **options: object) -> PreTrainedModel:
+    def load(self, auto_class: type | None = None, **options: object) -> PreTrainedModel:
         """The model with its weights, from safetensors; an adapter as PEFT puts it on its base, not merged.
 
         Args:
@@ -179,7 +179,7 @@ class Checkpoint:
             ImportError: an adapter without PEFT.
         """
         if self.adapter is None:
-            loader = auto_class or getattr(transformers, _auto_class_of(AutoConfig.from_pretrained(self.name, **self._place)))
+            loader: Any = auto_class or getattr(transformers, _auto_class_of(AutoConfig.from_pretrained(self.name, **self._place)))
             return loader.from_pretrained(self.name, use_safetensors=True, **self._place, **options)
         try:
             import peft

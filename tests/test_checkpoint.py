@@ -179,8 +179,11 @@ def test_an_adapter(family, tmp_path):
     assert (found.family, found.auto_class, found.base.is_local) == (family, HEADS[family], True)
 
 
-@pytest.mark.parametrize("name", ["you/base", "moved/away", None])
-def test_the_folder_in_it_is_the_base(name, adapter):
+@pytest.mark.parametrize("name", ["you/base", "/moved/away", "other", None])
+def test_the_folder_in_it_is_the_base(name, adapter, tmp_path, monkeypatch):
+    """Even where the adapter names another that is there: a copied run keeps its own."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(adapter / BASE, "other")
     assert name_base(adapter, name).base == Checkpoint(str(adapter / BASE))
 
 
