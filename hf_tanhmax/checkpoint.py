@@ -156,7 +156,7 @@ class Checkpoint:
         """
         return (AutoImageProcessor if images else AutoTokenizer).from_pretrained(self.name, **self._place)
 
-    def load(self, auto_class: Any = None, **options: object) -> PreTrainedModel:
+    def load(self, auto_class: type | None = None, **options: object) -> PreTrainedModel:
         """The model with its weights, from safetensors; an adapter as PEFT puts it on its base, not merged.
 
         Args:
@@ -169,7 +169,7 @@ class Checkpoint:
             ImportError: an adapter without PEFT.
         """
         if self.adapter is None:
-            loader = auto_class or getattr(transformers, _auto_class_of(AutoConfig.from_pretrained(self.name, **self._place)))
+            loader: Any = auto_class or getattr(transformers, _auto_class_of(AutoConfig.from_pretrained(self.name, **self._place)))
             return loader.from_pretrained(self.name, use_safetensors=True, **self._place, **options)
         try:
             import peft
@@ -190,12 +190,7 @@ class Checkpoint:
 
     @property
     def _head(self) -> tuple[str, type[PreTrainedModel]] | None:
-        if self.config is None:
-            return None
-        try:
-            return class_of(self.config)
-        except ValueError as error:
-            raise CheckpointError(self._config_file, str(error)) from error
+        return None if self.config is None else class_of(self.config, self._config_file)
 
 
 def read_checkpoint(name: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
@@ -264,17 +259,21 @@ def read_config(path: Path) -> PreTrainedConfig:
         raise CheckpointError(path, f"holds a value that cannot be: {one_line(error)}") from error
 
 
-def class_of(config: PreTrainedConfig) -> tuple[str, type[PreTrainedModel]]:
+def class_of(config: PreTrainedConfig, path: Path) -> tuple[str, type[PreTrainedModel]]:
     """The Auto class and the class that a TanhMax config names as its own.
 
+    Args:
+        config: as `read_config` returns it.
+        path: of the file that it was read from.
+
     Raises:
-        ValueError: it names none of its family, or several; the message goes on from the name of the file.
+        CheckpointError: it names none of its family, or several.
     """
     named = config.architectures or []
     for auto, model_class in FAMILIES[type(config)].items():
         if named == [model_class.__name__]:
             return auto, model_class
-    raise ValueError(f"does not name one class of its family (architectures: {named}); save the model again")
+    raise CheckpointError(path, f"does not name one class of its family (architectures: {named}); save the model again")
 
 
 def _auto_class_of(config: PreTrainedConfig) -> str:

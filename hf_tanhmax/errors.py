@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 
 class RecipeError(Exception):
@@ -38,7 +38,7 @@ def some(names: Iterable[object], *, shown: int = 3) -> str:
     return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
 
 
-def optional_package(module: str, purpose: str) -> Any:
+def optional_package(module: str, purpose: str) -> ModuleType:
     """A module of a package that comes with the extra `interpret`.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..checkpoint import CONFIG, Checkpoint
@@ -79,7 +79,7 @@ def _base_card(name: str) -> ModelCardData | None:
     try:
         return ModelCard.load(Path(hf_hub_download(name, "README.md"))).data
     except (OSError, EntryNotFoundError, ValueError):
-        return ModelCardData() if isinstance(try_to_load_from_cache(name, CONFIG), str) else None
+        return ModelCardData() if Checkpoint(name).file(CONFIG) else None
 
 
 def _eval_results(checkpoint: Checkpoint, runs: Sequence[Run]) -> list[EvalResult]:

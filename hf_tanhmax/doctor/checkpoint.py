@@ -55,9 +55,9 @@ def _check_model(folder: Path, *, is_base: bool = False) -> Iterator[Finding]:
         return
     values = read_object(folder / CONFIG) or {}
     try:
-        _, model_class = class_of(config)
-    except ValueError as error:
-        yield Finding("warning", CONFIG, f"{error}; until then nobody can tell whether tensors are missing")
+        _, model_class = class_of(config, folder / CONFIG)
+    except CheckpointError as error:
+        yield Finding("warning", CONFIG, f"{error.reason}; until then nobody can tell whether tensors are missing")
         yield from check_weights(folder, None, config)
     else:
         yield from _check_built(folder, values, model_class, config)

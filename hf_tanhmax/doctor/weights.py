@@ -4,7 +4,6 @@ Only headers are read. Whether tensors are missing is asked of Transformers itse
 that the header says. So the renaming that it does for some families is done here too, and the largest model costs a moment and no memory.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..checkpoint import INDEX, WEIGHTS
+from ..checkpoint import INDEX, WEIGHTS, read_object
 from ..errors import some
 from .report import Finding
 
@@ -75,11 +74,8 @@ def _files(folder: Path) -> tuple[list[str], list[Finding]]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    try:
-        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        return {str(tensor): str(name) for tensor, name in found.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
+    named = (read_object(folder / INDEX) or {}).get("weight_map")
+    return {str(tensor): str(name) for tensor, name in named.items()} if isinstance(named, dict) else {}
 
 
 def _completeness(subject: str, shapes: Shapes, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Finding:

@@ -70,14 +70,11 @@ def main(place: Path) -> None:
     push(folder, "owner/llama-merged", merge=True)
     publisher.note("llama-merged", "llama", merged)
     publisher.note("bert-trainer", "bert", by_the_trainer(place))
-    for name, made in {
-        "bert-card": tiny_model(HEADS["bert"][1], num_hidden_layers=2),
-        "bert-adapter-card": with_adapter("bert", place / "card")[0],
-    }.items():
-        adapter = name == "bert-adapter-card"
-        folder = place / "card" / "bert-adapter" if adapter else saved(made, place / "card" / "bert")
+    whole = tiny_model(HEADS["bert"][1], num_hidden_layers=2)
+    adapted, adapter = with_adapter("bert", place / "card")
+    for name, model, folder in (("bert-card", whole, saved(whole, place / "card" / "bert")), ("bert-adapter-card", adapted, adapter)):
         by_the_command_line(folder, f"owner/{name}")
-        publisher.note(name, "bert", made, adapter=adapter, by_card=True)
+        publisher.note(name, "bert", model, adapter=model is adapted, by_card=True)
     (place / "plan.json").write_text(json.dumps(publisher.plan))
 
 

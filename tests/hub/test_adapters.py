@@ -25,15 +25,8 @@ def names_base(adapter, name, revision=None):
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": name, "revision": revision}))
 
 
-def test_the_folder_in_it_comes_first(adapter):
-    names_base(adapter, "/moved/away/base")
-    assert find_base(adapter, HfApi()) == Checkpoint(str(adapter / "base"))
-
-
-def test_a_folder_elsewhere(adapter, tmp_path):
+def test_a_folder_that_is_gone(adapter, tmp_path):
     (adapter / "base").rename(tmp_path / "elsewhere")
-    names_base(adapter, str(tmp_path / "elsewhere"))
-    assert find_base(adapter, HfApi()) == Checkpoint(str(tmp_path / "elsewhere"))
     names_base(adapter, "/moved/away/base")
     with pytest.raises(HubError, match=r"is not at /moved/away/base: save it with save_pretrained in .*/base"):
         find_base(adapter, HfApi())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hf_tanhmax.attention.composed.aten_kernels import KERNELS
+from hf_tanhmax.attention.composed.aten_kernels import KERNELS, StockCall
 from hf_tanhmax.attention.kernels.support import interpreted, triton_missing
 from hf_tanhmax.provenance import git_commit
 from hf_tanhmax.results import table
@@ -57,7 +57,7 @@ def two_rounded(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tens
     scale = query.shape[-1] ** -0.5
     halves, lses = [], []
     for sign in (1.0, -1.0):
-        output, lse, _ = KERNELS["cpu"].forward(sign * query.float(), key.float(), value.float(), None, causal, scale)
+        output, lse, _ = KERNELS["cpu"].forward(StockCall(sign * query.float(), key.float(), value.float(), None, causal, scale))
         halves.append(output.to(query.dtype).float())
         lses.append(lse[..., None])
     shares = torch.sigmoid(lses[0] - lses[1]), torch.sigmoid(lses[1] - lses[0])
