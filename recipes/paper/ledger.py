@@ -116,7 +116,8 @@ class Ledger:
         with locked(self.path):
             cells = [cell for cell in (read_study(self.path) if self.path.is_file() else []) if cell["cell"] != self.name]
             cells.append(own)
-            write_lines(self.path, sorted(cells, key=itemgetter("cell")))
+            cells.sort(key=itemgetter("cell"))
+            write_lines(self.path, cells)
 
 
 def read_study(path: Path) -> list[Cell]:
