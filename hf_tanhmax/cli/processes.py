@@ -47,15 +47,18 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if not options.arguments or options.arguments[0].startswith("-"):
         raise SystemExit("name the folder of a run first; see hf-tanhmax evaluate --help")
     _need_extra()
-    from ..training.configuration.recipe import read_flags
+    from ..training.configuration.recipe import CONFIGS, read_flags
 
     folder, flags = Path(options.arguments[0]), options.arguments[1:]
     try:
         task = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))["config"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        task = None
+    if task not in CONFIGS:
+        raise SystemExit(f"{folder} is not the folder of a run: it has no readable {IDENTITY}")
+    try:
         if not {"--help", "-h"} & set(flags):
             read_flags(flags, task)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"{folder} is not the folder of a run: it has no readable {IDENTITY}") from error
     except RecipeError as error:
         raise SystemExit(str(error)) from error
     return run([sys.executable, "-m", EVALUATE, *options.arguments])
