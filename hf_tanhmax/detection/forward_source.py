@@ -51,6 +51,7 @@ from .dataflow import (
     unbound,
 )
 
+UNKNOWN = ast.Name("", ast.Load())  # a test that may be true or false
 CALLED = (Local, Method, types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
 
 
@@ -210,8 +211,9 @@ class Reading:
                     self._assign(item.optional_vars, value, frame)
             return self._block(node.body, frame)
         elif isinstance(node, ast.Try):
-            self._branches([[*node.body, *node.orelse], *([*node.body, *each.body] for each in node.handlers)], frame)
-            return self._block(node.finalbody, frame)
+            tried = ast.If(UNKNOWN, node.body, [])  # a handler begins wherever the body failed, also before its return
+            ends = self._branches([[*node.body, *node.orelse], *([tried, *each.body] for each in node.handlers)], frame)
+            return self._block(node.finalbody, frame) or ends
         elif isinstance(node, ast.Match):
             self._branches([[], *(case.body for case in node.cases)], frame)
         elif isinstance(node, ast.FunctionDef):
