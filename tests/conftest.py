@@ -1,6 +1,7 @@
 """What every test stands on: poisoned uninitialised memory, one thread, no network, and Triton's interpreter where there is no GPU."""
 
 import os
+import re
 from importlib import import_module
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,6 +17,15 @@ from loopback.fixture import hub, hub_here, impatient  # noqa: F401
 
 from hf_tanhmax.attention.kernels import support
 from hf_tanhmax.attention.kernels.schedule import Tile, tiles
+
+
+def pytest_collection_modifyitems(items):
+    """`slow_in_interpreter`: of such a test, the parameters that run the kernels are slow where Triton interprets them."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return
+    for item in items:
+        if item.get_closest_marker("slow_in_interpreter") and {"triton", "decode"} & set(re.findall(r"[a-z]+", item.name)):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -136,6 +136,7 @@ def in_a_fresh_process(code):
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 def test_cold_import_is_light():
     code = """
 import json, sys
@@ -149,6 +150,7 @@ print(json.dumps({"heavy": [name for name in heavy if name in sys.modules], "cud
     assert not set(found["heavy"]) - set(in_a_fresh_process(bare))
 
 
+@pytest.mark.slow
 def test_import_adds_little_to_transformers():
     """At most a tenth of the time that Transformers' own model classes take, in one of three tries."""
     code = """

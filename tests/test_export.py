@@ -150,6 +150,7 @@ def onnx_function(model, example, path, *, dynamo, dims):
     return run
 
 
+@pytest.mark.slow
 @EXPORTERS
 @FAMILIES
 def test_onnx(family, dynamo, tmp_path):
@@ -169,6 +170,7 @@ class Spread(nn.Module):
         return self.module(*tensors)
 
 
+@pytest.mark.slow
 @EXPORTERS
 @pytest.mark.parametrize("arguments", [{}, {"polarity": 0.0}, {"polarity": 0.5, "softcap": 2.0}, {"is_causal": True, "window": 3}], ids=str)
 def test_onnx_rows_without_keys_are_zero(arguments, dynamo, tmp_path):
@@ -195,6 +197,7 @@ class Step(nn.Module):
         return (found.last_hidden_state, *(tensor for layer in cache.layers for tensor in (layer.keys, layer.values)))
 
 
+@pytest.mark.slow
 @EXPORTERS
 def test_onnx_with_a_cache(dynamo, tmp_path):
     """Two new tokens behind a cache of any length, left padded."""

@@ -66,6 +66,7 @@ def gradients(model):
     return {name: value.grad.clone() for name, value in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("polarity", [1.0, 0.5, "learned"])
 def test_kernels_are_put_in_and_attention_stays_tanhmax(polarity, liger):
     model = tiny_model(HEADS["llama"], tanhmax_polarity=polarity)
@@ -83,6 +84,7 @@ def test_kernels_are_put_in_and_attention_stays_tanhmax(polarity, liger):
         torch.testing.assert_close(value, wanted_gradients[name], atol=2e-5, rtol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 def test_the_trainer_asks_for_it(liger, tmp_path):
     model = tiny_model(HEADS["llama"])
     arguments = TrainingArguments(

@@ -155,6 +155,17 @@ def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path):
     assert read_lines(tmp_path / "a.jsonl") == [1]
 
 
+def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError("no space")
+
+    write_json(tmp_path / "a.json", {"a": 1})
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_json(tmp_path / "a.json", {"a": 2})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+
+
 def test_all_that_is_known_about_a_run():
     config = {"attention": "softmax", "seed": 3, "train_file": "/home/someone/data/train.csv", "warmup_share": 0.1}
     found = results_of("bert--a", "softmax", config, {"metrics": {"steps": 1}}, data={"source": "files"}, seconds=1.234)

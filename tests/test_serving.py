@@ -186,6 +186,7 @@ def written(model, prompts):
     return [each.generated_tokens for each in found.values()]
 
 
+@pytest.mark.slow
 @with_triton
 def test_requests_with_one_query_each_are_read_where_they_lie(model, gathered, monkeypatch):
     """The cache of this version of Transformers is found, and the text is that of the path that gathers."""
@@ -199,6 +200,7 @@ def test_requests_with_one_query_each_are_read_where_they_lie(model, gathered, m
     assert gathered.count(False) >= (NEW - 1) * model.config.num_hidden_layers
 
 
+@pytest.mark.slow
 @with_triton
 def test_transformers_makes_no_block_table_for_us(model, monkeypatch):
     """If it did, its own table of larger blocks would be the one to read."""

@@ -63,6 +63,7 @@ def test_a_model_in_memory_needs_its_reference_passed(way, softmax, tmp_path):
     assert loss_before_any_step(model, tmp_path / "run", copy.deepcopy(model)) == EQUAL
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_its_own_reference_at_the_polarity_that_was_saved(softmax, tmp_path):
     """A polarity that is set afterwards is not, and nothing tells the package that TRL looks; the README says so."""
     hf_tanhmax.convert(softmax).save_pretrained(tmp_path / "saved")

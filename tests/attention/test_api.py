@@ -88,6 +88,7 @@ def test_float64_equals_the_oracle(name, implementation):
         assert found.isfinite().all()
 
 
+@pytest.mark.slow_in_interpreter
 @EVERY
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("name", CASES)
@@ -134,6 +135,7 @@ def test_large_scores_are_as_exact_as_eager_on_average(name, implementation):
     assert (squares[0] <= 1.25**2 * squares[1]).all(), (squares[0] / squares[1]).sqrt()
 
 
+@pytest.mark.slow_in_interpreter
 @EVERY
 @pytest.mark.parametrize(
     "name", sorted(set(CASES) - {"plain", "long", "packed_causal", "multi_head", "multi_query", "additive_constant", "additive_long"})
@@ -285,6 +287,7 @@ def test_auto_returns_the_weights_of_the_reference():
     assert (weights < 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["reference", "cpu", "triton"])
 def test_dropout_keeps_the_mean_and_drops_weights(implementation):
     rows = 1024
@@ -299,6 +302,7 @@ def test_dropout_keeps_the_mean_and_drops_weights(implementation):
     assert len({tuple(row) for row in kept.tolist()}) > rows * 0.99  # every row draws its own
 
 
+@pytest.mark.slow_in_interpreter
 @pytest.mark.parametrize("implementation", ["reference", "cpu"])
 def test_dropout_gradients(implementation):
     mask = torch.tensor([0.0, -0.7, -20.0, 0.4, 0.3], dtype=torch.float64)
@@ -313,6 +317,7 @@ def test_dropout_gradients(implementation):
     assert torch.autograd.gradcheck(call, inputs)
 
 
+@pytest.mark.slow_in_interpreter
 @pytest.mark.parametrize("implementation", ["reference", "cpu"])
 def test_second_derivatives(implementation):
     mask = torch.tensor([0.0, -0.7, -20.0, -9001.0, 0.3], dtype=torch.float64)

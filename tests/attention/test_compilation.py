@@ -42,6 +42,7 @@ def last_state(model):
     return lambda **inputs: model(**inputs, **options).last_hidden_state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize(("family", "padded"), [("bert", False), ("bert", True), ("llama", False), ("llama", True), ("vit", False)])
@@ -55,6 +56,7 @@ def test_a_new_length_needs_no_new_graph(family, padded, implementation, gradien
     assert 1 <= found <= wanted
 
 
+@pytest.mark.slow
 def test_a_patched_model_needs_no_new_graph_either():
     model = tiny_model(transformers.BertModel, attn_implementation="sdpa", num_hidden_layers=1)
     hf_tanhmax.use_tanhmax(model)
@@ -78,6 +80,7 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.slow_in_interpreter
 @pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning")  # Dynamo's own
 @pytest.mark.parametrize("arguments", ARGUMENTS)
 @pytest.mark.parametrize("implementation", ["auto", "reference", "composed"])
@@ -92,6 +95,7 @@ def test_every_implementation_on_the_cpu(implementation, arguments):
     assert graphs(call, calls_of_attention(False), dynamic=True) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
 def test_the_decoding_kernel_costs_one_graph(gradients):
     """For 1 to 16 queries without gradients there is another kernel, so that lengths on both sides of it make two graphs."""

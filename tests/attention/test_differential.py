@@ -184,6 +184,7 @@ def check(drawn, implementation, dtype):
         assert errors[0] <= allowed, f"{name}: relative error {errors[0]:.1e}, eager's is {errors[1]:.1e}"
 
 
+@pytest.mark.slow_in_interpreter
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(("implementation", "dtype"), [(name, dtype) for name, dtypes in DTYPES.items() for dtype in dtypes])
 def test_random_calls(implementation, dtype):
@@ -207,6 +208,7 @@ HOPPER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), [("all", "bfloat16"), ("fixed shift", "bfloat16"), ("fixed shift", "float32")])
 def test_random_calls_by_the_rows_of_a_hopper(kind, dtype, monkeypatch):
     """Half-precision gradients come from one kernel; calls that a row is not for take the plain one, as they do outside of tests."""
@@ -252,6 +254,7 @@ def lowered(call, dtype):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("dtype", DTYPES["triton"])
 @pytest.mark.parametrize("count", [1, 3])

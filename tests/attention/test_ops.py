@@ -42,6 +42,7 @@ EXTRAS = {
 }
 
 
+@pytest.mark.slow_in_interpreter
 @BOTH
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_opcheck(extra, implementation):
@@ -64,6 +65,7 @@ def test_opcheck_with_a_constant_polarity(signed, dtype, implementation):
     torch.library.opcheck(fused_attention, (*(item.to(dtype).requires_grad_() for item in inputs[:3]), *inputs[3:]))
 
 
+@pytest.mark.slow_in_interpreter
 @BOTH
 @pytest.mark.parametrize("wants", [(False, False, False), (True, True, False), (True, False, True)])
 def test_opcheck_backward(wants, implementation):
@@ -75,6 +77,7 @@ def test_opcheck_backward(wants, implementation):
     torch.library.opcheck(fused_attention_backward, (upstream, *results, *wants, *inputs))
 
 
+@pytest.mark.slow_in_interpreter
 @BOTH
 def test_compiles_with_dynamic_shapes_without_recompiling(implementation):
     def call(query, key, value):
@@ -112,6 +115,7 @@ def test_second_derivatives_with_dropout_are_refused(implementation):
         torch.autograd.grad(output.sum(), query, create_graph=True)
 
 
+@pytest.mark.slow
 @BOTH
 def test_activation_checkpointing_gives_the_same_gradients(implementation):
     query, key, value = (normal(implementation, 2, 4, 7, 5) for _ in range(3))
@@ -128,6 +132,7 @@ def test_activation_checkpointing_gives_the_same_gradients(implementation):
     torch.testing.assert_close(found[0], found[1])
 
 
+@pytest.mark.slow
 @BOTH
 def test_vmap_equals_a_loop(implementation):
     query, key, value = (normal(implementation, 3, 2, 4, 7, 5) for _ in range(3))

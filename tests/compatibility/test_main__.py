@@ -33,6 +33,7 @@ def fake(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_the_installed_release(capsys):
     """All modelling files are read, so this takes some seconds."""
     assert command.main([]) == 0

@@ -38,6 +38,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 def test_the_whole_way(hub, tmp_path):
     """One test, as its steps need each other; the two readers run side by side."""
     said = run("publisher.py", hub, tmp_path)

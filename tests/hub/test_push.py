@@ -259,6 +259,7 @@ def test_the_base_arrives_first(hub_here, adapter):
     assert set(hub_here.files(REPO)) == EMPTY
 
 
+@pytest.mark.slow
 def test_merged(hub_here, adapter, checkpoint):
     push(adapter, REPO)
     push(adapter, REPO, merge=True)

@@ -90,6 +90,7 @@ def test_image_processor(typed, tmp_path):
     assert torch.isfinite(model(pixel_values=pixels).last_hidden_state).all()
 
 
+@pytest.mark.slow
 def test_importing_is_silent():
     """No warning, no log line, no output, no kernel, no CUDA."""
     code = """

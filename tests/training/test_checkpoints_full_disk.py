@@ -27,6 +27,7 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_whole(small_disk, train, tmp_path):
     train("tanhmax", "--save_steps", "3", folder="enough")
     one = sum(file.stat().st_size for file in (tmp_path / "enough" / "checkpoint-6").iterdir())

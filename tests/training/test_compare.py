@@ -73,6 +73,15 @@ def test_the_command(result, tmp_path, capsys):
         main(["--help"])
 
 
+def test_files_of_every_form_and_day_are_compared(result, tmp_path, capsys):
+    """A file of a variant from before keys were renamed, the result of one run of today, and a study of one run per line."""
+    (tmp_path / "old.json").write_text(json.dumps({"runs": [result(seed=0, epochs=1, warmup_share=0.1)]}))
+    (tmp_path / "new.json").write_text(json.dumps(result(seed=1, num_train_epochs=1, warmup_steps=0.1)))
+    (tmp_path / "study.jsonl").write_text("".join(json.dumps(result("softmax", seed=seed)) + "\n" for seed in (0, 1)))
+    assert main([str(tmp_path / name) for name in ("old.json", "new.json", "study.jsonl")]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:]] == [["tanhmax", "2"], ["softmax", "2"]]
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [("{", "is not JSON"), ("{}", "is not a result of recipes.train"), ("[]", "is not a result of recipes.train")],

@@ -194,6 +194,7 @@ class Pressed(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_resume(number, train, tmp_path, monkeypatch):
     flags = ("--save_steps", "100")

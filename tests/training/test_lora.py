@@ -19,6 +19,7 @@ AUTO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", AUTO)
 def test_a_softmax_checkpoint_is_annealed_by_adapters_alone(task, train, tmp_path):
     code, said, _ = train("softmax", "--max_steps", "2", task=task, folder="start")
@@ -41,6 +42,7 @@ def test_a_softmax_checkpoint_is_annealed_by_adapters_alone(task, train, tmp_pat
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_loaded_by_peft_as_tanhmax(train, tmp_path):
     train("softmax", "--max_steps", "2", task="llama/causal_lm", folder="start")
     train("lora", "--model_name_or_path", str(tmp_path / "start"), task="llama/causal_lm")
@@ -48,6 +50,7 @@ def test_an_adapter_is_loaded_by_peft_as_tanhmax(train, tmp_path):
     assert type(model.get_base_model()).__name__ == "TanhMaxLlamaForCausalLM"
 
 
+@pytest.mark.slow
 def test_targets_that_are_not_there_are_refused(train, tmp_path):
     train("softmax", "--max_steps", "2", folder="start")
     code, said, _ = train("lora", "--model_name_or_path", str(tmp_path / "start"), "--lora_targets", "qkv")
@@ -55,6 +58,7 @@ def test_targets_that_are_not_there_are_refused(train, tmp_path):
     assert "error: LoRA cannot adapt TanhMaxBertForSequenceClassification: " in said
 
 
+@pytest.mark.slow
 def test_a_new_head_is_saved_with_the_adapter(train, tmp_path):
     train("softmax", "--max_steps", "2", folder="start")
     train("lora", "--model_name_or_path", str(tmp_path / "start"))
@@ -64,6 +68,7 @@ def test_a_new_head_is_saved_with_the_adapter(train, tmp_path):
     assert PeftModel.from_pretrained(base, str(tmp_path / "run")).config.tanhmax_polarity == 1.0
 
 
+@pytest.mark.slow
 def test_a_softmax_vit_has_targets_too_so_that_both_can_be_compared(train, tmp_path):
     train("softmax", "--max_steps", "2", task="vit/image_classification", folder="start")
     flags = ("--model_name_or_path", str(tmp_path / "start"), "--lora_rank", "3", "--max_train_rows", "140")

@@ -28,6 +28,7 @@ def train_checkpoint(checkpoint, train):
     return lambda name, *flags, start=checkpoint, **options: train(name, "--model_name_or_path", start, *flags, **options)
 
 
+@pytest.mark.slow
 def test_a_softmax_checkpoint_becomes_tanhmax_and_stays_softmax_at_polarity_0(train_checkpoint, checkpoint, tmp_path):
     code, said, results = train_checkpoint("tanhmax", "--polarity", "0", "--dropout", "0", folder="zero")
     assert code == 0, said
@@ -38,6 +39,7 @@ def test_a_softmax_checkpoint_becomes_tanhmax_and_stays_softmax_at_polarity_0(tr
     assert type(AutoModelForSequenceClassification.from_pretrained(tmp_path / "zero")).__name__ == "TanhMaxBertForSequenceClassification"
 
 
+@pytest.mark.slow
 def test_a_tanhmax_checkpoint_is_continued_and_never_trained_as_softmax(train_checkpoint, tmp_path):
     train_checkpoint("tanhmax", folder="first")
     first = str(tmp_path / "first")

@@ -32,6 +32,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["softmax", "tanhmax", "annealed", "learned"])
 def test_a_variant_runs_from_end_to_end(name, train, tmp_path):
     code, said, results = train(name)
@@ -55,6 +56,7 @@ def test_a_variant_runs_from_end_to_end(name, train, tmp_path):
     assert f"{name}: " in said
 
 
+@pytest.mark.slow
 def test_tanhmax_and_softmax_are_trained_at_one_budget_and_shown_together(train, tmp_path):
     code, said, results = train("tanhmax", "--compare_with", "softmax")
     twin = json.loads((tmp_path / "run--softmax" / "results.json").read_text())
@@ -65,6 +67,7 @@ def test_tanhmax_and_softmax_are_trained_at_one_budget_and_shown_together(train,
     assert lines == [["tanhmax", "1"], ["softmax", "1"]]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_said_and_not_repeated(train):
     _, _, first = train("softmax")
     code, said, second = train("softmax")
@@ -73,6 +76,7 @@ def test_a_finished_run_is_said_and_not_repeated(train):
     assert second == first
 
 
+@pytest.mark.slow
 def test_another_run_in_the_folder_is_refused(train):
     train("softmax")
     code, said, _ = train("softmax", "--seed", "1")

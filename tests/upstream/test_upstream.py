@@ -21,7 +21,7 @@ from hf_tanhmax.models.auto import FAMILIES
 modeling, configuration, training = mixins()
 
 # Warnings are errors in our tests; what these tests warn of is not ours.
-pytestmark = [pytest.mark.upstream, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.upstream, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 BATCH, LENGTH, VOCABULARY, HIDDEN, HEADS, LAYERS = 3, 7, 99, 32, 4, 2
 COMMON = {"hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "intermediate_size": 37}

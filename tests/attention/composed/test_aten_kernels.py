@@ -200,6 +200,7 @@ MASKED = ("causal_lower_right", "causal_rows_without_keys", "window", "left_padd
 MASKED = (*MASKED, "empty_rows", "nothing_kept", "bias", "bias_per_head", "bias_positions", "bias_2d", "packed_causal", "softmax_masked")
 
 
+@pytest.mark.slow_in_interpreter
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", ON_CUDA)
 @pytest.mark.parametrize("name", [*FULL_OR_CAUSAL, "causal_upper_left", *MASKED])

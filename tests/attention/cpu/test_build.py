@@ -36,6 +36,7 @@ def empty_cache(tmp_path, monkeypatch):
         function.cache_clear()
 
 
+@pytest.mark.slow
 @compiler
 def test_it_is_built_once_and_found_again(empty_cache, monkeypatch):
     assert isinstance(native_library(), ctypes.CDLL)
@@ -139,6 +140,7 @@ print(native_library()._name)
 """
 
 
+@pytest.mark.slow
 @compiler
 def test_processes_may_build_it_at_the_same_time(tmp_path):
     """And find it, if they come later; nothing is left behind and nothing is printed."""

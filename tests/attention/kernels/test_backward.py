@@ -30,6 +30,7 @@ def doubled(tensors):
     return [tensor.detach().double().requires_grad_() for tensor in tensors]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [(2, 2, 19, 37), (1, 2, 19, 37), (2, 1, 19, 37), (1, 1, 19, 37), (2, 2, 1, 37), (1, 2, 19, 1), (1, 1, 1, 1), (1, 2, 1, 1)]
 )
@@ -92,6 +93,7 @@ def test_dropout_drops_the_same_weights_in_both_passes(dtype):
         assert error(one.detach().cpu(), other.detach().cpu()) < (1e-6 if dtype == torch.float32 else 8e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_run_gives_the_same_bits(dtype):
     batch, heads = (2, 4) if GPU == "cuda" else (1, 2)

@@ -93,6 +93,7 @@ def test_infinite_scores_saturate(dtype):
     torch.testing.assert_close(fused(query, key[:, :, 1:2], value[:, :, 1:2], scale=1e36, polarity=0.5)[0, 0, 0], -value[0, 0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("std", [1e-3, 0.1, 10.0, 40.0])
 @pytest.mark.parametrize("polarity", [1.0, 0.0, 0.25])
 def test_extreme_scores(std, polarity):
@@ -105,6 +106,7 @@ def test_extreme_scores(std, polarity):
     assert error(output.cpu(), true) <= allowed(rounding, torch.float32)
 
 
+@pytest.mark.slow
 def test_far_strides_are_64_bit():
     """Batch entries lie more than 2**31 elements apart, in storage of which almost nothing is ever touched."""
     far = 2**31 + 16

@@ -39,6 +39,7 @@ def test_outputs_are_those_of_the_definition(family, calls):
     assert_same([tensor.cpu() for tensor in tensors_of(found)], list(tensors_of(expected)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "polarity"), [("bert", 1.0), ("vit", 0.0), ("llama", "learned")])
 def test_gradients_are_those_of_the_cpu_path(family, polarity, calls, monkeypatch):
     changes = {"tanhmax_polarity": polarity, "attn_implementation": "sdpa"}
@@ -60,6 +61,7 @@ def test_gradients_are_those_of_the_cpu_path(family, polarity, calls, monkeypatc
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static", "disable_compile": True}, {"use_cache": False}], ids=str)
 def test_every_cache_writes_what_the_cpu_path_writes(cache, calls, monkeypatch):
     model, tokens = tiny_model(TanhMaxLlamaForCausalLM, attn_implementation="sdpa", eos_token_id=None), text()

@@ -39,6 +39,7 @@ print(max(((one.double() - true).norm() / true.norm()).item() for one, true in z
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the kernels are not interpreted")
 @pytest.mark.parametrize("call", ["forward and backward", "decode"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -94,6 +94,7 @@ def test_both_ways_to_say_tf32_are_understood(precision, choose, exact):
         assert error(one.cpu(), other.cpu()) < (1e-6 if exact else 5e-3)
 
 
+@pytest.mark.slow
 def test_every_run_time_integer_is_left_unspecialised():
     """Triton compiles anew for integers that are 1 or divisible by 16, unless told not to."""
     code = """

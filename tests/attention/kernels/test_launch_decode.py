@@ -44,6 +44,7 @@ def test_results_lie_as_transformers_wants_them_next():
     assert lse.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_every_run_time_integer_is_left_unspecialised():
     """Triton compiles anew for integers that are 1 or divisible by 16, unless told not to."""
     code = """

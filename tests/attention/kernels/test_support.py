@@ -117,6 +117,7 @@ torch.testing.assert_close(compiled(query), hf_tanhmax.tanhmax_attention(query, 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 @pytest.mark.parametrize("first", ["triton", "a call", "the kernels", "nothing"])
 def test_an_interpreter_that_is_asked_for_too_late_is_refused(first):
@@ -160,6 +161,7 @@ def test_auto_takes_the_kernels():
     assert torch.equal(tanhmax_attention(query, query, query), fused)
 
 
+@pytest.mark.slow
 def test_neither_importing_nor_the_cpu_path_loads_a_kernel():
     code = """
 import json, sys, torch

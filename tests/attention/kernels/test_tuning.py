@@ -130,6 +130,7 @@ def test_a_choice_is_for_calls_that_compile_the_same(monkeypatch):
     assert len(schedule._fastest) == len(calls)
 
 
+@pytest.mark.slow
 def test_a_tuned_call_computes_the_same(monkeypatch):
     launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch", reason="needs triton")
     monkeypatch.setenv("HF_TANHMAX_AUTOTUNE", "1")

@@ -332,6 +332,7 @@ def test_the_file_names_no_other_place():
 # Saving
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picture", ["evidence", "heads", "head"])
 def test_what_is_shown_can_be_saved(picture, visit):
     explanation = made()
@@ -453,6 +454,7 @@ def test_a_next_token_follows_the_text(visit):
     assert visit(made(position=0)).page.locator("#tokens .next").count() == 0
 
 
+@pytest.mark.slow
 def test_512_tokens_and_144_heads(visit):
     explanation = made_long()
     one = visit(explanation)

@@ -11,6 +11,7 @@ from recipes.benchmarks import generate as generate_speed
 from recipes.benchmarks.generate import DRY, cache_bytes, gate, latency, models, prompts, report
 
 
+@pytest.mark.slow
 def test_a_rehearsal_runs_everything_and_shows_no_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["generate_speed", "--dry-run", "--output", str(tmp_path / "dry.json")])
     generate_speed.main()

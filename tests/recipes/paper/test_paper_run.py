@@ -33,6 +33,7 @@ def data(tmp_path):
     return folder.parent
 
 
+@pytest.mark.slow
 def test_runs_then_resumes(settings, data, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = ["--fast", "--settings", str(settings), "--data", str(data), "--output", str(output), "--parts", "text", "--seeds", "1"]

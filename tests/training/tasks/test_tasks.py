@@ -217,6 +217,7 @@ def test_patches_that_do_not_fill_the_image_are_refused(train):
     assert "patch_size must divide the 8 pixels of an image's side, but is 3" in said
 
 
+@pytest.mark.slow
 def test_a_checkpoint_takes_images_of_another_size(train, tmp_path):
     code, said, _ = train("tanhmax", task=IMAGE)
     assert code == 0, said

@@ -52,6 +52,7 @@ def test_grouped_heads_are_checked(causal):
     assert contenders.relative_error(contenders.eager, tensors, causal=causal, signed=False) > 0.1
 
 
+@pytest.mark.slow
 def test_end_to_end(small, command, tmp_path):
     path = tmp_path / "deep" / "result.json"
     printed = command("attention", "--rounds", 2, "--output", path)

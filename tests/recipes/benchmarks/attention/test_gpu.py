@@ -91,6 +91,7 @@ def test_a_wrong_contender_is_not_timed(entries, monkeypatch):
             assert re.fullmatch(r"wrong: relative error \d\.\de[-+]\d+ for Setting\(dtype='float32'.*\)", row["reason"])
 
 
+@pytest.mark.slow
 def test_families_may_be_checked_in_processes_of_their_own():
     plan = replace(TINY, jobs=2, names=(SOFTMAX_CUDNN,))
     found = gate(plan)
