@@ -15,9 +15,9 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 
 # From low to high: rooms, each of folders and of modules at the package's root. Imports go down, or stay in a room without a circle.
 ROOMS = (
-    ("choices", "errors", "functional", "login", "model_names", "package_data", "settings"),
+    ("choices", "errors", "functional", "login", "package_data", "settings"),
     ("attention",),
-    ("detection", "patching", "registration", "serving"),
+    ("integration",),
     ("compatibility",),
     ("models",),
     ("checkpoint", "provenance", "results"),
