@@ -59,9 +59,10 @@ def _is_the_program() -> bool:
 
 
 if TYPE_CHECKING or not _is_the_program():
-    from . import registration
     from .attention.api import tanhmax_attention, why_not
     from .functional import tanhmax
+    from .integration import registration
+    from .integration.patching import restore, set_polarity, tanhmax_on, use_tanhmax
     from .models import auto
     from .models.bert import (
         TanhMaxBertConfig,
@@ -85,7 +86,6 @@ if TYPE_CHECKING or not _is_the_program():
         TanhMaxLlamaModel,
     )
     from .models.vit import TanhMaxViTConfig, TanhMaxViTForImageClassification, TanhMaxViTForMaskedImageModeling, TanhMaxViTModel
-    from .patching import restore, set_polarity, tanhmax_on, use_tanhmax
     from .settings import TanhMaxSettings
 
     registration.register_attention()

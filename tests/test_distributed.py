@@ -12,7 +12,7 @@ from families import CONFIGS, UPSTREAM_CONFIGS, heads, tiny_config
 from two_processes import CHECKS
 
 import hf_tanhmax
-from hf_tanhmax.registration import SCORE_BIAS
+from hf_tanhmax.integration.registration import SCORE_BIAS
 
 WORKER = Path(__file__).parent / "helpers" / "two_processes.py"
 PLANS = ("tp_plan", "pp_plan", "fsdp_plan")

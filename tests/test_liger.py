@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.models.llama import modeling_llama
 
 import hf_tanhmax
-from hf_tanhmax.patching import ConfigView, attention_modules
+from hf_tanhmax.integration.patching import ConfigView, attention_modules
 
 pytest.importorskip("liger_kernel", reason="liger-kernel is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")  # Liger passes caches by their older name

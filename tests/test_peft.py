@@ -12,7 +12,7 @@ from families import LAYERS, TINY, assert_same, differ, inputs_for, naive_twin, 
 from transformers import Trainer, TrainingArguments
 
 import hf_tanhmax
-from hf_tanhmax.registration import SCORE_BIAS, _say_frozen
+from hf_tanhmax.integration.registration import SCORE_BIAS, _say_frozen
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name
 every_family = pytest.mark.parametrize("family", TINY)

@@ -11,7 +11,7 @@ from families import tiny_model
 from saved_models import processor_for
 
 import hf_tanhmax
-from hf_tanhmax.model_names import CONVERTED, PATCHED
+from hf_tanhmax.integration.model_names import CONVERTED, PATCHED
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")  # TRL asks by old names
 trl = pytest.importorskip("trl", reason="TRL is not installed")

@@ -301,7 +301,7 @@ def _run(options: argparse.Namespace) -> int:
     """Look for mistakes, and only then import the package, which takes seconds, and run the command."""
     options.check(options)
 
-    from .. import registration
+    from ..integration import registration
     from ..models import auto
 
     registration.register_attention()

@@ -15,16 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..interpret import (
-    Explanation,
-    RankCollapse,
-    explain,
-    explain_generation,
-    faithfulness,
-    rank_collapse,
-    save_explanation,
-    save_page,
-)
+from ..interpret import Explanation, RankCollapse, explain, explain_generation, faithfulness, rank_collapse, save_explanation, save_page
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
 from ..interpret.viz.views import VIEWS, head_numbers

@@ -46,15 +46,18 @@ def _needs(package: str, path: str, name: str, used_by: str, gone: str) -> Depen
 
 
 TRANSFORMERS = (
-    _needs("transformers", "modeling_utils.py", "ALL_ATTENTION_FUNCTIONS", "patching", NO_TANHMAX),
-    _needs("transformers", "modeling_utils.py", "AttentionInterface", "registration", "no attention function can be registered"),
-    _needs("transformers", "masking_utils.py", "AttentionMaskInterface", "registration", "padding and windows are not masked"),
-    _needs("transformers", "masking_utils.py", "sdpa_mask", "registration", "there is no boolean mask to register"),
+    _needs("transformers", "modeling_utils.py", "ALL_ATTENTION_FUNCTIONS", "integration.patching", NO_TANHMAX),
+    _needs(
+        "transformers", "modeling_utils.py", "AttentionInterface", "integration.registration", "no attention function can be registered"
+    ),
+    _needs("transformers", "masking_utils.py", "AttentionMaskInterface", "integration.registration", "padding and windows are not masked"),
+    _needs("transformers", "masking_utils.py", "sdpa_mask", "integration.registration", "there is no boolean mask to register"),
     _needs(
         "transformers",
         "configuration_utils.py",
         "PreTrainedConfig._attn_implementation",
-        "patching models.family models.conversion interpret.attribution.evaluation_mode interpret.attribution.hooks training.health",
+        "integration.patching models.family models.conversion interpret.attribution.evaluation_mode interpret.attribution.hooks "
+        "training.health",
         "modules ask another question for their attention function, and a config view answers none",
     ),
     _needs(
@@ -148,14 +151,14 @@ TRANSFORMERS = (
         "models.bundle",
         "the rules for a published file have changed: imports of packages that need not be there",
     ),
-    _needs("transformers", CONTINUOUS + "cache.py", "PagedAttentionCache.update(layer_idx)", "serving", GATHERED),
+    _needs("transformers", CONTINUOUS + "cache.py", "PagedAttentionCache.update(layer_idx)", "integration.serving", GATHERED),
     Dependency(
         "transformers",
         (
             (CONTINUOUS + "cache.py", "PagedAttentionCache.update(kwargs)"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.update(read_index)"),
         ),
-        ("serving",),
+        ("integration.serving",),
         "a paged cache takes its indices in another way",
     ),
     Dependency(
@@ -164,7 +167,7 @@ TRANSFORMERS = (
             (CONTINUOUS + "cache.py", "PagedAttentionCache.layer_to_allocator"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.layer_index_to_group_indices"),
         ),
-        ("serving",),
+        ("integration.serving",),
         GATHERED,
     ),
     Dependency(
@@ -173,7 +176,7 @@ TRANSFORMERS = (
             (CONTINUOUS + "cache_allocators/cache_allocator.py", "CacheAllocator.get_cache_for_block_table(layer_idx)"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.key_cache"),
         ),
-        ("serving",),
+        ("integration.serving",),
         GATHERED,
     ),
     Dependency(
@@ -182,17 +185,17 @@ TRANSFORMERS = (
             (CONTINUOUS + "cache_allocators/cache_allocator.py", "CacheAllocator.supports_block_table"),
             (CONTINUOUS + "cache.py", "PagedAttentionCache.sliding_windows"),
         ),
-        ("serving",),
+        ("integration.serving",),
         "a ring that holds a window is read as if it held all keys",
     ),
     *(
-        _needs("transformers", CONTINUOUS + "input_outputs.py", f"PagedAttentionArgs.{name}", "serving", GATHERED)
+        _needs("transformers", CONTINUOUS + "input_outputs.py", f"PagedAttentionArgs.{name}", "integration.serving", GATHERED)
         for name in ("cache", "read_index", "write_index", "cu_seq_lens_q", "cu_seq_lens_k")
     ),
     Dependency(
         "transformers",
         tuple((CONTINUOUS + "input_outputs.py", f"PagedAttentionArgs.{name}") for name in ("max_length_q", "max_seqlen_q")),
-        ("serving",),
+        ("integration.serving",),
         GATHERED,
     ),
     *(
@@ -200,7 +203,7 @@ TRANSFORMERS = (
             "transformers",
             CONTINUOUS + "continuous_api.py",
             f'"{label}"',
-            "patching",
+            "integration.patching",
             "continuous batching accepts other names of attention functions",
         )
         for label in ("paged|", "sdpa")
@@ -208,7 +211,7 @@ TRANSFORMERS = (
     Dependency(
         "transformers",
         tuple(("models/llama/modeling_llama.py", f"LlamaAttention.forward({name})") for name in ("cache", "past_key_values")),
-        ("serving", "recipes.benchmarks.generate"),
+        ("integration.serving", "recipes.benchmarks.generate"),
         "a cache has yet another name",
     ),
     Dependency(
@@ -242,7 +245,7 @@ COMPANIONS = (
             "accelerate",
             "parallelism_config.py",
             f'"PARALLELISM_CONFIG_{size}_SIZE"',
-            "registration",
+            "integration.registration",
             "context or sequence parallelism is not refused, and every rank attends to its own part",
         )
         for size in ("CP", "SP")
@@ -262,15 +265,25 @@ COMPANIONS = (
         "accelerate", "hooks.py", "remove_hook_from_module", "models.conversion", "learned score biases of layers on the disk stay there"
     ),
     _needs(
-        "accelerate", "hooks.py", '"_hf_hook"', "patching", "score biases are made where the weights are kept, and not where they are used"
+        "accelerate",
+        "hooks.py",
+        '"_hf_hook"',
+        "integration.patching",
+        "score biases are made where the weights are kept, and not where they are used",
     ),
-    _needs("torch", "nn/modules/module.py", '"_parameters"', "patching detection.attention_facts", "`restore` leaves score biases behind"),
+    _needs(
+        "torch",
+        "nn/modules/module.py",
+        '"_parameters"',
+        "integration.patching integration.detection.attention_facts",
+        "`restore` leaves score biases behind",
+    ),
     *(
         _needs(
             "torch",
             "nn/modules/module.py",
             f'"{name}"',
-            "detection.attention_facts",
+            "integration.detection.attention_facts",
             "a module's parts that are None are taken for anything",
         )
         for name in ("_buffers", "_modules")

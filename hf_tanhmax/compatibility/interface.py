@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..registration import CARRIED, REFUSED
+from ..integration.registration import CARRIED, REFUSED
 from .sources import Release, parameters_of
 
 # What `registration` honours.

@@ -19,19 +19,7 @@ from ..login import check_repository, usable_token
 from ..models.auto import FAMILIES
 from .documents import CARD
 from .errors import HubError, in_a_sentence
-from .staging import (
-    DOCUMENTS,
-    PROCESSOR,
-    copy,
-    files_of,
-    is_adapter,
-    left_behind,
-    pin_base,
-    read_json,
-    stage_adapter,
-    stage_model,
-    stale,
-)
+from .staging import DOCUMENTS, PROCESSOR, copy, files_of, is_adapter, left_behind, pin_base, read_json, stage_adapter, stage_model, stale
 
 
 def push(

@@ -13,9 +13,9 @@ from typing import Any, TypedDict
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from ..model_names import converted_name
-from ..patching import add_score_bias, attention_modules
-from ..registration import SCORE_BIAS
+from ..integration.model_names import converted_name
+from ..integration.patching import add_score_bias, attention_modules
+from ..integration.registration import SCORE_BIAS
 from ..settings import TanhMaxSettings
 from .auto import FAMILIES
 from .family import TanhMaxFields

@@ -18,9 +18,9 @@ from typing import Any, ClassVar, TypeVar
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from ..model_names import converted_name
-from ..patching import attention_modules, own
-from ..registration import EAGER, FUSED, SCORE_BIAS
+from ..integration.model_names import converted_name
+from ..integration.patching import attention_modules, own
+from ..integration.registration import EAGER, FUSED, SCORE_BIAS
 from ..settings import TanhMaxSettings
 from .bundle import CODE_FILE, source
 

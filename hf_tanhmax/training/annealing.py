@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..checkpoint import CONFIG, read_json
 from ..functional import check_polarity
-from ..patching import ConfigView, set_polarity
+from ..integration.patching import ConfigView, set_polarity
 
 logger = logging.getLogger(__name__)
 

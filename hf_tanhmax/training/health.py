@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..integration.patching import attention_modules, tanhmax_on
 from ..models.family import TanhMaxFields
-from ..patching import attention_modules, tanhmax_on
 
 Batches = Sequence[dict[str, Tensor]]
 MEASURES = ("negative_mass", "weight_sum", "sign_entropy", "output_norm")

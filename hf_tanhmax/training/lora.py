@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..checkpoint import BASE, read_checkpoint
 from ..errors import RecipeError, one_line
-from ..patching import set_polarity
+from ..integration.patching import set_polarity
 from .configuration.schema import Config
 from .tasks import Task
 

@@ -7,12 +7,12 @@ import torch
 from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
 from ..errors import RecipeError, one_line
+from ..integration.patching import set_polarity
 from ..models.bert import TanhMaxBertConfig
 from ..models.conversion import convert
 from ..models.family import TanhMaxFields
 from ..models.llama import TanhMaxLlamaConfig
 from ..models.vit import TanhMaxViTConfig
-from ..patching import set_polarity
 from ..settings import TanhMaxSettings
 from .configuration.schema import Config
 from .data.rows import Splits

@@ -23,9 +23,9 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, StoppingCriteria
 
 import hf_tanhmax
+from hf_tanhmax.integration.serving import cache_argument
 from hf_tanhmax.provenance import git_commit
 from hf_tanhmax.results import table
-from hf_tanhmax.serving import cache_argument
 
 from .measure import gpu_environment, percentiles
 

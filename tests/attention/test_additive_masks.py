@@ -7,7 +7,7 @@ from transformers.generation.continuous_batching.utils import build_attention_ma
 
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.cpu import blocked
-from hf_tanhmax.registration import eager_forward, fused_forward
+from hf_tanhmax.integration.registration import eager_forward, fused_forward
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 VALUES = (-20.0, -30.0, -100.0, -1000.0, -9001.0, -1e4, float("-inf"), "min")

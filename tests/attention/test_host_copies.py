@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention import api as attention
 from hf_tanhmax.attention.kernels import support
-from hf_tanhmax.registration import SCORE_BIAS, _polarity, fused_forward
+from hf_tanhmax.integration.registration import SCORE_BIAS, _polarity, fused_forward
 from hf_tanhmax.settings import LEARNED
 
 HEADS = 4

@@ -5,9 +5,10 @@ import torch
 from cases import error
 from thorough import thorough_only
 
-from hf_tanhmax import registration, tanhmax_attention
+from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.call import OperatorInputs
 from hf_tanhmax.attention.ops import NAMESPACE, decode_attention, fused_attention, fused_attention_backward
+from hf_tanhmax.integration import registration
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 BOTH = pytest.mark.parametrize("implementation", ["cpu", "triton"])

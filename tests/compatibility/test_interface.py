@@ -4,7 +4,7 @@ import pytest
 from trees import MODEL, release
 
 from hf_tanhmax.compatibility.interface import HANDLED, IGNORED, meaning, read_interface
-from hf_tanhmax.registration import CARRIED, REFUSED
+from hf_tanhmax.integration.registration import CARRIED, REFUSED
 
 
 def test_a_release_is_read(tmp_path):

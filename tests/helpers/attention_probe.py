@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import MODEL_MAPPING, AttentionInterface
 
-from hf_tanhmax.registration import EAGER, FUSED, PAGED
+from hf_tanhmax.integration.registration import EAGER, FUSED, PAGED
 
 PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "einsum", "mm")
 ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention")

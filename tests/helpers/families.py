@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 import hf_tanhmax
-from hf_tanhmax.serving import cache_argument
+from hf_tanhmax.integration.serving import cache_argument
 
 CACHE = cache_argument(transformers.LlamaModel.forward)  # the name of a model's cache in the installed release
 VOCABULARY, LENGTH, LAYERS = 53, 11, 3

@@ -22,8 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.distributed import DistributedConfig
 
 import hf_tanhmax
-from hf_tanhmax.patching import attention_modules
-from hf_tanhmax.registration import SCORE_BIAS
+from hf_tanhmax.integration.patching import attention_modules
+from hf_tanhmax.integration.registration import SCORE_BIAS
 
 CHECKS = {}
 DISTRIBUTED_CONFIG = ("tensor_parallel", "pipeline_parallel", "fsdp_of_transformers")

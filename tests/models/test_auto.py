@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 import hf_tanhmax
+from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.models import auto
-from hf_tanhmax.patching import attention_modules
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "sign", "of", "a", "weight")
 

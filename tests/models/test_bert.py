@@ -5,7 +5,7 @@ import torch
 from families import LAYERS, assert_same, inputs_for, naive_twin, run, softmax_twin, text, tiny_config, tiny_model
 
 from hf_tanhmax import TanhMaxBertConfig, TanhMaxBertLMHeadModel, TanhMaxBertModel
-from hf_tanhmax.patching import attention_modules
+from hf_tanhmax.integration.patching import attention_modules
 
 
 def test_model_type():

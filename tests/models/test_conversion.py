@@ -27,9 +27,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedImag
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, convert, set_polarity, to_softmax, use_tanhmax
+from hf_tanhmax.integration.patching import attention_modules
+from hf_tanhmax.integration.registration import SCORE_BIAS
 from hf_tanhmax.models.remote_code import auto_map
-from hf_tanhmax.patching import attention_modules
-from hf_tanhmax.registration import SCORE_BIAS
 
 UPSTREAM = {"bert": transformers.BertModel, "vit": transformers.ViTModel, "llama": transformers.LlamaModel}
 every_family = pytest.mark.parametrize("family", TINY)

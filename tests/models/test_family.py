@@ -28,8 +28,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings
-from hf_tanhmax.patching import attention_modules
-from hf_tanhmax.registration import SCORE_BIAS
+from hf_tanhmax.integration.patching import attention_modules
+from hf_tanhmax.integration.registration import SCORE_BIAS
 
 every_family = pytest.mark.parametrize("family", TINY)
 every_head = pytest.mark.parametrize(("family", "auto", "upstream"), heads(), ids=[f"{auto}-{upstream}" for _, auto, upstream in heads()])

@@ -10,8 +10,8 @@ from peft.utils import constants
 from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from hf_tanhmax import TanhMaxBertForSequenceClassification, TanhMaxLlamaForCausalLM, TanhMaxViTForImageClassification
+from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.models.family import fill_tables
-from hf_tanhmax.patching import attention_modules
 
 HEADS = {"bert": TanhMaxBertForSequenceClassification, "vit": TanhMaxViTForImageClassification, "llama": TanhMaxLlamaForCausalLM}
 TABLES = {name: table for name, table in vars(constants).items() if name.endswith("_MODULES_MAPPING") and "llama" in table}

@@ -21,10 +21,10 @@ from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 import hf_tanhmax
 from hf_tanhmax import TanhMaxBertConfig, TanhMaxLlamaForCausalLM, tanhmax_attention, to_softmax
 from hf_tanhmax.attention.kernels import support
+from hf_tanhmax.integration.patching import attention_modules
+from hf_tanhmax.integration.registration import SCORE_BIAS
 from hf_tanhmax.models.auto import FAMILIES
 from hf_tanhmax.models.remote_code import CODE_FILE, auto_map, source, verdict
-from hf_tanhmax.patching import attention_modules
-from hf_tanhmax.registration import SCORE_BIAS
 
 every_family = pytest.mark.parametrize("family", TINY)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hf_tanhmax import TanhMaxBertConfig, TanhMaxBertForSequenceClassification, TanhMaxSettings, set_polarity, use_tanhmax
-from hf_tanhmax.registration import SCORE_BIAS
+from hf_tanhmax.integration.registration import SCORE_BIAS
 from hf_tanhmax.training.annealing import PolarityCallback, polarity_at
 
 SIZES = {

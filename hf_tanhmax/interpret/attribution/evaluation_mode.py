@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...detection.attention_facts import attention_facts
 from ...errors import some
-from ...model_names import short_name
-from ...patching import attention_modules
-from ...registration import EAGER, FUSED
+from ...integration.detection.attention_facts import attention_facts
+from ...integration.model_names import short_name
+from ...integration.patching import attention_modules
+from ...integration.registration import EAGER, FUSED
 
 # Implementations whose masks say exactly which keys take part, boolean or additive; the others pack or compile theirs.
 READABLE_MASKS = ("eager", "sdpa", FUSED, EAGER)

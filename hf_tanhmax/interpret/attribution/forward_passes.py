@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...patching import attention_modules
+from ...integration.patching import attention_modules
 from ..inputs.encoding import IDS, PIXELS
 from .evaluation_mode import check_finite
 from .hooks import LayerRecord, record_attention

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
 
-from ...patching import ConfigView, attention_modules
-from ...registration import EAGER, FUSED, PAGED, eager_forward, fused_forward
+from ...integration.patching import ConfigView, attention_modules
+from ...integration.registration import EAGER, FUSED, PAGED, eager_forward, fused_forward
 from ...settings import LEARNED, TanhMaxSettings
 
 HOOKED = f"{FUSED}_hooked"

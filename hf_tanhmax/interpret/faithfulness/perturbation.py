@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...patching import attention_modules
+from ...integration.patching import attention_modules
 from ..attribution.forward_passes import target_logits
 from ..attribution.hooks import AttentionFunction, random_weights, replace_attention, shuffled_weights, zeroed_keys
 from ..attribution.target import Target

@@ -5,6 +5,7 @@ import torch
 from families import BACKBONES, assert_same, inputs_for, run, softmax_twin, text, tiny_model
 
 import hf_tanhmax
+from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.interpret.attribution.hooks import (
     hooked_forward,
     is_signed,
@@ -14,7 +15,6 @@ from hf_tanhmax.interpret.attribution.hooks import (
     shuffled_weights,
     zeroed_keys,
 )
-from hf_tanhmax.patching import attention_modules
 
 
 @pytest.mark.parametrize("family", BACKBONES)

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..functional import check_polarity
+from ..settings import TanhMaxSettings
 from .detection.attention_facts import attention_facts
-from .functional import check_polarity
 from .model_names import rename_patched
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
 from .serving import put_off_updates, update_at_once
-from .settings import TanhMaxSettings
 
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
 FUNCTIONS = {"eager": EAGER, "sdpa": FUSED, "paged|eager": PAGED, "paged|sdpa": PAGED, FUSED: FUSED, EAGER: EAGER}

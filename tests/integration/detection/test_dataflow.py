@@ -8,9 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from hf_tanhmax.detection import dataflow
-from hf_tanhmax.detection.attention_facts import attention_facts
-from hf_tanhmax.detection.dataflow import ANYTHING, CHOSEN, INPUT, LOG, SCORES, SELF, WEIGHED, WEIGHTS, Findings, Instance, Method, Value
+from hf_tanhmax.integration.detection import dataflow
+from hf_tanhmax.integration.detection.attention_facts import attention_facts
+from hf_tanhmax.integration.detection.dataflow import (
+    ANYTHING,
+    CHOSEN,
+    INPUT,
+    LOG,
+    SCORES,
+    SELF,
+    WEIGHED,
+    WEIGHTS,
+    Findings,
+    Instance,
+    Method,
+    Value,
+)
 
 GIVEN, PARAMETER = Value(frozenset({INPUT})), Value()
 

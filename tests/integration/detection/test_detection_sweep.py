@@ -15,11 +15,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_tanhmax import TanhMaxSettings, use_tanhmax
-from hf_tanhmax.detection.attention_facts import attention_facts
-from hf_tanhmax.detection.dataflow import SELF, Instance, Method
-from hf_tanhmax.detection.forward_source import Reading
-from hf_tanhmax.patching import _by_layer
-from hf_tanhmax.registration import EAGER, FUSED, PAGED
+from hf_tanhmax.integration.detection.attention_facts import attention_facts
+from hf_tanhmax.integration.detection.dataflow import SELF, Instance, Method
+from hf_tanhmax.integration.detection.forward_source import Reading
+from hf_tanhmax.integration.patching import _by_layer
+from hf_tanhmax.integration.registration import EAGER, FUSED, PAGED
 
 with torch.device("meta"):  # looks up once which functions make tensors, and must see them as they are outside of a test
     torch.empty(0)

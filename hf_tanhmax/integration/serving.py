@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypedDict
 
 from torch import Tensor, nn
 
-from .attention.api import reads_blocks
+from ..attention.api import reads_blocks
 
 HANDLE = "tanhmax_cache_handle"
 

@@ -18,8 +18,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from hf_tanhmax import TanhMaxSettings, restore, use_tanhmax
-from hf_tanhmax.detection.attention_facts import attention_facts
-from hf_tanhmax.patching import attention_modules
+from hf_tanhmax.integration.detection.attention_facts import attention_facts
+from hf_tanhmax.integration.patching import attention_modules
 
 OWN = AttentionInterface()
 
@@ -524,7 +524,7 @@ def test_a_model_that_was_read_can_be_freed(wrapped):
 
 def test_it_is_read_once_per_class(monkeypatch):
     first = attention_facts(Pooling())
-    monkeypatch.setattr("hf_tanhmax.detection.attention_facts.Reading", None)
+    monkeypatch.setattr("hf_tanhmax.integration.detection.attention_facts.Reading", None)
     assert attention_facts(Pooling()) is first
     assert attention_facts(copy.deepcopy(Pooling())) is first
 

@@ -10,10 +10,11 @@ from families import CACHE, run, text, tiny_model
 from torch import nn
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
-from hf_tanhmax import TanhMaxLlamaForCausalLM, registration, restore, serving, tanhmax_on, use_tanhmax
+from hf_tanhmax import TanhMaxLlamaForCausalLM, restore, tanhmax_on, use_tanhmax
 from hf_tanhmax.attention import api as attention
 from hf_tanhmax.attention.kernels import support
-from hf_tanhmax.patching import attention_modules
+from hf_tanhmax.integration import registration, serving
+from hf_tanhmax.integration.patching import attention_modules
 
 NEW = 3
 

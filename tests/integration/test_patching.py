@@ -14,8 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, restore, set_polarity, tanhmax_on, use_tanhmax
-from hf_tanhmax.patching import ConfigView, attention_modules
-from hf_tanhmax.registration import SCORE_BIAS
+from hf_tanhmax.integration.patching import ConfigView, attention_modules
+from hf_tanhmax.integration.registration import SCORE_BIAS
 
 UPSTREAM = {"bert": transformers.BertModel, "vit": transformers.ViTModel, "llama": transformers.LlamaModel}
 SAME_CLASS = {

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, Trainer, Training
 
 import hf_tanhmax
 from hf_tanhmax import convert, restore, tanhmax_on, to_softmax, use_tanhmax
-from hf_tanhmax.model_names import CONVERTED, PATCHED, converted_name, short_name
+from hf_tanhmax.integration.model_names import CONVERTED, PATCHED, converted_name, short_name
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name
 every_family = pytest.mark.parametrize("family", TINY)

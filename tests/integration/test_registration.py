@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import sdpa_mask
 
 from hf_tanhmax import TanhMaxLlamaModel, tanhmax, tanhmax_attention
-from hf_tanhmax.registration import (
+from hf_tanhmax.integration.registration import (
     CARRIED,
     EAGER,
     FUSED,

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from .attention.api import tanhmax_attention
-from .attention.ops import NAMESPACE
-from .functional import hides
+from ..attention.api import tanhmax_attention
+from ..attention.ops import NAMESPACE
+from ..functional import hides
+from ..settings import LEARNED
 from .serving import CachedBlocks, PassedArguments, cached_blocks, in_continuous_batching, updated, written
-from .settings import LEARNED
 
 FUSED = NAMESPACE.removeprefix("hf_")
 EAGER, PAGED = f"{FUSED}_eager", f"{FUSED}_paged"

@@ -12,7 +12,8 @@ import torch
 import transformers
 from families import NAIVE, assert_same, differ, run, text
 
-from hf_tanhmax import TanhMaxSettings, registration, restore, tanhmax_attention, use_tanhmax
+from hf_tanhmax import TanhMaxSettings, restore, tanhmax_attention, use_tanhmax
+from hf_tanhmax.integration import registration
 
 HIDDEN = -20.0  # nothing that these add on purpose, with random weights, is this low
 

@@ -6,8 +6,8 @@ import transformers
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_tanhmax.detection.dataflow import INPUT, SELF, WEIGHTS, Instance, Method
-from hf_tanhmax.detection.forward_source import Reading
+from hf_tanhmax.integration.detection.dataflow import INPUT, SELF, WEIGHTS, Instance, Method
+from hf_tanhmax.integration.detection.forward_source import Reading
 
 LABELS = ("tanhmax",)
 

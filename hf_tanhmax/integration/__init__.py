@@ -1,0 +1,1 @@
+"""TanhMax inside models of Transformers: the functions that they call, caches, and modules that are patched."""
