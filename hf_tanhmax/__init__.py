@@ -47,7 +47,7 @@ __all__ = [
 
 # The modules that `__getattr__` looks through, in this order.
 _MODULES = (
-    *("settings", "functional", "attention.api", "patching", "models.conversion", "models.bert", "models.llama", "models.vit"),
+    *("settings", "functional", "attention.api", "integration.patching", "models.conversion", "models.bert", "models.llama", "models.vit"),
     "training.annealing",
 )
 

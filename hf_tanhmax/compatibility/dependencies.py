@@ -220,6 +220,13 @@ TRANSFORMERS = (
         ("training.trainer",),
         "recipes cannot ask for activation checkpointing",
     ),
+    _needs(
+        "transformers",
+        "trainer_utils.py",
+        "PredictionOutput",
+        "training.tasks.metrics training.tasks.task training.tasks.text",
+        "the tasks of recipes cannot be imported",
+    ),
 )
 COMPANIONS = (
     _needs("huggingface_hub", "dataclasses.py", "strict", "models.bert models.llama models.vit", "TanhMax configs cannot be defined"),

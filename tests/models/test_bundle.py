@@ -141,7 +141,11 @@ def test_transformers_asks_for_nothing_that_it_does_not_bring(tmp_path):
             "'Tensor' means one thing in from torch import Tensor and another in from math import pi",
         ),
         ("attention/ops", "map = None", "'map' means one thing in Python and another in hf_tanhmax/attention/ops.py; rename one of them"),
-        ("patching", "for source in (): ...", "'source' means one thing in the prelude and another in hf_tanhmax/integration/patching.py"),
+        (
+            "integration/patching",
+            "for source in (): ...",
+            "'source' means one thing in the prelude and another in hf_tanhmax/integration/patching.py",
+        ),
     ],
     ids=["definition", "import", "builtin", "loop"],
 )
