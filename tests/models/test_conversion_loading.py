@@ -208,3 +208,11 @@ def test_parts_of_a_config_keep_their_own_implementation():
     assert (config._attn_implementation, config.audio_encoder._attn_implementation) == ("sdpa", "eager")
     same = cls(_same_config(config, transformers.MusicgenConfig)).config
     assert (same._attn_implementation, same.audio_encoder._attn_implementation) == ("sdpa", "eager")
+
+
+def test_a_checkpoint_that_names_a_class_of_another_family(tmp_path):
+    tiny_model(transformers.BertModel).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"BertModel"', '"LlamaModel"'))
+    with pytest.raises(ValueError, match="is of model type 'bert', but LlamaModel is of another; pass an Auto class"):
+        convert(tmp_path)
