@@ -27,7 +27,7 @@ Identity = dict[str, dict[str, object]]  # the configuration of a run, and what 
 class ManifestCallback(TrainerCallback):
     """Marks every checkpoint of a Trainer as whole after all processes have written their part."""
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the list of files, once all are there."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:

@@ -68,7 +68,7 @@ class EpochCallback(TrainerCallback):
     def __init__(self, sampler: LengthSampler) -> None:
         self.sampler = sampler
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Set the epoch."""
         self.sampler.set_epoch(int(state.epoch or 0))
 
