@@ -56,6 +56,7 @@ def test_opcheck(extra, implementation):
     torch.library.opcheck(fused_attention, tuple(inputs))
 
 
+@pytest.mark.slow_in_interpreter
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("signed", [True, False])
