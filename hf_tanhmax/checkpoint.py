@@ -1,4 +1,4 @@
-"""What a checkpoint says it is: a model in a folder or on the Hub, or an adapter and its base.
+"""What a folder or a name on the Hub holds: a model, or an adapter and its base.
 
 Whatever it says is read here and nowhere else, from JSON alone: nothing is unpickled, and no code that it brings along is run. The base of
 an adapter is, in this order: the folder `base` in the adapter's, the folder that the adapter names, the repository of that name.

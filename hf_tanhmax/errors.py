@@ -1,4 +1,4 @@
-"""Mistakes of the user and missing packages, each said in one line."""
+"""Errors for mistakes of the user and for missing packages, each with a message of one line."""
 
 from collections.abc import Iterable
 from importlib import import_module

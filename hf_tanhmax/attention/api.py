@@ -1,4 +1,4 @@
-"""`tanhmax_attention`: the one door to TanhMax attention. It makes a checked `Call`, chooses an implementation and runs it."""
+"""`tanhmax_attention` and `why_not`: check the arguments once, choose an implementation and run it."""
 
 import torch
 from torch import Tensor

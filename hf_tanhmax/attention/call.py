@@ -1,4 +1,4 @@
-"""One attention call: the arguments of `tanhmax_attention`, checked here and nowhere below, and the flat inputs that operators take."""
+"""One attention call: the checked arguments of `tanhmax_attention`, and the flat list of inputs that the torch operators take."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict

@@ -1,4 +1,4 @@
-"""How a model was trained, in words: data, schedule of the polarity, settings, machine and versions, as its run recorded them."""
+"""The training procedure for the model card: data, polarity schedule, settings, machine and versions, as the run recorded them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The words and the help of the `hf-tanhmax` command.
+"""The arguments and the help of the `hf-tanhmax` command.
 
 Exit codes: 0; 1 if the doctor found errors; 2 for a mistake in what was given, with one sentence; 130 for Ctrl-C; else what the process
 that was started returned.

@@ -1,4 +1,4 @@
-"""Mistakes in what a command was given, found before anything heavy is imported: files, folders and names.
+"""Checks of a command's arguments (files, folders, names) before anything slow is imported.
 
 Each check takes the parsed options and ends the program with one sentence about the first mistake. What it has read it leaves in the
 options: pictures, rows, results.

@@ -1,4 +1,4 @@
-"""What a release of Transformers changes for this package, in sentences.
+"""Reports what a release of Transformers changes for this package.
 
 python -m hf_tanhmax.compatibility                     # of the installed release
 python -m hf_tanhmax.compatibility --against FOLDER    # and what differs in the one that `pip install --no-deps --target FOLDER` put there

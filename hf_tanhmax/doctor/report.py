@@ -1,4 +1,4 @@
-"""What a check found, and how a list of it reads in a terminal."""
+"""The findings of a check, and how a list of them is printed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the Hub refuses, each in one sentence that says what to do about it; no sentence holds a token."""
+"""One-sentence messages for the Hub's errors, which say what to do about them and never contain a token."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which folders may be written to, which checkpoints are whole, and a full disk said in one sentence whichever library meets it first.
+"""Checks of output folders and checkpoints, and one message for a full disk, whichever library meets it first.
 
 A checkpoint counts once `whole.json` lies in it: a list of its files and their sizes, written last and in one step. A process that is
 killed while saving leaves a checkpoint without it, which is named, skipped and later overwritten.

@@ -1,4 +1,4 @@
-"""What a launcher asks for: checks that it comes, as accelerate leaves FSDP and DeepSpeed out on a CPU without a word; and its signals.
+"""Checks that a launch got what it asked for, as accelerate silently leaves out FSDP and DeepSpeed on a CPU; and signal handling.
 
 Ctrl-C, or SIGTERM from a launcher: the step that runs is finished, a checkpoint is saved, the run ends. A second one ends it at once.
 """

@@ -1,4 +1,4 @@
-"""The library of `attention.cpp`: built on first use by torch's extension loader, kept, and never required.
+"""Builds `attention.cpp` on first use with torch's extension loader, keeps the library and loads it; nothing requires it.
 
 It needs a C++ compiler with OpenMP, and ninja. It is kept in torch's folder for extensions (`TORCH_EXTENSIONS_DIR`, by default
 `~/.cache/torch_extensions`), in a folder of its own for each version of the code, its flags, torch and kind of CPU. A process that finds

@@ -1,4 +1,4 @@
-r"""Decoding: a few queries against many keys, which are read once, by as many programs as the GPU has room for.
+r"""The decoding kernels: a few queries against many keys, which are split into chunks over the whole GPU and read once.
 
 * `decode_kernel`: the query heads of a group, and all their queries, are the rows of one tile, so that a key head is read once for all of
   them. The keys that they can see are split into chunks, one a program, and each program leaves its own result :math:`(O_s, L_s)`.

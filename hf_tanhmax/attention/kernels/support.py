@@ -1,4 +1,4 @@
-"""May the fused kernels run here? Answers need no GPU and import Triton only to find out whether it can be imported."""
+"""Whether the fused kernels can run a call here, and if not, why not. No GPU is needed; Triton is imported only to see if it can be."""
 
 import importlib
 import importlib.util

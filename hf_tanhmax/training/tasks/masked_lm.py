@@ -1,4 +1,4 @@
-"""Masked language modelling: some tokens are hidden, and guessed from both sides."""
+"""Masked language modelling: some tokens are masked, and predicted from both sides."""
 
 from collections.abc import Callable
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on conversations: what the assistant says is learned, in the form of the model's chat template."""
+"""Supervised fine-tuning on conversations in the model's chat template, with a loss on the assistant's tokens only."""
 
 from pathlib import Path
 from typing import TypeGuard, cast

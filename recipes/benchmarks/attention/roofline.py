@@ -1,4 +1,4 @@
-r"""What a GPU's units allow attention at most, and a picture of the measured rates below those limits.
+r"""The highest rate of attention that a GPU's units allow, and a plot of the measured rates below it.
 
 Per multiprocessor and clock a Hopper does 4096 dense half-precision floating-point operations and 16 special functions. A score takes
 :math:`4D` operations forward and :math:`10D` backward, and one exponential if it is softmax's, two if TanhMax's. With the clocks of both,
