@@ -101,7 +101,7 @@ class Checkpoint:
 
     @property
     def settings(self) -> TanhMaxSettings | None:
-        """What its attention is set to; None where there is no config."""
+        """The TanhMax settings in its config; None where there is no config."""
         return None if self.config is None else self.config.tanhmax_settings
 
     @property

@@ -14,7 +14,7 @@ class Interrupted(Exception):  # noqa: N818, nothing went wrong
 
 
 class HubError(Exception):
-    """Something between a folder and the Hub that the user can mend, in one sentence."""
+    """Something that prevents loading from or publishing to the Hub and that the user can correct, in one sentence."""
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:

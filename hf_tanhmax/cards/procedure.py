@@ -19,7 +19,7 @@ SHOWN = {
 
 
 def schedule(config: RunConfig) -> str | None:
-    """The way of the polarity during training, in a sentence; None if the configuration does not say."""
+    """How the polarity changed during training, in a sentence; None if the configuration does not say."""
     if config.get("attention") != "tanhmax" or "polarity" not in config:
         return None
     if config["polarity"] == "learned":

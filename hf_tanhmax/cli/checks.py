@@ -132,7 +132,7 @@ def no_auto_class(name: str) -> str:
 
 @contextmanager
 def in_a_sentence(beginning: str) -> Iterator[None]:
-    """Around what may fail for a reason that the user can mend: the program ends with the beginning and the reason."""
+    """A context in which an error that the user can correct ends the program with one line: the beginning and the reason."""
     try:
         yield
     except (ImportError, OSError, RecipeError, RuntimeError, TypeError, ValueError) as error:

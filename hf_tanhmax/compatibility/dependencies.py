@@ -17,7 +17,7 @@ GATHERED = "decoding in continuous batching gathers all keys of a layer, or fail
 
 @dataclass(frozen=True)
 class Dependency:
-    """One thing that this package leans on.
+    """One name of another package that this package uses.
 
     Attributes:
         package: where it is from.

@@ -9,7 +9,7 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         level: `"error"` where something will not work or is not safe to publish, `"warning"` where it may surprise.

@@ -32,7 +32,7 @@ AGAIN = "push again; nothing of this push is visible until all of it has arrived
 
 @contextmanager
 def in_a_sentence(repo_id: str) -> Iterator[None]:
-    """Around calls of `huggingface_hub` about a repository: what they raise becomes a `HubError`.
+    """A context for calls of `huggingface_hub` about a repository: their errors become a `HubError`.
 
     Raises:
         HubError: the Hub refused, or could not be reached.

@@ -25,7 +25,7 @@ Identity = dict[str, dict[str, object]]  # the configuration of a run, and what 
 
 
 class ManifestCallback(TrainerCallback):
-    """Marks every checkpoint of a Trainer as whole after all processes have written their part."""
+    """Marks every checkpoint of a Trainer as complete after all processes have written their part."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the list of files, once all are there."""

@@ -19,7 +19,7 @@ Message = dict[str, str]
 
 
 class SFT(NextTokenPrediction):
-    """LLaMA that learns to answer."""
+    """LLaMA with its head for the next token, and a loss on the assistant's turns only."""
 
     config: SFTConfig
 
