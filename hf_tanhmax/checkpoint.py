@@ -1,4 +1,4 @@
-"""What a checkpoint says it is: a model in a folder or on the Hub, or an adapter and its base.
+"""What a folder or a name on the Hub holds: a model, or an adapter and its base.
 
 Whatever it says is read here and nowhere else, from JSON alone: nothing is unpickled, and no code that it brings along is run. The base of
 an adapter is, in this order: the folder `base` in the adapter's, the folder that the adapter names, the repository of that name.
@@ -101,7 +101,7 @@ class Checkpoint:
 
     @property
     def settings(self) -> TanhMaxSettings | None:
-        """What its attention is set to; None where there is no config."""
+        """The TanhMax settings in its config; None where there is no config."""
         return None if self.config is None else self.config.tanhmax_settings
 
     @property

@@ -1,4 +1,4 @@
-"""Mistakes of the user and missing packages, each said in one line."""
+"""Errors for mistakes of the user and for missing packages, each with a message of one line."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -14,7 +14,7 @@ class Interrupted(Exception):  # noqa: N818, nothing went wrong
 
 
 class HubError(Exception):
-    """Something between a folder and the Hub that the user can mend, in one sentence."""
+    """Something that prevents loading from or publishing to the Hub and that the user can correct, in one sentence."""
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:

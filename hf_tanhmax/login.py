@@ -1,4 +1,4 @@
-"""What the Hub wants before anything is sent: a token, and a name that a repository can have. It is not asked here."""
+"""Checks of the Hub token and of repository names before anything is sent; they do not ask the Hub."""
 
 import re
 

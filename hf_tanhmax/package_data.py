@@ -1,4 +1,4 @@
-"""Files that the package reads and a user may edit: inside the package where a wheel installed it, beside it in a checkout."""
+"""Where data files such as recipes lie: inside the package where a wheel installed it, beside it in a checkout."""
 
 from pathlib import Path
 

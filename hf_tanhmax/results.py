@@ -1,4 +1,4 @@
-"""Results of runs: their schema, how they are read, checked, written and merged, mean and spread over seeds, and the one table.
+"""Results of runs: their schema, how they are read, checked, written and merged, mean and spread over seeds, and tables of text.
 
 What a run measured is a JSON object (`Run`). It stands alone in the run's `results.json`, among the other runs of its variant in a file
 that holds `{"runs": [...]}`, or on a line of a `.jsonl` file.
@@ -30,7 +30,7 @@ NUMBERS = re.compile(r"\[\s*((?:-?[\d.]+(?:e[+-]?\d+)?,?\s*)+)\]")  # lists of n
 
 
 class RunConfig(TypedDict, total=False):
-    """The keys of a recipe that results are told by; there are others beside them."""
+    """The keys of a recipe by which results are distinguished; there are others beside them."""
 
     attention: str
     polarity: float | str
@@ -145,7 +145,7 @@ def gather(folder: Path, result: Run) -> Path:
 
 
 def read_runs(path: Path) -> list[Run]:
-    """The runs in a result file: of one run, of a variant, or one on each line of a `.jsonl` file. Keys have the names of today.
+    """The runs in a result file (of one run, of a variant, or a `.jsonl` file of one run per line), with the current names of keys.
 
     Raises:
         RecipeError: no such file, or not results of a recipe.
@@ -176,7 +176,7 @@ def read_run(path: Path) -> Run:
 
 
 def check_runs(runs: object) -> list[Run]:
-    """Runs of one model, with keys that have the names of today.
+    """Runs of one model, with the current names of keys.
 
     Raises:
         ValueError: not results of recipes.train, runs of different settings or data, or one seed twice.
@@ -215,7 +215,7 @@ def identity_of(run: Run) -> tuple[str, int]:
 
 
 def renamed(config: Mapping[str, object]) -> dict[str, object]:
-    """A recipe's keys by the names of today."""
+    """A recipe's keys, older names replaced by the current ones."""
     return {RENAMED_KEYS.get(key, key): value for key, value in config.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a TanhMax model is set to: how signed it is, in which layers, in which heads.
+"""The settings of a TanhMax model: polarity, layers, heads, and where a learned polarity starts.
 
 One frozen, checked object. A TanhMax configuration holds the same four values as `tanhmax_polarity`, `tanhmax_layers`,
 `tanhmax_heads` and `tanhmax_score_bias`, so that they are written to `config.json` and read back from there.

@@ -1,4 +1,4 @@
-"""Adapters on TanhMax models: train, save, reload, merge, anneal. What PEFT adapts by default is in `models/test_adapters.py`."""
+"""Adapters on TanhMax models: train, save, reload, merge, anneal. What PEFT adapts by default is in `models/test_family_adapters.py`."""
 
 import copy
 import json

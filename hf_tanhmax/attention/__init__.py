@@ -1,4 +1,4 @@
-"""TanhMax attention: `tanhmax_attention`, and under it one folder per way of computing it."""
+"""TanhMax attention: `tanhmax_attention` and its implementations."""
 
 from .api import tanhmax_attention, why_not
 

@@ -1,4 +1,4 @@
-"""`tanhmax_attention`: the one door to TanhMax attention. It makes a checked `Call`, chooses an implementation and runs it."""
+"""`tanhmax_attention` and `why_not`: check the arguments once, choose an implementation and run it."""
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
 
 
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
-    """Whether `"auto"` reads a block table with such tensors where it lies, if no weights are wanted; else keys are to be gathered."""
+    """Whether `"auto"` reads such a paged cache through its block table, if no weights are wanted; else its keys must be gathered first."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(
         query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False

@@ -1,4 +1,4 @@
-"""One attention call: the arguments of `tanhmax_attention`, checked here and nowhere below, and the flat inputs that operators take."""
+"""One attention call: the checked arguments of `tanhmax_attention`, and the flat list of inputs that the torch operators take."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
@@ -15,7 +15,7 @@ Flat = Tensor | bool | int | float | None  # what an operator's schema may hold
 
 
 class AutogradContext(Protocol):
-    """What torch hands from a forward pass to its backward pass; `constants` is ours."""
+    """The context object of torch's autograd; the attribute `constants` is added here."""
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
@@ -67,7 +67,7 @@ class OperatorInputs(NamedTuple):
 
 
 class DecodeWishes(TypedDict):
-    """What a call wants that the decoding kernel may not have: the keyword arguments of `decodable`."""
+    """What a call asks for that the decoding kernel may lack: the keyword arguments of `decodable`."""
 
     needs_gradient: bool
     dropout_p: float
@@ -122,7 +122,7 @@ class Call:
 
     @property
     def factor(self) -> float:
-        """What multiplies the products of query and key."""
+        """The factor of the products of query and key."""
         return self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
 
     @property

@@ -1,4 +1,4 @@
-r"""Which keys a query may see: causality, windows, packed sequences and boolean masks as one object that can be asked in tiles.
+r"""Which keys a query may see: causality, windows, packed sequences and boolean masks as one object, evaluated tile by tile.
 
 With query position :math:`i` (counted from 0, plus `offset`) and key position :math:`j`, a key is visible if all of these hold:
 

@@ -1,4 +1,4 @@
-"""The torch operators behind `implementation="cpu"` and `"triton"`: schema, shapes for tracing, gradients, vmap.
+"""The torch operators behind `implementation="cpu"`, `"triton"` and `"decode"`: schema, shapes for tracing, gradients, vmap.
 
 `hf_tanhmax::fused_attention` returns output and log-sum-exp (which has no gradient; partial results over disjoint keys merge by it as
 softmax's do), and `hf_tanhmax::fused_attention_backward` the gradients: by the code for CPUs, or by the Triton kernels, as the inputs say.

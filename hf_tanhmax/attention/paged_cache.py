@@ -1,4 +1,4 @@
-"""Keys and values that lie in blocks anywhere in a cache, and the table that says where: what serving hands over instead of tensors.
+"""Keys and values in the blocks of a paged cache, and the block table that says where each of them is.
 
 For batch entry :math:`b`, key number :math:`j` is `key[block_table[b, j // size], :, j % size]`, where `size` is the number of keys in a
 block. In a flat table, blocks hold one key each, and the keys of all entries follow each other.

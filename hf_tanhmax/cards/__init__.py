@@ -1,4 +1,4 @@
-"""Model cards for TanhMax checkpoints and adapters: what its files say, numbers from the runs, prose from one template."""
+"""Model cards for TanhMax checkpoints and adapters, from their files, the results of their runs and one template."""
 
 from .card import model_card
 from .metadata import is_repository

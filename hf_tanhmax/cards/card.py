@@ -1,4 +1,4 @@
-"""`model_card`: everything that is known about a checkpoint, put into the template."""
+"""`model_card`: the template, filled with everything that is known about a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the runs of a recipe measured, as the model card shows it: means and standard deviations over their seeds."""
+"""Metrics of a recipe's runs for the model card: means and standard deviations over their seeds."""
 
 import statistics
 from collections.abc import Sequence

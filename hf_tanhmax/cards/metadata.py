@@ -1,4 +1,4 @@
-"""The metadata at the head of a model card: what the Hub sorts, filters and links by. What is not known is left out, never guessed."""
+"""The YAML header of a model card, by which the Hub sorts, filters and links models. What is not known is left out, never guessed."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a model was trained, in words: data, schedule of the polarity, settings, machine and versions, as its run recorded them."""
+"""The training procedure for the model card: data, polarity schedule, settings, machine and versions, as the run recorded them."""
 
 import json
 
@@ -19,7 +19,7 @@ SHOWN = {
 
 
 def schedule(config: RunConfig) -> str | None:
-    """The way of the polarity during training, in a sentence; None if the configuration does not say."""
+    """How the polarity changed during training, in a sentence; None if the configuration does not say."""
     if config.get("attention") != "tanhmax" or "polarity" not in config:
         return None
     if config["polarity"] == "learned":

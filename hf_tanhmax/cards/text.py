@@ -1,4 +1,4 @@
-"""Text that others wrote, such as class names and paths, made safe to stand in Markdown."""
+"""Markdown escaping for text that others wrote, such as class names and paths."""
 
 import re
 

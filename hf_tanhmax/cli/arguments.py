@@ -1,4 +1,4 @@
-"""The words and the help of the `hf-tanhmax` command.
+"""The arguments and the help of the `hf-tanhmax` command.
 
 Exit codes: 0; 1 if the doctor found errors; 2 for a mistake in what was given, with one sentence; 130 for Ctrl-C; else what the process
 that was started returned.
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hf-tanhmax {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_convert(commands)
-    _add_doors(commands)
+    _add_module_commands(commands)
     _add_push(commands)
     _add_card(commands)
     _add_doctor(commands)
@@ -91,18 +91,20 @@ def _add_convert(commands: Commands) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a folder, or a name on the Hub")
     parser.add_argument("out", metavar="OUT", help="a new folder")
     head = parser.add_mutually_exclusive_group()
-    head.add_argument("--task", help="what for, such as text-classification; without it, what the checkpoint was saved for")
-    head.add_argument("--auto-class", metavar="CLASS", help="the same as an Auto class of Transformers")
+    head.add_argument("--task", help="the task, such as text-classification; default that of the checkpoint")
+    head.add_argument("--auto-class", metavar="CLASS", help="the Auto class of Transformers, instead of a task")
     parser.add_argument("--polarity", type=_polarity, default=1.0, help='0 is softmax, 1 (default) TanhMax, "learned" one for each head')
-    parser.add_argument("--layers", type=_indices, metavar="0,1,...", help="the layers that compute TanhMax; the others stay softmax")
-    parser.add_argument("--heads", type=_indices, metavar="0,1,...", help="the heads of each layer that do")
+    parser.add_argument(
+        "--layers", type=_indices, metavar="0,1,...", help="the layers that compute TanhMax, others stay softmax; default all"
+    )
+    parser.add_argument("--heads", type=_indices, metavar="0,1,...", help="the heads of these layers that compute TanhMax; default all")
     parser.add_argument("--score-bias", type=float, default=3.0, metavar="C", help="where a learned polarity exp(-2C) starts; default 3")
     parser.add_argument("--num-labels", type=int, metavar="N", help="classes of a new head")
-    parser.add_argument("--revision", help="of a name on the Hub: a commit, tag or branch")
+    parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
     parser.set_defaults(check=checks.check_convert)
 
 
-def _add_doors(commands: Commands) -> None:
+def _add_module_commands(commands: Commands) -> None:
     train = _command(
         commands,
         "train",
@@ -114,7 +116,7 @@ def _add_doors(commands: Commands) -> None:
         "Ctrl-C lets the step that runs end and saves a checkpoint; `--resume` continues from it.",
         usage="[--config_file FILE] RECIPE [--key value ...]",
     )
-    train.add_argument("--config_file", metavar="FILE", help="of accelerate: how many processes, where")
+    train.add_argument("--config_file", metavar="FILE", help="accelerate's configuration: how many processes, and where")
     train.add_argument("arguments", nargs=argparse.REMAINDER, metavar="RECIPE [--key value ...]", help="a YAML file, and keys to change")
     train.set_defaults(run=processes.run_train)
     evaluate = _command(
@@ -168,13 +170,13 @@ def _add_card(commands: Commands) -> None:
     )
     parser.add_argument("path", metavar="PATH", help="the folder of a checkpoint or a run")
     parser.add_argument("--repo", help="owner/name, from which the code on the card loads")
-    parser.add_argument("--results", nargs="+", metavar="FILE", help="results of its seeds; default PATH/results.json")
-    parser.add_argument("--compare_with", nargs="+", metavar="FILE", default=[], help="results of others, to stand beside in a table")
+    parser.add_argument("--results", nargs="+", metavar="FILE", help="results of the model's runs; default PATH/results.json")
+    parser.add_argument("--compare_with", nargs="+", metavar="FILE", default=[], help="results of other runs, for a comparison table")
     parser.add_argument("--out", metavar="FILE", help="default PATH/README.md")
     parser.add_argument("--overwrite", action="store_true", help="replace a card that is there")
     parser.add_argument("--base-model", metavar="NAME", help="the model on the Hub that it was made from")
     parser.add_argument("--license", help="as the Hub writes it, such as apache-2.0; default that of the base model, if its card says one")
-    parser.add_argument("--language", help="of the data, such as en")
+    parser.add_argument("--language", help="language of the data, such as en")
     parser.set_defaults(check=checks.check_card)
 
 
@@ -201,21 +203,28 @@ def _add_explain(commands: Commands) -> None:
         '--model my-llama --text "The capital of France is" --generate 5 --out paris.html',
         '--model my-bert --text "not funny at all" --head 3,5 --view raw --out head.svg',
         more="--out says what is written: .html a page to look around in, without any network; .png or .svg a picture; .json scores and\n"
-        "a number for each head; .safetensors everything, for hf_tanhmax.interpret.load_explanation.",
+        "one number per head; .safetensors everything, for hf_tanhmax.interpret.load_explanation.",
     )
     _add_model(parser)
     given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("--text", help="what a model of texts reads")
-    given.add_argument("--image", metavar="FILE", help="what a model of images sees")
+    given.add_argument("--text", help="the text to explain")
+    given.add_argument("--image", metavar="FILE", help="the image to explain")
     parser.add_argument("--text-pair", metavar="TEXT", help="the second text of a pair")
     parser.add_argument("--target", metavar="NAME", help="a class or a token, by name or number; default what the model predicts")
-    parser.add_argument("--position", type=int, metavar="N", help="of the token to explain, where a model has an output for each")
+    parser.add_argument(
+        "--position", type=int, metavar="N", help="position of the token to explain, where a model has one output per token"
+    )
     parser.add_argument("--generate", type=_count, metavar="N", help="explain the next N tokens that a causal model writes")
     parser.add_argument("--methods", type=_names, metavar="A,B,...", help="scores to compute; default all of hf_tanhmax.interpret.METHODS")
-    parser.add_argument("--layers", type=_indices, metavar="0,1,...", help="layers to look at; default all")
-    parser.add_argument("--steps", type=_count, default=50, metavar="N", help="of integrated gradients; default 50")
+    parser.add_argument("--layers", type=_indices, metavar="0,1,...", help="layers to explain; default all")
+    parser.add_argument("--steps", type=_count, default=50, metavar="N", help="steps of integrated gradients; default 50")
     parser.add_argument("--max-length", type=_count, metavar="N", help="cut a longer text to so many tokens")
-    parser.add_argument("--contributions", choices=("auto", "all", "row"), default="auto", help="how many of them a page holds")
+    parser.add_argument(
+        "--contributions",
+        choices=("auto", "all", "row"),
+        default="auto",
+        help="of every query, or of the one that the target reads; auto: all, up to 48 MiB",
+    )
     parser.add_argument("--picture", choices=("tokens", "image", "heads", "head", "next"), help="what a .png or .svg shows")
     parser.add_argument("--scores", metavar="NAME", help="the scores that a picture shows; default contributions")
     parser.add_argument("--view", choices=("raw", "oriented", "contributions"), default="oriented", help="what a picture of heads shows")
@@ -235,12 +244,12 @@ def _add_faithfulness(commands: Commands) -> None:
     parser.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures")
     parser.add_argument("--text-column", default="text", metavar="NAME", help='default "text"')
     parser.add_argument("--limit", type=_count, metavar="N", help="take the first N rows")
-    parser.add_argument("--methods", type=_names, metavar="A,B,...", help="scores to compare")
-    parser.add_argument("--measures", type=_names, metavar="A,B,...", help="of hf_tanhmax.interpret.MEASURES; default all")
-    parser.add_argument("--removal", choices=("deletion", "mask"), default="deletion", help="how tokens are taken away; default deletion")
+    parser.add_argument("--methods", type=_names, metavar="A,B,...", help="methods to compare")
+    parser.add_argument("--measures", type=_names, metavar="A,B,...", help="default all of hf_tanhmax.interpret.MEASURES")
+    parser.add_argument("--removal", choices=("deletion", "mask"), default="deletion", help="how tokens are removed; default deletion")
     parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="copies that are run together; default 32")
     parser.add_argument("--max-length", type=_count, metavar="N", help="cut longer texts to so many tokens")
-    parser.add_argument("--seed", type=int, default=0, help="of shuffles, random scores and intervals; default 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of shuffles, random scores and intervals; default 0")
     parser.set_defaults(check=checks.check_faithfulness)
 
 
@@ -248,7 +257,7 @@ def _add_rank_collapse(commands: Commands) -> None:
     parser = _command(
         commands,
         "rank-collapse",
-        "measure how alike a model's layers make all tokens",
+        "measure how similar all tokens become from layer to layer",
         '--model my-bert --text "a gripping, funny film" --out collapse.svg',
         "--model my-vit --image cat.jpg dog.jpg --out collapse.json",
         more="With and without skip connections and MLPs, after Dong, Cordonnier and Loukas (2021).",
@@ -257,7 +266,9 @@ def _add_rank_collapse(commands: Commands) -> None:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--text", nargs="+", help="one text or several")
     given.add_argument("--image", nargs="+", metavar="FILE", help="one image or several")
-    parser.add_argument("--norm", choices=("frobenius", "composite"), default="frobenius", help="default frobenius")
+    parser.add_argument(
+        "--norm", choices=("frobenius", "composite"), default="frobenius", help="norm of the hidden states; default frobenius"
+    )
     parser.set_defaults(check=checks.check_rank_collapse)
 
 
@@ -265,7 +276,7 @@ def _add_model(parser: _Parser) -> None:
     parser.add_argument("--model", required=True, metavar="M", help="a folder, or a name on the Hub")
     parser.add_argument("--out", required=True, metavar="FILE", help="a new file")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    parser.add_argument("--revision", help="of a name on the Hub: a commit, tag or branch")
+    parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
     parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')
     parser.set_defaults(module="explain_commands")
 

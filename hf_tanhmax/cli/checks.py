@@ -1,4 +1,4 @@
-"""Mistakes in what a command was given, found before anything heavy is imported: files, folders and names.
+"""Checks of a command's arguments (files, folders, names) before anything slow is imported.
 
 Each check takes the parsed options and ends the program with one sentence about the first mistake. What it has read it leaves in the
 options: pictures, rows, results.
@@ -132,7 +132,7 @@ def no_auto_class(name: str) -> str:
 
 @contextmanager
 def in_a_sentence(beginning: str) -> Iterator[None]:
-    """Around what may fail for a reason that the user can mend: the program ends with the beginning and the reason."""
+    """A context in which an error that the user can correct ends the program with one line: the beginning and the reason."""
     try:
         yield
     except (ImportError, OSError, RecipeError, RuntimeError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The commands of `hf-tanhmax` that need the package: convert, push, card and doctor.
+"""The commands convert, push, card and doctor of `hf-tanhmax`.
 
 Each takes the parsed options and returns an exit code. What the user has to mend ends it as `SystemExit` with one sentence.
 """

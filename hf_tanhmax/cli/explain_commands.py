@@ -1,4 +1,4 @@
-"""The commands of `hf-tanhmax` that look into a model: explain, faithfulness and rank-collapse.
+"""The commands explain, faithfulness and rank-collapse of `hf-tanhmax`.
 
 Each takes the parsed options and returns an exit code. What the user has to mend ends it as `SystemExit` with one sentence.
 """

@@ -1,1 +1,1 @@
-"""What this package leans on in Transformers and its companions beyond their public names, and what moves from release to release."""
+"""Private and changing names of Transformers and other packages that this package uses, and what releases change about them."""

@@ -1,10 +1,10 @@
-"""What a release of Transformers changes for this package, in sentences.
+"""Reports what a release of Transformers changes for this package.
 
 python -m hf_tanhmax.compatibility                     # of the installed release
 python -m hf_tanhmax.compatibility --against FOLDER    # and what differs in the one that `pip install --no-deps --target FOLDER` put there
 
 The exit status is 1 if anything that this package leans on is gone, or if attention functions are handed something that it does not know.
-Reading all modelling files takes about half a minute a release.
+Reading all modelling files takes about half a minute per release.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def summary(release: Release, interface: Interface) -> str:
 
 
 def faults_of(release: Release, interface: Interface) -> Iterator[str]:
-    """A sentence for everything that this package must follow."""
+    """A sentence for everything that requires a change of this package."""
     for each in missing(release):
         places = " or ".join(f"{name.strip(chr(34))} in {each.package}/{path}" for path, name in each.places)
         yield f"Gone from {release.version}: {places}; {each.gone}. Look at {', '.join(each.used_by)}."

@@ -1,4 +1,4 @@
-"""What this package leans on in other packages beyond the names that they promise: private names, and public ones that have moved.
+"""What this package uses of other packages beyond their stable public names: private names, and public ones that have moved.
 
 Each entry says where the thing is, which module of ours uses it, and what it means if it is gone. A release is checked against it by
 reading its source (`python -m hf_tanhmax.compatibility`); a private name that is used and not listed here fails a test.
@@ -17,7 +17,7 @@ GATHERED = "decoding in continuous batching gathers all keys of a layer, or fail
 
 @dataclass(frozen=True)
 class Dependency:
-    """One thing that this package leans on.
+    """One name of another package that this package uses.
 
     Attributes:
         package: where it is from.

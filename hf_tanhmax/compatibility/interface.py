@@ -1,4 +1,4 @@
-"""What the modelling code of a release of Transformers hands to attention functions, and which of it TanhMax attention knows."""
+"""Which arguments the models of a Transformers release pass to attention functions, and which of these TanhMax attention knows."""
 
 import ast
 from collections import Counter

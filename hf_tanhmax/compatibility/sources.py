@@ -13,7 +13,7 @@ MEMBER = re.compile(r"([\w.]+)(?:\((\w+)\))?")
 
 @dataclass(frozen=True)
 class Release:
-    """One release of Transformers, and the packages beside it.
+    """One release of Transformers, and the packages installed with it.
 
     Attributes:
         version: of Transformers.

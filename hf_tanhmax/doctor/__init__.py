@@ -1,4 +1,4 @@
-"""The doctor looks at a checkpoint on disk, or at the environment that should run it. It unpickles nothing and imports no remote code."""
+"""Checks of a checkpoint on disk, or of the environment that should run it. Nothing is unpickled, and no remote code is imported."""
 
 from .checkpoint import check_checkpoint
 from .environment import check_environment

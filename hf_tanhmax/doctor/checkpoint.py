@@ -1,4 +1,4 @@
-"""A checkpoint on disk: is it a TanhMax model, is it whole, and what does it bring along that it should not?"""
+"""Checks of a checkpoint on disk: is it a TanhMax model, is it complete, and does it hold anything that it should not?"""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The environment: versions against what the package declares, the devices at hand, and what runs on them."""
+"""Checks of the environment: installed versions against the declared ones, the devices, and which implementations run on them."""
 
 import importlib.util
 import os

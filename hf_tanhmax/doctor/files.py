@@ -1,4 +1,4 @@
-"""Every file of a checkpoint by itself: whole, readable without running anything, and without what should not be published.
+"""Checks of every file of a checkpoint: complete, readable without running code, and without what should not be published.
 
 A pickled file runs code when it is read. None is read here: a pickle is known by its name or its first bytes.
 """

@@ -1,4 +1,4 @@
-"""What a check found, and how a list of it reads in a terminal."""
+"""The findings of a check, and how a list of them is printed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         level: `"error"` where something will not work or is not safe to publish, `"warning"` where it may surprise.

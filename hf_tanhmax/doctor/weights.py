@@ -1,4 +1,4 @@
-"""The weights of a checkpoint: whole safetensors files, and every tensor that the model needs, in its shape.
+"""Checks of the weights of a checkpoint: complete safetensors files, with every tensor that the model needs, in its shape.
 
 Only headers are read. Whether tensors are missing is asked of Transformers itself, by loading stand-ins: one number, expanded to the shape
 that the header says. So the renaming that it does for some families is done here too, and the largest model costs a moment and no memory.

@@ -1,4 +1,4 @@
-"""Publishing TanhMax checkpoints: `push` sends what `staging` gathered, and `HubError` says what stood in the way."""
+"""Publishing TanhMax checkpoints on the Hub: `push`, and `HubError` for what prevents it."""
 
 from .errors import HubError
 from .push import check_login, push

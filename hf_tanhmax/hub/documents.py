@@ -1,4 +1,4 @@
-"""The documents that are published with a model: a card that loads it from its repository, and evaluation results for the Hub."""
+"""Files that are published beside a model: a card that loads it from its repository, and evaluation results in the Hub's format."""
 
 import re
 from pathlib import Path

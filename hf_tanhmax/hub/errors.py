@@ -1,4 +1,4 @@
-"""What the Hub refuses, each in one sentence that says what to do about it; no sentence holds a token."""
+"""One-sentence messages for the Hub's errors, which say what to do about them and never contain a token."""
 
 import re
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ AGAIN = "push again; nothing of this push is visible until all of it has arrived
 
 @contextmanager
 def in_a_sentence(repo_id: str) -> Iterator[None]:
-    """Around calls of `huggingface_hub` about a repository: what they raise becomes a `HubError`.
+    """A context for calls of `huggingface_hub` about a repository: their errors become a `HubError`.
 
     Raises:
         HubError: the Hub refused, or could not be reached.

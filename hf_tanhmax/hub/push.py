@@ -1,4 +1,4 @@
-"""`push`: a checkpoint or a run's folder, in one commit."""
+"""`push`: publishes a checkpoint or a run's folder on the Hub, in one commit."""
 
 import re
 import sys

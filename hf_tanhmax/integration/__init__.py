@@ -1,1 +1,1 @@
-"""TanhMax inside models of Transformers: the functions that they call, caches, and modules that are patched."""
+"""TanhMax inside models of Transformers: attention functions with their masks, caches, detection of attention modules, patching."""

@@ -1,4 +1,4 @@
-"""What Transformers calls: TanhMax under three names of its attention interface, each with the mask that belongs to it.
+"""The functions that Transformers calls: TanhMax under three names of its attention interface, each with its mask function.
 
 * `tanhmax` returns no weights unless the caller asked for `output_attentions`, and takes the fastest implementation;
 * `tanhmax_eager` always returns the signed weights;

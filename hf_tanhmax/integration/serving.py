@@ -1,4 +1,4 @@
-"""The caches of Transformers, whatever release of them is installed: their names, what they hold, when they are updated, how they are read.
+"""The caches of every supported release of Transformers: their names, what they hold, when they are updated, how they are read.
 
 | release | cache of a model | who updates a paged cache | what it is given |
 |---|---|---|---|

@@ -179,7 +179,7 @@ def _refuse_clashes(texts: dict[str, str]) -> None:
 
 @functools.cache
 def _imports(text: str) -> tuple[str, ...]:
-    """The absolute imports at the top of a module, one name a line."""
+    """The absolute imports at the top of a module, one name per line."""
     found: list[str] = []
     for node in ast.parse(text).body:
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):

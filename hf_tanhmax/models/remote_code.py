@@ -1,4 +1,4 @@
-"""The file of code that is published with a checkpoint: what it is, and what to think of one that was found somewhere.
+"""The code file that is published with a checkpoint: writing it, and checking whether one that was found is unaltered.
 
 python -m hf_tanhmax.models.remote_code PATH    # write the file of this version
 """

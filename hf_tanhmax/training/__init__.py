@@ -1,1 +1,1 @@
-"""What the recipes run on: configuration, data, tasks, the Trainer's callbacks, results and their comparison."""
+"""Training for the recipes: configuration, data, tasks, the Trainer's callbacks, results and their comparison."""

@@ -1,4 +1,4 @@
-"""Which folders may be written to, which checkpoints are whole, and a full disk said in one sentence whichever library meets it first.
+"""Checks of output folders and checkpoints, and one message for a full disk, whichever library meets it first.
 
 A checkpoint counts once `whole.json` lies in it: a list of its files and their sizes, written last and in one step. A process that is
 killed while saving leaves a checkpoint without it, which is named, skipped and later overwritten.
@@ -25,7 +25,7 @@ Identity = dict[str, dict[str, object]]  # the configuration of a run, and what 
 
 
 class ManifestCallback(TrainerCallback):
-    """Marks every checkpoint of a Trainer as whole after all processes have written their part."""
+    """Marks every checkpoint of a Trainer as complete after all processes have written their part."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the list of files, once all are there."""

@@ -1,4 +1,4 @@
-"""The health of signed attention: how much of it is negative, how much there is of it, and how loud it is.
+"""Statistics of signed attention per layer: the share that is negative, the sum of the weights, the norm of the output.
 
 Over the weights w of real (not padded) queries and keys of one layer:
 

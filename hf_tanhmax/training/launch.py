@@ -1,4 +1,4 @@
-"""What a launcher asks for: checks that it comes, as accelerate leaves FSDP and DeepSpeed out on a CPU without a word; and its signals.
+"""Checks that a launch got what it asked for, as accelerate silently leaves out FSDP and DeepSpeed on a CPU; and signal handling.
 
 Ctrl-C, or SIGTERM from a launcher: the step that runs is finished, a checkpoint is saved, the run ends. A second one ends it at once.
 """
@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def check_launch() -> None:
-    """Refuse what cannot come wherever it runs. To be called first, before any process group is made.
+    """Refuse what this machine cannot provide. To be called first, before any process group is made.
 
     Raises:
         RecipeError: DeepSpeed is not installed, or sequences are to be shared out over processes.
@@ -37,7 +37,7 @@ def check_launch() -> None:
 
 
 def check_switched_on(state: PartialState) -> None:
-    """Refuse a launch of which accelerate switches on less than it asked for. To be called as soon as there is a state.
+    """Fail if accelerate did not enable all that the launch asked for. To be called as soon as there is a state.
 
     Args:
         state: accelerate's; FSDP is still called MULTI_GPU in it before there is an `Accelerator`.
@@ -75,7 +75,7 @@ class InterruptCallback(TrainerCallback):
         self._before: dict[int, Any] = {}
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Listen."""
+        """Install the signal handlers."""
         self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -85,7 +85,7 @@ class InterruptCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Listen no more."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,4 +1,4 @@
-"""Figures of a run: what was lost and won over the steps, and how the attention of every layer turned signed."""
+"""Figures of a run: losses and metrics over the steps, and the attention statistics of every layer."""
 
 from collections.abc import Sequence
 from pathlib import Path

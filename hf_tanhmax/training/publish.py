@@ -1,4 +1,4 @@
-"""What a run gives to others: a model card beside the model, and a repository on the Hub."""
+"""Publishing a run: a model card beside the model, and a repository on the Hub."""
 
 from pathlib import Path
 

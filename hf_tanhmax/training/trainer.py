@@ -131,7 +131,7 @@ class RecipeTrainer(Trainer):
 def training_arguments(
     config: Config, output_dir: Path, *, rows: int | None = None, processes: int = 1, all_columns: bool = False
 ) -> TrainingArguments:
-    """The recipe in the Trainer's words.
+    """The `TrainingArguments` of a recipe.
 
     Args:
         config: the recipe.

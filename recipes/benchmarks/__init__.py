@@ -1,1 +1,1 @@
-"""Speed and accuracy, measured side by side in one run."""
+"""Benchmarks of speed and accuracy."""

@@ -1,4 +1,4 @@
-"""Clocks, percentiles and memory for the benchmarks, and what a figure depends on."""
+"""Timers, percentiles and memory for the benchmarks, and the conditions that a figure depends on."""
 
 import ctypes
 import importlib.metadata

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def scan(name: str, text: Path, *, rows: int, length: int, polarities: Sequence[float] = POLARITIES) -> dict[str, Any]:
-    """The perplexity at each polarity, with all that it hangs on.
+    """The perplexity at each polarity, with everything that it depends on.
 
     Args:
         name: of a softmax checkpoint.

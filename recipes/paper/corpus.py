@@ -1,4 +1,4 @@
-"""Documents as numbers: the paper's synthetic task, or texts, of which the words are kept that the train split has most.
+"""Documents as token ids: the paper's synthetic task, or texts, whose vocabulary is the most frequent words of the train split.
 
 Word 0 is padding; word 1 any word that is not among them. The published code has one number for both.
 """

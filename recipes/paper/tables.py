@@ -1,4 +1,4 @@
-"""The numbers of the report, from the cells on disk: published, run again as published, run right, and what to think of it."""
+"""The numbers of the report, from the results on disk: as published, reproduced as published, run correctly, and the conclusion."""
 
 import statistics
 import warnings

@@ -1,4 +1,4 @@
-"""The text cells: one data set, one protocol, one attention, several seeds; trained, analysed, written down.
+"""The experiments on text. A cell is one data set, one protocol, one attention and several seeds: trained, analysed, written to disk.
 
 Protocols:
 

@@ -1,1 +1,1 @@
-"""TanhMax attention out of calls to stock softmax attention."""
+"""TanhMax attention computed with torch's softmax attention kernels."""

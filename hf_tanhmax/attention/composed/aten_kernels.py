@@ -1,4 +1,4 @@
-r"""Stock softmax kernels of torch that hand out their log-sum-exp, each behind the same two functions.
+r"""torch's softmax attention kernels that return their log-sum-exp, each wrapped in the same two functions, forward and backward.
 
 `forward` computes, of the scores :math:`S = \alpha\, Q K^\top` plus mask, the log-sum-exp :math:`L` and the output :math:`O = e^{S - L} V`.
 `backward` takes an output and a log-sum-exp, which need not be its own: with :math:`P = e^{S - L}` and :math:`\delta_i = dO_i \cdot O_i`

@@ -1,4 +1,4 @@
-r"""TanhMax attention composed of stock softmax kernels, by two identities that hold exactly for outputs and gradients.
+r"""TanhMax attention from softmax attention kernels, by two identities that hold exactly for outputs and gradients.
 
 (a) **Doubled keys**: softmax attention over keys :math:`[K; -K]` and values :math:`[V; -V]`, with :math:`\log p` added to the scores of
     the second half. A bias changes its sign in the second half; the mask, boolean or additive, is repeated.

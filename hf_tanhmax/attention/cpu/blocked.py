@@ -1,4 +1,4 @@
-r"""TanhMax attention on the CPU in blocks of rows: exact, linear in memory, float32 inside (float64 for float64).
+r"""TanhMax attention on the CPU in blocks of queries: exact, memory linear in the length, float32 inside (float64 for float64).
 
 For one block of queries:
 

@@ -1,4 +1,4 @@
-"""The library of `attention.cpp`: built on first use by torch's extension loader, kept, and never required.
+"""Builds `attention.cpp` on first use with torch's extension loader, keeps the library and loads it; nothing requires it.
 
 It needs a C++ compiler with OpenMP, and ninja. It is kept in torch's folder for extensions (`TORCH_EXTENSIONS_DIR`, by default
 `~/.cache/torch_extensions`), in a folder of its own for each version of the code, its flags, torch and kind of CPU. A process that finds
@@ -46,7 +46,7 @@ def native_library() -> ctypes.CDLL | None:
 
 
 def why_no_library() -> str | None:
-    """Why there is none, as the end of a sentence about the operator; None if there is one. Raises as `native_library`."""
+    """Why there is no library, as the end of a sentence about the operator; None if there is one. Raises as `native_library`."""
     found = _native_or_reason(os.environ.get(NATIVE_SWITCH))
     return found if isinstance(found, str) else None
 
@@ -78,7 +78,7 @@ def _warn_of(reason: str) -> None:
 
 
 def _built_library() -> Path:
-    """The path of the library, which is there afterwards."""
+    """The path of the library, which is built if it does not exist."""
     if sys.byteorder != "little":
         raise RuntimeError("it is for little-endian machines")
     home = os.environ.get("TORCH_EXTENSIONS_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
@@ -97,7 +97,7 @@ def _built_library() -> Path:
 
 @contextmanager
 def _quiet_loader() -> Iterator[None]:
-    """Without what the loader says of compilers: it is about classes of torch, of which the library uses none; and failures raise."""
+    """Silence the loader's warnings about compilers: they concern classes of torch, which the library does not use; errors are raised."""
     loader = logging.getLogger("torch.utils.cpp_extension")
     level = loader.level
     loader.setLevel(logging.CRITICAL)

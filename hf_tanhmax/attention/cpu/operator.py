@@ -1,4 +1,4 @@
-r"""TanhMax attention on the CPU by the C++ operator: which calls it computes, how, and the call.
+r"""TanhMax attention on the CPU by the C++ operator: which calls it computes, how it computes them, and the call.
 
 It computes a call if none of these holds; else, and where there is no library (`build`), `blocked` does. Both give the same, to rounding.
 Nothing is tried: the reasons are known before.

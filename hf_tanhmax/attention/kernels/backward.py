@@ -1,4 +1,4 @@
-r"""The backward kernels. Nothing is added atomically unless the launcher is asked to, so every result is the same to the bit in every run.
+r"""The backward kernels. They add nothing atomically unless the launcher is asked to, so every run gives the same bits.
 
 With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C = P + N`, :math:`dP = dO\,V^\top` and
 :math:`D = \mathrm{rowsum}(dO \circ O)`:

@@ -1,7 +1,7 @@
-r"""Decoding: a few queries against many keys, which are read once, by as many programs as the GPU has room for.
+r"""The decoding kernels: a few queries against many keys, which are split into chunks over the whole GPU and read once.
 
 * `decode_kernel`: the query heads of a group, and all their queries, are the rows of one tile, so that a key head is read once for all of
-  them. The keys that they can see are split into chunks, one a program, and each program leaves its own result :math:`(O_s, L_s)`.
+  them. The keys that they can see are split into chunks, one per program, and each program leaves its own result :math:`(O_s, L_s)`.
 * `combine_kernel`: :math:`\sum_k \cosh` adds up over the chunks, so they merge as those of softmax do:
 
 .. math:: L = \log \sum_s e^{L_s}, \qquad O = \sum_s e^{L_s - L} O_s
@@ -180,7 +180,7 @@ def load_page(p_base, o_row, o_dim, m_row, DIM: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "splits"])
 def combine_kernel(PARTS, LSES, O, LSE, rows, splits, VALUE_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_S: tl.constexpr):
-    """O [rows, VALUE_DIM] and LSE [rows] from PARTS [splits, rows, VALUE_DIM] and LSES [splits, rows]; one program a row."""
+    """O [rows, VALUE_DIM] and LSE [rows] from PARTS [splits, rows, VALUE_DIM] and LSES [splits, rows]; one program per row."""
     i_row = tl.program_id(0).to(tl.int64)
     o_s, o_v = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_VALUE)
     b_max = tl.full([BLOCK_S], float("-inf"), tl.float32)

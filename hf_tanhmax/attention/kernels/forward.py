@@ -1,4 +1,4 @@
-r"""The forward kernel, and the kernel that finds out which blocks of a boolean mask are needed.
+r"""The forward kernel, and the kernel that finds the range of keys that a boolean mask keeps.
 
 One program computes BLOCK_M rows of one head. It walks the keys that its rows can see, block by block, with a running shift
 :math:`m = \max_k \max(x_k, y_k)`:
@@ -6,7 +6,7 @@ One program computes BLOCK_M rows of one head. It walks the keys that its rows c
 .. math:: \ell = \sum_k 2^{x_k - m} + 2^{y_k - m}, \qquad O = \frac{1}{\ell} \sum_k (2^{x_k - m} - 2^{y_k - m}) V_k, \qquad
           L = (m + \log_2 \ell) \ln 2
 
-Blocks that all rows see are walked first, without a mask; then those at the edges, with one; hidden blocks are not touched. The difference
+Blocks that all rows see are walked first, without a mask; then the others from the first to the last visible key, with one. The difference
 of the exponentials is formed in float32 and rounded once, to the dtype of the values. Rows without a key get O = 0 and L = +inf.
 
 With NORMS the shift is a fixed one where the bound in `shift` allows it, and m stays what it is.

@@ -1,4 +1,4 @@
-"""Triton's interpreter, corrected where it differs from a GPU in silence, for as long as a kernel of ours is launched in it.
+"""Corrects Triton's interpreter where it silently differs from a GPU, while one of these kernels runs in it.
 
 * `tl.dot` multiplies the raw bits of bfloat16 operands, which it holds as uint16: they are widened first, and accumulated in float32.
 * A cast from float32 to bfloat16 cuts digits off: it rounds to nearest even here, as a GPU does.

@@ -30,7 +30,7 @@ LONGEST_ROW_STRIDE = 1 << 23  # a row stride in elements; offsets within a tile 
 
 @dataclass
 class FusedProblem:
-    """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None where `signed` says it all.
+    """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None at polarity 0 and 1.
 
     `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device. `exact` is
     decided once, by the forward pass (`is_exact`): torch's setting may be another one when the gradient is computed. If `additive`, the
@@ -210,7 +210,7 @@ def device_of(tensor: Tensor) -> AbstractContextManager[None]:
 
 
 def is_exact(tensor: Tensor) -> bool:
-    """Whether a call is computed with all the digits of float32: torch multiplies so unless it has been told that TF32 will do.
+    """Whether a call is computed in full float32 precision: torch multiplies so unless it was told that TF32 is enough.
 
     This attribute knows what either of torch's two ways to say so has said; the function of the older way raises once the newer was used.
     """

@@ -1,4 +1,4 @@
-"""Launch arguments that are no tensors: computed once per sizes and numbers of a call, as all layers of a model are called alike."""
+"""Launch arguments other than tensors, computed once for calls of the same sizes and numbers, such as those of a model's layers."""
 
 from functools import lru_cache
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-r"""Steps that the kernels share: tiles in, which keys a row sees, scores, exponents, the gradient of the scores.
+r"""Steps that the kernels share: loading tiles, which keys a row sees, scores, exponents, the gradient of the scores.
 
 The alphabet inside kernels: `i_` a first index, `o_` offsets from it, `p_` a pointer, `m_` a mask, `b_` a block of values.
 

@@ -1,4 +1,4 @@
-"""Tile sizes and launch parameters (warps, pipeline stages) of each kernel, by head size and dtype; and which of several to take.
+"""Tile sizes and launch parameters (warps, pipeline stages) of each kernel, by head size and dtype; and choosing one by timing.
 
 The rows of a decoding tile are the queries of all heads of a group; `decode_16` is the decoding kernel with 16 of them, and so on.
 

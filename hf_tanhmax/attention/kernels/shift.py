@@ -1,4 +1,4 @@
-r"""A shift that is known before the first score, so that the forward loop needs neither a running maximum nor a rescaling.
+r"""A shift of the exponents from a bound on the scores, so that the forward loop needs neither a running maximum nor a rescaling.
 
 By Cauchy and Schwarz no score of row i is larger than :math:`B_i = s |q_i| \max_j |k_j|` (or than its softcap). As cosh is at least 1, the
 sum of a row at polarity 1 cannot vanish, and the shift may be any number with which nothing overflows: in units of log 2,

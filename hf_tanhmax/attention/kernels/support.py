@@ -1,4 +1,4 @@
-"""May the fused kernels run here? Answers need no GPU and import Triton only to find out whether it can be imported."""
+"""Whether the fused kernels can run a call here, and if not, why not. No GPU is needed; Triton is imported only to see if it can be."""
 
 import importlib
 import importlib.util
@@ -59,7 +59,7 @@ def decodable(query: Tensor, *, needs_gradient: bool, dropout_p: float, packed: 
 
 
 def capability(device: torch.device) -> tuple[int, int] | None:
-    """The compute capability of an NVIDIA GPU; None of any other device."""
+    """The compute capability of an NVIDIA GPU; None for any other device."""
     return _probe_capability(device.index or 0) if device.type == "cuda" and torch.version.hip is None else None
 
 
@@ -105,7 +105,7 @@ def _probe_capability(index: int) -> tuple[int, int]:
 
 @cache
 def probe_triton() -> str | None:
-    """What `triton_missing` answers, found out once."""
+    """The answer of `triton_missing`, computed once."""
     wanted = f"triton {_dotted(OLDEST)} to {_dotted(NEWEST)}"
     if importlib.util.find_spec("triton") is None:
         return f"needs {wanted}, which is not installed (pip install hf-tanhmax[triton])"

@@ -1,4 +1,4 @@
-"""Which modules of a model compute attention, and how: by asking Transformers' attention interface, or by themselves.
+"""Which modules of a model compute attention, and how: through Transformers' attention interface, or by themselves.
 
 Transformers has no public way to ask. What a module's forward does is read from its source (`forward_source`), once per class.
 """

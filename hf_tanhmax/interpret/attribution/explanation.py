@@ -1,4 +1,4 @@
-"""An explanation of one output: the signed weights of every head and scores of every position; and its file.
+"""An explanation of one output: the signed weights of every head and scores of every position; saving and loading it.
 
 The file is safetensors: the tensors, and as JSON in its metadata everything else. Nothing in it is run when it is read.
 """

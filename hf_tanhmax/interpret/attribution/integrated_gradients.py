@@ -97,7 +97,7 @@ def _replaced_output(module: nn.Module, output: Tensor) -> Iterator[None]:
 
 
 def baseline_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> int:
-    """The token that stands for no information: the mask token, else the end of a text, else padding, else 0.
+    """The token that carries no information: the mask token, else the end of a text, else padding, else 0.
 
     Padding comes late because its embedding may be 0, and a decoder's first norm scales whatever is not 0 to one length: along the path
     from 0 nothing would change but at its very start, where no quadrature looks.

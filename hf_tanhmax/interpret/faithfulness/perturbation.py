@@ -1,4 +1,4 @@
-"""Perturbed copies of inputs: something erased or replaced, run through the model in full batches, and the target's log-odds of each.
+"""Perturbed copies of inputs: parts removed or replaced, run through the model in full batches, and the target's log-odds of each.
 
 Copies of equal length are run together, whichever text they are of, so nothing is ever padded and a copy gets what it would get alone.
 The kinds of perturbation:

@@ -224,7 +224,7 @@ class TextClassificationConfig(SyntheticTextConfig):
 
 
 class CausalLMConfig(SyntheticTextConfig):
-    """Texts that are continued, packed into rows of one length."""
+    """Texts for next-token prediction, packed into rows of one length."""
 
     file_types: ClassVar = (*TABLES, ".txt")
 
@@ -232,13 +232,13 @@ class CausalLMConfig(SyntheticTextConfig):
 
 
 class MaskedLMConfig(CausalLMConfig):
-    """Texts whose tokens are hidden and guessed."""
+    """Texts of which some tokens are masked and predicted."""
 
     mask_probability: SmallShare
 
 
 class SFTConfig(TextConfig):
-    """Conversations, of which the assistant's turns are learned."""
+    """Conversations, with a loss on the assistant's turns only."""
 
     messages_column: str
     chat_template: str | None

@@ -1,4 +1,4 @@
-"""Rows from the embedded data, files or the Hub, by split; what they must hold is for the task to say."""
+"""Rows by split from the embedded data, files or the Hub; each task says which columns it needs."""
 
 import hashlib
 from collections.abc import Callable

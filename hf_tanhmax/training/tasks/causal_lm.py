@@ -1,4 +1,4 @@
-"""Causal language modelling on packed rows: documents in rows of one length, without a look from one into another.
+"""Causal language modelling on packed rows: documents in rows of one length, none of which attends to another.
 
 Every row holds pieces of documents side by side. The positions of each piece count from 0, by which Transformers separates them when there
 is no padding mask and no cache; the first token of a piece has no label, as nothing of its own stands before it.

@@ -1,4 +1,4 @@
-"""Losses that do not depend on how a step is divided: a sum over what is here, divided by what is counted in the whole step.
+"""Losses that do not depend on how a step is split into batches: a local sum, divided by the count over the whole step.
 
 Args of each: outputs of the model, with logits; labels, -100 where nothing is learned; the number of labels of the step over all processes
 and accumulated batches, None for those that are here.

@@ -1,4 +1,4 @@
-"""Masked language modelling: some tokens are hidden, and guessed from both sides."""
+"""Masked language modelling: some tokens are masked, and predicted from both sides."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -51,7 +51,7 @@ class MaskedLM(TokenPrediction):
         return encoder_sizes(self.config, processor)
 
     def examples(self, rows: Dataset, processor: PreTrainedTokenizerBase, *, training: bool) -> Dataset:
-        """`input_ids` and, for evaluations, which tokens are hidden: these are chosen once, those of training anew in every epoch."""
+        """`input_ids` and, for evaluations, which tokens are masked: these are chosen once, those of training anew in every epoch."""
         hide = None if training else self._hiding(processor, seed=EVALUATION_SEED)
 
         def encode(batch: dict[str, list[str]]) -> dict[str, object]:
@@ -66,11 +66,11 @@ class MaskedLM(TokenPrediction):
         return rows.map(encode, batched=True, remove_columns=rows.column_names, **options)
 
     def collator(self, processor: PreTrainedTokenizerBase, *, training: bool) -> Collator:
-        """Hides tokens while training; pads."""
+        """Masks tokens while training; pads."""
         return self._hiding(processor) if training else DataCollatorForTokenClassification(processor)
 
     def loss(self) -> Callable[..., Tensor]:
-        """Cross entropy of the hidden tokens."""
+        """Cross entropy of the masked tokens."""
         return token_loss
 
     def _hiding(self, processor: PreTrainedTokenizerBase, *, seed: int | None = None) -> DataCollatorForLanguageModeling:

@@ -18,7 +18,7 @@ FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "reference
 
 
 class Accuracy(evaluate.Metric):
-    """The share of predictions that are right."""
+    """The share of correct predictions."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description=str(self.__doc__), citation="", features=FEATURES)
@@ -64,7 +64,7 @@ def right_answers(prediction: PredictionOutput) -> list[float]:
 
 
 def reduced_tokens(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of each row the sum of the cross entropy of its labels, how many there are, and how many are guessed right: `[rows, 3]`.
+    """Of each row the sum of the cross entropy of its labels, how many there are, and how many are predicted correctly: `[rows, 3]`.
 
     Args:
         logits: `[rows, length, vocabulary]`.
@@ -76,7 +76,7 @@ def reduced_tokens(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def token_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """`cross_entropy` per token, its exponential `perplexity`, and the share of tokens guessed right, from `reduced_tokens` of all rows."""
+    """`cross_entropy` per token, its exponential `perplexity`, and the `token_accuracy`, from `reduced_tokens` of all rows."""
     loss, count, right = np.asarray(prediction.predictions, dtype=np.float64).sum(0)
     return {"perplexity": float(np.exp(loss / count)), "cross_entropy": float(loss / count), "token_accuracy": float(right / count)}
 

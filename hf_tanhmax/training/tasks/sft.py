@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on conversations: what the assistant says is learned, in the form of the model's chat template."""
+"""Supervised fine-tuning on conversations in the model's chat template, with a loss on the assistant's tokens only."""
 
 from pathlib import Path
 from typing import TypeGuard, cast
@@ -19,7 +19,7 @@ Message = dict[str, str]
 
 
 class SFT(NextTokenPrediction):
-    """LLaMA that learns to answer."""
+    """LLaMA with its head for the next token, and a loss on the assistant's turns only."""
 
     config: SFTConfig
 

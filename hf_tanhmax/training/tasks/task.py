@@ -1,4 +1,4 @@
-"""The interface of a task: what `hf_tanhmax.training.run` asks of it, in the order in which it asks; and what classifiers share."""
+"""The interface of a task, in the order in which `hf_tanhmax.training.run` uses it; and what classifiers share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

@@ -23,7 +23,7 @@ def softmax(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
 
 
 def eager(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-    """TanhMax as one writes it by hand: stable, in the dtype of the inputs, all scores at once."""
+    """TanhMax in a few lines of PyTorch: stable, in the dtype of the inputs, all scores at once."""
     key, value = repeated(key, query), repeated(value, query)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if causal:
@@ -105,7 +105,7 @@ def relative_error(function: Contender, tensors: list[Tensor], *, causal: bool, 
 
 
 def exact(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, signed: bool) -> Tensor:
-    """Attention by the textbook, in the dtype of the inputs; TanhMax as softmax over the keys and their negatives."""
+    """Attention by its definition, in the dtype of the inputs; TanhMax as softmax over the keys and their negatives."""
     key, value = repeated(key, query), repeated(value, query)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     everything = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)

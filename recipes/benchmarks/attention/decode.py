@@ -33,7 +33,7 @@ DRY_RUN = "dry run: not a measurement"
 
 @dataclass(frozen=True)
 class DecodeSetting:
-    """One problem: a query a batch entry, and a cache of `context` keys."""
+    """One problem: one query per batch entry, and a cache of `context` keys."""
 
     dtype: str
     batch: int
@@ -188,7 +188,7 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 
 def _copying(meter: Meter) -> float:
-    """Bytes that the memory moves in a millisecond: a copy reads and writes."""
+    """Bytes that the memory moves per millisecond: a copy reads and writes."""
     source = torch.zeros(COPIED, dtype=torch.int8, device="cuda")
     target = torch.empty_like(source)
     found = []

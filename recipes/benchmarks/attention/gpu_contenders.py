@@ -111,7 +111,7 @@ def _flex_doubled(query: Tensor, key: Tensor, value: Tensor, block_mask: BlockMa
 
 @lru_cache(maxsize=2)
 def _block_mask(length: int, device: str) -> BlockMask:
-    """Which blocks of queries and doubled keys are causal: made once a length, as a training run would."""
+    """Which blocks of queries and doubled keys are causal: made once per length, as a training run would."""
 
     def seen(_batch: Tensor, _head: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return j % length <= i

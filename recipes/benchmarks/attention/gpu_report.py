@@ -97,7 +97,7 @@ def _table(found: dict[tuple[Setting, str, str], Row], what: str, names: list[st
 
 
 def _label(setting: Setting) -> str:
-    grouped = "" if setting.group == 1 else f", {setting.group} query heads a key head"
+    grouped = "" if setting.group == 1 else f", {setting.group} query heads per key head"
     shape = f"({setting.batch}, {setting.heads}, {setting.length}, {setting.head_dim})"
     return f"{setting.dtype}, {shape}{grouped}{', causal' if setting.causal else ''}"
 

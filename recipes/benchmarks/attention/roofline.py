@@ -1,10 +1,10 @@
-r"""What a GPU's units allow attention at most, and a picture of the measured rates below those limits.
+r"""The highest rate of attention that a GPU's units allow, and a plot of the measured rates below it.
 
-Per multiprocessor and clock a Hopper does 4096 dense half-precision floating-point operations and 16 special functions. A score takes
-:math:`4D` operations forward and :math:`10D` backward, and one exponential if it is softmax's, two if TanhMax's. With the clocks of both,
-:math:`c_m` and :math:`c_s`, the rate is at most that of :math:`\max(c_m, c_s)` clocks a score, where the two units overlap in full, and
-that of :math:`c_m + c_s` clocks where they do not at all. These are arithmetic, not measurements; the best published softmax kernels run
-within a few per cent of the second.
+Per clock cycle a Hopper multiprocessor does 4096 dense half-precision floating-point operations and 16 special functions. A score takes
+:math:`4D` operations forward and :math:`10D` backward, and one exponential if it is softmax's, two if TanhMax's. If these take :math:`c_m`
+and :math:`c_s` cycles per score, the rate is at most that of :math:`\max(c_m, c_s)` cycles where the two units overlap fully, and that of
+:math:`c_m + c_s` cycles where they do not overlap. These are arithmetic, not measurements; the best published softmax kernels run within a
+few per cent of the second.
 """
 
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ class Limits:
 
 
 def limits(head_dim: int, what: str, *, exponentials: int, multiprocessors: int, hertz: float) -> Limits:
-    """Limits of a pass; TanhMax has two exponentials a score, softmax one."""
+    """Limits of a pass; TanhMax has two exponentials per score, softmax one."""
     operations = FLOPS[what] * head_dim
-    matrix, special = operations / MATRIX_FLOPS, exponentials / SPECIAL_FUNCTIONS  # clocks a score
+    matrix, special = operations / MATRIX_FLOPS, exponentials / SPECIAL_FUNCTIONS  # clock cycles per score
     unit = multiprocessors * hertz * 1e-12 * operations
     return Limits(unit / matrix, unit / special, unit / max(matrix, special), unit / (matrix + special))
 
@@ -51,7 +51,7 @@ def device_of(environment: dict[str, Any]) -> tuple[int, float]:
 def plot(result: dict[str, Any], path: Path) -> None:
     """Rates over the length, one panel for each pass and head size, as PNG and SVG; of a dry run, the limits alone.
 
-    Full attention in the first half precision that was timed, with the fewest query heads a key head.
+    Full attention in the first half precision that was timed, with the fewest query heads per key head.
     """
     every = rows_of(result)
     group = min(row.setting.group for row in every)
@@ -69,7 +69,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
             _draw_rates(panel, [] if result["dry_run"] else chosen)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
-    name = DRY_RUN if result["dry_run"] else f"{result['environment'].get('gpu')}, {dtype}, full attention, query heads a key head: {group}"
+    name = (
+        DRY_RUN if result["dry_run"] else f"{result['environment'].get('gpu')}, {dtype}, full attention, query heads per key head: {group}"
+    )
     figure.suptitle(f"{name}\nlimits: {device[0]} multiprocessors at {device[1] / 1e6:.0f} MHz, not measured")
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix))

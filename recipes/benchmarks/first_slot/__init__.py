@@ -1,1 +1,1 @@
-"""The first minutes on a GPU: correctness case by case, then speed."""
+"""The first run on a GPU: correctness case by case, then speed."""

@@ -1,4 +1,4 @@
-"""The first minutes on a GPU: is it right, case by case, and then how fast. Under nine minutes in all; nothing is downloaded.
+"""The first run on a GPU: correctness case by case, then speed. Under nine minutes in all; nothing is downloaded.
 
 python -m recipes.benchmarks.first_slot [--out recipes/results/gpu]
 python -m recipes.benchmarks.first_slot --dry [--out runs/first_slot-dry] [--only "bfloat16 D64 padding" ...]

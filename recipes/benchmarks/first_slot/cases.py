@@ -1,4 +1,4 @@
-"""What a GPU has to show first, one case at a time: attention against float64, and what only a GPU can show of graphs, waiting and bits.
+"""The correctness cases of the first GPU run: attention against float64; CUDA graphs, synchronisation and equal bits.
 
 A case is a function without arguments that returns the relative errors it found and the limit that none may pass. Without a GPU the kernels
 run in Triton's interpreter, at small sizes, and the cases that need one are not there.

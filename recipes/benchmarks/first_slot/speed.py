@@ -1,4 +1,4 @@
-"""What a first GPU slot times: the fused kernels beside torch's, each other row of the table of tiles, float32, decoding and its host time.
+"""What the first GPU run times: the fused kernels beside torch's, every tile that is not a default, float32, decoding and its host time.
 
 One process has the GPU to itself. What decides most comes first, and every figure is written as soon as there is one. A rehearsal on the
 CPU calls the same functions once, at small sizes, and times nothing.

@@ -1,4 +1,4 @@
-"""Train classifiers as the paper does: Adadelta on shuffled batches, tensors in memory; several seeds at once, as one costs little less.
+"""Train classifiers as the paper does: Adadelta on shuffled batches, tensors in memory; several seeds at once, which costs little more.
 
 The seeds share no number. Each has a generator of its own for the order of the documents and the dropout, and Adadelta works element by
 element, so a seed gives the same model, up to rounding, whatever seeds are trained beside it.

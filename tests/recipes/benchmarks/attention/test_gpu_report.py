@@ -37,7 +37,7 @@ def test_targets(result):
         tuple(cell.strip() for cell in line.split("|")[1:3]): line for line in gpu_report.targets(gpu_report.rows_of(result)).split("\n")
     }
     cells = {key: [cell.strip() for cell in line.split("|")[3:-1]] for key, line in lines.items()}
-    causal = "bfloat16, (8, 32, 2048, 64), 4 query heads a key head, causal"
+    causal = "bfloat16, (8, 32, 2048, 64), 4 query heads per key head, causal"
     full = "bfloat16, (2, 32, 8192, 64)"
     assert cells["forward time / twin", "64"] == ["1.47", "at most 1.6", "met", causal]
     assert cells["backward time / twin", "64"] == ["1.47", "at most 1.35", "missed", causal]

@@ -20,7 +20,7 @@ def test_forward_limits(head_dim, exponentials):
 
 
 def test_backward_limits():
-    """Ten floating-point operations a score and unit of head size: .15625 clocks of matrix products, .125 of exponentials at 64."""
+    """Ten floating-point operations per score and unit of head size: .15625 clocks of matrix products, .125 of exponentials at 64."""
     found = limits(64, "backward", exponentials=2, multiprocessors=132, hertz=1.83e9)
     assert (found.matrix, found.special, found.serial) == pytest.approx((989.4, 989.4 * 1.25, 989.4 * 0.15625 / 0.28125), rel=1e-3)
 
@@ -53,6 +53,6 @@ def test_plot(dry_run, tmp_path, monkeypatch):
     result = {"dry_run": dry_run, "environment": {"gpu": "A GPU"}, "rows": [asdict(row) for row in rows]}
     found, title = lines_of(monkeypatch, result, tmp_path / "result.json")
     assert found == ({} if dry_run else {"softmax SDPA": [512, 8192], "fused": [512, 8192], "eager": []})
-    assert title.startswith("dry run: not a measurement" if dry_run else "A GPU, bfloat16, full attention, query heads a key head: 4\n")
+    assert title.startswith("dry run: not a measurement" if dry_run else "A GPU, bfloat16, full attention, query heads per key head: 4\n")
     assert "limits: 132 multiprocessors at 1830 MHz, not measured" in title
     assert {path.name for path in tmp_path.iterdir()} == {"result.png", "result.svg"}
