@@ -2,9 +2,13 @@
 
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Dataset, Features, Value, load_dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import AutoModelForImageClassification
+
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.training.tasks.image_classification import build_image_processor, load_image_processor
 
 IMAGE = "vit/image_classification"
 VIT = ("--image_size", "8", "--patch_size", "4", "--batch_size", "4")
@@ -80,3 +84,20 @@ def test_a_checkpoint_takes_images_of_another_size(train, tmp_path):
     code, said, _ = train("tanhmax", *flags, "--image_size", "13", task=IMAGE, folder="odd")
     assert code == 2
     assert "image_size is 13, which the patches of" in said
+
+
+def test_a_row_without_an_image_is_refused_and_named(folder, task_of, tmp_path):
+    images = [str(folder / "cat" / "0.png"), None]
+    features = Features({"image": ImageFeature(), "label": Value("int64")})
+    Dataset.from_dict({"image": images, "label": [0, 1]}, features=features).to_parquet(tmp_path / "pets.parquet")
+    with pytest.raises(RecipeError, match=r"row 2 of the train data holds no image in 'image' \(image_column\)"):
+        task_of(IMAGE, "--train_file", str(tmp_path / "pets.parquet")).splits()
+
+
+def test_the_image_processor_of_a_checkpoint_takes_the_size_of_the_recipe(tmp_path):
+    with pytest.raises(RecipeError, match=f"'{tmp_path}' has no image processor: "):
+        load_image_processor(str(tmp_path), 12)
+    build_image_processor(8).save_pretrained(tmp_path)
+    for side, wanted in ((None, 8), (12, 12)):
+        pixels = load_image_processor(str(tmp_path), side)(images=Image.new("RGB", (5, 9)), return_tensors="pt")["pixel_values"]
+        assert pixels.shape == (1, 3, wanted, wanted)

@@ -54,3 +54,15 @@ def test_a_chat_template_is_a_file(tmp_path, train):
     code, said, _ = train("tanhmax", "--chat_template", str(tmp_path / "none.jinja"), task="llama/sft")
     assert code == 2
     assert "chat_template does not exist" in said
+
+
+def test_a_recipe_may_give_a_chat_template_and_must_where_the_tokenizer_has_none(tokenizer, task_of, tmp_path):
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "own.jinja").write_text("{{ messages | length }}")
+    flags = ("--model_name_or_path", str(tmp_path / "model"))
+    splits = task_of("llama/sft").splits()
+    processor = task_of("llama/sft", *flags, "--chat_template", str(tmp_path / "own.jinja")).processor(splits)
+    assert processor.apply_chat_template(TALK, tokenize=False) == "4"
+    with pytest.raises(RecipeError, match=r"the tokenizer of '.*' has no chat template; give a Jinja file: chat_template"):
+        task_of("llama/sft", *flags).processor(splits)

@@ -1,10 +1,15 @@
 """Every task from end to end, and what all of them share."""
 
+import numpy as np
 import pytest
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForMaskedLM
+from transformers.trainer_utils import PredictionOutput
 
 from hf_tanhmax.training.configuration.schema import CONFIGS
+from hf_tanhmax.training.data.rows import Splits
 from hf_tanhmax.training.tasks import MODULES
+from hf_tanhmax.training.tasks.task import first
 
 HEADS = {"bert/masked_lm": AutoModelForMaskedLM, "vit/image_classification": AutoModelForImageClassification}
 
@@ -32,3 +37,26 @@ def test_a_task_runs_from_end_to_end(task, train, tmp_path):
     assert model.config.tanhmax_polarity == 1.0
     assert getattr(model.config, "use_cache", True), "the Trainer's use_cache: false is no property of the model"
     assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"training.png", "health.png"}
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_the_main_metric_is_reported(task, task_of):
+    made = task_of(task)
+    assert made.main_metric in made.reported
+    assert made.config.task == task
+
+
+@pytest.mark.parametrize("task", ["bert/text_classification", "vit/image_classification"])
+def test_classifiers_name_their_classes_and_tell_right_from_wrong_by_row(task, task_of):
+    made, splits = task_of(task), Splits(None, None, None, ["no", "yes"], {})
+    assert made.head(splits) == {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+    logits, labels = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]]), np.array([1, 1, 1])
+    assert made.outcomes(PredictionOutput(logits, labels, None)) == [1.0, 0.0, 1.0]
+    assert made.metrics(splits)(PredictionOutput(logits, labels, None))["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_lengths_and_logits_however_wrapped(task_of):
+    made = task_of("llama/sft")
+    assert made.lengths(Dataset.from_dict({"input_ids": [[1, 2, 3], [1]]})) == [3, 1]
+    assert made.lengths(Dataset.from_dict({"other": [[1, 2, 3], [1]]})) == [1, 1]
+    assert first(("logits", "hidden states")) == first("logits") == "logits"
