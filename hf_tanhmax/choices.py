@@ -1,6 +1,12 @@
-"""What a user chooses by name: the task of a model, scores that explain it, and measures of those. Nothing here needs torch."""
+"""What a user gives by name, checked without torch and without the Hub: task, methods, measures, repository; and the token.
 
+Names of the Hub are checked by its own library, which is imported only then: most commands do not need it.
+"""
+
+import re
 from collections.abc import Sequence
+
+from .errors import HubError
 
 # The Auto class of a head, and the pipeline that uses it. Pre-training, next sentences and hidden patches have none.
 PIPELINES = {
@@ -19,6 +25,7 @@ MEASURES = (
     *("attention_tau", "attention_abs_tau", "mask_tau", "mask_abs_tau", "deletion_tau", "deletion_abs_tau"),
     *("sign_agreement", "comprehensiveness", "sufficiency", "deletion_auc", "insertion_auc", "permutation", "random"),
 )
+NO_REPOSITORY = "{!r} is no name of a repository: write owner/name, each of at most 96 letters, digits, '-', '_' and '.'"
 
 
 def check_choice(kind: str, chosen: Sequence[str], known: Sequence[str]) -> None:
@@ -36,3 +43,58 @@ def check_choice(kind: str, chosen: Sequence[str], known: Sequence[str]) -> None
     if unknown or not chosen:
         what = f"there is no {kind} {unknown[0]!r}" if unknown else f"{kind}s is empty"
         raise ValueError(f"{what}; choose from {', '.join(known)}")
+
+
+def can_be_repository(name: str) -> bool:
+    """Whether a repository can have that name, such as `owner/name`."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def check_repository(name: str) -> None:
+    """Check a name to publish to.
+
+    Raises:
+        HubError: no repository can have it.
+    """
+    if not can_be_repository(name):
+        raise HubError(NO_REPOSITORY.format(name))
+
+
+def check_name(key: str, name: str | None) -> None:
+    """Check a name for a model card.
+
+    Args:
+        key: the argument that it is.
+        name: None is no name.
+
+    Raises:
+        ValueError: no repository can have it.
+    """
+    if name is not None and not can_be_repository(name):
+        raise ValueError(f"{key} must be a name that a repository can have, such as you/model, but is {name!r}")
+
+
+def usable_token(token: str | None = None) -> str:
+    """The token that is used, if it could be one: another character would end up in an error message of the HTTP client.
+
+    Args:
+        token: None takes HF_TOKEN, or what `hf auth login` stored.
+
+    Raises:
+        HubError: there is none, or it is no token.
+    """
+    from huggingface_hub import get_token
+
+    found = token or get_token()
+    if not found:
+        raise HubError("nobody is logged in: run `hf auth login`, set HF_TOKEN, or pass a token")
+    if not re.fullmatch(r"[!-~]+", found):
+        raise HubError("the token holds spaces or letters that no token has: copy it again from the Hub's settings")
+    return found

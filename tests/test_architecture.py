@@ -15,7 +15,7 @@ PACKAGE = Path(hf_tanhmax.__file__).parent
 
 # From low to high: rooms, each of folders and of modules at the package's root. Imports go down, or stay in a room without a circle.
 ROOMS = (
-    ("choices", "errors", "functional", "login", "package_data", "settings"),
+    ("choices", "errors", "functional", "package_data", "settings"),
     ("attention",),
     ("integration",),
     ("compatibility",),

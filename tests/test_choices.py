@@ -1,12 +1,24 @@
-"""Names that a user chooses from are known without torch, and are those of what they name."""
+"""Names that a user chooses from are those of what they name; names of repositories and tokens are checked without the Hub."""
 
 import inspect
 
+import huggingface_hub
 import pytest
 import transformers
 
 from hf_tanhmax import interpret
-from hf_tanhmax.choices import CONTROL, MEASURES, METHODS, PIPELINES, check_choice
+from hf_tanhmax.choices import (
+    CONTROL,
+    MEASURES,
+    METHODS,
+    PIPELINES,
+    can_be_repository,
+    check_choice,
+    check_name,
+    check_repository,
+    usable_token,
+)
+from hf_tanhmax.errors import HubError
 
 
 def test_methods_and_measures_are_those_that_exist():
@@ -23,3 +35,30 @@ def test_every_task_has_an_auto_class():
 def test_what_cannot_be_chosen(chosen, said):
     with pytest.raises(ValueError, match=f"{said}; choose from weights, oriented, contributions"):
         check_choice("method", chosen, METHODS)
+
+
+@pytest.mark.parametrize(
+    ("name", "can"), [("you/model", True), ("model", True), ("./model", False), ("/tmp/model", False), ("a/b/c", False), ("a b", False)]
+)
+def test_names(name, can):
+    assert can_be_repository(name) == can
+
+
+def test_sentences_about_a_name():
+    check_repository("you/model")
+    check_name("repo_id", "you/model")
+    check_name("repo_id", None)
+    with pytest.raises(HubError, match=r"^'a b' is no name of a repository: write owner/name, each of at most 96 letters"):
+        check_repository("a b")
+    with pytest.raises(ValueError, match=r"^repo_id must be a name that a repository can have, such as you/model, but is 'a b'$"):
+        check_name("repo_id", "a b")
+
+
+def test_tokens(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_stored")
+    assert (usable_token(), usable_token("hf_given")) == ("hf_stored", "hf_given")
+    with pytest.raises(HubError, match="the token holds spaces or letters that no token has: copy it again"):
+        usable_token("two words")
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    with pytest.raises(HubError, match="nobody is logged in: run `hf auth login`, set HF_TOKEN, or pass a token"):
+        usable_token()

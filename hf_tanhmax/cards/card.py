@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..checkpoint import RESULTS, Checkpoint, read_checkpoint, read_object
-from ..login import check_name
+from ..choices import check_name
 from ..models.bundle import own_version
 from ..package_data import data_folder
 from ..results import Run, check_runs

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_downloa
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..checkpoint import CONFIG, Checkpoint
-from ..login import can_be_repository
+from ..choices import can_be_repository
 from ..results import Data, Run, main_metric
 from .measured import SPLITS, mean_of
 from .procedure import EMBEDDED, FILES

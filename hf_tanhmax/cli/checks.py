@@ -10,7 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..choices import CONTROL, MEASURES, METHODS, PIPELINES, check_choice
+from ..choices import (
+    CONTROL,
+    MEASURES,
+    METHODS,
+    PIPELINES,
+    can_be_repository,
+    check_choice,
+    check_name,
+    check_repository,
+    usable_token,
+)
 from ..errors import HubError, RecipeError, one_line
 from .input_files import read_inputs, read_picture
 
@@ -43,8 +53,6 @@ def check_convert(options: argparse.Namespace) -> None:
 
 def check_push(options: argparse.Namespace) -> None:
     """There is something to push, somebody who may, and a name that a repository can have."""
-    from ..login import check_repository, usable_token
-
     check_folder(options.path)
     try:
         usable_token()
@@ -55,8 +63,6 @@ def check_push(options: argparse.Namespace) -> None:
 
 def check_card(options: argparse.Namespace) -> None:
     """No card is overwritten, names could be the Hub's, and results are there: files in `results`, what they hold in `runs`."""
-    from ..login import check_name
-
     folder = check_folder(options.path)
     options.out = Path(options.out) if options.out else folder / CARD
     _check_not_there(options)
@@ -141,8 +147,6 @@ def in_a_sentence(beginning: str) -> Iterator[None]:
 
 def _check_model(name: str) -> None:
     """A name is one on the Hub only if there is no such folder."""
-    from ..login import can_be_repository
-
     if not Path(name).exists() and not can_be_repository(name):
         raise ValueError("there is no such folder, and no repository on the Hub can have that name; give a folder or owner/name")
 

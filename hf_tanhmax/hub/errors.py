@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..choices import NO_REPOSITORY
 from ..errors import HubError, first_line, one_line
-from ..login import NO_REPOSITORY
 
 # By status; what the Hub says itself is added to the ones not listed.
 REFUSALS = {

@@ -14,8 +14,8 @@ from huggingface_hub.utils import tqdm
 from safetensors import SafetensorError
 
 from ..checkpoint import ADAPTER_CONFIG, BASE, CONFIG, Checkpoint, CheckpointError, read_checkpoint
+from ..choices import check_repository, usable_token
 from ..errors import first_line
-from ..login import check_repository, usable_token
 from ..models.auto import FAMILIES
 from .documents import CARD
 from .errors import HubError, in_a_sentence

@@ -165,7 +165,7 @@ def test_python_m_is_the_program_too(folder):
         assert done.returncode == code
         imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
         assert "hf_tanhmax.cli.arguments" in imported
-        assert not {"torch", "transformers"} & imported
+        assert not {"torch", "transformers", "huggingface_hub"} & imported
 
 
 # What the checks leave behind

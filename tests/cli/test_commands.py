@@ -301,6 +301,6 @@ def test_push_passes_everything_on(tmp_path, monkeypatch, capsys):
 
 def test_what_the_hub_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "")
-    monkeypatch.setattr("hf_tanhmax.login.get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     save_model(tmp_path, processor=False)
     assert refused(capsys, "push", tmp_path, "you/model") == "nobody is logged in: run `hf auth login`, set HF_TOKEN, or pass a token"

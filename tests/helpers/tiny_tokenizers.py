@@ -1,7 +1,9 @@
-"""Fast tokenizers of a few words, as BERT's (WordPiece) and as LLaMA's (bytes), made without a download."""
+"""Fast tokenizers of a few words, as BERT's (WordPiece) and as LLaMA's (bytes), made without a download; and a conversation for one."""
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from hf_tanhmax.training.data.tokenizer import build_causal_tokenizer
 
 PIECES = (
     "[PAD]",
@@ -23,6 +25,12 @@ PIECES = (
     "##watch",
     "##able",
 )
+TALK = [
+    {"role": "user", "content": "1 plus 1?"},
+    {"role": "assistant", "content": "2."},
+    {"role": "user", "content": "and 2?"},
+    {"role": "assistant", "content": "4."},
+]
 
 
 def word_pieces(**changes) -> PreTrainedTokenizerFast:
@@ -47,3 +55,8 @@ def byte_pieces() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """Of a decoder, over the words of `TALK`."""
+    return build_causal_tokenizer([message["content"] for message in TALK], vocabulary_size=300, max_length=99)

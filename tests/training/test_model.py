@@ -74,3 +74,10 @@ def test_a_checkpoint_with_too_few_positions_is_refused(train_checkpoint):
     assert code == 2
     assert "max_length is 24, but" in said
     assert "has positions for 23 tokens" in said
+
+
+def test_a_recipe_of_another_family_is_refused(train, tmp_path):
+    train("tanhmax", task="vit/image_classification")
+    code, said, _ = train("tanhmax", "--model_name_or_path", str(tmp_path / "run"), folder="other")
+    assert code == 2
+    assert "is a checkpoint of model type 'vit', but bert/text_classification is a recipe for 'bert'; recipes/vit/ has those for it" in said

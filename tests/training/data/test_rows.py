@@ -1,4 +1,4 @@
-"""Rows: the synthetic task against its description, every kind of file, and every way in which a file can be wrong."""
+"""Rows: every kind of file, and every way in which a file can be wrong."""
 
 import json
 
@@ -9,8 +9,6 @@ from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.training.configuration.recipe import checked, read_layers
 from hf_tanhmax.training.data import rows as data
 from hf_tanhmax.training.data.rows import source_fingerprint
-from hf_tanhmax.training.data.synthetic import synthetic_splits
-from hf_tanhmax.training.data.tokenizer import SPECIAL, build_tokenizer
 from hf_tanhmax.training.tasks import task_for
 
 ROWS = [("good film", 1), ("bad film", 0), ("no, null", 1), ("NA", 0), ("a b c", 1), ("d", 0)]
@@ -44,24 +42,6 @@ def csv(rows, header="text,label"):
     return "\n".join([header, *(f'"{text}",{label}' for text, label in rows)]) + "\n"
 
 
-def test_the_synthetic_task_is_as_described():
-    made = synthetic_splits()
-    assert {split: len(rows["text"]) for split, rows in made.items()} == {"train": 7000, "test": 3000}
-    labels = made["train"]["label"] + made["test"]["label"]
-    assert sum(labels) == 5000
-    classes = {0: set(), 1: set()}
-    for text, label in zip(made["train"]["text"] + made["test"]["text"], labels, strict=True):
-        words = text.split()
-        assert len(words) == 12
-        classes[label] |= set(words)
-    told = {0: classes[0] - classes[1], 1: classes[1] - classes[0]}
-    assert {label: len(words) for label, words in told.items()} == {0: 100, 1: 100}
-    assert len(classes[0] & classes[1]) == 1800
-    for text, label in zip(made["train"]["text"], made["train"]["label"], strict=True):
-        assert [sum(word in told[kind] for word in text.split()) for kind in (label, 1 - label)] == [2, 0]
-    assert made == synthetic_splits()
-
-
 def test_files_of_every_kind_hold_the_same_rows(config):
     lines = "\n".join(json.dumps({"text": text, "label": label}) for text, label in ROWS)
     rows = json.dumps([{"text": text, "label": label} for text, label in ROWS])
@@ -86,17 +66,6 @@ def test_names_are_numbered_in_order_and_numbers_by_size(config):
     assert (named.names, list(named.train["label"]), list(named.validation["label"])) == (["neg", "pos"], [1, 0, 1], [0])
     numbered = load_splits(config(csv([("a", 10), ("b", -1), ("c", 2)]), csv([("d", 10)])))
     assert (numbered.names, list(numbered.validation["label"])) == (["-1", "2", "10"], [2])
-
-
-def test_pairs_and_columns_of_other_names(config):
-    contents = "premise,claim,gold\na,b,yes\nc,d,no\n"
-    splits = load_splits(config(contents, contents, text_column="premise", text_pair_column="claim", label_column="gold"))
-    assert list(splits.train["text_pair"]) == ["b", "d"]
-    tokenizer = build_tokenizer("abcd", vocabulary_size=9, max_length=9)
-    made = config(contents, contents, text_column="premise", text_pair_column="claim", label_column="gold", max_length=9)
-    rows = task_for(made).examples(splits.train, tokenizer, training=True)
-    assert [tokenizer.decode(ids) for ids in rows["input_ids"]] == ["[CLS] a [SEP] b [SEP]", "[CLS] c [SEP] d [SEP]"]
-    assert list(rows["token_type_ids"][0]) == [0, 0, 0, 1, 1]
 
 
 def test_without_a_validation_file_the_seed_chooses_one_from_the_train_rows(config):
@@ -164,12 +133,3 @@ def test_a_dataset_that_cannot_be_loaded_is_one_sentence(monkeypatch):
     monkeypatch.setattr(data, "load_dataset", fails)
     with pytest.raises(RecipeError, match="cannot load the dataset 'some/name': no network"):
         load_splits(configured(dataset="some/name"))
-
-
-def test_the_tokenizer_knows_the_most_frequent_words_and_survives_a_save(tmp_path):
-    tokenizer = build_tokenizer(["B a b, c!", "b A z"], vocabulary_size=3, max_length=7)
-    assert sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get) == [*SPECIAL, "b", "a", "!"]
-    tokenizer.save_pretrained(tmp_path)
-    again = type(tokenizer).from_pretrained(tmp_path)
-    assert tokenizer("b zzz A").input_ids == again("b zzz A").input_ids == [2, 5, 1, 6, 3]
-    assert again.model_max_length == 7

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from datasets import Dataset
+from tiny_tokenizers import chat_tokenizer
 
 from hf_tanhmax import TanhMaxLlamaConfig, TanhMaxLlamaForCausalLM
+from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.training.tasks.causal_lm import packed
 from hf_tanhmax.training.tasks.losses import IGNORED
 
@@ -39,3 +42,12 @@ def test_no_document_sees_another(attention):
     model(inputs_embeds=embedded, position_ids=rows["position_ids"], use_cache=False).logits[0, 3:11].sum().backward()
     touched = embedded.grad[0].abs().sum(-1) > 0
     assert touched.tolist() == [False] * 3 + [True] * 8 + [False] * 2
+
+
+def test_documents_end_with_the_end_token_and_a_tokenizer_without_one_is_refused(task_of):
+    task, tokenizer, rows = task_of("llama/causal_lm", "--max_length", "5"), chat_tokenizer(), Dataset.from_dict({"text": ["12", "1"]})
+    made = task.examples(rows, tokenizer, training=True)
+    assert tokenizer.decode(made["input_ids"][0]) == "12<|im_end|>1<|im_end|>"
+    tokenizer.eos_token = None
+    with pytest.raises(RecipeError, match="the tokenizer has no end token, which tells documents apart"):
+        task.examples(rows, tokenizer, training=True)
