@@ -4,6 +4,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value, load_dataset
 from datasets import Image as ImageFeature
+from image_processors import load_images
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
@@ -71,6 +72,7 @@ def test_patches_that_do_not_fill_the_image_are_refused(train):
     assert "patch_size must divide the 8 pixels of an image's side, but is 3" in said
 
 
+@load_images
 @pytest.mark.slow
 def test_a_checkpoint_takes_images_of_another_size(train, tmp_path):
     code, said, _ = train("tanhmax", task=IMAGE)
@@ -94,9 +96,13 @@ def test_a_row_without_an_image_is_refused_and_named(folder, task_of, tmp_path):
         task_of(IMAGE, "--train_file", str(tmp_path / "pets.parquet")).splits()
 
 
-def test_the_image_processor_of_a_checkpoint_takes_the_size_of_the_recipe(tmp_path):
+def test_a_checkpoint_without_an_image_processor_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=f"'{tmp_path}' has no image processor: "):
         load_image_processor(str(tmp_path), 12)
+
+
+@load_images
+def test_the_image_processor_of_a_checkpoint_takes_the_size_of_the_recipe(tmp_path):
     build_image_processor(8).save_pretrained(tmp_path)
     for side, wanted in ((None, 8), (12, 12)):
         pixels = load_image_processor(str(tmp_path), side)(images=Image.new("RGB", (5, 9)), return_tensors="pt")["pixel_values"]
