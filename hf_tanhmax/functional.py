@@ -33,7 +33,7 @@ a key has the same share in every row. The map of :math:`a + c` at polarity 1 is
 .. math:: w_j = \frac{P_j - p\,N_j}{1 + p}, \qquad P = \mathrm{softmax}(a + m), \quad N = \mathrm{softmax}(-a + m)
 
 * a constant added to the scores of a row, or to its m, changes nothing but rounding; p = 0 is softmax, exactly; p = 1 is odd in the scores;
-* :math:`\sum_j w_j = (1 - p) / (1 + p)` and :math:`\sum_j |w_j| \le 1`, so a row with one kept key has the weight (1 - p) / (1 + p): 0 at 1;
+* :math:`\sum_j w_j = (1 - p) / (1 + p)` and :math:`\sum_j |w_j| \le 1`, so one kept key alone has the weight (1 - p) / (1 + p): 0 at p = 1;
 * the other edge cases are those above: keys that are not kept, rows without a kept key, infinite and NaN scores.
 
 The sums are shifted by :math:`\max_k m_k + \max(a_k, -a_k + \log p)`, so no exponential overflows. The difference is formed as
