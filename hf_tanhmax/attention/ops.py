@@ -195,7 +195,7 @@ def _second_order(inputs: OperatorInputs, wants: tuple[bool, ...], grad_output: 
         raise NotImplementedError('second derivatives with dropout need implementation="reference"')
     # Views, as one tensor may be two of them, which has one gradient of each.
     views = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs.differentiable]
-    inputs = inputs._replace(**dict(zip(OperatorInputs._fields, views, strict=False)))
+    inputs = OperatorInputs._make((*views, *inputs[6:]))
     output, _ = reference_attention(
         *inputs[:3],
         inputs.mask,

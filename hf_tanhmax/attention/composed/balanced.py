@@ -93,9 +93,9 @@ class _StockSoftmax(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: AutogradContext, inputs: tuple[Flat | str, ...], output: tuple[Tensor, ...]) -> None:
         """Keep the call and what came of it; only the output has a gradient."""
-        name, query, key, value, mask, *options = inputs
-        ctx.save_for_backward(query, key, value, mask, *output)
-        ctx.constants = (name, *options)
+        call = StockCall._make(inputs[1:])
+        ctx.save_for_backward(*call[:4], *output)
+        ctx.constants = (inputs[0], *call[4:])
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
@@ -105,9 +105,15 @@ class _StockSoftmax(torch.autograd.Function):
         name, causal, scale = ctx.constants
         call = StockCall(query, key, value, mask, causal, scale)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            leaves = [tensor.view_as(tensor) for tensor in call[:3]]  # one tensor may be two of them
-            again = _by_operators(StockCall(*leaves, mask, causal, scale))
-            found = torch.autograd.grad(again, leaves, grad_output, create_graph=True)
+            found = _second_order(call, ctx.needs_input_grad[1:4], grad_output)
         else:
             found = KERNELS[name].backward(call, Joint(grad_output, output, lse, tuple(state)))
         return None, *found, None, None, None
+
+
+def _second_order(call: StockCall, wants: tuple[bool, ...], grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    """First derivatives of query, key and value that can be differentiated again."""
+    views = [tensor.view_as(tensor) for tensor in call[:3]]  # as one tensor may be two of them
+    wanted = [view for view, want in zip(views, wants, strict=True) if want]
+    found = iter(torch.autograd.grad(_by_operators(StockCall._make((*views, *call[3:]))), wanted, grad_output, create_graph=True))
+    return tuple(next(found) if want else None for want in wants)
