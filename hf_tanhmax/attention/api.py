@@ -172,10 +172,8 @@ def unsupported(implementation: str, call: Call) -> str | None:
     return None
 
 
-def reads_blocks(query: Tensor, value: Tensor, shift: Shift = None) -> bool:
-    """Whether `"auto"` reads a block table with such tensors where it lies, if no weights are wanted; else keys are to be gathered."""
-    if shift is not None:
-        return False
+def reads_blocks(query: Tensor, value: Tensor) -> bool:
+    """Whether `"auto"` reads a block table with such tensors where it lies, if neither weights nor a shift are wanted; else none does."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(
         query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False

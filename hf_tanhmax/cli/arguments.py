@@ -97,6 +97,7 @@ def _add_convert(commands: Commands) -> None:
     parser.add_argument("--layers", type=_indices, metavar="0,1,...", help="the layers that compute TanhMax; the others stay softmax")
     parser.add_argument("--heads", type=_indices, metavar="0,1,...", help="the heads of each layer that do")
     parser.add_argument("--score-bias", type=float, default=3.0, metavar="C", help="where a learned polarity exp(-2C) starts; default 3")
+    parser.add_argument("--shift", choices=["balanced"], help="shift each row of scores, which keeps more of what softmax computed")
     parser.add_argument("--num-labels", type=int, metavar="N", help="classes of a new head")
     parser.add_argument("--revision", help="of a name on the Hub: a commit, tag or branch")
     parser.set_defaults(check=checks.check_convert)

@@ -105,13 +105,13 @@ class _StockSoftmax(torch.autograd.Function):
         name, causal, scale = ctx.constants
         call = StockCall(query, key, value, mask, causal, scale)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            found = _second_order(call, ctx.needs_input_grad[1:4], grad_output)
+            found = _gradients_of_operators(call, ctx.needs_input_grad[1:4], grad_output)
         else:
             found = KERNELS[name].backward(call, Joint(grad_output, output, lse, tuple(state)))
         return None, *found, None, None, None
 
 
-def _second_order(call: StockCall, wants: tuple[bool, ...], grad_output: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients_of_operators(call: StockCall, wants: tuple[bool, ...], grad_output: Tensor) -> tuple[Tensor | None, ...]:
     """First derivatives of query, key and value that can be differentiated again."""
     views = [tensor.view_as(tensor) for tensor in call[:3]]  # as one tensor may be two of them
     wanted = [view for view, want in zip(views, wants, strict=True) if want]
