@@ -44,7 +44,8 @@ def test_softmax_has_no_negative_mass_and_sums_to_1():
 
 @pytest.mark.parametrize("polarity", [0.1, 1.0])
 def test_a_balanced_shift_fixes_the_sum_of_the_weights_and_bounds_their_negative_mass(polarity):
-    config = TanhMaxBertConfig(**SIZES, attn_implementation="eager", tanhmax_shift="balanced", tanhmax_polarity=polarity)
+    options = {"initializer_range": 0.7, "attn_implementation": "eager"}
+    config = TanhMaxBertConfig(**SIZES, **options, tanhmax_shift="balanced", tanhmax_polarity=polarity)
     overall = attention_health(TanhMaxBertForSequenceClassification(config), batches())["overall"]
     assert overall["weight_sum"] * (1 - 2 * overall["negative_mass"]) == pytest.approx((1 - polarity) / (1 + polarity), abs=1e-5)
     assert 0 < overall["negative_mass"] < polarity / (1 + polarity) + 1e-6
