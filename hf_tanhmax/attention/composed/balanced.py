@@ -52,8 +52,7 @@ def balanced_attention(
     positive, negative, empty = kernel_masks(mods, query) if mods.pattern == "mask" else (None, None, None)
     options = (mods.pattern == "causal", scale)
     halves = [
-        _by_operators(StockCall(*call, *options)) if name is None else _StockSoftmax.apply(name, *call, *options)[0]
-        for call in ((query, key, value, positive), (-query, key, value, negative))
+        _softmax_attention(name, StockCall(*call, *options)) for call in ((query, key, value, positive), (-query, key, value, negative))
     ]
     share = polarity.to(exact).view(1, -1, 1, 1)
     output = (halves[0].to(exact) - share * halves[1].to(exact)) / (1.0 + share)
@@ -70,11 +69,18 @@ def _kernel_for(query: Tensor, key: Tensor, value: Tensor, mods: ScoreMods) -> s
     return next((name for name in AUTOMATIC_KERNELS if refusal(name, query, key, value, mods.pattern) is None), None)
 
 
-def _by_operators(call: StockCall) -> Tensor:
-    """Softmax attention, by operators that can be differentiated any number of times where a gradient is wanted."""
-    tensors, groups = (call.query, call.key, call.value), call.query.shape[1] // call.key.shape[1]
-    wanted = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (*tensors, call.mask))
-    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in tensors[1:])
+def _softmax_attention(name: str | None, call: StockCall) -> Tensor:
+    """By a kernel, or without a name by torch's own attention; where a gradient is wanted, differentiable any number of times."""
+    wanted = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:4])
+    if name is None:
+        return _by_operators(call, wanted)
+    return _StockSoftmax.apply(name, *call)[0] if wanted else KERNELS[name].forward(call)[0]
+
+
+def _by_operators(call: StockCall, wanted: bool = True) -> Tensor:
+    """By torch's own attention, which is differentiable any number of times if that is wanted."""
+    groups = call.query.shape[1] // call.key.shape[1]
+    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (call.key, call.value))
     with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
         return scaled_dot_product_attention(call.query, key, value, call.full_mask, is_causal=call.causal, scale=call.scale)
 
