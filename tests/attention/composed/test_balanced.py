@@ -224,6 +224,21 @@ def test_compiles_in_one_graph(wanted, implementation):
     torch.testing.assert_close(torch.autograd.grad(again, tensors), torch.autograd.grad(loss, tensors))
 
 
+@WAYS
+def test_compiles_in_one_graph_for_inference(implementation):
+    """Two calls of a function of ours with a backward pass are more than Dynamo traces where none is wanted."""
+    query, key, value = torch.randn(3, 2, 4, 7, 8).unbind()
+
+    def call(query, key, value):
+        return tanhmax_attention(query, key, value, keep=torch.arange(key.shape[2]) < 5, implementation=implementation, **SHIFT)
+
+    compiled = torch.compile(call, fullgraph=True, backend="eager", dynamic=True)
+    for tensors in ((query, key, value), (query.clone().requires_grad_(), key, value)):
+        torch.testing.assert_close(compiled(*tensors), call(*tensors))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*tensors), call(*tensors))
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop because:UserWarning")
 def test_vmap_and_functional_gradients():
     query, key, value = torch.randn(3, 2, 2, 4, 7, 8).unbind()
