@@ -225,6 +225,7 @@ def test_compiles_in_one_graph(wanted, implementation):
 
 
 @WAYS
+@pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning")  # Dynamo's own
 def test_compiles_in_one_graph_for_inference(implementation):
     """Two calls of a function of ours with a backward pass are more than Dynamo traces where none is wanted."""
     query, key, value = torch.randn(3, 2, 4, 7, 8).unbind()
