@@ -26,14 +26,27 @@ is the weight's. Softmax multiplies the share of a key by :math:`e^{m_j}`, and s
 * :math:`dL/da = C\,dP - W D` and :math:`dL/dm = W\,dP - C D` with :math:`C` the weights with a plus for the minus, :math:`dP` the gradient
   of the weights and :math:`D = \sum_j W_j\,dP_j`.
 
+Softmax does not care about a constant added to a row of scores, but the map does. With a **balanced shift** every row is shifted by the
+constant :math:`c = \tfrac12 \log \sum_k e^{m_k - a_k} - \tfrac12 \log \sum_k e^{m_k + a_k} - \tfrac12 \log p`, so that what speaks against
+a key has the same share in every row. The map of :math:`a + c` at polarity 1 is then, over the kept keys,
+
+.. math:: w_j = \frac{P_j - p\,N_j}{1 + p}, \qquad P = \mathrm{softmax}(a + m), \quad N = \mathrm{softmax}(-a + m)
+
+* a constant added to the scores of a row, or to its m, changes nothing but rounding; p = 0 is softmax, exactly; p = 1 is odd in the scores;
+* :math:`\sum_j w_j = (1 - p) / (1 + p)` and :math:`\sum_j |w_j| \le 1`, so one kept key alone has the weight (1 - p) / (1 + p): 0 at p = 1;
+* the other edge cases are those above: keys that are not kept, rows without a kept key, infinite and NaN scores.
+
 The sums are shifted by :math:`\max_k m_k + \max(a_k, -a_k + \log p)`, so no exponential overflows. The difference is formed as
 :math:`\tanh(a + c)\,(e^{a} + p\,e^{-a})` where p is near 1, which keeps the digits that a subtraction loses around 0.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Shift = Literal["balanced"] | None
 
 # An additive mask hides with -10000, -1e9, the least finite number or -inf, by convention: so does what is this or less (-10000 rounded to
 # bfloat16 included), and a row of such values alone has no key, where softmax would give the keys that it hides equal shares.
@@ -41,7 +54,13 @@ HIDDEN_BELOW = -9000.0
 
 
 def tanhmax(
-    scores: Tensor, keep: Tensor | None = None, *, dim: int = -1, polarity: float | Tensor = 1.0, additive_mask: Tensor | None = None
+    scores: Tensor,
+    keep: Tensor | None = None,
+    *,
+    dim: int = -1,
+    polarity: float | Tensor = 1.0,
+    additive_mask: Tensor | None = None,
+    shift: Shift = None,
 ) -> Tensor:
     r"""Signed coefficients :math:`\sinh(a_i) / \sum_j \cosh(a_j)` over one dimension (Huang et al. 2024, eq. 3).
 
@@ -53,14 +72,17 @@ def tanhmax(
             derivative is taken at 0).
         additive_mask: floating point, broadcasts to `scores`; multiplies a key's share by its exponential, as under softmax.
             Differentiable.
+        shift: None, or `"balanced"`: the weights are :math:`(P - p N) / (1 + p)`, with P the softmax of the scores and N that of their
+            negatives.
 
     Returns:
         Weights of the shape and dtype of `scores`, differentiable any number of times.
 
     Raises:
         TypeError: scores or `additive_mask` are not floating point, or `keep` is not boolean.
-        ValueError: a polarity number outside [0, 1], or shapes that do not broadcast.
+        ValueError: a polarity number outside [0, 1], another shift, or shapes that do not broadcast.
     """
+    check_shift(shift)
     if not scores.is_floating_point():
         raise TypeError(f"scores must be floating point, but are {scores.dtype}; convert them, for example with .float()")
     if keep is not None:
@@ -73,16 +95,16 @@ def tanhmax(
     polarity = check_polarity(polarity)
     if not isinstance(polarity, Tensor):
         polarity = exact.new_tensor(polarity)
-    return _map(exact, keep, dim, polarity.to(exact.dtype), additive_mask).to(scores.dtype)
-
-
-def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, additive_mask: Tensor | None) -> Tensor:
     if scores.size(dim) == 0:
         return scores.clone() if additive_mask is None else scores + additive_mask.to(scores.dtype)  # which keeps its gradient, of nothing
     if keep is not None:
-        scores = scores.masked_fill(~keep, 0.0)
-    limit = torch.finfo(scores.dtype).max / 4
-    scores = scores.clamp(-limit, limit)
+        exact = exact.masked_fill(~keep, 0.0)
+    limit = torch.finfo(exact.dtype).max / 4
+    weights = (_map if shift is None else _balanced)(exact.clamp(-limit, limit), keep, dim, polarity.to(exact.dtype), additive_mask)
+    return weights.to(scores.dtype)
+
+
+def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, additive_mask: Tensor | None) -> Tensor:
     log_p = log_polarity(polarity)
 
     highest, lowest = scores.detach(), -scores.detach() + log_p.detach()
@@ -92,7 +114,7 @@ def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, additi
         level = torch.where(keep, additive_mask.to(scores.dtype), 0.0)
         shift = shift + level.detach()
     if keep is not None:
-        shift = shift.masked_fill(~keep, -limit)
+        shift = shift.masked_fill(~keep, -torch.finfo(scores.dtype).max / 4)
     shift = shift.amax(dim, keepdim=True)
 
     level = -shift if level is None else level - shift
@@ -107,6 +129,20 @@ def _map(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, additi
     # Near 1, tanh keeps the digits that the difference loses around 0; below, the difference has the better derivative.
     signed = torch.tanh(scores - 0.5 * log_p) * (positive + negative)
     return torch.where(polarity > 0.5, signed, positive - negative) / total
+
+
+def _balanced(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, additive_mask: Tensor | None) -> Tensor:
+    if keep is None:
+        return (torch.softmax(scores, dim) - polarity * torch.softmax(-scores, dim)) / (1.0 + polarity)
+    empty = ~keep.broadcast_to(scores.shape).any(dim, keepdim=True)
+    hidden = ~keep & ~empty
+    level = scores.new_zeros(())
+    if additive_mask is not None:
+        added = additive_mask.to(scores.dtype).broadcast_to(scores.shape)
+        highest = added.detach().masked_fill(~keep, -math.inf).amax(dim, keepdim=True)
+        level = (added - highest).masked_fill(~keep, 0.0)  # what a row has in common would cost the scores their digits
+    shares = [torch.softmax((level + half).masked_fill(hidden, -math.inf), dim) for half in (scores, -scores)]
+    return ((shares[0] - polarity * shares[1]) / (1.0 + polarity)).masked_fill(empty, 0.0)
 
 
 def log_polarity(polarity: Tensor) -> Tensor:
@@ -131,6 +167,17 @@ def check_polarity(polarity: float | Tensor) -> float | Tensor:
     if not 0.0 <= polarity <= 1.0:
         raise ValueError(f"polarity must be in [0, 1] (0 is softmax, 1 is TanhMax), but is {polarity}")
     return float(polarity)
+
+
+def check_shift(shift: Shift) -> Shift:
+    """The shift of the scores, if there is such a one.
+
+    Raises:
+        ValueError: neither None nor `"balanced"`.
+    """
+    if shift is not None and not (isinstance(shift, str) and shift == "balanced"):
+        raise ValueError(f'shift must be None or "balanced", but is {shift!r}')
+    return shift
 
 
 def check_keep(keep: Tensor, shape: torch.Size | tuple[int, ...], what: str) -> None:

@@ -40,6 +40,7 @@ class RunConfig(TypedDict, total=False):
     score_bias: float
     layers: list[int] | None
     heads: list[int] | None
+    shift: str | None
     lora_rank: int | None
     seed: int
 
@@ -292,12 +293,13 @@ def attention_in_words(config: RunConfig) -> str:
     adapters = f", LoRA of rank {config['lora_rank']}" if config.get("lora_rank") else ""
     if config["attention"] == "softmax":
         return f"softmax{adapters}"
+    kind = f"{config['shift']} TanhMax" if config.get("shift") else "TanhMax"
     if config["polarity"] == "learned":
-        words = f"TanhMax, learned from c = {config['score_bias']:g}"
+        words = f"{kind}, learned from c = {config['score_bias']:g}"
     elif config["polarity_schedule"]:
-        words = f"TanhMax, {config['polarity_schedule']} from {config['polarity_start']:g} to {config['polarity']:g}"
+        words = f"{kind}, {config['polarity_schedule']} from {config['polarity_start']:g} to {config['polarity']:g}"
     else:
-        words = f"TanhMax, polarity {config['polarity']:g}"
+        words = f"{kind}, polarity {config['polarity']:g}"
     for name, places in (("layers", config["layers"]), ("heads", config["heads"])):
         words += f", {name} {', '.join(map(str, places))}" if places else ""
     return words + adapters

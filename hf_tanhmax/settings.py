@@ -1,14 +1,14 @@
 """The settings of a TanhMax model: polarity, layers, heads, and where a learned polarity starts.
 
-One frozen, checked object. A TanhMax configuration holds the same four values as `tanhmax_polarity`, `tanhmax_layers`,
-`tanhmax_heads` and `tanhmax_score_bias`, so that they are written to `config.json` and read back from there.
+One frozen, checked object. A TanhMax configuration holds the same five values as `tanhmax_polarity`, `tanhmax_layers`,
+`tanhmax_heads`, `tanhmax_score_bias` and `tanhmax_shift`, so that they are written to `config.json` and read back from there.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from .functional import check_polarity
+from .functional import Shift, check_polarity, check_shift
 
 LEARNED: Literal["learned"] = "learned"
 
@@ -23,6 +23,8 @@ class TanhMaxSettings:
         layers: indices of the attention modules, in the model's order, that compute TanhMax; the others stay softmax. None is all.
         heads: indices of the heads, in each of those layers, that compute TanhMax; the others stay softmax. None is all.
         score_bias: where c starts if polarity is `"learned"`; 3 is softmax to about 1e-3.
+        shift: None, or `"balanced"`: the scores of each row are shifted by one constant, so that the weights are (P - p N) / (1 + p) at
+            polarity p, with P the softmax of the scores and N that of their negatives.
 
     Raises:
         TypeError, ValueError: a value that is not one of these, with the value in the message.
@@ -32,6 +34,7 @@ class TanhMaxSettings:
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     score_bias: float = 3.0
+    shift: Shift = None
 
     def __post_init__(self) -> None:
         if isinstance(self.polarity, str):
@@ -46,6 +49,7 @@ class TanhMaxSettings:
         if not abs(self.score_bias) <= 40:
             raise ValueError(f"score_bias must be between -40 and 40, but is {self.score_bias}")
         object.__setattr__(self, "score_bias", float(self.score_bias))
+        check_shift(self.shift)
 
     @property
     def learned(self) -> bool:
@@ -53,17 +57,18 @@ class TanhMaxSettings:
         return self.polarity == LEARNED
 
     def describe(self, *, layers: int | None = None) -> str:
-        """Polarity, layers and heads, such as "TanhMax attention (polarity 1) in all 6 layers and all heads".
+        """Polarity, shift, layers and heads, such as "TanhMax attention (polarity 1) in all 6 layers and all heads".
 
         Args:
             layers: how many layers the model has, where that is known.
         """
+        shifted = "" if self.shift is None else f" with a {self.shift} shift"
         if self.polarity == LEARNED:
-            kind = "TanhMax attention whose polarity every head learned for itself,"
-        elif self.polarity == 1:
-            kind = "TanhMax attention (polarity 1)"
+            kind = f"TanhMax attention{shifted} whose polarity every head learned for itself,"
+        elif self.polarity == 1 or (self.shift is not None and self.polarity != 0):
+            kind = f"TanhMax attention{shifted} (polarity {self.polarity:g})"
         elif self.polarity == 0:
-            kind = "TanhMax attention at polarity 0, which computes softmax,"
+            kind = f"TanhMax attention{shifted} at polarity 0, which computes softmax,"
         else:
             kind = f"attention of polarity {self.polarity:g}, between softmax (0) and TanhMax (1),"
         which = "all layers" if layers is None else f"all {layers} layers"

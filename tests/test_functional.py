@@ -25,6 +25,15 @@ def definition(scores, keep=None, polarity=1.0):
     return signed / both.sum(-1, keepdim=True)
 
 
+def shifted(scores, keep=None, polarity=1.0, mask=None):
+    """The map of scores shifted by the constant of each row that balances them; for polarities above 0 and rows with a kept key."""
+    level = torch.zeros_like(scores) if mask is None else mask
+    if keep is not None:
+        level = level.masked_fill(~keep, -math.inf)
+    lowest, highest = (torch.logsumexp(level + half, -1, keepdim=True) for half in (-scores, scores))
+    return tanhmax(scores + 0.5 * (lowest - highest - torch.as_tensor(polarity).log()), keep, additive_mask=mask)
+
+
 def close(weights, expected):
     """Within rounding: an exponential whose argument x is rounded is off by x eps, and half precision may be subnormal."""
     kind = torch.finfo(weights.dtype)
@@ -178,12 +187,87 @@ def test_log_polarity_at_zero():
     torch.testing.assert_close(polarity.grad, torch.tensor([0.0, 2.0]))
 
 
+HEADS = torch.tensor([[0.2], [1.0], [0.01]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("masked", ["nothing", "keep", "additive", "both"])
+@pytest.mark.parametrize("polarity", [1e-6, 0.3, 1.0, HEADS])
+def test_a_balanced_shift_is_a_constant_added_to_each_row(polarity, masked):
+    """Outputs, gradients and second derivatives equal those of the map at polarity 1, whose row constant is differentiated with it."""
+    scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    keep = torch.rand(3, 5) > 0.4 if masked in ("keep", "both") else None
+    if keep is not None:
+        keep[:, 0] = True
+    mask = torch.tensor([0.3, -0.4, -20.0, -2.0, 0.9], dtype=torch.float64, requires_grad=True)
+    added = mask if masked in ("additive", "both") else None
+    inputs = (scores,) if added is None else (scores, mask)
+    found, expected = (
+        tanhmax(scores, keep, polarity=polarity, additive_mask=added, shift="balanced"),
+        shifted(scores, keep, polarity, added),
+    )
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn(3, 5, dtype=torch.float64)
+    first = [torch.autograd.grad(each, inputs, upstream, create_graph=True) for each in (found, expected)]
+    torch.testing.assert_close(*first)
+    seconds = [torch.autograd.grad(sum(one.square().sum() for one in each), inputs) for each in first]
+    torch.testing.assert_close(*seconds)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dim", [0, -1])
+def test_gradcheck_of_a_balanced_shift(dim, masked):
+    scores, polarity = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), HEADS.clone().requires_grad_()
+    mask = torch.tensor([0.0, -0.4, -20.0, -9001.0, 0.9], dtype=torch.float64, requires_grad=True)
+    keep = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 0, 1]], dtype=torch.bool) if masked else None
+
+    def call(scores, polarity, mask):
+        return tanhmax(scores, keep, dim=dim, polarity=polarity, additive_mask=mask, shift="balanced")
+
+    assert torch.autograd.gradcheck(call, (scores, polarity, mask))
+    assert torch.autograd.gradgradcheck(call, (scores, polarity, mask))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_edges_of_a_balanced_shift(dtype):
+    """Softmax at 0; one key (1 - p) / (1 + p); no key 0 with gradient 0; odd at 1; a row's constant; hidden NaN; saturation; sums."""
+    scores = (torch.randn(3, 5, 7) * 3).to(dtype).requires_grad_()
+    exactly = scores.to(torch.promote_types(dtype, torch.float32)).softmax(-1).to(dtype)
+    assert torch.equal(tanhmax(scores, polarity=0.0, shift="balanced"), exactly)
+    torch.testing.assert_close(tanhmax(-scores, shift="balanced"), -tanhmax(scores, shift="balanced"))
+    keep = torch.zeros(3, 5, 7, dtype=torch.bool)
+    keep[0, :, 3], keep[1] = True, torch.arange(7) < 4
+    for polarity in POLARITIES:
+        found = tanhmax(torch.where(keep, scores, math.nan), keep, polarity=polarity, shift="balanced")
+        torch.testing.assert_close(found[0, :, 3], torch.full((5,), (1 - polarity) / (1 + polarity), dtype=dtype))
+        assert (found[~keep] == 0).all()
+        torch.testing.assert_close(found[1, :, :4], tanhmax(scores[1, :, :4], polarity=polarity, shift="balanced"))
+        (gradient,) = torch.autograd.grad(found, scores, torch.randn(found.shape).to(dtype))
+        assert gradient.isfinite().all()
+        assert (gradient[2] == 0).all()
+        exact = tanhmax(scores.double(), polarity=polarity, shift="balanced")
+        torch.testing.assert_close(exact.sum(-1), torch.full((3, 5), (1 - polarity) / (1 + polarity), dtype=torch.float64))
+        assert (exact.abs().sum(-1) <= 1 + 1e-12).all()
+        moved = tanhmax(scores.double() + 100.0, polarity=polarity, shift="balanced", additive_mask=torch.full((7,), -50.0))
+        torch.testing.assert_close(moved, exact)
+        torch.testing.assert_close(tanhmax(scores, polarity=polarity, shift="balanced"), exact.to(dtype))
+    edges = torch.tensor([[math.inf, 0.0], [math.inf, -math.inf], [0.0, math.nan]], dtype=dtype)
+    torch.testing.assert_close(tanhmax(edges, shift="balanced")[:2], torch.tensor([[0.5, -0.5]] * 2, dtype=dtype))
+    assert tanhmax(edges, shift="balanced")[2].isnan().all()
+    assert tanhmax(torch.randn(3, 0), shift="balanced").shape == (3, 0)
+
+
+def test_an_additive_mask_leaves_balanced_scores_their_digits():
+    scores, mask = torch.randn(3, 5, 7), torch.full((7,), -8000.0)
+    torch.testing.assert_close(tanhmax(scores, additive_mask=mask, shift="balanced"), tanhmax(scores, shift="balanced"))
+
+
 def test_vmap_and_compile():
     scores = torch.randn(3, 5, 7)
     torch.testing.assert_close(torch.func.vmap(tanhmax)(scores), tanhmax(scores))
     torch.testing.assert_close(torch.func.vmap(lambda x: tanhmax(x, dim=0), in_dims=2)(scores).movedim(0, -1), tanhmax(scores, dim=0))
     compiled = torch.compile(tanhmax, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(scores), tanhmax(scores))
+    torch.testing.assert_close(compiled(scores, shift="balanced"), tanhmax(scores, shift="balanced"))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +284,8 @@ def test_vmap_and_compile():
         ({"polarity": "learned"}, TypeError, "polarity must be a number"),
         ({"polarity": True}, TypeError, "polarity must be a number"),
         ({"polarity": torch.ones(3, dtype=torch.int64)}, TypeError, "polarity tensor must be floating point"),
+        ({"shift": "centred"}, ValueError, "shift must be None or \"balanced\", but is 'centred'"),
+        ({"shift": True}, ValueError, 'shift must be None or "balanced", but is True'),
         ({"dim": 3}, IndexError, "Dimension out of range"),
     ],
 )

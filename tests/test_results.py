@@ -187,6 +187,8 @@ def test_attention_in_words():
     assert attention_in_words(config | {"layers": [0, 2], "lora_rank": 4}) == "TanhMax, polarity 1, layers 0, 2, LoRA of rank 4"
     assert attention_in_words(config | {"polarity_schedule": "cosine", "polarity_start": 0.0}) == "TanhMax, cosine from 0 to 1"
     assert attention_in_words(config | {"polarity": "learned", "score_bias": 3.0}) == "TanhMax, learned from c = 3"
+    assert attention_in_words(config | {"polarity": 0.2, "shift": "balanced"}) == "balanced TanhMax, polarity 0.2"
+    assert attention_in_words(config | {"shift": None}) == "TanhMax, polarity 1"
 
 
 # Numbers and tables

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..functional import Shift
 from .call import Call, Causal, autocasts
+from .composed.balanced import balanced_attention
 from .composed.identities import composed_attention
 from .cpu.blocked import BlockedProblem
 from .cpu.operator import why_not_native
@@ -14,7 +16,7 @@ from .reference import reference_attention
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
 INFERENCE_ONLY = ("decode",)
 # What "auto" tries, by type of device, before the reference.
-AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
+AUTOMATIC = {"cpu": ("cpu", "composed"), "cuda": ("triton", "composed")}
 
 
 def tanhmax_attention(
@@ -31,6 +33,7 @@ def tanhmax_attention(
     softcap: float | None = None,
     dropout_p: float = 0.0,
     polarity: float | Tensor = 1.0,
+    shift: Shift = None,
     cu_seqlens: Tensor | None = None,
     block_table: Tensor | None = None,
     implementation: str = "auto",
@@ -54,13 +57,15 @@ def tanhmax_attention(
         softcap: scores become `softcap * tanh(scores / softcap)`.
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`.
+        shift: None, or `"balanced"`: the scores of a row are shifted by one constant, so that the weights are `(P - p N) / (1 + p)` with P
+            the softmax of the scores and N that of their negatives. `"composed"` and `"reference"` have it.
         cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another. With a
             `block_table`, the bounds of the batch entries' keys.
         block_table: int32 or int64; key and value are then blocks of a paged cache, `[blocks, kv_heads, keys of a block, dim]`, and this
             counts those of each entry, `[batch, blocks]`, or, if blocks hold one key, of one entry after the other. `is_causal` is False or
             `"lower_right"`, and there is no keep, no bias and no additive mask.
-        implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU, `"triton"` on CUDA where it can run (`why_not` says why it
-            cannot), else `"composed"`, and `"reference"` where weights are wanted, where `"composed"` would lack dropout or softcap, and
+        implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU and `"triton"` on CUDA where they can run (`why_not` says why
+            not), else `"composed"`, and `"reference"` where weights are wanted, where `"composed"` would lack dropout or softcap, and
             in `torch.export`, `torch.onnx.export` and `torch.jit.trace`, which write for runtimes that have no operators but torch's.
             `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
             and through the block table. The reference gathers blocks first, and the others take none.
@@ -75,7 +80,7 @@ def tanhmax_attention(
         NotImplementedError: a named implementation that does not do what is asked.
     """
     numbers = (scale, window, softcap, dropout_p, polarity)
-    call = Call(query, key, value, keep, bias, additive_mask, is_causal, *numbers, cu_seqlens, block_table, return_weights)
+    call = Call(query, key, value, keep, bias, additive_mask, is_causal, *numbers, cu_seqlens, block_table, return_weights, shift)
     name = _chosen(implementation, call)
     if not autocasts(query.device.type):
         return _run(name, call)
@@ -98,6 +103,7 @@ def why_not(
     softcap: float | None = None,
     dropout_p: float = 0.0,
     polarity: float | Tensor = 1.0,
+    shift: Shift = None,
     cu_seqlens: Tensor | None = None,
     block_table: Tensor | None = None,
     implementation: str = "triton",
@@ -113,7 +119,7 @@ def why_not(
     if implementation != "native":
         _check_name(implementation)
     numbers = (scale, window, softcap, dropout_p, polarity)
-    call = Call(query, key, value, keep, bias, additive_mask, is_causal, *numbers, cu_seqlens, block_table, return_weights)
+    call = Call(query, key, value, keep, bias, additive_mask, is_causal, *numbers, cu_seqlens, block_table, return_weights, shift)
     reason = unsupported("cpu" if implementation == "native" else implementation, call)
     if implementation == "native" and reason is None:
         reason = why_not_native(BlockedProblem(call.operator_inputs(kernels=False)))
@@ -147,6 +153,8 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
+    if call.shift is not None and implementation != "composed":
+        return "has no balanced shift yet"
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):
@@ -165,7 +173,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
 
 
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
-    """Whether `"auto"` reads such a paged cache through its block table, if no weights are wanted; else its keys must be gathered first."""
+    """Whether `"auto"` reads such a paged cache through its block table, if neither weights nor a shift are wanted; else keys are gathered."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(
         query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False
@@ -185,7 +193,8 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     if call.paging is not None:
         tensors, mask = call.paging.gathered(*tensors, mask)
     if implementation == "composed" and call.key.numel() and call.query.numel():  # stock kernels stop the process at 0 keys
-        return composed_attention(
+        compose = composed_attention if call.shift is None else balanced_attention
+        return compose(
             *tensors,
             mask,
             bias=call.bias,
@@ -202,6 +211,7 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
         softcap=call.softcap,
         dropout_p=call.dropout_p,
         polarity=call.polarity,
+        shift=call.shift,
         return_weights=call.return_weights,
     )
     return output if weights is None else (output, weights)

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 import torch
 from torch import Tensor
 
-from ..functional import check_added, check_keep, check_polarity, log_polarity
+from ..functional import Shift, check_added, check_keep, check_polarity, check_shift, log_polarity
 from .mask import AttentionMask, packed_segments
 from .paged_cache import Paging, checked_paging
 
@@ -103,6 +103,7 @@ class Call:
     cu_seqlens: Tensor | None
     block_table: Tensor | None
     return_weights: bool
+    shift: Shift = None
     mask: AttentionMask = field(init=False)
     paging: Paging | None = field(init=False)
 
@@ -119,6 +120,7 @@ class Call:
         _check_numbers(self.window, self.softcap, self.dropout_p)
         self.mask = self._checked_mask()
         self.polarity = _checked_polarity(self.polarity, self.query)
+        check_shift(self.shift)
 
     @property
     def factor(self) -> float:

@@ -193,6 +193,9 @@ def _second_order(inputs: OperatorInputs, wants: tuple[bool, ...], grad_output: 
     """First derivatives that can be differentiated again, by recomputing through the reference; memory grows with queries times keys."""
     if inputs.dropout_p > 0:
         raise NotImplementedError('second derivatives with dropout need implementation="reference"')
+    # Views, as one tensor may be two of them, which has one gradient of each.
+    views = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs.differentiable]
+    inputs = OperatorInputs._make((*views, *inputs[6:]))
     output, _ = reference_attention(
         *inputs[:3],
         inputs.mask,

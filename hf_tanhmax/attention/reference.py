@@ -9,7 +9,7 @@ queries times keys.
 import torch
 from torch import Tensor
 
-from ..functional import tanhmax
+from ..functional import Shift, tanhmax
 from .mask import AttentionMask
 
 
@@ -25,6 +25,7 @@ def reference_attention(
     softcap: float | None = None,
     dropout_p: float = 0.0,
     polarity: float | Tensor = 1.0,
+    shift: Shift = None,
     return_weights: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention output and weights, differentiable any number of times.
@@ -40,6 +41,7 @@ def reference_attention(
         softcap: bound of the scores, before bias and mask.
         dropout_p: share of the weights set to 0, the others scaled by 1 / (1 - dropout_p).
         polarity: a number, or `[heads]`.
+        shift: of the map.
         return_weights: whether weights are wanted. If so, the gradient that goes through them is rounded to their dtype, as they are.
 
     Returns:
@@ -55,7 +57,7 @@ def reference_attention(
         scores = scores + bias.to(exact)
     if isinstance(polarity, Tensor):
         polarity = polarity.view(1, -1, 1, 1)
-    weights = tanhmax(scores, mask.full(query.device), polarity=polarity, additive_mask=additive_mask)
+    weights = tanhmax(scores, mask.full(query.device), polarity=polarity, additive_mask=additive_mask, shift=shift)
     if dropout_p > 0:
         weights = torch.nn.functional.dropout(weights, dropout_p)
     returned = None

@@ -96,6 +96,7 @@ def _values(
         "labels": [escaped(label) for label in checkpoint.labels],
         "settings": None if model is None else model.tanhmax_settings.describe(layers=model.num_hidden_layers),
         "is_softmax_so_far": model is not None and model.tanhmax_settings.polarity == 0,
+        "is_balanced": model is not None and model.tanhmax_settings.shift == "balanced",
         "origin": _origin(runs, data, base_model),
         "licensed": escaped(data.license) if data.license else None,
         "runs": len(runs),

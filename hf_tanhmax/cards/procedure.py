@@ -19,18 +19,19 @@ SHOWN = {
 
 
 def schedule(config: RunConfig) -> str | None:
-    """How the polarity changed during training, in a sentence; None if the configuration does not say."""
+    """How the polarity changed during training, and the shift if there was one; None if the configuration does not say."""
     if config.get("attention") != "tanhmax" or "polarity" not in config:
         return None
+    shift = f" The scores had a {escaped(config['shift'])} shift." if config.get("shift") else ""
     if config["polarity"] == "learned":
-        return f"Every head learned its own polarity exp(-2c), from c = {config['score_bias']:g} on."
+        return f"Every head learned its own polarity exp(-2c), from c = {config['score_bias']:g} on.{shift}"
     end = f"{config['polarity']:g}"
     kind = config.get("polarity_schedule")
     if not kind:
-        return f"The polarity was {end} from the first step to the last."
+        return f"The polarity was {end} from the first step to the last.{shift}"
     way = SCHEDULES.get(kind, escaped(kind))
     start, share = f"{config['polarity_start']:g}", f"{100 * config['polarity_share']:g} %"
-    return f"The polarity went {way} from {start} to {end} during the first {share} of the steps, and stayed {end} until the end."
+    return f"The polarity went {way} from {start} to {end} during the first {share} of the steps, and stayed {end} until the end.{shift}"
 
 
 def procedure(run: Run) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ def run_convert(options: argparse.Namespace) -> int:
     out = Path(options.out)
     wanted = {"num_labels": options.num_labels, "revision": options.revision}
     loading = {"use_safetensors": True, **{key: value for key, value in wanted.items() if value is not None}}
-    chosen = {"polarity": options.polarity, "layers": options.layers, "heads": options.heads, "score_bias": options.score_bias}
+    chosen = {name: getattr(options, name) for name in ("polarity", "layers", "heads", "score_bias", "shift")}
     with in_a_sentence(f"cannot convert {options.source}"):
         model = convert(options.source, _auto_class(options.auto_class), **chosen, **loading)
     model.save_pretrained(out)

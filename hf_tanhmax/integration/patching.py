@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..functional import check_polarity
+from ..functional import Shift, check_polarity
 from ..settings import TanhMaxSettings
 from .detection.attention_facts import attention_facts
 from .model_names import rename_patched
@@ -41,6 +41,7 @@ class ConfigView:
         if settings is not None:
             vars(self)["tanhmax_polarity"] = settings.polarity
             vars(self)["tanhmax_heads"] = settings.heads
+            vars(self)["tanhmax_shift"] = settings.shift
 
     @property
     def _attn_implementation(self) -> str:
@@ -82,7 +83,7 @@ def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> in
 
     Args:
         model: any Transformers model that uses the attention interface, also inside PEFT, DDP or `torch.compile`.
-        settings: polarity, layers and heads; None is TanhMax everywhere. Layers that are not chosen stay as they are.
+        settings: polarity, layers, heads and shift; None is TanhMax everywhere. Layers that are not chosen stay as they are.
 
     Returns:
         The number of attention modules patched.
@@ -127,6 +128,7 @@ def tanhmax_on(
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     polarity: float = 1.0,
+    shift: Shift = None,
 ) -> Iterator[nn.Module]:
     """Compute TanhMax inside a `with` block, in some layers and heads, and put everything back after it; blocks nest.
 
@@ -135,11 +137,12 @@ def tanhmax_on(
         layers: indices of layers; None is all.
         heads: indices of heads; None is all. The other heads of those layers compute softmax inside the block.
         polarity: 1 is TanhMax, 0 softmax.
+        shift: as in `TanhMaxSettings`.
 
     Raises:
         ValueError, TypeError, NotImplementedError: as `use_tanhmax` and `TanhMaxSettings`; a learned polarity needs `use_tanhmax`.
     """
-    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads)  # type: ignore[arg-type]  # which makes tuples of them
+    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, shift=shift)  # type: ignore[arg-type]  # which makes tuples of them
     if settings.learned:
         raise ValueError('polarity="learned" adds parameters to the model, which a block cannot undo; call use_tanhmax instead')
     before = [(module, module.config) for layer in _by_layer(model).values() for module in layer]
@@ -154,7 +157,7 @@ def tanhmax_on(
 
 
 def set_polarity(model: nn.Module, polarity: float) -> None:
-    """Set the polarity of every TanhMax layer of a model, and in the config that will be saved with it.
+    """Set the polarity of every TanhMax layer of a model, and in the config that will be saved with it; its shift stays.
 
     Raises:
         ValueError: outside [0, 1], nothing computes TanhMax, or the polarity is learned.

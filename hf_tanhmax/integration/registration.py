@@ -22,7 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ..attention.api import tanhmax_attention
 from ..attention.ops import NAMESPACE
-from ..functional import hides
+from ..functional import Shift, hides
 from ..settings import LEARNED
 from .serving import CachedBlocks, PassedArguments, cached_blocks, in_continuous_batching, updated, written
 
@@ -127,7 +127,7 @@ def _forward(
     _refuse(module, passed)
     kwargs = cast(PassedArguments, passed)
     if (cache := kwargs.get("cache")) is not None:
-        blocks = None if weights else cached_blocks(query, value, _layer_of(module), kwargs)
+        blocks = None if weights or _score_shift(module) else cached_blocks(query, value, _layer_of(module), kwargs)
         if blocks is not None:
             return _decoded(module, query, (key, value), blocks, kwargs), None
         key, value = updated(cache, key, value, _layer_of(module), kwargs)
@@ -143,6 +143,7 @@ def _forward(
         softcap=kwargs.get("softcap"),
         dropout_p=kwargs.get("dropout") or 0.0,
         polarity=_polarity(module, query),
+        shift=_score_shift(module),
         cu_seqlens=_bounds(query, key, mask, kwargs),
         return_weights=weights,
     )
@@ -184,6 +185,7 @@ def _decoded(module: nn.Module, query: Tensor, new: tuple[Tensor, Tensor], block
         scale=kwargs.get("scaling"),
         softcap=kwargs.get("softcap"),
         polarity=_polarity(module, query),
+        shift=_score_shift(module),
         cu_seqlens=blocks.bounds,
         block_table=blocks.table,
     )
@@ -259,6 +261,10 @@ def _polarity(module: nn.Module, query: Tensor) -> float | Tensor:
             f"rank {query.shape[1]} of them and not which; choose layers instead of heads, or set tp_size to 1"
         )
     return torch.where(_head_mask(heads, query), polarity, torch.zeros((), device=query.device))
+
+
+def _score_shift(module: nn.Module) -> Shift:
+    return getattr(getattr(module, "config", None), "tanhmax_shift", None)
 
 
 def _head_mask(chosen: Iterable[int], query: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ MODULES = (
     "attention/reference",
     "attention/composed/aten_kernels",
     "attention/composed/identities",
+    "attention/composed/balanced",
     "attention/cpu/blocked",
     "attention/cpu/build",
     "attention/cpu/operator",

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from ..functional import Shift
 from ..integration.model_names import converted_name
 from ..integration.patching import add_score_bias, attention_modules
 from ..integration.registration import SCORE_BIAS
@@ -46,6 +47,7 @@ def convert(
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     score_bias: float = 3.0,
+    shift: Shift = None,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """Turn a softmax model of the BERT, ViT or LLaMA family into its TanhMax class.
@@ -60,6 +62,7 @@ def convert(
         layers: as in `TanhMaxSettings`.
         heads: as in `TanhMaxSettings`.
         score_bias: as in `TanhMaxSettings`.
+        shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1.
         **kwargs: passed to `from_pretrained` (`revision`, `dtype`, `device_map`, `quantization_config`, `num_labels`, ...), for a name.
 
     Returns:
@@ -71,7 +74,7 @@ def convert(
             live model that is quantised or whose weights are not in memory.
         TypeError: keyword arguments or an Auto class beside a live model.
     """
-    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, score_bias=score_bias)  # type: ignore[arg-type]
+    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, score_bias=score_bias, shift=shift)  # type: ignore[arg-type]
     if isinstance(model, str | os.PathLike):
         return _loaded(os.fspath(model), auto_class, settings, kwargs)
     if kwargs or auto_class is not None:
@@ -205,6 +208,7 @@ def _tanhmax_config(config: PreTrainedConfig, config_class: type[PreTrainedConfi
     converted.tanhmax_layers = None if settings.layers is None else list(settings.layers)
     converted.tanhmax_heads = None if settings.heads is None else list(settings.heads)
     converted.tanhmax_score_bias = settings.score_bias
+    converted.tanhmax_shift = settings.shift
     return converted
 
 

@@ -50,6 +50,7 @@ class TanhMaxFields:
     tanhmax_layers: list[int] | tuple[int, ...] | None = None
     tanhmax_heads: list[int] | tuple[int, ...] | None = None
     tanhmax_score_bias: float | int = 3.0
+    tanhmax_shift: str | None = None
 
     def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
         """Let libraries that look the model type up find it."""
@@ -59,8 +60,9 @@ class TanhMaxFields:
 
     @property
     def tanhmax_settings(self) -> TanhMaxSettings:
-        """The four fields as one checked object."""
-        return TanhMaxSettings(self.tanhmax_polarity, self.tanhmax_layers, self.tanhmax_heads, self.tanhmax_score_bias)  # type: ignore[arg-type]
+        """The five fields as one checked object."""
+        fields = (self.tanhmax_polarity, self.tanhmax_layers, self.tanhmax_heads, self.tanhmax_score_bias, self.tanhmax_shift)
+        return TanhMaxSettings(*fields)  # type: ignore[arg-type]
 
     @property
     def _attn_implementation(self) -> str | None:
@@ -70,6 +72,13 @@ class TanhMaxFields:
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict[str, str] | None) -> None:
         IMPLEMENTATION.fset(self, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as a dictionary, which names a shift only where there is one: without, it is as it always was."""
+        values = super().to_dict()  # type: ignore[misc]
+        if values.get("tanhmax_shift") is None:
+            values.pop("tanhmax_shift", None)
+        return values
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write the config, and beside it the file of code that it names, by which it loads where this package is not installed.

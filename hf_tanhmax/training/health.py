@@ -2,7 +2,8 @@
 
 Over the weights w of real (not padded) queries and keys of one layer:
 
-* negative mass n = sum of |w| where w < 0, divided by sum of |w|; softmax has 0
+* negative mass n = sum of |w| where w < 0, divided by sum of |w|; softmax has 0, and a balanced shift of polarity p brings up to
+  p / (1 + p) by itself, so that there it does not say that signs were learned
 * weight sum = sum over keys of |w|, mean over heads and queries; softmax has 1, TanhMax at most 1, and 0 is attention that does nothing
 * sign entropy = -n log2 n - (1 - n) log2 (1 - n) of each head and query, in bits, mean over them: 1 where both signs weigh the same, 0
   where a query uses one sign only

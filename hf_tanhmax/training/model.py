@@ -26,7 +26,7 @@ DROPOUTS = {
     "vit": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "llama": ("attention_dropout",),
 }
-SETTINGS = ("polarity", "layers", "heads", "score_bias")
+SETTINGS = ("polarity", "layers", "heads", "score_bias", "shift")
 
 
 def tanhmax_settings(config: Config) -> TanhMaxSettings | None:
@@ -38,8 +38,9 @@ def tanhmax_settings(config: Config) -> TanhMaxSettings | None:
     if config.attention == "softmax":
         return None
     polarity = config.polarity if config.polarity_schedule is None else config.polarity_start
+    chosen = {key: getattr(config, key) for key in SETTINGS} | {"polarity": polarity}
     try:
-        return TanhMaxSettings(polarity=polarity, layers=config.layers, heads=config.heads, score_bias=config.score_bias)
+        return TanhMaxSettings(**chosen)
     except (TypeError, ValueError) as error:
         raise RecipeError(str(error)) from error
 
@@ -128,6 +129,8 @@ def _check_tanhmax_checkpoint(name: str, have: TanhMaxSettings, want: TanhMaxSet
     if have.learned != want.learned:
         kinds = {True: "learned", False: "a number"}
         raise RecipeError(f"the polarity of {name} is {kinds[have.learned]}, but that of the recipe is {kinds[want.learned]}")
+    if have.shift != want.shift:
+        raise RecipeError(f"the shift of {name} is {have.shift}, but that of the recipe is {want.shift}")
     for key in ("layers", "heads"):
         if getattr(have, key) != getattr(want, key):
             raise RecipeError(f"{key} of {name} are {getattr(have, key)}, but those of the recipe are {getattr(want, key)}")

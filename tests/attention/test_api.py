@@ -4,7 +4,20 @@ import math
 
 import pytest
 import torch
-from cases import CASES, EAGER, ORDERS, Case, allowed, doubled_softmax, error, measured, oracle, order_of_summation, with_gradients
+from cases import (
+    BALANCED,
+    CASES,
+    EAGER,
+    ORDERS,
+    Case,
+    allowed,
+    doubled_softmax,
+    error,
+    measured,
+    oracle,
+    order_of_summation,
+    with_gradients,
+)
 from thorough import thorough_only
 
 from hf_tanhmax import tanhmax_attention
@@ -35,6 +48,8 @@ pytestmark = pytest.mark.usefixtures("small_tiles")
 
 def refusal(case, implementation):
     """Why an implementation refuses a case of the table, as matched in the error; None if it does not."""
+    if implementation in ("cpu", "triton") and "shift" in case.arguments:
+        return "has no balanced shift yet"
     if implementation == "composed" and "softcap" in case.arguments:
         return "has no softcap"
     if implementation == "triton" and {"bias", "additive_mask"} <= case.arguments.keys():
@@ -71,9 +86,9 @@ def expected_of(case):
 
 
 @EVERY
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *BALANCED])
 def test_float64_equals_the_oracle(name, implementation):
-    case = CASES[name]
+    case = (CASES | BALANCED)[name]
     if reason := refusal(case, implementation):
         with pytest.raises(NotImplementedError, match=reason):
             run(case, implementation)
@@ -138,11 +153,15 @@ def test_large_scores_are_as_exact_as_eager_on_average(name, implementation):
 @pytest.mark.slow_in_interpreter
 @EVERY
 @pytest.mark.parametrize(
-    "name", sorted(set(CASES) - {"plain", "long", "packed_causal", "multi_head", "multi_query", "additive_constant", "additive_long"})
+    "name",
+    [
+        *sorted(set(CASES) - {"plain", "long", "packed_causal", "multi_head", "multi_query", "additive_constant", "additive_long"}),
+        *("balanced_additive_and_bias", "balanced_polarity_per_head", "balanced_packed_window", "balanced_causal_window_chunk"),
+    ],
 )
 def test_every_argument_moves_the_output(name, implementation):
     """No implementation swallows an argument: without it the output is another one."""
-    case = CASES[name]
+    case = (CASES | BALANCED)[name]
     if not case.arguments or refusal(case, implementation):
         pytest.skip("nothing to drop, or refused")
     if implementation == "triton" and "additive_mask" in case.arguments and name not in QUICK_ADDITIVE:
@@ -339,6 +358,11 @@ Q = torch.randn(2, 4, 5, 8)
     [
         ({"implementation": "flash"}, ValueError, "unknown implementation 'flash'; there are auto, reference"),
         ({"implementation": "cpu", "return_weights": True}, NotImplementedError, "'cpu' has no weights to return"),
+        ({"shift": "centred"}, ValueError, "shift must be None or \"balanced\", but is 'centred'"),
+        ({"implementation": "cpu", "shift": "balanced"}, NotImplementedError, "'cpu' has no balanced shift yet; use implementation='auto'"),
+        ({"implementation": "triton", "shift": "balanced"}, NotImplementedError, "'triton' has no balanced shift yet"),
+        ({"implementation": "decode", "shift": "balanced"}, NotImplementedError, "'decode' has no balanced shift yet"),
+        ({"implementation": "composed", "shift": "balanced", "dropout_p": 0.1}, NotImplementedError, "'composed' has no dropout"),
         ({"implementation": "composed", "softcap": 2.0}, NotImplementedError, "'composed' has no softcap"),
         ({"implementation": "composed", "dropout_p": 0.1}, NotImplementedError, "'composed' has no dropout"),
     ],

@@ -110,6 +110,17 @@ def test_second_derivatives(implementation):
 
 
 @BOTH
+def test_one_tensor_as_query_and_key_and_value_has_one_gradient_of_each(implementation):
+    """Also where the gradient can be differentiated again."""
+    (shared, mask), found = (normal(implementation, 1, 2, 3, 3) for _ in range(2)), []
+    for name in (implementation, "reference"):
+        output = tanhmax_attention(shared, shared, shared, bias=mask, additive_mask=None, implementation=name)
+        first = torch.autograd.grad(output.square().sum(), (shared, mask), create_graph=True)
+        found.append((*first, *torch.autograd.grad(sum(gradient.square().sum() for gradient in first), (shared, mask))))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+@BOTH
 def test_second_derivatives_with_dropout_are_refused(implementation):
     query, key, value = (normal(implementation, 1, 1, 3, 2) for _ in range(3))
     output = tanhmax_attention(query, key, value, dropout_p=0.5, implementation=implementation)

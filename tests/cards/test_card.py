@@ -169,6 +169,17 @@ def test_several_runs(tmp_path):
     assert '"learning_rate": 5e-05' in card.text
 
 
+def test_a_balanced_shift_is_explained_and_its_negative_mass_is_no_evidence(tmp_path):
+    save_model(tmp_path, tanhmax_shift="balanced", tanhmax_polarity=0.2)
+    text = shown(model_card(tmp_path, results=[result()]))
+    assert "computes TanhMax attention with a balanced shift (polarity 0.2) in all" in text
+    assert "a constant by which the weights of polarity p are w = (P - p N) / (1 + p)" in text
+    assert "25.0 % is negative. A balanced shift of polarity p brings up to p / (1 + p) of it by itself" in text
+    assert "speaks against" not in text
+    save_model(tmp_path)
+    assert "balanced shift" not in shown(model_card(tmp_path, results=[result()]))
+
+
 def test_one_run(tmp_path):
     save_model(tmp_path)
     text = shown(model_card(tmp_path, results=[result(3)]))

@@ -20,6 +20,15 @@ from hf_tanhmax.training.configuration.schema import CONFIGS
         ),
         ({"polarity_schedule": None}, "The polarity was 1 from the first step to the last."),
         ({"polarity": "learned"}, "Every head learned its own polarity exp(-2c), from c = 3 on."),
+        (
+            {"polarity_schedule": None, "polarity": 0.2, "shift": "balanced"},
+            "The polarity was 0.2 from the first step to the last. The scores had a balanced shift.",
+        ),
+        (
+            {"polarity": "learned", "shift": "balanced"},
+            "Every head learned its own polarity exp(-2c), from c = 3 on. The scores had a balanced shift.",
+        ),
+        ({"shift": None, "polarity_schedule": None}, "The polarity was 1 from the first step to the last."),
         ({"attention": "softmax"}, None),
     ],
 )

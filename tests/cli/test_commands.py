@@ -106,6 +106,7 @@ def test_a_processor_that_cannot_be_loaded(family, softmax, tmp_path, capsys):
     [
         (["--layers", "2,0", "--heads", "1", "--polarity", "0.5"], {"polarity": 0.5, "layers": (0, 2), "heads": (1,)}),
         (["--polarity", "learned", "--score-bias", "1.5"], {"polarity": "learned", "score_bias": 1.5}),
+        (["--polarity", "0.2", "--shift", "balanced"], {"polarity": 0.2, "shift": "balanced"}),
         ([], {}),
     ],
 )

@@ -11,7 +11,7 @@ eager attention is run in many orders of summation that are the same on every pr
 import functools
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -153,6 +153,13 @@ CASES: dict[str, Case] = {
     "long": Case({"is_causal": True}, queries=307, keys=307, batch=1),
 }
 
+# The same calls with a balanced shift, to which a constant of each row is nothing.
+BALANCED = {
+    f"balanced_{name}": replace(case, arguments={**case.arguments, "shift": "balanced"})
+    for name, case in CASES.items()
+    if name != "bias_per_head"
+}
+
 
 def visible(inputs, arguments):
     """The boolean mask of a call, `[batch, heads, queries, keys]`, from the definition of each argument."""
@@ -188,7 +195,10 @@ def _added(arguments, seen):
 
 
 def oracle(inputs, arguments, product=torch.matmul):
-    """Output and signed weights in the dtype of the inputs: softmax over [a + m, log p - a + m], second half counted negative."""
+    """Output and signed weights in the dtype of the inputs: softmax over [a + m, log p - a + m], second half counted negative.
+
+    With a balanced shift, (P - p N) / (1 + p), with P the softmax over a + m and N that over -a + m.
+    """
     query, key, value = inputs[:3]
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -201,11 +211,22 @@ def oracle(inputs, arguments, product=torch.matmul):
     shift = polarity.log().reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else math.log(polarity) if polarity else -math.inf
     seen = visible(inputs, arguments)
     added = _added(arguments, seen)
+    if arguments.get("shift") == "balanced":
+        weights = _balanced(scores, added, seen, polarity)
+        return product(weights, value), weights
     both = torch.cat([scores + added, shift - scores + added], dim=-1).masked_fill(~torch.cat([seen, seen], -1), -math.inf)
     empty = ~seen.any(-1, keepdim=True)
     shares = both.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
     weights = shares[..., : key.shape[2]] - shares[..., key.shape[2] :]
     return product(weights, value), weights
+
+
+def _balanced(scores, added, seen, polarity):
+    empty = ~seen.any(-1, keepdim=True)
+    halves = [(half + added).masked_fill(~seen, -math.inf).masked_fill(empty, 0.0) for half in (scores, -scores)]
+    positive, negative = (half.softmax(-1).masked_fill(empty, 0.0) for half in halves)
+    polarity = polarity.reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else polarity
+    return (positive - polarity * negative) / (1 + polarity)
 
 
 def doubled_softmax(inputs, arguments, product=torch.matmul):
@@ -231,6 +252,9 @@ def two_softmax_calls(inputs, arguments, product=torch.matmul):
     # By their log-sum-exps, as fused kernels recompute weights: a rounded one costs the digits that it has before the point.
     sums = [half.logsumexp(-1, keepdim=True) for half in halves]
     outputs = [product((half - one).exp(), value) for half, one in zip(halves, sums, strict=True)]
+    if arguments.get("shift") == "balanced":
+        polarity = polarity.reshape(-1, 1, 1) if isinstance(polarity, torch.Tensor) else polarity
+        return ((outputs[0] - polarity * outputs[1]) / (1 + polarity)).masked_fill(empty, 0.0)
     joint = torch.sigmoid(plus - minus)[..., None] * outputs[0] - torch.sigmoid(minus - plus)[..., None] * outputs[1]
     return joint.masked_fill(empty, 0.0)
 
@@ -343,7 +367,7 @@ def widened(inputs, arguments):
 @functools.cache
 def measured(name, dtype, attentions=(doubled_softmax,)):
     """Exact output and gradients of a case whose inputs are rounded to a dtype, and their `rounding_error`s."""
-    inputs, arguments = CASES[name].tensors(dtype)
+    inputs, arguments = (CASES | BALANCED)[name].tensors(dtype)
     exact_inputs, exact_arguments = widened(inputs, arguments)
     exact = with_gradients(oracle(exact_inputs, exact_arguments)[0], exact_inputs)
     # Rounding sums to half precision hides the order, and many rows average it.

@@ -93,9 +93,14 @@ def softmax_twin(model, cls: type | None = None, attn_implementation: str = "eag
     return twin
 
 
-def naive_twin(model, **changes):
-    """An upstream model with the weights of a TanhMax one, whose attention is TanhMax from sinh and cosh alone."""
-    return softmax_twin(model, attn_implementation=NAIVE, **changes)
+def naive_twin(model, *, balanced: float | None = None, **changes):
+    """An upstream model with the weights of a TanhMax one, whose attention is TanhMax from sinh and cosh alone.
+
+    With `balanced`, a polarity, it is that of scores with a balanced shift.
+    """
+    twin = softmax_twin(model, attn_implementation=NAIVE, **changes)
+    twin.config.naive_balanced = balanced
+    return twin
 
 
 def real_weights(family: str) -> str:
@@ -189,6 +194,10 @@ def naive_forward(module, query, key, value, attention_mask, scaling, dropout=0.
     shares = torch.ones_like(scores)
     for added in (attention_mask, position_bias):
         shares = shares if added is None else shares * torch.exp(added.double())
+    polarity = getattr(module.config, "naive_balanced", None)
+    if polarity is not None:  # the constant by which both signs have their shares in every row
+        both = [(shares * torch.exp(half)).sum(-1, keepdim=True).clamp_min(1e-300) for half in (-scores, scores)]
+        scores = scores + 0.5 * torch.log(both[0] / both[1] / polarity)
     weights = shares * torch.sinh(scores) / (shares * torch.cosh(scores)).sum(-1, keepdim=True).clamp_min(1e-300)
     dtype = next(module.parameters()).dtype
     return (weights @ value).transpose(1, 2).to(dtype).contiguous(), weights.to(dtype)

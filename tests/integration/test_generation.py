@@ -61,6 +61,18 @@ def test_other_polarities(implementation, polarity):
 
 
 @every_implementation
+def test_a_balanced_shift(implementation):
+    """Caches and left padding, by both implementations; the definition computes the whole text again for every token."""
+    model, tokens = decoder(TanhMaxLlamaForCausalLM, implementation, tanhmax_polarity=0.5, tanhmax_shift="balanced"), text()
+    wanted = by_hand(naive_twin(model, balanced=0.5, **CHANGES[TanhMaxLlamaForCausalLM]), tokens)
+    assert torch.equal(written(model, tokens), wanted)
+    assert torch.equal(written(model, tokens, cache_implementation="static", disable_compile=True), wanted)
+    padded = torch.cat([torch.zeros(2, 4, dtype=torch.int64), tokens], 1)
+    mask = (torch.arange(padded.shape[1]) >= 4).expand(2, -1).long()
+    assert torch.equal(written(model, padded, attention_mask=mask), wanted)
+
+
+@every_implementation
 @pytest.mark.parametrize("cache", [None, "static"])
 def test_left_padding_does_not_matter(implementation, cache):
     """The rows of padding see no key at all; a softmax would give them something, TanhMax gives 0."""

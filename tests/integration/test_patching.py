@@ -371,3 +371,57 @@ def test_the_model_class_is_tanhmax():
     for family, cls in SAME_CLASS.items():
         model = tiny_model(cls)
         assert_same(run(model, inputs_for(family)), run(naive_twin(model), inputs_for(family)))
+
+
+# A balanced shift
+
+
+@every_family
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_balanced_shift_by_class_and_by_patching(family, implementation):
+    ours = tiny_model(SAME_CLASS[family], tanhmax_shift="balanced", tanhmax_polarity=0.3, attn_implementation=implementation)
+    model, inputs = softmax_model(family, attn_implementation=implementation), inputs_for(family)
+    softmax, expected = run(model, inputs), run(naive_twin(ours, balanced=0.3), inputs)
+    assert_same(run(ours, inputs), expected)
+    assert differ(wanted(family, tanhmax_polarity=0.3), expected)
+    use_tanhmax(model, TanhMaxSettings(polarity=0.3, shift="balanced"))
+    assert_same(run(model, inputs), expected)
+    with tanhmax_on(model, polarity=0.3):
+        assert_same(run(model, inputs), wanted(family, tanhmax_polarity=0.3))
+        with tanhmax_on(model, polarity=0.3, shift="balanced"):
+            assert_same(run(model, inputs), expected)
+    set_polarity(model, 0.0)
+    assert_same(run(model, inputs), softmax)
+    set_polarity(model, 0.3)
+    assert_same(run(model, inputs), expected)
+    restore(model)
+    assert_same(run(model, inputs), softmax, atol=0, rtol=0)
+
+
+def test_a_balanced_shift_in_some_heads_with_a_learned_polarity():
+    """Other heads are softmax, and the polarity has a gradient, by both implementations the same."""
+    inputs, found = inputs_for("llama"), []
+    for implementation in ("eager", "sdpa"):
+        model = softmax_model("llama", attn_implementation=implementation)
+        use_tanhmax(model, TanhMaxSettings(polarity="learned", heads=[1], score_bias=0.4, shift="balanced"))
+        model.train()(**inputs).last_hidden_state.square().sum().backward()
+        found.append([getattr(module, SCORE_BIAS).grad for module in attention_modules(model)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+        assert (one.nonzero().flatten() == torch.tensor([1])).all()
+
+
+def test_a_view_says_its_own_shift():
+    model = tiny_model(hf_tanhmax.TanhMaxBertModel, tanhmax_shift="balanced")
+    assert [module.config.tanhmax_shift for module in attention_modules(model)] == ["balanced"] * LAYERS
+    with tanhmax_on(model):
+        assert [module.config.tanhmax_shift for module in attention_modules(model)] == [None] * LAYERS
+    assert model.config.tanhmax_shift == "balanced"
+
+
+def test_another_shift_is_refused():
+    with (
+        pytest.raises(ValueError, match="shift must be None or \"balanced\", but is 'centred'"),
+        tanhmax_on(softmax_model("bert"), shift="centred"),
+    ):
+        pass

@@ -84,6 +84,20 @@ def test_identity_is_ours(family, tmp_path):
         assert getattr(model.config, field) == value
 
 
+@every_family
+def test_a_balanced_shift_comes_along_and_is_softmax_at_polarity_0(family, tmp_path):
+    source, inputs = tiny_model(UPSTREAM[family]), inputs_for(family)
+    name = saved(source, tmp_path / "softmax")
+    assert_same(run(convert(name, polarity=0.0, shift="balanced"), inputs), run(source, inputs))
+    model = convert(source, polarity=0.2, shift="balanced")
+    again = AutoModel.from_pretrained(saved(model, tmp_path / "tanhmax"))
+    assert again.config.tanhmax_settings == TanhMaxSettings(polarity=0.2, shift="balanced")
+    assert_same(run(again, inputs), run(model, inputs), **EXACT)
+    assert_same(run(model, inputs), run(naive_twin(model, balanced=0.2), inputs))
+    back = hf_tanhmax.to_softmax(model)
+    assert not hasattr(back.config, "tanhmax_shift")
+
+
 def test_a_new_head_is_new_and_logged(tmp_path, caplog):
     name = saved(tiny_model(transformers.BertModel), tmp_path)
     with caplog.at_level("WARNING", logger="hf_tanhmax"):

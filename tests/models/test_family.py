@@ -1,6 +1,7 @@
 """What the three families share: the fields of a config, and what the decorator makes of an upstream class."""
 
 import inspect
+import json
 
 import pytest
 import torch
@@ -53,6 +54,22 @@ def test_fields_round_trip(family, tmp_path):
 
 
 @every_family
+def test_a_shift_is_written_only_where_there_is_one(family, tmp_path):
+    """So a config without one is, to the byte, what it was before there were any; a null is none."""
+    for shift in (None, "balanced"):
+        model = tiny_model(BACKBONES[family], tanhmax_shift=shift, tanhmax_polarity=0.3)
+        model.save_pretrained(tmp_path)
+        written = json.loads((tmp_path / "config.json").read_text())
+        assert written.get("tanhmax_shift", "absent") == (shift or "absent")
+        assert ("tanhmax_shift" in json.loads(model.config.to_json_string(use_diff=False))) is (shift is not None)
+        assert AutoConfig.from_pretrained(tmp_path).tanhmax_settings == TanhMaxSettings(polarity=0.3, shift=shift)
+        again = BACKBONES[family].from_pretrained(tmp_path)
+        assert_same(run(again, inputs_for(family)), run(model, inputs_for(family)), atol=0, rtol=0)
+    (tmp_path / "config.json").write_text(json.dumps(written | {"tanhmax_shift": None}))
+    assert AutoConfig.from_pretrained(tmp_path).tanhmax_settings.shift is None
+
+
+@every_family
 @pytest.mark.parametrize("polarity", [0, 1, 0.25, "learned"])
 def test_polarity_round_trips(family, polarity, tmp_path):
     tiny_config(family, tanhmax_polarity=polarity).save_pretrained(tmp_path)
@@ -89,6 +106,8 @@ def test_repr_shows_every_field(family):
         ({"tanhmax_heads": [-2]}, "heads must hold indices counted from 0, but holds -2"),
         ({"tanhmax_score_bias": 41}, "score_bias must be between -40 and 40, but is 41"),
         ({"tanhmax_score_bias": "3"}, "tanhmax_score_bias"),
+        ({"tanhmax_shift": "centred"}, "shift must be None or \"balanced\", but is 'centred'"),
+        ({"tanhmax_shift": 1}, "tanhmax_shift"),
     ],
     ids=str,
 )

@@ -42,6 +42,15 @@ def test_softmax_has_no_negative_mass_and_sums_to_1():
     assert "polarity_per_head" not in report
 
 
+@pytest.mark.parametrize("polarity", [0.1, 1.0])
+def test_a_balanced_shift_fixes_the_sum_of_the_weights_and_bounds_their_negative_mass(polarity):
+    options = {"initializer_range": 0.7, "attn_implementation": "eager"}
+    config = TanhMaxBertConfig(**SIZES, **options, tanhmax_shift="balanced", tanhmax_polarity=polarity)
+    overall = attention_health(TanhMaxBertForSequenceClassification(config), batches())["overall"]
+    assert overall["weight_sum"] * (1 - 2 * overall["negative_mass"]) == pytest.approx((1 - polarity) / (1 + polarity), abs=1e-5)
+    assert 0 < overall["negative_mass"] < polarity / (1 + polarity) + 1e-6
+
+
 def test_tanhmax_has_both_signs_and_a_learned_polarity_is_reported():
     config = TanhMaxBertConfig(**SIZES, attn_implementation="eager", tanhmax_polarity="learned", tanhmax_score_bias=0.5)
     report = attention_health(TanhMaxBertForSequenceClassification(config), batches())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from hf_tanhmax.training.data.tokenizer import build_tokenizer
 
@@ -55,6 +55,22 @@ def test_a_tanhmax_checkpoint_is_continued_and_never_trained_as_softmax(train_ch
     code, said, _ = train_checkpoint("tanhmax", "--layers", "0", start=first, folder="fifth")
     assert code == 2
     assert "layers of" in said
+
+
+@pytest.mark.slow
+def test_a_balanced_shift_is_trained_saved_and_never_changed_in_silence(train_checkpoint, tmp_path):
+    flags = ("--shift", "balanced", "--polarity", "0.2")
+    code, said, results = train_checkpoint("annealed", *flags, folder="first")
+    assert code == 0, said
+    assert results["config"]["shift"] == "balanced"
+    first = str(tmp_path / "first")
+    settings = AutoConfig.from_pretrained(first).tanhmax_settings
+    assert (settings.shift, settings.polarity) == ("balanced", 0.2)
+    code, said, _ = train_checkpoint("tanhmax", *flags, start=first, folder="second")
+    assert code == 0, said
+    code, said, _ = train_checkpoint("tanhmax", start=first, folder="third")
+    assert code == 2
+    assert f"the shift of {first} is balanced, but that of the recipe is None" in said
 
 
 def test_the_model_of_another_family_is_refused_in_one_sentence(train_checkpoint, checkpoint, tmp_path):

@@ -167,16 +167,16 @@ def _two_calls(query: Tensor, key: Tensor, value: Tensor, mods: ScoreMods, *, sc
     width = max(query.shape[-1], value_dim)
     width += -width % kernel.multiple
     query, key, value = (padded(tensor, width) for tensor in (query, key, value))
-    positive, negative, empty = _masks(mods, query) if mods.pattern == "mask" else (None, None, None)
+    positive, negative, empty = kernel_masks(mods, query) if mods.pattern == "mask" else (None, None, None)
     calls = TwoCalls(positive, negative, empty, mods.pattern == "causal", scale, log_polarity, name)
     output = _TwoCalls.apply(query, key, value, *calls)
     return output[..., :value_dim].to(dtype)
 
 
-def _masks(mods: ScoreMods, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def kernel_masks(mods: ScoreMods, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """The masks of `TwoCalls`, and what is empty."""
     keep = mods.seen(query.device)
-    positive, negative = (half.detach() for half in mods.halves(query, keep))
+    positive, negative = mods.halves(query, keep)
     if keep is None:
         return positive, negative, None
     empty = ~keep.any(-1)

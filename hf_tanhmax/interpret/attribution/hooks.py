@@ -121,7 +121,7 @@ def computes_tanhmax(config: object) -> bool:
 
 
 def is_signed(config: object) -> bool:
-    """Whether an attention module with this config has weights below 0: TanhMax at a polarity above 0."""
+    """Whether an attention module with this config has weights below 0: TanhMax at a polarity above 0, with a balanced shift or without."""
     if not computes_tanhmax(config):
         return False
     polarity = getattr(config, "tanhmax_polarity", 1.0)

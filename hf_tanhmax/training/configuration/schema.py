@@ -20,7 +20,7 @@ FILE_TYPES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "par
 TABLES = (".csv", ".json", ".jsonl", ".parquet")
 # What makes one variant differ from another, and what says how a run is run and not what it computes.
 ATTENTION = (
-    *("attention", "polarity", "layers", "heads", "score_bias", "score_bias_learning_rate"),
+    *("attention", "polarity", "layers", "heads", "shift", "score_bias", "score_bias_learning_rate"),
     *("polarity_schedule", "polarity_start", "polarity_share"),
 )
 MANAGEMENT = (
@@ -74,6 +74,7 @@ class Config(BaseModel):
     polarity: Share | Literal["learned"]
     layers: Indices | None
     heads: Indices | None
+    shift: Literal["balanced"] | None
     score_bias: Annotated[float, Field(ge=-40, le=40), AsWritten]
     score_bias_learning_rate: LearningRate
     polarity_schedule: Literal["linear", "cosine", "geometric"] | None

@@ -82,9 +82,21 @@ def test_signed_is_what_has_a_polarity_above_zero():
 
     assert signed() == [True] * 3
     assert signed(tanhmax_polarity=0.0) == [False] * 3
+    assert signed(tanhmax_polarity=0.2, tanhmax_shift="balanced") == [True] * 3
+    assert signed(tanhmax_polarity=0.0, tanhmax_shift="balanced") == [False] * 3
     assert signed(tanhmax_polarity="learned") == [True] * 3
     assert signed(tanhmax_layers=[1]) == [False, True, False]
     assert [is_signed(module.config) for module in attention_modules(softmax_twin(tiny_model(hf_tanhmax.TanhMaxBertModel)))] == [False] * 3
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_recorded_weights_have_the_balanced_shift(implementation):
+    model = tiny_model(hf_tanhmax.TanhMaxBertModel, tanhmax_shift="balanced", tanhmax_polarity=0.25, attn_implementation=implementation)
+    with torch.no_grad(), record_attention(model, [0, 2]) as records:
+        model(**inputs_for("bert"))
+    for record in records:
+        torch.testing.assert_close(record.weights.sum(-1), torch.full(record.weights.shape[:3], 0.75 / 1.25))
+        assert (record.weights < 0).any()
 
 
 def by_hand(positions):

@@ -49,6 +49,8 @@ def test_renamed_keys_have_the_names_of_training_arguments():
         ("tanhmax", "--save_steps 15", "save_steps must be a multiple of logging_steps"),
         ("tanhmax", "--num_heads 5", "num_heads must divide hidden_size, but they are 5 and 64"),
         ("tanhmax", "--synthetic_polar 3", "synthetic_polar must be even and below"),
+        ("tanhmax", "--shift centred", "shift must be"),
+        ("softmax", "--shift balanced", "shift does something only with attention: tanhmax"),
         ("annealed", "--polarity learned", "a learned polarity is not annealed"),
         ("softmax", "--polarity 0.5", "polarity does something only with attention: tanhmax"),
         ("annealed", "--attention softmax", "does something only with attention: tanhmax"),
