@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import is_repository, model_card
 from ..checkpoint import read_checkpoint
+from ..conversion.convert import convert
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines
 from ..errors import one_line
 from ..hub import HubError, push
-from ..models.conversion import convert
 from .checks import CARD, LONGEST, RESULTS, in_a_sentence, no_auto_class
 
 FOUND_ERRORS = 1

@@ -16,9 +16,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from ..integration.model_names import converted_name
 from ..integration.patching import add_score_bias, attention_modules
 from ..integration.registration import SCORE_BIAS
+from ..models.auto import FAMILIES
+from ..models.family import TanhMaxFields
 from ..settings import TanhMaxSettings
-from .auto import FAMILIES
-from .family import TanhMaxFields
 
 logger = logging.getLogger(__name__)
 
