@@ -61,8 +61,9 @@ AttentionFunction: TypeAlias = Callable[[AttentionCall], tuple[Tensor, Tensor | 
 class HookedConfig(ConfigView):
     """A config view whose module calls `function` for its attention."""
 
-    def __init__(self, config: PreTrainedConfig | ConfigView, function: AttentionFunction) -> None:
-        super().__init__(config, None if computes_tanhmax(config) else TanhMaxSettings(polarity=0.0))
+    def __init__(self, config: PreTrainedConfig | ConfigView, function: AttentionFunction, polarity: float | None = None) -> None:
+        own = polarity is None and computes_tanhmax(config)
+        super().__init__(config, None if own else TanhMaxSettings(polarity=polarity or 0.0, heads=getattr(config, "tanhmax_heads", None)))
         vars(self)["function"] = function
 
     @property
@@ -101,19 +102,34 @@ def is_signed(config: object) -> bool:
 
 
 @contextmanager
-def replace_attention(modules: list[nn.Module], functions: AttentionFunction | list[AttentionFunction]) -> Iterator[None]:
+def replace_attention(
+    modules: list[nn.Module], functions: AttentionFunction | list[AttentionFunction], *, polarity: float | None = None
+) -> Iterator[None]:
     """Let attention modules call other functions inside a `with` block.
 
     Args:
         modules: attention modules, as `patching.attention_modules` finds them.
         functions: what they call instead, one for all modules or one per module.
+        polarity: what their calls compute at, in the heads that compute TanhMax; None is each module's own, and 0 for softmax.
     """
     per_module = functions if isinstance(functions, list) else [functions] * len(modules)
     before = [(module, cast(PreTrainedConfig | ConfigView, module.config)) for module in modules]
     try:
         for (module, config), function in zip(before, per_module, strict=True):
-            module.config = HookedConfig(config, function)  # type: ignore[assignment]
+            module.config = HookedConfig(config, function, polarity)  # type: ignore[assignment]
         yield
     finally:
         for module, config in before:
             module.config = config  # type: ignore[assignment]
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode inside a `with` block, and back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
