@@ -33,7 +33,7 @@ from .statistics import RowSums, real_rows, split_rows
 
 Batch = Mapping[str, Any]
 # What a model says of inputs that are not for it.
-OF_INPUTS = (IndexError, RuntimeError, TypeError, ValueError)
+OF_INPUTS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ class Projections:
             value: `[heads * value_dim]`, float64.
         """
         self.key.bias.copy_(self.key.bias.double() + key)
-        before = self.value.bias.double()
+        before = self.value.bias.double().clone()
         self.value.bias.copy_(before - value)
         taken = before - self.value.bias.double()  # which is not quite `value` in half precision
         self.output.bias.copy_(self.output.bias.double() + self.output.weight.double() @ taken)
