@@ -104,7 +104,7 @@ def _check(module: nn.Module, role: str, found: nn.Module | None, names: tuple[s
         raise NotImplementedError(f"{owner} has no {role} projection of its own ({', '.join(names)}), so it cannot be aligned")
     if not isinstance(found, nn.Linear):
         raise NotImplementedError(
-            f"the {role} projection of {owner} is a {type(found).__name__} and no nn.Linear; merge adapters before aligning"
+            f"the {role} projection of {owner} is of class {type(found).__name__} and no nn.Linear; merge adapters before aligning"
         )
     if found.bias is None:
         raise NotImplementedError(

@@ -59,8 +59,9 @@ def read_report(folder: Path) -> AlignmentReport | None:
     if not path.is_file():
         return None
     try:
-        found = AlignmentReport(**json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = AlignmentReport(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
         found.describe()
-    except (ArithmeticError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name} is no report of a conversion; convert the model again, or delete the file") from error
     return found
