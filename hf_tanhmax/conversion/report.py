@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 CONVERSION = "conversion.json"
 
@@ -60,7 +61,8 @@ def read_report(folder: Path) -> AlignmentReport | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        found = AlignmentReport(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        found = AlignmentReport(**fields)
         found.describe()
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name} is no report of a conversion; convert the model again, or delete the file") from error
