@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..choices import CONTROL, MEASURES, METHODS, PIPELINES, check_choice
+from ..conversion.report import BALANCE
 from ..errors import HubError, RecipeError, one_line
 from .input_files import read_inputs, read_picture
 
@@ -166,7 +167,7 @@ def _check_calibration(options: argparse.Namespace) -> None:
     if kind is not None and pictures != (kind == "vit"):
         wanted = "a folder of pictures" if kind == "vit" else "a file of texts"
         raise ValueError(f"a model of type {kind!r} is calibrated with {wanted}, but --calibrate is {options.calibrate}")
-    options.balance = 0.2 if options.balance is None else options.balance
+    options.balance = BALANCE if options.balance is None else options.balance
     options.inputs = read_inputs(Path(options.calibrate), column=options.text_column or "text", limit=options.rows or 256)
 
 

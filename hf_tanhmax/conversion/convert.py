@@ -22,6 +22,7 @@ from ..models.family import TanhMaxFields
 from ..settings import TanhMaxSettings
 from .gauge import Batch, align, check_balance
 from .projections import refuse_rotary
+from .report import BALANCE
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def convert(
     heads: Iterable[int] | None = None,
     score_bias: float = 3.0,
     calibrate: Iterable[Batch] | None = None,
-    balance: float = 0.2,
+    balance: float = BALANCE,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """Turn a softmax model of the BERT, ViT or LLaMA family into its TanhMax class.
@@ -83,6 +84,10 @@ def convert(
     """
     settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, score_bias=score_bias)  # type: ignore[arg-type]
     check_balance(balance)
+    if calibrate is None and balance != BALANCE:
+        raise ValueError(
+            f"balance {balance} is what calibrate=batches would align to, but there are no batches; pass them, or leave it away"
+        )
     made = convert_unaligned(model, auto_class, settings, to_align=calibrate is not None, **kwargs)
     if calibrate is not None:
         align(made, calibrate, balance=balance)

@@ -28,16 +28,17 @@ from ..integration.hooks import AttentionCall, AttentionFunction, replace_attent
 from ..integration.registration import heads_of
 from ..settings import LEARNED
 from .projections import Projections, find_projections, modules_to_align, refuse_rotary
-from .report import AlignmentReport
+from .report import BALANCE, AlignmentReport
 from .statistics import RowSums, real_rows, split_rows
 
 Batch = Mapping[str, Any]
+TINY = torch.finfo(torch.float64).tiny
 # What a model says of inputs that are not for it.
 OF_INPUTS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
 
 @torch.no_grad()
-def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = 0.2, ridge: float = 1e-3) -> AlignmentReport:
+def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = BALANCE, ridge: float = 1e-3) -> AlignmentReport:
     """Change key, value and output biases of a trained softmax model, in place, so that it can work at polarity 1.
 
     Every batch is read once, and all layers are fitted in that one pass, at polarity 0. Unlabelled inputs do; a few hundred texts or
@@ -138,7 +139,7 @@ class _Runner:
                 output, weights = call.compute_with_weights()
                 self.real = real_rows(call)
                 weights = weights[:, chosen_heads(call.module)].double().transpose(1, 2)[self.real]
-                masses[layer] = float(-weights.clamp(max=0).sum() / weights.abs().sum())
+                masses[layer] = float(-weights.clamp(max=0).sum() / weights.abs().sum().clamp(min=TINY))
                 return output, weights
 
             return _measure
@@ -172,6 +173,8 @@ def _align(runner: _Runner, batches: Iterable[Batch], balance: float, ridge: flo
     if first is None or last is None:
         raise ValueError("there are no batches to align with; give a list of a few, such as 256 texts in all")
     _check_sums(runner.projections, sums)
+    if not bool(last[1].isfinite().all()):
+        raise ValueError(f"the last hidden states of {type(runner.model).__name__} are NaN or infinite for these batches; try float32")
     mass_before, cosine_before = runner.tanhmax(*last)
     with _undone_on_error(runner.projections):
         residual = [_change_biases(each, sums[layer], -math.log(balance) / 2, ridge) for layer, each in enumerate(runner.projections)]

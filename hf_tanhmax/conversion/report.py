@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 CONVERSION = "conversion.json"
+BALANCE = 0.2  # what a model is aligned to unless something else is asked for
 
 
 @dataclass(frozen=True)

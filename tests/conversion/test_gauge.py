@@ -281,6 +281,12 @@ def test_activations_that_are_not_finite():
     unchanged(model, ValueError, r"encoder.layer.1.attention.self has scores or values that are NaN or infinite")
 
 
+def test_hidden_states_that_are_not_finite():
+    model = trained("bert")
+    model.encoder.layer[2].output.LayerNorm.weight.data[0] = math.nan
+    unchanged(model, ValueError, "the last hidden states of TanhMaxBertModel are NaN or infinite for these batches")
+
+
 def test_inputs_for_another_kind_of_model():
     unchanged(trained("bert"), ValueError, "TanhMaxBertModel cannot run on a batch of pixel_values: You must", batches("vit"))
     unchanged(trained("vit"), ValueError, "TanhMaxViTModel cannot run on a batch of input_ids, attention_mask: ", batches("bert"))
