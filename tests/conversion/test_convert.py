@@ -385,7 +385,7 @@ def test_what_cannot_be_calibrated(tmp_path):
         convert(bert, polarity="learned", calibrate=unlabelled("bert"))
     with pytest.raises(ValueError, match=r"balance must be in \(0, 1\]"):
         convert(bert, calibrate=unlabelled("bert"), balance=2.0)
-    with pytest.raises(ValueError, match=r"balance 0\.5 is what calibrate=batches would align to, but there are none"):
+    with pytest.raises(ValueError, match=r"balance 0\.5 is what calibrate=batches would align to, but there are no batches"):
         convert(bert, balance=0.5)
 
 

@@ -221,6 +221,8 @@ def test_layers_and_heads_that_are_not_chosen_stay_as_they_are():
             assert [bool(head.any()) for head in change] == [False, layer != 1, False]
     set_polarity(model, 0.0)
     assert float((hidden(model, data[0]) - hidden(trained("bert", tanhmax_polarity=0.0), data[0])).abs().max()) < 1e-10
+    weights = weights_at_one(model, data[-1])[0][:, 1]
+    assert report.negative_mass_after[0] == pytest.approx(float(-weights.clamp(max=0).sum() / weights.abs().sum()))
 
 
 def test_a_softmax_model_may_be_aligned_before_it_is_converted():
@@ -337,6 +339,20 @@ def test_masks_of_other_kinds(kind):
     sums = torch.cat([weights.sum(-1).flatten() for weights in all_weights(model, data[0])[:1]])
     assert float((1 + sums.median()) / 2) == pytest.approx(1 / 1.2, abs=0.05)
     assert report.rows == (105 if kind == "causal" else 132)
+
+
+def test_a_causal_model_needs_no_mask():
+    """Without padding Transformers leaves the mask away where attention is told to be causal; the eager one is written out."""
+    data, found = [{"input_ids": text(4, 11)}], []
+    for implementation in ("sdpa", "eager"):
+        softmax = hf_tanhmax.to_softmax(trained("bert", is_decoder=True))
+        softmax.set_attn_implementation(implementation)
+        align(softmax, data)
+        found.append(biases(softmax))
+    torch.testing.assert_close(*found, atol=1e-9, rtol=1e-9)
+    both_ways = trained("bert")
+    align(both_ways, data)
+    assert (biases(both_ways)[0] - found[0][0]).abs().max() > 1e-2
 
 
 def all_weights(model, batch):
