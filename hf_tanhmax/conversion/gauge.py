@@ -232,12 +232,13 @@ def _check_unchanged(runner: _Runner, batch: Batch, before: Tensor) -> None:
 @contextmanager
 def _undone_on_error(projections: list[Projections]) -> Iterator[None]:
     before = [(bias, bias.clone()) for each in projections for bias in each.biases]
+    done = False
     try:
         yield
-    except BaseException:
-        for bias, values in before:
+        done = True
+    finally:
+        for bias, values in [] if done else before:
             bias.copy_(values)
-        raise
 
 
 def _on_device(model: nn.Module, batch: Batch) -> dict[str, Any]:
