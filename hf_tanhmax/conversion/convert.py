@@ -90,7 +90,7 @@ def convert(
         )
     made = convert_unaligned(model, auto_class, settings, to_align=calibrate is not None, **kwargs)
     if calibrate is not None:
-        align(made, calibrate, balance=balance)
+        logger.info("the %s %s", type(made).__name__, align(made, calibrate, balance=balance).describe())
     elif not settings.learned and settings.polarity != 0:
         _warn_unaligned()
     return made

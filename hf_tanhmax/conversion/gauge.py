@@ -31,7 +31,7 @@ from .projections import Projections, find_projections, modules_to_align, refuse
 from .report import BALANCE, AlignmentReport
 from .statistics import RowSums, real_rows, split_rows
 
-Batch = Mapping[str, Any]
+Batch = Mapping[str, object]
 TINY = torch.finfo(torch.float64).tiny
 # What a model says of inputs that are not for it.
 OF_INPUTS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
@@ -241,7 +241,7 @@ def _undone_on_error(projections: list[Projections]) -> Iterator[None]:
             bias.copy_(values)
 
 
-def _on_device(model: nn.Module, batch: Batch) -> dict[str, Any]:
+def _on_device(model: nn.Module, batch: Batch) -> dict[str, object]:
     like = next(model.parameters())
     return {
         name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype) if isinstance(value, Tensor) else value
