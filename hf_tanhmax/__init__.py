@@ -47,7 +47,7 @@ __all__ = [
 
 # The modules that `__getattr__` looks through, in this order.
 _MODULES = (
-    *("settings", "functional", "attention.api", "integration.patching", "models.conversion", "models.bert", "models.llama", "models.vit"),
+    *("settings", "functional", "attention.api", "integration.patching", "conversion.convert", "models.bert", "models.llama", "models.vit"),
     "training.annealing",
 )
 
@@ -60,6 +60,7 @@ def _is_the_program() -> bool:
 
 if TYPE_CHECKING or not _is_the_program():
     from .attention.api import tanhmax_attention, why_not
+    from .conversion.convert import convert, to_softmax
     from .functional import tanhmax
     from .integration import registration
     from .integration.patching import restore, set_polarity, tanhmax_on, use_tanhmax
@@ -76,7 +77,6 @@ if TYPE_CHECKING or not _is_the_program():
         TanhMaxBertLMHeadModel,
         TanhMaxBertModel,
     )
-    from .models.conversion import convert, to_softmax
     from .models.llama import (
         TanhMaxLlamaConfig,
         TanhMaxLlamaForCausalLM,

@@ -21,6 +21,7 @@ ROOMS = (
     ("compatibility",),
     ("models",),
     ("checkpoint", "provenance", "results"),
+    ("conversion",),
     ("doctor",),
     ("cards",),
     ("hub",),

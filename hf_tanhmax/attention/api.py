@@ -173,7 +173,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
 
 
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
-    """Whether `"auto"` reads such a paged cache through its block table, if neither weights nor a shift are wanted; else keys are gathered."""
+    """Whether `"auto"` reads such a paged cache through its block table, if no weights and no shift are wanted; else keys are gathered."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(
         query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..checkpoint import RESULTS, Checkpoint, read_checkpoint, read_object
 from ..choices import check_name
+from ..conversion.report import read_report
 from ..models.bundle import own_version
 from ..package_data import data_folder
 from ..results import Run, check_runs
@@ -41,7 +42,8 @@ def model_card(
         language: of the data; left out if None.
 
     Raises:
-        ValueError: no TanhMax model in the folder, names that no repository has, or results that are not of one model.
+        ValueError: no TanhMax model in the folder, a conversion.json that is none, names that no repository has, or results that are not of
+            one model.
     """
     for key, name in (("repo_id", repo_id), ("base_model", base_model)):
         check_name(key, name)
@@ -77,7 +79,7 @@ def _values(
 ) -> dict[str, Any]:
     """What the template names: text that is safe where it stands there, numbers already in words."""
     folder, model, is_adapter = Path(checkpoint.name), checkpoint.config, checkpoint.adapter is not None
-    stem = checkpoint.auto_class.removeprefix("AutoModelFor")
+    stem, alignment = checkpoint.auto_class.removeprefix("AutoModelFor"), read_report(folder)
     seed = (read_object(folder / RESULTS) or {}).get("seed")
     config = runs[0].get("config", {}) if runs else {}
     return {
@@ -95,6 +97,7 @@ def _values(
         "task": checkpoint.pipeline,
         "labels": [escaped(label) for label in checkpoint.labels],
         "settings": None if model is None else model.tanhmax_settings.describe(layers=model.num_hidden_layers),
+        "alignment": None if alignment is None else alignment.describe(),
         "is_softmax_so_far": model is not None and model.tanhmax_settings.polarity == 0,
         "is_balanced": model is not None and model.tanhmax_settings.shift == "balanced",
         "origin": _origin(runs, data, base_model),

@@ -86,6 +86,7 @@ def _add_convert(commands: Commands) -> None:
         "make a TanhMax checkpoint of a softmax one (BERT, ViT, LLaMA)",
         "google-bert/bert-base-uncased bert-tanhmax --task text-classification --num-labels 3 --polarity 0",
         "./my-softmax-model my-tanhmax-model --layers 0,1,2",
+        "./my-softmax-model my-tanhmax-model --calibrate train.csv --balance 0.2",
         "HuggingFaceTB/SmolLM2-135M smollm2-tanhmax --polarity learned",
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder, or a name on the Hub")
@@ -102,6 +103,15 @@ def _add_convert(commands: Commands) -> None:
     parser.add_argument("--shift", choices=["balanced"], help="shift each row of scores, which keeps more of what softmax computed")
     parser.add_argument("--num-labels", type=int, metavar="N", help="classes of a new head")
     parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
+    parser.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="align the biases of a BERT or ViT with these texts (.csv, .tsv, .json, .jsonl, .txt) or this folder of pictures, so that it "
+        "is close to softmax at polarity 1 too; the report is written to OUT/conversion.json",
+    )
+    parser.add_argument("--balance", type=_balance, metavar="R", help="mass of negative over that of positive weights; default 0.2")
+    parser.add_argument("--rows", type=_count, metavar="N", help="calibrate with the first N of them; default 256")
+    parser.add_argument("--text-column", metavar="NAME", help='of the texts to calibrate with; default "text"')
     parser.set_defaults(check=checks.check_convert)
 
 
@@ -290,6 +300,16 @@ def _polarity(text: str) -> float | str:
     if polarity == "learned" or 0 <= float(polarity) <= 1:
         return polarity
     raise argparse.ArgumentTypeError(f'must be a number in [0, 1] or "learned", but is {text!r}')
+
+
+def _balance(text: str) -> float:
+    try:
+        balance = float(text)
+    except ValueError:
+        balance = 0.0
+    if 0 < balance <= 1:
+        return balance
+    raise argparse.ArgumentTypeError(f"must be a number in (0, 1], but is {text!r}")
 
 
 def _indices(text: str) -> list[int]:

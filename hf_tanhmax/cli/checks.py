@@ -21,6 +21,7 @@ from ..choices import (
     check_repository,
     usable_token,
 )
+from ..conversion.report import BALANCE
 from ..errors import HubError, RecipeError, one_line
 from .input_files import read_inputs, read_picture
 
@@ -36,7 +37,10 @@ LONGEST = 400  # characters of somebody else's message
 
 
 def check_convert(options: argparse.Namespace) -> None:
-    """The source could be a checkpoint, the head exists, and nothing is overwritten; `auto_class` is then its name or None."""
+    """The source could be a checkpoint, the head exists, and nothing is overwritten; `auto_class` is then its name or None.
+
+    What to calibrate with is read into `inputs`; it is None if there is nothing.
+    """
     out = Path(options.out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise SystemExit(f"{out} is there already and not an empty folder; name one that is new")
@@ -49,6 +53,7 @@ def check_convert(options: argparse.Namespace) -> None:
         raise SystemExit(no_auto_class(options.auto_class))
     with in_a_sentence(f"cannot convert {options.source}"):
         _check_model(options.source)
+        _check_calibration(options)
 
 
 def check_push(options: argparse.Namespace) -> None:
@@ -149,6 +154,34 @@ def _check_model(name: str) -> None:
     """A name is one on the Hub only if there is no such folder."""
     if not Path(name).exists() and not can_be_repository(name):
         raise ValueError("there is no such folder, and no repository on the Hub can have that name; give a folder or owner/name")
+
+
+def _check_calibration(options: argparse.Namespace) -> None:
+    given = [flag for flag in ("balance", "rows", "text_column") if getattr(options, flag) is not None]
+    options.inputs = None
+    if options.calibrate is None:
+        if given:
+            raise ValueError(f"--{given[0].replace('_', '-')} goes with --calibrate FILE")
+        return
+    if options.polarity == "learned":
+        raise ValueError("a learned polarity starts close to softmax, so there is nothing to calibrate; leave one of the two away")
+    pictures, kind = Path(options.calibrate).is_dir(), _model_type(Path(options.source))
+    if kind == "llama":
+        raise ValueError("it rotates its keys by their positions, so it cannot be aligned yet; take --polarity 0 instead of --calibrate")
+    if kind is not None and pictures != (kind == "vit"):
+        wanted = "a folder of pictures" if kind == "vit" else "a file of texts"
+        raise ValueError(f"a model of type {kind!r} is calibrated with {wanted}, but --calibrate is {options.calibrate}")
+    options.balance = BALANCE if options.balance is None else options.balance
+    options.inputs = read_inputs(Path(options.calibrate), column=options.text_column or "text", limit=options.rows or 256)
+
+
+def _model_type(folder: Path) -> str | None:
+    """What the config in a folder says; None where there is none to read."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found.get("model_type") if isinstance(found, dict) else None
 
 
 def _check_new_file(options: argparse.Namespace) -> None:

@@ -7,17 +7,20 @@ import argparse
 from pathlib import Path
 
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import is_repository, model_card
 from ..checkpoint import read_checkpoint
+from ..conversion.convert import convert_unaligned
+from ..conversion.gauge import Batch, align
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines
 from ..errors import one_line
 from ..hub import HubError, push
-from ..models.conversion import convert
+from ..settings import TanhMaxSettings
 from .checks import CARD, LONGEST, RESULTS, in_a_sentence, no_auto_class
 
 FOUND_ERRORS = 1
+BATCH_SIZE = 32  # texts or pictures that are run together to calibrate
 
 
 def run_convert(options: argparse.Namespace) -> int:
@@ -27,16 +30,26 @@ def run_convert(options: argparse.Namespace) -> int:
     loading = {"use_safetensors": True, **{key: value for key, value in wanted.items() if value is not None}}
     chosen = {name: getattr(options, name) for name in ("polarity", "layers", "heads", "score_bias", "shift")}
     with in_a_sentence(f"cannot convert {options.source}"):
-        model = convert(options.source, _auto_class(options.auto_class), **chosen, **loading)
+        settings = TanhMaxSettings(**chosen)
+        aligned = options.inputs is not None
+        model = convert_unaligned(options.source, _auto_class(options.auto_class), settings, to_align=aligned, **loading)
+        report = align(model, _batches(options, model), balance=options.balance) if aligned else None
     model.save_pretrained(out)
+    if report is not None:
+        report.save(out)
     said = _save_processor(options.source, out, model, options.revision)
     # Where the weights came from is known now and nowhere else.
     model_card(out, base_model=options.source if is_repository(options.source) else None).save(out / CARD)
     words = model.config.tanhmax_settings.describe(layers=model.config.num_hidden_layers)
     print(f"{options.source} is a {type(model).__name__} with {words} now: {model.num_parameters():,} parameters, in {out}")
     print(said)
-    if isinstance(options.polarity, float) and options.polarity > 0:
-        print("its weights were trained for softmax: fine-tune it before use, best from polarity 0 (hf-tanhmax train --help)")
+    if report is not None:
+        print(f"it {report.describe()}; fine-tune it as usual, without annealing")
+    elif isinstance(options.polarity, float) and options.polarity > 0:
+        print(
+            "its weights were trained for softmax: fine-tune it before use, best from polarity 0 (hf-tanhmax train --help), or align it "
+            "with --calibrate (BERT, ViT)"
+        )
     return 0
 
 
@@ -92,17 +105,41 @@ def _auto_class(name: str | None) -> type | None:
 
 
 def _save_processor(source: str, out: Path, model: PreTrainedModel, revision: str | None) -> str:
+    noun, found = _processor(source, model, revision)
+    if isinstance(found, str):
+        return f"no {noun} was saved, as {found}"
+    found.save_pretrained(out)
+    return f"its {noun} is there too"
+
+
+def _processor(source: str, model: PreTrainedModel, revision: str | None) -> tuple[str, PreTrainedTokenizerBase | BaseImageProcessor | str]:
+    """What makes inputs of a model is called, and it, or why there is none."""
     is_image = model.config.model_type == "tanhmax_vit"
     noun = "image processor" if is_image else "tokenizer"
     try:
         found = read_checkpoint(source, revision=revision).processor(images=is_image)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        return f"no {noun} was saved, as that of {source} cannot be loaded here: {one_line(error, LONGEST)}"
+        return noun, f"that of {source} cannot be loaded here: {one_line(error, LONGEST)}"
     # Without its files Transformers makes a BERT tokenizer that knows no word.
     if isinstance(found, PreTrainedTokenizerBase) and len(found) <= len(found.all_special_tokens):
-        return f"no {noun} was saved, as {source} has none"
-    found.save_pretrained(out)
-    return f"its {noun} is there too"
+        return noun, f"{source} has none"
+    return noun, found
+
+
+def _batches(options: argparse.Namespace, model: PreTrainedModel) -> list[Batch]:
+    """What to calibrate with, as the model takes it; longer texts are cut to what it reads."""
+    from ..interpret.inputs.encoding import length_limit
+
+    noun, found = _processor(options.source, model, options.revision)
+    if isinstance(found, str):
+        raise ValueError(f"--calibrate needs its {noun}, but {found}")
+    if (noun == "tokenizer") != isinstance(options.inputs[0], str):
+        raise ValueError(f"its {noun} cannot read what is in {options.calibrate}; a ViT takes a folder of pictures, others a file of texts")
+    parts = [options.inputs[start : start + BATCH_SIZE] for start in range(0, len(options.inputs), BATCH_SIZE)]
+    if not isinstance(found, PreTrainedTokenizerBase):
+        return [found(images=part, return_tensors="pt") for part in parts]
+    limit = length_limit(model, found)
+    return [found(part, padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt") for part in parts]
 
 
 def _comparison(files: list[Path]) -> str:

@@ -56,8 +56,7 @@ TRANSFORMERS = (
         "transformers",
         "configuration_utils.py",
         "PreTrainedConfig._attn_implementation",
-        "integration.patching models.family models.conversion interpret.attribution.evaluation_mode interpret.attribution.hooks "
-        "training.health",
+        "integration.patching models.family conversion.convert interpret.attribution.evaluation_mode integration.hooks training.health",
         "modules ask another question for their attention function, and a config view answers none",
     ),
     _needs(
@@ -71,7 +70,7 @@ TRANSFORMERS = (
         "transformers",
         "configuration_utils.py",
         '"_name_or_path"',
-        "models.conversion interpret.attribution.evaluation_mode",
+        "conversion.convert interpret.attribution.evaluation_mode",
         "a converted model keeps the name of its origin, or a measured one has none",
     ),
     _needs(
@@ -269,7 +268,7 @@ COMPANIONS = (
         for name in (f"_scaled_dot_product_{kind}", f"_scaled_dot_product_{kind}_backward")
     ),
     _needs(
-        "accelerate", "hooks.py", "remove_hook_from_module", "models.conversion", "learned score biases of layers on the disk stay there"
+        "accelerate", "hooks.py", "remove_hook_from_module", "conversion.convert", "learned score biases of layers on the disk stay there"
     ),
     _needs(
         "accelerate",

@@ -22,6 +22,7 @@ from ..checkpoint import (
     read_config,
     read_object,
 )
+from ..conversion.report import CONVERSION, read_report
 from ..errors import one_line, some
 from ..models.remote_code import CODE_FILE, auto_map, verdict
 from .files import check_files
@@ -62,8 +63,19 @@ def _check_model(folder: Path, *, is_base: bool = False) -> Iterator[Finding]:
     else:
         yield from _check_built(folder, values, model_class, config)
     yield from check_code(folder, values)
+    yield from _check_alignment(folder)
     if not is_base:  # the processor lies beside the adapter
         yield from _check_processor(Checkpoint(str(folder)))
+
+
+def _check_alignment(folder: Path) -> Iterator[Finding]:
+    try:
+        report = read_report(folder)
+    except ValueError as error:
+        yield Finding("warning", CONVERSION, one_line(error).removeprefix(f"{CONVERSION} "))
+        return
+    if report is not None:
+        yield Finding("ok", CONVERSION, f"says that the model {report.describe()}")
 
 
 def _check_built(folder: Path, values: JsonObject, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Iterator[Finding]:

@@ -131,14 +131,14 @@ def _forward(
         if blocks is not None:
             return _decoded(module, query, (key, value), blocks, kwargs), None
         key, value = updated(cache, key, value, _layer_of(module), kwargs)
-    keep, additive = _split_mask(mask, kwargs.get("position_bias"), key.shape[-2], paged=in_continuous_batching(kwargs))
+    keep, additive = split_mask(mask, kwargs.get("position_bias"), key.shape[-2], paged=in_continuous_batching(kwargs))
     found = tanhmax_attention(
         query,
         key,
         value,
         keep=keep,
         additive_mask=additive,
-        is_causal=mask is None and _is_causal(module, query, kwargs.get("is_causal")),
+        is_causal=mask is None and runs_causally(module, query, kwargs.get("is_causal")),
         scale=kwargs.get("scaling"),
         softcap=kwargs.get("softcap"),
         dropout_p=kwargs.get("dropout") or 0.0,
@@ -200,7 +200,7 @@ def _layer_of(module: nn.Module) -> int:
     return index
 
 
-def _split_mask(mask: Tensor | None, position_bias: Tensor | None, keys: int, *, paged: bool) -> tuple[Tensor | None, Tensor | None]:
+def split_mask(mask: Tensor | None, position_bias: Tensor | None, keys: int, *, paged: bool) -> tuple[Tensor | None, Tensor | None]:
     """Which keys take part, and what multiplies their shares: a floating-point mask says both, and the first lets kernels skip blocks.
 
     Continuous batching fills its mask with 0 and the least finite number alone, so that the first says it all.
@@ -228,7 +228,7 @@ def _bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: PassedArgum
     return kwargs.get("cu_seq_lens_q") if fits or mask is None else None
 
 
-def _is_causal(module: nn.Module, query: Tensor, wanted: bool | None) -> bool:
+def runs_causally(module: nn.Module, query: Tensor, wanted: bool | None) -> bool:
     """Transformers' order: the argument, then the module, then True; one query sees every key."""
     if query.shape[2] == 1:
         return False

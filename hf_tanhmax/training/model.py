@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
+from ..conversion.convert import convert
 from ..errors import RecipeError, one_line
 from ..integration.patching import set_polarity
 from ..models.bert import TanhMaxBertConfig
-from ..models.conversion import convert
 from ..models.family import TanhMaxFields
 from ..models.llama import TanhMaxLlamaConfig
 from ..models.vit import TanhMaxViTConfig

@@ -28,9 +28,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 import hf_tanhmax
 from hf_tanhmax.errors import RecipeError, one_line
+from hf_tanhmax.integration.hooks import replace_attention
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.interpret import MEASURES, explain, faithfulness
-from hf_tanhmax.interpret.attribution.hooks import replace_attention, zeroed_keys
+from hf_tanhmax.interpret.attribution.hooks import zeroed_keys
 from hf_tanhmax.interpret.attribution.integrated_gradients import baseline_token
 from hf_tanhmax.interpret.faithfulness.metrics import MeasuredExample
 from hf_tanhmax.interpret.faithfulness.perturbation import Perturbation

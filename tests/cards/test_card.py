@@ -15,6 +15,7 @@ import yaml
 from families import TINY, assert_same, inputs_for, run
 from huggingface_hub import ModelCard
 from jinja2 import meta
+from made_conversions import IN_WORDS, REPORT
 from markdown_it import MarkdownIt
 from saved_models import change_json, code_on, executed, result, save_adapter, save_model
 
@@ -301,3 +302,16 @@ def test_every_variable_of_the_template_is_given(saved):
 def test_no_measured_number_is_typed_into_the_template():
     text = module._template().replace("10.6339/24-JDS1134", "")
     assert not re.findall(r"\d+\.\d+|\d+(?:\.\d+)?\s*%", re.sub(r"\{%.*?%\}", "", text))
+
+
+def test_a_model_that_was_aligned(tmp_path):
+    save_model(tmp_path)
+    nonsense = "Weights that were trained for softmax give nonsense"
+    assert nonsense in shown(model_card(tmp_path))
+    REPORT.save(tmp_path)
+    text = shown(model_card(tmp_path))
+    assert f"Before any training it {IN_WORDS}. Until training makes use of them, its negative weights say nothing" in text
+    assert nonsense not in text
+    (tmp_path / "conversion.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"conversion\.json is no report of a conversion"):
+        model_card(tmp_path)

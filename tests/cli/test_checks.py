@@ -37,6 +37,9 @@ def folder(tmp_path_factory):
     (place / "broken.json").write_text("{")
     (place / "rows.csv").write_text("sentence,label\nnot funny,0\n")
     (place / "mine.yaml").write_text("epochs: 1\n")
+    for kind in ("bert", "llama", "vit"):
+        (place / kind).mkdir()
+        (place / kind / "config.json").write_text(f'{{"model_type": "{kind}"}}')
     return place
 
 
@@ -74,6 +77,28 @@ def test_help_is_quick(arguments, folder):
         (["convert", "./gone", "out"], "cannot convert ./gone: there is no such folder, and no repository on the Hub can have that name"),
         (["convert", "model", "out", "--task", "chess"], "there is no task 'chess'; there are feature-extraction, "),
         (["convert", "model", "out", "--auto-class", "BertModel"], "'BertModel' is no Auto class of a model; name one such as"),
+        (["convert", "bert", "out", "--balance", "0.3"], "cannot convert bert: --balance goes with --calibrate FILE"),
+        (["convert", "bert", "out", "--text-column", "a"], "cannot convert bert: --text-column goes with --calibrate FILE"),
+        (
+            ["convert", "bert", "out", "--calibrate", "rows.csv", "--balance", "0"],
+            "argument --balance: must be a number in (0, 1], but is '0'",
+        ),
+        (["convert", "bert", "out", "--calibrate", "rows.csv", "--rows", "0"], "argument --rows: must be 1 or more, but is '0'"),
+        (["convert", "bert", "out", "--calibrate", "gone.csv"], "cannot convert bert: [Errno 2] No such file or directory"),
+        (["convert", "bert", "out", "--calibrate", "rows.csv"], 'cannot convert bert: rows.csv has no texts in a column "text"; its'),
+        (
+            ["convert", "bert", "out", "--calibrate", "."],
+            "cannot convert bert: a model of type 'bert' is calibrated with a file of texts, but",
+        ),
+        (["convert", "vit", "out", "--calibrate", "rows.csv"], "cannot convert vit: a model of type 'vit' is calibrated with a folder of"),
+        (
+            ["convert", "llama", "out", "--calibrate", "rows.csv"],
+            "cannot convert llama: it rotates its keys by their positions, so it cannot",
+        ),
+        (
+            ["convert", "bert", "out", "--calibrate", "rows.csv", "--polarity", "learned"],
+            "cannot convert bert: a learned polarity starts close to softmax, so there is nothing to calibrate",
+        ),
         (["train", "gone"], "there is no recipe gone; there are bert/masked_lm/annealed.yaml, "),
         (["train", RECIPE, "--polarty", "0"], "--polarty: unknown key 'polarty'; did you mean 'polarity'?"),
         (["train", RECIPE, "--train_file", "gone.csv"], "train_file does not exist: gone.csv"),

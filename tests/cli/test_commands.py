@@ -7,11 +7,14 @@ import torch
 import transformers
 from families import TINY, assert_same, inputs_for, run, tiny_model
 from huggingface_hub import ModelCard
+from image_processors import load_images
+from PIL import Image
 from saved_models import HEADS, processor_for, result, save_model
 
 import hf_tanhmax
 from hf_tanhmax.cli import commands
 from hf_tanhmax.cli.arguments import main
+from hf_tanhmax.conversion.report import read_report
 from hf_tanhmax.doctor import check_checkpoint
 from hf_tanhmax.training.configuration.schema import ROOT
 from hf_tanhmax.training.train import main as train
@@ -159,6 +162,50 @@ def test_pickled_weights_are_not_read(softmax, tmp_path, capsys):
     torch.save(model.state_dict(), tmp_path / "softmax" / "pytorch_model.bin")
     (tmp_path / "softmax" / "model.safetensors").unlink()
     assert "safetensors" in refused(capsys, "convert", source, tmp_path / "out")
+
+
+# convert --calibrate
+
+
+def test_calibrated_with_texts(softmax, tmp_path, capsys):
+    source, model = softmax("bert", cls="BertModel")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "".join(f"not {word} at all a film,0\n" for word in ["funny", "gripping", "look"] * 20) + "unread,1\n")
+    assert main(["convert", source, str(tmp_path / "out"), "--calibrate", str(rows), "--rows", "60", "--balance", "0.3"]) == 0
+    report = read_report(tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert f"it {report.describe()}; fine-tune it as usual" in printed
+    assert "trained for softmax" not in printed
+    assert report.balance == 0.3
+    assert report.batches == 2
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    assert report.rows == sum(len(tokenizer(line.split(",")[0])["input_ids"]) for line in rows.read_text().splitlines()[1:61])
+    converted = transformers.AutoModel.from_pretrained(tmp_path / "out")
+    assert converted.config.tanhmax_polarity == 1
+    hf_tanhmax.set_polarity(converted, 0.0)
+    assert_same(run(converted, inputs_for("bert")), run(model, inputs_for("bert")), atol=1e-4, rtol=1e-3)
+    assert f"Before any training it {report.describe()}" in ModelCard.load(tmp_path / "out" / "README.md").text
+
+
+@load_images
+def test_calibrated_with_pictures(softmax, tmp_path):
+    source, _ = softmax("vit", cls="ViTModel")
+    (tmp_path / "pictures").mkdir()
+    for number in range(5):
+        Image.effect_noise((20, 20), 30 + 10 * number).save(tmp_path / "pictures" / f"{number}.png")
+    assert main(["convert", source, str(tmp_path / "out"), "--calibrate", str(tmp_path / "pictures"), "--rows", "4"]) == 0
+    assert read_report(tmp_path / "out").rows == 4 * 10
+
+
+def test_what_cannot_be_calibrated(softmax, tmp_path, capsys):
+    rows, out = tmp_path / "rows.txt", tmp_path / "out"
+    rows.write_text("not funny at all\n")
+    source, _ = softmax("bert", processor=False)
+    assert "--calibrate needs its tokenizer, but" in refused(capsys, "convert", source, out, "--calibrate", rows)
+    processor_for("bert").save_pretrained(source)
+    rows.write_text("a\n")
+    assert "7 are needed at least to fit" in refused(capsys, "convert", source, out, "--calibrate", rows)
+    assert not out.exists()
 
 
 # doctor

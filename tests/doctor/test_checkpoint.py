@@ -7,6 +7,7 @@ import pytest
 import transformers
 from families import TINY, tiny_model
 from huggingface_hub import constants
+from made_conversions import IN_WORDS, REPORT
 from saved_models import change_json, save_adapter, save_model
 
 from hf_tanhmax.doctor import check_checkpoint, errors_in
@@ -58,6 +59,14 @@ def test_all_is_well(saved):
     assert levels(found) == [("ok", name) for name in ("config.json", "model.safetensors", CODE_FILE, PROCESSOR[family])]
     assert found[0].sentence.endswith("with TanhMax attention (polarity 1) in layers 0, 2 of 3 (the others are softmax) and all heads")
     assert levels(check_checkpoint(str(folder))) == levels(found)
+
+
+def test_a_model_that_was_aligned(folder):
+    REPORT.save(folder)
+    assert about(check_checkpoint(folder), "conversion.json") == [("ok", f"says that the model {IN_WORDS}")]
+    (folder / "conversion.json").write_text("[]")
+    said = "is no report of a conversion; convert the model again, or delete the file"
+    assert about(check_checkpoint(folder), "conversion.json") == [("warning", said)]
 
 
 def test_the_disk_stays_as_it_is(saved):

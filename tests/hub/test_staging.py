@@ -7,6 +7,7 @@ import pytest
 import torch
 from families import tiny_model
 from huggingface_hub import ModelCard
+from made_conversions import REPORT
 from publishable import MODEL, RESULTS, RUBBISH, TOKENIZER, asks_by_an_old_name
 from safetensors.torch import load_file, save_file
 
@@ -29,8 +30,9 @@ def names(into):
 
 
 def test_a_run_folder(run_folder, into):
+    REPORT.save(run_folder)
     stage_model(run_folder, into, repo_id="owner/thing")
-    assert names(into) == MODEL | TOKENIZER | {"results.json", "figures/weights.png", ".eval_results/sst2.yaml"}
+    assert names(into) == MODEL | TOKENIZER | {"results.json", "conversion.json", "figures/weights.png", ".eval_results/sst2.yaml"}
     assert left_behind(run_folder, into) == sorted({Path(name).parts[0] for name in RUBBISH})
     assert "owner/thing" in (into / "README.md").read_text()
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ...errors import some
 from ...integration.detection.attention_facts import attention_facts
+from ...integration.hooks import without_dropout
 from ...integration.model_names import short_name
 from ...integration.patching import attention_modules
 from ...integration.registration import EAGER, FUSED
@@ -17,18 +18,6 @@ from ...integration.registration import EAGER, FUSED
 # Implementations whose masks say exactly which keys take part, boolean or additive; the others pack or compile theirs.
 READABLE_MASKS = ("eager", "sdpa", FUSED, EAGER)
 NO_TOKEN = -1
-
-
-@contextmanager
-def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode inside a `with` block, and back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .evaluation_mode import without_dropout
+from ...integration.hooks import without_dropout
 
 NORMS = ("frobenius", "composite")
 POST_NORM = ("attention.output.dense", "intermediate", "output")

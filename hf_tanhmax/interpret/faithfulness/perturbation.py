@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ...integration.hooks import AttentionFunction, replace_attention
 from ...integration.patching import attention_modules
 from ..attribution.forward_passes import target_logits
-from ..attribution.hooks import AttentionFunction, random_weights, replace_attention, shuffled_weights, zeroed_keys
+from ..attribution.hooks import random_weights, shuffled_weights, zeroed_keys
 from ..attribution.target import Target
 from ..inputs.encoding import IDS, PIXELS, EncodedInput
 

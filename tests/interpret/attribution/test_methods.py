@@ -7,9 +7,9 @@ import torch
 from families import images, text, tiny_model
 
 import hf_tanhmax
+from hf_tanhmax.integration.hooks import replace_attention
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.interpret import explain, rollout
-from hf_tanhmax.interpret.attribution.hooks import replace_attention
 from hf_tanhmax.interpret.attribution.methods import AttributionOptions
 
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification

@@ -9,9 +9,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, convert, to_softmax, use_tanhmax
+from hf_tanhmax.conversion.convert import _same_config
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.integration.registration import SCORE_BIAS
-from hf_tanhmax.models.conversion import _same_config
 
 every_family = pytest.mark.parametrize("family", TINY)
 UPSTREAM = {"bert": transformers.BertModel, "vit": transformers.ViTModel, "llama": transformers.LlamaModel}

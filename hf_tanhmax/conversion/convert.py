@@ -4,6 +4,7 @@ By name, the TanhMax class loads the softmax checkpoint itself, as its weights h
 in which dtype and how quantised is Transformers' own business. A live model shares its weights with the result.
 """
 
+import functools
 import inspect
 import logging
 import os
@@ -17,9 +18,12 @@ from ..functional import Shift
 from ..integration.model_names import converted_name
 from ..integration.patching import add_score_bias, attention_modules
 from ..integration.registration import SCORE_BIAS
+from ..models.auto import FAMILIES
+from ..models.family import TanhMaxFields
 from ..settings import TanhMaxSettings
-from .auto import FAMILIES
-from .family import TanhMaxFields
+from .gauge import Batch, align, check_balance
+from .projections import refuse_rotary
+from .report import BALANCE
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +52,15 @@ def convert(
     heads: Iterable[int] | None = None,
     score_bias: float = 3.0,
     shift: Shift = None,
+    calibrate: Iterable[Batch] | None = None,
+    balance: float = BALANCE,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """Turn a softmax model of the BERT, ViT or LLaMA family into its TanhMax class.
 
-    At polarity 0 the result computes what the softmax model computed. At polarity 1 it does not: weights trained for softmax need
-    fine-tuning, best with a polarity that grows from 0 (`hf_tanhmax.PolarityCallback`) or is learned.
+    At polarity 0 the result computes what the softmax model computed. At polarity 1 it does not: weights trained for softmax are aligned
+    first (`calibrate`, for BERT and ViT), or need fine-tuning with a polarity that grows from 0 (`hf_tanhmax.PolarityCallback`) or is
+    learned.
 
     Args:
         model: a Hub name or a folder, or a live model, whose weights are then shared with the result.
@@ -63,6 +70,9 @@ def convert(
         heads: as in `TanhMaxSettings`.
         score_bias: as in `TanhMaxSettings`.
         shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1.
+        calibrate: unlabelled batches of the model's inputs, such as 256 texts in all, to align key and value biases with, so that the
+            result is close to softmax at polarity 1 too; what it computes at polarity 0 stays. A live model shares these biases.
+        balance: of the aligned model, the mass of negative weights over that of positive ones, in (0, 1].
         **kwargs: passed to `from_pretrained` (`revision`, `dtype`, `device_map`, `quantization_config`, `num_labels`, ...), for a name.
 
     Returns:
@@ -71,15 +81,44 @@ def convert(
 
     Raises:
         ValueError: another family, a checkpoint that lacks part of the backbone or has weights of other shapes, settings out of range, or a
-            live model that is quantised or whose weights are not in memory.
+            live model that is quantised or whose weights are not in memory; with `calibrate`, what `align` raises.
         TypeError: keyword arguments or an Auto class beside a live model.
+        NotImplementedError: `calibrate` for a model of the LLaMA family, or one without biases.
     """
     settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, score_bias=score_bias, shift=shift)  # type: ignore[arg-type]
+    check_balance(balance)
+    if calibrate is None and balance != BALANCE:
+        raise ValueError(
+            f"balance {balance} is what calibrate=batches would align to, but there are no batches; pass them, or leave it away"
+        )
+    made = convert_unaligned(model, auto_class, settings, to_align=calibrate is not None, **kwargs)
+    if calibrate is not None:
+        logger.info("the %s %s", type(made).__name__, align(made, calibrate, balance=balance).describe())
+    elif not settings.learned and settings.polarity != 0 and settings.shift is None:
+        _warn_unaligned()
+    return made
+
+
+def convert_unaligned(
+    model: str | os.PathLike[str] | PreTrainedModel,
+    auto_class: type | None,
+    settings: TanhMaxSettings,
+    *,
+    to_align: bool = False,
+    **kwargs: Any,
+) -> PreTrainedModel:
+    """What `convert` does before it aligns or warns; what cannot be aligned later is refused before its weights are read."""
+    if to_align and settings.learned:
+        raise ValueError("a learned polarity starts close to softmax, so there is nothing to calibrate; pass polarity 1 or no calibrate")
+    if to_align and settings.shift is not None:
+        raise ValueError("a balanced shift balances every row by itself, so there is nothing to calibrate; pass shift=None or no calibrate")
     if isinstance(model, str | os.PathLike):
-        return _loaded(os.fspath(model), auto_class, settings, kwargs)
+        return _loaded(os.fspath(model), auto_class, settings, kwargs, to_align=to_align)
     if kwargs or auto_class is not None:
         raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
     target, config_class = _tanhmax_class_of(type(model))
+    if to_align:
+        refuse_rotary(model.config)
     made = _with_weights_of(model, target, _tanhmax_config(model.config, config_class, settings))
     return _named(made, converted_name(model.config.name_or_path or type(model).__name__))
 
@@ -100,7 +139,16 @@ def to_softmax(model: PreTrainedModel) -> PreTrainedModel:
     return _named(made, converted_name(model.config.name_or_path or cls.__name__, "softmax"))
 
 
-def _loaded(name: str, auto_class: type | None, settings: TanhMaxSettings, kwargs: dict[str, Any]) -> PreTrainedModel:
+@functools.cache
+def _warn_unaligned() -> None:
+    logger.warning(
+        "weights that were trained for softmax compute something else at a polarity above 0, and are of no use there before they are "
+        'trained again; pass calibrate=batches of inputs (BERT, ViT), which aligns their biases, shift="balanced" at a polarity '
+        "such as 0.2, or polarity=0.0 and let hf_tanhmax.PolarityCallback raise it while you train"
+    )
+
+
+def _loaded(name: str, auto_class: type | None, settings: TanhMaxSettings, kwargs: dict[str, Any], *, to_align: bool) -> PreTrainedModel:
     hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}
     config, kwargs = _config_of(name, hub, kwargs)
     if isinstance(config, TanhMaxFields):
@@ -108,6 +156,8 @@ def _loaded(name: str, auto_class: type | None, settings: TanhMaxSettings, kwarg
     config_class = _by_upstream_type().get(config.model_type)
     if config_class is None:
         raise ValueError(f"{name} is of model type {config.model_type!r}; convert knows {', '.join(sorted(_by_upstream_type()))}")
+    if to_align:
+        refuse_rotary(config)
     loader: Any = auto_class
     if loader is None:  # a config that was written by hand names no class, but the checkpoint's does
         loader = _class_in(config.architectures or AutoConfig.from_pretrained(name, **hub).architectures or [])

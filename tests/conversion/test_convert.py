@@ -27,6 +27,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedImag
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, convert, set_polarity, to_softmax, use_tanhmax
+from hf_tanhmax.conversion.convert import _warn_unaligned
+from hf_tanhmax.conversion.gauge import align
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.integration.registration import SCORE_BIAS
 from hf_tanhmax.models.remote_code import auto_map
@@ -353,3 +355,61 @@ def test_real_language_model_is_exact_at_polarity_zero():
     assert torch.equal(found, wanted)
     set_polarity(model, 1.0)
     assert not torch.equal(model.generate(**prompt, max_new_tokens=8, do_sample=False), wanted)
+
+
+# Aligned
+
+
+def unlabelled(family):
+    if family == "vit":
+        return [{"pixel_values": images(4)}]
+    return [{"input_ids": text(5, 9)}, {"input_ids": text(5, 11)[:, :7]}]
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+@pytest.mark.parametrize("live", [False, True], ids=["by name", "live"])
+def test_calibrated(family, live, tmp_path, caplog):
+    """It is at polarity 1, with the biases that `align` gives; at polarity 0 it computes what it computed."""
+    softmax = tiny_model(UPSTREAM[family])
+    want, source = run(softmax, inputs_for(family)), softmax if live else saved(softmax, tmp_path)
+    plain = convert(tiny_model(UPSTREAM[family]), layers=[0, 2])
+    align(plain, unlabelled(family), balance=0.4)
+    caplog.clear()
+    model = convert(source, layers=[0, 2], calibrate=unlabelled(family), balance=0.4)
+    assert "polarity" not in caplog.text
+    assert model.config.tanhmax_settings == TanhMaxSettings(layers=(0, 2))
+    assert_same(run(model, inputs_for(family)), run(plain, inputs_for(family)), **EXACT)
+    set_polarity(model, 0.0)
+    assert_same(run(model, inputs_for(family)), want)
+    if live:
+        assert_same(run(softmax, inputs_for(family)), want)
+
+
+def test_what_cannot_be_calibrated(tmp_path):
+    llama = tiny_model(transformers.LlamaModel)
+    name = saved(llama, tmp_path)
+    (tmp_path / "model.safetensors").unlink()  # it is refused before weights are read
+    for source in (llama, name):
+        with pytest.raises(NotImplementedError, match=r"'llama' rotates its keys by their positions.*cannot be aligned yet"):
+            convert(source, calibrate=unlabelled("llama"))
+    with pytest.raises(NotImplementedError, match="the key projection of ViTAttention has no bias"):
+        convert(tiny_model(transformers.ViTModel, qkv_bias=False), calibrate=unlabelled("vit"))
+    bert = tiny_model(transformers.BertModel)
+    with pytest.raises(ValueError, match="a learned polarity starts close to softmax, so there is nothing to calibrate"):
+        convert(bert, polarity="learned", calibrate=unlabelled("bert"))
+    with pytest.raises(ValueError, match=r"balance must be in \(0, 1\]"):
+        convert(bert, calibrate=unlabelled("bert"), balance=2.0)
+    with pytest.raises(ValueError, match=r"balance 0\.5 is what calibrate=batches would align to, but there are no batches"):
+        convert(bert, balance=0.5)
+
+
+def test_a_polarity_above_0_without_calibration_is_warned_of_once(caplog):
+    _warn_unaligned.cache_clear()
+    convert(tiny_model(transformers.BertModel), polarity=0.0)
+    convert(tiny_model(transformers.BertModel), polarity="learned")
+    assert "polarity" not in caplog.text
+    for polarity in (0.5, 1.0):
+        convert(tiny_model(transformers.BertModel), polarity=polarity)
+    assert sum(record.name.startswith("hf_tanhmax") for record in caplog.records) == 1
+    assert "compute something else at a polarity above 0" in caplog.text
+    assert "pass calibrate=batches of inputs (BERT, ViT)" in caplog.text

@@ -1,0 +1,122 @@
+"""The projections of an attention module whose biases softmax leaves free: of keys, of values, and of the heads' outputs.
+
+A constant along a row of scores changes no softmax weight, so a key bias is free; rows of softmax weights sum to 1, so what is taken off
+the value bias may be added to the output's, times its weight. Neither holds where keys are rotated by their positions, or normalised.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..integration.hooks import computes_tanhmax
+from ..integration.patching import attention_modules
+
+# What architectures of Transformers call them. BERT's output projection is not in the module, but in `output`, beside it.
+KEYS = ("key", "k_proj", "k_lin")
+VALUES = ("value", "v_proj", "v_lin")
+OUTPUTS = ("o_proj", "out_proj", "out_lin")
+
+
+@dataclass(frozen=True)
+class Projections:
+    """An attention module with its projections, each of which has a bias.
+
+    Attributes:
+        name: the module's path in the model.
+        module: it asks Transformers' attention interface.
+        key: `[..., hidden]` to `[..., heads * head_dim]`.
+        value: `[..., hidden]` to `[..., heads * value_dim]`.
+        output: `[..., heads * value_dim]` to `[..., hidden]`.
+    """
+
+    name: str
+    module: nn.Module
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+
+    @property
+    def biases(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of key, value and output."""
+        return self.key.bias, self.value.bias, self.output.bias
+
+    @torch.no_grad()
+    def shift(self, key: Tensor, value: Tensor) -> None:
+        """Add to the key bias, and take off the value bias what the output bias gets, in place.
+
+        Args:
+            key: `[heads * head_dim]`, float64.
+            value: `[heads * value_dim]`, float64.
+        """
+        self.key.bias.copy_(self.key.bias.double() + key)
+        before = self.value.bias.double().clone()
+        self.value.bias.copy_(before - value)
+        taken = before - self.value.bias.double()  # which is not quite `value` in half precision
+        self.output.bias.copy_(self.output.bias.double() + self.output.weight.double() @ taken)
+
+
+def find_projections(model: nn.Module, modules: list[nn.Module]) -> list[Projections]:
+    """The projections of attention modules.
+
+    Args:
+        model: what the modules are in.
+        modules: some of its attention modules.
+
+    Raises:
+        ValueError: weights that are not in memory, or quantised.
+        NotImplementedError: a projection that is not there, has no bias or is no plain linear layer.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    return [_projections_of(model, module, names[module]) for module in modules]
+
+
+def refuse_rotary(config: object) -> None:
+    """Refuse a model whose keys are rotated by their positions, by its config.
+
+    Raises:
+        NotImplementedError: it has `rope_parameters`.
+    """
+    if getattr(config, "rope_parameters", None) is not None:
+        raise NotImplementedError(
+            f"{getattr(config, 'model_type', type(config).__name__)!r} rotates its keys by their positions, so no key bias can balance its "
+            "scores, and it cannot be aligned yet; convert it without calibrate, at polarity 0, and train while the polarity grows"
+        )
+
+
+def _projections_of(model: nn.Module, module: nn.Module, name: str) -> Projections:
+    key, value, output = (_named(module, names) for names in (KEYS, VALUES, OUTPUTS))
+    if output is None and name:
+        beside = getattr(model.get_submodule(name.rpartition(".")[0]), "output", None)
+        output = getattr(beside, "dense", None)
+    for role, found, names in (("key", key, KEYS), ("value", value, VALUES), ("output", output, OUTPUTS)):
+        _check(module, role, found, names)
+    return Projections(name, module, key, value, output)  # type: ignore[arg-type]  # which are linear layers now
+
+
+def _named(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    return next((found for name in names if isinstance(found := getattr(module, name, None), nn.Module)), None)
+
+
+def _check(module: nn.Module, role: str, found: nn.Module | None, names: tuple[str, ...]) -> None:
+    owner = type(module).__name__
+    if found is None:
+        raise NotImplementedError(f"{owner} has no {role} projection of its own ({', '.join(names)}), so it cannot be aligned")
+    if not isinstance(found, nn.Linear):
+        raise NotImplementedError(
+            f"the {role} projection of {owner} is of class {type(found).__name__} and no nn.Linear; merge adapters before aligning"
+        )
+    if found.bias is None:
+        raise NotImplementedError(
+            f"the {role} projection of {owner} has no bias, which aligning changes, so it cannot be aligned yet; convert it without "
+            "calibrate, at polarity 0, and train while the polarity grows"
+        )
+    if found.weight.is_meta or not found.weight.is_floating_point():
+        state = "not in memory" if found.weight.is_meta else f"quantised ({found.weight.dtype})"
+        raise ValueError(f"the {role} projection of {owner} is {state}; align the model whole and in floating point, and save it first")
+
+
+def modules_to_align(model: nn.Module) -> list[nn.Module]:
+    """The attention modules that compute TanhMax; of a softmax model all."""
+    every = attention_modules(model)
+    return [module for module in every if computes_tanhmax(module.config)] or every
