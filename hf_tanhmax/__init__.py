@@ -53,9 +53,14 @@ _MODULES = (
 
 
 def _is_the_program() -> bool:
-    """Whether this process is `hf-tanhmax` or `python -m hf_tanhmax.cli`, told by how it was started: `sys.argv` is not complete yet."""
+    """Whether this process is `hf-tanhmax` or `python -m hf_tanhmax.cli`, told by how it was started: `sys.argv` is not complete yet.
+
+    A script or a folder of a user may have that name too, so the program is looked into.
+    """
     program = "".join(sys.orig_argv[-len(sys.argv) :][:1])
-    return program == f"{__name__}.cli" or Path(program).name in ("hf-tanhmax", "hf-tanhmax.exe")
+    if program == f"{__name__}.cli" or Path(program).name == "hf-tanhmax.exe":
+        return True
+    return Path(program).name == "hf-tanhmax" and Path(program).is_file() and f"{__name__}.cli".encode() in Path(program).read_bytes()
 
 
 if TYPE_CHECKING or not _is_the_program():

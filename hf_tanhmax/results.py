@@ -157,7 +157,9 @@ def read_runs(path: Path) -> list[Run]:
         raise RecipeError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise RecipeError(f"{path} is not JSON: {error}") from error
-    values: list[object] = found if path.suffix == ".jsonl" else found.get("runs", [found]) if isinstance(found, dict) else []
+    values: object = found if path.suffix == ".jsonl" else found.get("runs", [found]) if isinstance(found, dict) else []
+    if not isinstance(values, list):
+        raise RecipeError(f"{path} is not a result of recipes.train")
     runs = [_with_new_names(value) for value in values if _is_run(value) and "attention_health" in value]
     if not runs or len(runs) < len(values):
         raise RecipeError(f"{path} is not a result of recipes.train")
@@ -230,7 +232,7 @@ def portable(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _is_run(run: object) -> TypeGuard[Run]:
-    return isinstance(run, dict) and run.keys() >= NAMED
+    return isinstance(run, dict) and run.keys() >= NAMED and isinstance(run.get("config", {}), dict)
 
 
 def _with_new_names(run: Run) -> Run:

@@ -231,3 +231,12 @@ def test_settings_are_told_apart_by_all_but_the_seed():
     assert settings_of(run_of(0)) == settings_of(run_of(1))
     assert settings_of(run_of(0)) != settings_of(run_of(0, config={**NEW, "batch_size": 64}))
     assert settings_of(run_of(0)) != settings_of(run_of(0, variant="softmax"))
+
+
+@pytest.mark.parametrize(
+    "text", ['{"runs": null}', '{"runs": 3}', '{"recipe": "r", "variant": "v", "seed": 0, "metrics": {}, "config": []}']
+)
+def test_what_is_no_list_of_runs(text, tmp_path):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(RecipeError, match=r"x\.json is not a result of recipes\.train"):
+        read_runs(tmp_path / "x.json")

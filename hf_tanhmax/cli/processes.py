@@ -117,7 +117,7 @@ def _recipe_file(what: str, name: str) -> str:
     folder = data_folder("recipes")
     names = (name, name.removeprefix("recipes/"))
     places = [Path(name), *(folder / each for each in names)]
-    found = next((path for place in places for path in (place, place.with_name(f"{place.name}.yaml")) if path.is_file()), None)
+    found = next((path for place in places for path in (place, Path(f"{place}.yaml")) if name and path.is_file()), None)
     if found is None:
         pattern = "*/*/*.yaml" if what == "recipe" else "accelerate_configs/*.yaml"
         known = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.name != "base.yaml")

@@ -51,6 +51,7 @@ def test_the_version_is_the_packages(capsys):
 
 
 PROGRAM = """\
+# The installed program imports hf_tanhmax.cli.
 import sys
 import hf_tanhmax
 assert "torch" not in sys.modules, "the package was not to be imported yet"
@@ -95,19 +96,26 @@ assert "tanhmax" in AttentionInterface()
 @pytest.mark.parametrize(
     ("started_by", "given", "is_the_program"),
     [
-        (["python", "/usr/bin/hf-tanhmax", "train", "a"], ["/usr/bin/hf-tanhmax", "train", "a"], True),
+        (["python", "PLACE/hf-tanhmax", "train", "a"], ["PLACE/hf-tanhmax", "train", "a"], True),
+        (["python", "PLACE/own/hf-tanhmax", "train", "a"], ["PLACE/own/hf-tanhmax", "train", "a"], False),  # a user's script
+        (["python", "PLACE/folder/hf-tanhmax"], ["PLACE/folder/hf-tanhmax"], False),
+        (["python", "script.py", "--model", "PLACE/folder/hf-tanhmax"], ["script.py"], False),  # which cut its arguments off
         (["python", "-X", "dev", "hf-tanhmax.exe"], ["hf-tanhmax.exe"], True),
         (["python", "-m", "hf_tanhmax.cli", "doctor"], ["-m", "doctor"], True),
         (["python", "-m", "hf_tanhmax.training.train", "hf-tanhmax"], ["-m", "hf-tanhmax"], False),
         (["python", "hf-tanhmax.py"], ["hf-tanhmax.py"], False),
-        (["python", "-c", "spawn_main()", "--multiprocessing-fork"], ["/usr/bin/hf-tanhmax", "train", "a"], False),
+        (["python", "-c", "spawn_main()", "--multiprocessing-fork"], ["PLACE/hf-tanhmax", "train", "a"], False),
         (["python"], [""], False),
         ([], [], False),
     ],
 )
-def test_the_program_is_told_by_how_it_was_started(started_by, given, is_the_program, monkeypatch):
-    monkeypatch.setattr(sys, "orig_argv", started_by)
-    monkeypatch.setattr(sys, "argv", given)
+def test_the_program_is_told_by_how_it_was_started(started_by, given, is_the_program, tmp_path, monkeypatch):
+    for folder in ("own", "folder/hf-tanhmax"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "hf-tanhmax").write_text("import sys\nfrom hf_tanhmax.cli import main\nsys.exit(main())\n")
+    (tmp_path / "own" / "hf-tanhmax").write_text("import hf_tanhmax\n")
+    monkeypatch.setattr(sys, "orig_argv", [part.replace("PLACE", str(tmp_path)) for part in started_by])
+    monkeypatch.setattr(sys, "argv", [part.replace("PLACE", str(tmp_path)) for part in given])
     assert hf_tanhmax._is_the_program() == is_the_program
 
 

@@ -99,6 +99,8 @@ def test_help_is_quick(arguments, folder):
             ["convert", "bert", "out", "--calibrate", "rows.csv", "--polarity", "learned"],
             "cannot convert bert: a learned polarity starts close to softmax, so there is nothing to calibrate",
         ),
+        (["train", ""], "there is no recipe ; there are bert/masked_lm/annealed.yaml, "),
+        (["train", "."], "there is no recipe .; there are bert/masked_lm/annealed.yaml, "),
         (["train", "gone"], "there is no recipe gone; there are bert/masked_lm/annealed.yaml, "),
         (["train", RECIPE, "--polarty", "0"], "--polarty: unknown key 'polarty'; did you mean 'polarity'?"),
         (["train", RECIPE, "--train_file", "gone.csv"], "train_file does not exist: gone.csv"),

@@ -395,6 +395,8 @@ def test_what_cannot_be_calibrated(tmp_path):
     with pytest.raises(NotImplementedError, match="the key projection of ViTAttention has no bias"):
         convert(tiny_model(transformers.ViTModel, qkv_bias=False), calibrate=unlabelled("vit"))
     bert = tiny_model(transformers.BertModel)
+    with pytest.raises(ValueError, match="a balanced shift balances every row by itself, so there is nothing to calibrate"):
+        convert(bert, polarity=0.2, shift="balanced", calibrate=unlabelled("bert"))
     with pytest.raises(ValueError, match="a learned polarity starts close to softmax, so there is nothing to calibrate"):
         convert(bert, polarity="learned", calibrate=unlabelled("bert"))
     with pytest.raises(ValueError, match=r"balance must be in \(0, 1\]"):

@@ -4,7 +4,6 @@ Every name is known, every value is of its type, and a sentence tells the first 
 """
 
 import difflib
-import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 
 from ...errors import RecipeError, one_line
 from ...results import RENAMED_KEYS
-from .schema import ATTENTION, BASE, CONFIGS, ROOT, Config, check_given
+from .schema import ATTENTION, BASE, CONFIGS, LARGEST, ROOT, Config, check_given
 
 USAGE = """\
 usage: accelerate launch -m recipes.train RECIPE.yaml [--key value ...]
@@ -47,7 +46,7 @@ WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or 
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error, and `5e-5` is a number, though it lacks the point of YAML's numbers."""
+    """YAML in which a key that is given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, object]:
         """A mapping whose keys are all different."""
@@ -56,9 +55,6 @@ class StrictLoader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise RecipeError(f"{key} is given twice")
         return super().construct_mapping(node, deep=deep)
-
-
-StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+$"), list("+-.0123456789"))
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,8 @@ def read_recipes(arguments: list[str]) -> list[Recipe]:
     if not arguments or arguments[0].startswith("--"):
         raise RecipeError(f"name a recipe first, such as {task_base('bert/text_classification').with_name('tanhmax.yaml')}; see --help")
     path = Path(arguments[0])
+    if not path.is_file():
+        raise RecipeError(f"there is no file {arguments[0] or repr('')}")
     task = task_of(path)
     layers, flags = read_layers(task, path.with_name("base.yaml"), path), read_flags(arguments[1:], task)
     config = checked(task, *layers, ("--", flags))
@@ -203,14 +201,18 @@ def checked(task: str, *layers: Layer) -> Config:
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{places[key]}{_unknown(key, task)}") from error
         kind = _schema(task)[key]
-        wanted = _wanted(kind) if first["type"].endswith(("_type", "literal_error")) else _range(kind)
+        wanted = (
+            _wanted(kind)
+            if first["type"].endswith(("_type", "literal_error"))
+            else _range(kind, too_large=first["type"].startswith("less_than"))
+        )
         raise RecipeError(f"{places[key]}{key} must be {wanted}, but is {values[key]!r}") from error
 
 
 def _twin(path: Path, recipe: Recipe, variant: str) -> Recipe:
     """The same run with another variant's attention, and with whatever else that variant's file says."""
-    other = path.with_name(f"{variant}.yaml")
-    if not other.is_file() or variant == "base":
+    other = path.parent / f"{variant}.yaml"
+    if not other.is_file() or variant == "base" or other.parent != path.parent:
         there = sorted(file.stem for file in path.parent.glob("*.yaml") if file.stem not in ("base", path.stem))
         raise RecipeError(f"compare_with: there is no variant {variant!r} beside {path.name}; there are {', '.join(there) or 'none'}")
     if variant == path.stem:
@@ -272,10 +274,12 @@ def _choices(kind: Schema) -> list[str]:
     return kind.get("enum", [kind["const"]] if "const" in kind else [])
 
 
-def _range(kind: Schema) -> str:
-    """A range in words."""
+def _range(kind: Schema, *, too_large: bool) -> str:
+    """A range in words; of one that is open for all that is reasonable the end in question."""
     number = next(branch for branch in kind.get("anyOf", [kind]) if branch["type"] in ("integer", "number"))
     low, high = number.get("minimum"), number.get("maximum")
-    if low is not None and high is not None:
-        return f"between {low} and {high}"
-    return f"at least {low}" if low is not None else "positive" + (f" and at most {high}" if high is not None else "")
+    if high is None or (high >= LARGEST and not too_large):
+        return "positive" if low is None else f"at least {low}"
+    if high >= LARGEST:
+        return f"at most {high:g}" if isinstance(high, float) else f"at most {high}"
+    return f"positive and at most {high}" if low is None else f"between {low} and {high}"

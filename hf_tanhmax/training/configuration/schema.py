@@ -4,6 +4,7 @@ The base.yaml in a task's folder does the same for the keys that its configurati
 `transformers.TrainingArguments` gives them.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -29,23 +30,30 @@ MANAGEMENT = (
 )
 
 
+EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 5e-5, which YAML takes for text as it has no point
+
+
 def _as_written(value: object, check: ValidatorFunctionWrapHandler) -> object:
     """A number that is checked but stays as it was written: 1 is not made 1.0, in results neither."""
+    if isinstance(value, str) and EXPONENT.fullmatch(value):
+        value = float(value)
     check(value)
     return value
 
 
 AsWritten = WrapValidator(_as_written)
-Count = Annotated[int, Field(ge=1)]
-AtLeast2 = Annotated[int, Field(ge=2)]
-Length = Annotated[int, Field(ge=3)]
+MOST = 2**31  # of whole numbers, which torch takes
+LARGEST = 1e6  # of other numbers without a bound of their own
+Count = Annotated[int, Field(ge=1, le=MOST)]
+AtLeast2 = Annotated[int, Field(ge=2, le=MOST)]
+Length = Annotated[int, Field(ge=3, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1), AsWritten]
 ShareAbove0 = Annotated[float, Field(ge=0.001, le=1), AsWritten]
 SmallShare = Annotated[float, Field(ge=0.001, le=0.9), AsWritten]
 Dropout = Annotated[float, Field(ge=0, le=0.99), AsWritten]
 LearningRate = Annotated[float, Field(gt=0, le=100), AsWritten]
-Positive = Annotated[float, Field(gt=0), AsWritten]
-NotNegative = Annotated[float, Field(ge=0), AsWritten]
+Positive = Annotated[float, Field(gt=0, le=LARGEST), AsWritten]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST), AsWritten]
 Indices = Annotated[tuple[int, ...], Strict(False)]  # not strict about lists, as YAML has no tuples
 Names = Annotated[tuple[str, ...], Strict(False)]
 
@@ -92,7 +100,7 @@ class Config(BaseModel):
     validation_share: SmallShare
     max_train_rows: Count | None
     max_test_rows: Count | None
-    num_train_epochs: Annotated[float, Field(ge=0.001), AsWritten] | None
+    num_train_epochs: Annotated[float, Field(ge=0.001, le=LARGEST), AsWritten] | None
     max_steps: Count | None
     batch_size: Count
     gradient_accumulation_steps: Count
@@ -103,7 +111,7 @@ class Config(BaseModel):
     weight_decay: NotNegative
     max_grad_norm: NotNegative
     bf16: bool
-    seed: Annotated[int, Field(ge=0, le=2**31)]
+    seed: Annotated[int, Field(ge=0, le=MOST)]
     num_processes: Count | None
     use_cpu: bool
     logging_steps: Count

@@ -1,6 +1,7 @@
 """Recipes: files and flags are strict and override each other; names come from paths; the twin differs in attention alone."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -188,3 +189,33 @@ print(json.dumps(sorted({{"torch", "transformers", "accelerate", "datasets", "nu
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "gone.yaml"])
+def test_a_recipe_that_is_no_file(name):
+    with pytest.raises(RecipeError, match="there is no file"):
+        read_recipes([name])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "wanted"),
+    [
+        ("hidden_size", "99999999999999999996", "at most 2147483648"),
+        ("weight_decay", "1e7", "at most 1e+06"),
+        ("max_length", "x", "a whole"),
+    ],
+)
+def test_numbers_that_no_machine_takes(flag, value, wanted):
+    with pytest.raises(RecipeError, match=re.escape(f"{flag} must be {wanted}")):
+        read_recipes([str(BASE.with_name("tanhmax.yaml")), f"--{flag}", value])
+
+
+def test_text_that_looks_like_a_number_stays_text(tmp_path):
+    (tmp_path / "mine.yaml").write_text("task: bert/text_classification\noutput_dir: 1e3\nlearning_rate: 5e-5\n")
+    (recipe,) = read_recipes([str(tmp_path / "mine.yaml")])
+    assert (recipe.config.output_dir, recipe.config.learning_rate) == ("1e3", 5e-5)
+
+
+def test_a_variant_of_another_folder_is_none():
+    with pytest.raises(RecipeError, match=r"compare_with: there is no variant '\.\./masked_lm/softmax' beside tanhmax\.yaml"):
+        read_recipes([str(BASE.with_name("tanhmax.yaml")), "--compare_with", "../masked_lm/softmax"])
