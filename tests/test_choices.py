@@ -38,7 +38,7 @@ def test_what_cannot_be_chosen(chosen, said):
 
 
 @pytest.mark.parametrize(
-    ("name", "can"), [("you/model", True), ("model", True), ("./model", False), ("/tmp/model", False), ("a/b/c", False), ("a b", False)]
+    ("name", "can"), [("you/model", True), ("model", True), ("./model", False), ("/model", False), ("a/b/c", False), ("a b", False)]
 )
 def test_names(name, can):
     assert can_be_repository(name) == can

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from ..errors import some
 from ..functional import Shift
 from ..integration.model_names import converted_name
 from ..integration.patching import add_score_bias, attention_modules
@@ -203,16 +204,16 @@ def _refuse_partial(name: str, model: PreTrainedModel, report: LoadingReport) ->
     """
     misshapen = [str(key) for key, *_ in report["mismatched_keys"]]
     if any("embed" not in key and _in_backbone(key, model) for key in misshapen):
-        raise ValueError(f"{name} has weights of other shapes than its config says: {_some(misshapen)}")
+        raise ValueError(f"{name} has weights of other shapes than its config says: {some(misshapen)}")
     missing = [key for key in report["missing_keys"] if not key.endswith(SCORE_BIAS)]
     lost = sorted(key for key in missing if _in_backbone(key, model))
     left = sorted(key for key in report["unexpected_keys"] if _in_backbone(key, model))
     if lost:
-        raise ValueError(f"{name} lacks {len(lost)} weights of its backbone, for example {_some(lost)}; is the file whole?")
+        raise ValueError(f"{name} lacks {len(lost)} weights of its backbone, for example {some(lost)}; is the file whole?")
     if left:
-        raise ValueError(f"{name} has {len(left)} weights that its config has no place for, for example {_some(left)}")
+        raise ValueError(f"{name} has {len(left)} weights that its config has no place for, for example {some(left)}")
     if missing or misshapen:
-        logger.warning("%s has no weights for %s: they are new, so train before use", name, _some([*missing, *misshapen]))
+        logger.warning("%s has no weights for %s: they are new, so train before use", name, some([*missing, *misshapen]))
 
 
 def _bring_score_biases(model: PreTrainedModel, settings: TanhMaxSettings) -> None:
@@ -231,11 +232,6 @@ def _in_backbone(key: str, model: PreTrainedModel) -> bool:
     """Whether a weight belongs to what every head needs; a pooler and a mask token are there for some heads only."""
     parts = key.removeprefix(f"{model.base_model_prefix}.").split(".")
     return parts[0] in dict(model.base_model.named_children()) and not {"pooler", "mask_token"}.intersection(parts)
-
-
-def _some(keys: Iterable[object]) -> str:
-    shown = sorted(str(key) for key in keys)
-    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
 def _by_upstream_type() -> dict[str, type[PreTrainedConfig]]:
@@ -305,7 +301,7 @@ def _with_weights_of(source: PreTrainedModel, target: type[PreTrainedModel], con
     missing = [key for key in report["missing_keys"] if not key.endswith(SCORE_BIAS)]
     if missing or report["unexpected_keys"] or report["mismatched_keys"]:
         raise ValueError(
-            f"{type(source).__name__} and {target.__name__} differ in their weights: {_some([*missing, *report['unexpected_keys']])}"
+            f"{type(source).__name__} and {target.__name__} differ in their weights: {some([*missing, *report['unexpected_keys']])}"
         )
     if getattr(source, "generation_config", None) is not None:
         made.generation_config = source.generation_config
