@@ -55,6 +55,15 @@ def test_versions_are_the_declared_ones():
     assert f"Python {declared['requires-python'].removeprefix('>=')} or newer" in TEXT
 
 
+@pytest.mark.parametrize("name", [*documents(), ".github/CONTRIBUTING.md"])
+def test_links_and_paths_lead_somewhere(name):
+    text, folder = (ROOT / name).read_text(), (ROOT / name).parent
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
+    paths = re.findall(r"`((?:hf_tanhmax|recipes|tests|model_cards)/[\w/.]+)`", text)
+    assert [link for link in links if not (folder / link).exists()] == []
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_every_named_file_exists():
     for name in re.findall(r"recipes/[\w/]+\.yaml", TEXT):
         assert Path(ROOT / name).exists(), name
