@@ -1,6 +1,7 @@
 """Run a model on batches of inputs while its attention modules do something else, and compare what it computes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,11 +48,7 @@ class Runner:
         handle = body.register_forward_hook(lambda _, __, output: states.append(output[0]))
         try:
             with replace_attention(self.modules, [self._noting(function) for function in functions], polarity=polarity):
-                self.model(**on_device(self.model, batch))
-        except (NotImplementedError, torch.OutOfMemoryError):
-            raise
-        except OF_INPUTS as error:
-            raise ValueError(f"{type(self.model).__name__} cannot run on a batch of {', '.join(batch)}: {one_line(error, 300)}") from error
+                run_model(self.model, batch)
         finally:
             handle.remove()
         states = [state for state in states if isinstance(state, Tensor) and state.dim() == 3]
@@ -93,6 +90,45 @@ class Runner:
             return function(call)
 
         return _function
+
+
+def run_model(model: nn.Module, batch: Batch) -> None:
+    """Run a model on a batch for what its hooks see.
+
+    Raises:
+        ValueError: the model refuses the inputs.
+        torch.OutOfMemoryError: the batch does not fit into memory; the message says what to lower.
+    """
+    largest = max((value.shape for value in batch.values() if isinstance(value, Tensor)), key=len, default=())
+    try:
+        with out_of_memory_in_words(largest):
+            model(**on_device(model, batch))
+    except (NotImplementedError, torch.OutOfMemoryError):
+        raise
+    except OF_INPUTS as error:
+        raise ValueError(f"{type(model).__name__} cannot run on a batch of {', '.join(batch)}: {one_line(error, 300)}") from error
+
+
+@contextmanager
+def out_of_memory_in_words(shape: Sequence[int]) -> Iterator[None]:
+    """Say of a batch that does not fit into memory what to lower.
+
+    Args:
+        shape: the batch's, as the message names it.
+
+    Raises:
+        torch.OutOfMemoryError: for whatever the allocators of PyTorch and Python raise.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU PyTorch raises a plain RuntimeError, which only its text tells from others.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        size = " x ".join(map(str, shape))
+        raise torch.OutOfMemoryError(
+            f"a batch of {size} does not fit into memory; give batches of fewer rows, or of shorter ones: {one_line(error, 200)}"
+        ) from error
 
 
 def check_batch(batch: object) -> None:

@@ -30,14 +30,12 @@ from tqdm import tqdm
 from ..integration.hooks import AttentionCall, AttentionFunction, is_signed, replace_attention, without_dropout
 from ..integration.patching import attention_modules
 from ..integration.registration import heads_of
-from ..models.family import TanhMaxFields
 from .projections import find_linear
 from .report import TransferReport
 from .runner import TINY, Batch, Runner, check_batch, chosen_heads
 from .statistics import real_rows
 
 PURPOSE = "trained by attention transfer"
-REFITTED = "tanhmax_refitted_polarity"
 
 
 def transfer(
@@ -75,7 +73,7 @@ def transfer(
             f"{type(model).__name__} computes no TanhMax at a polarity above 0, so there is nothing to transfer to; convert it first, "
             'aligned at polarity 1 (BERT, ViT) or with shift="balanced"'
         )
-    belongs = getattr(getattr(model, "config", None), REFITTED, None)
+    belongs = getattr(modules[0].config, "tanhmax_refitted_polarity", None)
     if belongs is not None:
         raise ValueError(
             f"the projections of this {type(model).__name__} belong to polarity {belongs} already, so at polarity 0 it is no softmax model "
@@ -163,7 +161,8 @@ class _Transfer:
         errors = self._errors(first_calls)
         originals = self._write()
         masses, cosine = self._signed(first, first_softmax)
-        _mark(self.runner.model)
+        for layer in self.layers:
+            layer.module.config.tanhmax_refitted_polarity = layer.module.config.tanhmax_polarity  # type: ignore[union-attr]
         return TransferReport(
             steps=self.steps,
             learning_rate=self.learning_rate,
@@ -313,10 +312,3 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
     finally:
         for config in configs:
             config.use_cache = True
-
-
-def _mark(model: nn.Module) -> None:
-    """Say in the config that the projections belong to its polarity, and so are no softmax model's at polarity 0."""
-    config = getattr(model, "config", None)
-    if isinstance(config, TanhMaxFields):
-        setattr(config, REFITTED, config.tanhmax_polarity)

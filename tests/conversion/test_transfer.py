@@ -13,6 +13,7 @@ from made_conversions import batches, hidden, trained
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, set_polarity, use_tanhmax
 from hf_tanhmax.conversion.gauge import align
+from hf_tanhmax.conversion.originals import undo_refit
 from hf_tanhmax.conversion.transfer import transfer
 
 TRAINED = {"bert": ("query", "key"), "vit": ("q_proj", "k_proj")}
@@ -35,11 +36,6 @@ def weights(model):
 
 def changed(model, before):
     return {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
-
-
-def last_hidden(model, batch):
-    with torch.no_grad():
-        return model.base_model(**batch).last_hidden_state
 
 
 # What it computes
@@ -212,7 +208,10 @@ def test_a_patched_model_and_the_mode_come_along():
     report = transfer(softmax, batches("bert"), steps=2)
     assert softmax.training
     assert len(report.error_after) == 1
-    assert not hasattr(softmax.config, "tanhmax_refitted_polarity")
+    with pytest.raises(ValueError, match=r"the projections of this model were refitted to polarity 1\.0"):
+        hf_tanhmax.restore(softmax)
+    undo_refit(softmax, report.originals)
+    assert hf_tanhmax.restore(softmax) == 1
 
 
 def test_the_config_says_which_polarity_the_projections_belong_to(tmp_path):
@@ -223,8 +222,22 @@ def test_the_config_says_which_polarity_the_projections_belong_to(tmp_path):
     again = transformers.AutoModel.from_pretrained(tmp_path)
     assert again.config.tanhmax_refitted_polarity == 1.0
     torch.testing.assert_close(run(again, data[0]).last_hidden_state, run(model, data[0]).last_hidden_state)
+    with pytest.raises(ValueError, match=r"polarity 0\.5 was asked for, but the projections of this model were refitted to polarity 1\.0"):
+        set_polarity(again, 0.5)
     with pytest.raises(ValueError, match=r"the projections of this TanhMaxBertModel belong to polarity 1\.0 already, so at"):
         transfer(again, data)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_originals_lead_back_to_softmax_to_the_bit(family):
+    model = llama() if family == "llama" else aligned("bert", torch.float32)
+    before, data = weights(model), batches("bert")
+    report = transfer(model, data, steps=2)
+    with pytest.raises(ValueError, match=r"the projections of this TanhMax.* were refitted to polarity .*; pass originals=, which"):
+        hf_tanhmax.to_softmax(model)
+    softmax = hf_tanhmax.to_softmax(model, originals=report.originals)
+    for name, value in softmax.named_parameters():
+        torch.testing.assert_close(value, before[name], atol=0, rtol=0)
 
 
 # What is refused
@@ -235,7 +248,7 @@ def unchanged(model, error, match, data=None, **options):
     with pytest.raises(error, match=match):
         transfer(model, batches("bert") if data is None else data, **options)
     torch.testing.assert_close(weights(model), before, atol=0, rtol=0, equal_nan=True)
-    assert not hasattr(model.config, "tanhmax_refitted_polarity")
+    assert getattr(model.config, "tanhmax_refitted_polarity", None) is None
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1.5, True, "60"])
