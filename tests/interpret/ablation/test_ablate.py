@@ -1,6 +1,7 @@
 """Ablations of models whose use of their negative weights is known, by construction; and intervals that cover."""
 
 import math
+import re
 
 import numpy
 import pytest
@@ -17,45 +18,47 @@ from hf_tanhmax.interpret import ablate_negatives
 from hf_tanhmax.interpret.ablation.ablate import paired_intervals
 
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification
-NEGATIVE, POSITIVE, NEUTRAL = 3, 4, 5  # tokens
+# Score / 3 and value of each token that a constructed model knows. The first one reads the others.
+READER, PLUS, MINUS, PLUS_ONE, PLUS_OTHER, MINUS_ONE, MINUS_OTHER, ZERO_ONE, ZERO_OTHER = range(3, 12)
+TOKENS = {
+    READER: (0, 0),
+    PLUS: (1, 0),
+    MINUS: (-0.5, 0),
+    PLUS_ONE: (1, 1),
+    PLUS_OTHER: (1, -1),
+    MINUS_ONE: (-1, 1),
+    MINUS_OTHER: (-1, -1),
+    ZERO_ONE: (0, 1.7),
+    ZERO_OTHER: (0, -1.7),
+}
 
 
-def constructed(*, used: bool):
-    """A classifier of one layer whose first token attends to the others with scores 3 for one kind of token, -3 for the other.
-
-    Every token has the value 1, so the output is the sum of the weights, which tells the two kinds apart. If they are not used, the value of
-    the tokens with negative scores is 0, and the score of the others has a part that the classifier's bias can tell by itself.
-    """
-    sizes = {"hidden_size": 4, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 4}
+def constructed(*, constant_value=0.0):
+    """A classifier of one layer: class 1 if the sum of weights times values at the first token is above -0.003, else class 0."""
+    sizes = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 4}
     model = tiny_model(BERT, **sizes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         embeddings, layer = model.bert.embeddings, model.bert.encoder.layer[0]
-        embeddings.LayerNorm.weight.fill_(1)
-        # Layer norm makes of each token a vector of mean 0 and mean square 1, up to its sign the same one for two kinds.
-        words = embeddings.word_embeddings.weight
-        words[NEGATIVE], words[POSITIVE] = torch.tensor([-1.0, 1, -1, 1]), torch.tensor([1.0, -1, -1, 1])
-        words[NEUTRAL] = words[0] = torch.tensor([0.0, 0, 1, -1])
+        for norm in (embeddings.LayerNorm, layer.attention.output.LayerNorm, layer.output.LayerNorm):
+            norm.weight.fill_(1)
+        for token, (score, value) in TOKENS.items():  # with mean 0 and mean square 1, which layer norm leaves as they are
+            half = torch.tensor([score, value, 0.1, math.sqrt(3.99 - score**2 - value**2)])
+            embeddings.word_embeddings.weight[token] = torch.cat([half, -half])
         attention = layer.attention.self
-        attention.query.bias[0] = 6.0  # over sqrt(4)
-        attention.key.weight[0, 0] = 1.0
-        attention.value.weight[0] = torch.tensor([0.0, 0, -1, 1]) / 2 if used else torch.tensor([1.0, -1, -1, 1]) / 4
-        layer.attention.output.dense.weight[3, 0] = 30.0
-        layer.attention.output.LayerNorm.weight.fill_(1)
-        layer.output.LayerNorm.weight.fill_(1)
-        model.bert.pooler.dense.weight[0, 3] = 1.0
+        attention.query.bias[0], attention.key.weight[0, 0] = 3 * math.sqrt(8), 1.0
+        attention.value.weight[0, 1], attention.value.bias[0] = 1.0, constant_value
+        layer.attention.output.dense.weight[2, 0] = 30.0
+        model.bert.pooler.dense.weight[0, 2] = 1.0
         model.classifier.weight[1, 0], model.classifier.weight[0, 0] = 1.0, -1.0
     return model
 
 
-def kinds(count=60):
-    """Rows of five tokens, mostly of one kind, with a neutral one first; the label is the kind."""
-    generator = numpy.random.default_rng(0)
-    labels = generator.integers(0, 2, count)
-    tokens = numpy.where(generator.random((count, 5)) < 0.9, (NEGATIVE + labels)[:, None], NEUTRAL)
-    tokens[:, 0], tokens[:, 1] = NEUTRAL, NEGATIVE + labels
-    return [{"input_ids": torch.tensor(tokens), "labels": torch.tensor(labels)}]
+def rows_of(*classes, count=60):
+    """Rows of one class or the other, each the reader and the tokens of its class."""
+    labels = torch.arange(count) % 2
+    return [{"input_ids": torch.tensor([[READER, *classes[label]] for label in labels]), "labels": labels}]
 
 
 def measured(model, rows, *given, **options):
@@ -63,20 +66,37 @@ def measured(model, rows, *given, **options):
 
 
 def test_a_model_that_needs_its_negative_weights():
-    found = measured(constructed(used=True), kinds())
+    """All values are 1, so the sum of the weights decides, wherever they are."""
+    found = measured(constructed(constant_value=1.0), rows_of((MINUS, MINUS), (PLUS, PLUS)))
     assert found.as_is == 1
-    assert found.effects["negatives_masked"].value < 0.7
-    assert found.effects["negatives_masked"].high < 0
-    assert found.effects["made_positive"].value < 0.7
-    assert found.verdict.startswith("The negative weights are used: masking them costs ")
+    for name in ("negatives_masked", "negatives_zeroed", "positives_renormalised", "made_positive"):
+        assert found.effects[name].value == 0.5, name
+    assert found.effects["negatives_spread"].difference == found.effects["negatives_permuted"].difference == 0
+    assert re.match(r"The negative weights are used: masking them costs 50\.0 points \[\d\d\.\d, \d\d\.\d\]\. It was not found", found.verdict)
     assert found.matters
 
 
-def test_a_model_that_does_not():
-    found = measured(constructed(used=False), kinds())
-    for name in ("negatives_masked", "negatives_zeroed", "positives_renormalised", "negatives_shuffled", "made_positive"):
-        assert found.effects[name].difference == pytest.approx(0), name
+def test_a_model_that_needs_to_know_which_weights_are_negative():
+    """A negative weight turns the value of its key around; the larger value of the other key, whose weight is 0, would say the opposite."""
+    found = measured(constructed(), rows_of((MINUS_ONE, ZERO_OTHER), (MINUS_OTHER, ZERO_ONE)))
+    assert found.as_is == 1
+    assert found.effects["negatives_masked"].value == 0.5
+    assert found.effects["negatives_spread"].value == 0
+    assert 0.5 < found.effects["negatives_permuted"].value < 0.8
+    assert re.match(
+        r"The negative weights carry information: masking them costs 50\.0 points .*\. Which keys are negative matters: spreading them evenly "
+        r"over the keys costs 100\.0 points \[100\.0, 100\.0\] and moving them to random keys costs ",
+        found.verdict,
+    )
+
+
+def test_a_model_that_needs_them_not():
+    """The positive keys decide; the value of the negative ones is 0."""
+    found = measured(constructed(), rows_of((PLUS_OTHER, MINUS), (PLUS_ONE, MINUS)))
+    assert found.as_is == 1
     assert found.negative_mass > 0.1
+    for name, effect in found.effects.items():
+        assert effect.difference == (-0.5 if name == "positives_masked" else 0), name
     assert found.verdict.startswith("No effect of the negative weights was found: masking them makes a difference of 0.0 points [0.0, 0.0].")
     assert not found.matters
 
