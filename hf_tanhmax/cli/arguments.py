@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_explain(commands)
     _add_faithfulness(commands)
+    _add_ablate(commands)
     _add_rank_collapse(commands)
     return parser
 
@@ -264,6 +265,33 @@ def _add_faithfulness(commands: Commands) -> None:
     parser.set_defaults(check=checks.check_faithfulness)
 
 
+def _add_ablate(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "ablate",
+        "measure whether a model uses its negative attention weights",
+        "runs/bert--text_classification--annealed--seed0 test.csv",
+        "my-vit photographs --rows 500",
+        "my-llama test.txt --rows 200 --out ablation.json",
+        more="Accuracy of a classifier, or loss per token of a language model: as it is, with its negative keys masked, and with its\n"
+        "negative weights spread, permuted or made positive; each difference with an interval of 95 %. A model card shows the result.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder, or a name on the Hub")
+    parser.add_argument(
+        "data", metavar="DATA", help=".csv, .tsv, .json, .jsonl, .parquet or .txt, or a folder of pictures with a folder for each class"
+    )
+    parser.add_argument("--text-column", metavar="NAME", help='of the texts or images; default "text", or "image"')
+    parser.add_argument("--label-column", default="label", metavar="NAME", help='of the classes, by name or number; default "label"')
+    parser.add_argument("--rows", type=_count, metavar="N", help="take the first N rows")
+    parser.add_argument("--interventions", type=_names, metavar="A,B,...", help="default all of hf_tanhmax.interpret.INTERVENTIONS")
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="rows that are run together; default 32")
+    parser.add_argument("--samples", type=_count, default=1000, metavar="N", help="of the bootstrap; default 1000")
+    parser.add_argument("--seed", type=int, default=0, help="seed of permutations, masked tokens and intervals; default 0")
+    parser.add_argument("--out", metavar="FILE", help="a new file; default MODEL/ablation.json, where the card looks for it")
+    _add_place(parser)
+    parser.set_defaults(check=checks.check_ablate)
+
+
 def _add_rank_collapse(commands: Commands) -> None:
     parser = _command(
         commands,
@@ -286,6 +314,10 @@ def _add_rank_collapse(commands: Commands) -> None:
 def _add_model(parser: _Parser) -> None:
     parser.add_argument("--model", required=True, metavar="M", help="a folder, or a name on the Hub")
     parser.add_argument("--out", required=True, metavar="FILE", help="a new file")
+    _add_place(parser)
+
+
+def _add_place(parser: _Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
     parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')

@@ -9,9 +9,11 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..choices import (
     CONTROL,
+    INTERVENTIONS,
     MEASURES,
     METHODS,
     PIPELINES,
@@ -23,11 +25,12 @@ from ..choices import (
 )
 from ..conversion.report import BALANCE
 from ..errors import HubError, RecipeError, one_line
-from .input_files import read_inputs, read_picture
+from .input_files import read_inputs, read_labelled, read_picture
 
-CARD, RESULTS = "README.md", "results.json"
+CARD, RESULTS, ABLATION = "README.md", "results.json", "ablation.json"
 FIGURES = (".png", ".svg")
 KINDS = {
+    "ablate": (".json",),
     "explain": (".html", *FIGURES, ".json", ".safetensors"),
     "faithfulness": (".json", ".md"),
     "rank-collapse": (".json", *FIGURES),
@@ -121,6 +124,33 @@ def check_faithfulness(options: argparse.Namespace) -> None:
         options.inputs = read_inputs(Path(options.data), column=options.text_column, limit=options.limit)
 
 
+def check_ablate(options: argparse.Namespace) -> None:
+    """The file to write, a model that can have negative weights, and its data: `inputs`, and `labels` or None."""
+    place = Path(options.model)
+    options.out = options.out or str(place / ABLATION if place.is_dir() else ABLATION)
+    _check_new_file(options)
+    with in_a_sentence(f"cannot measure {options.model}"):
+        _check_model(options.model)
+        if options.interventions:
+            check_choice("intervention", options.interventions, INTERVENTIONS)
+        config = _config(place)
+        kind = str(config.get("model_type", "tanhmax"))
+        if not kind.startswith("tanhmax") or config.get("tanhmax_polarity", 1.0) == 0:
+            reason = "its polarity is 0, which is softmax" if kind.startswith("tanhmax") else f"a model of type {kind!r} computes softmax"
+            raise ValueError(f"it has no negative weights to change: {reason}; give a TanhMax model")
+        data = Path(options.data)
+        options.inputs, options.labels = read_labelled(
+            data, column=options.text_column, label_column=options.label_column, limit=options.rows
+        )
+        head = next(iter(config.get("architectures") or [""]))
+        if options.labels is None and head.endswith(("ForSequenceClassification", "ForImageClassification")):
+            wanted = "put each class into a folder of its own" if data.is_dir() else f'a column "{options.label_column}", or --label-column'
+            raise ValueError(f"the accuracy of a {head} needs labels, which {data} has not: {wanted}")
+        if head and isinstance(options.inputs[0], str) == head.endswith("ForImageClassification"):
+            there, read = ("texts", "images") if isinstance(options.inputs[0], str) else ("images", "texts")
+            raise ValueError(f"a {head} reads {read}, but {data} holds {there}")
+
+
 def check_rank_collapse(options: argparse.Namespace) -> None:
     """The file to write, and the images, which `pictures` holds."""
     _check_new_file(options)
@@ -177,11 +207,16 @@ def _check_calibration(options: argparse.Namespace) -> None:
 
 def _model_type(folder: Path) -> str | None:
     """What the config in a folder says; None where there is none to read."""
+    return _config(folder).get("model_type")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The config in a folder; empty where there is none to read."""
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return found.get("model_type") if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_new_file(options: argparse.Namespace) -> None:
