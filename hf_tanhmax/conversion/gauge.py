@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from ..integration.hooks import AttentionCall, AttentionFunction, without_dropout
 from ..settings import LEARNED
+from .plan import BALANCE, check_balance
 from .projections import Projections, find_projections, modules_to_align, refuse_rotary
-from .report import BALANCE, AlignmentReport
+from .report import AlignmentReport
 from .runner import Batch, Runner, check_batch, chosen_heads
 from .statistics import RowSums, split_rows
 
@@ -65,16 +66,6 @@ def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = BALANC
     projections = find_projections(model, modules)
     with without_dropout(model):
         return _align(Runner(model, modules), projections, batches, balance, ridge, started)
-
-
-def check_balance(balance: float) -> None:
-    """Refuse a balance outside (0, 1].
-
-    Raises:
-        ValueError: it is outside.
-    """
-    if isinstance(balance, bool) or not isinstance(balance, int | float) or not 0 < balance <= 1:
-        raise ValueError(f"balance must be in (0, 1] (small is close to softmax, at 1 both signs weigh the same), but is {balance!r}")
 
 
 def _align(

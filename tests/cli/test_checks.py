@@ -1,5 +1,6 @@
 """Help and mistakes are answered in half a second of processor time, without torch, as the program is started."""
 
+import json
 import os
 import resource
 import subprocess
@@ -22,6 +23,11 @@ sys.exit(f"{heavy} are imported" if heavy else code)
 RECIPE = "bert/text_classification/tanhmax"
 TEXT = ("--text", "not funny")
 DATA = ("--data", "rows.csv")
+CONFIGS = {
+    "classifier": {"model_type": "tanhmax_bert", "architectures": ["TanhMaxBertForSequenceClassification"]},
+    "seer": {"model_type": "tanhmax_vit", "architectures": ["TanhMaxViTForImageClassification"]},
+    "zero": {"model_type": "tanhmax_bert", "tanhmax_polarity": 0.0},
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,12 @@ def folder(tmp_path_factory):
     (place / "broken.json").write_text("{")
     (place / "rows.csv").write_text("sentence,label\nnot funny,0\n")
     (place / "mine.yaml").write_text("epochs: 1\n")
+    for name, values in CONFIGS.items():
+        (place / name).mkdir()
+        (place / name / "config.json").write_text(json.dumps(values))
+    (place / "plain.csv").write_text("text,genre\nnot funny,0\n")
+    (place / "pictures").mkdir()
+    Image.new("RGB", (3, 3)).save(place / "pictures" / "a.png")
     for kind in ("bert", "llama", "vit"):
         (place / kind).mkdir()
         (place / kind / "config.json").write_text(f'{{"model_type": "{kind}"}}')
@@ -157,6 +169,33 @@ def test_help_is_quick(arguments, folder):
         (
             ["faithfulness", "--model", "m", *DATA, "--out", "a.md", "--methods", "luck"],
             "cannot measure m: there is no method 'luck'; choose",
+        ),
+        (["ablate", "m"], "the following arguments are required: DATA; see hf-tanhmax ablate --help"),
+        (["ablate", "m", "rows.csv", "--out", "a.md"], "--out must end with one of .json, but is a.md"),
+        (["ablate", "m", "rows.csv", "--out", "broken.json"], "broken.json is there already; add --overwrite to replace it, or name"),
+        (["ablate", "m", "rows.csv", "--rows", "0"], "argument --rows: must be 1 or more, but is '0'"),
+        (["ablate", "m", "gone.csv"], "cannot measure m: [Errno 2] No such file or directory"),
+        (["ablate", "m", "rows.csv"], 'cannot measure m: rows.csv has no texts in a column "text"; its columns are sentence, label'),
+        (["ablate", "./m", "rows.csv"], "cannot measure ./m: there is no such folder, and no repository on the Hub can have that name"),
+        (["ablate", "m", "plain.csv", "--interventions", "luck"], "cannot measure m: there is no intervention 'luck'; choose from negat"),
+        (
+            ["ablate", "bert", "plain.csv"],
+            "cannot measure bert: it has no negative weights to change: a model of type 'bert' computes",
+        ),
+        (["ablate", "zero", "plain.csv"], "cannot measure zero: it has no negative weights to change: its polarity is 0, which is softmax"),
+        (
+            ["ablate", "classifier", "plain.csv"],
+            "cannot measure classifier: the accuracy of a TanhMaxBertForSequenceClassification needs labels, which plain.csv has not: a "
+            'column "label", or --label-column',
+        ),
+        (
+            ["ablate", "seer", "pictures"],
+            "cannot measure seer: the accuracy of a TanhMaxViTForImageClassification needs labels, which pictures has not: put each class "
+            "into a folder of its own",
+        ),
+        (
+            ["ablate", "seer", "plain.csv", "--label-column", "genre"],
+            "cannot measure seer: a TanhMaxViTForImageClassification reads images, but plain.csv holds texts",
         ),
         (
             ["rank-collapse", "--model", "m", "--image", "gone.png", "--out", "a.svg"],

@@ -72,7 +72,9 @@ def test_softmax_stays_softmax_in_a_hook():
 
     modules = attention_modules(model)
     with replace_attention(modules, attend), replace_attention(modules, attend):
-        assert_same(run(model, {"input_ids": text(1, 5)}), run(softmax_twin(tiny_model(hf_tanhmax.TanhMaxBertModel)), {"input_ids": text(1, 5)}))
+        assert_same(
+            run(model, {"input_ids": text(1, 5)}), run(softmax_twin(tiny_model(hf_tanhmax.TanhMaxBertModel)), {"input_ids": text(1, 5)})
+        )
     assert not any(seen)
 
 

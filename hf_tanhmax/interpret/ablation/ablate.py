@@ -43,13 +43,13 @@ def ablate_negatives(
     """Measure what becomes of a model when its negative attention weights are changed; `interventions` defines the changes.
 
     The head of the model says what is measured: accuracy of a classifier, loss per token of a causal language model, or that of the 15 % of
-    the tokens of each text that a masked language model has to fill in. Every difference has an interval of 95 % by a paired bootstrap: rows
-    are drawn with replacement, and the model as it is and with the intervention are measured on the same rows.
+    the tokens of each text that a masked language model has to fill in. Every difference has an interval of 95 % by a paired bootstrap:
+    rows are drawn with replacement, and the model as it is and with the intervention are measured on the same rows.
 
     Args:
         model: a Transformers model that computes TanhMax in at least one layer; evaluated without dropout, and put back as it was.
-        rows: texts (longer ones are cut to what the model reads), pairs of texts, or PIL images; or encoded batches, whose `labels`, if they
-            have any, are what is to be predicted. Rows of equal length are run together, so nothing is padded, and padding is cut off.
+        rows: texts (longer ones are cut to what the model reads), pairs of texts, or PIL images; or encoded batches, whose `labels`, if
+            they have any, are what is to be predicted. Rows of equal length are run together: nothing is padded, and padding is cut off.
         processor: tokenizer or image processor of the model; None for encoded batches.
         labels: of a classifier, the class of every row, by name or number.
         interventions: names, of `hf_tanhmax.choices.INTERVENTIONS`.
@@ -198,7 +198,7 @@ class _Ablation:
 
 
 def _outcomes(logits: Tensor, labels: Tensor, *, is_causal: bool) -> tuple[Tensor, Tensor]:
-    """Per row the sum that the metric is the mean of, and how many it is of: right answers of 1, or losses of the tokens; float64 `[rows]`."""
+    """Per row the sum that the metric is the mean of, and of how many: right answers of 1, or losses of the tokens; float64 `[rows]`."""
     if logits.dim() == 2:
         return (logits.argmax(-1) == labels).double(), torch.ones(len(labels), dtype=torch.float64)
     if is_causal:

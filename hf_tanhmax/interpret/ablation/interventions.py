@@ -1,18 +1,18 @@
 r"""What `ablate_negatives` does to the attention weights: each row (one query of one head) w over its visible keys V becomes another one.
 
-Let :math:`w^+ = \max(w, 0)`, :math:`w^- = \min(w, 0)` and :math:`N = \{j : w_j < 0\}`; sums run over V.
+Let :math:`w^+ = \max(w, 0)` and :math:`w^- = \min(w, 0)`; let J be the keys whose weight is negative. Sums run over V.
 
-* `negatives_masked`: the map over the keys that are not in N, which are hidden from the sum and from the normaliser. Without a shift, signs
-  do not change thereby, so no weight is negative. With a balanced shift P and N are recomputed over the keys that are left, so some of these
-  may be negative now, and the row still sums to (1 - p) / (1 + p).
+* `negatives_masked`: the map over the keys that are not in J; those in J are hidden from the sum and from the normaliser. Without a shift
+  no other weight changes its sign thereby, so none is negative. With a balanced shift P and N are recomputed over the keys that are left,
+  so some of these may be negative now, and the row still sums to (1 - p) / (1 + p).
 * `positives_masked`: the map over the keys whose weight is not above 0, in the same way.
 * `negatives_zeroed`: :math:`w^+`. This is no test of whether negative weights are used: in the normaliser the share of the negative keys
-  stays, which tells how much spoke against something. It is there to be compared with `negatives_masked`.
-* `positives_renormalised`: :math:`w^+ s / \sum w^+`, with s the whole absolute weight :math:`\sum |w|` of the row; with a balanced shift s is
-  its net weight :math:`\sum w`, which the shift fixes at (1 - p) / (1 + p) (from p = 1 on nothing is left of the row).
+  stays, and still tells how much weight was negative. It is there to be compared with `negatives_masked`.
+* `positives_renormalised`: :math:`w^+ s / \sum w^+`, with s the whole absolute weight :math:`\sum |w|` of the row; with a balanced shift
+  s is its net weight :math:`\sum w`, which the shift fixes at (1 - p) / (1 + p) (from p = 1 on nothing is left of the row).
 * `negatives_spread`: :math:`w^+ + \sum w^- / |V|`, every visible key the same part of the negative weight.
 * `negatives_permuted`: :math:`w^+_j + w^-_{\pi(j)}` with a random permutation of V.
-* `negatives_shuffled`: :math:`w_{\pi(j)}` for j in N, with a random permutation of N; other weights stay. Signs stay where they are.
+* `negatives_shuffled`: :math:`w_{\pi(j)}` for j in J, with a random permutation of J; other weights stay. Signs stay where they are.
 * `made_positive`: :math:`|w|`.
 
 A row without a negative weight stays as it is under all of them but `positives_masked`. A row of which no key is left is 0, as any row

@@ -72,7 +72,9 @@ def test_a_model_that_needs_its_negative_weights():
     for name in ("negatives_masked", "negatives_zeroed", "positives_renormalised", "made_positive"):
         assert found.effects[name].value == 0.5, name
     assert found.effects["negatives_spread"].difference == found.effects["negatives_permuted"].difference == 0
-    assert re.match(r"The negative weights are used: masking them costs 50\.0 points \[\d\d\.\d, \d\d\.\d\]\. It was not found", found.verdict)
+    assert re.match(
+        r"The negative weights are used: masking them costs 50\.0 points \[\d\d\.\d, \d\d\.\d\]\. It was not found", found.verdict
+    )
     assert found.matters
 
 
@@ -84,8 +86,8 @@ def test_a_model_that_needs_to_know_which_weights_are_negative():
     assert found.effects["negatives_spread"].value == 0
     assert 0.5 < found.effects["negatives_permuted"].value < 0.8
     assert re.match(
-        r"The negative weights carry information: masking them costs 50\.0 points .*\. Which keys are negative matters: spreading them evenly "
-        r"over the keys costs 100\.0 points \[100\.0, 100\.0\] and moving them to random keys costs ",
+        r"The negative weights carry information: masking them costs 50\.0 points .*\. Which keys are negative matters: spreading them "
+        r"evenly over the keys costs 100\.0 points \[100\.0, 100\.0\] and moving them to random keys costs ",
         found.verdict,
     )
 
@@ -97,7 +99,9 @@ def test_a_model_that_needs_them_not():
     assert found.negative_mass > 0.1
     for name, effect in found.effects.items():
         assert effect.difference == (-0.5 if name == "positives_masked" else 0), name
-    assert found.verdict.startswith("No effect of the negative weights was found: masking them makes a difference of 0.0 points [0.0, 0.0].")
+    assert found.verdict.startswith(
+        "No effect of the negative weights was found: masking them makes a difference of 0.0 points [0.0, 0.0]."
+    )
     assert not found.matters
 
 
@@ -168,7 +172,9 @@ def test_the_seed_is_of_everything_random():
 
 
 def test_texts_and_images_of_a_user():
-    found = measured(tiny_model(BERT, vocab_size=60), [*TEXTS, ("a film", "not funny")], processor_for("bert"), labels=[0, "LABEL_1", 1, "0"])
+    found = measured(
+        tiny_model(BERT, vocab_size=60), [*TEXTS, ("a film", "not funny")], processor_for("bert"), labels=[0, "LABEL_1", 1, "0"]
+    )
     assert (found.rows, found.metric, found.settings["seed"]) == (4, "accuracy", 0)
     assert found.attention == "TanhMax attention (polarity 1) in all 3 layers and all heads"
     assert {"torch", "transformers", "hf-tanhmax"} == set(found.settings["versions"])
@@ -206,8 +212,16 @@ def test_a_decoder_that_classifies_reads_its_last_token():
 @pytest.mark.parametrize(
     ("changes", "options", "said"),
     [
-        ({"tanhmax_polarity": 0.0}, {}, "TanhMaxBertForSequenceClassification has no negative weights to change: its polarity is 0, which is"),
-        ({}, {"interventions": ["negatives_masked", "luck"]}, "there is no intervention 'luck'; choose from negatives_masked, positives_mask"),
+        (
+            {"tanhmax_polarity": 0.0},
+            {},
+            "TanhMaxBertForSequenceClassification has no negative weights to change: its polarity is 0, which is",
+        ),
+        (
+            {},
+            {"interventions": ["negatives_masked", "luck"]},
+            "there is no intervention 'luck'; choose from negatives_masked, positives_mask",
+        ),
         ({}, {"interventions": []}, "interventions is empty; choose from"),
         ({}, {"batch_size": 0}, "batch_size must be at least 1, but is 0"),
         ({}, {"samples": 0}, "samples must be at least 1, but is 0"),

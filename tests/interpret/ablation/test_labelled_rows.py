@@ -93,7 +93,12 @@ def test_batches_have_one_shape_and_no_more_rows_than_asked_for(monkeypatch):
         (encoder, {"pixel_values": images(1)}, 1, "row 7: it is an image, but TanhMaxBertForSequenceClassification reads texts"),
         (lambda: encoder(family=None), TEXT, 1, "row 7: a text needs tokenizer="),
         (lambda: encoder(CAUSAL, "llama"), TEXT, 1, "row 7: TanhMaxLlamaForCausalLM predicts the tokens of its own texts; leave labels"),
-        (lambda: encoder(MASKED, None), {"input_ids": text(1, 3)}, None, "row 7: a masked language model needs the tokenizer with its mask"),
+        (
+            lambda: encoder(MASKED, None),
+            {"input_ids": text(1, 3)},
+            None,
+            "row 7: a masked language model needs the tokenizer with its mask",
+        ),
         (lambda: encoder(hf_tanhmax.TanhMaxBertModel), TEXT, 1, "TanhMaxBertModel has no head whose quality can be measured here; load a"),
         (lambda: encoder(num_labels=1), TEXT, 1, "TanhMaxBertForSequenceClassification does not choose one of several classes"),
         (lambda: encoder(problem_type="multi_label_classification"), TEXT, 1, "does not choose one of several classes, so it has no acc"),
