@@ -105,6 +105,7 @@ def _values(
         "licensed": escaped(data.license) if data.license else None,
         "runs": len(runs),
         "seeds": ", ".join(escaped(run["seed"]) for run in runs),
+        "warnings": [escaped(sentence) for run in runs[:1] for sentence in run.get("conversion", {}).get("warnings", [])],
         "seed": None if seed is None else escaped(seed),
         "numbers": measured.numbers(runs) if runs else [],
         "comparison": table,

@@ -145,10 +145,13 @@ def _add_module_commands(commands: Commands) -> None:
         commands,
         "train",
         "train a recipe, through `accelerate launch`",
+        "bert/text_classification/aligned.yaml --model_name_or_path google-bert/bert-base-uncased --dataset imdb",
+        "llama/causal_lm/balanced.yaml --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file book.txt",
         "recipes/bert/text_classification/tanhmax.yaml --compare_with softmax",
-        "bert/text_classification/annealed.yaml --model_name_or_path google-bert/bert-base-uncased --dataset imdb",
         "vit/image_classification/tanhmax.yaml --config_file recipes/accelerate_configs/ddp.yaml",
-        more="`hf-tanhmax train RECIPE --help` lists every key. A recipe is found from here, or among those that are installed.\n"
+        more="A trained softmax checkpoint (--model_name_or_path) keeps most of what it can do with aligned.yaml (BERT, ViT) and with\n"
+        "balanced.yaml (also LLaMA); tanhmax.yaml is for a model from scratch.\n"
+        "`hf-tanhmax train RECIPE --help` lists every key. A recipe is found from here, or among those that are installed.\n"
         "Ctrl-C lets the step that runs end and saves a checkpoint; `--resume` continues from it.",
         usage="[--config_file FILE] RECIPE [--key value ...]",
     )

@@ -21,9 +21,10 @@ FILE_TYPES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "par
 TABLES = (".csv", ".json", ".jsonl", ".parquet")
 # What makes one variant differ from another, and what says how a run is run and not what it computes.
 ATTENTION = (
-    *("attention", "polarity", "layers", "heads", "shift", "score_bias", "score_bias_learning_rate"),
+    *("attention", "polarity", "layers", "heads", "shift", "calibrate", "balance", "score_bias", "score_bias_learning_rate"),
     *("polarity_schedule", "polarity_start", "polarity_share"),
 )
+CALIBRATION = ("calibrate", "balance")
 MANAGEMENT = (
     *("num_processes", "use_cpu", "output_dir", "results_dir", "resume", "compare_with"),
     *("report_to", "push_to_hub", "hub_private_repo"),
@@ -49,6 +50,7 @@ AtLeast2 = Annotated[int, Field(ge=2, le=MOST)]
 Length = Annotated[int, Field(ge=3, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1), AsWritten]
 ShareAbove0 = Annotated[float, Field(ge=0.001, le=1), AsWritten]
+ShareAboveNothing = Annotated[float, Field(gt=0, le=1), AsWritten]
 SmallShare = Annotated[float, Field(ge=0.001, le=0.9), AsWritten]
 Dropout = Annotated[float, Field(ge=0, le=0.99), AsWritten]
 LearningRate = Annotated[float, Field(gt=0, le=100), AsWritten]
@@ -83,6 +85,8 @@ class Config(BaseModel):
     layers: Indices | None
     heads: Indices | None
     shift: Literal["balanced"] | None
+    calibrate: Count | None
+    balance: ShareAboveNothing
     score_bias: Annotated[float, Field(ge=-40, le=40), AsWritten]
     score_bias_learning_rate: LearningRate
     polarity_schedule: Literal["linear", "cosine", "geometric"] | None
@@ -149,10 +153,24 @@ class Config(BaseModel):
             raise RecipeError("a learned polarity is a weight of the base model, which LoRA does not train: set polarity to a number")
         if self.lora_rank and self.from_scratch:
             raise RecipeError("lora_rank adapts a checkpoint: set model_name_or_path, or lora_rank to null")
+        if self.calibrate and self.attention == "tanhmax":
+            self._check_calibration()
         if self.push_to_hub and self.attention == "softmax":
             raise RecipeError("push_to_hub publishes TanhMax models, but attention is softmax: leave it out, or use the Hub's own tools")
         if self.train_file and self.dataset != self.synthetic:
             raise RecipeError(f"give either train_file or dataset, not both: {self.train_file} and {self.dataset}")
+
+    def _check_calibration(self) -> None:
+        if self.from_scratch:
+            raise RecipeError("calibrate aligns a trained softmax checkpoint: set model_name_or_path, or calibrate to null")
+        if self.polarity == "learned":
+            raise RecipeError("a learned polarity starts close to softmax, so there is nothing to calibrate: set calibrate to null")
+        if self.family == "llama":
+            raise RecipeError("calibrate aligns key and value biases, which a LLaMA does not have: use balanced.yaml (shift: balanced)")
+        if self.shift is not None:
+            raise RecipeError(
+                "a balanced shift leaves nothing to calibrate, as it balances every row by itself: set calibrate or shift to null"
+            )
 
     def _check_file(self, key: str) -> None:
         name = getattr(self, key)
@@ -197,8 +215,12 @@ class Config(BaseModel):
         return self.learning_rate or (1e-3 if self.from_scratch else 5e-4 if self.lora_rank else 5e-5)
 
     def identity(self) -> dict[str, object]:
-        """The keys that decide what a run computes, as JSON would give them back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in self if key not in MANAGEMENT}
+        """The keys that decide what a run computes, as JSON would give them back; of calibration only where there is one.
+
+        So runs that were begun before there was any are still the same runs.
+        """
+        left_out = MANAGEMENT if self.calibrate else (*MANAGEMENT, *CALIBRATION)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in self if key not in left_out}
 
 
 class TextConfig(Config):
@@ -280,6 +302,7 @@ CONFIGS: dict[str, type[Config]] = {
 # Keys that do something only beside another one. Given where they would do nothing, they are an error.
 ONLY_WITH: list[tuple[tuple[str, ...], str, Callable[[Config], bool]]] = [
     (ATTENTION[1:], "attention: tanhmax", lambda config: config.attention == "tanhmax"),
+    (CALIBRATION[1:], "calibrate", lambda config: config.calibrate is not None),
     (("score_bias", "score_bias_learning_rate"), "polarity: learned", lambda config: config.polarity == "learned"),
     (("polarity_start", "polarity_share"), "a polarity_schedule", lambda config: config.polarity_schedule is not None),
     (("lora_alpha", "lora_dropout", "lora_targets"), "a lora_rank", lambda config: config.lora_rank is not None),
