@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 import hf_tanhmax
-from hf_tanhmax.training.configuration.schema import ImageClassificationConfig
+from hf_tanhmax.training.configuration.recipe import read_recipes, task_base
 from hf_tanhmax.training.tasks import task_for
 
 from .plan import ClassifierTask, Plan, Way
@@ -24,7 +24,10 @@ def softmax_model(task: ClassifierTask, folder: Path, classes: int, seed: int) -
     auto: Any = AutoModelForSequenceClassification if task.image_size is None else AutoModelForImageClassification
     model = auto.from_pretrained(folder, num_labels=classes, dtype=torch.float32, **dict.fromkeys(DROPOUT, task.dropout))
     if task.image_size is not None and model.config.image_size != task.image_size:
-        task_for(ImageClassificationConfig(task="vit/image_classification", image_size=task.image_size)).adapt(model)
+        recipe = read_recipes([str(task_base("vit/image_classification").with_name("softmax.yaml")), "--image_size", str(task.image_size)])[
+            0
+        ]
+        task_for(recipe.config).adapt(model)  # interpolates the position embeddings
     return model
 
 

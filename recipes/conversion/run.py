@@ -67,33 +67,55 @@ def cells_of(plan: Plan, task: ClassifierTask, ways: list[str], seeds: list[int]
     return found
 
 
-def _parsed(arguments: list[str]) -> argparse.Namespace:
-    plan = read_plan()
-    parser = argparse.ArgumentParser(prog="python -m recipes.conversion run", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def add_places(parser: argparse.ArgumentParser, plan: Plan) -> None:
+    """The arguments that say what to measure, with what, and where results go."""
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with sst2/, 20news/, cifar10/")
     parser.add_argument("--weights", nargs="+", required=True, metavar="NAME=DIR", help="softmax checkpoints: minilm, dinov2s")
     parser.add_argument("--tasks", nargs="+", choices=list(plan.tasks), default=list(plan.tasks))
     parser.add_argument("--ways", nargs="+", choices=list(plan.ways), default=list(plan.ways))
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: as many as the plan says, from 0")
-    parser.add_argument("--work", type=Path, default=Path("runs/conversion"), metavar="DIR", help="where models are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--most", type=int, metavar="N", help="stop after so many cells")
-    parser.add_argument("--sweep", nargs="+", metavar="KEY=VALUE", help="train softmax with other keys of the task; no test row is read")
-    chosen = parser.parse_args(arguments)
-    chosen.plan = plan
+
+
+def check_places(chosen: argparse.Namespace) -> None:
+    """Make `weights` a mapping, and see that every folder is there.
+
+    Raises:
+        RecipeError: it is not.
+    """
     chosen.weights = {name: Path(folder) for name, _, folder in (each.partition("=") for each in chosen.weights)}
     for folder in (chosen.data, *chosen.weights.values()):
         if not folder.is_dir():
             raise RecipeError(f"there is no folder {folder}")
+    wanted = read_plan().tasks
+    for name in chosen.tasks:
+        if wanted[name].model not in chosen.weights:
+            raise RecipeError(f"{name} needs weights: --weights {wanted[name].model}=DIR")
+
+
+def add_line(path: Path, line: dict[str, Any]) -> None:
+    """Add a line to a file that other processes may add to as well."""
+    with locked(path):
+        write_lines(path, [*(read_lines(path) if path.is_file() else []), line])
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    plan = read_plan()
+    parser = argparse.ArgumentParser(prog="python -m recipes.conversion run", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_places(parser, plan)
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: as many as the plan says, from 0")
+    parser.add_argument("--work", type=Path, default=Path("runs/conversion"), metavar="DIR", help="where models are kept")
+    parser.add_argument("--most", type=int, metavar="N", help="stop after so many cells")
+    parser.add_argument("--sweep", nargs="+", metavar="KEY=VALUE", help="train softmax with other keys of the task; no test row is read")
+    chosen = parser.parse_args(arguments)
+    chosen.plan = plan
+    check_places(chosen)
     return chosen
 
 
 def _run(chosen: argparse.Namespace) -> None:
     plan, left = chosen.plan, chosen.most
     for task in (plan.tasks[name] for name in chosen.tasks):
-        if task.model not in chosen.weights:
-            raise RecipeError(f"{task.name} needs weights: --weights {task.model}=DIR")
         if chosen.sweep:
             _sweep(task, chosen)
             continue
@@ -104,7 +126,7 @@ def _run(chosen: argparse.Namespace) -> None:
         for number, cell in enumerate(missing, start=1):
             started = time.perf_counter()
             line = measure(cell, rows, chosen)
-            _add(path, line)
+            add_line(path, line)
             print(
                 f"{number}/{len(missing)}  {cell}: test accuracy {100 * line['test']['accuracy']:.2f} %, negative mass "
                 f"{line['signs']['overall']['negative_mass']:.3f}, {time.perf_counter() - started:.0f} s",
@@ -114,7 +136,7 @@ def _run(chosen: argparse.Namespace) -> None:
 
 
 def measure(cell: Cell, rows: Mapping[str, Rows], chosen: argparse.Namespace) -> dict[str, Any]:
-    """The line of a cell: make its model, train it if that is asked for, keep it, and read validation and test rows."""
+    """The line of a cell: make its model, train it if that is asked for, keep it, and read the test rows."""
     task, plan = cell.task, chosen.plan
     if cell.tuned:
         model = softmax_model(task, chosen.weights[task.model], 1 + int(rows["train"].labels.max()), cell.seed)
@@ -128,7 +150,6 @@ def measure(cell: Cell, rows: Mapping[str, Rows], chosen: argparse.Namespace) ->
         "way": cell.way.name,
         "tuned": cell.tuned,
         "seed": cell.seed,
-        "validation": evaluate(model, rows["validation"]),
         "test": evaluate(model, rows["test"]),
         "signs": signs(model, rows["validation"]),
         "conversion": {"seconds": round(seconds, 2), **said},
@@ -158,7 +179,7 @@ def _sweep(task: ClassifierTask, chosen: argparse.Namespace) -> None:
     training = fine_tune(model, rows["train"], changed, way, chosen.plan, SWEEP_SEED)
     found = evaluate(model, rows["validation"])
     line = {"task": task.name, **values, "accuracy": found["accuracy"], "cross_entropy": found["cross_entropy"], "training": training}
-    _add(chosen.results / "sweep.jsonl", line)
+    add_line(chosen.results / "sweep.jsonl", line)
     print(line, flush=True)
 
 
@@ -167,8 +188,3 @@ def _done(path: Path) -> list[list[object]]:
         return []
     lines: list[Any] = read_lines(path)
     return [[line["way"], line["tuned"], line["seed"]] for line in lines]
-
-
-def _add(path: Path, line: dict[str, Any]) -> None:
-    with locked(path):
-        write_lines(path, [*(read_lines(path) if path.is_file() else []), line])

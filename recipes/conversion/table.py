@@ -14,7 +14,7 @@ from typing import Any
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import read_lines, table
 
-from .plan import RESULTS, Plan, read_plan
+from .plan import RESULTS, read_plan
 
 Lines = list[dict[str, Any]]
 
@@ -45,7 +45,7 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
     if not measured:
         raise RecipeError(f"there are no results in {folder}; python -m recipes.conversion run makes them")
     header = ["way", *(f"{plan.tasks[name].title}, {kind}" for name in measured for kind in ("tuned", "as is", "negative", "cost"))]
-    rows = [[way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name, plan))] for way in plan.ways.values()]
+    rows = [[way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name))] for way in plan.ways.values()]
     return table(header, [row for row in rows if set(row[1:]) != {"-"}], markdown=markdown)
 
 
@@ -69,7 +69,7 @@ def standard_error(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
-def _cells(lines: Lines, way: str, plan: Plan) -> list[str]:
+def _cells(lines: Lines, way: str) -> list[str]:
     tuned, untuned = ([line for line in lines if line["way"] == way and line["tuned"] is kind] for kind in (True, False))
     accuracies = [_mean(some, lambda line: 100 * line["test"]["accuracy"], "{:.1f}") for some in (tuned, untuned)]
     mass = _mean(tuned, lambda line: line["signs"]["overall"]["negative_mass"], "{:.2f}", spread=False)

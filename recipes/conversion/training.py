@@ -54,7 +54,7 @@ def evaluate(model: PreTrainedModel, rows: Rows) -> dict[str, Any]:
     """`accuracy` and `cross_entropy` in float32, and `right`: a 1 for every row that is classified right, else a 0, in one text."""
     model.eval()
     order = sorted(range(len(rows)), key=lambda index: len(rows.inputs[index]))
-    logits = torch.empty(len(rows), model.config.num_labels)
+    logits = torch.empty(len(rows), int(model.config.num_labels or 0))
     for first in range(0, len(order), EVALUATION_BATCH):
         indices = order[first : first + EVALUATION_BATCH]
         logits[indices] = model(**rows.batch(indices)).logits
