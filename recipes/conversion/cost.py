@@ -58,8 +58,7 @@ def measure(plan: Plan, task: ClassifierTask, chosen: argparse.Namespace) -> lis
     models: dict[str, PreTrainedModel] = {}
     seconds: dict[str, float] = {}
     for name in chosen.ways:
-        calibration = rows["train"].chosen(plan.calibration_rows, 0)
-        models[name], seconds[name], _ = converted(softmax_model(task, folder, classes, 0), plan.ways[name], plan, calibration)
+        models[name], seconds[name], _ = converted(softmax_model(task, folder, classes, 0), plan.ways[name], plan, rows["train"], 0)
     optimizers = {
         name: torch.optim.AdamW(weight_decay_groups(model, plan.weight_decay), fused=True, lr=1e-5) for name, model in models.items()
     }

@@ -88,6 +88,8 @@ class Plan:
     tasks: dict[str, ClassifierTask]
     ways: dict[str, Way]
     calibration_rows: int
+    transfer_batch: int
+    refit_rows: int
     balance: float
     weight_decay: float
     warmup: float

@@ -61,11 +61,11 @@ class Rows:
             indices = order[first : first + size]
             yield self.batch(indices), self.labels[indices]
 
-    def chosen(self, count: int, seed: int) -> list[Batch]:
-        """Batches of some rows, without labels, for calibration and measurements."""
+    def chosen(self, count: int, seed: int, *, batch_size: int = EVALUATION_BATCH) -> list[Batch]:
+        """Batches of some rows of similar length, without labels, for calibration and measurements."""
         picked = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count].tolist()
         picked.sort(key=lambda index: len(self.inputs[index]))
-        return [self.batch(picked[first : first + EVALUATION_BATCH]) for first in range(0, len(picked), EVALUATION_BATCH)]
+        return [self.batch(picked[first : first + batch_size]) for first in range(0, len(picked), batch_size)]
 
     def part(self, indices: list[int]) -> "Rows":
         """Some of the rows."""

@@ -142,7 +142,7 @@ def measure(cell: Cell, rows: Mapping[str, Rows], chosen: argparse.Namespace) ->
         model = softmax_model(task, chosen.weights[task.model], 1 + int(rows["train"].labels.max()), cell.seed)
     else:
         model = _softmax_classifier(task, cell.seed, chosen.work)
-    model, seconds, said = converted(model, cell.way, plan, rows["train"].chosen(plan.calibration_rows, cell.seed))
+    model, seconds, said = converted(model, cell.way, plan, rows["train"], cell.seed)
     training = fine_tune(model, rows["train"], task, cell.way, plan, cell.seed) if cell.tuned else None
     if cell.tuned:
         model.save_pretrained(chosen.work / task.name / cell.way.name / str(cell.seed))

@@ -34,7 +34,7 @@ def place(tmp_path, monkeypatch):
     BertModel(tiny_config("bert", upstream=True)).save_pretrained(tmp_path / "tiny")
     word_pieces().save_pretrained(tmp_path / "tiny")
     values = yaml.safe_load(PLAN.read_text())
-    values |= {"tasks": {"small": {"title": "small", "max_length": 9, **SHARED, **FILES}}, "calibration_rows": 40}
+    values |= {"tasks": {"small": {"title": "small", "max_length": 9, **SHARED, **FILES}}, "calibration_rows": 40, "refit_rows": 60}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     plan = read_plan(tmp_path / "plan.yaml")
     for module in (run, cost, table):
@@ -86,7 +86,7 @@ def test_ways_start_from_the_same_weights_and_see_the_same_rows(place):
     rows = read_rows(task, folder, folder / "tiny")
     assert {name: len(each) for name, each in rows.items()} == {"train": 63, "validation": 7, "test": 13}
     softmax, signed = (softmax_model(task, folder / "tiny", 2, seed=3) for _ in range(2))
-    signed, _, _ = converted(signed, plan.ways["annealed"], plan, [])
+    signed, _, _ = converted(signed, plan.ways["annealed"], plan, rows["train"], 3)
     for one, other in zip(softmax.state_dict().values(), signed.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert evaluate(softmax, rows["test"])["cross_entropy"] == pytest.approx(evaluate(signed, rows["test"])["cross_entropy"], abs=1e-6)
