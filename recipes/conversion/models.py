@@ -51,7 +51,8 @@ def converted(model: PreTrainedModel, way: Way, plan: Plan, rows: Rows, seed: in
         return model, 0.0, {}
     started = time.process_time()
     polarity = 0.0 if way.polarity_schedule is not None else way.polarity
-    made, said = hf_tanhmax.convert(model, polarity=polarity, shift=way.shift), {}
+    made = hf_tanhmax.convert(model, polarity=polarity, shift=way.shift)
+    said: dict[str, Any] = {}
     if way.calibrate:
         said["alignment"] = align(made, rows.chosen(plan.calibration_rows, seed), balance=plan.balance)
     if way.transfer_steps:

@@ -7,7 +7,7 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
 
 
 def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
-    """Test accuracy with and without fine-tuning, negative mass, and cost of every way on every task that was measured.
+    """Test accuracy of every way on every task that was measured, fine-tuned and as converted, with standard error; mass; cost.
 
     Raises:
         RecipeError: no results in the folder, or a file that cannot be read.
@@ -44,9 +44,27 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
     measured = {name: read_results(path) for name in plan.tasks if (path := folder / f"{name}.jsonl").is_file()}
     if not measured:
         raise RecipeError(f"there are no results in {folder}; python -m recipes.conversion run makes them")
-    header = ["way", *(f"{plan.tasks[name].title}, {kind}" for name in measured for kind in ("tuned", "as is", "negative", "cost"))]
-    rows = [[way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name))] for way in plan.ways.values()]
-    return table(header, [row for row in rows if set(row[1:]) != {"-"}], markdown=markdown)
+    costs = read_costs(folder / "cost.jsonl", next(iter(measured)))
+    header = ["way", *(f"{plan.tasks[name].title}{kind}" for name in measured for kind in (", %", " untrained, %", " negative"))]
+    rows = [
+        [way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name)), costs.get(way.name, "-")]
+        for way in plan.ways.values()
+    ]
+    return table([*header, "extra cost"], [row for row in rows if set(row[1:]) != {"-"}], markdown=markdown)
+
+
+def read_costs(path: Path, task: str) -> dict[str, str]:
+    """By way, the processor time on a task beyond that of softmax: the conversion and all training steps, in per cent.
+
+    Raises:
+        RecipeError: as `read_results`.
+    """
+    lines = [line for line in _lines(path, {"task", "way", "steps", "step_seconds", "conversion_seconds"}) if line["task"] == task]
+    softmax = {line["way"]: line["step_seconds"] * line["steps"] for line in lines}.get("softmax")
+    if softmax is None:
+        return {}
+    totals = {line["way"]: line["step_seconds"] * line["steps"] + line["conversion_seconds"] for line in lines}
+    return {way: f"{100 * (total / softmax - 1):+.0f} %" for way, total in totals.items() if way != "softmax"}
 
 
 def read_results(path: Path) -> Lines:
@@ -55,13 +73,7 @@ def read_results(path: Path) -> Lines:
     Raises:
         RecipeError: it cannot be read, or holds something else.
     """
-    try:
-        lines: Any = read_lines(path)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read {path}: {error}") from error
-    if not all(isinstance(line, dict) and {"way", "tuned", "seed", "test", "signs"} <= line.keys() for line in lines):
-        raise RecipeError(f"{path} is not a result of recipes.conversion")
-    return lines
+    return _lines(path, {"way", "tuned", "seed", "test", "signs"})
 
 
 def standard_error(values: Sequence[float]) -> float | None:
@@ -69,29 +81,27 @@ def standard_error(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
+def _lines(path: Path, keys: set[str]) -> Lines:
+    if not path.is_file():
+        return []
+    try:
+        lines: Any = read_lines(path)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read {path}: {error}") from error
+    if not all(isinstance(line, dict) and keys <= line.keys() for line in lines):
+        raise RecipeError(f"{path} is not a result of recipes.conversion")
+    return lines
+
+
 def _cells(lines: Lines, way: str) -> list[str]:
     tuned, untuned = ([line for line in lines if line["way"] == way and line["tuned"] is kind] for kind in (True, False))
     accuracies = [_mean(some, lambda line: 100 * line["test"]["accuracy"], "{:.1f}") for some in (tuned, untuned)]
-    mass = _mean(tuned, lambda line: line["signs"]["overall"]["negative_mass"], "{:.2f}", spread=False)
-    return [*accuracies, mass, _cost(lines, tuned)]
+    return [*accuracies, _mean(tuned, lambda line: line["signs"]["overall"]["negative_mass"], "{:.2f}", spread=False)]
 
 
-def _mean(lines: Iterable[dict[str, Any]], value: Callable[[dict[str, Any]], float], form: str, *, spread: bool = True) -> str:
+def _mean(lines: Lines, value: Callable[[dict[str, Any]], float], form: str, *, spread: bool = True) -> str:
     values = [value(line) for line in lines]
     if not values:
         return "-"
     error = standard_error(values) if spread else None
     return form.format(statistics.fmean(values)) + (f" ± {form.format(error)}" if error is not None else "")
-
-
-def _cost(lines: Lines, tuned: Lines) -> str:
-    """Processor time beyond that of softmax with the same seeds, conversion and training together."""
-    softmax = {line["seed"]: _seconds(line) for line in lines if line["way"] == "softmax" and line["tuned"]}
-    pairs = [(_seconds(line), softmax[line["seed"]]) for line in tuned if line["seed"] in softmax]
-    if not pairs or tuned[0]["way"] == "softmax":
-        return "-"
-    return f"{100 * (sum(own for own, _ in pairs) / sum(other for _, other in pairs) - 1):+.0f} %"
-
-
-def _seconds(line: dict[str, Any]) -> float:
-    return line["conversion"]["seconds"] + line["training"]["seconds"]

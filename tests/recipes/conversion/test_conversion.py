@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_tokenizers import word_pieces
 from transformers import AutoModelForImageClassification, BertModel, ViTModel
 
+from hf_tanhmax.results import write_lines
 from recipes.conversion import __main__ as door
 from recipes.conversion import cost, run, table
 from recipes.conversion.models import converted, softmax_model
@@ -144,6 +145,31 @@ def test_what_cannot_work_is_said_in_a_sentence(place, tmp_path, capsys):
     assert "is not a result of recipes.conversion" in capsys.readouterr().err
     assert door.main(["walk"]) == 2
     assert "commands: run" in capsys.readouterr().err
+
+
+def test_the_table_holds_means_standard_errors_and_costs(tmp_path):
+    lines = [
+        {"way": way, "tuned": tuned, "seed": seed, "test": {"accuracy": accuracy}, "signs": {"overall": {"negative_mass": mass}}}
+        for way, tuned, seed, accuracy, mass in (
+            ("softmax", True, 0, 0.9, 0.0),
+            ("softmax", True, 1, 0.88, 0.0),
+            ("aligned", True, 0, 0.87, 0.125),
+            ("aligned", False, 0, 0.75, 0.1),
+        )
+    ]
+    write_lines(tmp_path / "sst2.jsonl", lines)
+    costs = (("softmax", 0.5, 0.0), ("aligned", 0.55, 10.0))
+    write_lines(
+        tmp_path / "cost.jsonl",
+        [
+            {"task": "sst2", "way": way, "steps": 100, "step_seconds": step, "conversion_seconds": conversion}
+            for way, step, conversion in costs
+        ],
+    )
+    assert table.rendered(tmp_path).splitlines()[2:] == [
+        "| softmax | 89.0 ± 1.0 |                  - |           0.00 |          - |",
+        "| aligned |       87.0 |               75.0 |           0.12 |      +30 % |",
+    ]
 
 
 def test_the_plan_is_whole():
