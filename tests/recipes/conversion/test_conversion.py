@@ -97,6 +97,20 @@ def test_ways_start_from_the_same_weights_and_see_the_same_rows(place):
     assert signed.config.tanhmax_polarity == 1.0
 
 
+def test_only_embeddings_of_used_tokens_are_trained(place):
+    folder, plan = place
+    task = plan.tasks["small"]
+    rows = read_rows(task, folder, folder / "tiny")["train"]
+    model = softmax_model(task, folder / "tiny", 2, seed=3)
+    before = model.get_input_embeddings().weight.detach().clone()
+    fine_tune(model, rows, task, plan.ways["softmax"], plan, seed=3)
+    after = model.get_input_embeddings().weight.detach()
+    used = torch.cat(rows.inputs).unique()
+    changed = (before != after).any(-1).nonzero().flatten()
+    assert torch.equal(changed, used)
+    assert before.shape == after.shape == (model.config.vocab_size, model.config.hidden_size)
+
+
 def test_images_are_rows_too(place):
     from datasets import Dataset
 
