@@ -55,9 +55,7 @@ def calibrate(
     """
     started = time.perf_counter()
     if not isinstance(model.config, TanhMaxFields):
-        raise ValueError(
-            f"{type(model).__name__} is not a TanhMax class; convert it first, or call hf_tanhmax.convert(..., calibrate=inputs)"
-        )
+        raise ValueError(f"{type(model).__name__} is not a TanhMax class; call hf_tanhmax.convert(..., calibrate=inputs)")
     settings = model.config.tanhmax_settings
     plan = Plan(settings.polarity, shift=settings.shift, calibrate=True, balance=balance, refit=refit, transfer_steps=transfer_steps)
     plan = plan.for_model(rotary=is_rotary(model.config))

@@ -106,9 +106,7 @@ class Comparison:
         probabilities = isinstance(logits, Tensor) and logits.dim() in (2, 3) and logits.shape[-1] > 1
         states = logits if probabilities else output[0]
         if not isinstance(states, Tensor) or states.dim() not in (2, 3):
-            raise ValueError(
-                f"{type(runner.model).__name__} returns neither logits nor hidden states to compare; convert the part that does"
-            )
+            raise ValueError(f"{type(runner.model).__name__} returns no logits or hidden states to compare; convert the part that does")
         states = states.float()
         if probabilities:
             states = states.log_softmax(-1)
