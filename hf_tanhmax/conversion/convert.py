@@ -23,10 +23,10 @@ from ..integration.registration import SCORE_BIAS
 from ..models.auto import FAMILIES
 from ..models.family import TanhMaxFields
 from ..settings import LEARNED, TanhMaxSettings
-from .calibration import calibrate as calibrate_model
-from .inputs import calibration_batches
+from .calibration.calibrate import calibrate as calibrate_model
+from .calibration.inputs import calibration_batches
+from .calibration.plan import BALANCE, Plan
 from .originals import BIASES, Originals, softmax_weights
-from .plan import BALANCE, Plan
 from .projections import find_linear, is_rotary
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..integration.hooks import AttentionCall, AttentionFunction, without_dropout
 from ..settings import LEARNED
-from .plan import BALANCE, check_balance
+from .calibration.plan import BALANCE, check_balance
 from .projections import Projections, find_projections, modules_to_align, refuse_rotary
 from .report import AlignmentReport
 from .runner import Batch, Runner, check_batch, chosen_heads

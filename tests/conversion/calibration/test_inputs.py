@@ -9,7 +9,7 @@ from PIL import Image
 from saved_models import processor_for
 
 import hf_tanhmax
-from hf_tanhmax.conversion.inputs import LENGTH, calibration_batches, pack
+from hf_tanhmax.conversion.calibration.inputs import LENGTH, calibration_batches, pack
 
 TEXTS = ["not funny", "a film", "at all", "look", "gripping"]
 

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..integration.hooks import without_dropout
-from ..models.family import TanhMaxFields
-from .gauge import align
-from .originals import undo_refit
+from ...integration.hooks import without_dropout
+from ...models.family import TanhMaxFields
+from ..gauge import align
+from ..originals import undo_refit
+from ..projections import is_rotary, modules_to_align
+from ..refit import refit as refit_outputs
+from ..report import ConversionReport
+from ..runner import Batch, Runner, check_batch
+from ..transfer import transfer
 from .plan import BALANCE, Plan
-from .projections import is_rotary, modules_to_align
 from .quality import Comparison
-from .refit import refit as refit_outputs
-from .report import ConversionReport
-from .runner import Batch, Runner, check_batch
-from .transfer import transfer
 
 
 def calibrate(

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..integration.hooks import AttentionCall, AttentionFunction, replace_attention
-from ..models.auto import FAMILIES
-from .report import Quality
-from .runner import TINY, Batch, Runner, chosen_heads, run_model
-from .statistics import keys_seen, real_rows
+from ...integration.hooks import AttentionCall, AttentionFunction, replace_attention
+from ...models.auto import FAMILIES
+from ..report import Quality
+from ..runner import TINY, Batch, Runner, chosen_heads, run_model
+from ..statistics import keys_seen, real_rows
 
 LARGEST = 2**26  # numbers of the softmax model that are kept: rows times classes or tokens of the vocabulary
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hf_tanhmax.conversion.plan import Plan
+from hf_tanhmax.conversion.calibration.plan import Plan
 
 
 @pytest.mark.parametrize(

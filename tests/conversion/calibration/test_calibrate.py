@@ -8,8 +8,9 @@ from made_conversions import batches, hidden, trained
 
 import hf_tanhmax
 from hf_tanhmax import conversion, set_polarity, to_softmax
-from hf_tanhmax.conversion import align, calibrate, calibration, refit, transfer
-from hf_tanhmax.conversion.calibration import split
+from hf_tanhmax.conversion import align, calibrate, refit, transfer
+from hf_tanhmax.conversion.calibration import calibrate as module
+from hf_tanhmax.conversion.calibration.calibrate import split
 
 
 def llama(**changes):
@@ -132,14 +133,14 @@ def test_what_failed_is_undone(monkeypatch):
     for part in ("refit_outputs", "transfer"):
         model = llama()
         with monkeypatch.context() as patched:
-            patched.setattr(calibration, part, fail)
+            patched.setattr(module, part, fail)
             unchanged(model, ValueError, "it cannot be refitted", batches("bert", 10), transfer_steps=2, refit=True)
 
-    class Broken(calibration.Comparison):
+    class Broken(module.Comparison):
         def quality(self):
             raise ValueError("converted, it computes NaN")
 
-    monkeypatch.setattr(calibration, "Comparison", Broken)
+    monkeypatch.setattr(module, "Comparison", Broken)
     unchanged(llama(), ValueError, "converted, it computes NaN", batches("bert", 10), transfer_steps=2)
 
 

@@ -11,9 +11,9 @@ from made_conversions import batches, hidden, trained
 
 import hf_tanhmax
 from hf_tanhmax import set_polarity
-from hf_tanhmax.conversion import quality
+from hf_tanhmax.conversion.calibration import quality
+from hf_tanhmax.conversion.calibration.quality import Comparison, is_language_model
 from hf_tanhmax.conversion.projections import modules_to_align
-from hf_tanhmax.conversion.quality import Comparison, is_language_model
 from hf_tanhmax.conversion.runner import Runner
 
 
