@@ -80,8 +80,8 @@ def convert(
             None is `"balanced"` if it is calibrated.
         calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. BERT and ViT are aligned
             with them: what they compute at polarity 0 stays, and a live model shares the biases. LLaMA, or any model with a balanced
-            shift, gets its output projections refitted, and shares no projections of attention with a live model. The last tenth is held out to
-            measure with.
+            shift, gets its output projections refitted, and shares no projections of attention with a live model. The last tenth is held
+            out to measure with.
         balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
         refit: whether output projections are refitted, which then belong to the polarity; None as `calibrate` says.
         transfer_steps: steps of attention transfer, after which queries and keys belong to the polarity; 60 to 120 are usual, 0 for none.
