@@ -23,7 +23,7 @@ from ..choices import (
     check_repository,
     usable_token,
 )
-from ..conversion.plan import BALANCE, Plan
+from ..conversion.calibration.plan import BALANCE, Plan
 from ..errors import HubError, RecipeError, one_line
 from .input_files import read_inputs, read_labelled, read_picture
 

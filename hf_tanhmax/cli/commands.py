@@ -16,11 +16,11 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 
 from ..cards import is_repository, model_card
 from ..checkpoint import length_limit, read_checkpoint
-from ..conversion.calibration import calibrate
+from ..conversion.calibration.calibrate import calibrate
+from ..conversion.calibration.inputs import LENGTH, calibration_batches
+from ..conversion.calibration.quality import is_language_model
 from ..conversion.convert import convert_uncalibrated
-from ..conversion.inputs import LENGTH, calibration_batches
 from ..conversion.projections import is_rotary
-from ..conversion.quality import is_language_model
 from ..conversion.report import ConversionReport
 from ..conversion.runner import Batch
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines

@@ -15,8 +15,8 @@ _MODULES = {
     "RefitReport": "refit",
     "TransferReport": "report",
     "align": "gauge",
-    "calibrate": "calibration",
-    "calibration_batches": "inputs",
+    "calibrate": "calibration.calibrate",
+    "calibration_batches": "calibration.inputs",
     "refit": "refit",
     "transfer": "transfer",
     "undo_refit": "originals",
@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .calibration import calibrate
+    from .calibration.calibrate import calibrate
+    from .calibration.inputs import calibration_batches
     from .gauge import align
-    from .inputs import calibration_batches
     from .originals import undo_refit
     from .refit import RefitReport, refit
     from .report import AlignmentReport, ConversionReport, TransferReport

@@ -23,10 +23,10 @@ from ..integration.registration import SCORE_BIAS
 from ..models.auto import FAMILIES
 from ..models.family import TanhMaxFields
 from ..settings import LEARNED, TanhMaxSettings
-from .calibration import calibrate as calibrate_model
-from .inputs import calibration_batches
+from .calibration.calibrate import calibrate as calibrate_model
+from .calibration.inputs import calibration_batches
+from .calibration.plan import BALANCE, Plan
 from .originals import BIASES, Originals, softmax_weights
-from .plan import BALANCE, Plan
 from .projections import find_linear, is_rotary
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ def convert(
             None is `"balanced"` if it is calibrated.
         calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. BERT and ViT are aligned
             with them: what they compute at polarity 0 stays, and a live model shares the biases. LLaMA, or any model with a balanced
-            shift, gets its output projections refitted, and shares no projections of attention with a live model. The last tenth is held out to
-            measure with.
+            shift, gets its output projections refitted, and shares no projections of attention with a live model. The last tenth is held
+            out to measure with.
         balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
         refit: whether output projections are refitted, which then belong to the polarity; None as `calibrate` says.
         transfer_steps: steps of attention transfer, after which queries and keys belong to the polarity; 60 to 120 are usual, 0 for none.

@@ -27,7 +27,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedImag
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, convert, set_polarity, to_softmax, use_tanhmax
-from hf_tanhmax.conversion.calibration import split
+from hf_tanhmax.conversion.calibration.calibrate import split
 from hf_tanhmax.conversion.convert import _warn_uncalibrated
 from hf_tanhmax.conversion.gauge import align
 from hf_tanhmax.integration.patching import attention_modules

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..integration.hooks import AttentionCall, AttentionFunction, replace_attention
-from ..models.auto import FAMILIES
-from .report import Quality
-from .runner import TINY, Batch, Runner, chosen_heads, run_model
-from .statistics import keys_seen, real_rows
+from ...integration.hooks import AttentionCall, AttentionFunction, replace_attention
+from ...models.auto import FAMILIES
+from ..report import Quality
+from ..runner import TINY, Batch, Runner, chosen_heads, run_model
+from ..statistics import keys_seen, real_rows
 
 LARGEST = 2**26  # numbers of the softmax model that are kept: rows times classes or tokens of the vocabulary
 
@@ -106,9 +106,7 @@ class Comparison:
         probabilities = isinstance(logits, Tensor) and logits.dim() in (2, 3) and logits.shape[-1] > 1
         states = logits if probabilities else output[0]
         if not isinstance(states, Tensor) or states.dim() not in (2, 3):
-            raise ValueError(
-                f"{type(runner.model).__name__} returns neither logits nor hidden states to compare; convert the part that does"
-            )
+            raise ValueError(f"{type(runner.model).__name__} returns no logits or hidden states to compare; convert the part that does")
         states = states.float()
         if probabilities:
             states = states.log_softmax(-1)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoint import length_limit, read_checkpoint
+from ...checkpoint import length_limit, read_checkpoint
+from ..runner import Batch, check_batch
 from .quality import is_language_model
-from .runner import Batch, check_batch
 
 ROWS, TOKENS = 32, 2048  # of one batch: texts or pictures; of pieces of text
 LENGTH = 512  # tokens of a piece of text
