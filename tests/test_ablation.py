@@ -126,6 +126,7 @@ def test_what_is_saved_is_read(tmp_path):
         {"rows": "many"},
         {"negative_mass_per_layer": 3},
         {"more": 1},
+        {"settings": 3},
         None,
     ],
 )
