@@ -43,8 +43,8 @@ def model_card(
         language: of the data; left out if None.
 
     Raises:
-        ValueError: no TanhMax model in the folder, a conversion.json or ablation.json that is none, names that no repository has, or results
-            that are not of one model.
+        ValueError: no TanhMax model in the folder, a conversion.json or ablation.json that is none, names that no repository has, or
+            results that are not of one model.
     """
     for key, name in (("repo_id", repo_id), ("base_model", base_model)):
         check_name(key, name)
