@@ -78,6 +78,24 @@ class TanhMaxSettings:
         return f"{kind} in {which} and {heads}"
 
 
+def check_refitted(polarity: float | str, refitted: float | str | None) -> None:
+    """Refuse another polarity than that which output projections were refitted to.
+
+    Args:
+        polarity: what is asked for.
+        refitted: what the projections belong to; None where they are as softmax left them.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if refitted is not None and polarity != refitted:
+        raise ValueError(
+            f"polarity {polarity} was asked for, but the projections of this model were refitted to polarity {refitted} "
+            "(tanhmax_refitted_polarity) and compute something else at another; leave it, or put the softmax model's projections back first, "
+            "with hf_tanhmax.conversion.originals.undo_refit(model, originals)"
+        )
+
+
 def _numbered(noun: str, indices: tuple[int, ...]) -> str:
     return f"{noun}{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import transformers
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import some
@@ -23,6 +24,7 @@ from ..models.auto import FAMILIES
 from ..models.family import TanhMaxFields
 from ..settings import TanhMaxSettings
 from .gauge import Batch, align, check_balance
+from .originals import BIASES, Originals, softmax_weights
 from .projections import refuse_rotary
 from .report import BALANCE
 
@@ -124,11 +126,17 @@ def convert_unaligned(
     return _named(made, converted_name(model.config.name_or_path or type(model).__name__))
 
 
-def to_softmax(model: PreTrainedModel) -> PreTrainedModel:
+def to_softmax(model: PreTrainedModel, *, originals: Originals | None = None) -> PreTrainedModel:
     """The softmax model with the weights of a TanhMax one (shared, not copied). It computes something else unless polarity is 0.
 
+    Args:
+        model: of a TanhMax class.
+        originals: of a model whose projections were refitted, the parameters as they were (`RefitReport.originals`, or the safetensors file
+            that holds them): the softmax model gets these instead, and is then to the bit the one that was converted.
+
     Raises:
-        ValueError: not a TanhMax model, or one with learned score biases, which softmax has no place for.
+        ValueError: not a TanhMax model, or one with learned score biases, which softmax has no place for; originals that are missing, are
+            of another model, or are not needed.
     """
     cls = type(model)
     if not isinstance(model.config, TanhMaxFields):
@@ -136,7 +144,10 @@ def to_softmax(model: PreTrainedModel) -> PreTrainedModel:
     if model.config.tanhmax_settings.learned:
         raise ValueError("this model has learned score biases, which a softmax model has no place for; they would be lost")
     upstream: Any = cls.__mro__[1]
-    made = _with_weights_of(model, upstream, _same_config(model.config, upstream.config_class))
+    config, weights = _same_config(model.config, upstream.config_class), softmax_weights(model, originals)
+    if weights.keys() != model.state_dict().keys():  # a refit added biases
+        setattr(config, BIASES, False)
+    made = _with_weights_of(model, upstream, config, weights)
     return _named(made, converted_name(model.config.name_or_path or cls.__name__, "softmax"))
 
 
@@ -278,7 +289,9 @@ def _named(model: PreTrainedModel, name: str) -> PreTrainedModel:
     return model
 
 
-def _with_weights_of(source: PreTrainedModel, target: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+def _with_weights_of(
+    source: PreTrainedModel, target: type[PreTrainedModel], config: PreTrainedConfig, weights: dict[str, Tensor] | None = None
+) -> PreTrainedModel:
     if getattr(source, "hf_quantizer", None) is not None:
         raise ValueError(
             f"this {type(source).__name__} is quantised, and its weights cannot be shared; pass its name instead, with its "
@@ -293,7 +306,7 @@ def _with_weights_of(source: PreTrainedModel, target: type[PreTrainedModel], con
     made, report = loader.from_pretrained(
         None,
         config=config,
-        state_dict=source.state_dict(),
+        state_dict=source.state_dict() if weights is None else weights,
         dtype=source.dtype,
         output_loading_info=True,
         **_construction(source),

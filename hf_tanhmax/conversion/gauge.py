@@ -14,27 +14,19 @@ At polarity 0 the model computes what it computed; at polarity 1 it is plain Tan
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import one_line
-from ..integration.hooks import AttentionCall, AttentionFunction, replace_attention, without_dropout
-from ..integration.registration import heads_of
+from ..integration.hooks import AttentionCall, AttentionFunction, without_dropout
 from ..settings import LEARNED
 from .projections import Projections, find_projections, modules_to_align, refuse_rotary
 from .report import BALANCE, AlignmentReport
-from .statistics import RowSums, real_rows, split_rows
-
-Batch = Mapping[str, object]
-TINY = torch.finfo(torch.float64).tiny
-# What a model says of inputs that are not for it.
-OF_INPUTS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+from .runner import Batch, Runner, check_batch, chosen_heads
+from .statistics import RowSums, split_rows
 
 
 @torch.no_grad()
@@ -72,7 +64,7 @@ def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = BALANC
         raise ValueError("the polarity of this model is learned; align before: convert with polarity 0 or 1, and align that")
     projections = find_projections(model, modules)
     with without_dropout(model):
-        return _align(_Runner(model, projections), batches, balance, ridge, started)
+        return _align(Runner(model, modules), projections, batches, balance, ridge, started)
 
 
 def check_balance(balance: float) -> None:
@@ -85,101 +77,25 @@ def check_balance(balance: float) -> None:
         raise ValueError(f"balance must be in (0, 1] (small is close to softmax, at 1 both signs weigh the same), but is {balance!r}")
 
 
-class _Runner:
-    """Runs a model at a polarity and keeps the last hidden states `[batch, length, hidden]`, and which of their rows are real."""
-
-    def __init__(self, model: nn.Module, projections: list[Projections]) -> None:
-        self.model, self.projections = model, projections
-        self.modules = [each.module for each in projections]
-        self.real = torch.ones(0, 0, dtype=torch.bool)
-
-    def hidden(self, batch: Batch, polarity: float, functions: list[AttentionFunction]) -> Tensor:
-        """The last hidden states of the real rows, `[rows, hidden]`."""
-        states: list[Tensor] = []
-        body: Any = getattr(self.model, "base_model", self.model)
-        handle = body.register_forward_hook(lambda _, __, output: states.append(output[0]))
-        try:
-            with replace_attention(self.modules, functions, polarity=polarity):
-                self.model(**_on_device(self.model, batch))
-        except (NotImplementedError, torch.OutOfMemoryError):
-            raise
-        except OF_INPUTS as error:
-            raise ValueError(f"{type(self.model).__name__} cannot run on a batch of {', '.join(batch)}: {one_line(error, 300)}") from error
-        finally:
-            handle.remove()
-        states = [state for state in states if isinstance(state, Tensor) and state.dim() == 3]
-        if not states:
-            raise ValueError(f"{type(self.model).__name__} returns no last hidden states to compare; align the part of it that does")
-        fits = self.real.shape == states[-1].shape[:2]
-        return states[-1][self.real] if fits else states[-1].flatten(0, 1)
-
-    def softmax(self, batch: Batch) -> Tensor:
-        """The last hidden states at polarity 0."""
-        return self.hidden(batch, 0.0, [self._plain] * len(self.modules))
-
-    def collect(self, batch: Batch, sums: dict[int, RowSums]) -> Tensor:
-        """The same, while the rows of every layer are added to `sums`."""
-
-        def collecting(layer: int) -> AttentionFunction:
-            def _collect(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-                found = RowSums.of(split_rows(call))
-                sums[layer] = sums[layer] + found if layer in sums else found
-                return self._plain(call)
-
-            return _collect
-
-        return self.hidden(batch, 0.0, [collecting(layer) for layer in range(len(self.modules))])
-
-    def tanhmax(self, batch: Batch, softmax: Tensor) -> tuple[tuple[float, ...], float]:
-        """At polarity 1, the negative mass of every layer, and the mean cosine of the last hidden states to those of softmax."""
-        masses: dict[int, float] = {}
-
-        def measuring(layer: int) -> AttentionFunction:
-            def _measure(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-                output, weights = call.compute_with_weights()
-                self.real = real_rows(call)
-                weights = weights[:, chosen_heads(call.module)].double().transpose(1, 2)[self.real]
-                masses[layer] = float(-weights.clamp(max=0).sum() / weights.abs().sum().clamp(min=TINY))
-                return output, weights
-
-            return _measure
-
-        hidden = self.hidden(batch, 1.0, [measuring(layer) for layer in range(len(self.modules))])
-        cosine = F.cosine_similarity(hidden.double(), softmax.double(), dim=-1).mean()
-        return tuple(masses[layer] for layer in sorted(masses)), float(cosine)
-
-    def _plain(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        self.real = real_rows(call)
-        return call.compute()
-
-
-def chosen_heads(module: nn.Module) -> list[int]:
-    """Indices of the heads of an attention module that compute TanhMax; of a softmax model all."""
-    chosen = getattr(module.config, "tanhmax_heads", None)
-    return list(range(heads_of(module)) if chosen is None else chosen)
-
-
-def _align(runner: _Runner, batches: Iterable[Batch], balance: float, ridge: float, started: float) -> AlignmentReport:
+def _align(
+    runner: Runner, projections: list[Projections], batches: Iterable[Batch], balance: float, ridge: float, started: float
+) -> AlignmentReport:
     sums: dict[int, RowSums] = {}
     count, first, last = 0, None, None
     for batch in tqdm(batches, desc="align", unit="batch", disable=None):
-        if not isinstance(batch, Mapping):
-            raise TypeError(
-                "batches must be a list of mappings of the model's inputs, such as [tokenizer(texts, padding=True, return_tensors='pt')], "
-                f"but holds {type(batch).__name__}"
-            )
-        last = (batch, runner.collect(batch, sums))
+        check_batch(batch)
+        last = (batch, _collect(runner, batch, sums))
         first, count = first or last, count + 1
     if first is None or last is None:
         raise ValueError("there are no batches to align with; give a list of a few, such as 256 texts in all")
-    _check_sums(runner.projections, sums)
+    _check_sums(projections, sums)
     if not bool(last[1].isfinite().all()):
         raise ValueError(f"the last hidden states of {type(runner.model).__name__} are NaN or infinite for these batches; try float32")
-    mass_before, cosine_before = runner.tanhmax(*last)
-    with _undone_on_error(runner.projections):
-        residual = [_change_biases(each, sums[layer], -math.log(balance) / 2, ridge) for layer, each in enumerate(runner.projections)]
+    mass_before, cosine_before = runner.measure(*last, polarity=1.0)
+    with _undone_on_error(projections):
+        residual = [_change_biases(each, sums[layer], -math.log(balance) / 2, ridge) for layer, each in enumerate(projections)]
         _check_unchanged(runner, *first)
-        mass_after, cosine_after = runner.tanhmax(*last)
+        mass_after, cosine_after = runner.measure(*last, polarity=1.0)
     return AlignmentReport(
         balance=balance,
         ridge=ridge,
@@ -192,6 +108,20 @@ def _align(runner: _Runner, batches: Iterable[Batch], balance: float, ridge: flo
         cosine_before=cosine_before,
         cosine_after=cosine_after,
     )
+
+
+def _collect(runner: Runner, batch: Batch, sums: dict[int, RowSums]) -> Tensor:
+    """The last hidden states at polarity 0, while the rows of every layer are added to `sums`."""
+
+    def collecting(layer: int) -> AttentionFunction:
+        def _function(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+            found = RowSums.of(split_rows(call))
+            sums[layer] = sums[layer] + found if layer in sums else found
+            return call.compute()
+
+        return _function
+
+    return runner.hidden(batch, [collecting(layer) for layer in range(len(runner.modules))], polarity=0.0)
 
 
 def _check_sums(projections: list[Projections], sums: dict[int, RowSums]) -> None:
@@ -219,7 +149,7 @@ def _change_biases(projections: Projections, sums: RowSums, target: float, ridge
     return float(residual[heads].square().mean().sqrt())
 
 
-def _check_unchanged(runner: _Runner, batch: Batch, before: Tensor) -> None:
+def _check_unchanged(runner: Runner, batch: Batch, before: Tensor) -> None:
     after = runner.softmax(batch)
     error = float((after - before).double().norm() / before.double().norm())
     if not error <= math.sqrt(torch.finfo(before.dtype).eps):
@@ -239,11 +169,3 @@ def _undone_on_error(projections: list[Projections]) -> Iterator[None]:
     finally:
         for bias, values in [] if done else before:
             bias.copy_(values)
-
-
-def _on_device(model: nn.Module, batch: Batch) -> dict[str, object]:
-    like = next(model.parameters())
-    return {
-        name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }

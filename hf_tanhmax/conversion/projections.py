@@ -13,9 +13,12 @@ from ..integration.hooks import computes_tanhmax
 from ..integration.patching import attention_modules
 
 # What architectures of Transformers call them. BERT's output projection is not in the module, but in `output`, beside it.
-KEYS = ("key", "k_proj", "k_lin")
-VALUES = ("value", "v_proj", "v_lin")
-OUTPUTS = ("o_proj", "out_proj", "out_lin")
+NAMES = {
+    "query": ("query", "q_proj", "q_lin"),
+    "key": ("key", "k_proj", "k_lin"),
+    "value": ("value", "v_proj", "v_lin"),
+    "output": ("o_proj", "out_proj", "out_lin"),
+}
 
 
 @dataclass(frozen=True)
@@ -80,40 +83,54 @@ def refuse_rotary(config: object) -> None:
     if getattr(config, "rope_parameters", None) is not None:
         raise NotImplementedError(
             f"{getattr(config, 'model_type', type(config).__name__)!r} rotates its keys by their positions, so no key bias can balance its "
-            "scores, and it cannot be aligned yet; convert it without calibrate, at polarity 0, and train while the polarity grows"
+            'scores, and it cannot be aligned; convert it with shift="balanced" instead, at a polarity such as 0.2'
         )
 
 
-def _projections_of(model: nn.Module, module: nn.Module, name: str) -> Projections:
-    key, value, output = (_named(module, names) for names in (KEYS, VALUES, OUTPUTS))
-    if output is None and name:
-        beside = getattr(model.get_submodule(name.rpartition(".")[0]), "output", None)
-        output = getattr(beside, "dense", None)
-    for role, found, names in (("key", key, KEYS), ("value", value, VALUES), ("output", output, OUTPUTS)):
-        _check(module, role, found, names)
-    return Projections(name, module, key, value, output)  # type: ignore[arg-type]  # which are linear layers now
+def find_linear(model: nn.Module, module: nn.Module, role: str, *, purpose: str = "aligned") -> nn.Linear:
+    """A projection of an attention module.
 
+    Args:
+        model: what the module is in.
+        module: an attention module.
+        role: `"query"`, `"key"`, `"value"` or `"output"`.
+        purpose: what it is to be, in words, as a participle.
 
-def _named(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
-    return next((found for name in names if isinstance(found := getattr(module, name, None), nn.Module)), None)
-
-
-def _check(module: nn.Module, role: str, found: nn.Module | None, names: tuple[str, ...]) -> None:
+    Raises:
+        ValueError: weights that are not in memory, or quantised.
+        NotImplementedError: a projection that is not there, or is no plain linear layer.
+    """
     owner = type(module).__name__
+    found = next((each for name in NAMES[role] if isinstance(each := getattr(module, name, None), nn.Module)), None)
+    if found is None and role == "output":
+        name = next(name for name, each in model.named_modules() if each is module)
+        beside = getattr(model.get_submodule(name.rpartition(".")[0]), "output", None) if name else None
+        found = getattr(beside, "dense", None)
     if found is None:
-        raise NotImplementedError(f"{owner} has no {role} projection of its own ({', '.join(names)}), so it cannot be aligned")
+        raise NotImplementedError(f"{owner} has no {role} projection of its own ({', '.join(NAMES[role])}), so it cannot be {purpose}")
     if not isinstance(found, nn.Linear):
         raise NotImplementedError(
-            f"the {role} projection of {owner} is of class {type(found).__name__} and no nn.Linear; merge adapters before aligning"
-        )
-    if found.bias is None:
-        raise NotImplementedError(
-            f"the {role} projection of {owner} has no bias, which aligning changes, so it cannot be aligned yet; convert it without "
-            "calibrate, at polarity 0, and train while the polarity grows"
+            f"the {role} projection of {owner} is of class {type(found).__name__} and no nn.Linear, so it cannot be {purpose}; merge "
+            "adapters first"
         )
     if found.weight.is_meta or not found.weight.is_floating_point():
         state = "not in memory" if found.weight.is_meta else f"quantised ({found.weight.dtype})"
-        raise ValueError(f"the {role} projection of {owner} is {state}; align the model whole and in floating point, and save it first")
+        raise ValueError(
+            f"the {role} projection of {owner} is {state}, so it cannot be {purpose}; take the model whole and in floating point, and save "
+            "it first"
+        )
+    return found
+
+
+def _projections_of(model: nn.Module, module: nn.Module, name: str) -> Projections:
+    found = {role: find_linear(model, module, role) for role in ("key", "value", "output")}
+    for role, projection in found.items():
+        if projection.bias is None:
+            raise NotImplementedError(
+                f"the {role} projection of {type(module).__name__} has no bias, which aligning changes, so it cannot be aligned; "
+                'convert it with shift="balanced" instead, at a polarity such as 0.2'
+            )
+    return Projections(name, module, **found)
 
 
 def modules_to_align(model: nn.Module) -> list[nn.Module]:

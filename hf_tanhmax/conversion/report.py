@@ -1,9 +1,12 @@
 """What aligning a model came to, and the file `conversion.json` that says so beside its weights."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONVERSION = "conversion.json"
 BALANCE = 0.2  # what a model is aligned to unless something else is asked for
@@ -49,6 +52,49 @@ class AlignmentReport:
     def save(self, folder: Path) -> None:
         """Write it into the folder of the model."""
         (folder / CONVERSION).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """How queries and keys were trained for a polarity; errors, masses and cosines are of the first batch that was drawn.
+
+    Attributes:
+        steps: how often the weights were changed.
+        learning_rate: the highest.
+        floor: the negative mass below which heads were pressed for more.
+        rows: query rows (tokens or patches, without padding) that were read, those of a batch as often as it was drawn.
+        seconds: for all of it.
+        error_before: per layer, the squared error of its attention's output against that of softmax, over the square of the latter.
+        error_after: the same, trained.
+        negative_mass_before: per layer, the share of negative weights in all absolute weight.
+        negative_mass_after: the same, trained.
+        cosine_before: mean cosine of the last hidden states to those of softmax.
+        cosine_after: the same, trained.
+        originals: by name, the weights and biases as they were, which are not written to the file.
+    """
+
+    steps: int
+    learning_rate: float
+    floor: float
+    rows: int
+    seconds: float
+    error_before: tuple[float, ...]
+    error_after: tuple[float, ...]
+    negative_mass_before: tuple[float, ...]
+    negative_mass_after: tuple[float, ...]
+    cosine_before: float
+    cosine_after: float
+    originals: "dict[str, Tensor] | None" = field(default=None, repr=False, compare=False)
+
+    def describe(self) -> str:
+        """What was done and what came of it, as the rest of a sentence about the model."""
+        errors = [sum(each) / len(each) for each in (self.error_before, self.error_after)]
+        mass = [100 * sum(each) / len(each) for each in (self.negative_mass_before, self.negative_mass_after)]
+        return (
+            f"had its queries and keys trained by attention transfer for {self.steps} steps on {self.rows:,} rows: the error of a layer is "
+            f"{errors[1]:.3f} ({errors[0]:.3f} before), hidden states have cosine {self.cosine_after:.3f} to those of softmax "
+            f"({self.cosine_before:.3f} before), and {mass[1]:.0f} % of the attention weight is negative ({mass[0]:.0f} % before)"
+        )
 
 
 def read_report(folder: Path) -> AlignmentReport | None:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..functional import Shift, check_polarity
-from ..settings import TanhMaxSettings
+from ..settings import TanhMaxSettings, check_refitted
 from .detection.attention_facts import attention_facts
 from .model_names import rename_patched
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
@@ -89,7 +89,8 @@ def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> in
         The number of attention modules patched.
 
     Raises:
-        ValueError: no attention module asks the interface, some bypass it, or a layer or head does not exist.
+        ValueError: no attention module asks the interface, some bypass it, a layer or head does not exist, or projections were refitted
+            to another polarity.
         NotImplementedError: a chosen module has attention sinks or selects keys sparsely.
     """
     patched = _patch(model, settings or TanhMaxSettings())
@@ -101,7 +102,7 @@ def restore(model: nn.Module) -> int:
     """Undo every `use_tanhmax` on a model; returns the number of attention modules restored.
 
     Raises:
-        ValueError: the model is TanhMax by its class, which `to_softmax` converts; or nothing is patched.
+        ValueError: the model is TanhMax by its class, which `to_softmax` converts; nothing is patched; or projections were refitted.
     """
     restored = owned = 0
     for module in model.modules():
@@ -109,6 +110,8 @@ def restore(model: nn.Module) -> int:
         while isinstance(view, ConfigView) and not view.owned:
             view = view._config
         if view is not getattr(module, "config", None):
+            if not isinstance(view, ConfigView):
+                check_refitted(0.0, _refitted(cast(PreTrainedConfig, view)))  # which the first module says, before any is restored
             _put_back(cast(PatchableModule, module), cast(PreTrainedConfig | ConfigView, view))
             restored += 1
             if not isinstance(view, ConfigView):
@@ -145,7 +148,7 @@ def tanhmax_on(
     settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, shift=shift)  # type: ignore[arg-type]  # which makes tuples of them
     if settings.learned:
         raise ValueError('polarity="learned" adds parameters to the model, which a block cannot undo; call use_tanhmax instead')
-    before = [(module, module.config) for layer in _by_layer(model).values() for module in layer]
+    before = [(module, module.config) for layer in modules_by_layer(model).values() for module in layer]
     _patch(model, settings)
     rename_patched(model, patched=True)
     try:
@@ -160,7 +163,7 @@ def set_polarity(model: nn.Module, polarity: float) -> None:
     """Set the polarity of every TanhMax layer of a model, and in the config that will be saved with it; its shift stays.
 
     Raises:
-        ValueError: outside [0, 1], nothing computes TanhMax, or the polarity is learned.
+        ValueError: outside [0, 1], nothing computes TanhMax, the polarity is learned, or projections were refitted to another.
     """
     if not isinstance(check_polarity(polarity), float):
         raise TypeError("polarity must be a number; a polarity per head is learned: TanhMaxSettings(polarity='learned')")
@@ -170,7 +173,14 @@ def set_polarity(model: nn.Module, polarity: float) -> None:
     for view in views:
         if TanhMaxSettings(polarity=view.tanhmax_polarity).learned:
             raise ValueError("the polarity of this model is learned, one score bias per head; it cannot be set")
+        check_refitted(float(polarity), _refitted(view))
+    for view in views:
         view.tanhmax_polarity = float(polarity)
+
+
+def _refitted(config: PreTrainedConfig | ConfigView) -> float | str | None:
+    """The polarity that output projections were refitted to, as a config says; another library's config says nothing."""
+    return getattr(config, "tanhmax_refitted_polarity", None)
 
 
 def attention_modules(model: nn.Module) -> list[nn.Module]:
@@ -189,6 +199,8 @@ def own(model: PreTrainedModel) -> None:
 
 def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
     chosen = _chosen_modules(model, settings)
+    for module in chosen:
+        check_refitted(settings.polarity, _refitted(module.config))
     for module in chosen:
         _patch_module(module, ConfigView(module.config, replace(settings, layers=None)), settings)
     return chosen
@@ -228,7 +240,7 @@ def _drop_score_bias(module: nn.Module) -> None:
 
 
 def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
-    layers = list(_by_layer(model).values())
+    layers = list(modules_by_layer(model).values())
     modules = [module for layer in layers for module in layer]
     bypassing = sorted({type(module).__name__ for module in model.modules() if attention_facts(module).bypasses})
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
@@ -257,11 +269,11 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Patchab
     return modules
 
 
-def _by_layer(model: nn.Module) -> dict[str, list[PatchableModule]]:
-    """Attention modules grouped by layer: by their path up to its last number, so that self and cross attention are one layer."""
+def modules_by_layer(model: nn.Module) -> dict[str, list[PatchableModule]]:
+    """Attention modules by layer: by their path up to its last number, so that self and cross attention are one layer."""
     layers: dict[str, list[PatchableModule]] = {}
     for name, module in model.named_modules():
         if attention_facts(module).asks:
-            numbered = re.match(r"(.*\.\d+)(?:\.|$)", f".{name}")
-            layers.setdefault(numbered.group(1) if numbered else name, []).append(cast(PatchableModule, module))
+            numbered = re.match(r"(?:.*\.)?\d+(?=\.|$)", name)
+            layers.setdefault(numbered.group() if numbered else name, []).append(cast(PatchableModule, module))
     return layers

@@ -21,7 +21,7 @@ from transformers import initialization as init
 from ..integration.model_names import converted_name
 from ..integration.patching import attention_modules, own
 from ..integration.registration import EAGER, FUSED, SCORE_BIAS
-from ..settings import TanhMaxSettings
+from ..settings import TanhMaxSettings, check_refitted
 from .bundle import CODE_FILE, source
 
 # In a TanhMax model the names of Transformers mean TanhMax already. Ours are other words for them: taken as they are, they would make
@@ -42,7 +42,10 @@ ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 
 @dataclass(kw_only=True, repr=False)
 class TanhMaxFields:
-    """The fields that a TanhMax config adds to its upstream config; `TanhMaxSettings` says what they mean and checks them."""
+    """The fields that a TanhMax config adds to its upstream config; `TanhMaxSettings` says what they mean and checks them.
+
+    The last, `tanhmax_refitted_polarity`, is the polarity that output projections were refitted to, and None where they were not.
+    """
 
     model_type: ClassVar[str]
 
@@ -51,6 +54,7 @@ class TanhMaxFields:
     tanhmax_heads: list[int] | tuple[int, ...] | None = None
     tanhmax_score_bias: float | int = 3.0
     tanhmax_shift: str | None = None
+    tanhmax_refitted_polarity: float | int | str | None = None
 
     def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
         """Let libraries that look the model type up find it."""
@@ -60,7 +64,8 @@ class TanhMaxFields:
 
     @property
     def tanhmax_settings(self) -> TanhMaxSettings:
-        """The five fields as one checked object."""
+        """The first five fields as one checked object."""
+        check_refitted(self.tanhmax_polarity, self.tanhmax_refitted_polarity)
         fields = (self.tanhmax_polarity, self.tanhmax_layers, self.tanhmax_heads, self.tanhmax_score_bias, self.tanhmax_shift)
         return TanhMaxSettings(*fields)  # type: ignore[arg-type]
 
@@ -74,10 +79,11 @@ class TanhMaxFields:
         IMPLEMENTATION.fset(self, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as a dictionary, which names a shift only where there is one: without, it is as it always was."""
+        """The config as a dictionary, which names a shift and a refitted polarity only where there is one: without, it is as it always was."""
         values = super().to_dict()  # type: ignore[misc]
-        if values.get("tanhmax_shift") is None:
-            values.pop("tanhmax_shift", None)
+        for name in ("tanhmax_shift", "tanhmax_refitted_polarity"):
+            if values.get(name) is None:
+                values.pop(name, None)
         return values
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:

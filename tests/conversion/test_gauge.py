@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from families import BACKBONES, images, real_weights, run, text, tiny_model
+from families import real_weights, run, text, tiny_model
+from made_conversions import batches, hidden, trained
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, convert, set_polarity, use_tanhmax
@@ -18,32 +19,6 @@ FAMILIES = ["bert", "vit"]
 SENTENCE = "the film is a gripping and funny story about people who are not what they seem to be in a small town"
 EXACT = {torch.float32: 4e-5, torch.float64: 1e-10}
 every_family = pytest.mark.parametrize("family", FAMILIES)
-
-
-def trained(family, dtype=torch.float64, **changes):
-    """A TanhMax backbone whose biases and scores are as arbitrary as training for softmax leaves them."""
-    model = tiny_model(BACKBONES[family], **changes)
-    generator = torch.Generator().manual_seed(3)
-    for name, value in model.named_parameters():
-        if name.endswith("bias"):
-            value.data.normal_(0, 0.7, generator=generator)
-    return model.to(dtype)
-
-
-def batches(family, count=3):
-    """Inputs, of texts with padding."""
-    if family == "vit":
-        return [{"pixel_values": images(4).roll(shift, 0) * (1 + shift)} for shift in range(count)]
-    mask = torch.ones(4, 11, dtype=torch.int64)
-    mask[1, 8:] = mask[3, 5:] = 0
-    return [{"input_ids": text(4, 11).roll(shift, 1), "attention_mask": mask} for shift in range(count)]
-
-
-def hidden(model, batch):
-    """Last hidden states of the real tokens at the polarity that the model has."""
-    states = run(model, {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in batch.items()})
-    mask = batch.get("attention_mask")
-    return states.last_hidden_state[mask.bool()] if mask is not None else states.last_hidden_state.flatten(0, 1)
 
 
 def biases(model):

@@ -81,7 +81,8 @@ def test_projections_that_are_no_plain_layers():
     model = tiny_model(hf_tanhmax.TanhMaxBertModel)
     model.encoder.layer[1].attention.self.value = Adapter()
     with pytest.raises(
-        NotImplementedError, match=r"the value projection of BertSelfAttention is of class Adapter and no nn\.Linear; merge"
+        NotImplementedError,
+        match=r"the value projection of BertSelfAttention is of class Adapter and no nn\.Linear, so it cannot be aligned; merge",
     ):
         align(model, [{"input_ids": text(6, 9)}])
 
@@ -89,7 +90,9 @@ def test_projections_that_are_no_plain_layers():
 def test_weights_that_are_not_there():
     model = tiny_model(hf_tanhmax.TanhMaxBertModel)
     model.encoder.layer[0].attention.output.dense.to("meta")
-    with pytest.raises(ValueError, match="the output projection of BertSelfAttention is not in memory; align the model whole"):
+    with pytest.raises(
+        ValueError, match="the output projection of BertSelfAttention is not in memory, so it cannot be aligned; take the model whole"
+    ):
         align(model, [{"input_ids": text(6, 9)}])
     with torch.no_grad():
         whole = tiny_model(hf_tanhmax.TanhMaxBertModel)

@@ -1,0 +1,18 @@
+"""`python -m recipes.conversion run ...` and `cost ...` measure, `table` prints what was measured; each says more with `--help`."""
+
+import importlib
+import sys
+
+COMMANDS = ("run", "cost", "table")  # modules of this folder with a `main`
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; 2 if there is no such command."""
+    if not arguments or arguments[0] not in COMMANDS:
+        print(f"{__doc__}\ncommands: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(f"recipes.conversion.{arguments[0]}").main(arguments[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""What was measured, as a table: ways as rows, tasks as columns.
+
+python -m recipes.conversion table [--results DIR]
+"""
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.results import read_lines, table
+
+from .plan import RESULTS, read_plan
+
+Lines = list[dict[str, Any]]
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table; 2 if there are no results."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.conversion table", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--markdown", action="store_true", help="for a document")
+    chosen = parser.parse_args(arguments)
+    try:
+        print(rendered(chosen.results, markdown=chosen.markdown))
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
+    """Test accuracy of every way on every task that was measured, fine-tuned and as converted, with standard error; mass; cost.
+
+    Raises:
+        RecipeError: no results in the folder, or a file that cannot be read.
+    """
+    plan = read_plan()
+    measured = {name: read_results(path) for name in plan.tasks if (path := folder / f"{name}.jsonl").is_file()}
+    if not measured:
+        raise RecipeError(f"there are no results in {folder}; python -m recipes.conversion run makes them")
+    costs = read_costs(folder / "cost.jsonl", next(iter(measured)))
+    header = ["way", *(f"{plan.tasks[name].title}{kind}" for name in measured for kind in (", %", " as is, %", " negative"))]
+    rows = [
+        [way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name)), costs.get(way.name, "-")]
+        for way in plan.ways.values()
+    ]
+    return table([*header, "extra cost"], [row for row in rows if set(row[1:]) != {"-"}], markdown=markdown)
+
+
+def read_costs(path: Path, task: str) -> dict[str, str]:
+    """By way, the processor time on a task beyond that of softmax: the conversion and all training steps, in per cent.
+
+    Raises:
+        RecipeError: as `read_results`.
+    """
+    lines = [line for line in _lines(path, {"task", "way", "steps", "step_seconds", "conversion_seconds"}) if line["task"] == task]
+    softmax = {line["way"]: line["step_seconds"] * line["steps"] for line in lines}.get("softmax")
+    if softmax is None:
+        return {}
+    totals = {line["way"]: line["step_seconds"] * line["steps"] + line["conversion_seconds"] for line in lines}
+    return {way: f"{100 * (total / softmax - 1):+.0f} %" for way, total in totals.items() if way != "softmax"}
+
+
+def read_results(path: Path) -> Lines:
+    """The lines of a task.
+
+    Raises:
+        RecipeError: it cannot be read, or holds something else.
+    """
+    return _lines(path, {"way", "tuned", "seed", "test", "signs"})
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean over seeds; None of one value."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def _lines(path: Path, keys: set[str]) -> Lines:
+    if not path.is_file():
+        return []
+    try:
+        lines: Any = read_lines(path)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read {path}: {error}") from error
+    if not all(isinstance(line, dict) and keys <= line.keys() for line in lines):
+        raise RecipeError(f"{path} is not a result of recipes.conversion")
+    return lines
+
+
+def _cells(lines: Lines, way: str) -> list[str]:
+    tuned, untuned = ([line for line in lines if line["way"] == way and line["tuned"] is kind] for kind in (True, False))
+    accuracies = [_mean(some, lambda line: 100 * line["test"]["accuracy"], "{:.1f}") for some in (tuned, untuned)]
+    return [*accuracies, _mean(tuned, lambda line: line["signs"]["overall"]["negative_mass"], "{:.2f}", spread=False)]
+
+
+def _mean(lines: Lines, value: Callable[[dict[str, Any]], float], form: str, *, spread: bool = True) -> str:
+    values = [value(line) for line in lines]
+    if not values:
+        return "-"
+    error = standard_error(values) if spread else None
+    return form.format(statistics.fmean(values)) + (f" ± {form.format(error)}" if error is not None else "")
