@@ -164,7 +164,7 @@ def read_ablation(folder: Path) -> NegativesAblation | None:
         fields = {key: value for key, value in values.items() if key != "verdict"}
         effects = {name: Effect(**effect) for name, effect in fields.pop("effects").items()}
         found = NegativesAblation(effects=effects, **{**fields, "negative_mass_per_layer": tuple(fields["negative_mass_per_layer"])})
-        found.describe(), found.table()
+        found.describe(), found.table(), found.settings.get("data")
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name} is no ablation of a model; run hf-tanhmax ablate again, or delete the file") from error
     return found

@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..ablation import NegativesAblation, read_ablation
 from ..checkpoint import RESULTS, Checkpoint, read_checkpoint, read_object
 from ..choices import check_name
 from ..conversion.report import ORIGINALS, read_report
@@ -42,8 +43,8 @@ def model_card(
         language: of the data; left out if None.
 
     Raises:
-        ValueError: no TanhMax model in the folder, a conversion.json that is none, names that no repository has, or results that are not of
-            one model.
+        ValueError: no TanhMax model in the folder, a conversion.json or ablation.json that is none, names that no repository has, or
+            results that are not of one model.
     """
     for key, name in (("repo_id", repo_id), ("base_model", base_model)):
         check_name(key, name)
@@ -99,6 +100,8 @@ def _values(
         "settings": None if model is None else model.tanhmax_settings.describe(layers=model.num_hidden_layers),
         "conversion": None if conversion is None else conversion.describe(),
         "originals": ORIGINALS if (folder / ORIGINALS).is_file() else None,
+        "ablation": _ablation(read_ablation(folder)),
+        "ablate_place": repo_id or ".",
         "is_softmax_so_far": model is not None and model.tanhmax_settings.polarity == 0,
         "is_balanced": model is not None and model.tanhmax_settings.shift == "balanced",
         "origin": _origin(runs, data, base_model),
@@ -117,6 +120,19 @@ def _values(
             (escaped(path.stem.replace("_", " ")), path.relative_to(folder).as_posix()) for path in sorted(folder.glob("figures/*.png"))
         ],
         "version": own_version(),
+    }
+
+
+def _ablation(found: NegativesAblation | None) -> dict[str, str] | None:
+    """What a card says of an ablation."""
+    if found is None:
+        return None
+    data = found.settings.get("data")
+    return {
+        "verdict": found.verdict,
+        "table": found.table(),
+        "rows": f"{found.rows:,}",
+        "data": code(data) if isinstance(data, str) else "",
     }
 
 

@@ -86,7 +86,7 @@ def read_labelled(
     """
     if path.is_dir():
         files = _pictures(path, limit)
-        labels = [file.parent.name for file in files]
+        labels: list[int | str] = [file.parent.name for file in files]
         return [read_picture(file) for file in files], None if any(file.parent == path for file in files) else labels
     if path.suffix.lower() == ".txt":
         return [str(text) for text in read_inputs(path, limit=limit)], None

@@ -20,6 +20,18 @@ from hf_tanhmax.models.remote_code import CODE_FILE, auto_map, verdict
 pytestmark = asks_by_an_old_name
 
 
+ABLATION = {
+    "model": "bert",
+    "attention": "TanhMax",
+    "metric": "accuracy",
+    "rows": 9,
+    "as_is": 0.7,
+    "negative_mass": 0.1,
+    "effects": {"negatives_masked": {"value": 0.7, "difference": 0.0, "low": 0.0, "high": 0.0}},
+    "negative_mass_per_layer": [0.1],
+}
+
+
 @pytest.fixture
 def into(tmp_path):
     (tmp_path / "staged").mkdir()
@@ -32,11 +44,13 @@ def names(into):
 
 def test_a_run_folder(run_folder, into):
     REFITTED.save(run_folder)
+    (run_folder / "ablation.json").write_text(json.dumps(ABLATION))
     stage_model(run_folder, into, repo_id="owner/thing")
     assert names(into) == MODEL | TOKENIZER | {
         "results.json",
         "conversion.json",
         ORIGINALS,
+        "ablation.json",
         "figures/weights.png",
         ".eval_results/sst2.yaml",
     }

@@ -1,6 +1,7 @@
 """Does a model use its negative attention weights? Its quality with them as they are, and with interventions on them, row by row."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy
 import torch
@@ -193,7 +194,7 @@ class _Ablation:
             return own.describe(layers=len(self.modules))
         config = self.modules[self.signed[0]].config
         layers = None if len(self.signed) == len(self.modules) else tuple(self.signed)
-        found = {name: getattr(config, f"tanhmax_{name}", None) for name in ("heads", "shift")}
+        found: dict[str, Any] = {name: getattr(config, f"tanhmax_{name}", None) for name in ("heads", "shift")}
         return TanhMaxSettings(polarity=getattr(config, "tanhmax_polarity", 1.0), layers=layers, **found).describe(layers=len(self.modules))
 
 

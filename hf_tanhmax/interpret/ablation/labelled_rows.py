@@ -69,7 +69,7 @@ class RowEncoder:
                 "language model"
             )
         problem = getattr(model.config, "problem_type", None)
-        if self.classifies and (model.config.num_labels < 2 or problem == "multi_label_classification"):
+        if self.classifies and ((model.config.num_labels or 0) < 2 or problem == "multi_label_classification"):
             raise ValueError(f"{self.kind} does not choose one of several classes, so it has no accuracy; load one that does")
 
     def row(self, index: int, given: ModelInput, label: int | str | None) -> LabelledRow:
@@ -113,7 +113,7 @@ class RowEncoder:
         found = names.get(label) if isinstance(label, str) else label
         if found is None and isinstance(label, str) and label.strip().isdecimal():
             found = int(label)
-        if isinstance(found, bool) or not isinstance(found, Integral) or not 0 <= found < self.model.config.num_labels:
+        if isinstance(found, bool) or not isinstance(found, Integral) or not 0 <= found < len(names):
             raise ValueError(f"there is no class {label!r}; {self.kind} has {some(names)}, or their numbers")
         return torch.tensor([int(found)])
 
