@@ -109,7 +109,7 @@ class Parts(NamedTuple):
 
 
 def split(batches: Iterable[Batch]) -> Parts:
-    """Hold out the last tenth: of many batches so many, of a few so many rows of the last one.
+    """Hold out the last tenth: of many batches whole ones, of a few so many rows.
 
     Raises:
         ValueError: no batches.
@@ -124,16 +124,20 @@ def split(batches: Iterable[Batch]) -> Parts:
     if count >= 10:
         kept = count - count // 10
         return Parts(_Range(known, 0, kept), _Range(known, kept, count), held_out=True)
-    last = known[count - 1]
-    check_batch(last)
-    rows = _rows(last)
-    held = min(max(1, round(rows * count / 10)), rows - (count == 1))
-    before = [known[index] for index in range(count - 1)]
-    if held < 1:
-        return Parts([*before, last], [last], held_out=False)
-    if held == rows:
-        return Parts(before, [last], held_out=True)
-    return Parts([*before, _cut(last, slice(rows - held))], [_cut(last, slice(rows - held, rows))], held_out=True)
+    fitted = [known[index] for index in range(count)]
+    for batch in fitted:
+        check_batch(batch)
+    rows, held = sum(map(_rows, fitted)), []
+    wanted = min(max(1, round(rows / 10)), rows - 1)
+    while wanted > 0 and len(fitted) > 0:
+        last = fitted.pop()
+        rest = _rows(last) - wanted
+        if rest > 0:
+            fitted.append(_cut(last, slice(rest)))
+            last = _cut(last, slice(rest, rest + wanted))
+        held.append(last)
+        wanted -= _rows(last)
+    return Parts(fitted, held, held_out=True) if held else Parts(fitted, fitted, held_out=False)
 
 
 class _Range(Sequence[Batch]):
