@@ -153,7 +153,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
-    if call.shift is not None and implementation != "composed":
+    if call.shift is not None and implementation not in ("composed", "cpu"):
         return "has no balanced shift yet"
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"

@@ -39,6 +39,7 @@ MODULES = (
     "attention/composed/identities",
     "attention/composed/balanced",
     "attention/cpu/blocked",
+    "attention/cpu/balanced",
     "attention/cpu/build",
     "attention/cpu/operator",
     "attention/kernels/support",

@@ -24,13 +24,13 @@ def normal(implementation, *shape):
     return torch.randn(*shape, device=device_of(implementation), requires_grad=True)
 
 
-def arguments(implementation, queries=7, keys=11, dropout_p=0.0, **tensors):
+def arguments(implementation, queries=7, keys=11, dropout_p=0.0, balanced=False, **tensors):
     sizes = {"q": (4, queries), "k": (2, keys), "v": (2, keys)}
     inputs = [torch.randn(2, heads, length, 5) for heads, length in sizes.values()]
     seed = torch.tensor(3) if dropout_p else None
-    optional = {"log_p": torch.zeros(4), "bias": None, "additive_mask": None, "keep": None, "segments": None, "seed": seed, **tensors}
+    optional = {"polarity": torch.full((4,), 0.3) if balanced else torch.zeros(4), "bias": None, "additive_mask": None, "keep": None, "segments": None, "seed": seed, **tensors}
     placed = [item.to(device_of(implementation)) if isinstance(item, torch.Tensor) else item for item in (*inputs, *optional.values())]
-    return OperatorInputs(*placed, False, 0, None, 0.5, None, dropout_p, signed=True, kernels=implementation == "triton")
+    return OperatorInputs(*placed, False, 0, None, 0.5, None, dropout_p, signed=True, balanced=balanced, kernels=implementation == "triton")
 
 
 EXTRAS = {
@@ -63,7 +63,7 @@ def test_opcheck(extra, implementation):
 def test_opcheck_with_a_constant_polarity(signed, dtype, implementation):
     if dtype == torch.bfloat16:
         thorough_only("float32 is checked")
-    inputs = arguments(implementation, log_p=None)._replace(signed=signed)
+    inputs = arguments(implementation, polarity=None)._replace(signed=signed)
     torch.library.opcheck(fused_attention, (*(item.to(dtype).requires_grad_() for item in inputs[:3]), *inputs[3:]))
 
 

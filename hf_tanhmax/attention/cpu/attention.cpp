@@ -15,12 +15,12 @@ struct Call {
   const int64_t *low, *high;              // [queries]: the keys that a query may see are from low to high,
   const uint8_t *keep;                    // and of those, where keep is not null, the ones where it is 1
   const uint8_t *plain;                   // [batch, kv_heads]: whether scores need no shift
-  float *output, *lse;                    // dense [batch, heads, queries, value_width] and [batch, heads, queries]
+  float *output, *lse;                    // dense [batch, heads, queries, value_width] and, if not balanced, [batch, heads, queries]
   float *grad_query, *grad_key, *grad_value;  // dense, and zero at the start
-  float *grad_log_polarity;               // by row: dense [batch, heads, queries], zero at the start; or null
-  float *scratch;                         // for each thread: rows * (keys, and backward 3 keys + value_width + 1)
+  float *grad_polarity;                   // by row: dense [batch, heads, queries], zero at the start; of log p, or if balanced of p; or null
+  float *scratch;                         // share numbers for each thread
   int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], polarity_steps[2];
-  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads;
+  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, balanced;
   double scale;
 };
 
@@ -76,7 +76,6 @@ float total_of(const float* sums) {
 // The map of one row: how a score becomes P and N.
 struct Plain {
   float polarity;
-  float shift() const { return 0.0f; }
   inline void operator()(float x, float& positive, float& negative) const {  // x: times log2(e), |x| < 126
     const float n = nearest(x);
     const Split parts = split(x - n, n);
@@ -86,23 +85,28 @@ struct Plain {
 };
 
 struct Shifted {
-  float highest, log_polarity;
-  float shift() const { return highest; }
+  float positive_shift, negative_shift;
   inline void operator()(float x, float& positive, float& negative) const {
-    positive = exponential(x - highest);
-    negative = exponential((log_polarity - highest) - x);
+    positive = exponential(x - positive_shift);
+    negative = exponential(negative_shift - x);
   }
 };
 
-// A row of scores that becomes weights in place; N goes to negatives if it is kept.
+// What becomes of P and N: weights P - N in the place of the scores, the same with N kept beside them, or P in that place and N beside it.
+enum class Form { difference, kept, apart };
+
+struct Sums {
+  float positive, negative;
+};
+
 struct Row {
   float *weights, *negatives;
   const uint8_t* seen;  // by column; null: all
   int64_t step, low, high;
 };
 
-template <bool MASKED, bool KEPT, class Map>
-inline float weigh_one(const Row& row, const Map& map, int64_t column, int64_t step) {
+template <bool MASKED, Form FORM, class Map>
+inline Sums weigh_one(const Row& row, const Map& map, int64_t column, int64_t step) {
   float positive, negative;
   map(row.weights[column], positive, negative);
   if (MASKED) {
@@ -110,30 +114,39 @@ inline float weigh_one(const Row& row, const Map& map, int64_t column, int64_t s
     positive *= visible;
     negative *= visible;
   }
-  row.weights[column] = positive - negative;
-  if (KEPT) row.negatives[column] = negative;
-  return positive + negative;
+  row.weights[column] = FORM == Form::apart ? positive : positive - negative;
+  if (FORM != Form::difference) row.negatives[column] = negative;
+  return {positive, negative};
 }
 
-template <bool MASKED, bool KEPT, class Map>
-float weigh_columns(const Row& row, const Map& map, int64_t step) {
-  float sums[LANES] = {};
+template <bool MASKED, Form FORM, class Map>
+Sums weigh_columns(const Row& row, const Map& map, int64_t step) {
+  float positives[LANES] = {}, negatives[LANES] = {};
+  const auto add = [&](int64_t column, int64_t lane) {
+    const Sums found = weigh_one<MASKED, FORM>(row, map, column, step);
+    positives[lane] += FORM == Form::apart ? found.positive : found.positive + found.negative;
+    if (FORM == Form::apart) negatives[lane] += found.negative;
+  };
   int64_t column = row.low;
   for (; column + LANES <= row.high; column += LANES)
-    for (int64_t lane = 0; lane < LANES; ++lane) sums[lane] += weigh_one<MASKED, KEPT>(row, map, column + lane, step);
-  for (; column < row.high; ++column) sums[0] += weigh_one<MASKED, KEPT>(row, map, column, step);
-  return total_of(sums);
+    for (int64_t lane = 0; lane < LANES; ++lane) add(column + lane, lane);
+  for (; column < row.high; ++column) add(column, 0);
+  return {total_of(positives), total_of(negatives)};
 }
 
-template <bool KEPT, class Map>
-float weigh_row(const Row& row, const Map& map) {  // returns the sum of P + N
-  if (row.seen == nullptr) return weigh_columns<false, KEPT>(row, map, 0);
-  return row.step == 1 ? weigh_columns<true, KEPT>(row, map, 1) : weigh_columns<true, KEPT>(row, map, row.step);
+template <Form FORM, class Map>
+Sums weigh_row(const Row& row, const Map& map) {  // returns the sums of P and of N if they lie apart, else that of both as the first
+  if (row.seen == nullptr) return weigh_columns<false, FORM>(row, map, 0);
+  return row.step == 1 ? weigh_columns<true, FORM>(row, map, 1) : weigh_columns<true, FORM>(row, map, row.step);
 }
 
-// The largest exponent of a row over its visible keys: of its scores and of log p minus them.
+struct Extremes {
+  float highest, lowest;
+};
+
+// Of the scores of a row over its visible keys; without such keys -inf and inf.
 template <bool MASKED>
-float highest_exponent(const Row& row, float log_polarity, int64_t step) {
+Extremes extremes_of(const Row& row, int64_t step) {
   float highest[LANES], lowest[LANES];
   for (int64_t lane = 0; lane < LANES; ++lane) highest[lane] = -INFINITY, lowest[lane] = INFINITY;
   const auto look = [&](int64_t column, int64_t lane) {
@@ -151,13 +164,12 @@ float highest_exponent(const Row& row, float log_polarity, int64_t step) {
     highest[0] = std::fmax(highest[0], highest[lane]);
     lowest[0] = std::fmin(lowest[0], lowest[lane]);
   }
-  const float found = std::fmax(highest[0], log_polarity - lowest[0]);
-  return found == -INFINITY ? 0.0f : found;
+  return {highest[0], lowest[0]};
 }
 
-float highest_exponent(const Row& row, float log_polarity) {
-  if (row.seen == nullptr) return highest_exponent<false>(row, log_polarity, 0);
-  return row.step == 1 ? highest_exponent<true>(row, log_polarity, 1) : highest_exponent<true>(row, log_polarity, row.step);
+Extremes extremes_of(const Row& row) {
+  if (row.seen == nullptr) return extremes_of<false>(row, 0);
+  return row.step == 1 ? extremes_of<true>(row, 1) : extremes_of<true>(row, row.step);
 }
 
 struct Tile {
@@ -192,11 +204,13 @@ void scores_of(const Tile& tile, int64_t width, float alpha, const float* x, int
   multiply(false, true, tile.rows, tile.columns, width, alpha, x, most(x_step, width), y, most(y_step, width), 0.0f, found, tile.columns);
 }
 
-template <bool KEPT>
+template <Form FORM>
 float weigh(const Row& row, bool plain, float polarity, float log_polarity, float& shift) {
-  if (plain) return weigh_row<KEPT>(row, Plain{polarity});
-  shift = highest_exponent(row, log_polarity);
-  return weigh_row<KEPT>(row, Shifted{shift, log_polarity});
+  if (plain) return weigh_row<FORM>(row, Plain{polarity}).positive;
+  const Extremes scores = extremes_of(row);
+  const float found = std::fmax(scores.highest, log_polarity - scores.lowest);
+  shift = found == -INFINITY ? 0.0f : found;
+  return weigh_row<FORM>(row, Shifted{shift, log_polarity - shift}).positive;
 }
 
 void clear_outside(const Row& row, float* values, int64_t columns) {
@@ -215,37 +229,95 @@ Row row_of(const Call& call, const Tile& tile, int64_t place, float* weights, fl
   return {weights + start, negatives == nullptr ? nullptr : negatives + start, seen, call.keep_steps[3], low, least(high, tile.columns)};
 }
 
-// Scores of a tile as weights without their denominator; totals: the denominators. shifts may be null.
-template <bool KEPT>
-void weigh_tile(const Call& call, const Tile& tile, float* weights, float* negatives, float* totals, float* shifts) {
+// Writes the scores of a tile, and says whether they need no shift: then they are times log2(e).
+bool write_scores(const Call& call, const Tile& tile, float* scores) {
   const bool plain = call.plain[tile.entry * call.kv_heads + tile.kv_head];
   const float alpha = static_cast<float>(plain ? call.scale * 1.44269504088896341 : call.scale);
   const float* query = part(call.query, call.query_steps, tile.entry, tile.head, tile.first);
   const float* key = part(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low);
-  scores_of(tile, call.width, alpha, query, call.query_steps[2], key, call.key_steps[2], weights);
+  scores_of(tile, call.width, alpha, query, call.query_steps[2], key, call.key_steps[2], scores);
+  return plain;
+}
+
+int64_t polarity_at(const Call& call, const Tile& tile, int64_t place) {
+  return tile.head * call.polarity_steps[0] + (tile.first + place) * call.polarity_steps[1];
+}
+
+// Scores of a tile as weights without their denominator; totals: the denominators. shifts may be null.
+template <Form FORM>
+void weigh_tile(const Call& call, const Tile& tile, float* weights, float* negatives, float* totals, float* shifts) {
+  const bool plain = write_scores(call, tile, weights);
   for (int64_t place = 0; place < tile.rows; ++place) {
     const Row row = row_of(call, tile, place, weights, negatives);
     float shift = 0.0f;
-    const int64_t own = tile.head * call.polarity_steps[0] + (tile.first + place) * call.polarity_steps[1];
-    totals[place] = weigh<KEPT>(row, plain, call.polarity[own], call.log_polarity[own], shift);
+    const int64_t own = polarity_at(call, tile, place);
+    totals[place] = weigh<FORM>(row, plain, call.polarity[own], call.log_polarity[own], shift);
     if (shifts != nullptr) shifts[place] = shift;
     clear_outside(row, row.weights, tile.columns);
   }
 }
 
-void forward_tile(const Call& call, const Tile& tile, float* weights) {
-  const int64_t start = (tile.entry * call.heads + tile.head) * call.queries + tile.first, width = call.value_width;
-  float *output = call.output + start * width, *lse = call.lse + start;
-  float* const totals = weights + call.rows * call.keys;
-  weigh_tile<false>(call, tile, weights, nullptr, totals, lse);
+// With a balanced shift, the weights are positive P - negative N, each of P and N over its own denominator.
+struct Shares {
+  float positive, negative;  // 1 / (1 + p) and p / (1 + p)
+};
+
+Shares shares_at(const Call& call, const Tile& tile, int64_t place) {
+  const float log_polarity = call.log_polarity[polarity_at(call, tile, place)];
+  return {1.0f / (1.0f + std::exp(log_polarity)), 1.0f / (1.0f + std::exp(-log_polarity))};
+}
+
+// Scores of a tile as balanced weights, which may take the place of its scores. With KEPT, P takes that place, and negatives is a tile for N;
+// else it is a row for what is on the way.
+template <bool KEPT>
+void balance_tile(const Call& call, const Tile& tile, float* scores, float* negatives, float* weights) {
+  const bool plain = write_scores(call, tile, scores);
+  for (int64_t place = 0; place < tile.rows; ++place) {
+    Row row = row_of(call, tile, place, scores, negatives);
+    if (!KEPT) row.negatives = negatives;
+    Sums sums;
+    if (plain) {
+      sums = weigh_row<Form::apart>(row, Plain{1.0f});
+    } else {
+      const Extremes found = extremes_of(row);
+      sums = weigh_row<Form::apart>(row, Shifted{found.highest, found.lowest});
+    }
+    const bool empty = sums.positive == 0.0f;
+    const float positive = empty ? 0.0f : 1.0f / sums.positive, negative = empty ? 0.0f : 1.0f / sums.negative;
+    const Shares shares = shares_at(call, tile, place);
+    float* const joint = weights + place * tile.columns;
+    for (int64_t column = row.low; column < row.high; ++column) {
+      const float p = row.weights[column] * positive, n = row.negatives[column] * negative;
+      if (KEPT) row.weights[column] = p, row.negatives[column] = n;
+      joint[column] = shares.positive * p - shares.negative * n;
+    }
+    clear_outside(row, joint, tile.columns);
+  }
+}
+
+// The output of a tile's queries, from their weights.
+void weigh_values(const Call& call, const Tile& tile, const float* weights, float* output) {
   const float* value = part(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low);
+  const int64_t width = call.value_width;
   multiply(false, false, tile.rows, width, tile.columns, 1.0f, weights, tile.columns, value, most(call.value_steps[2], width), 0.0f, output,
            most(width, 1));
+}
+
+void forward_tile(const Call& call, const Tile& tile, float* weights) {
+  const int64_t start = (tile.entry * call.heads + tile.head) * call.queries + tile.first, width = call.value_width;
+  float *output = call.output + start * width, *spare = weights + call.rows * call.keys;
+  if (call.balanced) {
+    balance_tile<false>(call, tile, weights, spare, weights);
+    return weigh_values(call, tile, weights, output);
+  }
+  float* const lse = call.lse + start;
+  weigh_tile<Form::difference>(call, tile, weights, nullptr, spare, lse);
+  weigh_values(call, tile, weights, output);
   for (int64_t place = 0; place < tile.rows; ++place) {
-    const bool empty = totals[place] == 0.0f;
-    const float inverse = empty ? 0.0f : 1.0f / totals[place];
+    const bool empty = spare[place] == 0.0f;
+    const float inverse = empty ? 0.0f : 1.0f / spare[place];
     for (int64_t column = 0; column < width; ++column) output[place * width + column] *= inverse;
-    lse[place] = empty ? INFINITY : std::log(totals[place]) + lse[place];
+    lse[place] = empty ? INFINITY : std::log(spare[place]) + lse[place];
   }
 }
 
@@ -267,35 +339,84 @@ float score_gradient(const Row& row, float* grads, float inverse, bool summed) {
   return total_of(parts);
 }
 
-void backward_tile(const Call& call, const Tile& tile, float* weights) {
-  const int64_t size = call.rows * call.keys, width = call.width, value_width = call.value_width;
-  float *negatives = weights + size, *grads = negatives + size, *upstream = grads + size, *inverses = upstream + call.rows * value_width;
-  weigh_tile<true>(call, tile, weights, negatives, inverses, nullptr);
-  for (int64_t place = 0; place < tile.rows; ++place) {
-    const float* own = part(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first + place);
-    inverses[place] = inverses[place] == 0.0f ? 0.0f : 1.0f / inverses[place];
-    for (int64_t column = 0; column < value_width; ++column) upstream[place * value_width + column] = own[column] * inverses[place];
-  }
-  const int64_t keys = (tile.entry * call.kv_heads + tile.kv_head) * call.keys + tile.low;
-  const int64_t upstream_step = most(value_width, 1), query_step = most(call.query_steps[2], width);
-  multiply(true, false, tile.columns, value_width, tile.rows, 1.0f, weights, tile.columns, upstream, upstream_step, 1.0f,
-           call.grad_value + keys * value_width, upstream_step);
+// row: P and N; grads: dO V^T, becomes the gradient of the scores. Returns the sum of (P + N) dP.
+float balanced_gradient(const Row& row, float* grads, Shares shares) {
+  float positives[LANES] = {}, negatives[LANES] = {};
+  const auto add = [&](int64_t column, int64_t lane) {
+    positives[lane] += grads[column] * row.weights[column];
+    negatives[lane] += grads[column] * row.negatives[column];
+  };
+  int64_t column = row.low;
+  for (; column + LANES <= row.high; column += LANES)
+    for (int64_t lane = 0; lane < LANES; ++lane) add(column + lane, lane);
+  for (; column < row.high; ++column) add(column, 0);
+  const float positive = total_of(positives), negative = total_of(negatives);
+  for (column = row.low; column < row.high; ++column)
+    grads[column] = shares.positive * row.weights[column] * (grads[column] - positive) +
+                    shares.negative * row.negatives[column] * (grads[column] - negative);
+  return positive + negative;
+}
+
+// From the gradient of the output, or that over the denominator for weights without it: adds up that of the values, and writes that of the
+// weights, which may take their place.
+void back_through_values(const Call& call, const Tile& tile, const float* weights, const float* upstream, int64_t step, float* grads) {
+  const int64_t keys = (tile.entry * call.kv_heads + tile.kv_head) * call.keys + tile.low, width = call.value_width;
+  multiply(true, false, tile.columns, width, tile.rows, 1.0f, weights, tile.columns, upstream, step, 1.0f, call.grad_value + keys * width,
+           most(width, 1));
   const float* value = part(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low);
-  scores_of(tile, value_width, 1.0f, upstream, upstream_step, value, call.value_steps[2], grads);
-  const int64_t queries = (tile.entry * call.heads + tile.head) * call.queries + tile.first;
-  for (int64_t place = 0; place < tile.rows; ++place) {
-    const Row row = row_of(call, tile, place, weights, negatives);
-    const float sum = score_gradient(row, grads + place * tile.columns, inverses[place], call.grad_log_polarity != nullptr);
-    if (call.grad_log_polarity != nullptr) call.grad_log_polarity[queries + place] = -sum;
-    clear_outside(row, grads + place * tile.columns, tile.columns);
-  }
+  scores_of(tile, width, 1.0f, upstream, step, value, call.value_steps[2], grads);
+}
+
+// From the gradient of a tile's scores to those of its queries and keys.
+void back_to_inputs(const Call& call, const Tile& tile, const float* grads) {
+  const int64_t width = call.width, queries = (tile.entry * call.heads + tile.head) * call.queries + tile.first;
+  const int64_t keys = (tile.entry * call.kv_heads + tile.kv_head) * call.keys + tile.low;
   const float scale = static_cast<float>(call.scale);
   const float* query = part(call.query, call.query_steps, tile.entry, tile.head, tile.first);
   const float* key = part(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low);
   multiply(false, false, tile.rows, width, tile.columns, scale, grads, tile.columns, key, most(call.key_steps[2], width), 0.0f,
            call.grad_query + queries * width, most(width, 1));
-  multiply(true, false, tile.columns, width, tile.rows, scale, grads, tile.columns, query, query_step, 1.0f, call.grad_key + keys * width,
-           most(width, 1));
+  multiply(true, false, tile.columns, width, tile.rows, scale, grads, tile.columns, query, most(call.query_steps[2], width), 1.0f,
+           call.grad_key + keys * width, most(width, 1));
+}
+
+// Upstream for weights without their denominator; inverses: the denominators, which become their inverses.
+void divide_upstream(const Call& call, const Tile& tile, float* upstream, float* inverses) {
+  for (int64_t place = 0; place < tile.rows; ++place) {
+    const float* own = part(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first + place);
+    inverses[place] = inverses[place] == 0.0f ? 0.0f : 1.0f / inverses[place];
+    for (int64_t column = 0; column < call.value_width; ++column) upstream[place * call.value_width + column] = own[column] * inverses[place];
+  }
+}
+
+void backward_tile(const Call& call, const Tile& tile, float* weights) {
+  const int64_t size = call.rows * call.keys, value_width = call.value_width;
+  float *negatives = weights + size, *grads = negatives + size, *upstream = grads + size, *inverses = upstream + call.rows * value_width;
+  if (call.balanced) {
+    balance_tile<true>(call, tile, weights, negatives, grads);
+    const float* own = part(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first);
+    back_through_values(call, tile, grads, own, most(call.grad_output_steps[2], value_width), grads);
+  } else {
+    weigh_tile<Form::kept>(call, tile, weights, negatives, inverses, nullptr);
+    divide_upstream(call, tile, upstream, inverses);
+    back_through_values(call, tile, weights, upstream, most(value_width, 1), grads);
+  }
+  const bool summed = call.grad_polarity != nullptr;
+  float* const sums = summed ? call.grad_polarity + (tile.entry * call.heads + tile.head) * call.queries + tile.first : nullptr;
+  for (int64_t place = 0; place < tile.rows; ++place) {
+    const Row row = row_of(call, tile, place, weights, negatives);
+    float* const own = grads + place * tile.columns;
+    float sum;
+    if (call.balanced) {
+      const Shares shares = shares_at(call, tile, place);
+      sum = shares.positive * shares.positive * balanced_gradient(row, own, shares);
+    } else {
+      sum = score_gradient(row, own, inverses[place], summed);
+    }
+    if (summed) sums[place] = -sum;
+    clear_outside(row, own, tile.columns);
+  }
+  back_to_inputs(call, tile, grads);
 }
 
 }  // namespace
@@ -304,23 +425,21 @@ extern "C" {
 
 void hf_tanhmax_forward(const Call* call) {
   const int64_t blocks = (call->queries + call->rows - 1) / call->rows, units = call->batch * call->heads * blocks;
-  const int64_t share = call->rows * (call->keys + 1);
-#pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * share > ALONE)
+#pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * call->share > ALONE)
   for (int64_t unit = 0; unit < units; ++unit) {
     const Tile tile = tile_at(*call, unit / blocks / call->heads, unit / blocks % call->heads, unit % blocks * call->rows);
-    if (tile.columns > 0) forward_tile(*call, tile, call->scratch + omp_get_thread_num() * share);
+    if (tile.columns > 0) forward_tile(*call, tile, call->scratch + omp_get_thread_num() * call->share);
   }
 }
 
 void hf_tanhmax_backward(const Call* call) {
   const int64_t units = call->batch * call->kv_heads, groups = call->heads / call->kv_heads;
-  const int64_t share = call->rows * (3 * call->keys + call->value_width + 1);
-#pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * share > ALONE)
+#pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * call->share > ALONE)
   for (int64_t unit = 0; unit < units; ++unit)
     for (int64_t head = unit % call->kv_heads * groups; head < (unit % call->kv_heads + 1) * groups; ++head)
       for (int64_t first = 0; first < call->queries; first += call->rows) {
         const Tile tile = tile_at(*call, unit / call->kv_heads, head, first);
-        if (tile.columns > 0) backward_tile(*call, tile, call->scratch + omp_get_thread_num() * share);
+        if (tile.columns > 0) backward_tile(*call, tile, call->scratch + omp_get_thread_num() * call->share);
       }
 }
 

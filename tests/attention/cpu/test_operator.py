@@ -43,7 +43,7 @@ def tensors(batch=3, heads=6, kv_heads=2, queries=53, keys=67, dim=5, value_dim=
 
 
 def gradients(found):
-    return [found.query, found.key, found.value, *([] if found.log_polarity is None else [found.log_polarity])]
+    return [found.query, found.key, found.value, *([] if found.polarity is None else [found.polarity])]
 
 
 def assert_alike(case, tolerance=2e-6):
@@ -54,7 +54,7 @@ def assert_alike(case, tolerance=2e-6):
     assert torch.equal(lse.isinf(), expected_lse.isinf())
     torch.testing.assert_close(lse, expected_lse)
     upstream = torch.randn_like(output)
-    both = (function(case, upstream, log_polarity=True) for function in (native_backward, blocked_backward))
+    both = (function(case, upstream, polarity=True) for function in (native_backward, blocked_backward))
     for one, other in zip(*map(gradients, both), strict=True):
         assert error(one, other) < 10 * tolerance
         assert one.isfinite().all()
@@ -154,7 +154,7 @@ def test_defaults_of_torch_change_nothing(name, other):
     upstream = torch.randn(3, 6, 53, 7)
 
     def run():
-        return [*native_forward(case), *gradients(native_backward(case, upstream, log_polarity=True))]
+        return [*native_forward(case), *gradients(native_backward(case, upstream, polarity=True))]
 
     expected, default = run(), getattr(torch, f"get_default_{name}")()
     try:
@@ -179,7 +179,7 @@ def test_threads_change_nothing(std):
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            results.append([*native_forward(case), *gradients(native_backward(case, upstream, log_polarity=True))])
+            results.append([*native_forward(case), *gradients(native_backward(case, upstream, polarity=True))])
     finally:
         torch.set_num_threads(1)
     for one, other in zip(*results, strict=True):
