@@ -28,7 +28,7 @@ def arguments(implementation, queries=7, keys=11, dropout_p=0.0, balanced=False,
     sizes = {"q": (4, queries), "k": (2, keys), "v": (2, keys)}
     inputs = [torch.randn(2, heads, length, 5) for heads, length in sizes.values()]
     seed = torch.tensor(3) if dropout_p else None
-    optional = {"polarity": torch.full((4,), 0.3) if balanced else torch.zeros(4), "bias": None, "additive_mask": None, "keep": None, "segments": None, "seed": seed, **tensors}
+    optional = {"polarity": torch.zeros(4), "bias": None, "additive_mask": None, "keep": None, "segments": None, "seed": seed, **tensors}
     placed = [item.to(device_of(implementation)) if isinstance(item, torch.Tensor) else item for item in (*inputs, *optional.values())]
     return OperatorInputs(*placed, False, 0, None, 0.5, None, dropout_p, signed=True, balanced=balanced, kernels=implementation == "triton")
 

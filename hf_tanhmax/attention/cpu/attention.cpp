@@ -67,6 +67,15 @@ inline float exponential(float x) {  // e^x for x <= 0; 0 below -87; finite abov
   return x < -87.0f ? 0.0f : found;
 }
 
+// visit(column, lane) for the columns from low to high, in lanes.
+template <class Visit>
+inline void by_lanes(int64_t low, int64_t high, const Visit& visit) {
+  int64_t column = low;
+  for (; column + LANES <= high; column += LANES)
+    for (int64_t lane = 0; lane < LANES; ++lane) visit(column + lane, lane);
+  for (; column < high; ++column) visit(column, 0);
+}
+
 float total_of(const float* sums) {
   float found = 0.0f;
   for (int64_t lane = 0; lane < LANES; ++lane) found += sums[lane];
@@ -85,59 +94,94 @@ struct Plain {
 };
 
 struct Shifted {
-  float positive_shift, negative_shift;
+  float highest, log_polarity;
   inline void operator()(float x, float& positive, float& negative) const {
-    positive = exponential(x - positive_shift);
-    negative = exponential(negative_shift - x);
+    positive = exponential(x - highest);
+    negative = exponential((log_polarity - highest) - x);
   }
 };
 
-// What becomes of P and N: weights P - N in the place of the scores, the same with N kept beside them, or P in that place and N beside it.
-enum class Form { difference, kept, apart };
-
-struct Sums {
-  float positive, negative;
+// With a balanced shift P and N have denominators of their own, which cancel in what is small; so P - N is formed before, and exact where
+// 2^n is 1.
+struct PlainApart {
+  inline void operator()(float x, float& positive, float& negative, float& difference) const {
+    const float n = nearest(x);
+    const Split parts = split(x - n, n);
+    const float up = power_of_two(parts.whole), down = power_of_two(-parts.whole);
+    positive = up * (parts.even + parts.odd);
+    negative = down * (parts.even - parts.odd);
+    difference = (up - down) * parts.even + (up + down) * parts.odd;
+  }
 };
 
+struct ShiftedApart {
+  float highest, lowest;
+  inline void operator()(float x, float& positive, float& negative, float& difference) const {
+    positive = exponential(x - highest);
+    negative = exponential(lowest - x);
+    difference = 0.0f;  // as their shifts differ
+  }
+};
+
+// A row of scores that becomes weights in place; N goes to negatives if it is kept.
 struct Row {
   float *weights, *negatives;
   const uint8_t* seen;  // by column; null: all
   int64_t step, low, high;
 };
 
-template <bool MASKED, Form FORM, class Map>
-inline Sums weigh_one(const Row& row, const Map& map, int64_t column, int64_t step) {
-  float positive, negative;
-  map(row.weights[column], positive, negative);
-  if (MASKED) {
-    const float visible = static_cast<float>(row.seen[column * step]);
-    positive *= visible;
-    negative *= visible;
-  }
-  row.weights[column] = FORM == Form::apart ? positive : positive - negative;
-  if (FORM != Form::difference) row.negatives[column] = negative;
-  return {positive, negative};
+template <bool MASKED, bool KEPT, class Map>
+float weigh_columns(const Row& row, const Map& map, int64_t step) {
+  float sums[LANES] = {};
+  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
+    float positive, negative;
+    map(row.weights[column], positive, negative);
+    if (MASKED) {
+      const float visible = static_cast<float>(row.seen[column * step]);
+      positive *= visible;
+      negative *= visible;
+    }
+    row.weights[column] = positive - negative;
+    if (KEPT) row.negatives[column] = negative;
+    sums[lane] += positive + negative;
+  });
+  return total_of(sums);
 }
 
-template <bool MASKED, Form FORM, class Map>
-Sums weigh_columns(const Row& row, const Map& map, int64_t step) {
-  float positives[LANES] = {}, negatives[LANES] = {};
-  const auto add = [&](int64_t column, int64_t lane) {
-    const Sums found = weigh_one<MASKED, FORM>(row, map, column, step);
-    positives[lane] += FORM == Form::apart ? found.positive : found.positive + found.negative;
-    if (FORM == Form::apart) negatives[lane] += found.negative;
-  };
-  int64_t column = row.low;
-  for (; column + LANES <= row.high; column += LANES)
-    for (int64_t lane = 0; lane < LANES; ++lane) add(column + lane, lane);
-  for (; column < row.high; ++column) add(column, 0);
-  return {total_of(positives), total_of(negatives)};
+template <bool KEPT, class Map>
+float weigh_row(const Row& row, const Map& map) {  // returns the sum of P + N
+  if (row.seen == nullptr) return weigh_columns<false, KEPT>(row, map, 0);
+  return row.step == 1 ? weigh_columns<true, KEPT>(row, map, 1) : weigh_columns<true, KEPT>(row, map, row.step);
 }
 
-template <Form FORM, class Map>
-Sums weigh_row(const Row& row, const Map& map) {  // returns the sums of P and of N if they lie apart, else that of both as the first
-  if (row.seen == nullptr) return weigh_columns<false, FORM>(row, map, 0);
-  return row.step == 1 ? weigh_columns<true, FORM>(row, map, 1) : weigh_columns<true, FORM>(row, map, row.step);
+struct Sums {
+  float positive, negative, difference;
+};
+
+// P takes the place of the scores, N goes to negatives.
+template <bool MASKED, class Map>
+Sums part_columns(const Row& row, const Map& map, float* differences, int64_t step) {
+  float positives[LANES] = {}, negatives[LANES] = {}, sums[LANES] = {};
+  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
+    float positive, negative, difference;
+    map(row.weights[column], positive, negative, difference);
+    if (MASKED) {
+      const float visible = static_cast<float>(row.seen[column * step]);
+      positive *= visible;
+      negative *= visible;
+      difference *= visible;
+    }
+    positives[lane] += row.weights[column] = positive;
+    negatives[lane] += row.negatives[column] = negative;
+    sums[lane] += differences[column] = difference;
+  });
+  return {total_of(positives), total_of(negatives), total_of(sums)};
+}
+
+template <class Map>
+Sums part_row(const Row& row, const Map& map, float* differences) {
+  if (row.seen == nullptr) return part_columns<false>(row, map, differences, 0);
+  return row.step == 1 ? part_columns<true>(row, map, differences, 1) : part_columns<true>(row, map, differences, row.step);
 }
 
 struct Extremes {
@@ -149,17 +193,13 @@ template <bool MASKED>
 Extremes extremes_of(const Row& row, int64_t step) {
   float highest[LANES], lowest[LANES];
   for (int64_t lane = 0; lane < LANES; ++lane) highest[lane] = -INFINITY, lowest[lane] = INFINITY;
-  const auto look = [&](int64_t column, int64_t lane) {
+  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     const float x = row.weights[column];
     const bool visible = !MASKED || row.seen[column * step] != 0;
     const float high = visible ? x : -INFINITY, low = visible ? x : INFINITY;
     highest[lane] = high > highest[lane] ? high : highest[lane];
     lowest[lane] = low < lowest[lane] ? low : lowest[lane];
-  };
-  int64_t column = row.low;
-  for (; column + LANES <= row.high; column += LANES)
-    for (int64_t lane = 0; lane < LANES; ++lane) look(column + lane, lane);
-  for (; column < row.high; ++column) look(column, 0);
+  });
   for (int64_t lane = 1; lane < LANES; ++lane) {
     highest[0] = std::fmax(highest[0], highest[lane]);
     lowest[0] = std::fmin(lowest[0], lowest[lane]);
@@ -204,13 +244,13 @@ void scores_of(const Tile& tile, int64_t width, float alpha, const float* x, int
   multiply(false, true, tile.rows, tile.columns, width, alpha, x, most(x_step, width), y, most(y_step, width), 0.0f, found, tile.columns);
 }
 
-template <Form FORM>
+template <bool KEPT>
 float weigh(const Row& row, bool plain, float polarity, float log_polarity, float& shift) {
-  if (plain) return weigh_row<FORM>(row, Plain{polarity}).positive;
+  if (plain) return weigh_row<KEPT>(row, Plain{polarity});
   const Extremes scores = extremes_of(row);
   const float found = std::fmax(scores.highest, log_polarity - scores.lowest);
   shift = found == -INFINITY ? 0.0f : found;
-  return weigh_row<FORM>(row, Shifted{shift, log_polarity - shift}).positive;
+  return weigh_row<KEPT>(row, Shifted{shift, log_polarity});
 }
 
 void clear_outside(const Row& row, float* values, int64_t columns) {
@@ -244,14 +284,14 @@ int64_t polarity_at(const Call& call, const Tile& tile, int64_t place) {
 }
 
 // Scores of a tile as weights without their denominator; totals: the denominators. shifts may be null.
-template <Form FORM>
+template <bool KEPT>
 void weigh_tile(const Call& call, const Tile& tile, float* weights, float* negatives, float* totals, float* shifts) {
   const bool plain = write_scores(call, tile, weights);
   for (int64_t place = 0; place < tile.rows; ++place) {
     const Row row = row_of(call, tile, place, weights, negatives);
     float shift = 0.0f;
     const int64_t own = polarity_at(call, tile, place);
-    totals[place] = weigh<FORM>(row, plain, call.polarity[own], call.log_polarity[own], shift);
+    totals[place] = weigh<KEPT>(row, plain, call.polarity[own], call.log_polarity[own], shift);
     if (shifts != nullptr) shifts[place] = shift;
     clear_outside(row, row.weights, tile.columns);
   }
@@ -262,34 +302,51 @@ struct Shares {
   float positive, negative;  // 1 / (1 + p) and p / (1 + p)
 };
 
+float inverse_of(float total) { return total == 0.0f ? 0.0f : 1.0f / total; }
+
+struct Joint {
+  float positive, negative, difference;  // what P, N and P - N, without denominators, are multiplied by in a weight
+};
+
+// s+ P - s- N = (s+ - s-) P + s- (P - N), and with the difference d of both without denominators and its sum D,
+// P - N = (d - N D) / S+ = (d - P D) / S-: the larger of the two sums S loses no digits.
+Joint joint_plain(Sums sums, Shares shares) {
+  const bool up = sums.difference >= 0.0f;
+  const float larger = inverse_of(up ? sums.positive : sums.negative), smaller = inverse_of(up ? sums.negative : sums.positive);
+  const float common = -shares.negative * (sums.difference * larger) * smaller, rest = (shares.positive - shares.negative) * inverse_of(sums.positive);
+  return {up ? rest : rest + common, up ? common : 0.0f, shares.negative * larger};
+}
+
 Shares shares_at(const Call& call, const Tile& tile, int64_t place) {
   const float log_polarity = call.log_polarity[polarity_at(call, tile, place)];
   return {1.0f / (1.0f + std::exp(log_polarity)), 1.0f / (1.0f + std::exp(-log_polarity))};
 }
 
-// Scores of a tile as balanced weights, which may take the place of its scores. With KEPT, P takes that place, and negatives is a tile for N;
-// else it is a row for what is on the way.
+// Scores of a tile as balanced weights, which are written to weights. With KEPT, P takes the place of the scores, and negatives is a tile
+// for N; else the weights do, and negatives has two rows for what is on the way.
 template <bool KEPT>
 void balance_tile(const Call& call, const Tile& tile, float* scores, float* negatives, float* weights) {
   const bool plain = write_scores(call, tile, scores);
   for (int64_t place = 0; place < tile.rows; ++place) {
     Row row = row_of(call, tile, place, scores, negatives);
     if (!KEPT) row.negatives = negatives;
+    float *const joint = weights + place * tile.columns, *const differences = KEPT ? joint : negatives + tile.columns;
+    const Shares shares = shares_at(call, tile, place);
     Sums sums;
+    Joint factors;
     if (plain) {
-      sums = weigh_row<Form::apart>(row, Plain{1.0f});
+      sums = part_row(row, PlainApart{}, differences);
+      factors = joint_plain(sums, shares);
     } else {
       const Extremes found = extremes_of(row);
-      sums = weigh_row<Form::apart>(row, Shifted{found.highest, found.lowest});
+      sums = part_row(row, ShiftedApart{found.highest, found.lowest}, differences);
+      factors = {shares.positive * inverse_of(sums.positive), -shares.negative * inverse_of(sums.negative), 0.0f};
     }
-    const bool empty = sums.positive == 0.0f;
-    const float positive = empty ? 0.0f : 1.0f / sums.positive, negative = empty ? 0.0f : 1.0f / sums.negative;
-    const Shares shares = shares_at(call, tile, place);
-    float* const joint = weights + place * tile.columns;
+    const float positive = inverse_of(sums.positive), negative = inverse_of(sums.negative);
     for (int64_t column = row.low; column < row.high; ++column) {
-      const float p = row.weights[column] * positive, n = row.negatives[column] * negative;
-      if (KEPT) row.weights[column] = p, row.negatives[column] = n;
-      joint[column] = shares.positive * p - shares.negative * n;
+      const float p = row.weights[column], n = row.negatives[column];
+      if (KEPT) row.weights[column] = p * positive, row.negatives[column] = n * negative;
+      joint[column] = factors.positive * p + factors.negative * n + factors.difference * differences[column];
     }
     clear_outside(row, joint, tile.columns);
   }
@@ -311,7 +368,7 @@ void forward_tile(const Call& call, const Tile& tile, float* weights) {
     return weigh_values(call, tile, weights, output);
   }
   float* const lse = call.lse + start;
-  weigh_tile<Form::difference>(call, tile, weights, nullptr, spare, lse);
+  weigh_tile<false>(call, tile, weights, nullptr, spare, lse);
   weigh_values(call, tile, weights, output);
   for (int64_t place = 0; place < tile.rows; ++place) {
     const bool empty = spare[place] == 0.0f;
@@ -324,17 +381,11 @@ void forward_tile(const Call& call, const Tile& tile, float* weights) {
 // grads: dO V^T over the denominator; becomes the gradient of the scores. Returns the sum of N (dP + D) over the denominator.
 float score_gradient(const Row& row, float* grads, float inverse, bool summed) {
   float products[LANES] = {}, parts[LANES] = {};
-  int64_t column = row.low;
-  for (; column + LANES <= row.high; column += LANES)
-    for (int64_t lane = 0; lane < LANES; ++lane) products[lane] += grads[column + lane] * row.weights[column + lane];
-  for (; column < row.high; ++column) products[0] += grads[column] * row.weights[column];
+  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { products[lane] += grads[column] * row.weights[column]; });
   const float delta = total_of(products) * inverse;
-  if (summed) {
-    for (column = row.low; column + LANES <= row.high; column += LANES)
-      for (int64_t lane = 0; lane < LANES; ++lane) parts[lane] += row.negatives[column + lane] * (grads[column + lane] + delta);
-    for (; column < row.high; ++column) parts[0] += row.negatives[column] * (grads[column] + delta);
-  }
-  for (column = row.low; column < row.high; ++column)
+  if (summed)
+    by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { parts[lane] += row.negatives[column] * (grads[column] + delta); });
+  for (int64_t column = row.low; column < row.high; ++column)
     grads[column] = row.weights[column] * (grads[column] - delta) + 2.0f * row.negatives[column] * grads[column];
   return total_of(parts);
 }
@@ -342,16 +393,12 @@ float score_gradient(const Row& row, float* grads, float inverse, bool summed) {
 // row: P and N; grads: dO V^T, becomes the gradient of the scores. Returns the sum of (P + N) dP.
 float balanced_gradient(const Row& row, float* grads, Shares shares) {
   float positives[LANES] = {}, negatives[LANES] = {};
-  const auto add = [&](int64_t column, int64_t lane) {
+  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     positives[lane] += grads[column] * row.weights[column];
     negatives[lane] += grads[column] * row.negatives[column];
-  };
-  int64_t column = row.low;
-  for (; column + LANES <= row.high; column += LANES)
-    for (int64_t lane = 0; lane < LANES; ++lane) add(column + lane, lane);
-  for (; column < row.high; ++column) add(column, 0);
+  });
   const float positive = total_of(positives), negative = total_of(negatives);
-  for (column = row.low; column < row.high; ++column)
+  for (int64_t column = row.low; column < row.high; ++column)
     grads[column] = shares.positive * row.weights[column] * (grads[column] - positive) +
                     shares.negative * row.negatives[column] * (grads[column] - negative);
   return positive + negative;
@@ -397,7 +444,7 @@ void backward_tile(const Call& call, const Tile& tile, float* weights) {
     const float* own = part(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first);
     back_through_values(call, tile, grads, own, most(call.grad_output_steps[2], value_width), grads);
   } else {
-    weigh_tile<Form::kept>(call, tile, weights, negatives, inverses, nullptr);
+    weigh_tile<true>(call, tile, weights, negatives, inverses, nullptr);
     divide_upstream(call, tile, upstream, inverses);
     back_through_values(call, tile, weights, upstream, most(value_width, 1), grads);
   }

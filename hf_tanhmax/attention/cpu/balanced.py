@@ -3,9 +3,9 @@ r"""TanhMax attention with a balanced shift on the CPU, by torch's operators, in
 .. math:: W = s_+ P - s_- N, \quad P = \mathrm{softmax}(a + m), \quad N = \mathrm{softmax}(-a + m), \quad
           s_+ = \frac{1}{1 + p}, \quad s_- = \frac{p}{1 + p}
 
-Every block holds whole rows, so P and N are torch's softmax of a tile of scores and of its negatives; m is the additive mask less its largest
-visible number of the row, and :math:`-\infty` where a key is hidden. The backward pass recomputes both. With :math:`dP = dO\,V^\top`,
-:math:`D_+ = \mathrm{rowsum}(P \circ dP)` and :math:`D_- = \mathrm{rowsum}(N \circ dP)`,
+Every block holds whole rows, so P and N are torch's softmax of a tile of scores and of its negatives; m is the additive mask less its
+largest visible number of the row, and :math:`-\infty` where a key is hidden. The backward pass recomputes both. With
+:math:`dP = dO\,V^\top`, :math:`D_+ = \mathrm{rowsum}(P \circ dP)` and :math:`D_- = \mathrm{rowsum}(N \circ dP)`,
 
 .. math:: dA = s_+ P \circ (dP - D_+) + s_- N \circ (dP - D_-), \quad dM = s_+ P \circ (dP - D_+) - s_- N \circ (dP - D_-), \quad
           \frac{dL}{dp} = -\frac{\sum D_+ + D_-}{(1 + p)^2}.
@@ -88,20 +88,33 @@ def _shares(problem: BlockedProblem, block: Block, tiles: list[Tensor]) -> tuple
     if not finite:
         limit = torch.finfo(scores.dtype).max / 4
         scores.clamp_(-limit, limit)
-    torch.neg(scores, out=opposite)
-    levels = problem.levels(block, seen)
-    level = levels[0] if levels is not None else None if seen is None else torch.zeros_like(seen, dtype=problem.exact).where(seen, -math.inf)
-    empty = None
-    if level is not None and block.first_hidden == block.columns[0]:
-        empty = (level == -math.inf).all(-1, keepdim=True)
-        level = level.masked_fill(empty, 0.0)
-    for tile in (scores, opposite):
-        if level is not None:
-            problem.maskable(tile, block).add_(level)
-        if seen is not None and not finite:  # -inf hides what is a number, but not NaN
+    level, empty = _level(problem, block, seen)
+    if level is None or block.first_hidden > block.columns[0]:
+        torch.neg(scores, out=opposite)
+    if level is not None:
+        maskable = problem.maskable(scores, block)
+        torch.sub(level, maskable, out=problem.maskable(opposite, block))
+        maskable.add_(level)
+    if seen is not None and not finite:  # a sum with -inf hides what is a number, but not NaN
+        for tile in (scores, opposite):
             problem.maskable(tile, block).masked_fill_(~seen, -math.inf)
     positive, negative = torch.softmax(scores, -1, out=spare), torch.softmax(opposite, -1, out=scores)
     if empty is not None:
         for tile in (positive, negative):
             problem.by_head(tile, block).masked_fill_(empty, 0.0)
     return positive, negative, opposite, capped
+
+
+def _level(problem: BlockedProblem, block: Block, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """What is added to the scores and to their negatives, -inf where a key is hidden, and which rows are empty; 0 there."""
+    levels = problem.levels(block, seen)
+    if levels is not None:
+        level = levels[0]
+    elif seen is not None:
+        level = torch.zeros_like(seen, dtype=problem.exact).masked_fill_(~seen, -math.inf)
+    else:
+        return None, None
+    if block.first_hidden > block.columns[0]:  # every row sees the keys before
+        return level, None
+    empty = (level == -math.inf).all(-1, keepdim=True)
+    return level.masked_fill(empty, 0.0), empty

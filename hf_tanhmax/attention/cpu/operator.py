@@ -102,12 +102,12 @@ def _call_library(
 ) -> None:
     """Call a function of the library.
 
-    Scratch memory of each thread: `tiles` tiles, `spare` numbers more for each of their rows, and a row more if the shift is balanced.
+    Scratch memory of each thread: `tiles` tiles, `spare` numbers more for each of their rows, and two rows more if the shift is balanced.
     """
     by_query = _by_query(problem, grad_output)
     batch, heads, queries, width = by_query["query"].shape
     rows, threads, balanced = native_rows(queries, problem.keys), torch.get_num_threads(), problem.balanced
-    share = rows * (tiles * problem.keys + spare) + balanced * problem.keys
+    share = rows * (tiles * problem.keys + spare) + 2 * balanced * problem.keys
     held = results | by_query
     held |= {"key": _dense_rows(problem.key), "value": _dense_rows(problem.value), "plain": (problem.bounds < PLAIN_LIMIT).contiguous()}
     held["scratch"] = torch.empty(threads * share, **PLACE)

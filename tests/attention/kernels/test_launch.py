@@ -198,9 +198,8 @@ def test_running_out_of_memory_leaves_nothing_behind(monkeypatch):
 def test_shapes_past_two_to_the_31_elements():
     query = torch.empty(64, 64, 16384, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
     assert query.numel() > 2**31
-    output, lse, _ = fused_attention(
-        query, query, query, None, None, None, None, None, None, True, 0, None, 0.1, None, 0.0, True, False, True
-    )
+    constants = (True, 0, None, 0.1, None, 0.0, True, False, True)
+    output, lse, _ = fused_attention(query, query, query, *[None] * 6, *constants)
     assert output.shape == query.shape
     assert output.stride() == (16384 * 64 * 64, 64, 64 * 64, 1)
     assert lse.shape == query.shape[:3]

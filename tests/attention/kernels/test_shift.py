@@ -174,9 +174,8 @@ def test_log_sum_exp_is_that_of_the_scores(with_tile, monkeypatch):
     monkeypatch.setattr(launch, "tiles", lambda *_: (STATIC,))
     for dtype in (torch.float32, torch.bfloat16):
         query, key, value = scored(20.0, dtype)
-        _, lse, _ = fused_attention(
-            query, key, value, None, None, None, None, None, None, False, 0, None, 1.0, None, 0.0, True, False, True
-        )
+        constants = (False, 0, None, 1.0, None, 0.0, True, False, True)
+        _, lse, _ = fused_attention(query, key, value, *[None] * 6, *constants)
         scores = query.double() @ key.double().transpose(-1, -2)
         torch.testing.assert_close(lse.double(), torch.cat([scores, -scores], -1).logsumexp(-1), rtol=1e-6, atol=1e-6)
 
