@@ -58,7 +58,7 @@ def tanhmax_attention(
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`.
         shift: None, or `"balanced"`: the scores of a row are shifted by one constant, so that the weights are `(P - p N) / (1 + p)` with P
-            the softmax of the scores and N that of their negatives. `"composed"` and `"reference"` have it.
+            the softmax of the scores and N that of their negatives.
         cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another. With a
             `block_table`, the bounds of the batch entries' keys.
         block_table: int32 or int64; key and value are then blocks of a paged cache, `[blocks, kv_heads, keys of a block, dim]`, and this
@@ -153,11 +153,11 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
-    if call.shift is not None and implementation not in ("composed", "cpu"):
-        return "has no balanced shift yet"
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):
+        if call.shift is not None:
+            return "has no balanced shift yet"
         return decode_unsupported(call.query, call.value, **call.decode_wishes)
     if implementation == "triton":
         return fused_unsupported(call.query, call.value)
@@ -183,7 +183,7 @@ def reads_blocks(query: Tensor, value: Tensor) -> bool:
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
-    if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.decode_wishes)):
+    if implementation == "decode" or (implementation == "triton" and call.shift is None and decodable(call.query, **call.decode_wishes)):
         table = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
         return decode_attention(*call.operator_inputs(kernels=True), *table)[0]
     if implementation in ("cpu", "triton"):

@@ -110,11 +110,12 @@ def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments:
     """What a launcher of the kernels returns for a call."""
     from .kernels.launch import FusedProblem, device_of
 
-    query, key, value, log_polarity = inputs[:4]
+    query, key, value, polarity = inputs[:4]
     numbers = (inputs.scale, inputs.softcap, inputs.dropout_p, inputs.seed, exact)
     added, additive = inputs.bias if inputs.additive_mask is None else inputs.additive_mask, inputs.additive_mask is not None
     with device_of(query):
-        problem = FusedProblem(query, key, value, log_polarity, inputs.signed, inputs.mask, added, *numbers, additive=additive)
+        kinds = {"additive": additive, "balanced": inputs.balanced}
+        problem = FusedProblem(query, key, value, polarity, inputs.signed, inputs.mask, added, *numbers, **kinds)
         return launch(problem, *arguments, **wanted)
 
 
@@ -124,12 +125,12 @@ def _backward_inputs(flat: tuple[Flat, ...]) -> tuple[BackwardInputs, OperatorIn
 
 
 def _kernel_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
-    from .kernels.launch import launch_backward
+    from .kernels.launch import launch_backward, was_exact
 
-    exact = given.statistics is not None and given.statistics.numel() > 0
-    wanted = {"log_polarity": given.wants_polarity, "bias": given.wants_bias or given.wants_mask}
+    exact = was_exact(given.statistics, balanced=inputs.balanced)
+    wanted = {"polarity": given.wants_polarity, "bias": given.wants_bias or given.wants_mask}
     found = _launched(launch_backward, inputs, *given[:4], exact=exact, **wanted)
-    return found.query, found.key, found.value, found.log_polarity, found.bias, found.bias
+    return found.query, found.key, found.value, found.polarity, found.bias, found.bias
 
 
 def _blocked_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
@@ -149,7 +150,7 @@ def _(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
     if inputs.kernels:
         from .kernels.launch import outputs
 
-        return outputs(query, value)
+        return outputs(query, value, balanced=inputs.balanced)
     exact = torch.promote_types(query.dtype, torch.float32)
     lse = query.new_empty(0 if inputs.balanced else query.shape[:3], dtype=exact)
     return query.new_empty(*query.shape[:3], value.shape[-1]), lse, lse.new_empty(0)

@@ -47,6 +47,7 @@ MODULES = (
     "attention/kernels/primitives",
     "attention/kernels/layout",
     "attention/kernels/shift",
+    "attention/kernels/balanced",
     "attention/kernels/forward",
     "attention/kernels/backward",
     "attention/kernels/decode",

@@ -48,8 +48,6 @@ pytestmark = pytest.mark.usefixtures("small_tiles")
 
 def refusal(case, implementation):
     """Why an implementation refuses a case of the table, as matched in the error; None if it does not."""
-    if implementation == "triton" and "shift" in case.arguments:
-        return "has no balanced shift yet"
     if implementation == "composed" and "softcap" in case.arguments:
         return "has no softcap"
     if implementation == "triton" and {"bias", "additive_mask"} <= case.arguments.keys():
@@ -359,7 +357,6 @@ Q = torch.randn(2, 4, 5, 8)
         ({"implementation": "flash"}, ValueError, "unknown implementation 'flash'; there are auto, reference"),
         ({"implementation": "cpu", "return_weights": True}, NotImplementedError, "'cpu' has no weights to return"),
         ({"shift": "centred"}, ValueError, "shift must be None or \"balanced\", but is 'centred'"),
-        ({"implementation": "triton", "shift": "balanced"}, NotImplementedError, "'triton' has no balanced shift yet"),
         ({"implementation": "decode", "shift": "balanced"}, NotImplementedError, "'decode' has no balanced shift yet"),
         ({"implementation": "composed", "shift": "balanced", "dropout_p": 0.1}, NotImplementedError, "'composed' has no dropout"),
         ({"implementation": "composed", "softcap": 2.0}, NotImplementedError, "'composed' has no softcap"),

@@ -296,7 +296,7 @@ def test_norms_of_keys():
         ({"dtype": torch.float32}, True, False),
         ({"dtype": torch.float16}, False, False),
         ({"signed": False}, False, False),
-        ({"log_polarity": torch.zeros(2)}, False, False),
+        ({"polarity": torch.zeros(2)}, False, False),
         ({"bias": torch.zeros(1, 1, 1, 49, dtype=torch.bfloat16)}, False, False),
         ({"bias": torch.zeros(1, 1, 1, 49, dtype=torch.bfloat16), "additive": True}, False, False),
         ({"softcap": 30.0, "dropout_p": 0.1}, True, True),
@@ -304,7 +304,7 @@ def test_norms_of_keys():
 )
 def test_which_calls_a_row_is_for(changes, static, polynomial):
     tensors = scored(1.0, changes.get("dtype", torch.bfloat16))
-    fields = {"log_polarity": None, "signed": True, "bias": None, "softcap": None, "dropout_p": 0.0, "seed": None, "exact": False}
+    fields = {"polarity": None, "signed": True, "bias": None, "softcap": None, "dropout_p": 0.0, "seed": None, "exact": False}
     fields |= {name: item for name, item in changes.items() if name != "dtype"}
     problem = launch.FusedProblem(*tensors, visibility=AttentionMask(33, 49), scale=1.0, **fields)
     assert [problem.fits(tile) for tile in (ONLINE, STATIC, POLYNOMIAL)] == [True, static, polynomial]
