@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..checkpoint import RESULTS, Checkpoint, read_checkpoint, read_object
 from ..choices import check_name
-from ..conversion.report import read_report
+from ..conversion.report import ORIGINALS, read_report
 from ..models.bundle import own_version
 from ..package_data import data_folder
 from ..results import Run, check_runs
@@ -79,7 +79,7 @@ def _values(
 ) -> dict[str, Any]:
     """What the template names: text that is safe where it stands there, numbers already in words."""
     folder, model, is_adapter = Path(checkpoint.name), checkpoint.config, checkpoint.adapter is not None
-    stem, alignment = checkpoint.auto_class.removeprefix("AutoModelFor"), read_report(folder)
+    stem, conversion = checkpoint.auto_class.removeprefix("AutoModelFor"), read_report(folder)
     seed = (read_object(folder / RESULTS) or {}).get("seed")
     config = runs[0].get("config", {}) if runs else {}
     return {
@@ -97,7 +97,8 @@ def _values(
         "task": checkpoint.pipeline,
         "labels": [escaped(label) for label in checkpoint.labels],
         "settings": None if model is None else model.tanhmax_settings.describe(layers=model.num_hidden_layers),
-        "alignment": None if alignment is None else alignment.describe(),
+        "conversion": None if conversion is None else conversion.describe(),
+        "originals": ORIGINALS if (folder / ORIGINALS).is_file() else None,
         "is_softmax_so_far": model is not None and model.tanhmax_settings.polarity == 0,
         "is_balanced": model is not None and model.tanhmax_settings.shift == "balanced",
         "origin": _origin(runs, data, base_model),

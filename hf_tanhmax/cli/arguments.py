@@ -86,7 +86,8 @@ def _add_convert(commands: Commands) -> None:
         "make a TanhMax checkpoint of a softmax one (BERT, ViT, LLaMA)",
         "google-bert/bert-base-uncased bert-tanhmax --task text-classification --num-labels 3 --polarity 0",
         "./my-softmax-model my-tanhmax-model --layers 0,1,2",
-        "./my-softmax-model my-tanhmax-model --calibrate train.csv --balance 0.2",
+        "./my-softmax-model my-tanhmax-model --calibrate train.csv --transfer-steps 60",
+        "HuggingFaceTB/SmolLM2-135M smollm2-tanhmax --calibrate texts.txt --balance 0.1",
         "HuggingFaceTB/SmolLM2-135M smollm2-tanhmax --polarity learned",
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder, or a name on the Hub")
@@ -94,7 +95,11 @@ def _add_convert(commands: Commands) -> None:
     head = parser.add_mutually_exclusive_group()
     head.add_argument("--task", help="the task, such as text-classification; default that of the checkpoint")
     head.add_argument("--auto-class", metavar="CLASS", help="the Auto class of Transformers, instead of a task")
-    parser.add_argument("--polarity", type=_polarity, default=1.0, help='0 is softmax, 1 (default) TanhMax, "learned" one for each head')
+    parser.add_argument(
+        "--polarity",
+        type=_polarity,
+        help='0 is softmax, 1 (default) TanhMax, "learned" one for each head; with a balanced shift and --calibrate default the balance',
+    )
     parser.add_argument(
         "--layers", type=_indices, metavar="0,1,...", help="the layers that compute TanhMax, others stay softmax; default all"
     )
@@ -106,11 +111,30 @@ def _add_convert(commands: Commands) -> None:
     parser.add_argument(
         "--calibrate",
         metavar="FILE",
-        help="align the biases of a BERT or ViT with these texts (.csv, .tsv, .json, .jsonl, .txt) or this folder of pictures, so that it "
-        "is close to softmax at polarity 1 too; the report is written to OUT/conversion.json",
+        help="stay close to softmax, by these texts (.csv, .tsv, .json, .jsonl, .txt) or this folder of pictures: a BERT or ViT has its "
+        "biases aligned for polarity 1; a LLaMA gets a balanced shift, and its output projections are refitted. The report, measured on "
+        "a tenth that is held out, is written to OUT/conversion.json",
     )
     parser.add_argument("--balance", type=_balance, metavar="R", help="mass of negative over that of positive weights; default 0.2")
-    parser.add_argument("--rows", type=_count, metavar="N", help="calibrate with the first N of them; default 256")
+    parser.add_argument(
+        "--refit",
+        action=argparse.BooleanOptionalAction,
+        help="refit output projections to the polarity; default with a balanced shift. Stopped, it continues from OUT.partial",
+    )
+    parser.add_argument(
+        "--transfer-steps", type=_count, metavar="N", help="train queries and keys by attention transfer; 60 to 120 steps are usual"
+    )
+    parser.add_argument(
+        "--rows",
+        type=_count,
+        metavar="N",
+        help="calibrate with N of them, drawn from the whole file, the same in every run; default 256, or for a language model as many "
+        "pieces as its refit needs",
+    )
+    parser.add_argument("--length", type=_count, metavar="N", help="tokens at most; for a language model those of each piece, default 512")
+    parser.add_argument(
+        "--batch-size", type=_count, metavar="N", help="rows that are run together; default 32, or pieces of 2,048 tokens in all"
+    )
     parser.add_argument("--text-column", metavar="NAME", help='of the texts to calibrate with; default "text"')
     parser.set_defaults(check=checks.check_convert)
 

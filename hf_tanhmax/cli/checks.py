@@ -21,7 +21,7 @@ from ..choices import (
     check_repository,
     usable_token,
 )
-from ..conversion.report import BALANCE
+from ..conversion.calibration.plan import BALANCE, Plan
 from ..errors import HubError, RecipeError, one_line
 from .input_files import read_inputs, read_picture
 
@@ -33,13 +33,15 @@ KINDS = {
     "rank-collapse": (".json", *FIGURES),
 }
 GENERATING = "--generate needs a causal language model, one --text, and no --target"
+ROWS = 256  # texts or pictures to calibrate with
 LONGEST = 400  # characters of somebody else's message
 
 
 def check_convert(options: argparse.Namespace) -> None:
     """The source could be a checkpoint, the head exists, and nothing is overwritten; `auto_class` is then its name or None.
 
-    What to calibrate with is read into `inputs`; it is None if there is nothing.
+    What to calibrate with is read into `inputs`, all texts or as many pictures as were asked for; it is None if there is nothing. `plan`
+    holds what was asked for.
     """
     out = Path(options.out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -157,22 +159,24 @@ def _check_model(name: str) -> None:
 
 
 def _check_calibration(options: argparse.Namespace) -> None:
-    given = [flag for flag in ("balance", "rows", "text_column") if getattr(options, flag) is not None]
     options.inputs = None
+    chosen = {name: getattr(options, name) for name in ("polarity", "layers", "heads", "score_bias", "shift")}
     if options.calibrate is None:
-        if given:
-            raise ValueError(f"--{given[0].replace('_', '-')} goes with --calibrate FILE")
+        for name in ("balance", "refit", "transfer_steps", "rows", "length", "batch_size", "text_column"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} goes with --calibrate FILE")
+        options.plan = Plan(**chosen)
         return
-    if options.polarity == "learned":
-        raise ValueError("a learned polarity starts close to softmax, so there is nothing to calibrate; leave one of the two away")
+    balance = BALANCE if options.balance is None else options.balance
+    options.plan = Plan(**chosen, calibrate=True, balance=balance, refit=options.refit, transfer_steps=options.transfer_steps or 0)
     pictures, kind = Path(options.calibrate).is_dir(), _model_type(Path(options.source))
-    if kind == "llama":
-        raise ValueError("it rotates its keys by their positions, so it cannot be aligned yet; take --polarity 0 instead of --calibrate")
+    if kind is not None:
+        options.plan.for_model(rotary=kind == "llama")
     if kind is not None and pictures != (kind == "vit"):
         wanted = "a folder of pictures" if kind == "vit" else "a file of texts"
         raise ValueError(f"a model of type {kind!r} is calibrated with {wanted}, but --calibrate is {options.calibrate}")
-    options.balance = BALANCE if options.balance is None else options.balance
-    options.inputs = read_inputs(Path(options.calibrate), column=options.text_column or "text", limit=options.rows or 256)
+    limit = (options.rows or ROWS) if pictures else None
+    options.inputs = read_inputs(Path(options.calibrate), column=options.text_column or "text", limit=limit, drawn=True)
 
 
 def _model_type(folder: Path) -> str | None:

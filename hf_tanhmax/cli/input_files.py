@@ -2,25 +2,28 @@
 
 import csv
 import json
+import random
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Row = TypeVar("Row")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def read_inputs(path: Path, *, column: str = "text", limit: int | None = None) -> "list[str] | list[Image]":
+def read_inputs(path: Path, *, column: str = "text", limit: int | None = None, drawn: bool = False) -> "list[str] | list[Image]":
     """Texts of a file, or the images of a folder in the order of their names.
 
     Args:
         path: a CSV, TSV, JSON (a list of objects), JSONL or text file, or a folder.
         column: of a table; empty texts are passed over.
         limit: how many to read at most.
+        drawn: whether these are drawn from all of them, the same in every run, instead of being the first.
 
     Raises:
         ValueError: another kind of file, no such column, or nothing in it.
@@ -30,11 +33,38 @@ def read_inputs(path: Path, *, column: str = "text", limit: int | None = None) -
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files[:limit]:
             raise ValueError(f"{path} holds no picture")
-        return [read_picture(file) for file in files[:limit]]
-    texts = list(islice((text for text in _texts(path, column) if text.strip()), limit))
+        return [read_picture(file) for file in (draw(files, limit) if drawn else files[:limit])]
+    found = (text for text in _texts(path, column) if text.strip())
+    texts = draw(list(found), limit) if drawn else list(islice(found, limit))
     if not texts:
         raise ValueError(f"{path} holds no text")
     return texts
+
+
+def draw(rows: list[Row], count: int | None) -> list[Row]:
+    """So many of the rows, or all, in an order that is the same in every run."""
+    return random.Random(0).sample(rows, len(rows) if count is None else min(count, len(rows)))
+
+
+def excerpts(path: Path, texts: list[str], characters: int, size: int) -> list[str]:
+    """Text of so many characters in all, from everywhere in a file: parts of a text file, and whole rows of a table.
+
+    Args:
+        path: the file.
+        texts: what `read_inputs` read from it.
+        characters: how many are wanted.
+        size: of one part.
+    """
+    if path.suffix.lower() == ".txt":
+        whole = path.read_text(encoding="utf-8")
+        if len(whole) <= characters:
+            return [whole]
+        parts = max(1, characters // size)
+        stride, generator = len(whole) / parts, random.Random(0)
+        starts = [int(part * stride + generator.random() * max(0.0, stride - size)) for part in range(parts)]
+        return [whole[start : start + size] for start in starts]
+    totals = accumulate(len(text) for text in texts)
+    return [text for text, total in zip(texts, totals, strict=True) if total - len(text) < characters]
 
 
 def read_picture(path: Path) -> "Image":

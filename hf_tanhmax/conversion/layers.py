@@ -65,7 +65,9 @@ class Layer:
         with out_of_memory_in_words(hidden.shape[:2]):
             return first(functional_call(self.module, dict(parameters or {}), _moved(positional, device), _moved(keyword, device)))
 
-    def softmax(self, hidden: Tensor, arguments: Arguments, parameters: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def softmax(
+        self, hidden: Tensor, arguments: Arguments, parameters: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The layer at polarity 0: what the output projection adds, the hidden states after the layer, and which rows are no padding."""
         added: list[Tensor] = []
         real: list[Tensor] = []
@@ -157,10 +159,14 @@ class LayerArguments:
         def _after(_: nn.Module, __: object, output: object) -> None:
             states[1:] = [first(output)]
 
-        with _hooked(
-            *(layer.module.register_forward_pre_hook(_before, with_kwargs=True) for layer in self.layers),
-            *(layer.module.register_forward_hook(_after) for layer in self.layers),
-        ), _without_cache(self.model), suppress(_EnoughError):
+        with (
+            _hooked(
+                *(layer.module.register_forward_pre_hook(_before, with_kwargs=True) for layer in self.layers),
+                *(layer.module.register_forward_hook(_after) for layer in self.layers),
+            ),
+            _without_cache(self.model),
+            suppress(_EnoughError),
+        ):
             run_model(self.model, batch)
         if len(calls) != len(self.layers) and not self.alike:
             raise self._refusal(f"{len(calls)} of its {len(self.layers)} layers were called for a batch of {', '.join(batch)}")

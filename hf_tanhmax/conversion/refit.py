@@ -290,11 +290,12 @@ def _polarity_to_fit(model: nn.Module, layers: list[Layer], originals: Mapping[s
     return polarity
 
 
-
 def _copies(model: nn.Module, layers: list[Layer]) -> dict[str, Tensor]:
     """Copies of the output projections that will change, by their names in the model."""
     if getattr(model, "hf_quantizer", None) is not None:
-        raise ValueError(f"this {type(model).__name__} is quantised, so it cannot be refitted; refit it in floating point, and quantise that")
+        raise ValueError(
+            f"this {type(model).__name__} is quantised, so it cannot be refitted; refit it in floating point, and quantise that"
+        )
     names = {id(value): name for name, value in model.named_parameters()}
     outputs = [layer.output for layer in layers if computes_tanhmax(layer.attention.config)]
     values = [each for output in outputs for each in (output.weight, output.bias) if each is not None]

@@ -32,7 +32,7 @@ from ..integration.patching import attention_modules
 from ..integration.registration import heads_of
 from .projections import find_linear
 from .report import TransferReport
-from .runner import TINY, Batch, Runner, check_batch, chosen_heads
+from .runner import TINY, Batch, Runner, check_batch, chosen_heads, out_of_memory_in_words
 from .statistics import real_rows
 
 PURPOSE = "trained by attention transfer"
@@ -213,7 +213,8 @@ class _Transfer:
             with torch.enable_grad():
                 loss, of_layer = torch.zeros((), dtype=layer.output.dtype, device=layer.output.device), 0.0
                 for call in calls[layer.module]:
-                    error, mass = layer.student(call)
+                    with out_of_memory_in_words(call.output.shape[:2]):
+                        error, mass = layer.student(call)
                     loss = loss + error + F.relu(layer.floor - mass).mean()
                     of_layer += float(error.detach()) / len(calls[layer.module])
             if not math.isfinite(float(loss.detach())):

@@ -15,7 +15,7 @@ import yaml
 from families import TINY, assert_same, inputs_for, run
 from huggingface_hub import ModelCard
 from jinja2 import meta
-from made_conversions import IN_WORDS, REPORT
+from made_conversions import IN_WORDS, REFITTED, REPORT
 from markdown_it import MarkdownIt
 from saved_models import change_json, code_on, executed, result, save_adapter, save_model
 
@@ -304,7 +304,7 @@ def test_no_measured_number_is_typed_into_the_template():
     assert not re.findall(r"\d+\.\d+|\d+(?:\.\d+)?\s*%", re.sub(r"\{%.*?%\}", "", text))
 
 
-def test_a_model_that_was_aligned(tmp_path):
+def test_a_model_that_was_calibrated(tmp_path):
     save_model(tmp_path)
     nonsense = "Weights that were trained for softmax give nonsense"
     assert nonsense in shown(model_card(tmp_path))
@@ -312,6 +312,9 @@ def test_a_model_that_was_aligned(tmp_path):
     text = shown(model_card(tmp_path))
     assert f"Before any training it {IN_WORDS}. Until training makes use of them, its negative weights say nothing" in text
     assert nonsense not in text
+    assert "softmax_projections" not in text
+    REFITTED.save(tmp_path)
+    assert "softmax_projections.safetensors holds the projections of the softmax model, for" in shown(model_card(tmp_path))
     (tmp_path / "conversion.json").write_text("{}")
     with pytest.raises(ValueError, match=r"conversion\.json is no report of a conversion"):
         model_card(tmp_path)

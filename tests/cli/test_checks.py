@@ -91,9 +91,30 @@ def test_help_is_quick(arguments, folder):
             "cannot convert bert: a model of type 'bert' is calibrated with a file of texts, but",
         ),
         (["convert", "vit", "out", "--calibrate", "rows.csv"], "cannot convert vit: a model of type 'vit' is calibrated with a folder of"),
+        *(
+            (["convert", "bert", "out", *given], f"cannot convert bert: {given[0]} goes with --calibrate FILE")
+            for given in (["--refit"], ["--transfer-steps", "9"], ["--rows", "9"], ["--length", "9"], ["--batch-size", "9"])
+        ),
         (
-            ["convert", "llama", "out", "--calibrate", "rows.csv"],
-            "cannot convert llama: it rotates its keys by their positions, so it cannot",
+            ["convert", "bert", "out", "--calibrate", "rows.csv", "--transfer-steps", "-9"],
+            "argument --transfer-steps: must be 1 or more, but",
+        ),
+        (["convert", "bert", "out", "--calibrate", "rows.csv", "--length", "0"], "argument --length: must be 1 or more, but is '0'"),
+        (
+            ["convert", "llama", "out", "--calibrate", "rows.csv", "--no-refit"],
+            "cannot convert llama: a balanced shift balances every row by itself, so there is nothing to calibrate but output projections",
+        ),
+        (
+            ["convert", "llama", "out", "--calibrate", "rows.csv", "--polarity", "0"],
+            "cannot convert llama: polarity 0 is softmax, so there is nothing to calibrate",
+        ),
+        (
+            ["convert", "bert", "out", "--calibrate", "rows.csv", "--polarity", "0", "--transfer-steps", "60"],
+            "cannot convert bert: polarity 0 is softmax, so there is nothing to transfer attention to",
+        ),
+        (
+            ["convert", "llama", "out", "--calibrate", "rows.csv", "--polarity", "0.3", "--balance", "0.4"],
+            "cannot convert llama: with a balanced shift polarity and balance are one number, but are 0.3 and 0.4; pass one of them",
         ),
         (
             ["convert", "bert", "out", "--calibrate", "rows.csv", "--polarity", "learned"],
