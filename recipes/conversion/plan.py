@@ -30,7 +30,7 @@ class ClassifierTask:
         seeds: how many; they decide the head's first weights, the order of rows, dropout, and the rows for calibration.
         max_length: tokens of a text.
         image_size: pixels of an image's side.
-        max_train_rows: how many training rows are kept, the same for all seeds; None is all.
+        max_train_rows: how many training rows are kept, those for validation among them, the same for all seeds; None is all.
         max_test_rows: the same for the test.
     """
 

@@ -80,21 +80,22 @@ def read_rows(task: ClassifierTask, data: Path, model: Path) -> dict[str, Rows]:
         data: the folder that they are in.
         model: the checkpoint, whose tokenizer or image processor reads them.
     """
-    train = _shuffled(_read(data / task.train, task, model))
+    train = _read(data / task.train, task, model, shuffled=True, count=task.max_train_rows)
     if task.validation is None:
         held = round(VALIDATION_SHARE * len(train))
         validation, train = train.part(list(range(len(train) - held, len(train)))), train.part(list(range(len(train) - held)))
     else:
         validation = _read(data / task.validation, task, model)
-    test = _read(data / task.test, task, model)
-    if task.max_test_rows is not None:
-        test = _first(_shuffled(test), task.max_test_rows)
-    return {"train": _first(train, task.max_train_rows), "validation": validation, "test": test}
+    test = _read(data / task.test, task, model, shuffled=task.max_test_rows is not None, count=task.max_test_rows)
+    return {"train": train, "validation": validation, "test": test}
 
 
-def _read(path: Path, task: ClassifierTask, model: Path) -> Rows:
+def _read(path: Path, task: ClassifierTask, model: Path, *, shuffled: bool = False, count: int | None = None) -> Rows:
     reader: Any = Dataset.from_csv if path.suffix == ".csv" else Dataset.from_parquet
     table = reader(str(path))
+    if shuffled:
+        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
+        table = table.select(order[:count])
     labels = torch.tensor(table["label"])
     if task.image_size is not None:
         processor = load_image_processor(str(model), task.image_size)
@@ -104,11 +105,3 @@ def _read(path: Path, task: ClassifierTask, model: Path) -> Rows:
     texts = [text or "" for text in table["text"]]
     ids = tokenizer(texts, truncation=True, max_length=task.max_length)["input_ids"]
     return Rows([torch.tensor(each) for each in ids], labels, tokenizer.pad_token_id)
-
-
-def _shuffled(rows: Rows) -> Rows:
-    return rows.part(torch.randperm(len(rows), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist())
-
-
-def _first(rows: Rows, count: int | None) -> Rows:
-    return rows if count is None else rows.part(list(range(min(count, len(rows)))))

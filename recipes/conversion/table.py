@@ -45,7 +45,7 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
     if not measured:
         raise RecipeError(f"there are no results in {folder}; python -m recipes.conversion run makes them")
     costs = read_costs(folder / "cost.jsonl", next(iter(measured)))
-    header = ["way", *(f"{plan.tasks[name].title}{kind}" for name in measured for kind in (", %", " untrained, %", " negative"))]
+    header = ["way", *(f"{plan.tasks[name].title}{kind}" for name in measured for kind in (", %", " as is, %", " negative"))]
     rows = [
         [way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name)), costs.get(way.name, "-")]
         for way in plan.ways.values()

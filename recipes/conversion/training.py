@@ -1,10 +1,12 @@
 """Fine-tuning of a classifier, the same for every way, and what is measured of it."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 import hf_tanhmax
@@ -13,7 +15,7 @@ from hf_tanhmax.training.health import attention_health
 
 from .models import matrix_products_in_bfloat16, weight_decay_groups
 from .plan import ClassifierTask, Plan, Way
-from .rows import EVALUATION_BATCH, Rows
+from .rows import EVALUATION_BATCH, Batch, Rows
 
 HEALTH_ROWS = 256
 
@@ -25,6 +27,7 @@ def fine_tune(model: PreTrainedModel, rows: Rows, task: ClassifierTask, way: Way
         `steps`, `train_loss` (mean over the steps), and `seconds` of processor time.
     """
     total = task.passes * (len(rows) // task.batch_size)
+    ids = _keep_used_tokens(model, rows)
     optimizer = torch.optim.AdamW(weight_decay_groups(model, plan.weight_decay), lr=task.learning_rate, fused=True)
     warm = max(1, round(plan.warmup * total))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm, (total - step) / (total - warm)))
@@ -36,7 +39,7 @@ def fine_tune(model: PreTrainedModel, rows: Rows, task: ClassifierTask, way: Way
             if way.polarity_schedule is not None:
                 hf_tanhmax.set_polarity(model, polarity_at(step, total, end=way.polarity, schedule=way.polarity_schedule))  # type: ignore[arg-type]
             with matrix_products_in_bfloat16(plan):
-                logits = model(**inputs).logits.float()
+                logits = model(**_renamed(inputs, ids)).logits.float()
             loss = F.cross_entropy(logits, labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
@@ -46,7 +49,9 @@ def fine_tune(model: PreTrainedModel, rows: Rows, task: ClassifierTask, way: Way
             losses, step = losses + loss.item(), step + 1
     if way.polarity_schedule is not None:
         hf_tanhmax.set_polarity(model, way.polarity)
-    return {"steps": total, "train_loss": losses / total, "seconds": time.process_time() - started}
+    seconds = time.process_time() - started
+    _bring_back_tokens(model, ids)
+    return {"steps": total, "train_loss": losses / total, "seconds": seconds}
 
 
 @torch.no_grad()
@@ -64,6 +69,36 @@ def evaluate(model: PreTrainedModel, rows: Rows) -> dict[str, Any]:
         "cross_entropy": F.cross_entropy(logits, rows.labels).item(),
         "right": "".join(str(int(each)) for each in right.tolist()),
     }
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The whole embedding of a model that is trained with those of the used tokens alone; the others would get no gradient anyway."""
+
+    used: Tensor
+    whole: nn.Embedding
+
+
+def _keep_used_tokens(model: PreTrainedModel, rows: Rows) -> _Tokens | None:
+    if rows.padding is None:
+        return None
+    whole: Any = model.get_input_embeddings()
+    used = torch.cat([*rows.inputs, torch.tensor([rows.padding])]).unique()
+    few = nn.Embedding(len(used), whole.embedding_dim, padding_idx=int(torch.searchsorted(used, rows.padding)))
+    few.weight.data.copy_(whole.weight.data[used])
+    model.set_input_embeddings(few)
+    return _Tokens(used, whole)
+
+
+def _renamed(inputs: Batch, tokens: _Tokens | None) -> Batch:
+    return inputs if tokens is None else {**inputs, "input_ids": torch.searchsorted(tokens.used, inputs["input_ids"])}
+
+
+def _bring_back_tokens(model: PreTrainedModel, tokens: _Tokens | None) -> None:
+    if tokens is not None:
+        few: Any = model.get_input_embeddings()
+        tokens.whole.weight.data[tokens.used] = few.weight.data
+        model.set_input_embeddings(tokens.whole)
 
 
 def signs(model: PreTrainedModel, rows: Rows) -> dict[str, Any]:

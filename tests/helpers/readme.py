@@ -14,6 +14,7 @@ from hf_tanhmax.results import read_lines, table
 from recipes.benchmarks import faithfulness as faithfulness_speed
 from recipes.benchmarks import polarity_scan
 from recipes.benchmarks.attention import __main__ as benchmark
+from recipes.conversion import table as conversion_table
 from recipes.paper import report as paper_report
 from recipes.paper import tables as paper_tables
 from recipes.paper.ledger import read_cells
@@ -103,10 +104,16 @@ def faithfulness_timed():
     return faithfulness_speed.report(json.loads((RESULTS / "faithfulness-speed-cpu.json").read_text()), markdown=True)
 
 
+def conversion():
+    """What each way of conversion keeps of a classifier, and what it costs."""
+    return conversion_table.rendered()
+
+
 DATA = ("sst2", "20news", "cifar10", "cifar10-dinov2s", "tinyshakespeare")
 BLOCKS = {
     "supported models": supported_table,
     **{name: functools.partial(compared, name) for name in DATA},
+    "conversion": conversion,
     "scan": scan,
     "paper": paper,
     "faithfulness": faithfulness,
