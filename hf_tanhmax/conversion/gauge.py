@@ -48,8 +48,9 @@ def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = BALANC
         What it was fitted to, and what the model computes at polarity 1.
 
     Raises:
-        ValueError: settings out of range, a learned polarity, projections that were refitted, no batches or too few rows, inputs that the model refuses, activations that
-            are not finite, or a model that would compute something else at polarity 0; its weights are then as before.
+        ValueError: settings out of range, a learned polarity, projections that were refitted, no batches or too few rows, inputs that the
+            model refuses, activations that are not finite, or a model that would compute something else at polarity 0; its weights are then
+            as before.
         TypeError: a batch that is no mapping.
         NotImplementedError: rotated or shared keys, or projections that are joined, have no biases or are no plain linear layers.
     """

@@ -4,7 +4,7 @@ A layer is called with hidden states, which the layer before it returned, and wi
 positions. The latter are kept from a run of the whole model; then any layer runs on any hidden states of that batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..errors import one_line, some
+from ..errors import some
 from ..integration.hooks import AttentionCall, replace_attention
 from ..integration.patching import modules_by_layer
 from .projections import find_linear
@@ -21,7 +21,7 @@ from .runner import Batch, out_of_memory_in_words, run_model
 from .statistics import real_rows
 
 HIDDEN = "hidden_states"  # what layers call them that take them by keyword
-Kept: TypeAlias = Tensor | str | int | float | bool | None | list[Any] | tuple[Any, ...] | dict[str, Any]
+Kept: TypeAlias = Tensor | str | int | float | bool | list[Any] | tuple[Any, ...] | dict[str, Any] | None
 
 
 class Arguments(NamedTuple):
@@ -175,7 +175,7 @@ class LayerArguments:
         return states[0], calls * len(self.layers) if len(calls) == 1 else calls
 
     def _kept(self, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Arguments:
-        kept = Arguments(positional[1:], {name: value for name, value in keyword.items() if not name == HIDDEN})
+        kept = Arguments(positional[1:], {name: value for name, value in keyword.items() if name != HIDDEN})
         others = sorted({type(each).__name__ for each in _leaves(kept) if not isinstance(each, Tensor | str | int | float | None)})
         if others:
             raise self._refusal(f"they are called with {some(others)}, which cannot be kept")
