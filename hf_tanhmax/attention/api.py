@@ -16,7 +16,7 @@ from .reference import reference_attention
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
 INFERENCE_ONLY = ("decode",)
 # What "auto" tries, by type of device, before the reference.
-AUTOMATIC = {"cpu": ("cpu", "composed"), "cuda": ("triton", "composed")}
+AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
 
 
 def tanhmax_attention(
@@ -58,7 +58,7 @@ def tanhmax_attention(
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`.
         shift: None, or `"balanced"`: the scores of a row are shifted by one constant, so that the weights are `(P - p N) / (1 + p)` with P
-            the softmax of the scores and N that of their negatives. `"composed"` and `"reference"` have it.
+            the softmax of the scores and N that of their negatives. `"cpu"`, `"composed"` and `"reference"` have it.
         cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another. With a
             `block_table`, the bounds of the batch entries' keys.
         block_table: int32 or int64; key and value are then blocks of a paged cache, `[blocks, kv_heads, keys of a block, dim]`, and this
