@@ -16,7 +16,7 @@ from .reference import reference_attention
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
 INFERENCE_ONLY = ("decode",)
 # What "auto" tries, by type of device, before the reference.
-AUTOMATIC = {"cpu": ("cpu", "composed"), "cuda": ("triton", "composed")}
+AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
 
 
 def tanhmax_attention(

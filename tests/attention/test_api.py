@@ -321,16 +321,17 @@ def test_dropout_keeps_the_mean_and_drops_weights(implementation):
 
 @pytest.mark.slow_in_interpreter
 @pytest.mark.parametrize("implementation", ["reference", "cpu"])
-def test_dropout_gradients(implementation):
+@pytest.mark.parametrize("shift", [None, "balanced"])
+def test_dropout_gradients(shift, implementation):
     mask = torch.tensor([0.0, -0.7, -20.0, 0.4, 0.3], dtype=torch.float64)
     inputs, _ = Case({"additive_mask": mask}, queries=3, keys=5, batch=1).tensors()
 
     def call(*tensors):
         torch.manual_seed(5)
-        arguments = {"additive_mask": tensors[3], "polarity": 0.7, "implementation": implementation}
+        arguments = {"additive_mask": tensors[3], "polarity": 0.7, "shift": shift, "implementation": implementation}
         return tanhmax_attention(*tensors[:3], **arguments, dropout_p=0.5)
 
-    assert not torch.equal(call(*inputs), tanhmax_attention(*inputs[:3], additive_mask=inputs[3], polarity=0.7))
+    assert not torch.equal(call(*inputs), tanhmax_attention(*inputs[:3], additive_mask=inputs[3], polarity=0.7, shift=shift))
     assert torch.autograd.gradcheck(call, inputs)
 
 

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from .blocked import Block, BlockedGradients, BlockedProblem, add_up, back_to_inputs
+from .blocked import LOG2_OF_E, SMALL_LIMIT, Block, BlockedGradients, BlockedProblem, add_up, back_to_inputs
 
 
 def balanced_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,29 @@ def _join(problem: BlockedProblem, block: Block, positive: Tensor, negative: Ten
 
 def _shares(problem: BlockedProblem, block: Block, tiles: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """P and N of a block in two of three tiles, the third, and what `BlockedProblem.scores` returns."""
-    scores, opposite, spare = tiles
+    plain = problem.plain(block) and not problem.below(block, SMALL_LIMIT)
+    return (_plain_shares if plain else _softmax_shares)(problem, block, *tiles)
+
+
+def _plain_shares(
+    problem: BlockedProblem, block: Block, scores: Tensor, opposite: Tensor, spare: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    seen = problem.seen(block)
+    capped = problem.scores(block, scores, LOG2_OF_E)
+    torch.reciprocal(scores.exp2_(), out=opposite)
+    levels = problem.levels(block, seen)
+    factor = levels[0].exp() if levels is not None else None if seen is None else seen.to(problem.exact)
+    for tile in (scores, opposite):
+        if factor is not None:
+            problem.maskable(tile, block).mul_(factor)
+        total = tile.sum(-1, keepdim=True)
+        tile.mul_(total.reciprocal_().masked_fill_(total == math.inf, 0.0))
+    return scores, opposite, spare, capped
+
+
+def _softmax_shares(
+    problem: BlockedProblem, block: Block, scores: Tensor, opposite: Tensor, spare: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     seen, finite = problem.seen(block), problem.below(block, math.inf)
     capped = problem.scores(block, scores, 1.0)
     if not finite:
