@@ -156,8 +156,6 @@ def unsupported(implementation: str, call: Call) -> str | None:
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):
-        if call.shift is not None:
-            return "has no balanced shift yet"
         return decode_unsupported(call.query, call.value, **call.decode_wishes)
     if implementation == "triton":
         return fused_unsupported(call.query, call.value)
@@ -173,7 +171,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
 
 
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
-    """Whether `"auto"` reads such a paged cache through its block table, if no weights and no shift are wanted; else keys are gathered."""
+    """Whether `"auto"` reads such a paged cache through its block table, if no weights are wanted; else keys are gathered."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(
         query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False
@@ -183,7 +181,7 @@ def reads_blocks(query: Tensor, value: Tensor) -> bool:
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
-    if implementation == "decode" or (implementation == "triton" and call.shift is None and decodable(call.query, **call.decode_wishes)):
+    if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.decode_wishes)):
         table = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
         return decode_attention(*call.operator_inputs(kernels=True), *table)[0]
     if implementation in ("cpu", "triton"):

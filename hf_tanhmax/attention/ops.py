@@ -171,10 +171,11 @@ def _(*flat: Flat) -> tuple[Tensor, ...]:
 
 
 @decode_attention.register_fake
-def _(query: Tensor, _key: Tensor, value: Tensor, *_: Flat) -> tuple[Tensor, Tensor]:
+def _(*flat: Flat) -> tuple[Tensor, Tensor]:
     from .kernels.launch_decode import decode_outputs
 
-    return decode_outputs(query, value)
+    inputs = OperatorInputs._make(flat[:-2])
+    return decode_outputs(inputs.query, inputs.value, balanced=inputs.balanced)
 
 
 def _setup_context(ctx: AutogradContext, inputs: tuple[Flat, ...], output: tuple[Tensor, ...]) -> None:

@@ -127,7 +127,7 @@ def _forward(
     _refuse(module, passed)
     kwargs = cast(PassedArguments, passed)
     if (cache := kwargs.get("cache")) is not None:
-        blocks = None if weights or _score_shift(module) else cached_blocks(query, value, _layer_of(module), kwargs)
+        blocks = None if weights else cached_blocks(query, value, _layer_of(module), kwargs)
         if blocks is not None:
             return _decoded(module, query, (key, value), blocks, kwargs), None
         key, value = updated(cache, key, value, _layer_of(module), kwargs)

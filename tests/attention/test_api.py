@@ -358,7 +358,6 @@ Q = torch.randn(2, 4, 5, 8)
         ({"implementation": "flash"}, ValueError, "unknown implementation 'flash'; there are auto, reference"),
         ({"implementation": "cpu", "return_weights": True}, NotImplementedError, "'cpu' has no weights to return"),
         ({"shift": "centred"}, ValueError, "shift must be None or \"balanced\", but is 'centred'"),
-        ({"implementation": "decode", "shift": "balanced"}, NotImplementedError, "'decode' has no balanced shift yet"),
         ({"implementation": "composed", "shift": "balanced", "dropout_p": 0.1}, NotImplementedError, "'composed' has no dropout"),
         ({"implementation": "composed", "softcap": 2.0}, NotImplementedError, "'composed' has no softcap"),
         ({"implementation": "composed", "dropout_p": 0.1}, NotImplementedError, "'composed' has no dropout"),

@@ -4,25 +4,25 @@ With the shares :math:`c_+ = 1 / (1 + p)` and :math:`c_- = p / (1 + p)`, and wit
 :math:`L_-` likewise of the negative exponents :math:`y = -x` (an additive mask is added to both), a weight is
 :math:`2^{x - L_+} - 2^{y - L_-}`. These two numbers per row are all that the backward pass needs to weigh.
 
-**Forward**, in one pass. Each half is a softmax with a shift and a sum of its own, m and s for the positive one, n and t for the negative one.
-Carried along over the keys are :math:`M = \sum_k 2^{y_k - n} V_k` and
+**Forward**, in one pass. Each half is a softmax with a shift and a sum of its own: m and s for the positive half, n and t for the negative
+one. Carried along over the keys are :math:`M = \sum_k 2^{y_k - n} V_k` and
 
 .. math:: A = \sum_k (2^{x_k - m} - g\,2^{y_k - n}) V_k, \qquad g = p\,s / t, \qquad O = A / ((1 + p)\,s)
 
-A block of keys changes m, n and g, and then :math:`A \leftarrow 2^{m - m'} A + (2^{m - m'} g - 2^{n - n'} g') M`. So a score costs one product of
-query and key, two exponentials and two products with the values. A pass that finds L before one that weighs would take two, four and one: at
-head size 64, 0.34 clock cycles per score by the compiled instructions, as `tests/helpers/predicted.py` counts them, for 0.26. Carrying the two
-halves apart would take 0.24, but would round each of them to the dtype of the values, and so lose what is left of their difference where
-scores are small and p is near 1; A rounds the difference once.
+A block of keys changes m, n and g, and then :math:`A \leftarrow 2^{m - m'} A + (2^{m - m'} g - 2^{n - n'} g') M`. So a score costs one
+product of query and key, two exponentials and two products with the values. A pass that finds L before one that weighs would take two, four
+and one: at head size 64, 0.34 clock cycles per score by the instructions (`tests/helpers/predicted.py` counts them) for 0.26. Carrying
+the two halves apart would take 0.24, but would round each of them to the dtype of the values, and so lose what is left of their
+difference where scores are small and p is near 1; here the difference is rounded once.
 
-**Backward**: with :math:`\delta_+ = \mathrm{rowsum}(P \circ dP)`, :math:`\delta_- = \mathrm{rowsum}(N \circ dP)`, and both halves of the weights
-:math:`P' = c_+ P, N' = c_- N`,
+**Backward**: with :math:`\delta_+ = \mathrm{rowsum}(P \circ dP)`, :math:`\delta_- = \mathrm{rowsum}(N \circ dP)`, and both halves of the
+weights, :math:`P' = c_+ P` and :math:`N' = c_- N`, the gradients of the scores, of an additive mask and of the polarity are
 
 .. math:: dA = P' \circ (dP - \delta_+) + N' \circ (dP - \delta_-), \quad dM = P' \circ (dP - \delta_+) - N' \circ (dP - \delta_-), \quad
           \frac{dL}{dp} = -\sum_i \frac{\delta_+ + \delta_-}{(1 + p)^2}
 
-where dA and dM are the gradients of the scores and of an additive mask. :math:`\delta_-` is the product of dO with the output of the negative
-half, which the forward pass leaves for it, and :math:`\delta_+ = (1 + p)\, dO \cdot O + p\, \delta_-`; float32 sums both exactly instead.
+:math:`\delta_-` is the product of dO with the output of the negative half, which the forward pass leaves for it, and
+:math:`\delta_+ = (1 + p)\, dO \cdot O + p\, \delta_-`; float32 sums both exactly instead.
 """
 
 from typing import NamedTuple
@@ -74,11 +74,13 @@ def load_polarity(POLARITIES, o_h, m_head):
 
 
 @triton.jit
-def walk_halves(b_q, queries, span, key, value, keys, mask, scoring, dropout, polarity, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr):
+def walk_halves(
+    b_q, queries, span, key, value, keys, mask, scoring, dropout, polarity, BLOCK_VALUE: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
     """All blocks of keys that the rows can see: first those without a mask, then those with one."""
     BLOCK: tl.constexpr = keys.offsets.shape[0]
-    b_acc = tl.zeros([b_q.shape[0], BLOCK_V], tl.float32)
-    b_opposite = tl.zeros([b_q.shape[0], BLOCK_V], tl.float32)
+    b_acc = tl.zeros([b_q.shape[0], BLOCK_VALUE], tl.float32)
+    b_opposite = tl.zeros([b_q.shape[0], BLOCK_VALUE], tl.float32)
     b_sum_p, b_sum_n = tl.zeros([b_q.shape[0]], tl.float32), tl.zeros([b_q.shape[0]], tl.float32)
     b_max_p, b_max_n = tl.full([b_q.shape[0]], -1e38, tl.float32), tl.full([b_q.shape[0]], -1e38, tl.float32)
     b_ratio = tl.zeros([b_q.shape[0]], tl.float32)

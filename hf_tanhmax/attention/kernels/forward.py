@@ -128,8 +128,9 @@ def forward_kernel(
             if done:
                 b_acc, b_sum, b_max = walk(
                     b_q, Sums(b_acc, b_sum, b_shift), block, span,
-                    Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
-                    Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
+                    Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED),
+                    Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED), Rows(0, o_n, keys),
+                    Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
                     Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
                     Dropout(seed, i_bh, dropout_p, DROPOUT), "polynomial" if POLYNOMIAL else "static", PRECISION,
                 )  # fmt: skip

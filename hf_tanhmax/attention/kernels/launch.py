@@ -78,8 +78,8 @@ class FusedProblem:
         """Whether this call may have a tile.
 
         A static shift wants polarity 1, no balanced shift, no bias or additive mask (whose size nobody bounds) and weights that hold 2^60,
-        which float16 does not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has tiles of
-        its own.
+        which float16 does not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says.
+        `reduced` has tiles of its own.
         """
         if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
             return False
@@ -299,7 +299,7 @@ class FusedGradients:
 def launch_backward(
     problem: FusedProblem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, polarity: bool, bias: bool
 ) -> FusedGradients:
-    """Gradients in the dtypes of their tensors (that of the polarity in float32), from that of the output; the flags ask for two of them."""
+    """Gradients in the dtypes of their tensors (polarity: float32), from that of the output; the flags ask for two of them."""
     grad_query, grad_key, grad_value = (dense(tensor, tensor.shape[3]) for tensor in (problem.query, problem.key, problem.value))
     grad_output, lse = grad_output.transpose(1, 2).contiguous(), lse.contiguous()
     delta = torch.empty_like(lse) if problem.exact else _row_products(problem, grad_output, output, stats)
