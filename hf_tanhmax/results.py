@@ -317,7 +317,7 @@ def attention_in_words(config: RunConfig) -> str:
         words = f"{kind}, {config['polarity_schedule']} from {config['polarity_start']:g} to {config['polarity']:g}"
     else:
         words = f"{kind}, polarity {config['polarity']:g}"
-    words += f", aligned at balance {config['balance']:g}" if config.get("calibrate") else ""
+    words += "" if not config.get("calibrate") else ", calibrated" if config.get("shift") else f", aligned at balance {config['balance']:g}"
     for name, places in (("layers", config["layers"]), ("heads", config["heads"])):
         words += f", {name} {', '.join(map(str, places))}" if places else ""
     return words + adapters

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
-from ..conversion.convert import convert, convert_unaligned
+from ..conversion.convert import convert, convert_uncalibrated
+from ..conversion.plan import Plan
 from ..errors import RecipeError, one_line
 from ..integration.patching import set_polarity
 from ..models.bert import TanhMaxBertConfig
@@ -117,7 +118,8 @@ def _from_checkpoint(task: Task, settings: TanhMaxSettings | None, checkpoint: P
     if settings is None:
         return task.auto_class.from_pretrained(name, **arguments)
     if config.calibrate:
-        return convert_unaligned(name, task.auto_class, settings, to_align=True, **arguments)
+        plan = Plan(settings.polarity, settings.layers, settings.heads, settings.score_bias, settings.shift)
+        return convert_uncalibrated(name, task.auto_class, plan, **arguments)
     if not isinstance(checkpoint, TanhMaxFields):
         chosen = {key: getattr(settings, key) for key in SETTINGS}
         return convert(name, task.auto_class, **chosen, **arguments)

@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 
+from ..conversion.report import ORIGINALS
 from ..errors import Interrupted, RecipeError
 from ..models.family import TanhMaxFields
 from ..results import Conversion, Run, gather, read_run, renamed, results_of, write_json
@@ -257,6 +258,7 @@ def _prepare(
         converted |= {"calibration_rows": rows, "calibration_seconds": round(seconds, 2)}
         if PartialState().is_main_process:
             report.save(recipe.output_dir)
+            (recipe.output_dir / ORIGINALS).unlink(missing_ok=True)  # of no use to a model whose other weights are trained
         _say(f"calibrated with {rows} training rows in {seconds:.1f} s: the model {report.describe()}")
     if is_checked(task):
         converted["converted_loss"] = token_loss(model, task, batches)

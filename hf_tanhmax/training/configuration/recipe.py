@@ -5,6 +5,7 @@ Every name is known, every value is of its type, and a sentence tells the first 
 
 import difflib
 import sys
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -43,10 +44,11 @@ variants, those first that keep most of what a trained softmax checkpoint can do
 keys and defaults:
 
 """
-# In the order in which somebody with a trained checkpoint should look at them. A variant that a task has not lacks its file there.
+# In the order in which somebody with a trained checkpoint should look at them.
 VARIANTS = {
-    "aligned": "a trained BERT or ViT: biases are aligned with 256 unlabelled training rows, then polarity 1 from the first step",
-    "balanced": "a trained checkpoint of any family: a balanced shift, w = (P - p N) / (1 + p), at polarity 0.2; no calibration",
+    "aligned": "a trained checkpoint, calibrated with unlabelled training rows: BERT and ViT have their biases aligned and polarity 1 from "
+    "the first step; LLaMA has a balanced shift at polarity 0.2, and its output projections refitted",
+    "balanced": "a trained checkpoint, not calibrated: a balanced shift, w = (P - p N) / (1 + p), at polarity 0.2",
     "aligned_lora": "as `aligned`, but only LoRA adapters and a new head are trained",
     "balanced_lora": "as `balanced`, but only LoRA adapters and a new head are trained",
     "learned": "every head learns its own polarity, starting close to softmax",
@@ -135,7 +137,8 @@ def print_help(arguments: list[str]) -> None:
     """Usage, examples, and every key with its default: of the task of the recipe that is named, or those of every recipe."""
     named = [Path(argument) for argument in arguments if argument.endswith(".yaml")]
     files = [BASE, *([task_base(task_of(named[0]))] if named else [])]
-    variants = "\n".join(f"  {name:<13}  {sentence}" for name, sentence in VARIANTS.items())
+    hanging = {"width": 120, "subsequent_indent": " " * 17}
+    variants = "\n".join(textwrap.fill(f"  {name:<13}  {sentence}", **hanging) for name, sentence in VARIANTS.items())
     usage = USAGE.replace("{tasks}", ", ".join(CONFIGS)).replace("{variants}", variants)
     sys.stdout.write(usage + "\n".join(file.read_text(encoding="utf-8") for file in files))
 

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
+from ...conversion.plan import Plan
 from ...errors import RecipeError
 from ...package_data import data_folder
 
@@ -21,10 +22,11 @@ FILE_TYPES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "par
 TABLES = (".csv", ".json", ".jsonl", ".parquet")
 # What makes one variant differ from another, and what says how a run is run and not what it computes.
 ATTENTION = (
-    *("attention", "polarity", "layers", "heads", "shift", "calibrate", "balance", "score_bias", "score_bias_learning_rate"),
+    *("attention", "polarity", "layers", "heads", "shift", "score_bias", "score_bias_learning_rate"),
+    *("calibrate", "balance", "refit", "transfer_steps"),
     *("polarity_schedule", "polarity_start", "polarity_share"),
 )
-CALIBRATION = ("calibrate", "balance")
+CALIBRATION = ("calibrate", "balance", "refit", "transfer_steps")
 MANAGEMENT = (
     *("num_processes", "use_cpu", "output_dir", "results_dir", "resume", "compare_with"),
     *("report_to", "push_to_hub", "hub_private_repo"),
@@ -46,6 +48,7 @@ AsWritten = WrapValidator(_as_written)
 MOST = 2**31  # of whole numbers, which torch takes
 LARGEST = 1e6  # of other numbers without a bound of their own
 Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
 AtLeast2 = Annotated[int, Field(ge=2, le=MOST)]
 Length = Annotated[int, Field(ge=3, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1), AsWritten]
@@ -85,10 +88,12 @@ class Config(BaseModel):
     layers: Indices | None
     heads: Indices | None
     shift: Literal["balanced"] | None
-    calibrate: Count | None
-    balance: ShareAboveNothing
     score_bias: Annotated[float, Field(ge=-40, le=40), AsWritten]
     score_bias_learning_rate: LearningRate
+    calibrate: Count | None
+    balance: ShareAboveNothing
+    refit: bool | None
+    transfer_steps: CountOrZero
     polarity_schedule: Literal["linear", "cosine", "geometric"] | None
     polarity_start: Share
     polarity_share: ShareAbove0
@@ -162,14 +167,19 @@ class Config(BaseModel):
 
     def _check_calibration(self) -> None:
         if self.from_scratch:
-            raise RecipeError("calibrate aligns a trained softmax checkpoint: set model_name_or_path, or calibrate to null")
-        if self.polarity == "learned":
-            raise RecipeError("a learned polarity starts close to softmax, so there is nothing to calibrate: set calibrate to null")
-        if self.family == "llama":
-            raise RecipeError("calibrate aligns key and value biases, which a LLaMA does not have: use balanced.yaml (shift: balanced)")
-        if self.shift is not None:
+            raise RecipeError("calibrate is for a trained softmax checkpoint: set model_name_or_path, or calibrate to null")
+        if self.family == "llama" and self.shift is None:
             raise RecipeError(
-                "a balanced shift leaves nothing to calibrate, as it balances every row by itself: set calibrate or shift to null"
+                "a LLaMA has no key biases to align: calibrate it with shift: balanced at a polarity of 0.2 or so, as aligned.yaml"
+            )
+        try:
+            plan = self.conversion_plan.for_model(rotary=self.family == "llama")
+        except ValueError as error:
+            raise RecipeError(f"calibrate: {error}") from error
+        if self.polarity_schedule is not None and (plan.refit or plan.transfer_steps):
+            raise RecipeError(
+                "refit and transfer_steps fit projections to one polarity, which is not annealed: set polarity_schedule to null, or refit "
+                "to false and transfer_steps to 0"
             )
 
     def _check_file(self, key: str) -> None:
@@ -213,6 +223,12 @@ class Config(BaseModel):
     def resolved_learning_rate(self) -> float:
         """Learning rate, where null means the default for this kind of start."""
         return self.learning_rate or (1e-3 if self.from_scratch else 5e-4 if self.lora_rank else 5e-5)
+
+    @property
+    def conversion_plan(self) -> Plan:
+        """What is asked of the conversion of a softmax checkpoint; its polarity is that with which training ends."""
+        given = {"calibrate": self.calibrate is not None, "refit": self.refit, "transfer_steps": self.transfer_steps}
+        return Plan(self.polarity, self.layers, self.heads, self.score_bias, self.shift, balance=self.balance, **given)
 
     def identity(self) -> dict[str, object]:
         """The keys that decide what a run computes, as JSON would give them back; of calibration only where there is one.
@@ -303,6 +319,7 @@ CONFIGS: dict[str, type[Config]] = {
 ONLY_WITH: list[tuple[tuple[str, ...], str, Callable[[Config], bool]]] = [
     (ATTENTION[1:], "attention: tanhmax", lambda config: config.attention == "tanhmax"),
     (CALIBRATION[1:], "calibrate", lambda config: config.calibrate is not None),
+    (("balance",), "calibrate and no shift (with a balanced one, polarity says it)", lambda config: config.shift is None),
     (("score_bias", "score_bias_learning_rate"), "polarity: learned", lambda config: config.polarity == "learned"),
     (("polarity_start", "polarity_share"), "a polarity_schedule", lambda config: config.polarity_schedule is not None),
     (("lora_alpha", "lora_dropout", "lora_targets"), "a lora_rank", lambda config: config.lora_rank is not None),

@@ -16,8 +16,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ...checkpoint import BASE
-from ...conversion.gauge import align
-from ...conversion.report import AlignmentReport
+from ...conversion.calibration import calibrate as calibrate_model
+from ...conversion.report import ConversionReport
 from ...errors import RecipeError, one_line
 from ..configuration.schema import Config
 from ..tasks import Task
@@ -46,15 +46,16 @@ def calibration_batches(task: Task, rows: Dataset, processor: Processor) -> list
     return [{**{key: value for key, value in batch.items() if key not in NOT_INPUTS}, **task.forward} for batch in made]
 
 
-def calibrate(model: PreTrainedModel, config: Config, batches: list[dict[str, Any]]) -> AlignmentReport:
-    """Align a converted model in place, alike in all processes.
+def calibrate(model: PreTrainedModel, config: Config, batches: list[dict[str, Any]]) -> ConversionReport:
+    """Calibrate a converted model in place, alike in all processes.
 
     Raises:
-        RecipeError: rows that are too few, or a model that cannot be aligned.
+        RecipeError: rows that are too few, or a model that cannot be calibrated.
     """
+    given = {"refit": config.refit, "transfer_steps": config.transfer_steps}
     with _on_device(model):
         try:
-            report = align(model, batches, balance=config.balance)
+            report = calibrate_model(model, batches, balance=config.balance, **given)
         except (NotImplementedError, ValueError) as error:
             raise RecipeError(f"calibrate: {one_line(error, 400)}") from error
         if PartialState().num_processes > 1:

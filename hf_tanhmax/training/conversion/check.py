@@ -103,8 +103,8 @@ def measured_at_start(history: Sequence[dict[str, float]]) -> Conversion:
 
 
 def _advice(config: Config) -> str:
+    calibrated = [] if config.calibrate else [f"recipes/{config.task}/aligned.yaml"]
     if config.shift == "balanced":
-        return f"lower the polarity of the balanced shift (now {config.polarity}), or train for longer"
-    names = ["balanced", *(["aligned"] if config.family != "llama" and not config.calibrate else [])]
-    files = " or ".join(f"recipes/{config.task}/{name}.yaml" for name in names)
-    return f"start again with {files}, which keeps more of what it knew"
+        others = "".join(f", or calibrate as {name} does" for name in calibrated)
+        return f"lower the polarity of the balanced shift (now {config.polarity}){others}"
+    return f"start again with {' or '.join([f'recipes/{config.task}/balanced.yaml', *calibrated])}, which keeps more of what it knew"

@@ -27,11 +27,12 @@ def recipe(name, *flags):
 @pytest.mark.parametrize("task", CONFIGS)
 def test_the_variants_of_every_task_differ_in_attention_and_lora_only(task):
     there = {path.stem for path in task_base(task).parent.glob("*.yaml")} - {"base"}
-    assert there == set(VARIANTS) - ({"aligned", "aligned_lora"} if task.startswith("llama") else set())
+    assert there == set(VARIANTS)
     for name in there:
         file = task_base(task).with_name(f"{name}.yaml")
         assert set(read_yaml(file)) <= {*ATTENTION, *LORA}
-        assert file.read_text() == BASE.with_name(f"{name}.yaml").read_text()
+        first = task_base("llama/sft") if task.startswith("llama") and name.startswith("aligned") else BASE  # which has no biases to align
+        assert file.read_text() == first.with_name(f"{name}.yaml").read_text()
         made = read_recipes([str(file), *MODEL])[0]
         assert (made.name, made.config.family) == (task.replace("/", "--"), task.split("/")[0])
 
@@ -99,6 +100,11 @@ def test_the_comparison_with_softmax_has_nothing_to_calibrate():
     assert (aligned.config.calibrate, softmax.config.calibrate) == (256, None)
     _, aligned = read_recipes([str(BASE.with_name("balanced.yaml")), *MODEL, "--compare_with", "aligned"])
     assert (aligned.config.shift, aligned.config.polarity, aligned.config.calibrate) == (None, 1.0, 256)
+
+
+def test_a_decoder_is_calibrated_with_a_balanced_shift():
+    config = read_recipes([str(task_base("llama/sft").with_name("aligned.yaml")), *MODEL])[0].config
+    assert (config.shift, config.polarity, config.calibrate, config.refit) == ("balanced", 0.2, 128, True)
 
 
 def test_a_recipe_without_calibration_is_the_run_that_it_was():

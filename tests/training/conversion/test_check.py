@@ -11,7 +11,7 @@ from hf_tanhmax.training.configuration.recipe import read_recipes
 from hf_tanhmax.training.conversion.check import FAR, warnings_about
 
 CAUSAL = "llama/causal_lm"
-ADVICE = "start again with recipes/llama/causal_lm/balanced.yaml"
+ADVICE = "start again with recipes/llama/causal_lm/balanced.yaml or recipes/llama/causal_lm/aligned.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,9 @@ def test_training_that_ends_far_above_its_start_is_said(config):
 
 def test_what_is_balanced_already_gets_other_advice(config):
     (said,) = warnings_about(losses(3, 4), config("balanced", "--polarity", "0.9"))
-    assert said.endswith("; lower the polarity of the balanced shift (now 0.9), or train for longer")
+    assert said.endswith("; lower the polarity of the balanced shift (now 0.9), or calibrate as recipes/llama/causal_lm/aligned.yaml does")
+    (said,) = warnings_about(losses(3, 4), config("aligned", "--polarity", "0.9"))
+    assert said.endswith("; lower the polarity of the balanced shift (now 0.9)")
 
 
 @pytest.mark.slow
@@ -71,7 +73,7 @@ def test_a_decoder_that_is_converted_at_once_is_said_to_be_destroyed_and_a_balan
     assert code == 0, said
     start = ("--model_name_or_path", str(tmp_path / "start"), *rows)
     found = {}
-    for name in ("tanhmax", "annealed", "balanced", "learned"):
+    for name in ("tanhmax", "annealed", "balanced", "aligned"):
         code, said, results = train(name, *start, task=CAUSAL, folder=name)
         assert code == 0, said
         found[name] = results["conversion"]
@@ -86,7 +88,7 @@ def test_a_decoder_that_is_converted_at_once_is_said_to_be_destroyed_and_a_balan
     (late,) = found["annealed"]["warnings"]  # which begins as softmax, and ends as bad
     assert late.startswith("training did not make up for the conversion")
     assert found["annealed"]["converted_loss"] == found["annealed"]["softmax_loss"]
-    assert found["balanced"]["warnings"] == found["learned"]["warnings"] == []
+    assert found["balanced"]["warnings"] == found["aligned"]["warnings"] == []
     assert len({each["softmax_loss"] for each in found.values()}) == 1
 
 
