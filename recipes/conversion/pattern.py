@@ -132,8 +132,8 @@ def _read(task: str, setting: str, seed: int, rows: dict[str, Rows], vocabulary:
 
 def _trained(task: str, setting: str, seed: int, rows: Rows, vocabulary: int) -> tuple[Any, dict[str, float]]:
     set_seed(seed)
-    dropout = {"hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
-    config = hf_tanhmax.TanhMaxBertConfig(vocab_size=vocabulary, pad_token_id=rows.padding, **SIZES, **dropout, **SETTINGS[setting])
+    values: dict[str, Any] = {**SIZES, **SETTINGS[setting], "hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
+    config = hf_tanhmax.TanhMaxBertConfig(vocab_size=vocabulary, pad_token_id=rows.padding, **values)
     model = hf_tanhmax.TanhMaxBertForSequenceClassification(config)
     schedule = ClassifierTask(task, task, "", "", None, "", 32, PASSES[task], LEARNING_RATE, DROPOUT, 1)
     return model, fine_tune(model, rows, schedule, Way(setting, setting), replace(read_plan(), bfloat16=False), seed)
