@@ -59,7 +59,7 @@ def converted(model: PreTrainedModel, way: Way, plan: Plan, rows: Rows, seed: in
         batches = rows.chosen(plan.transfer_batch * way.transfer_steps, seed, batch_size=plan.transfer_batch)
         said["transfer"] = transfer(made, batches, steps=way.transfer_steps, seed=seed)
     if way.refit:
-        said["refit"] = refit(made, rows.chosen(plan.refit_rows, seed))
+        said["refit"] = refit(made, rows.chosen(plan.refit_rows, seed), ridge=plan.refit_ridge)
     seconds = time.process_time() - started
     return made, seconds, {name: _plain(report) for name, report in said.items()}
 

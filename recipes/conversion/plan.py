@@ -90,6 +90,7 @@ class Plan:
     calibration_rows: int
     transfer_batch: int
     refit_rows: int
+    refit_ridge: float
     balance: float
     weight_decay: float
     warmup: float
