@@ -30,6 +30,7 @@ from tqdm import tqdm
 from ..integration.hooks import AttentionCall, AttentionFunction, is_signed, replace_attention, without_dropout
 from ..integration.patching import attention_modules
 from ..integration.registration import heads_of
+from ..integration.serving import cache_argument
 from .projections import find_linear
 from .report import TransferReport
 from .runner import TINY, Batch, Runner, check_batch, chosen_heads, out_of_memory_in_words
@@ -186,7 +187,7 @@ class _Transfer:
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             inputs[module] = args, kwargs
-            if kwargs.get("past_key_values") is not None:  # a second call with it would add its keys again
+            if kwargs.get(cache_argument(module.forward) or "") is not None:  # a second call with it would add its keys again
                 raise NotImplementedError(f"{type(module).__name__} keeps a cache of keys, so it cannot be {PURPOSE}; pass use_cache=False")
 
         def compute(call: AttentionCall) -> tuple[Tensor, Tensor | None]:

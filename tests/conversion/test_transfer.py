@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from families import LAYERS, run, text, tiny_model
+from families import CACHE, LAYERS, run, text, tiny_model
 from made_conversions import batches, hidden, trained
 
 import hf_tanhmax
@@ -309,12 +309,12 @@ def test_an_adapter():
 def test_a_cache_that_is_handed_in():
     model = llama()
     with torch.no_grad():
-        cache = model(text(2, 3), use_cache=True).past_key_values
+        cache = model(text(2, 3), use_cache=True)[CACHE]
     unchanged(
         model,
         NotImplementedError,
         "LlamaAttention keeps a cache of keys, so it cannot be trained by attention transfer; pass use_cache=False",
-        [{"input_ids": text(2, 3), "past_key_values": cache}],
+        [{"input_ids": text(2, 3), CACHE: cache}],
     )
 
 
