@@ -14,6 +14,7 @@ import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, set_polarity, use_tanhmax
 from hf_tanhmax.conversion.gauge import align
 from hf_tanhmax.conversion.originals import undo_refit
+from hf_tanhmax.conversion.runner import Runner
 from hf_tanhmax.conversion.transfer import transfer
 
 TRAINED = {"bert": ("query", "key"), "vit": ("q_proj", "k_proj")}
@@ -288,7 +289,23 @@ def test_activations_that_are_not_finite():
     unchanged(model, ValueError, r"the loss of encoder\.layer\.1\.attention\.self is NaN or infinite at step 1; look for inputs")
 
 
+def test_what_failed_after_the_last_step_is_undone(monkeypatch):
+    measured, measure = [], Runner.measure
+
+    def fail(self, *given):
+        measured.append(given)
+        if len(measured) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return measure(self, *given)
+
+    monkeypatch.setattr(Runner, "measure", fail)
+    unchanged(trained("bert"), torch.OutOfMemoryError, "no memory", steps=1)
+
+
 def test_a_rate_that_is_too_high():
+    unchanged(
+        trained("bert", torch.float32), ValueError, "the errors of layers are NaN or infinite after step 1", steps=1, learning_rate=1e38
+    )
     unchanged(trained("bert", torch.float32), ValueError, "NaN or infinite at step [2-9]", steps=9, learning_rate=1e30)
 
 
