@@ -46,7 +46,7 @@ def run_convert(options: argparse.Namespace) -> int:
     said = _save_processor(options.source, out, model, options.revision)
     # Where the weights came from is known now and nowhere else.
     model_card(out, base_model=options.source if is_repository(options.source) else None).save(out / CARD)
-    shutil.rmtree(_partial(out), ignore_errors=True)
+    _forget_partial(out)
     settings = model.config.tanhmax_settings
     words = settings.describe(layers=model.config.num_hidden_layers)
     print(f"{options.source} is a {type(model).__name__} with {words} now: {model.num_parameters():,} parameters, in {out}")
@@ -135,8 +135,17 @@ def _processor(source: str, model: PreTrainedModel, revision: str | None) -> tup
 
 
 def _partial(out: Path) -> Path:
-    """Where a conversion that is stopped keeps what it has done."""
-    return out.with_name(f"{out.name}.partial")
+    """Where a refit that is stopped keeps what it has done."""
+    return out.with_name(f"{out.name}.partial") / "refit"
+
+
+def _forget_partial(out: Path) -> None:
+    """Delete that, and the folder that it is in if nothing else is there."""
+    folder = _partial(out)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
 
 
 def _calibrated(options: argparse.Namespace, model: PreTrainedModel) -> ConversionReport:

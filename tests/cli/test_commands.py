@@ -251,13 +251,14 @@ def test_a_stopped_refit_continues(softmax, tmp_path, capsys, monkeypatch):
     assert main(["convert", source, str(tmp_path / "out"), *given]) == 130
     assert "the layers that were refitted are in" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out.partial" / "mine").write_text("stays")
     monkeypatch.setattr(_Run, "_fit", lambda self, index, *others: fitted.append(index) or fit(self, index, *others))
     assert main(["convert", source, str(tmp_path / "out"), *given]) == 0
     assert fitted == [0, 1, 2]
     assert main(["convert", source, str(tmp_path / "whole"), *given]) == 0
     one, other = (transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("out", "whole"))
     assert_same(run(one, inputs_for("llama")), run(other, inputs_for("llama")), atol=0, rtol=0)
-    assert not (tmp_path / "out.partial").exists()
+    assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["mine"]
 
 
 def test_too_little_memory(softmax, tmp_path, capsys, monkeypatch):
