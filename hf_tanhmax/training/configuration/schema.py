@@ -7,7 +7,7 @@ The base.yaml in a task's folder does the same for the keys that its configurati
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
@@ -227,7 +227,7 @@ class Config(BaseModel):
     @property
     def conversion_plan(self) -> Plan:
         """What is asked of the conversion of a softmax checkpoint; its polarity is that with which training ends."""
-        given = {"calibrate": self.calibrate is not None, "refit": self.refit, "transfer_steps": self.transfer_steps}
+        given: dict[str, Any] = {"calibrate": self.calibrate is not None, "refit": self.refit, "transfer_steps": self.transfer_steps}
         return Plan(self.polarity, self.layers, self.heads, self.score_bias, self.shift, balance=self.balance, **given)
 
     def identity(self) -> dict[str, object]:

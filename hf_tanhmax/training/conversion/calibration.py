@@ -52,7 +52,7 @@ def calibrate(model: PreTrainedModel, config: Config, batches: list[dict[str, An
     Raises:
         RecipeError: rows that are too few, or a model that cannot be calibrated.
     """
-    given = {"refit": config.refit, "transfer_steps": config.transfer_steps}
+    given: dict[str, Any] = {"refit": config.refit, "transfer_steps": config.transfer_steps}
     with _on_device(model):
         try:
             report = calibrate_model(model, batches, balance=config.balance, **given)
