@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from hf_tanhmax import tanhmax_attention
+from hf_tanhmax.functional import Shift
 
 Contender = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 BASELINE = "softmax SDPA"
@@ -50,11 +51,11 @@ def output_of(query: Tensor, key: Tensor, value: Tensor, **arguments: Any) -> Te
     return output
 
 
-def named(implementation: str, *, polarity: float = 1.0) -> Contender:
+def named(implementation: str, *, polarity: float = 1.0, shift: Shift = None) -> Contender:
     """`tanhmax_attention` with one implementation; polarity 1 is TanhMax, 0 softmax."""
 
     def call(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        return output_of(query, key, value, is_causal=causal, polarity=polarity, implementation=implementation)
+        return output_of(query, key, value, is_causal=causal, polarity=polarity, shift=shift, implementation=implementation)
 
     return call
 
