@@ -6,8 +6,8 @@ r"""The decoding kernels: a few queries against many keys, which are split into 
 
 .. math:: L = \log \sum_s e^{L_s}, \qquad O = \sum_s e^{L_s - L} O_s
 
-  With a balanced shift the two halves of the weights have sums of their own. A chunk then leaves both logarithms, the output of its keys and
-  :math:`N_s`, that of the negative half, and with their shares :math:`c_+, c_-` of the weights (`balanced`)
+  With a balanced shift the two halves of the weights have sums of their own. A chunk then leaves both logarithms, the output of its keys
+  and :math:`N_s`, that of the negative half, which has a share of :math:`c_-` (`balanced`):
 
 .. math:: O = \sum_s r_s O_s + (r_s - u_s)\, c_- N_s, \qquad r_s = e^{L_{+s} - L_+}, \quad u_s = e^{L_{-s} - L_-}
 

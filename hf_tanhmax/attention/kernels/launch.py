@@ -247,7 +247,7 @@ def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
         flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
         forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
 
-    problem.run("forward", _launch)
+    problem.run("balanced" if problem.balanced else "forward", _launch)
     return output, lse, stats
 
 
