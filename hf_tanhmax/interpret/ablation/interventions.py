@@ -45,10 +45,10 @@ def intervention(name: str, seeds: Sequence[tuple[int, ...]]) -> AttentionFuncti
 
     def _attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
         weights = call.compute_with_weights()[1]
-        signed = signed_heads(call.module.config, weights.shape[1]).to(weights.device)[:, None, None]
         if name in MASKED:
+            signed = signed_heads(call.module.config, weights.shape[1]).to(weights.device)[:, None, None]
             return call.seeing(~(MASKED[name](weights) & signed)).compute_with_weights()
-        changed = torch.where(signed, changed_weights(name, call, weights, seeds), weights)
+        changed = changed_weights(name, call, weights, seeds)  # the same where no weight is negative
         return call.weighted(changed), changed
 
     return _attend
