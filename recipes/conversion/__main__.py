@@ -1,9 +1,9 @@
-"""`python -m recipes.conversion run ...` and `cost ...` measure, `table` prints what was measured; each says more with `--help`."""
+"""`python -m recipes.conversion run`, `cost` and `language_models` measure, `table` prints; each says more with `--help`."""
 
 import importlib
 import sys
 
-COMMANDS = ("run", "cost", "table")  # modules of this folder with a `main`
+COMMANDS = ("run", "cost", "table", "language_models", "pattern")  # modules of this folder with a `main`
 
 
 def main(arguments: list[str]) -> int:

@@ -25,6 +25,7 @@ FEATURES = {
     "full": {},
     "softmax": {"CAUSAL": True, "POLARITY": 0},
     "additive": {"CAUSAL": True, "BIAS": True, "ADDITIVE": True},
+    "balanced": {"CAUSAL": True, "BALANCED": True},
     "paged": {"PAGE": 1, "TABLE": True, "CAUSAL": True},
     "masked": {"CAUSAL": True, "KEEP": True},
     "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
@@ -103,15 +104,21 @@ def arguments(build):
     wanted = FEATURES[build.features]
     constants = dict.fromkeys(("DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE"), build.head)
     constants |= {"ALIGN": 8, "BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "POLARITY": 1, "PRECISION": "ieee"}
-    constants |= dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "SHARED_M", "SHARED_N"), False)
+    constants |= dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED", "SHARED_M", "SHARED_N"), False)
     constants |= {"EXACT": build.size == 4, "PARTIAL": True, "PAGE": 1, "POLYNOMIAL": tile.polynomial}
     constants["DESCRIBED"] = tile.described
     constants["PASSES"] = 2 if build.size == 4 else 1
     constants |= {name: value for name, value in wanted.items() if name in constants}
-    present = {"LOG_P": constants["POLARITY"] == 2, "SEED": "DROPOUT" in wanted, "KEEP": "KEEP" in wanted, "SPANS": "KEEP" in wanted}
+    present = {
+        "LOG_P": constants["POLARITY"] == 2 or constants["BALANCED"],
+        "SEED": "DROPOUT" in wanted,
+        "KEEP": "KEEP" in wanted,
+        "SPANS": "KEEP" in wanted,
+    }
     present |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
     present |= {"RANGES": "KEEP" in wanted, "TABLE": "TABLE" in wanted, "BOUNDS": "TABLE" in wanted}
     present |= {"SUM_Q": False, "NORMS": tile.static, "STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
+    present["OPPOSITE"] = constants["BALANCED"] and build.size == 2
     return tile, constants, {name for name, given in present.items() if not given}
 
 

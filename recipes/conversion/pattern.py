@@ -1,0 +1,150 @@
+"""Small BERTs from scratch, and whether it matters to them which attention weights are negative: a line per model in `pattern.jsonl`.
+
+    python -m recipes.conversion pattern --data DIR [--tasks ...] [--settings ...] [--seeds ...] [--split validation]
+
+All settings of a task have the same first weights, rows and number of steps; softmax is one of them. Settings are compared on validation
+rows; with `--split test` models that are there are read once more, on the test rows.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import set_seed
+
+import hf_tanhmax
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.interpret import ablate_negatives
+from hf_tanhmax.provenance import git_commit, hardware, versions
+from hf_tanhmax.results import read_lines
+from hf_tanhmax.training.data.synthetic import synthetic_splits
+from hf_tanhmax.training.data.tokenizer import build_tokenizer
+
+from .plan import RESULTS, ClassifierTask, Way, read_plan
+from .rows import EVALUATION_BATCH, Batch, Rows
+from .run import add_line
+from .training import evaluate, fine_tune
+
+# What the attention of all layers and heads computes.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "softmax": {"tanhmax_polarity": 0.0},
+    "tanhmax": {"tanhmax_polarity": 1.0},
+    "learned": {"tanhmax_polarity": "learned", "tanhmax_score_bias": 0.5},
+    "balanced_20": {"tanhmax_polarity": 0.2, "tanhmax_shift": "balanced"},
+    "balanced_50": {"tanhmax_polarity": 0.5, "tanhmax_shift": "balanced"},
+    "balanced_100": {"tanhmax_polarity": 1.0, "tanhmax_shift": "balanced"},
+    "balanced_learned": {"tanhmax_polarity": "learned", "tanhmax_score_bias": 0.35, "tanhmax_shift": "balanced"},
+}
+PASSES = {"sst2": 5, "synthetic": 6}
+SIZES = {"num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 80}
+DROPOUT, LEARNING_RATE, VOCABULARY, MAX_LENGTH = 0.1, 1e-3, 8000, 64
+SYNTHETIC_VALIDATION = 1000  # documents at the end of the training ones
+
+
+def main(arguments: list[str]) -> int:
+    """Train and read what is missing; 0 if it went well, 2 if something given cannot work."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.conversion pattern", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with sst2/")
+    parser.add_argument("--tasks", nargs="+", choices=list(PASSES), default=list(PASSES))
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--split", choices=("validation", "test"), default="validation")
+    parser.add_argument("--work", type=Path, default=Path("runs/pattern"), metavar="DIR", help="where models are kept")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    chosen = parser.parse_args(arguments)
+    try:
+        for task in chosen.tasks:
+            _run(task, chosen)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_splits(task: str, data: Path) -> tuple[dict[str, Rows], int]:
+    """The rows of a task for `train`, `validation` and `test`, and the size of its vocabulary."""
+    if task == "synthetic":
+        made = synthetic_splits()
+        cut = len(made["train"]["text"]) - SYNTHETIC_VALIDATION
+        tables: dict[str, dict[str, Any]] = {
+            "train": {name: values[:cut] for name, values in made["train"].items()},
+            "validation": {name: values[cut:] for name, values in made["train"].items()},
+            "test": made["test"],
+        }
+    else:
+        files = {"train": "train.csv", "validation": "dev.csv", "test": "test.csv"}
+        tables = {split: Dataset.from_csv(str(data / task / name)).to_dict() for split, name in files.items()}
+    tokenizer = build_tokenizer(tables["train"]["text"], vocabulary_size=VOCABULARY, max_length=MAX_LENGTH)
+    rows = {}
+    for split, table in tables.items():
+        ids = tokenizer(table["text"], truncation=True, max_length=MAX_LENGTH)["input_ids"]
+        rows[split] = Rows([torch.tensor(each) for each in ids], torch.tensor(table["label"]), tokenizer.pad_token_id)
+    return rows, len(tokenizer)
+
+
+def _run(task: str, chosen: argparse.Namespace) -> None:
+    path = chosen.results / "pattern.jsonl"
+    rows, vocabulary = read_splits(task, chosen.data)
+    for seed in chosen.seeds:
+        for setting in chosen.settings:
+            if [task, setting, seed, chosen.split] in _done(path):
+                continue
+            line = _read(task, setting, seed, rows, vocabulary, chosen)
+            add_line(path, line)
+            verdict = line["ablation"]["verdict"] if line["ablation"] else ""
+            print(f"{task}, {setting}, seed {seed}: {100 * line['accuracy']:.2f} %. {verdict}", flush=True)
+
+
+def _read(task: str, setting: str, seed: int, rows: dict[str, Rows], vocabulary: int, chosen: argparse.Namespace) -> dict[str, Any]:
+    folder = chosen.work / task / setting / str(seed)
+    if folder.is_dir():
+        model = hf_tanhmax.TanhMaxBertForSequenceClassification.from_pretrained(folder)
+        training = None
+    else:
+        if chosen.split == "test":
+            raise RecipeError(f"{folder} is not there: train it first, with --split validation")
+        model, training = _trained(task, setting, seed, rows["train"], vocabulary)
+        model.save_pretrained(folder)
+    found = evaluate(model, rows[chosen.split])
+    ablation = None
+    if setting != "softmax":
+        ablation = ablate_negatives(model, list(_labelled(rows[chosen.split])), seed=seed, progress=False).to_dict()
+    return {
+        "task": task,
+        "setting": setting,
+        "seed": seed,
+        "split": chosen.split,
+        **found,
+        "ablation": ablation,
+        "training": training,
+        "settings": {**SETTINGS[setting], **SIZES, "passes": PASSES[task], "learning_rate": LEARNING_RATE, "dropout": DROPOUT},
+        "versions": versions(),
+        "git": git_commit(),
+        "hardware": hardware(),
+    }
+
+
+def _trained(task: str, setting: str, seed: int, rows: Rows, vocabulary: int) -> tuple[Any, dict[str, float]]:
+    set_seed(seed)
+    values: dict[str, Any] = {**SIZES, **SETTINGS[setting], "hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
+    config = hf_tanhmax.TanhMaxBertConfig(vocab_size=vocabulary, pad_token_id=rows.padding, **values)
+    model = hf_tanhmax.TanhMaxBertForSequenceClassification(config)
+    schedule = ClassifierTask(task, task, "", "", None, "", 32, PASSES[task], LEARNING_RATE, DROPOUT, 1)
+    return model, fine_tune(model, rows, schedule, Way(setting, setting), replace(read_plan(), bfloat16=False), seed)
+
+
+def _labelled(rows: Rows) -> Iterator[Batch]:
+    for first in range(0, len(rows), EVALUATION_BATCH):
+        indices = list(range(first, min(first + EVALUATION_BATCH, len(rows))))
+        yield {**rows.batch(indices), "labels": rows.labels[indices]}
+
+
+def _done(path: Path) -> list[list[object]]:
+    lines: list[Any] = read_lines(path) if path.is_file() else []
+    return [[line["task"], line["setting"], line["seed"], line["split"]] for line in lines]
