@@ -23,6 +23,7 @@ SIZES = {
     "calibrated": ["news"],
     "held_out": ["plays"],
     "calibration_rows": 7,
+    "own_rows": 2,
     "test_rows": 3,
     "signs_rows": 1,
     "tuning_kind": "plays",
@@ -36,6 +37,7 @@ SIZES = {
 WAYS = {
     "softmax": {"title": "softmax", "tuned": True, "continued": True},
     "refitted": {"title": "refitted", "shift": "balanced", "polarity": 0.3, "refit": True, "tuned": True},
+    "spread": {"title": "spread", "shift": "balanced", "polarity": "learned", "mass": 0.1, "refit": True},
 }
 
 
@@ -69,20 +71,21 @@ def place(data, monkeypatch):
 def test_a_tiny_plan_is_measured_and_resumed(place, capsys):
     folder, _plan = place
     flags = ["language_models", "--data", str(folder), "--weights", str(folder / "tiny"), "--results", str(folder / "results")]
+    flags += ["--work", str(folder / "work")]
     assert door.main(flags) == 0
     lines = [json.loads(line) for line in (folder / "results" / "language_models.jsonl").read_text().splitlines()]
     found = {(line["way"], line["tuned"]): line for line in lines}
-    assert len(lines) == len(found) == 4
+    assert len(lines) == len(found) == 5
     softmax, refitted = found["softmax", False], found["refitted", False]
     assert softmax["test"]["news"]["ratio"] == 1
     assert softmax["test"]["plays"]["kl"] == pytest.approx(0, abs=1e-6)
-    assert softmax["continuations"]["agreement"] == 1
-    assert softmax["bfloat16"]["prompts"] == 4
+    assert softmax["continuations"]["prompts"] == 4
     assert "continuations" not in refitted
     assert softmax["signs"]["overall"]["negative_mass"] == 0
     assert refitted["signs"]["overall"]["negative_mass"] > 0.1
     assert refitted["test"]["plays"]["kl"] > 0
-    assert refitted["conversion"]["refit"]["rows"] == 7 * 13
+    assert refitted["conversion"]["refit"]["rows"] == 9 * 13
+    assert found["spread", False]["conversion"]["allocation"]["mass"] == 0.1
     assert found["refitted", True]["training"]["steps"] == 5
     assert softmax["training"] is None
     assert found["softmax", True]["test"]["plays"]["perplexity"] < softmax["test"]["plays"]["perplexity"]
