@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-COMMANDS = ("run", "cost", "table", "language_models")  # modules of this folder with a `main`
+COMMANDS = ("run", "cost", "table", "language_models", "language_table")  # modules of this folder with a `main`
 
 
 def main(arguments: list[str]) -> int:

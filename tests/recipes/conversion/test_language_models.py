@@ -92,6 +92,16 @@ def test_a_tiny_plan_is_measured_and_resumed(place, capsys):
     capsys.readouterr()
     assert door.main(flags) == 0
     assert capsys.readouterr().out == ""  # nothing is missing
+    assert door.main(["language_table", "--results", str(folder / "results"), "--markdown"]) == 0
+    rows = {cells[1].strip(): cells[2:-1] for cells in (row.split("|") for row in capsys.readouterr().out.splitlines()[2:])}
+    assert list(rows) == ["softmax", "softmax, fine-tuned", "refitted", "refitted, fine-tuned", "spread"]
+    assert rows["softmax, fine-tuned"][1].strip() == rows["softmax"][2].strip() == "1.000"
+    assert float(rows["refitted"][2]) == pytest.approx(refitted["test"]["plays"]["ratio"], abs=1e-3)
+
+
+def test_results_that_are_not_there_are_said(tmp_path, capsys):
+    assert door.main(["language_table", "--results", str(tmp_path)]) == 2
+    assert "there are no results in" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_said(place, capsys):
