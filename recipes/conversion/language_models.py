@@ -12,6 +12,7 @@ import functools
 import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with 20news/, sst2/, text/")
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="a softmax checkpoint with its tokenizer")
     parser.add_argument("--ways", nargs="+", choices=list(plan.ways), default=list(plan.ways))
+    parser.add_argument("--tuned", action=argparse.BooleanOptionalAction, help="only with fine-tuning, or only without")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--work", type=Path, default=Path("runs/conversion/language_models"), metavar="DIR", help="where samples are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
@@ -132,7 +134,7 @@ def _run(plan: LanguagePlan, chosen: argparse.Namespace) -> None:
     for seed in chosen.seeds:
         for name in chosen.ways:
             tuned = [False, True][: 1 + plan.ways[name].tuned]
-            missing = [each for each in tuned if [name, each, seed] not in done]
+            missing = [each for each in tuned if [name, each, seed] not in done and (chosen.tuned is None or each is chosen.tuned)]
             for line in bench.lines(name, seed, missing) if missing else ():
                 add_line(path, line)
                 ratios = ", ".join(f"{kind} {found['ratio']:.4f}" for kind, found in line["test"].items())
@@ -175,26 +177,25 @@ class Bench:
             return model.eval()
         return hf_tanhmax.convert(self.weights, AutoModelForCausalLM, polarity=way.polarity, shift=way.shift, dtype=torch.float32)
 
-    def lines(self, name: str, seed: int, wanted: list[bool]) -> "list[dict[str, Any]]":
+    def lines(self, name: str, seed: int, wanted: list[bool]) -> Iterator[dict[str, Any]]:
         """The lines of a way and a seed, as converted and fine-tuned, where they are wanted."""
         way, started = self.plan.ways[name], time.process_time()
-        model = self.load(way)
+        model = self.load(way) if way.polarity or True in wanted else self.softmax
         texts = self.texts.mixed(self.plan.calibrated, "train", self.plan.calibration_rows, seed)
         converts = way.mass is not None or way.refit
         batches = [{"input_ids": row} for row in torch.cat([texts, self._samples(seed)]).split(2)] if converts else []
-        spread = None if way.mass is None else vars(allocate(model, batches, mass=way.mass))
+        spread = None if way.mass is None else vars(allocate(model, batches[::2], mass=way.mass))
         refitted = refit(model, batches, ridge=way.ridge).values() if way.refit else None
         conversion = {"seconds": round(time.process_time() - started, 1), "allocation": spread, "refit": refitted}
-        found = []
+        about = {"settings": asdict(way), "plan": {key: value for key, value in vars(self.plan).items() if key != "ways"}}
+        about |= {"versions": versions(), "git": git_commit(), "hardware": hardware()}
         for tuned in sorted({False, *wanted}):
             training = fine_tune(model, self.texts, self.plan, seed) if tuned else None
             if tuned in wanted:
                 line = {"way": name, "tuned": tuned, "seed": seed, **self.measure(model), "conversion": conversion, "training": training}
                 if way.continued and not tuned:
                     line["continuations"] = self.continuations.compare(model) if way.polarity else self.continuations.in_bfloat16()
-                found.append(line)
-        about = {"settings": asdict(way), "plan": {key: value for key, value in vars(self.plan).items() if key != "ways"}}
-        return [{**line, **about, "versions": versions(), "git": git_commit(), "hardware": hardware()} for line in found]
+                yield {**line, **about}
 
     def _samples(self, seed: int) -> Tensor:
         """Rows that the softmax model wrote itself, kept from one run to the next."""
@@ -225,7 +226,8 @@ class Bench:
             self.reference[kind] = torch.cat([_hidden(self.softmax, row) for row in rows])
         losses, softmax_losses, divergences = [], [], []
         for row, kept in zip(rows, self.reference[kind], strict=True):
-            expected, found = _log_probabilities(self.softmax, kept), _log_probabilities(model, _hidden(model, row)[0])
+            expected = _log_probabilities(self.softmax, kept)
+            found = expected if model is self.softmax else _log_probabilities(model, _hidden(model, row)[0])
             losses.append(F.nll_loss(found[:-1], row[1:]).item())
             softmax_losses.append(F.nll_loss(expected[:-1], row[1:]).item())
             divergences.append((expected.exp() * (expected - found)).sum(-1).mean().item())
