@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 # The module of each public name.
 _MODULES = {
     "AlignmentReport": "report",
+    "AllocationReport": "allocation",
     "ConversionReport": "report",
     "RefitReport": "refit",
     "TransferReport": "report",
     "align": "gauge",
+    "allocate": "allocation",
     "calibrate": "calibration.calibrate",
     "calibration_batches": "calibration.inputs",
     "refit": "refit",
@@ -24,10 +26,12 @@ _MODULES = {
 
 __all__ = [
     "AlignmentReport",
+    "AllocationReport",
     "ConversionReport",
     "RefitReport",
     "TransferReport",
     "align",
+    "allocate",
     "calibrate",
     "calibration_batches",
     "refit",
@@ -36,6 +40,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .allocation import AllocationReport, allocate
     from .calibration.calibrate import calibrate
     from .calibration.inputs import calibration_batches
     from .gauge import align

@@ -3,7 +3,8 @@
 import importlib
 import sys
 
-COMMANDS = ("run", "cost", "table", "language_models", "pattern")  # modules of this folder with a `main`
+# Modules of this folder with a `main`.
+COMMANDS = ("run", "cost", "table", "language_models", "language_table", "pattern")
 
 
 def main(arguments: list[str]) -> int:

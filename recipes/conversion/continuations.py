@@ -1,4 +1,4 @@
-"""Greedy continuations of prompts, beside those of the softmax model in float32, and beside what bfloat16 alone changes of them."""
+"""Text that language models write: samples to calibrate on, and greedy continuations of prompts beside those of the softmax model."""
 
 import copy
 from dataclasses import dataclass
@@ -57,6 +57,20 @@ class Continuations:
         """The same for the softmax model rounded to bfloat16: what is no difference."""
         rounded: Any = copy.deepcopy(self.softmax)
         return self.compare(rounded.to(torch.bfloat16))
+
+
+@torch.no_grad()
+def sampled(model: PreTrainedModel, start: int, rows: int, length: int, seed: int) -> Tensor:
+    """`[rows, length]`: what a model writes by itself at temperature 1, after one token that begins a text.
+
+    Matrix products are in bfloat16 on the CPU; `start` is that token.
+    """
+    begin = torch.full((rows, 1), start, device=model.device)
+    options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_new_tokens": length - 1, "max_new_tokens": length - 1}
+    with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(seed)
+        generated: Tensor = model.generate(begin, attention_mask=torch.ones_like(begin), pad_token_id=0, **options)  # type: ignore[operator]
+    return generated
 
 
 @torch.no_grad()

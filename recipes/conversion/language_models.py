@@ -12,6 +12,7 @@ import functools
 import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import hf_tanhmax
+from hf_tanhmax.conversion.allocation import allocate
 from hf_tanhmax.conversion.refit import refit
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.functional import Shift
@@ -30,7 +33,7 @@ from hf_tanhmax.provenance import git_commit, hardware, versions
 from hf_tanhmax.results import read_lines
 from hf_tanhmax.training.health import attention_health
 
-from .continuations import Continuations
+from .continuations import Continuations, sampled
 from .plan import RESULTS
 from .run import add_line
 from .texts import Texts
@@ -48,15 +51,17 @@ class LanguageWay:
         title: in the table.
         polarity: of the model; 0 is softmax.
         shift: as in `TanhMaxSettings`.
+        mass: negative mass to spread over the heads, whose polarities are then chosen one by one; None is one polarity for all.
         refit: whether output projections are refitted.
         ridge: of the refit.
         tuned: whether it is fine-tuned too.
-        continued: whether it continues prompts, as converted.
+        continued: whether it continues prompts, as converted; softmax does so in bfloat16, which says how much is no difference.
     """
 
     title: str
-    polarity: float = 0.0
+    polarity: float | str = 0.0
     shift: Shift = None
+    mass: float | None = None
     refit: bool = False
     ridge: float = 0.1
     tuned: bool = False
@@ -71,6 +76,7 @@ class LanguagePlan:
     calibrated: list[str]
     held_out: list[str]
     calibration_rows: int
+    own_rows: int
     test_rows: int
     signs_rows: int
     tuning_kind: str
@@ -107,7 +113,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with 20news/, sst2/, text/")
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="a softmax checkpoint with its tokenizer")
     parser.add_argument("--ways", nargs="+", choices=list(plan.ways), default=list(plan.ways))
+    parser.add_argument("--tuned", action=argparse.BooleanOptionalAction, help="only with fine-tuning, or only without")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/conversion/language_models"), metavar="DIR", help="where samples are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     chosen = parser.parse_args(arguments)
     try:
@@ -122,11 +130,11 @@ def _run(plan: LanguagePlan, chosen: argparse.Namespace) -> None:
     path = chosen.results / FILE
     lines: Any = read_lines(path) if path.is_file() else []
     done = [[line["way"], line["tuned"], line["seed"]] for line in lines]
-    bench = Bench(plan, chosen.weights, chosen.data)
+    bench = Bench(plan, chosen.weights, chosen.data, chosen.work)
     for seed in chosen.seeds:
         for name in chosen.ways:
             tuned = [False, True][: 1 + plan.ways[name].tuned]
-            missing = [each for each in tuned if [name, each, seed] not in done]
+            missing = [each for each in tuned if [name, each, seed] not in done and (chosen.tuned is None or each is chosen.tuned)]
             for line in bench.lines(name, seed, missing) if missing else ():
                 add_line(path, line)
                 ratios = ", ".join(f"{kind} {found['ratio']:.4f}" for kind, found in line["test"].items())
@@ -143,13 +151,14 @@ class Bench:
         plan: what is measured.
         weights: folder of the checkpoint.
         data: folder of the text.
+        work: folder for what the model writes to calibrate on.
     """
 
-    def __init__(self, plan: LanguagePlan, weights: Path, data: Path) -> None:
+    def __init__(self, plan: LanguagePlan, weights: Path, data: Path, work: Path) -> None:
         for folder in (weights, data):
             if not folder.is_dir():
                 raise RecipeError(f"there is no folder {folder}")
-        self.plan, self.weights = plan, weights
+        self.plan, self.weights, self.work = plan, weights, work
         self.texts = Texts(data, AutoTokenizer.from_pretrained(weights), plan.length)
         self.softmax = self.load(LanguageWay("softmax"))
         self.reference: dict[str, Tensor] = {}
@@ -168,27 +177,37 @@ class Bench:
             return model.eval()
         return hf_tanhmax.convert(self.weights, AutoModelForCausalLM, polarity=way.polarity, shift=way.shift, dtype=torch.float32)
 
-    def lines(self, name: str, seed: int, wanted: list[bool]) -> "list[dict[str, Any]]":
+    def lines(self, name: str, seed: int, wanted: list[bool]) -> Iterator[dict[str, Any]]:
         """The lines of a way and a seed, as converted and fine-tuned, where they are wanted."""
-        way, started, said = self.plan.ways[name], time.process_time(), None
-        model = self.load(way)
-        if way.refit:
-            rows = self.texts.mixed(self.plan.calibrated, "train", self.plan.calibration_rows, seed)
-            report = refit(model, [{"input_ids": row} for row in rows.split(2)], ridge=way.ridge)
-            said = report.values()
-        conversion = {"seconds": round(time.process_time() - started, 1), "refit": said}
-        found = []
+        way, started = self.plan.ways[name], time.process_time()
+        model = self.load(way) if way.polarity or True in wanted else self.softmax
+        texts = self.texts.mixed(self.plan.calibrated, "train", self.plan.calibration_rows, seed)
+        converts = way.mass is not None or way.refit
+        batches = [{"input_ids": row} for row in torch.cat([texts, self._samples(seed)]).split(2)] if converts else []
+        spread = None if way.mass is None else vars(allocate(model, batches[::2], mass=way.mass))
+        refitted = refit(model, batches, ridge=way.ridge).values() if way.refit else None
+        conversion = {"seconds": round(time.process_time() - started, 1), "allocation": spread, "refit": refitted}
+        about = {"settings": asdict(way), "plan": {key: value for key, value in vars(self.plan).items() if key != "ways"}}
+        about |= {"versions": versions(), "git": git_commit(), "hardware": hardware()}
         for tuned in sorted({False, *wanted}):
             training = fine_tune(model, self.texts, self.plan, seed) if tuned else None
             if tuned in wanted:
                 line = {"way": name, "tuned": tuned, "seed": seed, **self.measure(model), "conversion": conversion, "training": training}
                 if way.continued and not tuned:
-                    line["continuations"] = self.continuations.compare(model)
-                found.append(line)
-        if way.polarity == 0 and way.continued and False in wanted:
-            found[0]["bfloat16"] = self.continuations.in_bfloat16()
-        about = {"settings": asdict(way), "plan": {key: value for key, value in vars(self.plan).items() if key != "ways"}}
-        return [{**line, **about, "versions": versions(), "git": git_commit(), "hardware": hardware()} for line in found]
+                    line["continuations"] = self.continuations.compare(model) if way.polarity else self.continuations.in_bfloat16()
+                yield {**line, **about}
+
+    def _samples(self, seed: int) -> Tensor:
+        """Rows that the softmax model wrote itself, kept from one run to the next."""
+        path = self.work / f"own-{seed}.safetensors"
+        if not path.is_file():
+            start = self.texts.tokenizer.bos_token_id
+            if start is None:
+                raise RecipeError("the tokenizer has no token that begins a text, for samples of the model's own; set own_rows to 0")
+            tokens = sampled(self.softmax, start, self.plan.own_rows, self.plan.length, seed)
+            self.work.mkdir(parents=True, exist_ok=True)
+            save_file({"tokens": tokens}, path)
+        return load_file(path)["tokens"]
 
     def measure(self, model: PreTrainedModel) -> dict[str, Any]:
         """Test text of every kind, and signs on validation text."""
@@ -207,7 +226,8 @@ class Bench:
             self.reference[kind] = torch.cat([_hidden(self.softmax, row) for row in rows])
         losses, softmax_losses, divergences = [], [], []
         for row, kept in zip(rows, self.reference[kind], strict=True):
-            expected, found = _log_probabilities(self.softmax, kept), _log_probabilities(model, _hidden(model, row)[0])
+            expected = _log_probabilities(self.softmax, kept)
+            found = expected if model is self.softmax else _log_probabilities(model, _hidden(model, row)[0])
             losses.append(F.nll_loss(found[:-1], row[1:]).item())
             softmax_losses.append(F.nll_loss(expected[:-1], row[1:]).item())
             divergences.append((expected.exp() * (expected - found)).sum(-1).mean().item())

@@ -23,6 +23,7 @@ SIZES = {
     "calibrated": ["news"],
     "held_out": ["plays"],
     "calibration_rows": 7,
+    "own_rows": 2,
     "test_rows": 3,
     "signs_rows": 1,
     "tuning_kind": "plays",
@@ -36,6 +37,7 @@ SIZES = {
 WAYS = {
     "softmax": {"title": "softmax", "tuned": True, "continued": True},
     "refitted": {"title": "refitted", "shift": "balanced", "polarity": 0.3, "refit": True, "tuned": True},
+    "spread": {"title": "spread", "shift": "balanced", "polarity": "learned", "mass": 0.1, "refit": True},
 }
 
 
@@ -69,26 +71,37 @@ def place(data, monkeypatch):
 def test_a_tiny_plan_is_measured_and_resumed(place, capsys):
     folder, _plan = place
     flags = ["language_models", "--data", str(folder), "--weights", str(folder / "tiny"), "--results", str(folder / "results")]
+    flags += ["--work", str(folder / "work")]
     assert door.main(flags) == 0
     lines = [json.loads(line) for line in (folder / "results" / "language_models.jsonl").read_text().splitlines()]
     found = {(line["way"], line["tuned"]): line for line in lines}
-    assert len(lines) == len(found) == 4
+    assert len(lines) == len(found) == 5
     softmax, refitted = found["softmax", False], found["refitted", False]
     assert softmax["test"]["news"]["ratio"] == 1
     assert softmax["test"]["plays"]["kl"] == pytest.approx(0, abs=1e-6)
-    assert softmax["continuations"]["agreement"] == 1
-    assert softmax["bfloat16"]["prompts"] == 4
+    assert softmax["continuations"]["prompts"] == 4
     assert "continuations" not in refitted
     assert softmax["signs"]["overall"]["negative_mass"] == 0
     assert refitted["signs"]["overall"]["negative_mass"] > 0.1
     assert refitted["test"]["plays"]["kl"] > 0
-    assert refitted["conversion"]["refit"]["rows"] == 7 * 13
+    assert refitted["conversion"]["refit"]["rows"] == 9 * 13
+    assert found["spread", False]["conversion"]["allocation"]["mass"] == 0.1
     assert found["refitted", True]["training"]["steps"] == 5
     assert softmax["training"] is None
     assert found["softmax", True]["test"]["plays"]["perplexity"] < softmax["test"]["plays"]["perplexity"]
     capsys.readouterr()
     assert door.main(flags) == 0
     assert capsys.readouterr().out == ""  # nothing is missing
+    assert door.main(["language_table", "--results", str(folder / "results"), "--markdown"]) == 0
+    rows = {cells[1].strip(): cells[2:-1] for cells in (row.split("|") for row in capsys.readouterr().out.splitlines()[2:])}
+    assert list(rows) == ["softmax", "softmax, fine-tuned", "refitted", "refitted, fine-tuned", "spread"]
+    assert rows["softmax, fine-tuned"][1].strip() == rows["softmax"][2].strip() == "1.000"
+    assert float(rows["refitted"][2]) == pytest.approx(refitted["test"]["plays"]["ratio"], abs=1e-3)
+
+
+def test_results_that_are_not_there_are_said(tmp_path, capsys):
+    assert door.main(["language_table", "--results", str(tmp_path)]) == 2
+    assert "there are no results in" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_said(place, capsys):
