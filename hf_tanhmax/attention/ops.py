@@ -112,10 +112,11 @@ def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments:
 
     query, key, value, polarity = inputs[:4]
     numbers = (inputs.scale, inputs.softcap, inputs.dropout_p, inputs.seed, exact)
-    added, additive = inputs.bias if inputs.additive_mask is None else inputs.additive_mask, inputs.additive_mask is not None
+    additive = inputs.additive_mask is not None
+    tensors = (inputs.mask, inputs.additive_mask if additive else inputs.bias)
     with device_of(query):
-        kinds = {"additive": additive, "balanced": inputs.balanced}
-        problem = FusedProblem(query, key, value, polarity, inputs.signed, inputs.mask, added, *numbers, **kinds)
+        given = (query, key, value, polarity, inputs.signed, *tensors, *numbers)
+        problem = FusedProblem(*given, additive=additive, balanced=inputs.balanced)
         return launch(problem, *arguments, **wanted)
 
 

@@ -137,8 +137,8 @@ def print_help(arguments: list[str]) -> None:
     """Usage, examples, and every key with its default: of the task of the recipe that is named, or those of every recipe."""
     named = [Path(argument) for argument in arguments if argument.endswith(".yaml")]
     files = [BASE, *([task_base(task_of(named[0]))] if named else [])]
-    hanging = {"width": 120, "subsequent_indent": " " * 17}
-    variants = "\n".join(textwrap.fill(f"  {name:<13}  {sentence}", **hanging) for name, sentence in VARIANTS.items())
+    wrapper = textwrap.TextWrapper(width=120, subsequent_indent=" " * 17)
+    variants = "\n".join(wrapper.fill(f"  {name:<13}  {sentence}") for name, sentence in VARIANTS.items())
     usage = USAGE.replace("{tasks}", ", ".join(CONFIGS)).replace("{variants}", variants)
     sys.stdout.write(usage + "\n".join(file.read_text(encoding="utf-8") for file in files))
 

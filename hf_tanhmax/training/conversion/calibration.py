@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ...checkpoint import BASE
-from ...conversion.calibration import calibrate as calibrate_model
+from ...conversion.calibration.calibrate import calibrate as calibrate_model
 from ...conversion.report import ConversionReport
 from ...errors import RecipeError, one_line
 from ..configuration.schema import Config
