@@ -139,19 +139,20 @@ def decode_kernel(
             )  # fmt: skip
 
     m_empty = b_sum == 0.0
-    i_out = ((i_s.to(tl.int64) * batch + i_b) * queries + o_m) * heads + o_h
     if BALANCED:
         b_out, b_opposite = joined(Halves(b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio), polarity, 0.0)
         b_lse = log_share(b_sum, b_max, 1.0 / (1.0 + polarity), EXACT)
         b_lse_n = log_share(b_sum_n, b_max_n, polarity / (1.0 + polarity), EXACT)
-        i_half = i_out + splits.to(tl.int64) * batch * queries * heads
-        tl.store(LSE + i_half, tl.where(m_empty, float("-inf") if PARTIAL else float("inf"), b_lse_n), mask=m_row)
     else:
         b_sum = tl.where(m_empty, 1.0, b_sum)
         b_out = b_acc * (1.0 / b_sum)[:, None]
         b_lse = b_max + tl.log(b_sum) if EXACT else (b_max + tl.log2(b_sum)) * LN2
     b_lse = tl.where(m_empty, float("-inf") if PARTIAL else float("inf"), b_lse)
+    i_out = ((i_s.to(tl.int64) * batch + i_b) * queries + o_m) * heads + o_h
     tl.store(LSE + i_out, b_lse, mask=m_row)
+    if BALANCED:
+        b_lse_n = tl.where(m_empty, float("-inf") if PARTIAL else float("inf"), b_lse_n)
+        tl.store(LSE + splits.to(tl.int64) * batch * queries * heads + i_out, b_lse_n, mask=m_row)
     if PARTIAL:
         m_row = m_row & (m_empty == 0)
     p_out = OUT + i_out[:, None] * VALUE_DIM + o_v[None, :]
