@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import set_seed
@@ -40,10 +41,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "balanced_100": {"tanhmax_polarity": 1.0, "tanhmax_shift": "balanced"},
     "balanced_learned": {"tanhmax_polarity": "learned", "tanhmax_score_bias": 0.35, "tanhmax_shift": "balanced"},
 }
-PASSES = {"sst2": 5, "synthetic": 6}
-SIZES = {"num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 80}
-DROPOUT, LEARNING_RATE, VOCABULARY, MAX_LENGTH = 0.1, 1e-3, 8000, 64
-SYNTHETIC_VALIDATION = 1000  # documents at the end of the training ones
+PASSES = {"sst2": 5, "synthetic": 6, "polar": 3, "votes": 2}
+SMALL = {"num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 80}
+TINY = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 80}
+SIZES = {"sst2": SMALL, "synthetic": SMALL, "polar": TINY, "votes": TINY}
+LEARNING_RATES = {"sst2": 1e-3, "synthetic": 1e-3, "polar": 3e-3, "votes": 3e-3}
+DROPOUT, VOCABULARY, MAX_LENGTH = 0.1, 8000, 64
+VALIDATION = 1000  # documents at the end of the training ones of what is generated
+VOTES, VOTES_SEED = {"documents": 7000, "words": 12, "of_each_sign": 20, "neutral": 80}, 5
 
 
 def main(arguments: list[str]) -> int:
@@ -68,24 +73,42 @@ def main(arguments: list[str]) -> int:
 
 
 def read_splits(task: str, data: Path) -> tuple[dict[str, Rows], int]:
-    """The rows of a task for `train`, `validation` and `test`, and the size of its vocabulary."""
-    if task == "synthetic":
-        made = synthetic_splits()
-        cut = len(made["train"]["text"]) - SYNTHETIC_VALIDATION
-        tables: dict[str, dict[str, Any]] = {
+    """The rows of a task for `train`, `validation` and `test`, and the size of its vocabulary.
+
+    `synthetic` is the paper's task and `polar` the same with few words; in `votes` words of two signs vote on the class of a document.
+    """
+    tables: dict[str, dict[str, Any]]
+    if task == "sst2":
+        files = {"train": "train.csv", "validation": "dev.csv", "test": "test.csv"}
+        tables = {split: Dataset.from_csv(str(data / task / name)).to_dict() for split, name in files.items()}
+    else:
+        made: dict[str, Any] = {"synthetic": synthetic_splits, "polar": lambda: synthetic_splits(7000, 300, 60), "votes": votes}[task]()
+        cut = len(made["train"]["text"]) - VALIDATION
+        tables = {
             "train": {name: values[:cut] for name, values in made["train"].items()},
             "validation": {name: values[cut:] for name, values in made["train"].items()},
             "test": made["test"],
         }
-    else:
-        files = {"train": "train.csv", "validation": "dev.csv", "test": "test.csv"}
-        tables = {split: Dataset.from_csv(str(data / task / name)).to_dict() for split, name in files.items()}
     tokenizer = build_tokenizer(tables["train"]["text"], vocabulary_size=VOCABULARY, max_length=MAX_LENGTH)
     rows = {}
     for split, table in tables.items():
         ids = tokenizer(table["text"], truncation=True, max_length=MAX_LENGTH)["input_ids"]
         rows[split] = Rows([torch.tensor(each) for each in ids], torch.tensor(table["label"]), tokenizer.pad_token_id)
     return rows, len(tokenizer)
+
+
+def votes() -> dict[str, dict[str, Any]]:
+    """Documents of 12 words, of which 3, 5, 7 or 9 vote for class 1 or for class 0; most votes decide, the other words are neutral."""
+    generator = np.random.default_rng(VOTES_SEED)
+    texts, labels = [], []
+    for _ in range(VOTES["documents"]):
+        signs = generator.integers(0, 2, generator.choice([3, 5, 7, 9]))
+        words = [f"{'yes' if sign else 'no'}{generator.integers(VOTES['of_each_sign'])}" for sign in signs]
+        words += [f"word{generator.integers(VOTES['neutral'])}" for _ in range(VOTES["words"] - len(signs))]
+        texts.append(" ".join(generator.permutation(words)))
+        labels.append(int(2 * signs.sum() > len(signs)))
+    cut = 5 * len(texts) // 7
+    return {"train": {"text": texts[:cut], "label": labels[:cut]}, "test": {"text": texts[cut:], "label": labels[cut:]}}
 
 
 def _run(task: str, chosen: argparse.Namespace) -> None:
@@ -123,7 +146,13 @@ def _read(task: str, setting: str, seed: int, rows: dict[str, Rows], vocabulary:
         **found,
         "ablation": ablation,
         "training": training,
-        "settings": {**SETTINGS[setting], **SIZES, "passes": PASSES[task], "learning_rate": LEARNING_RATE, "dropout": DROPOUT},
+        "settings": {
+            **SETTINGS[setting],
+            **SIZES[task],
+            "passes": PASSES[task],
+            "learning_rate": LEARNING_RATES[task],
+            "dropout": DROPOUT,
+        },
         "versions": versions(),
         "git": git_commit(),
         "hardware": hardware(),
@@ -132,10 +161,10 @@ def _read(task: str, setting: str, seed: int, rows: dict[str, Rows], vocabulary:
 
 def _trained(task: str, setting: str, seed: int, rows: Rows, vocabulary: int) -> tuple[Any, dict[str, float]]:
     set_seed(seed)
-    values: dict[str, Any] = {**SIZES, **SETTINGS[setting], "hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
+    values: dict[str, Any] = {**SIZES[task], **SETTINGS[setting], "hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
     config = hf_tanhmax.TanhMaxBertConfig(vocab_size=vocabulary, pad_token_id=rows.padding, **values)
     model = hf_tanhmax.TanhMaxBertForSequenceClassification(config)
-    schedule = ClassifierTask(task, task, "", "", None, "", 32, PASSES[task], LEARNING_RATE, DROPOUT, 1)
+    schedule = ClassifierTask(task, task, "", "", None, "", 32, PASSES[task], LEARNING_RATES[task], DROPOUT, 1)
     return model, fine_tune(model, rows, schedule, Way(setting, setting), replace(read_plan(), bfloat16=False), seed)
 
 

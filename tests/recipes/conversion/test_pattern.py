@@ -17,7 +17,7 @@ def data(tmp_path, monkeypatch):
             writer = csv.writer(file)
             writer.writerow(("text", "label"))
             writer.writerows((f"a {('bad', 'good')[row % 2]} film" + " not" * (row % 7), row % 2) for row in range(count))
-    monkeypatch.setattr(pattern, "PASSES", {"sst2": 1, "synthetic": 1})
+    monkeypatch.setattr(pattern, "PASSES", dict.fromkeys(pattern.PASSES, 1))
     return tmp_path
 
 
@@ -50,3 +50,15 @@ def test_documents_of_the_paper(tmp_path):
     assert {split: len(each) for split, each in rows.items()} == {"train": 6000, "validation": 1000, "test": 3000}
     assert 1000 < vocabulary < 2100
     assert set(rows["train"].lengths) == {14}
+
+
+def test_votes_decide(tmp_path):
+    made = pattern.votes()
+    for split, count in (("train", 5000), ("test", 2000)):
+        assert len(made[split]["text"]) == count
+        assert 0.4 < sum(made[split]["label"]) / count < 0.6
+        for text, label in zip(made[split]["text"], made[split]["label"], strict=True):
+            words = text.split()
+            yes, no = (sum(word.startswith(kind) for word in words) for kind in ("yes", "no"))
+            assert (len(words), yes > no) == (12, bool(label))
+    assert pattern.votes() == made
