@@ -3,9 +3,7 @@
 Names are imported when they are asked for, as some of them take seconds.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 # The module of each public name.
@@ -13,14 +11,14 @@ _MODULES = {
     "AlignmentReport": "report",
     "AllocationReport": "allocation",
     "ConversionReport": "report",
-    "RefitReport": "refit",
+    "RefitReport": "refitting",
     "TransferReport": "report",
     "align": "gauge",
     "allocate": "allocation",
     "calibrate": "calibration.calibrate",
     "calibration_batches": "calibration.inputs",
-    "refit": "refit",
-    "transfer": "transfer",
+    "refit": "refitting",
+    "transfer": "attention_transfer",
     "undo_refit": "originals",
 }
 
@@ -41,23 +39,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .allocation import AllocationReport, allocate
+    from .attention_transfer import transfer
     from .calibration.calibrate import calibrate
     from .calibration.inputs import calibration_batches
     from .gauge import align
     from .originals import undo_refit
-    from .refit import RefitReport, refit
+    from .refitting import RefitReport, refit
     from .report import AlignmentReport, ConversionReport, TransferReport
-    from .transfer import transfer
 else:
-
-    class _Package(ModuleType):
-        """The package, whose functions refit and transfer do not become the modules of these names when the modules are imported."""
-
-        def __setattr__(self, name: str, value: object) -> None:
-            if name not in __all__ or not isinstance(value, ModuleType):
-                super().__setattr__(name, value)
-
-    sys.modules[__name__].__class__ = _Package
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:

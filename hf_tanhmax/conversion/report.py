@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .refit import RefitReport
+    from .refitting import RefitReport
 
 CONVERSION = "conversion.json"
 ORIGINALS = "softmax_projections.safetensors"  # the file of what a conversion changed that softmax needs
@@ -222,7 +222,7 @@ def _from_values(values: dict[str, Any]) -> ConversionReport:
         return ConversionReport(1.0, None, alignment.balance, alignment.rows, alignment.seconds, alignment)
     kinds: dict[str, Any] = {"alignment": AlignmentReport, "transfer": TransferReport, "quality": Quality}
     if values.get("refit") is not None:
-        from .refit import RefitReport
+        from .refitting import RefitReport
 
         kinds["refit"] = RefitReport
     parts = {key: kind(**_tuples(values[key])) for key, kind in kinds.items() if values.get(key) is not None}

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import hf_tanhmax
 from hf_tanhmax.conversion.allocation import allocate
-from hf_tanhmax.conversion.refit import refit
+from hf_tanhmax.conversion.refitting import refit
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.functional import Shift
 from hf_tanhmax.provenance import git_commit, hardware, versions

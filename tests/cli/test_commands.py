@@ -17,7 +17,7 @@ import hf_tanhmax
 from hf_tanhmax.cli import commands
 from hf_tanhmax.cli.arguments import main
 from hf_tanhmax.cli.input_files import read_inputs
-from hf_tanhmax.conversion.refit import _Run
+from hf_tanhmax.conversion.refitting import _Run
 from hf_tanhmax.conversion.report import read_report
 from hf_tanhmax.doctor import check_checkpoint
 from hf_tanhmax.training.configuration.schema import ROOT

@@ -5,7 +5,7 @@ import torch
 from families import BACKBONES, run, text, tiny_model
 
 from hf_tanhmax.conversion.allocation import allocate, least_damage
-from hf_tanhmax.conversion.refit import refit
+from hf_tanhmax.conversion.refitting import refit
 from hf_tanhmax.integration.registration import SCORE_BIAS
 
 LEARNED = {"tanhmax_polarity": "learned", "tanhmax_shift": "balanced"}

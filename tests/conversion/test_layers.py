@@ -9,7 +9,7 @@ from families import BACKBONES, LAYERS, images, run, text, tiny_model
 
 import hf_tanhmax
 from hf_tanhmax.conversion.layers import LayerArguments, adds_to_its_input, find_layers, leaves
-from hf_tanhmax.conversion.refit import refit
+from hf_tanhmax.conversion.refitting import refit
 
 every_family = pytest.mark.parametrize("family", BACKBONES)
 TINY = {

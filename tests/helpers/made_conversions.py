@@ -3,7 +3,7 @@
 import torch
 from families import BACKBONES, images, run, text, tiny_model
 
-from hf_tanhmax.conversion.refit import RefitReport
+from hf_tanhmax.conversion.refitting import RefitReport
 from hf_tanhmax.conversion.report import AlignmentReport, ConversionReport, Quality, TransferReport
 
 ALIGNMENT = AlignmentReport(0.2, 1e-3, 6636, 8, 4.5, (0.5, 0.25), (0.4, 0.6), (0.125, 0.25), 0.4961, 0.9342)

@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 
 from ...integration.hooks import without_dropout
 from ...models.family import TanhMaxFields
+from ..attention_transfer import transfer
 from ..gauge import align
 from ..originals import undo_refit
 from ..projections import is_rotary, modules_to_align
-from ..refit import refit as refit_outputs
+from ..refitting import refit as refit_outputs
 from ..report import ConversionReport
 from ..runner import Batch, Runner, check_batch
-from ..transfer import transfer
 from .plan import BALANCE, Plan
 from .quality import Comparison
 

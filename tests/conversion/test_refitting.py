@@ -21,7 +21,7 @@ from hf_tanhmax import TanhMaxSettings, convert, set_polarity, to_softmax, use_t
 from hf_tanhmax.conversion.gauge import align
 from hf_tanhmax.conversion.layers import Layer
 from hf_tanhmax.conversion.originals import undo_refit
-from hf_tanhmax.conversion.refit import refit
+from hf_tanhmax.conversion.refitting import refit
 from hf_tanhmax.conversion.streams import Streams
 from hf_tanhmax.integration.registration import SCORE_BIAS
 

@@ -12,10 +12,10 @@ from made_conversions import batches, hidden, trained
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, set_polarity, use_tanhmax
+from hf_tanhmax.conversion.attention_transfer import transfer
 from hf_tanhmax.conversion.gauge import align
 from hf_tanhmax.conversion.originals import undo_refit
 from hf_tanhmax.conversion.runner import Runner
-from hf_tanhmax.conversion.transfer import transfer
 
 TRAINED = {"bert": ("query", "key"), "vit": ("q_proj", "k_proj")}
 every_family = pytest.mark.parametrize("family", TRAINED)
