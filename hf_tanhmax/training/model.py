@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
+from ..conversion.calibration.plan import Plan
 from ..conversion.convert import convert, convert_uncalibrated
-from ..conversion.plan import Plan
 from ..errors import RecipeError, one_line
 from ..integration.patching import set_polarity
 from ..models.bert import TanhMaxBertConfig

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from ...conversion.plan import Plan
+from ...conversion.calibration.plan import Plan
 from ...errors import RecipeError
 from ...package_data import data_folder
 
