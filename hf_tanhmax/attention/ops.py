@@ -114,8 +114,9 @@ def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments:
     numbers = (inputs.scale, inputs.softcap, inputs.dropout_p, inputs.seed, exact)
     added, additive = inputs.bias if inputs.additive_mask is None else inputs.additive_mask, inputs.additive_mask is not None
     with device_of(query):
-        kinds = {"additive": additive, "balanced": inputs.balanced}
-        problem = FusedProblem(query, key, value, polarity, inputs.signed, inputs.mask, added, *numbers, **kinds)
+        problem = FusedProblem(
+            query, key, value, polarity, inputs.signed, inputs.mask, added, *numbers, additive=additive, balanced=inputs.balanced
+        )
         return launch(problem, *arguments, **wanted)
 
 
