@@ -135,7 +135,7 @@ def exact_ratio(polarity, b_sum_p, b_sum_n):
 
 
 @triton.jit
-def joined(halves, polarity, dropout_p):
+def join_halves(halves, polarity, dropout_p):
     """The output of the keys so far, and that of the negative half."""
     b_rest = halves.ratio - exact_ratio(polarity, halves.sum_p, halves.sum_n)
     b_out = halves.acc + halves.opposite * b_rest[:, None]

@@ -21,7 +21,7 @@ TABLE, the keys lie in blocks of PAGE keys anywhere in K and V, and are read whe
 import triton
 import triton.language as tl
 
-from .balanced import Halves, joined, load_polarity, log_share, take_halves
+from .balanced import Halves, join_halves, load_polarity, log_share, take_halves
 from .forward import STRIDES, Sums
 from .primitives import (
     LN2,
@@ -140,7 +140,7 @@ def decode_kernel(
 
     m_empty = b_sum == 0.0
     if BALANCED:
-        b_out, b_opposite = joined(Halves(b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio), polarity, 0.0)
+        b_out, b_opposite = join_halves(Halves(b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio), polarity, 0.0)
         b_lse = log_share(b_sum, b_max, 1.0 / (1.0 + polarity), EXACT)
         b_lse_n = log_share(b_sum_n, b_max_n, polarity / (1.0 + polarity), EXACT)
     else:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .balanced import Halves, inverse, joined, load_polarity, log_share, walk_halves
+from .balanced import Halves, inverse, join_halves, load_polarity, log_share, walk_halves
 from .primitives import (
     LN2,
     Band,
@@ -111,7 +111,7 @@ def forward_kernel(
             Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
             Dropout(seed, i_bh, dropout_p, DROPOUT), polarity, BLOCK_VALUE, PRECISION,
         )  # fmt: skip
-        b_out, b_opposite = joined(Halves(b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio), polarity, dropout_p)
+        b_out, b_opposite = join_halves(Halves(b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio), polarity, dropout_p)
         positive, negative = 1.0 / (1.0 + polarity), polarity / (1.0 + polarity)
         b_lse, b_lse_n = log_share(b_sum, b_max, positive, STATS is not None), log_share(b_sum_n, b_max_n, negative, STATS is not None)
         b_inverse, b_inverse_n = positive * inverse(b_sum), negative * inverse(b_sum_n)
