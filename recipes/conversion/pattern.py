@@ -41,11 +41,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "balanced_100": {"tanhmax_polarity": 1.0, "tanhmax_shift": "balanced"},
     "balanced_learned": {"tanhmax_polarity": "learned", "tanhmax_score_bias": 0.35, "tanhmax_shift": "balanced"},
 }
-PASSES = {"sst2": 5, "synthetic": 6, "polar": 3, "votes": 2}
+PASSES = {"sst2": 5, "sst2_tiny": 3, "synthetic": 6, "polar": 3, "votes": 2}
 SMALL = {"num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 80}
 TINY = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 80}
-SIZES = {"sst2": SMALL, "synthetic": SMALL, "polar": TINY, "votes": TINY}
-LEARNING_RATES = {"sst2": 1e-3, "synthetic": 1e-3, "polar": 3e-3, "votes": 3e-3}
+SIZES = {"sst2": SMALL, "sst2_tiny": TINY, "synthetic": SMALL, "polar": TINY, "votes": TINY}
+LEARNING_RATES = {"sst2": 1e-3, "sst2_tiny": 3e-3, "synthetic": 1e-3, "polar": 3e-3, "votes": 3e-3}
 DROPOUT, VOCABULARY, MAX_LENGTH = 0.1, 8000, 64
 VALIDATION = 1000  # documents at the end of the training ones of what is generated
 VOTES, VOTES_SEED = {"documents": 7000, "words": 12, "of_each_sign": 20, "neutral": 80}, 5
@@ -78,9 +78,9 @@ def read_splits(task: str, data: Path) -> tuple[dict[str, Rows], int]:
     `synthetic` is the paper's task and `polar` the same with few words; in `votes` words of two signs vote on the class of a document.
     """
     tables: dict[str, dict[str, Any]]
-    if task == "sst2":
+    if task in ("sst2", "sst2_tiny"):
         files = {"train": "train.csv", "validation": "dev.csv", "test": "test.csv"}
-        tables = {split: Dataset.from_csv(str(data / task / name)).to_dict() for split, name in files.items()}
+        tables = {split: Dataset.from_csv(str(data / "sst2" / name)).to_dict() for split, name in files.items()}
     else:
         made: dict[str, Any] = {"synthetic": synthetic_splits, "polar": lambda: synthetic_splits(7000, 300, 60), "votes": votes}[task]()
         cut = len(made["train"]["text"]) - VALIDATION
