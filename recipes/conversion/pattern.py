@@ -131,9 +131,9 @@ def read_splits(task: str, data: Path) -> tuple[dict[str, Rows], int]:
         }
     tokenizer = build_tokenizer(tables["train"]["text"], vocabulary_size=VOCABULARY, max_length=MAX_LENGTH)
     rows = {}
-    for split, table in tables.items():
-        ids = tokenizer(table["text"], truncation=True, max_length=MAX_LENGTH)["input_ids"]
-        rows[split] = Rows([torch.tensor(each) for each in ids], torch.tensor(table["label"]), tokenizer.pad_token_id)
+    for split, columns in tables.items():
+        ids = tokenizer(columns["text"], truncation=True, max_length=MAX_LENGTH)["input_ids"]
+        rows[split] = Rows([torch.tensor(each) for each in ids], torch.tensor(columns["label"]), tokenizer.pad_token_id)
     return rows, len(tokenizer)
 
 
