@@ -36,7 +36,7 @@ from .training import evaluate, fine_tune
 
 FILE = "pattern.jsonl"
 SHOWN = ("negatives_masked", "negatives_spread", "negatives_permuted", "negatives_shuffled", "made_positive")
-# What the attention of all layers and heads computes.
+# What the attention of all layers and heads computes; `half_of_the_heads` is for two heads, the other one stays softmax.
 SETTINGS: dict[str, dict[str, Any]] = {
     "softmax": {"tanhmax_polarity": 0.0},
     "tanhmax": {"tanhmax_polarity": 1.0},
@@ -44,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "balanced_20": {"tanhmax_polarity": 0.2, "tanhmax_shift": "balanced"},
     "balanced_50": {"tanhmax_polarity": 0.5, "tanhmax_shift": "balanced"},
     "balanced_100": {"tanhmax_polarity": 1.0, "tanhmax_shift": "balanced"},
+    "half_of_the_heads": {"tanhmax_polarity": 1.0, "tanhmax_heads": [0], "tanhmax_shift": "balanced"},
     "balanced_learned": {"tanhmax_polarity": "learned", "tanhmax_score_bias": 0.35, "tanhmax_shift": "balanced"},
 }
 PASSES = {"sst2": 5, "sst2_tiny": 3, "synthetic": 6, "polar": 3, "votes": 2}
