@@ -43,6 +43,24 @@ def test_a_line_for_each_model_and_split(data, capsys):
             assert line["ablation"]["rows"] == rows
         assert (line["training"] is None) == (line["split"] == "test")
         assert {"torch", "transformers"} <= set(line["versions"])
+    capsys.readouterr()
+    assert door.main(["pattern", "--results", str(data), "--table"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 6
+    assert door.main(["pattern", "--results", str(data)]) == 2
+    assert capsys.readouterr().err == "error: --data DIR is missing, the folder with sst2/\n"
+
+
+def test_means_and_standard_errors():
+    effects = {name: {"difference": -0.1} for name in pattern.SHOWN}
+
+    def line(setting, seed, accuracy):
+        ablation = None if setting == "softmax" else {"negative_mass": 0.25, "effects": effects}
+        return {"task": "sst2", "split": "test", "setting": setting, "seed": seed, "accuracy": accuracy, "ablation": ablation}
+
+    values = [("softmax", 0, 0.8), ("softmax", 1, 0.9), ("tanhmax", 0, 0.82), ("tanhmax", 1, 0.9), ("tanhmax", 2, 0.8)]
+    _, _, softmax, tanhmax = pattern.summary([line(*each) for each in values]).splitlines()
+    assert [cell.strip() for cell in softmax.split("|")[1:7]] == ["sst2, test, softmax", "2", "85.00 ± 5.00", "", "", ""]
+    assert [cell.strip() for cell in tanhmax.split("|")[2:7]] == ["3", "84.00 ± 3.06", "1.00 ± 1.00", "25.00 ± 0.00", "-10.00 ± 0.00"]
 
 
 def test_documents_of_the_paper(tmp_path):
