@@ -1,14 +1,15 @@
-"""What each way costs in processor time: steps of all ways in turn, in one process, so that what else the machine does meets all alike.
+"""What a training step costs in processor time: steps of softmax, TanhMax and balanced TanhMax in turn, in one process.
 
-    python -m recipes.conversion cost --data DIR --weights minilm=DIR [--tasks ...]
+    python -m recipes.conversion cost --data DIR --weights minilm=DIR [--tasks ...] [--rounds 12]
 
-The extra cost is that of the conversion plus that of all training steps, over the training steps of softmax.
+Whatever else the machine does meets all of them alike, which it does not when one is trained after another.
 """
 
 import argparse
 import statistics
 import sys
 import time
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,65 +17,57 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import hf_tanhmax
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.provenance import git_commit, hardware, versions
 
-from .models import converted, matrix_products_in_bfloat16, softmax_model, weight_decay_groups
+from .models import matrix_products_in_bfloat16, softmax_model, weight_decay_groups
 from .plan import ClassifierTask, Plan, read_plan
 from .rows import Batch, read_rows
 from .run import add_line, add_places, check_places
 
-ROUNDS = 12
+KINDS: dict[str, dict[str, Any]] = {"tanhmax": {"polarity": 1.0}, "balanced": {"polarity": 0.2, "shift": "balanced"}}
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and write `cost.jsonl`, a line per task and way; 2 if something given cannot work."""
+    """Measure and write `cost.jsonl`, a line per task; 2 if something given cannot work."""
     plan = read_plan()
     parser = argparse.ArgumentParser(prog="python -m recipes.conversion cost", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_places(parser, plan)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="steps of each way that are timed")
+    parser.add_argument("--rounds", type=int, default=12, help="steps of each that are timed")
     chosen = parser.parse_args(arguments)
     try:
         check_places(chosen)
         for name in chosen.tasks:
-            for line in measure(plan, plan.tasks[name], chosen):
-                add_line(chosen.results / "cost.jsonl", line)
-                print(
-                    f"{name}, {line['way']}: {line['step_seconds']:.3f} s per step, {line['conversion_seconds']:.1f} s to convert",
-                    flush=True,
-                )
+            line = measure(plan, plan.tasks[name], chosen)
+            add_line(chosen.results / "cost.jsonl", line)
+            print(name, *(f"{kind} {seconds:.3f} s" for kind, seconds in line["step_seconds"].items()), flush=True)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def measure(plan: Plan, task: ClassifierTask, chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """For each way, the seconds of its conversion, and the median seconds of a training step beside those of softmax."""
+def measure(plan: Plan, task: ClassifierTask, chosen: argparse.Namespace) -> dict[str, Any]:
+    """The median seconds of a training step of each kind, on the same batches."""
     folder = chosen.weights[task.model]
     rows = read_rows(task, chosen.data, folder)
     classes = 1 + int(rows["train"].labels.max())
-    models: dict[str, PreTrainedModel] = {}
-    seconds: dict[str, float] = {}
-    for name in chosen.ways:
-        models[name], seconds[name], _ = converted(softmax_model(task, folder, classes, 0), plan.ways[name], plan, rows["train"], 0)
-    optimizers = {
-        name: torch.optim.AdamW(weight_decay_groups(model, plan.weight_decay), fused=True, lr=1e-5) for name, model in models.items()
-    }
-    batches = [batch for batch, _ in zip(rows["train"].training_batches(task.batch_size, 0, 0), range(chosen.rounds + 1), strict=False)]
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for inputs, labels in batches:
-        for name, model in models.items():
+    models = {"softmax": softmax_model(task, folder, classes, 0)}
+    for kind, settings in KINDS.items():
+        models[kind] = hf_tanhmax.convert(softmax_model(task, folder, classes, 0), **settings)
+    optimizers = {kind: torch.optim.AdamW(weight_decay_groups(model, plan.weight_decay), fused=True) for kind, model in models.items()}
+    times: dict[str, list[float]] = {kind: [] for kind in models}
+    batches = rows["train"].training_batches(task.batch_size, 0, 0)
+    for inputs, labels in islice(batches, chosen.rounds + 1):
+        for kind, model in models.items():
             started = time.process_time()
-            _step(model, optimizers[name], inputs, labels, plan)
-            times[name].append(time.process_time() - started)
-    shared = {"task": task.name, "steps": task.passes * (len(rows["train"]) // task.batch_size), "rounds": chosen.rounds}
+            _step(model, optimizers[kind], inputs, labels, plan)
+            times[kind].append(time.process_time() - started)
+    seconds = {kind: statistics.median(each[1:]) for kind, each in times.items()}
     origin = {"versions": versions(), "git": git_commit(), "hardware": hardware()}
-    return [
-        {**shared, "way": name, "step_seconds": statistics.median(times[name][1:]), "conversion_seconds": seconds[name], **origin}
-        for name in models
-    ]
+    return {"task": task.name, "rounds": chosen.rounds, "step_seconds": seconds, **origin}
 
 
 def _step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, inputs: Batch, labels: Tensor, plan: Plan) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import read_lines, table
 
-from .plan import RESULTS, read_plan
+from .plan import RESULTS, Way, read_plan
 
 Lines = list[dict[str, Any]]
 
@@ -44,27 +44,24 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
     measured = {name: read_results(path) for name in plan.tasks if (path := folder / f"{name}.jsonl").is_file()}
     if not measured:
         raise RecipeError(f"there are no results in {folder}; python -m recipes.conversion run makes them")
-    costs = read_costs(folder / "cost.jsonl", next(iter(measured)))
+    first = next(iter(measured))
+    ratios = read_ratios(folder / "cost.jsonl", first)
     header = ["way", *(f"{plan.tasks[name].title}{kind}" for name in measured for kind in (", %", " as is, %", " negative"))]
     rows = [
-        [way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name)), costs.get(way.name, "-")]
+        [way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name)), _cost(measured[first], way, ratios)]
         for way in plan.ways.values()
     ]
     return table([*header, "extra cost"], [row for row in rows if set(row[1:]) != {"-"}], markdown=markdown)
 
 
-def read_costs(path: Path, task: str) -> dict[str, str]:
-    """By way, the processor time on a task beyond that of softmax: the conversion and all training steps, in per cent.
+def read_ratios(path: Path, task: str) -> dict[str, float]:
+    """The processor time of a training step of TanhMax and of balanced TanhMax over that of softmax, on a task.
 
     Raises:
         RecipeError: as `read_results`.
     """
-    lines = [line for line in _lines(path, {"task", "way", "steps", "step_seconds", "conversion_seconds"}) if line["task"] == task]
-    softmax = {line["way"]: line["step_seconds"] * line["steps"] for line in lines}.get("softmax")
-    if softmax is None:
-        return {}
-    totals = {line["way"]: line["step_seconds"] * line["steps"] + line["conversion_seconds"] for line in lines}
-    return {way: f"{100 * (total / softmax - 1):+.0f} %" for way, total in totals.items() if way != "softmax"}
+    found = [line["step_seconds"] for line in _lines(path, {"task", "step_seconds"}) if line["task"] == task]
+    return {kind: seconds / found[-1]["softmax"] for kind, seconds in found[-1].items()} if found else {}
 
 
 def read_results(path: Path) -> Lines:
@@ -97,6 +94,15 @@ def _cells(lines: Lines, way: str) -> list[str]:
     tuned, untuned = ([line for line in lines if line["way"] == way and line["tuned"] is kind] for kind in (True, False))
     accuracies = [_mean(some, lambda line: 100 * line["test"]["accuracy"], "{:.1f}") for some in (tuned, untuned)]
     return [*accuracies, _mean(tuned, lambda line: line["signs"]["overall"]["negative_mass"], "{:.2f}", spread=False)]
+
+
+def _cost(lines: Lines, way: Way, ratios: dict[str, float]) -> str:
+    """Processor time beyond that of softmax: of the training steps, and of the conversion over them."""
+    ratio = ratios.get(way.shift or "tanhmax")
+    shares = [line["conversion"]["seconds"] / line["training"]["seconds"] for line in lines if line["way"] == way.name and line["tuned"]]
+    if way.softmax or ratio is None or not shares:
+        return "-"
+    return f"{100 * (ratio * (1 + statistics.fmean(shares)) - 1):+.0f} %"
 
 
 def _mean(lines: Lines, value: Callable[[dict[str, Any]], float], form: str, *, spread: bool = True) -> str:
