@@ -54,6 +54,7 @@ class LanguageWay:
         mass: negative mass to spread over the heads, whose polarities are then chosen one by one; None is one polarity for all.
         refit: whether output projections are refitted.
         ridge: of the refit.
+        times: how many times the rows of the plan it is calibrated on.
         tuned: whether it is fine-tuned too.
         continued: whether it continues prompts, as converted; softmax does so in bfloat16, which says how much is no difference.
     """
@@ -64,6 +65,7 @@ class LanguageWay:
     mass: float | None = None
     refit: bool = False
     ridge: float = 0.1
+    times: int = 1
     tuned: bool = False
     continued: bool = False
 
@@ -181,9 +183,7 @@ class Bench:
         """The lines of a way and a seed, as converted and fine-tuned, where they are wanted."""
         way, started = self.plan.ways[name], time.process_time()
         model = self.load(way) if way.polarity or True in wanted else self.softmax
-        texts = self.texts.mixed(self.plan.calibrated, "train", self.plan.calibration_rows, seed)
-        converts = way.mass is not None or way.refit
-        batches = [{"input_ids": row} for row in torch.cat([texts, self._samples(seed)]).split(2)] if converts else []
+        batches = self._calibration(way.times, seed) if way.mass is not None or way.refit else []
         spread = None if way.mass is None else vars(allocate(model, batches[::2], mass=way.mass))
         refitted = refit(model, batches, ridge=way.ridge).values() if way.refit else None
         conversion = {"seconds": round(time.process_time() - started, 1), "allocation": spread, "refit": refitted}
@@ -197,17 +197,18 @@ class Bench:
                     line["continuations"] = self.continuations.compare(model) if way.polarity else self.continuations.in_bfloat16()
                 yield {**line, **about}
 
-    def _samples(self, seed: int) -> Tensor:
-        """Rows that the softmax model wrote itself, kept from one run to the next."""
-        path = self.work / f"own-{seed}.safetensors"
+    def _calibration(self, times: int, seed: int) -> list[dict[str, Tensor]]:
+        """Batches of text of the kinds to calibrate on, and of text that the softmax model wrote, kept from one run to the next."""
+        path = self.work / f"own-{seed}-{times}.safetensors"
         if not path.is_file():
             start = self.texts.tokenizer.bos_token_id
             if start is None:
-                raise RecipeError("the tokenizer has no token that begins a text, for samples of the model's own; set own_rows to 0")
-            tokens = sampled(self.softmax, start, self.plan.own_rows, self.plan.length, seed)
+                raise RecipeError("the tokenizer has no token that begins a text, so the model cannot write one by itself")
+            own = sampled(self.softmax, start, times * self.plan.own_rows, self.plan.length, seed)
             self.work.mkdir(parents=True, exist_ok=True)
-            save_file({"tokens": tokens}, path)
-        return load_file(path)["tokens"]
+            save_file({"tokens": own}, path)
+        texts = self.texts.mixed(self.plan.calibrated, "train", times * self.plan.calibration_rows, seed)
+        return [{"input_ids": rows} for rows in torch.cat([texts, load_file(path)["tokens"]]).split(2)]
 
     def measure(self, model: PreTrainedModel) -> dict[str, Any]:
         """Test text of every kind, and signs on validation text."""

@@ -37,7 +37,7 @@ SIZES = {
 WAYS = {
     "softmax": {"title": "softmax", "tuned": True, "continued": True},
     "refitted": {"title": "refitted", "shift": "balanced", "polarity": 0.3, "refit": True, "tuned": True},
-    "spread": {"title": "spread", "shift": "balanced", "polarity": "learned", "mass": 0.1, "refit": True},
+    "spread": {"title": "spread", "shift": "balanced", "polarity": "learned", "mass": 0.1, "refit": True, "times": 2},
 }
 
 
@@ -86,6 +86,7 @@ def test_a_tiny_plan_is_measured_and_resumed(place, capsys):
     assert refitted["test"]["plays"]["kl"] > 0
     assert refitted["conversion"]["refit"]["rows"] == 9 * 13
     assert found["spread", False]["conversion"]["allocation"]["mass"] == 0.1
+    assert found["spread", False]["conversion"]["refit"]["rows"] == 2 * 9 * 13
     assert found["refitted", True]["training"]["steps"] == 5
     assert softmax["training"] is None
     assert found["softmax", True]["test"]["plays"]["perplexity"] < softmax["test"]["plays"]["perplexity"]
