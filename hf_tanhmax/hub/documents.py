@@ -16,7 +16,11 @@ CARD = "README.md"
 # What PEFT writes beside every adapter is a form that somebody has to fill in.
 FORM = "# Model Card for Model ID"
 # What a card says that was written before its model had a repository.
-PLACE, ABLATE, UNPUBLISHED = 'name = "."', "hf-tanhmax ablate {} DATA", re.compile(r"The code is for a process that runs in this folder;[^\n]*\n\n")
+PLACE, ABLATE, UNPUBLISHED = (
+    'name = "."',
+    "hf-tanhmax ablate {} DATA",
+    re.compile(r"The code is for a process that runs in this folder;[^\n]*\n\n"),
+)
 
 
 def write_documents(into: Path, *, repo_id: str) -> None:

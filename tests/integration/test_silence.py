@@ -26,7 +26,7 @@ from hf_tanhmax import (
     use_tanhmax,
 )
 from hf_tanhmax.integration.detection.attention_facts import attention_facts
-from hf_tanhmax.integration.patching import ConfigView, modules_by_layer, attention_modules
+from hf_tanhmax.integration.patching import ConfigView, attention_modules, modules_by_layer
 from hf_tanhmax.integration.registration import SCORE_BIAS
 
 with torch.device("meta"):  # looks up once which functions make tensors, and must see them as they are outside of a test
