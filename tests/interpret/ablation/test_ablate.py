@@ -15,7 +15,9 @@ from hf_tanhmax.ablation import ACCURACY, LOSS
 from hf_tanhmax.choices import INTERVENTIONS
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.interpret import ablate_negatives
+from hf_tanhmax.interpret.ablation import ablate
 from hf_tanhmax.interpret.ablation.ablate import paired_intervals
+from hf_tanhmax.interpret.ablation.interventions import intervention
 
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification
 # Score / 3 and value of each token that a constructed model knows. The first one reads the others.
@@ -169,6 +171,20 @@ def test_the_seed_is_of_everything_random():
     one, again, other = (measured(model, rows, processor_for("bert"), seed=seed) for seed in (0, 0, 1))
     assert one == again
     assert one.effects["negatives_permuted"] != other.effects["negatives_permuted"]
+
+
+def test_every_row_and_layer_has_a_permutation_of_its_own(monkeypatch):
+    seen = []
+
+    def spied(name, seeds):
+        seen.extend(seeds)
+        return intervention(name, seeds)
+
+    monkeypatch.setattr(ablate, "intervention", spied)
+    measured(
+        tiny_model(BERT), [{"input_ids": text(4, 6), "labels": torch.tensor([0, 1, 1, 0])}], seed=5, interventions="negatives_permuted"
+    )
+    assert sorted(seen) == [(5, row, layer) for row in range(4) for layer in range(3)]
 
 
 def test_texts_and_images_of_a_user():
