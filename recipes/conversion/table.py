@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
 
 
 def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
-    """Test accuracy of every way on every task that was measured, fine-tuned and as converted, with standard error; mass; cost.
+    """Test accuracy of every way on every measured task, fine-tuned and as converted, with standard error and number of seeds; mass; cost.
 
     Raises:
         RecipeError: no results in the folder, or a file that cannot be read.
@@ -109,5 +109,8 @@ def _mean(lines: Lines, value: Callable[[dict[str, Any]], float], form: str, *, 
     values = [value(line) for line in lines]
     if not values:
         return "-"
-    error = standard_error(values) if spread else None
-    return form.format(statistics.fmean(values)) + (f" ± {form.format(error)}" if error is not None else "")
+    mean = form.format(statistics.fmean(values))
+    error = standard_error(values)
+    if not spread:
+        return mean
+    return f"{mean} ± {form.format(error)} ({len(values)})" if error is not None else f"{mean} (1)"
