@@ -7,7 +7,7 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ def main(arguments: list[str]) -> int:
 
 
 def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
-    """Test accuracy of every way on every task that was measured, fine-tuned and as converted, with standard error; mass; cost.
+    """Test accuracy of softmax, and how far every way is from it on every measured task, fine-tuned and as converted; mass; cost.
+
+    Differences are of the same seeds, with their standard error and the number of seeds.
 
     Raises:
         RecipeError: no results in the folder, or a file that cannot be read.
@@ -46,7 +48,7 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
         raise RecipeError(f"there are no results in {folder}; python -m recipes.conversion run makes them")
     first = next(iter(measured))
     ratios = read_ratios(folder / "cost.jsonl", first)
-    header = ["way", *(f"{plan.tasks[name].title}{kind}" for name in measured for kind in (", %", " as is, %", " negative"))]
+    header = ["way", *(f"{plan.tasks[name].title}{kind}" for name in measured for kind in ("", " as is", " negative"))]
     rows = [
         [way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name)), _cost(measured[first], way, ratios)]
         for way in plan.ways.values()
@@ -91,9 +93,27 @@ def _lines(path: Path, keys: set[str]) -> Lines:
 
 
 def _cells(lines: Lines, way: str) -> list[str]:
-    tuned, untuned = ([line for line in lines if line["way"] == way and line["tuned"] is kind] for kind in (True, False))
-    accuracies = [_mean(some, lambda line: 100 * line["test"]["accuracy"], "{:.1f}") for some in (tuned, untuned)]
-    return [*accuracies, _mean(tuned, lambda line: line["signs"]["overall"]["negative_mass"], "{:.2f}", spread=False)]
+    softmax = {line["seed"]: _accuracy(line) for line in lines if line["way"] == "softmax" and line["tuned"]}
+    if way == "softmax":
+        return [_spread(list(softmax.values()), ""), "-", "0.00"] if softmax else ["-"] * 3
+    cells = []
+    for tuned in (True, False):
+        found = [line for line in lines if line["way"] == way and line["tuned"] is tuned]
+        cells.append(_spread([_accuracy(line) - softmax[line["seed"]] for line in found if line["seed"] in softmax], "+"))
+    masses = [line["signs"]["overall"]["negative_mass"] for line in lines if line["way"] == way and line["tuned"]]
+    return [*cells, f"{statistics.fmean(masses):.2f}" if masses else "-"]
+
+
+def _accuracy(line: dict[str, Any]) -> float:
+    return 100 * float(line["test"]["accuracy"])
+
+
+def _spread(values: Sequence[float], sign: str) -> str:
+    """Mean, standard error if there are several, and how many seeds."""
+    if not values:
+        return "-"
+    error = standard_error(values)
+    return f"{statistics.fmean(values):{sign}.1f}" + (f" ± {error:.1f}" if error is not None else "") + f" ({len(values)})"
 
 
 def _cost(lines: Lines, way: Way, ratios: dict[str, float]) -> str:
@@ -103,11 +123,3 @@ def _cost(lines: Lines, way: Way, ratios: dict[str, float]) -> str:
     if way.softmax or ratio is None or not shares:
         return "-"
     return f"{100 * (ratio * (1 + statistics.fmean(shares)) - 1):+.0f} %"
-
-
-def _mean(lines: Lines, value: Callable[[dict[str, Any]], float], form: str, *, spread: bool = True) -> str:
-    values = [value(line) for line in lines]
-    if not values:
-        return "-"
-    error = standard_error(values) if spread else None
-    return form.format(statistics.fmean(values)) + (f" ± {form.format(error)}" if error is not None else "")
