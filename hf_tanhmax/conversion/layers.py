@@ -176,7 +176,7 @@ class LayerArguments:
 
     def _kept(self, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Arguments:
         kept = Arguments(positional[1:], {name: value for name, value in keyword.items() if name != HIDDEN})
-        others = sorted({type(each).__name__ for each in _leaves(kept) if not isinstance(each, Tensor | str | int | float | None)})
+        others = sorted({type(each).__name__ for each in leaves(kept) if not isinstance(each, Tensor | str | int | float | None)})
         if others:
             raise self._refusal(f"they are called with {some(others)}, which cannot be kept")
         return kept if positional else Arguments((), {**kept.keyword, HIDDEN: None})
@@ -188,16 +188,14 @@ class LayerArguments:
 def adds_to_its_input(layer: Layer, hidden: Tensor, arguments: Arguments) -> bool:
     """Whether a layer uses its input, besides in attention, only in the sum with what the output projection returns.
 
-    So it is where the output is added to the input at once, normalised after that or not: moving half of the input into the output changes
-    nothing then.
+    So it is where the output is added to the input at once, normalised after that or not: nothing changes then if something is taken off
+    the input and added to the output.
     """
-    found = []
-    added, _, _ = layer.softmax(hidden, arguments)
-    for share in (1.0, 0.5):
-        moved = added + (1 - share) * hidden
-        with _hooked(layer.output.register_forward_hook(lambda *_, moved=moved: moved)):
-            found.append(layer(share * hidden, arguments).double())
-    return bool((found[0] - found[1]).norm() <= torch.finfo(hidden.dtype).eps ** 0.5 * found[0].norm())
+    added, wanted, _ = layer.softmax(hidden, arguments)
+    taken = hidden.roll(1, -1) / 2  # no multiple of the input, which a norm would hide
+    with _hooked(layer.output.register_forward_hook(lambda *_: added + taken)):
+        error = layer(hidden - taken, arguments) - wanted
+    return bool(error.float().norm() <= torch.finfo(hidden.dtype).eps ** 0.5 * wanted.float().norm())
 
 
 def first(output: Any) -> Tensor:
@@ -243,10 +241,11 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> Iterator[Any]:
+    """What lists, tuples and mappings hold at last."""
     if isinstance(value, Mapping | list | tuple):
         for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(each)
+            yield from leaves(each)
     else:
         yield value
 

@@ -121,7 +121,7 @@ def read_originals(model: nn.Module, originals: Originals) -> dict[str, Tensor]:
 
 def _added_biases(model: nn.Module, originals: Mapping[str, Tensor]) -> list[str]:
     """Names of the biases that a refit added: all of attention, where an output weight has an original and the bias beside it has none."""
-    names = {value: name for name, value in model.named_parameters()}
+    names: dict[Tensor, str] = {value: name for name, value in model.named_parameters()}
     by_module = [_projections(model, module) for module in attention_modules(model)]
     if not any(names[output.weight] in originals and names.get(output.bias, "") not in {"", *originals} for *_, output in by_module):
         return []

@@ -27,7 +27,7 @@ from ..errors import some
 from ..integration.hooks import computes_tanhmax, without_dropout
 from ..integration.registration import SCORE_BIAS, heads_of
 from ..settings import LEARNED
-from .layers import Arguments, Layer, LayerArguments, adds_to_its_input, find_layers
+from .layers import Arguments, Layer, LayerArguments, adds_to_its_input, find_layers, leaves
 from .originals import add_biases, put_back, read_originals
 from .regression import OutputSums, Stream
 from .runner import Batch, check_batch, chosen_heads
@@ -169,8 +169,8 @@ class _Run:
                     bar.update(count)
                 else:
                     fitted[layer.name] = self._fit(index, count, bar)
-                self.streams.drop(str(index))
-        self.streams.drop("arguments")
+                self.streams.drop(f"streams/{index}")
+        self.streams.drop("streams")
         fitted = {name: each for name, each in fitted.items() if each["rows"]}
         return RefitReport(
             polarity=polarity,
@@ -187,17 +187,17 @@ class _Run:
 
     def _begin(self, batches: Iterable[Batch], polarity: float | str) -> int:
         """Keep what layers are called with for every batch, and the hidden states before the first; returns how many batches there are."""
-        reader, digests = LayerArguments(self.model, self.layers), []
+        reader, digests = LayerArguments(self.model, self.layers), list[str]()
         weights, fresh = digest_of_weights(self.model), not self.streams.has("fitted/0")
         for index, batch in enumerate(batches):
             check_batch(batch)
             hidden, arguments = reader.read(batch)
             if not digests:
                 _check_sum(self.layers[0], hidden, arguments[0])
-            digests.append(digest_of_tensors(hidden))
-            self.streams.save(f"arguments/{index}", [tuple(each) for each in arguments])
+            digests.append(digest_of_tensors(hidden, *(each for each in leaves(arguments) if isinstance(each, Tensor))))
+            self.streams.save(f"streams/arguments/{index}", [tuple(each) for each in arguments])
             for stream in ("softmax", "student") if fresh else ():
-                self.streams.save(f"0/{stream}-{index}", hidden)
+                self.streams.save(f"streams/0/{stream}-{index}", hidden)
         if not digests:
             raise ValueError("there are no batches to refit with; give a list of a few, such as 8,192 tokens in all")
         views = [layer.attention.config for layer in self.layers]
@@ -219,33 +219,32 @@ class _Run:
         for batch in range(count):
             found = self._compare(index, batch, chosen=chosen, last=last)
             sums = found if sums is None or found is None else sums + found
-            bar.update(0.5)
-        fitted = {"rows": 0} if sums is None else self._change(layer, sums)
+            bar.update()
+        fitted: dict[str, Any] = {"rows": 0} if sums is None else self._change(layer, sums)
         self._bring(layer, fitted)
-        for batch in range(count):
-            if not last:
-                hidden = self.streams.load(f"{index}/student-{batch}")
-                self.streams.save(f"{index + 1}/student-{batch}", layer(hidden, self._arguments(index, batch)))
-            bar.update(0.5)
+        for batch in [] if last else range(count):
+            hidden = self.streams.load(f"streams/{index}/student-{batch}")
+            self.streams.save(f"streams/{index + 1}/student-{batch}", layer(hidden, self._arguments(index, batch)))
         fitted["seconds"] = time.perf_counter() - started
         self.streams.save(f"fitted/{index}", fitted)
         return fitted
 
     def _arguments(self, index: int, batch: int) -> Arguments:
-        return Arguments(*self.streams.load(f"arguments/{batch}")[index])
+        return Arguments(*self.streams.load(f"streams/arguments/{batch}")[index])
 
     def _compare(self, index: int, batch: int, *, chosen: bool, last: bool) -> OutputSums | None:
         """The sums over one batch of a layer that computes TanhMax; keeps what the softmax model's hidden states are after the layer."""
         layer, arguments = self.layers[index], self._arguments(index, batch)
-        softmax = self.streams.load(f"{index}/softmax-{batch}").to(layer.output.weight.device)
+        softmax = self.streams.load(f"streams/{index}/softmax-{batch}").to(layer.output.weight.device)
         prefix = f"{layer.name}."
-        teacher = {name.removeprefix(prefix): value for name, value in self.teacher.items() if name.startswith(prefix)}
+        like = {name: self.model.get_parameter(name) for name in self.teacher if name.startswith(prefix)}
+        teacher = {name.removeprefix(prefix): self.teacher[name].to(mine.device, mine.dtype) for name, mine in like.items()}
         added, after, real = layer.softmax(softmax, arguments, teacher)
         if not last:
-            self.streams.save(f"{index + 1}/softmax-{batch}", after)
+            self.streams.save(f"streams/{index + 1}/softmax-{batch}", after)
         if not chosen:
             return None
-        student = self.streams.load(f"{index}/student-{batch}").to(softmax.device)
+        student = self.streams.load(f"streams/{index}/student-{batch}").to(softmax.device)
         heads, output = layer.heads(student, arguments)
         return OutputSums.of(heads[real], Stream(student[real], output[real]), Stream(softmax[real], added[real]))
 
@@ -270,15 +269,14 @@ class _Run:
 def _polarity_to_fit(model: nn.Module, layers: list[Layer], originals: Mapping[str, Tensor] | None) -> float | str:
     """The polarity of all layers that compute TanhMax."""
     owner = type(model).__name__
-    views = [layer.attention.config for layer in layers if computes_tanhmax(layer.attention.config)]
+    views: list[Any] = [layer.attention.config for layer in layers if computes_tanhmax(layer.attention.config)]
     if not views:
         raise ValueError(
             f'{owner} computes softmax, so there is nothing to refit; convert it first, for example with shift="balanced" and polarity=0.2'
         )
-    found = {view.tanhmax_polarity for view in views}  # type: ignore[union-attr]
-    if len(found) > 1:
-        raise ValueError(f"the layers of {owner} have different polarities ({sorted(found, key=str)}); give them one, or learn it")
-    polarity = found.pop()
+    polarity: float | str = views[0].tanhmax_polarity
+    if others := sorted({str(view.tanhmax_polarity) for view in views if view.tanhmax_polarity != polarity}):
+        raise ValueError(f"layers of {owner} have polarity {polarity} and others {some(others)}; give all the same, or let heads learn it")
     refitted = getattr(views[0], "tanhmax_refitted_polarity", None)
     if refitted is not None and (originals is None or refitted != polarity):
         raise ValueError(
