@@ -187,8 +187,13 @@ class Bench:
         spread = None if way.mass is None else vars(allocate(model, batches[::2], mass=way.mass))
         refitted = refit(model, batches, ridge=way.ridge).values() if way.refit else None
         conversion = {"seconds": round(time.process_time() - started, 1), "allocation": spread, "refit": refitted}
-        about: dict[str, Any] = {"settings": asdict(way), "plan": {key: value for key, value in vars(self.plan).items() if key != "ways"}}
-        about |= {"versions": versions(), "git": git_commit(), "hardware": hardware()}
+        about: dict[str, Any] = {
+            "settings": asdict(way),
+            "plan": {key: value for key, value in vars(self.plan).items() if key != "ways"},
+            "versions": versions(),
+            "git": git_commit(),
+            "hardware": hardware(),
+        }
         for tuned in sorted({False, *wanted}):
             training = fine_tune(model, self.texts, self.plan, seed) if tuned else None
             if tuned in wanted:
