@@ -15,6 +15,7 @@ from hf_tanhmax.training.configuration.recipe import VARIANTS
 from recipes.benchmarks import faithfulness as faithfulness_speed
 from recipes.benchmarks import polarity_scan
 from recipes.benchmarks.attention import __main__ as benchmark
+from recipes.conversion import language_table, pattern
 from recipes.conversion import table as conversion_table
 from recipes.paper import report as paper_report
 from recipes.paper import tables as paper_tables
@@ -110,6 +111,12 @@ def conversion():
     return conversion_table.rendered()
 
 
+def sign_pattern():
+    """What it costs to change which weights are negative, of models from scratch, on test rows."""
+    lines = read_lines(RESULTS / "conversion" / pattern.FILE)
+    return pattern.summary([line for line in lines if line["split"] == "test"])
+
+
 def variants():
     """What each recipe is for."""
     return table(["variant", "for"], [[f"`{name}`", sentence] for name, sentence in VARIANTS.items()], markdown=True, align="none")
@@ -121,6 +128,8 @@ BLOCKS = {
     "variants": variants,
     **{name: functools.partial(compared, name) for name in DATA},
     "conversion": conversion,
+    "language models": language_table.rendered,
+    "sign pattern": sign_pattern,
     "scan": scan,
     "paper": paper,
     "faithfulness": faithfulness,
