@@ -47,7 +47,7 @@ keys and defaults:
 # In the order in which somebody with a trained checkpoint should look at them.
 VARIANTS = {
     "aligned": "a trained checkpoint, calibrated with unlabelled training rows: BERT and ViT have their biases aligned and polarity 1 from "
-    "the first step; LLaMA has a balanced shift at polarity 0.2, and its output projections refitted",
+    "the first step, LLaMA a balanced shift at polarity 0.2; the output projections of all are refitted",
     "balanced": "a trained checkpoint, not calibrated: a balanced shift, w = (P - p N) / (1 + p), at polarity 0.2",
     "aligned_lora": "as `aligned`, but only LoRA adapters and a new head are trained",
     "balanced_lora": "as `balanced`, but only LoRA adapters and a new head are trained",

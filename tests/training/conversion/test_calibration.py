@@ -86,7 +86,8 @@ def test_a_softmax_checkpoint_is_aligned_and_trained(name, task, train, tmp_path
     assert results["attention"].startswith(words)
     assert (results["config"]["calibrate"], results["config"]["balance"]) == (128 if decoder else 256, 0.2)
     assert ("converted_loss" in conversion) == (task in LANGUAGE)
-    assert (report.alignment is None, report.refit is None) == (decoder, not decoder)
+    assert (report.alignment is None) == decoder
+    assert report.refit is not None
     card = " ".join((tmp_path / "run" / "README.md").read_text().split())
     assert f"* Calibration: {conversion['calibration_rows']} training rows without their labels" in card
     assert f"Before any training it {report.describe()}" in card
@@ -95,7 +96,7 @@ def test_a_softmax_checkpoint_is_aligned_and_trained(name, task, train, tmp_path
         before, after = (load_file(tmp_path / place / "model.safetensors") for place in ("start", "run/base"))
         changed = {key for key in before if not torch.equal(before[key], after[key])}
         assert changed
-        assert all(key.endswith("bias") for key in changed)
+        assert all(key.endswith("bias") or "output" in key for key in changed)
 
 
 @pytest.mark.slow
