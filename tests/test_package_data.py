@@ -49,7 +49,14 @@ def test_a_wheel_holds_them_and_no_other_package():
     assert {file.split("/")[0] for file in files} == {"hf_tanhmax"}
     recipes = {path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml") if not {"paper", "conversion"} & {*path.parts}}
     assert {f"hf_tanhmax/{path.as_posix()}" for path in recipes} <= files
-    others = {"model_cards/template.md", "py.typed", "cli/arguments.py", "interpret/viz/assets/page.js", "attention/cpu/attention.cpp"}
+    others = {
+        "model_cards/template.md",
+        "py.typed",
+        "cli/arguments.py",
+        "interpret/viz/assets/page.js",
+        "attention/cpu/rows.h",
+        "attention/cpu/attention.cpp",
+    }
     assert {f"hf_tanhmax/{name}" for name in others} <= files
 
 

@@ -1,4 +1,4 @@
-"""Builds `attention.cpp` on first use with torch's extension loader, keeps the library and loads it; nothing requires it.
+"""Builds `rows.h` and `attention.cpp`, as one, on first use with torch's extension loader; keeps and loads the library, if it can.
 
 It needs a C++ compiler with OpenMP, and ninja. It is kept in torch's folder for extensions (`TORCH_EXTENSIONS_DIR`, by default
 `~/.cache/torch_extensions`), in a folder of its own for each version of the code, its flags, torch and kind of CPU. A process that finds
@@ -27,8 +27,9 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-# In the file that is published with a checkpoint, the text itself stands here (`models.bundle`).
-SOURCE = Path(__file__).with_name("attention.cpp").read_text(encoding="utf-8")
+# In the file that is published with a checkpoint, the texts themselves stand here (`models.bundle`).
+ROWS_CODE = Path(__file__).with_name("rows.h").read_text(encoding="utf-8")
+SOURCE = ROWS_CODE + Path(__file__).with_name("attention.cpp").read_text(encoding="utf-8")
 NATIVE_SWITCH = "HF_TANHMAX_NATIVE"
 NATIVE_FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 NATIVE_NAME = "hf_tanhmax_attention"
