@@ -282,3 +282,9 @@ def _auto_class_of(config: PreTrainedConfig) -> str:
     if found is None and not named.endswith("Model"):
         raise ValueError(f"its config names the class {named!r}, whose head is not known; there are {', '.join(ENDINGS)}")
     return found or "AutoModel"
+
+
+def length_limit(model: PreTrainedModel, tokenizer: Tokenizer | None = None) -> int | None:
+    """How many tokens a model reads, special ones included; None where neither config nor tokenizer says."""
+    limits = [getattr(model.config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9), default=None)

@@ -4,7 +4,7 @@ Names of the Hub are checked by its own library, which is imported only then: mo
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .errors import HubError
 
@@ -25,10 +25,21 @@ MEASURES = (
     *("attention_tau", "attention_abs_tau", "mask_tau", "mask_abs_tau", "deletion_tau", "deletion_abs_tau"),
     *("sign_agreement", "comprehensiveness", "sufficiency", "deletion_auc", "insertion_auc", "permutation", "random"),
 )
+# What `ablate_negatives` does to attention weights, and how a table calls it.
+INTERVENTIONS = {
+    "negatives_masked": "negative keys masked",
+    "positives_masked": "positive keys masked",
+    "negatives_zeroed": "negative weights set to 0 (no test: their share stays in the normaliser)",
+    "positives_renormalised": "negative weights set to 0, positive ones scaled up",
+    "negatives_spread": "negative weight spread evenly over the keys",
+    "negatives_permuted": "negative weights moved to random keys",
+    "negatives_shuffled": "negative weights exchanged among the negative keys",
+    "made_positive": "negative weights made positive",
+}
 NO_REPOSITORY = "{!r} is no name of a repository: write owner/name, each of at most 96 letters, digits, '-', '_' and '.'"
 
 
-def check_choice(kind: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+def check_choice(kind: str, chosen: Sequence[str], known: Iterable[str]) -> None:
     """Check names against those that there are.
 
     Args:

@@ -27,8 +27,8 @@ is the weight's. Softmax multiplies the share of a key by :math:`e^{m_j}`, and s
   of the weights and :math:`D = \sum_j W_j\,dP_j`.
 
 Softmax does not care about a constant added to a row of scores, but the map does. With a **balanced shift** every row is shifted by the
-constant :math:`c = \tfrac12 \log \sum_k e^{m_k - a_k} - \tfrac12 \log \sum_k e^{m_k + a_k} - \tfrac12 \log p`, so that what speaks against
-a key has the same share in every row. The map of :math:`a + c` at polarity 1 is then, over the kept keys,
+constant :math:`c = \tfrac12 \log \sum_k e^{m_k - a_k} - \tfrac12 \log \sum_k e^{m_k + a_k} - \tfrac12 \log p`, so that the
+negative part has the same share in every row. The map of :math:`a + c` at polarity 1 is then, over the kept keys,
 
 .. math:: w_j = \frac{P_j - p\,N_j}{1 + p}, \qquad P = \mathrm{softmax}(a + m), \quad N = \mathrm{softmax}(-a + m)
 

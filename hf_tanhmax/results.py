@@ -41,6 +41,8 @@ class RunConfig(TypedDict, total=False):
     layers: list[int] | None
     heads: list[int] | None
     shift: str | None
+    calibrate: int
+    balance: float
     lora_rank: int | None
     seed: int
 
@@ -70,6 +72,18 @@ class HealthPoint(TypedDict):
     layers: list[dict[str, float]]
 
 
+class Conversion(TypedDict, total=False):
+    """What came before training: calibration; of language models also losses (nats per token, on a few validation rows) and warnings."""
+
+    calibration_rows: int
+    calibration_seconds: float
+    checked_rows: int
+    softmax_loss: float
+    converted_loss: float
+    trained_loss: float
+    warnings: list[str]
+
+
 class Model(TypedDict, total=False):
     """The trained model."""
 
@@ -96,6 +110,7 @@ class Run(Named, total=False):
     higher_is_better: bool
     reported: list[str]
     attention_health: Health | None
+    conversion: Conversion
     polarity_curve: list[list[float]]
     health_curve: list[HealthPoint]
     outcomes: dict[str, str]
@@ -302,6 +317,7 @@ def attention_in_words(config: RunConfig) -> str:
         words = f"{kind}, {config['polarity_schedule']} from {config['polarity_start']:g} to {config['polarity']:g}"
     else:
         words = f"{kind}, polarity {config['polarity']:g}"
+    words += "" if not config.get("calibrate") else ", calibrated" if config.get("shift") else f", aligned at balance {config['balance']:g}"
     for name, places in (("layers", config["layers"]), ("heads", config["heads"])):
         words += f", {name} {', '.join(map(str, places))}" if places else ""
     return words + adapters

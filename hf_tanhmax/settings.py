@@ -91,8 +91,8 @@ def check_refitted(polarity: float | str, refitted: float | str | None) -> None:
     if refitted is not None and polarity != refitted:
         raise ValueError(
             f"polarity {polarity} was asked for, but the projections of this model were refitted to polarity {refitted} "
-            "(tanhmax_refitted_polarity) and compute something else at another; leave it, or put the softmax model's projections back first, "
-            "with hf_tanhmax.conversion.originals.undo_refit(model, originals)"
+            "(tanhmax_refitted_polarity) and compute something else at another; leave it, or put softmax's projections back, with "
+            "hf_tanhmax.conversion.originals.undo_refit(model, originals)"
         )
 
 

@@ -20,7 +20,7 @@ ROOMS = (
     ("integration",),
     ("compatibility",),
     ("models",),
-    ("checkpoint", "provenance", "results"),
+    ("ablation", "checkpoint", "provenance", "results"),
     ("conversion",),
     ("doctor",),
     ("cards",),

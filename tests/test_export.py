@@ -107,9 +107,10 @@ def dims_of_masked_calls():
     return {0: batch, 2: queries}, {0: batch, 2: keys}, {0: batch, 2: keys}, {0: batch, 2: queries, 3: keys}
 
 
-def test_a_named_implementation_is_exported_as_it_is():
+@pytest.mark.parametrize("shift", [None, "balanced"])
+def test_a_named_implementation_is_exported_as_it_is(shift):
     calls = [masked_call(*size) for size in ((3, 5, 7), (2, 19, 23))]
-    model = Attention(implementation="cpu")
+    model = Attention(implementation="cpu", shift=shift)
     program = torch.export.export(model, calls[0], dynamic_shapes=dims_of_masked_calls())
     assert any("fused_attention" in name for name in operators(program))
     assert_the_same(program.module(), model, calls)

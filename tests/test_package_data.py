@@ -47,7 +47,7 @@ def test_a_wheel_holds_them_and_no_other_package():
     builders = pytest.importorskip("hatchling.builders.wheel")
     files = {file.distribution_path for file in builders.WheelBuilder(str(ROOT)).recurse_included_files()}
     assert {file.split("/")[0] for file in files} == {"hf_tanhmax"}
-    recipes = {path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml") if "paper" not in path.parts}
+    recipes = {path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml") if not {"paper", "conversion"} & {*path.parts}}
     assert {f"hf_tanhmax/{path.as_posix()}" for path in recipes} <= files
     others = {"model_cards/template.md", "py.typed", "cli/arguments.py", "interpret/viz/assets/page.js", "attention/cpu/attention.cpp"}
     assert {f"hf_tanhmax/{name}" for name in others} <= files

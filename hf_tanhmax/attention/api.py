@@ -16,7 +16,7 @@ from .reference import reference_attention
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
 INFERENCE_ONLY = ("decode",)
 # What "auto" tries, by type of device, before the reference.
-AUTOMATIC = {"cpu": ("cpu", "composed"), "cuda": ("triton", "composed")}
+AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
 
 
 def tanhmax_attention(
@@ -58,7 +58,7 @@ def tanhmax_attention(
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`.
         shift: None, or `"balanced"`: the scores of a row are shifted by one constant, so that the weights are `(P - p N) / (1 + p)` with P
-            the softmax of the scores and N that of their negatives. `"composed"` and `"reference"` have it.
+            the softmax of the scores and N that of their negatives.
         cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another. With a
             `block_table`, the bounds of the batch entries' keys.
         block_table: int32 or int64; key and value are then blocks of a paged cache, `[blocks, kv_heads, keys of a block, dim]`, and this
@@ -153,8 +153,6 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
-    if call.shift is not None and implementation != "composed":
-        return "has no balanced shift yet"
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):
@@ -173,7 +171,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
 
 
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
-    """Whether `"auto"` reads such a paged cache through its block table, if no weights and no shift are wanted; else keys are gathered."""
+    """Whether `"auto"` reads such a paged cache through its block table, if no weights are wanted; else keys are gathered."""
     needs_gradient = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
     if "triton" not in AUTOMATIC.get(query.device.type, ()) or not decodable(
         query, needs_gradient=needs_gradient, dropout_p=0.0, packed=False

@@ -31,16 +31,17 @@ class AutogradContext(Protocol):
 class OperatorInputs(NamedTuple):
     """A call as torch's operators take it: their schemas are flat, and are written from these fields.
 
-    Shapes are those of `tanhmax_attention`, with bias, additive mask and `keep` of 4 dimensions. `log_polarity` is `[heads]`; None is
-    polarity 1 if `signed`, else polarity 0 (softmax, which takes half the exponentials). `segments`, `causal`, `offset` and `window` are
-    those of `mask`. `seed` is an int64 scalar on the device. `kernels` says who computes: the Triton kernels, on CPU tensors in Triton's
-    interpreter, or the code for CPUs.
+    Shapes are those of `tanhmax_attention`, with bias, additive mask and `keep` of 4 dimensions. `polarity` is `[heads]`: the logarithm
+    of the polarity, or if `balanced` the polarity itself, which may be 0 and have a gradient there. None is polarity 1 if `signed`, else
+    polarity 0 (softmax, which takes half the exponentials). `segments`, `causal`, `offset` and `window` are those of `mask`. `seed` is an
+    int64 scalar on the device. `kernels` says who computes: the Triton kernels, on CPU tensors in Triton's interpreter, or the code for
+    CPUs.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    log_polarity: Tensor | None
+    polarity: Tensor | None
     bias: Tensor | None
     additive_mask: Tensor | None
     keep: Tensor | None
@@ -53,12 +54,20 @@ class OperatorInputs(NamedTuple):
     softcap: float | None
     dropout_p: float
     signed: bool
+    balanced: bool
     kernels: bool
 
     @property
     def differentiable(self) -> tuple[Tensor | None, ...]:
-        """Query, key, value, log_polarity, bias and additive mask."""
+        """Query, key, value, polarity, bias and additive mask."""
         return self[:6]
+
+    @property
+    def coefficient(self) -> float | Tensor:
+        """The polarity as a number or `[heads]`, never its logarithm."""
+        if self.polarity is None:
+            return float(self.signed)
+        return self.polarity if self.balanced else torch.exp(self.polarity)
 
     @property
     def mask(self) -> AttentionMask:
@@ -145,11 +154,14 @@ class Call:
     def operator_inputs(self, *, kernels: bool, seed: Tensor | None = None) -> OperatorInputs:
         """The call for an operator."""
         mask, constant = self.mask, not isinstance(self.polarity, Tensor) and self.polarity in (0.0, 1.0)
+        softmax = constant and self.polarity == 0.0
+        balanced = self.shift is not None and not softmax  # to which a shift is nothing
+        polarities = None if constant else self.polarities if balanced else log_polarity(self.polarities)
         return OperatorInputs(
             self.query,
             self.key,
             self.value,
-            None if constant else log_polarity(self.polarities),
+            polarities,
             self.bias,
             self.additive_mask,
             mask.keep,
@@ -161,7 +173,8 @@ class Call:
             self.factor,
             self.softcap,
             self.dropout_p,
-            not (constant and self.polarity == 0.0),
+            not softmax,
+            balanced,
             kernels,
         )
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .call import AutogradContext, Flat, OperatorInputs
+from .cpu.balanced import balanced_backward, balanced_forward
 from .cpu.blocked import BlockedProblem, blocked_backward, blocked_forward
 from .cpu.operator import native_backward, native_forward, why_not_native
 from .reference import reference_attention
@@ -66,7 +67,10 @@ def fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
 
         return _launched(launch_forward, inputs, exact=is_exact(inputs.query))
     problem = BlockedProblem(inputs)
-    output, lse = blocked_forward(problem) if why_not_native(problem) else native_forward(problem)
+    if why_not_native(problem) is None:
+        output, lse = native_forward(problem)
+    else:
+        output, lse = (balanced_forward if problem.balanced else blocked_forward)(problem)
     return output.to(inputs.query.dtype), lse, lse.new_empty(0)
 
 
@@ -76,7 +80,7 @@ def fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
     schema=f"({_schema(BackwardInputs)}, {SCHEMA}) -> ({', '.join(['Tensor'] * 6)})",
 )
 def fused_attention_backward(*flat: Flat) -> tuple[Tensor, ...]:
-    """Gradients of query, key, value, log_polarity, bias and additive_mask; the last three are empty where they are not wanted."""
+    """Gradients of query, key, value, polarity, bias and additive_mask; the last three are empty where they are not wanted."""
     given, inputs = _backward_inputs(flat)
     gradients = (_kernel_gradients if inputs.kernels else _blocked_gradients)(given, inputs)
     return tuple(
@@ -106,11 +110,13 @@ def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments:
     """What a launcher of the kernels returns for a call."""
     from .kernels.launch import FusedProblem, device_of
 
-    query, key, value, log_polarity = inputs[:4]
+    query, key, value, polarity = inputs[:4]
     numbers = (inputs.scale, inputs.softcap, inputs.dropout_p, inputs.seed, exact)
-    added, additive = inputs.bias if inputs.additive_mask is None else inputs.additive_mask, inputs.additive_mask is not None
+    additive = inputs.additive_mask is not None
+    tensors = (inputs.mask, inputs.additive_mask if additive else inputs.bias)
     with device_of(query):
-        problem = FusedProblem(query, key, value, log_polarity, inputs.signed, inputs.mask, added, *numbers, additive=additive)
+        given = (query, key, value, polarity, inputs.signed, *tensors, *numbers)
+        problem = FusedProblem(*given, additive=additive, balanced=inputs.balanced)
         return launch(problem, *arguments, **wanted)
 
 
@@ -120,21 +126,22 @@ def _backward_inputs(flat: tuple[Flat, ...]) -> tuple[BackwardInputs, OperatorIn
 
 
 def _kernel_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
-    from .kernels.launch import launch_backward
+    from .kernels.launch import launch_backward, was_exact
 
-    exact = given.statistics is not None and given.statistics.numel() > 0
-    wanted = {"log_polarity": given.wants_polarity, "bias": given.wants_bias or given.wants_mask}
+    exact = was_exact(given.statistics, balanced=inputs.balanced)
+    wanted = {"polarity": given.wants_polarity, "bias": given.wants_bias or given.wants_mask}
     found = _launched(launch_backward, inputs, *given[:4], exact=exact, **wanted)
-    return found.query, found.key, found.value, found.log_polarity, found.bias, found.bias
+    return found.query, found.key, found.value, found.polarity, found.bias, found.bias
 
 
 def _blocked_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
-    problem, wanted = BlockedProblem(inputs), {"log_polarity": given.wants_polarity}
-    if why_not_native(problem):
-        found = blocked_backward(problem, given.grad_output, bias=given.wants_bias, additive_mask=given.wants_mask, **wanted)
-    else:
+    problem, wanted = BlockedProblem(inputs), {"polarity": given.wants_polarity}
+    if why_not_native(problem) is None:
         found = native_backward(problem, given.grad_output, **wanted)
-    return found.query, found.key, found.value, found.log_polarity, found.bias, found.additive_mask
+    else:
+        backward = balanced_backward if problem.balanced else blocked_backward
+        found = backward(problem, given.grad_output, bias=given.wants_bias, additive_mask=given.wants_mask, **wanted)
+    return found.query, found.key, found.value, found.polarity, found.bias, found.additive_mask
 
 
 @fused_attention.register_fake
@@ -144,8 +151,9 @@ def _(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
     if inputs.kernels:
         from .kernels.launch import outputs
 
-        return outputs(query, value)
-    lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+        return outputs(query, value, balanced=inputs.balanced)
+    exact = torch.promote_types(query.dtype, torch.float32)
+    lse = query.new_empty(0 if inputs.balanced else query.shape[:3], dtype=exact)
     return query.new_empty(*query.shape[:3], value.shape[-1]), lse, lse.new_empty(0)
 
 
@@ -164,10 +172,11 @@ def _(*flat: Flat) -> tuple[Tensor, ...]:
 
 
 @decode_attention.register_fake
-def _(query: Tensor, _key: Tensor, value: Tensor, *_: Flat) -> tuple[Tensor, Tensor]:
+def _(*flat: Flat) -> tuple[Tensor, Tensor]:
     from .kernels.launch_decode import decode_outputs
 
-    return decode_outputs(query, value)
+    inputs = OperatorInputs._make(flat[:-2])
+    return decode_outputs(inputs.query, inputs.value, balanced=inputs.balanced)
 
 
 def _setup_context(ctx: AutogradContext, inputs: tuple[Flat, ...], output: tuple[Tensor, ...]) -> None:
@@ -203,7 +212,8 @@ def _second_order(inputs: OperatorInputs, wants: tuple[bool, ...], grad_output: 
         additive_mask=inputs.additive_mask,
         scale=inputs.scale,
         softcap=inputs.softcap,
-        polarity=float(inputs.signed) if inputs.log_polarity is None else torch.exp(inputs.log_polarity),
+        polarity=inputs.coefficient,
+        shift="balanced" if inputs.balanced else None,
         return_weights=False,
     )
     differentiated = [tensor for tensor, wanted in zip(inputs.differentiable, wants, strict=True) if wanted and tensor is not None]

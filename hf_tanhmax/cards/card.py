@@ -6,9 +6,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..ablation import NegativesAblation, read_ablation
 from ..checkpoint import RESULTS, Checkpoint, read_checkpoint, read_object
 from ..choices import check_name
-from ..conversion.report import read_report
+from ..conversion.report import ORIGINALS, read_report
 from ..models.bundle import own_version
 from ..package_data import data_folder
 from ..results import Run, check_runs
@@ -42,8 +43,8 @@ def model_card(
         language: of the data; left out if None.
 
     Raises:
-        ValueError: no TanhMax model in the folder, a conversion.json that is none, names that no repository has, or results that are not of
-            one model.
+        ValueError: no TanhMax model in the folder, a conversion.json or ablation.json that is none, names that no repository has, or
+            results that are not of one model.
     """
     for key, name in (("repo_id", repo_id), ("base_model", base_model)):
         check_name(key, name)
@@ -79,7 +80,7 @@ def _values(
 ) -> dict[str, Any]:
     """What the template names: text that is safe where it stands there, numbers already in words."""
     folder, model, is_adapter = Path(checkpoint.name), checkpoint.config, checkpoint.adapter is not None
-    stem, alignment = checkpoint.auto_class.removeprefix("AutoModelFor"), read_report(folder)
+    stem, conversion = checkpoint.auto_class.removeprefix("AutoModelFor"), read_report(folder)
     seed = (read_object(folder / RESULTS) or {}).get("seed")
     config = runs[0].get("config", {}) if runs else {}
     return {
@@ -97,13 +98,17 @@ def _values(
         "task": checkpoint.pipeline,
         "labels": [escaped(label) for label in checkpoint.labels],
         "settings": None if model is None else model.tanhmax_settings.describe(layers=model.num_hidden_layers),
-        "alignment": None if alignment is None else alignment.describe(),
+        "conversion": None if conversion is None else conversion.describe(),
+        "originals": ORIGINALS if (folder / ORIGINALS).is_file() else None,
+        "ablation": _ablation(read_ablation(folder)),
+        "ablate_place": repo_id or ".",
         "is_softmax_so_far": model is not None and model.tanhmax_settings.polarity == 0,
         "is_balanced": model is not None and model.tanhmax_settings.shift == "balanced",
         "origin": _origin(runs, data, base_model),
         "licensed": escaped(data.license) if data.license else None,
         "runs": len(runs),
         "seeds": ", ".join(escaped(run["seed"]) for run in runs),
+        "warnings": [escaped(sentence) for run in runs[:1] for sentence in run.get("conversion", {}).get("warnings", [])],
         "seed": None if seed is None else escaped(seed),
         "numbers": measured.numbers(runs) if runs else [],
         "comparison": table,
@@ -115,6 +120,19 @@ def _values(
             (escaped(path.stem.replace("_", " ")), path.relative_to(folder).as_posix()) for path in sorted(folder.glob("figures/*.png"))
         ],
         "version": own_version(),
+    }
+
+
+def _ablation(found: NegativesAblation | None) -> dict[str, str] | None:
+    """What a card says of an ablation."""
+    if found is None:
+        return None
+    data = found.settings.get("data")
+    return {
+        "verdict": found.verdict,
+        "table": found.table(),
+        "rows": f"{found.rows:,}",
+        "data": code(data) if isinstance(data, str) else "",
     }
 
 

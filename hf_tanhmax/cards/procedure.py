@@ -40,6 +40,7 @@ def procedure(run: Run) -> list[tuple[str, str]]:
     items = [
         ("Recipe", f"{code(run['recipe'])}, variant {code(run['variant'])}"),
         ("Data", data_in_words(run.get("data", {}))),
+        ("Calibration", _calibration(run)),
         ("Parameters", _parameters(run.get("model", {}))),
         ("Optimiser steps", _value(metrics.get("steps"))),
         *((name, _value(config.get(key))) for name, key in SHOWN.items()),
@@ -71,6 +72,14 @@ def _value(value: object) -> str:
     if value is None:
         return ""
     return f"{value:g}" if is_number(value) else escaped(value)
+
+
+def _calibration(run: Run) -> str:
+    found = run.get("conversion", {})
+    if "calibration_rows" not in found:
+        return ""
+    seconds = f"{found['calibration_seconds']:.1f} s"
+    return f"{found['calibration_rows']:,} training rows without their labels, in {seconds}, before training"
 
 
 def _parameters(model: Model) -> str:

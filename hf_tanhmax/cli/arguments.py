@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_explain(commands)
     _add_faithfulness(commands)
+    _add_ablate(commands)
     _add_rank_collapse(commands)
     return parser
 
@@ -86,7 +87,8 @@ def _add_convert(commands: Commands) -> None:
         "make a TanhMax checkpoint of a softmax one (BERT, ViT, LLaMA)",
         "google-bert/bert-base-uncased bert-tanhmax --task text-classification --num-labels 3 --polarity 0",
         "./my-softmax-model my-tanhmax-model --layers 0,1,2",
-        "./my-softmax-model my-tanhmax-model --calibrate train.csv --balance 0.2",
+        "./my-softmax-model my-tanhmax-model --calibrate train.csv --transfer-steps 60",
+        "HuggingFaceTB/SmolLM2-135M smollm2-tanhmax --calibrate texts.txt --balance 0.1",
         "HuggingFaceTB/SmolLM2-135M smollm2-tanhmax --polarity learned",
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder, or a name on the Hub")
@@ -94,7 +96,11 @@ def _add_convert(commands: Commands) -> None:
     head = parser.add_mutually_exclusive_group()
     head.add_argument("--task", help="the task, such as text-classification; default that of the checkpoint")
     head.add_argument("--auto-class", metavar="CLASS", help="the Auto class of Transformers, instead of a task")
-    parser.add_argument("--polarity", type=_polarity, default=1.0, help='0 is softmax, 1 (default) TanhMax, "learned" one for each head')
+    parser.add_argument(
+        "--polarity",
+        type=_polarity,
+        help='0 is softmax, 1 (default) TanhMax, "learned" one for each head; with a balanced shift and --calibrate default the balance',
+    )
     parser.add_argument(
         "--layers", type=_indices, metavar="0,1,...", help="the layers that compute TanhMax, others stay softmax; default all"
     )
@@ -106,11 +112,30 @@ def _add_convert(commands: Commands) -> None:
     parser.add_argument(
         "--calibrate",
         metavar="FILE",
-        help="align the biases of a BERT or ViT with these texts (.csv, .tsv, .json, .jsonl, .txt) or this folder of pictures, so that it "
-        "is close to softmax at polarity 1 too; the report is written to OUT/conversion.json",
+        help="stay close to softmax, by these texts (.csv, .tsv, .json, .jsonl, .txt) or this folder of pictures: a BERT or ViT has its "
+        "biases aligned for polarity 1; a LLaMA gets a balanced shift, and its output projections are refitted. The report, measured on "
+        "a tenth that is held out, is written to OUT/conversion.json",
     )
     parser.add_argument("--balance", type=_balance, metavar="R", help="mass of negative over that of positive weights; default 0.2")
-    parser.add_argument("--rows", type=_count, metavar="N", help="calibrate with the first N of them; default 256")
+    parser.add_argument(
+        "--refit",
+        action=argparse.BooleanOptionalAction,
+        help="refit output projections to the polarity; default with a balanced shift. Stopped, it continues from OUT.partial",
+    )
+    parser.add_argument(
+        "--transfer-steps", type=_count, metavar="N", help="train queries and keys by attention transfer; 60 to 120 steps are usual"
+    )
+    parser.add_argument(
+        "--rows",
+        type=_count,
+        metavar="N",
+        help="calibrate with N of them, drawn from the whole file, the same in every run; default 256, or for a language model as many "
+        "pieces as its refit needs",
+    )
+    parser.add_argument("--length", type=_count, metavar="N", help="tokens at most; for a language model those of each piece, default 512")
+    parser.add_argument(
+        "--batch-size", type=_count, metavar="N", help="rows that are run together; default 32, or pieces of 2,048 tokens in all"
+    )
     parser.add_argument("--text-column", metavar="NAME", help='of the texts to calibrate with; default "text"')
     parser.set_defaults(check=checks.check_convert)
 
@@ -120,10 +145,13 @@ def _add_module_commands(commands: Commands) -> None:
         commands,
         "train",
         "train a recipe, through `accelerate launch`",
+        "bert/text_classification/aligned.yaml --model_name_or_path google-bert/bert-base-uncased --dataset imdb",
+        "llama/causal_lm/balanced.yaml --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file book.txt",
         "recipes/bert/text_classification/tanhmax.yaml --compare_with softmax",
-        "bert/text_classification/annealed.yaml --model_name_or_path google-bert/bert-base-uncased --dataset imdb",
         "vit/image_classification/tanhmax.yaml --config_file recipes/accelerate_configs/ddp.yaml",
-        more="`hf-tanhmax train RECIPE --help` lists every key. A recipe is found from here, or among those that are installed.\n"
+        more="A trained softmax checkpoint (--model_name_or_path) keeps most of what it can do with aligned.yaml (BERT, ViT) and with\n"
+        "balanced.yaml (also LLaMA); tanhmax.yaml is for a model from scratch.\n"
+        "`hf-tanhmax train RECIPE --help` lists every key. A recipe is found from here, or among those that are installed.\n"
         "Ctrl-C lets the step that runs end and saves a checkpoint; `--resume` continues from it.",
         usage="[--config_file FILE] RECIPE [--key value ...]",
     )
@@ -264,6 +292,33 @@ def _add_faithfulness(commands: Commands) -> None:
     parser.set_defaults(check=checks.check_faithfulness)
 
 
+def _add_ablate(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "ablate",
+        "measure whether a model uses its negative attention weights",
+        "runs/bert--text_classification--annealed--seed0 test.csv",
+        "my-vit photographs --rows 500",
+        "my-llama test.txt --rows 200 --out ablation.json",
+        more="Accuracy of a classifier, or loss per token of a language model: as it is, with its negative keys masked, and with its\n"
+        "negative weights spread, permuted or made positive; each difference with an interval of 95 %. A model card shows the result.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder, or a name on the Hub")
+    parser.add_argument(
+        "data", metavar="DATA", help=".csv, .tsv, .json, .jsonl, .parquet or .txt, or a folder of pictures with a folder for each class"
+    )
+    parser.add_argument("--text-column", metavar="NAME", help='of the texts or images; default "text", or "image"')
+    parser.add_argument("--label-column", default="label", metavar="NAME", help='of the classes, by name or number; default "label"')
+    parser.add_argument("--rows", type=_count, metavar="N", help="take the first N rows")
+    parser.add_argument("--interventions", type=_names, metavar="A,B,...", help="default all of hf_tanhmax.interpret.INTERVENTIONS")
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="rows that are run together; default 32")
+    parser.add_argument("--samples", type=_count, default=1000, metavar="N", help="of the bootstrap; default 1000")
+    parser.add_argument("--seed", type=int, default=0, help="seed of permutations, masked tokens and intervals; default 0")
+    parser.add_argument("--out", metavar="FILE", help="a new file; default MODEL/ablation.json, where the card looks for it")
+    _add_place(parser)
+    parser.set_defaults(check=checks.check_ablate)
+
+
 def _add_rank_collapse(commands: Commands) -> None:
     parser = _command(
         commands,
@@ -286,6 +341,10 @@ def _add_rank_collapse(commands: Commands) -> None:
 def _add_model(parser: _Parser) -> None:
     parser.add_argument("--model", required=True, metavar="M", help="a folder, or a name on the Hub")
     parser.add_argument("--out", required=True, metavar="FILE", help="a new file")
+    _add_place(parser)
+
+
+def _add_place(parser: _Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
     parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')

@@ -9,9 +9,11 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..choices import (
     CONTROL,
+    INTERVENTIONS,
     MEASURES,
     METHODS,
     PIPELINES,
@@ -21,25 +23,28 @@ from ..choices import (
     check_repository,
     usable_token,
 )
-from ..conversion.report import BALANCE
+from ..conversion.calibration.plan import BALANCE, Plan
 from ..errors import HubError, RecipeError, one_line
-from .input_files import read_inputs, read_picture
+from .input_files import read_inputs, read_labelled, read_picture
 
-CARD, RESULTS = "README.md", "results.json"
+CARD, RESULTS, ABLATION = "README.md", "results.json", "ablation.json"
 FIGURES = (".png", ".svg")
 KINDS = {
+    "ablate": (".json",),
     "explain": (".html", *FIGURES, ".json", ".safetensors"),
     "faithfulness": (".json", ".md"),
     "rank-collapse": (".json", *FIGURES),
 }
 GENERATING = "--generate needs a causal language model, one --text, and no --target"
+ROWS = 256  # texts or pictures to calibrate with
 LONGEST = 400  # characters of somebody else's message
 
 
 def check_convert(options: argparse.Namespace) -> None:
     """The source could be a checkpoint, the head exists, and nothing is overwritten; `auto_class` is then its name or None.
 
-    What to calibrate with is read into `inputs`; it is None if there is nothing.
+    What to calibrate with is read into `inputs`, all texts or as many pictures as were asked for; it is None if there is nothing. `plan`
+    holds what was asked for.
     """
     out = Path(options.out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -121,6 +126,33 @@ def check_faithfulness(options: argparse.Namespace) -> None:
         options.inputs = read_inputs(Path(options.data), column=options.text_column, limit=options.limit)
 
 
+def check_ablate(options: argparse.Namespace) -> None:
+    """The file to write, a model that can have negative weights, and its data: `inputs`, and `labels` or None."""
+    place = Path(options.model)
+    options.out = options.out or str(place / ABLATION if place.is_dir() else ABLATION)
+    _check_new_file(options)
+    with in_a_sentence(f"cannot measure {options.model}"):
+        _check_model(options.model)
+        if options.interventions:
+            check_choice("intervention", options.interventions, INTERVENTIONS)
+        config = _config(place)
+        kind = str(config.get("model_type", "tanhmax"))
+        if not kind.startswith("tanhmax") or config.get("tanhmax_polarity", 1.0) == 0:
+            reason = "its polarity is 0, which is softmax" if kind.startswith("tanhmax") else f"a model of type {kind!r} computes softmax"
+            raise ValueError(f"it has no negative weights to change: {reason}; give a TanhMax model")
+        data = Path(options.data)
+        options.inputs, options.labels = read_labelled(
+            data, column=options.text_column, label_column=options.label_column, limit=options.rows
+        )
+        head = next(iter(config.get("architectures") or [""]))
+        if options.labels is None and head.endswith(("ForSequenceClassification", "ForImageClassification")):
+            wanted = "put each class into a folder of its own" if data.is_dir() else f'a column "{options.label_column}", or --label-column'
+            raise ValueError(f"the accuracy of a {head} needs labels, which {data} has not: {wanted}")
+        if head and isinstance(options.inputs[0], str) == head.endswith("ForImageClassification"):
+            there, read = ("texts", "images") if isinstance(options.inputs[0], str) else ("images", "texts")
+            raise ValueError(f"a {head} reads {read}, but {data} holds {there}")
+
+
 def check_rank_collapse(options: argparse.Namespace) -> None:
     """The file to write, and the images, which `pictures` holds."""
     _check_new_file(options)
@@ -157,31 +189,38 @@ def _check_model(name: str) -> None:
 
 
 def _check_calibration(options: argparse.Namespace) -> None:
-    given = [flag for flag in ("balance", "rows", "text_column") if getattr(options, flag) is not None]
     options.inputs = None
+    chosen = {name: getattr(options, name) for name in ("polarity", "layers", "heads", "score_bias", "shift")}
     if options.calibrate is None:
-        if given:
-            raise ValueError(f"--{given[0].replace('_', '-')} goes with --calibrate FILE")
+        for name in ("balance", "refit", "transfer_steps", "rows", "length", "batch_size", "text_column"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} goes with --calibrate FILE")
+        options.plan = Plan(**chosen)
         return
-    if options.polarity == "learned":
-        raise ValueError("a learned polarity starts close to softmax, so there is nothing to calibrate; leave one of the two away")
+    balance = BALANCE if options.balance is None else options.balance
+    options.plan = Plan(**chosen, calibrate=True, balance=balance, refit=options.refit, transfer_steps=options.transfer_steps or 0)
     pictures, kind = Path(options.calibrate).is_dir(), _model_type(Path(options.source))
-    if kind == "llama":
-        raise ValueError("it rotates its keys by their positions, so it cannot be aligned yet; take --polarity 0 instead of --calibrate")
+    if kind is not None:
+        options.plan.for_model(rotary=kind == "llama")
     if kind is not None and pictures != (kind == "vit"):
         wanted = "a folder of pictures" if kind == "vit" else "a file of texts"
         raise ValueError(f"a model of type {kind!r} is calibrated with {wanted}, but --calibrate is {options.calibrate}")
-    options.balance = BALANCE if options.balance is None else options.balance
-    options.inputs = read_inputs(Path(options.calibrate), column=options.text_column or "text", limit=options.rows or 256)
+    limit = (options.rows or ROWS) if pictures else None
+    options.inputs = read_inputs(Path(options.calibrate), column=options.text_column or "text", limit=limit, drawn=True)
 
 
 def _model_type(folder: Path) -> str | None:
     """What the config in a folder says; None where there is none to read."""
+    return _config(folder).get("model_type")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The config in a folder; empty where there is none to read."""
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return found.get("model_type") if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_new_file(options: argparse.Namespace) -> None:

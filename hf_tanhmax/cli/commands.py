@@ -4,23 +4,32 @@ Each takes the parsed options and returns an exit code. What the user has to men
 """
 
 import argparse
+import math
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import transformers
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import is_repository, model_card
-from ..checkpoint import read_checkpoint
-from ..conversion.convert import convert_unaligned
-from ..conversion.gauge import Batch, align
+from ..checkpoint import length_limit, read_checkpoint
+from ..conversion.calibration.calibrate import calibrate
+from ..conversion.calibration.inputs import LENGTH, calibration_batches
+from ..conversion.calibration.quality import is_language_model
+from ..conversion.convert import convert_uncalibrated
+from ..conversion.projections import is_rotary
+from ..conversion.report import ConversionReport
+from ..conversion.runner import Batch
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines
 from ..errors import one_line
 from ..hub import HubError, push
-from ..settings import TanhMaxSettings
-from .checks import CARD, LONGEST, RESULTS, in_a_sentence, no_auto_class
+from .checks import CARD, LONGEST, RESULTS, ROWS, in_a_sentence, no_auto_class
+from .input_files import draw, excerpts
 
 FOUND_ERRORS = 1
-BATCH_SIZE = 32  # texts or pictures that are run together to calibrate
 
 
 def run_convert(options: argparse.Namespace) -> int:
@@ -28,27 +37,26 @@ def run_convert(options: argparse.Namespace) -> int:
     out = Path(options.out)
     wanted = {"num_labels": options.num_labels, "revision": options.revision}
     loading = {"use_safetensors": True, **{key: value for key, value in wanted.items() if value is not None}}
-    chosen = {name: getattr(options, name) for name in ("polarity", "layers", "heads", "score_bias", "shift")}
     with in_a_sentence(f"cannot convert {options.source}"):
-        settings = TanhMaxSettings(**chosen)
-        aligned = options.inputs is not None
-        model = convert_unaligned(options.source, _auto_class(options.auto_class), settings, to_align=aligned, **loading)
-        report = align(model, _batches(options, model), balance=options.balance) if aligned else None
+        model = convert_uncalibrated(options.source, _auto_class(options.auto_class), options.plan, **loading)
+        report = None if options.inputs is None else _calibrated(options, model)
     model.save_pretrained(out)
     if report is not None:
         report.save(out)
     said = _save_processor(options.source, out, model, options.revision)
     # Where the weights came from is known now and nowhere else.
     model_card(out, base_model=options.source if is_repository(options.source) else None).save(out / CARD)
-    words = model.config.tanhmax_settings.describe(layers=model.config.num_hidden_layers)
+    _forget_partial(out)
+    settings = model.config.tanhmax_settings
+    words = settings.describe(layers=model.config.num_hidden_layers)
     print(f"{options.source} is a {type(model).__name__} with {words} now: {model.num_parameters():,} parameters, in {out}")
     print(said)
     if report is not None:
         print(f"it {report.describe()}; fine-tune it as usual, without annealing")
-    elif isinstance(options.polarity, float) and options.polarity > 0:
+    elif isinstance(settings.polarity, float) and settings.polarity > 0:
         print(
-            "its weights were trained for softmax: fine-tune it before use, best from polarity 0 (hf-tanhmax train --help), or align it "
-            "with --calibrate (BERT, ViT)"
+            "its weights were trained for softmax: fine-tune it before use, best from polarity 0 (hf-tanhmax train --help), or keep it "
+            "close to softmax with --calibrate FILE"
         )
     return 0
 
@@ -126,20 +134,61 @@ def _processor(source: str, model: PreTrainedModel, revision: str | None) -> tup
     return noun, found
 
 
-def _batches(options: argparse.Namespace, model: PreTrainedModel) -> list[Batch]:
-    """What to calibrate with, as the model takes it; longer texts are cut to what it reads."""
-    from ..interpret.inputs.encoding import length_limit
+def _partial(out: Path) -> Path:
+    """Where a refit that is stopped keeps what it has done."""
+    return out.with_name(f"{out.name}.partial") / "refit"
 
+
+def _forget_partial(out: Path) -> None:
+    """Delete that, and the folder that it is in if nothing else is there."""
+    folder = _partial(out)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+
+
+def _calibrated(options: argparse.Namespace, model: PreTrainedModel) -> ConversionReport:
+    plan, partial = options.plan, _partial(Path(options.out))
+    plan = plan.for_model(rotary=is_rotary(model.config))
+    folder = partial if plan.refit else None
+    try:
+        return calibrate(
+            model,
+            _batches(options, model),
+            balance=plan.balance,
+            refit=plan.refit,
+            transfer_steps=plan.transfer_steps,
+            folder=folder,
+        )
+    except torch.OutOfMemoryError as error:
+        reason = one_line(error, LONGEST)
+        raise SystemExit(f"cannot convert {options.source}: {reason}; take a lower --batch-size or --length") from error
+    except KeyboardInterrupt:
+        if partial.is_dir():
+            print(f"stopped; the layers that were refitted are in {partial}: the same command continues there", file=sys.stderr)
+        raise
+
+
+def _batches(options: argparse.Namespace, model: PreTrainedModel) -> Sequence[Batch]:
+    """What to calibrate with, as the model takes it; longer texts are cut to what it reads."""
     noun, found = _processor(options.source, model, options.revision)
     if isinstance(found, str):
         raise ValueError(f"--calibrate needs its {noun}, but {found}")
-    if (noun == "tokenizer") != isinstance(options.inputs[0], str):
+    inputs, path = options.inputs, Path(options.calibrate)
+    if (noun == "tokenizer") != isinstance(inputs[0], str):
         raise ValueError(f"its {noun} cannot read what is in {options.calibrate}; a ViT takes a folder of pictures, others a file of texts")
-    parts = [options.inputs[start : start + BATCH_SIZE] for start in range(0, len(options.inputs), BATCH_SIZE)]
-    if not isinstance(found, PreTrainedTokenizerBase):
-        return [found(images=part, return_tensors="pt") for part in parts]
-    limit = length_limit(model, found)
-    return [found(part, padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt") for part in parts]
+    length, rows = options.length, options.rows
+    if not is_language_model(model):
+        kept = inputs[: rows or ROWS]  # in the order in which they were drawn
+        return calibration_batches(model, kept, found, length=length, batch_size=options.batch_size)
+    size = min(length or LENGTH, length_limit(model, found) or LENGTH)  # type: ignore[arg-type]  # which is a tokenizer
+    needed = max(8192, 9 * model.config.hidden_size) / size * 10 / 9  # a tenth is held out
+    rows = rows or math.ceil(needed)
+    texts = excerpts(path, inputs, 6 * rows * size, 6 * size)
+    batches = calibration_batches(model, texts, found, length=size, batch_size=options.batch_size)
+    batches.rows = draw(batches.rows, rows)  # type: ignore[attr-defined]
+    return batches
 
 
 def _comparison(files: list[Path]) -> str:

@@ -1,12 +1,14 @@
-"""The commands explain, faithfulness and rank-collapse of `hf-tanhmax`.
+"""The commands explain, faithfulness, ablate and rank-collapse of `hf-tanhmax`.
 
 Each takes the parsed options and returns an exit code. What the user has to mend ends it as `SystemExit` with one sentence.
 """
 
 import argparse
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -15,7 +17,19 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..interpret import Explanation, RankCollapse, explain, explain_generation, faithfulness, rank_collapse, save_explanation, save_page
+from ..interpret import (
+    INTERVENTIONS,
+    Explanation,
+    RankCollapse,
+    ablate_negatives,
+    explain,
+    explain_generation,
+    faithfulness,
+    rank_collapse,
+    save_explanation,
+    save_page,
+)
+from ..interpret.ablation.labelled_rows import CLASSIFIERS
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
 from ..interpret.viz.views import VIEWS, head_numbers
@@ -62,6 +76,30 @@ def run_faithfulness(options: argparse.Namespace) -> int:
         out.write_text(report.to_json() if out.suffix == ".json" else report.table() + "\n", encoding="utf-8")
     print(report.table())
     print(f"wrote {out}")
+    return 0
+
+
+def run_ablate(options: argparse.Namespace) -> int:
+    """Measure whether a model uses its negative attention weights."""
+    data = Path(options.data)
+    with in_a_sentence(f"cannot measure {options.model}"):
+        loaded = _loaded(options)
+        found = ablate_negatives(
+            loaded.model,
+            options.inputs,
+            loaded.processor or loaded.tokenizer,
+            labels=options.labels if type(loaded.model).__name__.endswith(CLASSIFIERS) else None,
+            interventions=options.interventions or INTERVENTIONS,
+            batch_size=options.batch_size,
+            samples=options.samples,
+            seed=options.seed,
+        )
+        digest = {} if data.is_dir() else {"sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
+        found = replace(found, settings={**found.settings, "data": data.name, **digest})
+        found.save(options.out)
+    print(found.table())
+    print(found.describe())
+    print(f"wrote {options.out}")
     return 0
 
 

@@ -22,11 +22,12 @@ from ..integration.patching import add_score_bias, attention_modules
 from ..integration.registration import SCORE_BIAS
 from ..models.auto import FAMILIES
 from ..models.family import TanhMaxFields
-from ..settings import TanhMaxSettings
-from .gauge import Batch, align, check_balance
+from ..settings import LEARNED, TanhMaxSettings
+from .calibration.calibrate import calibrate as calibrate_model
+from .calibration.inputs import calibration_batches
+from .calibration.plan import BALANCE, Plan
 from .originals import BIASES, Originals, softmax_weights
-from .projections import refuse_rotary
-from .report import BALANCE
+from .projections import find_linear, is_rotary
 
 logger = logging.getLogger(__name__)
 
@@ -50,32 +51,41 @@ def convert(
     model: str | os.PathLike[str] | PreTrainedModel,
     auto_class: type | None = None,
     *,
-    polarity: float | str = 1.0,
+    polarity: float | str | None = None,
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     score_bias: float = 3.0,
     shift: Shift = None,
-    calibrate: Iterable[Batch] | None = None,
+    calibrate: Iterable[object] | None = None,
     balance: float = BALANCE,
+    refit: bool | None = None,
+    transfer_steps: int = 0,
+    processor: Any = None,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """Turn a softmax model of the BERT, ViT or LLaMA family into its TanhMax class.
 
-    At polarity 0 the result computes what the softmax model computed. At polarity 1 it does not: weights trained for softmax are aligned
-    first (`calibrate`, for BERT and ViT), or need fine-tuning with a polarity that grows from 0 (`hf_tanhmax.PolarityCallback`) or is
-    learned.
+    At polarity 0 the result computes what the softmax model computed. At polarity 1 it does not: weights trained for softmax are calibrated
+    with some inputs (`calibrate`), or need fine-tuning with a polarity that grows from 0 (`hf_tanhmax.PolarityCallback`) or is learned.
+    `hf_tanhmax.conversion.calibrate` calibrates a model that is converted already, and returns the report.
 
     Args:
         model: a Hub name or a folder, or a live model, whose weights are then shared with the result.
         auto_class: the Auto class that gives the head, for a name; None takes the class that the checkpoint was saved from.
-        polarity: in [0, 1], or `"learned"`.
+        polarity: in [0, 1], or `"learned"`; None is 1, or `balance` where a balanced shift is calibrated.
         layers: as in `TanhMaxSettings`.
         heads: as in `TanhMaxSettings`.
         score_bias: as in `TanhMaxSettings`.
-        shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1.
-        calibrate: unlabelled batches of the model's inputs, such as 256 texts in all, to align key and value biases with, so that the
-            result is close to softmax at polarity 1 too; what it computes at polarity 0 stays. A live model shares these biases.
-        balance: of the aligned model, the mass of negative weights over that of positive ones, in (0, 1].
+        shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1. For LLaMA
+            None is `"balanced"` if it is calibrated.
+        calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. BERT and ViT are aligned
+            with them: what they compute at polarity 0 stays, and a live model shares the biases. LLaMA, or any model with a balanced
+            shift, gets its output projections refitted, and shares no projections of attention with a live model. The last tenth is held
+            out to measure with.
+        balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
+        refit: whether output projections are refitted, which then belong to the polarity; None as `calibrate` says.
+        transfer_steps: steps of attention transfer, after which queries and keys belong to the polarity; 60 to 120 are usual, 0 for none.
+        processor: the tokenizer or image processor for `calibrate`; None reads that of the checkpoint where one is needed.
         **kwargs: passed to `from_pretrained` (`revision`, `dtype`, `device_map`, `quantization_config`, `num_labels`, ...), for a name.
 
     Returns:
@@ -84,44 +94,36 @@ def convert(
 
     Raises:
         ValueError: another family, a checkpoint that lacks part of the backbone or has weights of other shapes, settings out of range, or a
-            live model that is quantised or whose weights are not in memory; with `calibrate`, what `align` raises.
-        TypeError: keyword arguments or an Auto class beside a live model.
-        NotImplementedError: `calibrate` for a model of the LLaMA family, or one without biases.
+            live model that is quantised or whose weights are not in memory; what does not go together; inputs that calibration refuses.
+        TypeError: keyword arguments or an Auto class beside a live model, or no inputs but something else to calibrate with.
+        NotImplementedError: a model without biases that is to be aligned.
     """
-    settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, score_bias=score_bias, shift=shift)  # type: ignore[arg-type]
-    check_balance(balance)
-    if calibrate is None and balance != BALANCE:
-        raise ValueError(
-            f"balance {balance} is what calibrate=batches would align to, but there are no batches; pass them, or leave it away"
-        )
-    made = convert_unaligned(model, auto_class, settings, to_align=calibrate is not None, **kwargs)
+    plan = Plan(polarity, layers, heads, score_bias, shift, calibrate is not None, balance, refit, transfer_steps)
+    made = convert_uncalibrated(model, auto_class, plan, **kwargs)
     if calibrate is not None:
-        logger.info("the %s %s", type(made).__name__, align(made, calibrate, balance=balance).describe())
-    elif not settings.learned and settings.polarity != 0 and settings.shift is None:
-        _warn_unaligned()
+        source = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
+        batches = calibration_batches(made, calibrate, processor, source=source)
+        plan = plan.for_model(rotary=is_rotary(made.config))
+        if not isinstance(model, str | os.PathLike) and (plan.refit or plan.transfer_steps):
+            _own_projections(made)
+        report = calibrate_model(made, batches, balance=balance, refit=plan.refit, transfer_steps=transfer_steps)
+        logger.info("the %s %s", type(made).__name__, report.describe())
+    elif made.config.tanhmax_polarity not in (0, LEARNED) and made.config.tanhmax_shift is None:
+        _warn_uncalibrated(rotary=is_rotary(made.config))
     return made
 
 
-def convert_unaligned(
-    model: str | os.PathLike[str] | PreTrainedModel,
-    auto_class: type | None,
-    settings: TanhMaxSettings,
-    *,
-    to_align: bool = False,
-    **kwargs: Any,
+def convert_uncalibrated(
+    model: str | os.PathLike[str] | PreTrainedModel, auto_class: type | None, plan: Plan, **kwargs: Any
 ) -> PreTrainedModel:
-    """What `convert` does before it aligns or warns; what cannot be aligned later is refused before its weights are read."""
-    if to_align and settings.learned:
-        raise ValueError("a learned polarity starts close to softmax, so there is nothing to calibrate; pass polarity 1 or no calibrate")
-    if to_align and settings.shift is not None:
-        raise ValueError("a balanced shift balances every row by itself, so there is nothing to calibrate; pass shift=None or no calibrate")
+    """What `convert` does before it calibrates or warns; what cannot be calibrated is refused before its weights are read."""
+    _settings(plan)
     if isinstance(model, str | os.PathLike):
-        return _loaded(os.fspath(model), auto_class, settings, kwargs, to_align=to_align)
+        return _loaded(os.fspath(model), auto_class, plan, kwargs)
     if kwargs or auto_class is not None:
         raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
     target, config_class = _tanhmax_class_of(type(model))
-    if to_align:
-        refuse_rotary(model.config)
+    settings = _settings(plan.for_model(rotary=is_rotary(model.config)))
     made = _with_weights_of(model, target, _tanhmax_config(model.config, config_class, settings))
     return _named(made, converted_name(model.config.name_or_path or type(model).__name__))
 
@@ -152,15 +154,36 @@ def to_softmax(model: PreTrainedModel, *, originals: Originals | None = None) ->
 
 
 @functools.cache
-def _warn_unaligned() -> None:
+def _warn_uncalibrated(*, rotary: bool) -> None:
+    if rotary:
+        instead = (
+            'pass calibrate=texts, which takes shift="balanced" at polarity 0.2 and refits the output projections, shift="balanced" and '
+            "polarity=0.2 alone"
+        )
+    else:
+        instead = 'pass calibrate=inputs, which aligns biases (BERT, ViT), shift="balanced" at a polarity such as 0.2'
     logger.warning(
-        "weights that were trained for softmax compute something else at a polarity above 0, and are of no use there before they are "
-        'trained again; pass calibrate=batches of inputs (BERT, ViT), which aligns their biases, shift="balanced" at a polarity '
-        "such as 0.2, or polarity=0.0 and let hf_tanhmax.PolarityCallback raise it while you train"
+        "weights that were trained for softmax compute something else at a polarity above 0: an encoder loses some of its accuracy even "
+        "when it is trained again, and a language model writes noise; %s, or polarity=0.0 and let hf_tanhmax.PolarityCallback raise it "
+        "while you train",
+        instead,
     )
 
 
-def _loaded(name: str, auto_class: type | None, settings: TanhMaxSettings, kwargs: dict[str, Any], *, to_align: bool) -> PreTrainedModel:
+def _settings(plan: Plan) -> TanhMaxSettings:
+    polarity: Any = 1.0 if plan.polarity is None else plan.polarity
+    return TanhMaxSettings(polarity, plan.layers, plan.heads, plan.score_bias, plan.shift)  # type: ignore[arg-type]  # which makes tuples
+
+
+def _own_projections(model: PreTrainedModel) -> None:
+    """Give a model projections of its own that it shared with the softmax model, as calibration changes them."""
+    for module in attention_modules(model):
+        for role in ("query", "key", "value", "output"):
+            for value in find_linear(model, module, role).parameters(recurse=False):
+                value.data = value.data.clone()
+
+
+def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, Any]) -> PreTrainedModel:
     hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}
     config, kwargs = _config_of(name, hub, kwargs)
     if isinstance(config, TanhMaxFields):
@@ -168,8 +191,7 @@ def _loaded(name: str, auto_class: type | None, settings: TanhMaxSettings, kwarg
     config_class = _by_upstream_type().get(config.model_type)
     if config_class is None:
         raise ValueError(f"{name} is of model type {config.model_type!r}; convert knows {', '.join(sorted(_by_upstream_type()))}")
-    if to_align:
-        refuse_rotary(config)
+    settings = _settings(plan.for_model(rotary=is_rotary(config)))
     loader: Any = auto_class
     if loader is None:  # a config that was written by hand names no class, but the checkpoint's does
         loader = _class_in(config.architectures or AutoConfig.from_pretrained(name, **hub).architectures or [])

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from ..integration.hooks import AttentionCall, AttentionFunction, without_dropout
 from ..settings import LEARNED
+from .calibration.plan import BALANCE, check_balance
 from .projections import Projections, find_projections, modules_to_align, refuse_rotary
-from .report import BALANCE, AlignmentReport
+from .report import AlignmentReport
 from .runner import Batch, Runner, check_batch, chosen_heads
 from .statistics import RowSums, split_rows
 
@@ -47,8 +48,9 @@ def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = BALANC
         What it was fitted to, and what the model computes at polarity 1.
 
     Raises:
-        ValueError: settings out of range, a learned polarity, no batches or too few rows, inputs that the model refuses, activations that
-            are not finite, or a model that would compute something else at polarity 0; its weights are then as before.
+        ValueError: settings out of range, a learned polarity, projections that were refitted, no batches or too few rows, inputs that the
+            model refuses, activations that are not finite, or a model that would compute something else at polarity 0; its weights are then
+            as before.
         TypeError: a batch that is no mapping.
         NotImplementedError: rotated or shared keys, or projections that are joined, have no biases or are no plain linear layers.
     """
@@ -62,19 +64,11 @@ def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = BALANC
         raise ValueError(f"{type(model).__name__} has no attention module that asks Transformers' attention interface; align BERT or ViT")
     if any(getattr(module.config, "tanhmax_polarity", None) == LEARNED for module in modules):
         raise ValueError("the polarity of this model is learned; align before: convert with polarity 0 or 1, and align that")
+    if any(getattr(module.config, "tanhmax_refitted_polarity", None) is not None for module in modules):
+        raise ValueError("the projections of this model were refitted, so polarity 0 is not what to align it to; align first, then refit")
     projections = find_projections(model, modules)
     with without_dropout(model):
         return _align(Runner(model, modules), projections, batches, balance, ridge, started)
-
-
-def check_balance(balance: float) -> None:
-    """Refuse a balance outside (0, 1].
-
-    Raises:
-        ValueError: it is outside.
-    """
-    if isinstance(balance, bool) or not isinstance(balance, int | float) or not 0 < balance <= 1:
-        raise ValueError(f"balance must be in (0, 1] (small is close to softmax, at 1 both signs weigh the same), but is {balance!r}")
 
 
 def _align(

@@ -4,7 +4,7 @@ A layer is called with hidden states, which the layer before it returned, and wi
 positions. The latter are kept from a run of the whole model; then any layer runs on any hidden states of that batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..errors import one_line, some
+from ..errors import some
 from ..integration.hooks import AttentionCall, replace_attention
 from ..integration.patching import modules_by_layer
 from .projections import find_linear
@@ -21,7 +21,7 @@ from .runner import Batch, out_of_memory_in_words, run_model
 from .statistics import real_rows
 
 HIDDEN = "hidden_states"  # what layers call them that take them by keyword
-Kept: TypeAlias = Tensor | str | int | float | bool | None | list[Any] | tuple[Any, ...] | dict[str, Any]
+Kept: TypeAlias = Tensor | str | int | float | bool | list[Any] | tuple[Any, ...] | dict[str, Any] | None
 
 
 class Arguments(NamedTuple):
@@ -65,7 +65,9 @@ class Layer:
         with out_of_memory_in_words(hidden.shape[:2]):
             return first(functional_call(self.module, dict(parameters or {}), _moved(positional, device), _moved(keyword, device)))
 
-    def softmax(self, hidden: Tensor, arguments: Arguments, parameters: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def softmax(
+        self, hidden: Tensor, arguments: Arguments, parameters: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The layer at polarity 0: what the output projection adds, the hidden states after the layer, and which rows are no padding."""
         added: list[Tensor] = []
         real: list[Tensor] = []
@@ -157,10 +159,14 @@ class LayerArguments:
         def _after(_: nn.Module, __: object, output: object) -> None:
             states[1:] = [first(output)]
 
-        with _hooked(
-            *(layer.module.register_forward_pre_hook(_before, with_kwargs=True) for layer in self.layers),
-            *(layer.module.register_forward_hook(_after) for layer in self.layers),
-        ), _without_cache(self.model), suppress(_EnoughError):
+        with (
+            _hooked(
+                *(layer.module.register_forward_pre_hook(_before, with_kwargs=True) for layer in self.layers),
+                *(layer.module.register_forward_hook(_after) for layer in self.layers),
+            ),
+            _without_cache(self.model),
+            suppress(_EnoughError),
+        ):
             run_model(self.model, batch)
         if len(calls) != len(self.layers) and not self.alike:
             raise self._refusal(f"{len(calls)} of its {len(self.layers)} layers were called for a batch of {', '.join(batch)}")
@@ -169,8 +175,8 @@ class LayerArguments:
         return states[0], calls * len(self.layers) if len(calls) == 1 else calls
 
     def _kept(self, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Arguments:
-        kept = Arguments(positional[1:], {name: value for name, value in keyword.items() if not name == HIDDEN})
-        others = sorted({type(each).__name__ for each in _leaves(kept) if not isinstance(each, Tensor | str | int | float | None)})
+        kept = Arguments(positional[1:], {name: value for name, value in keyword.items() if name != HIDDEN})
+        others = sorted({type(each).__name__ for each in leaves(kept) if not isinstance(each, Tensor | str | int | float | None)})
         if others:
             raise self._refusal(f"they are called with {some(others)}, which cannot be kept")
         return kept if positional else Arguments((), {**kept.keyword, HIDDEN: None})
@@ -182,16 +188,14 @@ class LayerArguments:
 def adds_to_its_input(layer: Layer, hidden: Tensor, arguments: Arguments) -> bool:
     """Whether a layer uses its input, besides in attention, only in the sum with what the output projection returns.
 
-    So it is where the output is added to the input at once, normalised after that or not: moving half of the input into the output changes
-    nothing then.
+    So it is where the output is added to the input at once, normalised after that or not: nothing changes then if something is taken off
+    the input and added to the output.
     """
-    found = []
-    added, _, _ = layer.softmax(hidden, arguments)
-    for share in (1.0, 0.5):
-        moved = added + (1 - share) * hidden
-        with _hooked(layer.output.register_forward_hook(lambda *_, moved=moved: moved)):
-            found.append(layer(share * hidden, arguments).double())
-    return bool((found[0] - found[1]).norm() <= torch.finfo(hidden.dtype).eps ** 0.5 * found[0].norm())
+    added, wanted, _ = layer.softmax(hidden, arguments)
+    taken = hidden.roll(1, -1) / 2  # no multiple of the input, which a norm would hide
+    with _hooked(layer.output.register_forward_hook(lambda *_: added + taken)):
+        error = layer(hidden - taken, arguments) - wanted
+    return bool(error.float().norm() <= torch.finfo(hidden.dtype).eps ** 0.5 * wanted.float().norm())
 
 
 def first(output: Any) -> Tensor:
@@ -237,10 +241,11 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> Iterator[Any]:
+    """What lists, tuples and mappings hold at last."""
     if isinstance(value, Mapping | list | tuple):
         for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(each)
+            yield from leaves(each)
     else:
         yield value
 

@@ -30,8 +30,8 @@ def add_biases(model: nn.Module, modules: Sequence[nn.Module]) -> None:
     for module in modules:
         if getattr(module.config, BIASES, None) is not False:
             raise NotImplementedError(
-                f"the output projection of {type(module).__name__} has no bias, and its config no {BIASES}, by which a saved model would be "
-                "loaded with one; refit with bias=False"
+                f"the output projection of {type(module).__name__} has no bias, and its config no {BIASES}, by which a saved model would "
+                "be loaded with one; refit with bias=False"
             )
     for module in modules:
         setattr(module.config, BIASES, True)
@@ -48,7 +48,8 @@ def put_back(model: nn.Module, originals: Mapping[str, Tensor]) -> None:
         for name, value in originals.items():
             model.get_parameter(name).copy_(value)
     for name in added:
-        setattr(model.get_submodule(name.rpartition(".")[0]), "bias", None)
+        projection: Any = model.get_submodule(name.rpartition(".")[0])
+        projection.bias = None
     for module in attention_modules(model) if added else []:
         setattr(module.config, BIASES, False)
 
@@ -80,8 +81,8 @@ def softmax_weights(model: nn.Module, originals: Originals | None) -> dict[str, 
     weights, refitted = model.state_dict(), config.tanhmax_refitted_polarity
     if originals is None and refitted is not None:
         raise ValueError(
-            f"the projections of this {type(model).__name__} were refitted to polarity {refitted}, and softmax computes something else with "
-            "them; pass originals=, which the refit returned (report.originals) or wrote (softmax_projections.safetensors)"
+            f"the projections of this {type(model).__name__} were refitted to polarity {refitted}, and softmax computes something else "
+            "with them; pass originals=, which the refit returned (report.originals) or wrote (softmax_projections.safetensors)"
         )
     if originals is None:
         return weights
@@ -119,8 +120,8 @@ def read_originals(model: nn.Module, originals: Originals) -> dict[str, Tensor]:
 
 
 def _added_biases(model: nn.Module, originals: Mapping[str, Tensor]) -> list[str]:
-    """Names of the biases that a refit added: those of all projections of attention, if an output weight has an original and its bias none."""
-    names = {value: name for name, value in model.named_parameters()}
+    """Names of the biases that a refit added: all of attention, where an output weight has an original and the bias beside it has none."""
+    names: dict[Tensor, str] = {value: name for name, value in model.named_parameters()}
     by_module = [_projections(model, module) for module in attention_modules(model)]
     if not any(names[output.weight] in originals and names.get(output.bias, "") not in {"", *originals} for *_, output in by_module):
         return []

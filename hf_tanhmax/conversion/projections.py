@@ -74,13 +74,18 @@ def find_projections(model: nn.Module, modules: list[nn.Module]) -> list[Project
     return [_projections_of(model, module, names[module]) for module in modules]
 
 
+def is_rotary(config: object) -> bool:
+    """Whether a model rotates its keys by their positions, by its config."""
+    return getattr(config, "rope_parameters", None) is not None
+
+
 def refuse_rotary(config: object) -> None:
     """Refuse a model whose keys are rotated by their positions, by its config.
 
     Raises:
         NotImplementedError: it has `rope_parameters`.
     """
-    if getattr(config, "rope_parameters", None) is not None:
+    if is_rotary(config):
         raise NotImplementedError(
             f"{getattr(config, 'model_type', type(config).__name__)!r} rotates its keys by their positions, so no key bias can balance its "
             'scores, and it cannot be aligned; convert it with shift="balanced" instead, at a polarity such as 0.2'

@@ -5,8 +5,8 @@ For rows :math:`x = [o, 1]` of heads' outputs with what they should add and do n
 .. math:: D = \arg\min_D \sum \omega |r - x D|^2 + \lambda |D_o - C|^2 + \mu |D_1|^2
             = (X^T \Omega X + \Lambda)^{-1} (X^T \Omega R + \lambda C)
 
-is what is added to the projection, :math:`D_o^T` to its weight and :math:`D_1` to its bias. :math:`\lambda` is `ridge` times the mean of the
-diagonal of :math:`O^T \Omega O`, and :math:`\mu` is 1e-3 times the sum of the weights. C is what the weight is pulled towards.
+is what is added to the projection, :math:`D_o^T` to its weight and :math:`D_1` to its bias. :math:`\lambda` is `ridge` times the mean of
+the diagonal of :math:`O^T \Omega O`, and :math:`\mu` is 1e-3 times the sum of the weights. C is what the weight is pulled towards.
 """
 
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ class Runner:
         body: Any = getattr(self.model, "base_model", self.model)
         handle = body.register_forward_hook(lambda _, __, output: states.append(output[0]))
         try:
-            with replace_attention(self.modules, [self._noting(function) for function in functions], polarity=polarity):
+            with replace_attention(self.modules, [self.noting(function) for function in functions], polarity=polarity):
                 run_model(self.model, batch)
         finally:
             handle.remove()
@@ -84,7 +84,9 @@ class Runner:
         cosine = F.cosine_similarity(hidden.double(), softmax.double(), dim=-1).mean()
         return tuple(masses[layer] for layer in sorted(masses)), float(cosine)
 
-    def _noting(self, function: AttentionFunction) -> AttentionFunction:
+    def noting(self, function: AttentionFunction) -> AttentionFunction:
+        """The same function, which also notes in `real` which rows are no padding."""
+
         def _function(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
             self.real = real_rows(call)
             return function(call)
@@ -92,8 +94,8 @@ class Runner:
         return _function
 
 
-def run_model(model: nn.Module, batch: Batch) -> None:
-    """Run a model on a batch for what its hooks see.
+def run_model(model: nn.Module, batch: Batch) -> Any:
+    """Run a model on a batch, and return what it returns.
 
     Raises:
         ValueError: the model refuses the inputs.
@@ -102,7 +104,7 @@ def run_model(model: nn.Module, batch: Batch) -> None:
     largest = max((value.shape for value in batch.values() if isinstance(value, Tensor)), key=len, default=())
     try:
         with out_of_memory_in_words(largest):
-            model(**on_device(model, batch))
+            return model(**on_device(model, batch))
     except (NotImplementedError, torch.OutOfMemoryError):
         raise
     except OF_INPUTS as error:

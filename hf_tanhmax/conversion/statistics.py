@@ -69,6 +69,15 @@ def real_rows(call: AttentionCall) -> Tensor:
     return keep.diagonal(dim1=-2, dim2=-1) if queries == keep.shape[-1] else keep.any(-1)
 
 
+def keys_seen(call: AttentionCall) -> Tensor:
+    """`[B, Q]`: how many keys take part for each query."""
+    batch, _, queries, _ = call.query.shape
+    keep, _ = _mask(call)
+    if keep is None:
+        return torch.full((batch, queries), call.key.shape[2], device=call.query.device)
+    return keep.expand(batch, -1, queries, call.key.shape[2])[:, 0].sum(-1)
+
+
 @dataclass
 class RowSums:
     """Sums in float64 over query rows x `[head_dim]`, and their half odds z, for each of H heads.

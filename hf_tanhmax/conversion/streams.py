@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import one_line
+
 RUN = "refit.json"
 SAMPLE = 64  # numbers at either end of a parameter that its digest is of
 
@@ -33,9 +35,12 @@ class Streams:
     def save(self, name: str, value: object) -> None:
         """Keep tensors, or lists and dictionaries of them, under a name; what they share is kept once."""
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
-        torch.save(value, partial)
+        try:
+            torch.save(value, partial)
+        except (OSError, RuntimeError) as error:  # PyTorch's own writer raises the latter where the disk is full
+            raise OSError(f"cannot write {path}: {one_line(error, 200)}; make room there, or name another folder") from error
         partial.replace(path)
 
     def load(self, name: str) -> Any:

@@ -63,12 +63,12 @@ def _check_model(folder: Path, *, is_base: bool = False) -> Iterator[Finding]:
     else:
         yield from _check_built(folder, values, model_class, config)
     yield from check_code(folder, values)
-    yield from _check_alignment(folder)
+    yield from _check_conversion(folder)
     if not is_base:  # the processor lies beside the adapter
         yield from _check_processor(Checkpoint(str(folder)))
 
 
-def _check_alignment(folder: Path) -> Iterator[Finding]:
+def _check_conversion(folder: Path) -> Iterator[Finding]:
     try:
         report = read_report(folder)
     except ValueError as error:

@@ -16,7 +16,11 @@ CARD = "README.md"
 # What PEFT writes beside every adapter is a form that somebody has to fill in.
 FORM = "# Model Card for Model ID"
 # What a card says that was written before its model had a repository.
-PLACE, UNPUBLISHED = 'name = "."', re.compile(r"The code is for a process that runs in this folder;[^\n]*\n\n")
+PLACE, ABLATE, UNPUBLISHED = (
+    'name = "."',
+    "hf-tanhmax ablate {} DATA",
+    re.compile(r"The code is for a process that runs in this folder;[^\n]*\n\n"),
+)
 
 
 def write_documents(into: Path, *, repo_id: str) -> None:
@@ -69,4 +73,4 @@ def with_base(card: str, local: str, repo_id: str) -> str:
 
 
 def _addressed(card: str, repo_id: str) -> str:
-    return UNPUBLISHED.sub("", card).replace(PLACE, f'name = "{repo_id}"')
+    return UNPUBLISHED.sub("", card).replace(PLACE, f'name = "{repo_id}"').replace(ABLATE.format("."), ABLATE.format(repo_id))

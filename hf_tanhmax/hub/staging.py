@@ -11,8 +11,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .. import checkpoint
+from ..ablation import ABLATION
 from ..checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, CONFIG, INDEX, RESULTS, WEIGHTS, CheckpointError, JsonObject
-from ..conversion.report import CONVERSION
+from ..conversion.report import CONVERSION, ORIGINALS
 from ..doctor import check_checkpoint, errors_in
 from ..models.auto import FAMILIES
 from ..models.remote_code import CODE_FILE, auto_map, source
@@ -38,9 +39,9 @@ PROCESSOR = (
     "vocab.json",
     "vocab.txt",
 )
-DOCUMENTS = (CARD, RESULTS, CONVERSION, "figures/*.png", ".eval_results/*.yaml", "LICENSE*", "NOTICE*")
+DOCUMENTS = (CARD, RESULTS, CONVERSION, ORIGINALS, ABLATION, "figures/*.png", ".eval_results/*.yaml", "LICENSE*", "NOTICE*")
 # What an earlier push left and this one does not bring would be loaded instead of it, or believed.
-REPLACED = (*MODEL, WEIGHTS, INDEX, SHARDS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, RESULTS, CONVERSION)
+REPLACED = (*MODEL, WEIGHTS, INDEX, SHARDS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, RESULTS, CONVERSION, ORIGINALS, ABLATION)
 
 ABSOLUTE = re.compile(r"(/|[A-Za-z]:[\\/])[^/\\]+[/\\].+")
 WRITTEN_BY_HAND = (".json", ".md", ".yaml")  # what may quote a path or a token; vocabularies may hold anything

@@ -5,17 +5,22 @@ Transformers' attention interface. That function passes the module's call on to 
 computes anyway (TanhMax at its own polarity; softmax is polarity 0), or something else. Nothing else of the model changes.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
 
+from ..attention.mask import AttentionMask, packed_segments
+from ..functional import hides
 from ..settings import LEARNED, TanhMaxSettings
 from .patching import ConfigView
-from .registration import EAGER, FUSED, PAGED, eager_forward, fused_forward
+from .registration import EAGER, FUSED, PAGED, eager_forward, fused_forward, packed_bounds, runs_causally, split_mask
+from .serving import PassedArguments
 
 HOOKED = f"{FUSED}_hooked"
 
@@ -44,6 +49,38 @@ class AttentionCall:
     def value_per_head(self) -> Tensor:
         """Values, repeated where query heads share them, `[batch, heads, keys, value_dim]`."""
         return self.value.repeat_interleave(self.query.shape[1] // self.value.shape[1], dim=1)
+
+    @property
+    def visible(self) -> Tensor:
+        """The keys that each query sees, boolean, `[batch, heads, queries, keys]`: by mask, causality and packing alike."""
+        shape = (*self.query.shape[:3], self.key.shape[-2])
+        options = cast(PassedArguments, self.options)
+        bounds = packed_bounds(self.query, self.key, self.mask, options)
+        keep, additive = split_mask(self.mask, options.get("position_bias"), shape[3], paged=False)
+        if additive is not None:
+            keep = ~hides(additive) if keep is None else keep & ~hides(additive)
+        mask = AttentionMask(
+            queries=shape[2],
+            keys=shape[3],
+            causal=self.mask is None and runs_causally(self.module, self.query, options.get("is_causal")),
+            keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
+            segments=None if bounds is None else packed_segments(bounds, self.query, self.key),
+        )
+        found = mask.full(self.query.device)
+        return torch.ones(shape, dtype=torch.bool, device=self.query.device) if found is None else found.broadcast_to(shape)
+
+    def seeing(self, keep: Tensor) -> "AttentionCall":
+        """The same call, in which queries see no other keys than those in `keep`, boolean `[batch, heads, queries, keys]`."""
+        keep = keep & self.visible
+        if self.mask is None or self.mask.dtype == torch.bool:
+            return replace(self, mask=keep)
+        return replace(self, mask=self.mask[..., : keep.shape[-1]].masked_fill(~keep, -math.inf))
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Output `[batch, queries, heads, value_dim]` for given weights `[batch, heads, queries, keys]`."""
+        exact = torch.promote_types(weights.dtype, torch.float32)
+        output = weights.to(exact) @ self.value_per_head.to(exact)
+        return output.to(self.query.dtype).transpose(1, 2).contiguous()
 
     def compute(self) -> tuple[Tensor, Tensor | None]:
         """Output `[batch, queries, heads, value_dim]` by the fastest implementation, and weights if the model was asked for them."""
@@ -89,8 +126,8 @@ AttentionInterface.register(HOOKED, hooked_forward)
 
 
 def computes_tanhmax(config: object) -> bool:
-    """Whether an attention module with this config calls TanhMax: by its class, by patching, or by `attn_implementation`."""
-    return getattr(config, "_attn_implementation", None) in (FUSED, EAGER, PAGED)
+    """Whether an attention module with this config calls TanhMax: by its class, by patching, by `attn_implementation`, or from a hook."""
+    return getattr(config, "_attn_implementation", None) in (FUSED, EAGER, PAGED, HOOKED)
 
 
 def is_signed(config: object) -> bool:
@@ -99,6 +136,15 @@ def is_signed(config: object) -> bool:
         return False
     polarity = getattr(config, "tanhmax_polarity", 1.0)
     return polarity == LEARNED or float(polarity) > 0
+
+
+def signed_heads(config: object, heads: int) -> Tensor:
+    """Which of a number of heads have weights below 0 in an attention module with this config, boolean `[heads]`."""
+    signed = torch.zeros(heads, dtype=torch.bool)
+    if is_signed(config):
+        chosen = getattr(config, "tanhmax_heads", None)
+        signed[list(range(heads) if chosen is None else chosen)] = True
+    return signed
 
 
 @contextmanager

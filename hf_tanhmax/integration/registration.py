@@ -127,7 +127,7 @@ def _forward(
     _refuse(module, passed)
     kwargs = cast(PassedArguments, passed)
     if (cache := kwargs.get("cache")) is not None:
-        blocks = None if weights or _score_shift(module) else cached_blocks(query, value, _layer_of(module), kwargs)
+        blocks = None if weights else cached_blocks(query, value, _layer_of(module), kwargs)
         if blocks is not None:
             return _decoded(module, query, (key, value), blocks, kwargs), None
         key, value = updated(cache, key, value, _layer_of(module), kwargs)
@@ -144,7 +144,7 @@ def _forward(
         dropout_p=kwargs.get("dropout") or 0.0,
         polarity=_polarity(module, query),
         shift=_score_shift(module),
-        cu_seqlens=_bounds(query, key, mask, kwargs),
+        cu_seqlens=packed_bounds(query, key, mask, kwargs),
         return_weights=weights,
     )
     output, signed = found if isinstance(found, tuple) else (found, None)
@@ -222,7 +222,7 @@ def split_mask(mask: Tensor | None, position_bias: Tensor | None, keys: int, *, 
     return keep, mask if additive is None else additive + mask
 
 
-def _bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: PassedArguments) -> Tensor | None:
+def packed_bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: PassedArguments) -> Tensor | None:
     """The bounds of packed sequences, wherever they can be honoured; without a mask they must be, or sequences would leak."""
     fits = query.shape[0] == 1 and query.shape[2] == key.shape[2] and not in_continuous_batching(kwargs)
     return kwargs.get("cu_seq_lens_q") if fits or mask is None else None

@@ -1,6 +1,8 @@
 """Explanations of one output of a model by its signed attention, and measures of how far to trust them."""
 
-from ..choices import METHODS
+from ..ablation import NegativesAblation, read_ablation
+from ..choices import INTERVENTIONS, METHODS
+from .ablation.ablate import ablate_negatives
 from .attribution.explain import explain, explain_generation
 from .attribution.explanation import Explanation, load_explanation, save_explanation
 from .attribution.rank_collapse import RankCollapse, rank_collapse
@@ -14,11 +16,14 @@ from .viz.page import save_page, to_html
 from .viz.plots import plot_head, plot_heads, plot_image, plot_next_tokens, plot_rank_collapse, plot_tokens
 
 __all__ = [
+    "INTERVENTIONS",
     "MEASURES",
     "METHODS",
     "Explanation",
     "FaithfulnessReport",
+    "NegativesAblation",
     "RankCollapse",
+    "ablate_negatives",
     "explain",
     "explain_generation",
     "faithfulness",
@@ -30,6 +35,7 @@ __all__ = [
     "plot_rank_collapse",
     "plot_tokens",
     "rank_collapse",
+    "read_ablation",
     "rollout",
     "save_explanation",
     "save_page",

@@ -79,7 +79,7 @@ class TanhMaxFields:
         IMPLEMENTATION.fset(self, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as a dictionary, which names a shift and a refitted polarity only where there is one: without, it is as it always was."""
+        """The config as a dictionary, which names a shift and a refitted polarity only where they are: without, it is as it always was."""
         values = super().to_dict()  # type: ignore[misc]
         for name in ("tanhmax_shift", "tanhmax_refitted_polarity"):
             if values.get(name) is None:

@@ -131,8 +131,13 @@ def attention_health(
 
 
 def softmax_norms(model: PreTrainedModel, batches: Batches, **options: bool) -> list[float]:
-    """For each layer, the mean norm of the outputs that softmax gives with the weights of a model: the baseline."""
-    softmax = tanhmax_on(model, polarity=0.0) if isinstance(model.config, TanhMaxFields) else nullcontext()
+    """For each layer, the mean norm of the outputs that softmax gives with the weights of a model: the baseline.
+
+    Of a checkpoint whose projections belong to another polarity (refitted), which has no softmax any more, those that it gives itself.
+    """
+    config = model.config
+    has_softmax = isinstance(config, TanhMaxFields) and config.tanhmax_refitted_polarity is None
+    softmax = tanhmax_on(model, polarity=0.0) if has_softmax else nullcontext()
     with softmax:
         return _measured(model, batches, options).norms()
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
-from ..conversion.convert import convert
+from ..conversion.calibration.plan import Plan
+from ..conversion.convert import convert, convert_uncalibrated
 from ..errors import RecipeError, one_line
 from ..integration.patching import set_polarity
 from ..models.bert import TanhMaxBertConfig
@@ -68,6 +69,11 @@ def checkpoint_config(task: Task) -> PreTrainedConfig | None:
         raise RecipeError(f"{name} is a checkpoint of model type {family!r}, but {config.task} is a recipe for {config.family!r}{other}")
     task.check_checkpoint(name, found)
     if isinstance(found, TanhMaxFields):
+        if config.calibrate:
+            raise RecipeError(
+                f"{name} is a TanhMax checkpoint already, so there is nothing to calibrate: set calibrate to null, or start from the "
+                "softmax checkpoint that it was made from"
+            )
         _check_tanhmax_checkpoint(name, found.tanhmax_settings, settings)
     return found
 
@@ -111,6 +117,9 @@ def _from_checkpoint(task: Task, settings: TanhMaxSettings | None, checkpoint: P
         arguments |= dict.fromkeys(DROPOUTS[config.family], config.dropout)
     if settings is None:
         return task.auto_class.from_pretrained(name, **arguments)
+    if config.calibrate:
+        plan = Plan(settings.polarity, settings.layers, settings.heads, settings.score_bias, settings.shift)
+        return convert_uncalibrated(name, task.auto_class, plan, **arguments)
     if not isinstance(checkpoint, TanhMaxFields):
         chosen = {key: getattr(settings, key) for key in SETTINGS}
         return convert(name, task.auto_class, **chosen, **arguments)

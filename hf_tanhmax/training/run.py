@@ -1,5 +1,6 @@
 """One run from recipe to results: check, load, train, evaluate, reload, report, publish."""
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -10,15 +11,19 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 
+from ..conversion.report import ORIGINALS
 from ..errors import Interrupted, RecipeError
-from ..results import Run, gather, read_run, renamed, results_of, write_json
+from ..models.family import TanhMaxFields
+from ..results import Conversion, Run, gather, read_run, renamed, results_of, write_json
 from .annealing import PolarityCallback
 from .checkpoints import RESULTS, ManifestCallback, Start, claim, space_left, whole_checkpoints
 from .compare import comparison
 from .configuration.recipe import Recipe
 from .configuration.schema import Config
+from .conversion.calibration import calibrate, calibrated_before, calibration_batches
+from .conversion.check import StartCallback, is_checked, measured_at_start, softmax_loss, token_loss, warnings_about
 from .data.rows import Splits, source_fingerprint
 from .health import HealthCallback, attention_health, health_curve, softmax_norms
 from .launch import InterruptCallback, check_launch, check_switched_on
@@ -29,6 +34,8 @@ from .publish import check_publishing, publish, write_card
 from .tasks import Task, task_for
 from .tasks.task import Processor
 from .trainer import LengthSampler, RecipeTrainer, training_arguments
+
+logger = logging.getLogger(__name__)
 
 HEALTH_MEASUREMENTS = 10  # in a run, if the recipe does not say how often
 
@@ -49,6 +56,8 @@ def run(recipes: list[Recipe]) -> None:
     print(comparison(results))
     for result in results:
         print(f"{result['variant']}: {result['attention']}")
+        for sentence in result.get("conversion", {}).get("warnings", []):
+            print(f"{result['variant']}: WARNING: {sentence}")
     if len(results) == 1 and recipes[0].config.attention == "tanhmax":
         print("add --compare_with softmax to see softmax at the same budget beside it")
 
@@ -75,16 +84,24 @@ def run_one(recipe: Recipe) -> Run:
     data = {name: task.examples(rows, processor, training=name == "train") for name, rows in splits.present().items()}
     batches = _batches(task, data["validation"], processor)
     baseline = softmax_norms(model, batches, **task.forward)
+    converted = Conversion()
+    if start.checkpoint is None:
+        inputs = calibration_batches(task, data["train"], processor) if config.calibrate else []
+        converted = _prepare(model, recipe, task, checkpoint, inputs, batches)
+    elif config.calibrate:
+        model = calibrated_before(start.checkpoint, folder, task)
     if config.lora_rank:
-        if PartialState().is_main_process:
+        if PartialState().is_main_process and not (config.calibrate and start.checkpoint):
             save_base(model, config, folder)
         PartialState().wait_for_everyone()
         model = with_adapters(model, task, folder)
     trainer = _trainer(task, folder, model, data, processor, splits)
     every = config.health_steps or max(1, trainer.args.max_steps // HEALTH_MEASUREMENTS)
+    trainer.add_callback(StartCallback(converted, trainer.log))
     trainer.add_callback(HealthCallback(batches, every=every, log=trainer.log, baseline=baseline, **task.forward))
     _train(trainer, recipe, start.checkpoint)
     metrics, outcomes = _metrics(trainer, task, data)
+    conversion = _conversion(trainer, task, batches)
     logits = _logits(trainer.model_wrapped, batches, task.forward)
     if use_cache is not None:
         # The Trainer switches it off, which is no property of the trained model.
@@ -97,31 +114,37 @@ def run_one(recipe: Recipe) -> Run:
         reloaded = load_trained(folder, task).to(trainer.args.device)
         found = _logits(reloaded, batches, task.forward)
         metrics["reload_difference"] = _difference(logits, found, rounding=1e-6, what="reloaded from disk")
-        health = attention_health(reloaded, batches, baseline=baseline, **task.forward)
         measured = {
             "model": _described(reloaded, trainer, config),
             "metrics": metrics,
             "main_metric": task.main_metric,
             "higher_is_better": task.higher_is_better,
             "reported": list(task.reported),
-            "attention_health": health,
+            "attention_health": attention_health(reloaded, batches, baseline=baseline, **task.forward),
+            **({"conversion": conversion} if conversion else {}),
             "polarity_curve": _curve(trainer, "polarity"),
             "health_curve": health_curve(trainer.state.log_history),
             "outcomes": {"test": " ".join(f"{value:.6g}" for value in outcomes)},
         }
         if config.lora_rank:
-            merged = reloaded.merge_and_unload()
-            found = _logits(merged, batches, task.forward)
+            found = _logits(reloaded.merge_and_unload(), batches, task.forward)
             metrics["merge_difference"] = _difference(logits, found, rounding=1e-3, what="merged with its adapter")
-        resolved = {"num_train_epochs": config.resolved_epochs, "learning_rate": config.resolved_learning_rate}
-        kept, seconds = renamed(config.identity()) | resolved, time.perf_counter() - started
-        result = results_of(recipe.name, recipe.variant, kept, measured, data=splits.fingerprint, seconds=seconds)
-        write_json(folder / RESULTS, result)
-        run_figures(result, folder / "figures")
-        difference = f"largest difference {metrics['reload_difference']:g}"
-        _say(f"the model is in {folder}; reloaded from there it gives the same logits ({difference})")
-        _report(recipe, result)
+        result = _written(recipe, measured, splits, seconds=time.perf_counter() - started)
     return broadcast_object_list([result])[0]
+
+
+def _written(recipe: Recipe, measured: dict[str, Any], splits: Splits, *, seconds: float) -> Run:
+    """The results of a run, in its folder with figures and a card, and among those of other runs."""
+    config, folder = recipe.config, recipe.output_dir
+    resolved = {"num_train_epochs": config.resolved_epochs, "learning_rate": config.resolved_learning_rate}
+    kept = renamed(config.identity()) | resolved
+    result = results_of(recipe.name, recipe.variant, kept, measured, data=splits.fingerprint, seconds=seconds)
+    write_json(folder / RESULTS, result)
+    run_figures(result, folder / "figures")
+    difference = f"largest difference {measured['metrics']['reload_difference']:g}"
+    _say(f"the model is in {folder}; reloaded from there it gives the same logits ({difference})")
+    _report(recipe, result)
+    return result
 
 
 def _check(recipe: Recipe) -> None:
@@ -203,6 +226,60 @@ def _trainer(
         preprocess_logits_for_metrics=task.reduce,
         callbacks=callbacks,
     )
+
+
+def _prepare(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    task: Task,
+    checkpoint: PreTrainedConfig | None,
+    inputs: list[dict[str, Any]],
+    batches: list[dict[str, Tensor]],
+) -> Conversion:
+    """Calibrate a model before its training, if the recipe says so, and measure what conversion did to a language model.
+
+    Args:
+        model: as it was converted, or as its TanhMax checkpoint has it; changed in place.
+        recipe: of the run.
+        task: of the recipe.
+        checkpoint: the config of what it was made from.
+        inputs: what to calibrate with; empty for no calibration.
+        batches: validation rows with labels.
+    """
+    config, converted = recipe.config, Conversion()
+    if is_checked(task):
+        converted["checked_rows"] = sum(len(batch["labels"]) for batch in batches)
+        if not isinstance(checkpoint, TanhMaxFields):
+            converted["softmax_loss"] = softmax_loss(model, task, batches)
+    if inputs:
+        started = time.perf_counter()
+        report = calibrate(model, config, inputs)
+        rows, seconds = sum(len(next(iter(batch.values()))) for batch in inputs), time.perf_counter() - started
+        converted |= {"calibration_rows": rows, "calibration_seconds": round(seconds, 2)}
+        if PartialState().is_main_process:
+            report.save(recipe.output_dir)
+            (recipe.output_dir / ORIGINALS).unlink(missing_ok=True)  # of no use to a model whose other weights are trained
+        _say(f"calibrated with {rows} training rows in {seconds:.1f} s: the model {report.describe()}")
+    if is_checked(task):
+        converted["converted_loss"] = token_loss(model, task, batches)
+    _warn(warnings_about(converted, config))
+    return converted
+
+
+def _conversion(trainer: RecipeTrainer, task: Task, batches: list[dict[str, Tensor]]) -> Conversion:
+    """What was measured before training, and of a language model the loss after it with what is wrong with them all."""
+    found = measured_at_start(trainer.state.log_history)
+    if "converted_loss" in found:
+        found["trained_loss"] = token_loss(trainer.model_wrapped, task, batches)
+        found["warnings"] = warnings_about(found, task.config)
+        _warn(found["warnings"])
+    return found
+
+
+def _warn(sentences: list[str]) -> None:
+    if PartialState().is_main_process:
+        for sentence in sentences:
+            logger.warning(sentence)
 
 
 def _train(trainer: RecipeTrainer, recipe: Recipe, checkpoint: str | None) -> None:

@@ -1,9 +1,10 @@
-"""`python -m recipes.conversion run ...` and `cost ...` measure, `table` prints what was measured; each says more with `--help`."""
+"""`python -m recipes.conversion run`, `cost`, `ablation` and `language_models` measure, `table` prints; each says more with `--help`."""
 
 import importlib
 import sys
 
-COMMANDS = ("run", "cost", "table")  # modules of this folder with a `main`
+# Modules of this folder with a `main`.
+COMMANDS = ("run", "cost", "ablation", "table", "language_models", "language_table", "pattern")
 
 
 def main(arguments: list[str]) -> int:

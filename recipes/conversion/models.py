@@ -9,9 +9,9 @@ from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 import hf_tanhmax
+from hf_tanhmax.conversion.attention_transfer import transfer
 from hf_tanhmax.conversion.gauge import align
-from hf_tanhmax.conversion.refit import refit
-from hf_tanhmax.conversion.transfer import transfer
+from hf_tanhmax.conversion.refitting import refit
 from hf_tanhmax.training.configuration.recipe import read_recipes, task_base
 from hf_tanhmax.training.tasks import task_for
 

@@ -48,8 +48,6 @@ pytestmark = pytest.mark.usefixtures("small_tiles")
 
 def refusal(case, implementation):
     """Why an implementation refuses a case of the table, as matched in the error; None if it does not."""
-    if implementation in ("cpu", "triton") and "shift" in case.arguments:
-        return "has no balanced shift yet"
     if implementation == "composed" and "softcap" in case.arguments:
         return "has no softcap"
     if implementation == "triton" and {"bias", "additive_mask"} <= case.arguments.keys():
@@ -323,16 +321,17 @@ def test_dropout_keeps_the_mean_and_drops_weights(implementation):
 
 @pytest.mark.slow_in_interpreter
 @pytest.mark.parametrize("implementation", ["reference", "cpu"])
-def test_dropout_gradients(implementation):
+@pytest.mark.parametrize("shift", [None, "balanced"])
+def test_dropout_gradients(shift, implementation):
     mask = torch.tensor([0.0, -0.7, -20.0, 0.4, 0.3], dtype=torch.float64)
     inputs, _ = Case({"additive_mask": mask}, queries=3, keys=5, batch=1).tensors()
 
     def call(*tensors):
         torch.manual_seed(5)
-        arguments = {"additive_mask": tensors[3], "polarity": 0.7, "implementation": implementation}
+        arguments = {"additive_mask": tensors[3], "polarity": 0.7, "shift": shift, "implementation": implementation}
         return tanhmax_attention(*tensors[:3], **arguments, dropout_p=0.5)
 
-    assert not torch.equal(call(*inputs), tanhmax_attention(*inputs[:3], additive_mask=inputs[3], polarity=0.7))
+    assert not torch.equal(call(*inputs), tanhmax_attention(*inputs[:3], additive_mask=inputs[3], polarity=0.7, shift=shift))
     assert torch.autograd.gradcheck(call, inputs)
 
 
@@ -359,9 +358,6 @@ Q = torch.randn(2, 4, 5, 8)
         ({"implementation": "flash"}, ValueError, "unknown implementation 'flash'; there are auto, reference"),
         ({"implementation": "cpu", "return_weights": True}, NotImplementedError, "'cpu' has no weights to return"),
         ({"shift": "centred"}, ValueError, "shift must be None or \"balanced\", but is 'centred'"),
-        ({"implementation": "cpu", "shift": "balanced"}, NotImplementedError, "'cpu' has no balanced shift yet; use implementation='auto'"),
-        ({"implementation": "triton", "shift": "balanced"}, NotImplementedError, "'triton' has no balanced shift yet"),
-        ({"implementation": "decode", "shift": "balanced"}, NotImplementedError, "'decode' has no balanced shift yet"),
         ({"implementation": "composed", "shift": "balanced", "dropout_p": 0.1}, NotImplementedError, "'composed' has no dropout"),
         ({"implementation": "composed", "softcap": 2.0}, NotImplementedError, "'composed' has no softcap"),
         ({"implementation": "composed", "dropout_p": 0.1}, NotImplementedError, "'composed' has no dropout"),

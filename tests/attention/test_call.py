@@ -92,7 +92,19 @@ def test_a_polarity_of_0_or_1_is_no_tensor(polarity, signed):
     """The kernels are compiled for each of the two."""
     inputs = call(polarity=polarity).operator_inputs(kernels=True)
     assert inputs.signed is signed
-    assert inputs.log_polarity is None if polarity in (0.0, 1.0) else torch.equal(inputs.log_polarity, torch.full((4,), 0.5).log())
+    assert inputs.polarity is None if polarity in (0.0, 1.0) else torch.equal(inputs.polarity, torch.full((4,), 0.5).log())
+
+
+@pytest.mark.parametrize("polarity", [1.0, 0.0, 0.5, torch.tensor([0.0, 0.5, 1.0, 0.3])])
+def test_a_balanced_shift_takes_the_polarity_itself_and_is_none_at_0(polarity):
+    """Its logarithm would lose the derivative at 0; softmax does not see a shift."""
+    inputs = call(polarity=polarity, shift="balanced").operator_inputs(kernels=False)
+    constant = isinstance(polarity, float) and polarity in (0.0, 1.0)
+    assert (inputs.balanced, inputs.signed) == ((polarity != 0.0, polarity != 0.0) if constant else (True, True))
+    expected = torch.as_tensor(polarity).expand(4)
+    assert inputs.polarity is None if constant else torch.equal(inputs.polarity, expected)
+    torch.testing.assert_close(torch.as_tensor(inputs.coefficient).expand(4), expected)
+    assert call(polarity=polarity).operator_inputs(kernels=False).balanced is False
 
 
 def test_the_scale_is_that_of_the_head_size_unless_given():

@@ -77,6 +77,7 @@ ARGUMENTS = {
     "window": {"is_causal": True, "window": 5},
     "softcap": {"softcap": 2.0},
     "polarity": {"polarity": 0.5},
+    "balanced": {"shift": "balanced", "polarity": 0.3},
 }
 
 

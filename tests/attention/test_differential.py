@@ -52,6 +52,7 @@ class Drawn:
     bias: tuple[bool, bool, bool, bool] | None = None
     additive: tuple[bool, bool, bool, bool] | None = None
     packed: tuple[int, ...] | None = None
+    shift: str | None = None
 
     def tensor(self, generator, heads, length, width):
         shape = (self.batch, length, heads, width) if self.layout == "bshd" else (self.batch, heads, length, width)
@@ -73,7 +74,7 @@ class Drawn:
             )
         ]
         shape = (self.batch, heads, self.queries, keys)
-        arguments = {"is_causal": self.causal, "window": self.window, "softcap": self.softcap, "scale": self.scale}
+        arguments = {"is_causal": self.causal, "window": self.window, "softcap": self.softcap, "scale": self.scale, "shift": self.shift}
         arguments["polarity"] = torch.rand(heads, generator=generator, dtype=torch.float64) if self.polarity == "heads" else self.polarity
         if self.keep == "dense":
             arguments["keep"] = torch.rand(shape, generator=generator) > 0.4
@@ -119,6 +120,7 @@ def calls(draw):
         bias=draw(st.none() | st.tuples(*[st.booleans()] * 4)),
         additive=draw(st.none() | st.tuples(*[st.booleans()] * 4)),
         packed=packed,
+        shift=draw(st.sampled_from((None, "balanced"))),
     )
 
 
@@ -158,8 +160,8 @@ def rounding_of_sums(drawn, query, key, dtype):
 
 
 def check(drawn, implementation, dtype):
-    if implementation == "triton" and drawn.additive is not None:
-        drawn = replace(drawn, bias=None)  # it takes one of the two
+    if implementation == "triton":  # it takes one of bias and additive mask, and has no balanced shift
+        drawn = replace(drawn, bias=drawn.bias if drawn.additive is None else None, shift=None)
     call = rounded(drawn.call(), dtype)
     if implementation != "triton" and why_not(*call[0], **call[1], implementation=implementation):
         return
@@ -223,7 +225,7 @@ def test_random_calls_by_the_rows_of_a_hopper(kind, dtype, monkeypatch):
     monkeypatch.setenv("HF_TANHMAX_ATOMIC", "1")
 
     @examples("hopper")
-    @given(calls().map(lambda drawn: replace(drawn, polarity=1.0, bias=None, additive=None)))
+    @given(calls().map(lambda drawn: replace(drawn, polarity=1.0, bias=None, additive=None, shift=None)))
     def run(drawn):
         check(drawn, "triton", getattr(torch, dtype))
 

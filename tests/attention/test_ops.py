@@ -5,7 +5,7 @@ import torch
 from cases import error
 from thorough import thorough_only
 
-from hf_tanhmax import tanhmax_attention
+from hf_tanhmax import tanhmax_attention, why_not
 from hf_tanhmax.attention.call import OperatorInputs
 from hf_tanhmax.attention.ops import NAMESPACE, decode_attention, fused_attention, fused_attention_backward
 from hf_tanhmax.integration import registration
@@ -24,13 +24,20 @@ def normal(implementation, *shape):
     return torch.randn(*shape, device=device_of(implementation), requires_grad=True)
 
 
-def arguments(implementation, queries=7, keys=11, dropout_p=0.0, **tensors):
+def arguments(implementation, queries=7, keys=11, dropout_p=0.0, balanced=False, **tensors):
+    tensors = {"polarity": torch.tensor([0.0, 0.3, 1.0, 0.7])} | tensors if balanced else tensors
     sizes = {"q": (4, queries), "k": (2, keys), "v": (2, keys)}
     inputs = [torch.randn(2, heads, length, 5) for heads, length in sizes.values()]
     seed = torch.tensor(3) if dropout_p else None
-    optional = {"log_p": torch.zeros(4), "bias": None, "additive_mask": None, "keep": None, "segments": None, "seed": seed, **tensors}
+    optional = {"polarity": torch.zeros(4), "bias": None, "additive_mask": None, "keep": None, "segments": None, "seed": seed, **tensors}
     placed = [item.to(device_of(implementation)) if isinstance(item, torch.Tensor) else item for item in (*inputs, *optional.values())]
-    return OperatorInputs(*placed, False, 0, None, 0.5, None, dropout_p, signed=True, kernels=implementation == "triton")
+    return OperatorInputs(*placed, False, 0, None, 0.5, None, dropout_p, signed=True, balanced=balanced, kernels=implementation == "triton")
+
+
+def refused(implementation, shift):
+    query = torch.randn(1, 2, 3, 8, device=device_of(implementation))
+    reason = why_not(query, query, query, shift=shift, implementation=implementation)
+    return shift is not None and reason is not None and "balanced" in reason
 
 
 EXTRAS = {
@@ -63,7 +70,7 @@ def test_opcheck(extra, implementation):
 def test_opcheck_with_a_constant_polarity(signed, dtype, implementation):
     if dtype == torch.bfloat16:
         thorough_only("float32 is checked")
-    inputs = arguments(implementation, log_p=None)._replace(signed=signed)
+    inputs = arguments(implementation, polarity=None)._replace(signed=signed)
     torch.library.opcheck(fused_attention, (*(item.to(dtype).requires_grad_() for item in inputs[:3]), *inputs[3:]))
 
 
@@ -79,11 +86,26 @@ def test_opcheck_backward(wants, implementation):
     torch.library.opcheck(fused_attention_backward, (upstream, *results, *wants, *inputs))
 
 
+@pytest.mark.parametrize("extra", [*EXTRAS, "constant"])
+def test_opcheck_with_a_balanced_shift(extra):
+    """Whose polarity is no logarithm, and which returns no log-sum-exp."""
+    made = arguments("cpu", balanced=True, **({"polarity": None} if extra == "constant" else EXTRAS[extra]))
+    inputs = [item.clone().requires_grad_() if isinstance(item, torch.Tensor) and item.is_floating_point() else item for item in made]
+    torch.library.opcheck(fused_attention, tuple(inputs))
+    assert fused_attention(*made)[1].shape == (0,)
+    wants = [made.polarity is not None, made.bias is not None, made.additive_mask is not None]
+    torch.library.opcheck(fused_attention_backward, (torch.randn_like(fused_attention(*made)[0]), None, None, None, *wants, *made))
+
+
 @pytest.mark.slow_in_interpreter
 @BOTH
-def test_compiles_with_dynamic_shapes_without_recompiling(implementation):
+@pytest.mark.parametrize("shift", [None, "balanced"])
+def test_compiles_with_dynamic_shapes_without_recompiling(shift, implementation):
+    if refused(implementation, shift):
+        pytest.skip("has no balanced shift")
+
     def call(query, key, value):
-        return tanhmax_attention(query, key, value, is_causal=True, implementation=implementation)
+        return tanhmax_attention(query, key, value, is_causal=True, shift=shift, implementation=implementation)
 
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=True)
     torch._dynamo.reset()
@@ -121,9 +143,12 @@ def test_one_tensor_as_query_and_key_and_value_has_one_gradient_of_each(implemen
 
 
 @BOTH
-def test_second_derivatives_with_dropout_are_refused(implementation):
+@pytest.mark.parametrize("shift", [None, "balanced"])
+def test_second_derivatives_with_dropout_are_refused(shift, implementation):
+    if refused(implementation, shift):
+        pytest.skip("has no balanced shift")
     query, key, value = (normal(implementation, 1, 1, 3, 2) for _ in range(3))
-    output = tanhmax_attention(query, key, value, dropout_p=0.5, implementation=implementation)
+    output = tanhmax_attention(query, key, value, dropout_p=0.5, shift=shift, implementation=implementation)
     with pytest.raises(NotImplementedError, match='second derivatives with dropout need implementation="reference"'):
         torch.autograd.grad(output.sum(), query, create_graph=True)
 

@@ -15,11 +15,12 @@ import yaml
 from families import TINY, assert_same, inputs_for, run
 from huggingface_hub import ModelCard
 from jinja2 import meta
-from made_conversions import IN_WORDS, REPORT
+from made_conversions import IN_WORDS, REFITTED, REPORT
 from markdown_it import MarkdownIt
 from saved_models import change_json, code_on, executed, result, save_adapter, save_model
 
 import hf_tanhmax
+from hf_tanhmax.ablation import Effect, NegativesAblation
 from hf_tanhmax.cards import card as module
 from hf_tanhmax.cards import model_card
 
@@ -160,7 +161,7 @@ def test_several_runs(tmp_path):
     assert "Beside other attention at the same budget (mean ± standard deviation over n seeds; p, where there is one," in text
     assert table in card.text
     assert "The polarity went linearly from 0 to 1 during the first 50 % of the steps" in text
-    assert "Negative mass 0.2500 ± 0.0000: of all absolute attention weight, 25.0 % speaks against something." in text
+    assert "Negative mass 0.2500 ± 0.0000: of all absolute attention weight, 25.0 % is negative. Softmax has none." in text
     assert "Weight sum 0.8000" in text
     assert "Sign entropy 0.5000" in text
     assert "Output norm 0.7000" in text
@@ -175,10 +176,36 @@ def test_a_balanced_shift_is_explained_and_its_negative_mass_is_no_evidence(tmp_
     text = shown(model_card(tmp_path, results=[result()]))
     assert "computes TanhMax attention with a balanced shift (polarity 0.2) in all" in text
     assert "a constant by which the weights of polarity p are w = (P - p N) / (1 + p)" in text
-    assert "25.0 % is negative. A balanced shift of polarity p brings up to p / (1 + p) of it by itself" in text
-    assert "speaks against" not in text
+    assert "25.0 % is negative. Softmax has none. A balanced shift of polarity p brings up to p / (1 + p) of it by itself" in text
     save_model(tmp_path)
     assert "balanced shift" not in shown(model_card(tmp_path, results=[result()]))
+
+
+@pytest.mark.parametrize("runs", [None, [result()]], ids=["unmeasured", "measured"])
+def test_whether_negative_weights_are_used(runs, tmp_path):
+    save_model(tmp_path)
+    text = shown(model_card(tmp_path, results=runs))
+    assert "Whether its negative weights carry information was not measured; hf-tanhmax ablate . DATA measures it." in text
+    assert "hf-tanhmax ablate you/thing DATA" in shown(model_card(tmp_path, results=runs, repo_id="you/thing"))
+    assert "speaks against" not in text
+    effects = {"negatives_masked": Effect(0.639, -0.111, -0.132, -0.089), "negatives_spread": Effect(0.75, 0.0, -0.01, 0.01)}
+    settings = {"data": "a [name](javascript:x)"}
+    ablation = NegativesAblation("bert", "TanhMax", "accuracy", 1821, 0.75, effects, 0.1, (0.1,), settings)
+    ablation.save(tmp_path)
+    card = model_card(tmp_path, results=runs)
+    text = shown(card)
+    assert ablation.verdict in text
+    assert "Measured on 1,821 rows of a [name](javascript:x). The intervals are a paired bootstrap over rows" in text
+    assert ablation.table() in card.text
+    assert "was not measured" not in text.partition("used?")[2].partition("What a sign")[0]
+    (tmp_path / "ablation.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"ablation\.json is no ablation of a model; run hf-tanhmax ablate again"):
+        model_card(tmp_path, results=runs)
+
+
+def test_softmax_has_no_negative_weights_to_use(tmp_path):
+    save_model(tmp_path, tanhmax_polarity=0.0)
+    assert "negative weights used" not in shown(model_card(tmp_path))
 
 
 def test_one_run(tmp_path):
@@ -206,7 +233,7 @@ def test_an_adapter(tmp_path):
     shutil.rmtree(tmp_path / "base")
     change_json(tmp_path / "adapter_config.json", base_model_name_or_path="you/adapter-base")
     card = model_card(tmp_path, repo_id="you/adapter")
-    assert "A PEFT adapter on you/adapter-base. A softmax head" in shown(card)
+    assert "A PEFT adapter on you/adapter-base. A softmax weight" in shown(card)
     assert "AutoPeftModelForSequenceClassification" in code_on(card)[0]
 
 
@@ -304,7 +331,7 @@ def test_no_measured_number_is_typed_into_the_template():
     assert not re.findall(r"\d+\.\d+|\d+(?:\.\d+)?\s*%", re.sub(r"\{%.*?%\}", "", text))
 
 
-def test_a_model_that_was_aligned(tmp_path):
+def test_a_model_that_was_calibrated(tmp_path):
     save_model(tmp_path)
     nonsense = "Weights that were trained for softmax give nonsense"
     assert nonsense in shown(model_card(tmp_path))
@@ -312,6 +339,9 @@ def test_a_model_that_was_aligned(tmp_path):
     text = shown(model_card(tmp_path))
     assert f"Before any training it {IN_WORDS}. Until training makes use of them, its negative weights say nothing" in text
     assert nonsense not in text
+    assert "softmax_projections" not in text
+    REFITTED.save(tmp_path)
+    assert "softmax_projections.safetensors holds the projections of the softmax model, for" in shown(model_card(tmp_path))
     (tmp_path / "conversion.json").write_text("{}")
     with pytest.raises(ValueError, match=r"conversion\.json is no report of a conversion"):
         model_card(tmp_path)

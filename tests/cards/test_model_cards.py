@@ -8,7 +8,8 @@ from made_cards import CARDS, KEPT, rendered
 
 MADE = dict(rendered())
 SECTIONS = (
-    *("How to load it", "What was measured", "Health of its attention", "What a sign means here"),
+    *("How to load it", "What was measured", "Health of its attention"),
+    *("Are its negative weights used?", "What a sign means here"),
     *("Limits", "How it was trained", "The paper"),
 )
 

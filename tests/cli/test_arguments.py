@@ -12,7 +12,7 @@ import hf_tanhmax
 from hf_tanhmax.cli import arguments as cli
 from hf_tanhmax.cli.arguments import main
 
-COMMANDS = ["convert", "train", "evaluate", "bench", "push", "card", "doctor", "explain", "faithfulness", "rank-collapse"]
+COMMANDS = ["convert", "train", "evaluate", "bench", "push", "card", "doctor", "explain", "faithfulness", "ablate", "rank-collapse"]
 
 
 def refused(capsys, *arguments):
@@ -142,7 +142,7 @@ def test_the_installed_program_is_the_one_that_is_told():
         (["push", "a"], "the following arguments are required: REPO"),
         (["train"], "name a recipe first, such as bert/text_classification/tanhmax.yaml; see hf-tanhmax train --help"),
         (["train", "--config_file", "a.yaml"], "name a recipe first"),
-        (["train", "gone.yaml"], "there is no recipe gone.yaml; there are bert/masked_lm/annealed.yaml, "),
+        (["train", "gone.yaml"], "there is no recipe gone.yaml; there are bert/masked_lm/aligned.yaml, "),
         (
             ["train", "bert/text_classification/tanhmax.yaml", "--config_file", "gone.yaml"],
             "there is no config_file gone.yaml; there are accelerate_configs/cpu.yaml, accelerate_configs/ddp.yaml",

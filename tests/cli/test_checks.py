@@ -1,5 +1,6 @@
 """Help and mistakes are answered in half a second of processor time, without torch, as the program is started."""
 
+import json
 import os
 import resource
 import subprocess
@@ -22,6 +23,11 @@ sys.exit(f"{heavy} are imported" if heavy else code)
 RECIPE = "bert/text_classification/tanhmax"
 TEXT = ("--text", "not funny")
 DATA = ("--data", "rows.csv")
+CONFIGS = {
+    "classifier": {"model_type": "tanhmax_bert", "architectures": ["TanhMaxBertForSequenceClassification"]},
+    "seer": {"model_type": "tanhmax_vit", "architectures": ["TanhMaxViTForImageClassification"]},
+    "zero": {"model_type": "tanhmax_bert", "tanhmax_polarity": 0.0},
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,12 @@ def folder(tmp_path_factory):
     (place / "broken.json").write_text("{")
     (place / "rows.csv").write_text("sentence,label\nnot funny,0\n")
     (place / "mine.yaml").write_text("epochs: 1\n")
+    for name, values in CONFIGS.items():
+        (place / name).mkdir()
+        (place / name / "config.json").write_text(json.dumps(values))
+    (place / "plain.csv").write_text("text,genre\nnot funny,0\n")
+    (place / "pictures").mkdir()
+    Image.new("RGB", (3, 3)).save(place / "pictures" / "a.png")
     for kind in ("bert", "llama", "vit"):
         (place / kind).mkdir()
         (place / kind / "config.json").write_text(f'{{"model_type": "{kind}"}}')
@@ -91,17 +103,38 @@ def test_help_is_quick(arguments, folder):
             "cannot convert bert: a model of type 'bert' is calibrated with a file of texts, but",
         ),
         (["convert", "vit", "out", "--calibrate", "rows.csv"], "cannot convert vit: a model of type 'vit' is calibrated with a folder of"),
+        *(
+            (["convert", "bert", "out", *given], f"cannot convert bert: {given[0]} goes with --calibrate FILE")
+            for given in (["--refit"], ["--transfer-steps", "9"], ["--rows", "9"], ["--length", "9"], ["--batch-size", "9"])
+        ),
         (
-            ["convert", "llama", "out", "--calibrate", "rows.csv"],
-            "cannot convert llama: it rotates its keys by their positions, so it cannot",
+            ["convert", "bert", "out", "--calibrate", "rows.csv", "--transfer-steps", "-9"],
+            "argument --transfer-steps: must be 1 or more, but",
+        ),
+        (["convert", "bert", "out", "--calibrate", "rows.csv", "--length", "0"], "argument --length: must be 1 or more, but is '0'"),
+        (
+            ["convert", "llama", "out", "--calibrate", "rows.csv", "--no-refit"],
+            "cannot convert llama: a balanced shift balances every row by itself, so there is nothing to calibrate but output projections",
+        ),
+        (
+            ["convert", "llama", "out", "--calibrate", "rows.csv", "--polarity", "0"],
+            "cannot convert llama: polarity 0 is softmax, so there is nothing to calibrate",
+        ),
+        (
+            ["convert", "bert", "out", "--calibrate", "rows.csv", "--polarity", "0", "--transfer-steps", "60"],
+            "cannot convert bert: polarity 0 is softmax, so there is nothing to transfer attention to",
+        ),
+        (
+            ["convert", "llama", "out", "--calibrate", "rows.csv", "--polarity", "0.3", "--balance", "0.4"],
+            "cannot convert llama: with a balanced shift polarity and balance are one number, but are 0.3 and 0.4; pass one of them",
         ),
         (
             ["convert", "bert", "out", "--calibrate", "rows.csv", "--polarity", "learned"],
             "cannot convert bert: a learned polarity starts close to softmax, so there is nothing to calibrate",
         ),
-        (["train", ""], "there is no recipe ; there are bert/masked_lm/annealed.yaml, "),
-        (["train", "."], "there is no recipe .; there are bert/masked_lm/annealed.yaml, "),
-        (["train", "gone"], "there is no recipe gone; there are bert/masked_lm/annealed.yaml, "),
+        (["train", ""], "there is no recipe ; there are bert/masked_lm/aligned.yaml, "),
+        (["train", "."], "there is no recipe .; there are bert/masked_lm/aligned.yaml, "),
+        (["train", "gone"], "there is no recipe gone; there are bert/masked_lm/aligned.yaml, "),
         (["train", RECIPE, "--polarty", "0"], "--polarty: unknown key 'polarty'; did you mean 'polarity'?"),
         (["train", RECIPE, "--train_file", "gone.csv"], "train_file does not exist: gone.csv"),
         (["train", RECIPE, "--config_file", "gone.yaml"], "there is no config_file gone.yaml; there are accelerate_configs/cpu.yaml, "),
@@ -157,6 +190,33 @@ def test_help_is_quick(arguments, folder):
         (
             ["faithfulness", "--model", "m", *DATA, "--out", "a.md", "--methods", "luck"],
             "cannot measure m: there is no method 'luck'; choose",
+        ),
+        (["ablate", "m"], "the following arguments are required: DATA; see hf-tanhmax ablate --help"),
+        (["ablate", "m", "rows.csv", "--out", "a.md"], "--out must end with one of .json, but is a.md"),
+        (["ablate", "m", "rows.csv", "--out", "broken.json"], "broken.json is there already; add --overwrite to replace it, or name"),
+        (["ablate", "m", "rows.csv", "--rows", "0"], "argument --rows: must be 1 or more, but is '0'"),
+        (["ablate", "m", "gone.csv"], "cannot measure m: [Errno 2] No such file or directory"),
+        (["ablate", "m", "rows.csv"], 'cannot measure m: rows.csv has no texts in a column "text"; its columns are sentence, label'),
+        (["ablate", "./m", "rows.csv"], "cannot measure ./m: there is no such folder, and no repository on the Hub can have that name"),
+        (["ablate", "m", "plain.csv", "--interventions", "luck"], "cannot measure m: there is no intervention 'luck'; choose from negat"),
+        (
+            ["ablate", "bert", "plain.csv"],
+            "cannot measure bert: it has no negative weights to change: a model of type 'bert' computes",
+        ),
+        (["ablate", "zero", "plain.csv"], "cannot measure zero: it has no negative weights to change: its polarity is 0, which is softmax"),
+        (
+            ["ablate", "classifier", "plain.csv"],
+            "cannot measure classifier: the accuracy of a TanhMaxBertForSequenceClassification needs labels, which plain.csv has not: a "
+            'column "label", or --label-column',
+        ),
+        (
+            ["ablate", "seer", "pictures"],
+            "cannot measure seer: the accuracy of a TanhMaxViTForImageClassification needs labels, which pictures has not: put each class "
+            "into a folder of its own",
+        ),
+        (
+            ["ablate", "seer", "plain.csv", "--label-column", "genre"],
+            "cannot measure seer: a TanhMaxViTForImageClassification reads images, but plain.csv holds texts",
         ),
         (
             ["rank-collapse", "--model", "m", "--image", "gone.png", "--out", "a.svg"],

@@ -1,6 +1,8 @@
 """Convert, push, card and doctor from the command line, in this process."""
 
 import json
+import random
+import re
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from saved_models import HEADS, processor_for, result, save_model
 import hf_tanhmax
 from hf_tanhmax.cli import commands
 from hf_tanhmax.cli.arguments import main
+from hf_tanhmax.cli.input_files import read_inputs
+from hf_tanhmax.conversion.refitting import _Run
 from hf_tanhmax.conversion.report import read_report
 from hf_tanhmax.doctor import check_checkpoint
 from hf_tanhmax.training.configuration.schema import ROOT
@@ -42,8 +46,8 @@ TINY_RUN += [
 def softmax(tmp_path):
     """Write a softmax checkpoint; returns its folder and the model."""
 
-    def of(family, *, processor=True, cls=None):
-        model = tiny_model(getattr(transformers, cls or UPSTREAM[family]))
+    def of(family, *, processor=True, cls=None, **changes):
+        model = tiny_model(getattr(transformers, cls or UPSTREAM[family]), **changes)
         model.save_pretrained(tmp_path / "softmax")
         if processor:
             processor_for(family).save_pretrained(tmp_path / "softmax")
@@ -167,19 +171,33 @@ def test_pickled_weights_are_not_read(softmax, tmp_path, capsys):
 # convert --calibrate
 
 
+WORDS = ("not", "funny", "gripping", "look", "at", "all", "a", "film")
+
+
+def texts(path, count=70):
+    """A table of so many short texts, no two alike."""
+    rows = [" ".join(WORDS[(number >> shift) % 8] for shift in (0, 1, 2, 3)) for number in range(count)]
+    path.write_text("text,label\n" + "".join(f"{row},0\n" for row in rows))
+    return str(path)
+
+
 def test_calibrated_with_texts(softmax, tmp_path, capsys):
     source, model = softmax("bert", cls="BertModel")
-    rows = tmp_path / "rows.csv"
-    rows.write_text("text,label\n" + "".join(f"not {word} at all a film,0\n" for word in ["funny", "gripping", "look"] * 20) + "unread,1\n")
-    assert main(["convert", source, str(tmp_path / "out"), "--calibrate", str(rows), "--rows", "60", "--balance", "0.3"]) == 0
+    rows = texts(tmp_path / "rows.csv")
+    assert (
+        main(["convert", source, str(tmp_path / "out"), "--calibrate", rows, "--rows", "60", "--batch-size", "6", "--balance", "0.3"]) == 0
+    )
     report = read_report(tmp_path / "out")
     printed = capsys.readouterr().out
     assert f"it {report.describe()}; fine-tune it as usual" in printed
     assert "trained for softmax" not in printed
-    assert report.balance == 0.3
-    assert report.batches == 2
+    assert report.balance == report.alignment.balance == 0.3
+    assert report.alignment.batches == 9
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    assert report.rows == sum(len(tokenizer(line.split(",")[0])["input_ids"]) for line in rows.read_text().splitlines()[1:61])
+    drawn = random.Random(0).sample(read_inputs(tmp_path / "rows.csv"), 70)[:60]
+    lengths = [len(tokenizer(row)["input_ids"]) for row in drawn]
+    assert (report.tokens, report.quality.rows) == (sum(lengths[:54]), sum(lengths[54:]))
+    assert report.quality.held_out
     converted = transformers.AutoModel.from_pretrained(tmp_path / "out")
     assert converted.config.tanhmax_polarity == 1
     hf_tanhmax.set_polarity(converted, 0.0)
@@ -194,7 +212,64 @@ def test_calibrated_with_pictures(softmax, tmp_path):
     for number in range(5):
         Image.effect_noise((20, 20), 30 + 10 * number).save(tmp_path / "pictures" / f"{number}.png")
     assert main(["convert", source, str(tmp_path / "out"), "--calibrate", str(tmp_path / "pictures"), "--rows", "4"]) == 0
-    assert read_report(tmp_path / "out").rows == 4 * 10
+    report = read_report(tmp_path / "out")
+    assert (report.tokens, report.quality.rows) == (3 * 10, 10)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".txt"])
+def test_a_language_model_is_refitted(suffix, softmax, tmp_path, capsys):
+    source, model = softmax("llama", vocab_size=300)
+    path = tmp_path / f"rows{suffix}"
+    texts(path, 200)
+    given = ["--calibrate", str(path), "--length", "8", "--rows", "40", "--balance", "0.1"]
+    assert main(["convert", source, str(tmp_path / "out"), *given]) == 0
+    report = read_report(tmp_path / "out")
+    assert f"it {report.describe()}" in capsys.readouterr().out
+    assert (report.polarity, report.shift, report.balance) == (0.1, "balanced", 0.1)
+    assert report.tokens + report.quality.rows == 40 * 8
+    assert report.quality.perplexity_softmax > 1
+    assert report.quality.kl_after < report.quality.kl_before
+    converted = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert converted.config.tanhmax_refitted_polarity == 0.1
+    back = hf_tanhmax.to_softmax(converted, originals=tmp_path / "out" / "softmax_projections.safetensors")
+    assert_same(run(back, inputs_for("llama")), run(model, inputs_for("llama")), atol=0, rtol=0)
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_stopped_refit_continues(softmax, tmp_path, capsys, monkeypatch):
+    source, _ = softmax("llama", vocab_size=300)
+    given = ["--calibrate", texts(tmp_path / "rows.csv", 200), "--length", "8", "--rows", "40"]
+    fit, fitted = _Run._fit, []
+
+    def stop_at_the_second(self, index, count, bar):
+        if index == 1:
+            raise KeyboardInterrupt
+        fitted.append(index)
+        return fit(self, index, count, bar)
+
+    monkeypatch.setattr(_Run, "_fit", stop_at_the_second)
+    assert main(["convert", source, str(tmp_path / "out"), *given]) == 130
+    assert "the layers that were refitted are in" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out.partial" / "mine").write_text("stays")
+    monkeypatch.setattr(_Run, "_fit", lambda self, index, *others: fitted.append(index) or fit(self, index, *others))
+    assert main(["convert", source, str(tmp_path / "out"), *given]) == 0
+    assert fitted == [0, 1, 2]
+    assert main(["convert", source, str(tmp_path / "whole"), *given]) == 0
+    one, other = (transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("out", "whole"))
+    assert_same(run(one, inputs_for("llama")), run(other, inputs_for("llama")), atol=0, rtol=0)
+    assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["mine"]
+
+
+def test_too_little_memory(softmax, tmp_path, capsys, monkeypatch):
+    source, _ = softmax("bert")
+
+    def lack(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(transformers.BertModel, "forward", lack)
+    said = refused(capsys, "convert", source, tmp_path / "out", "--calibrate", texts(tmp_path / "rows.csv"))
+    assert re.search(r"a batch of 6 x 6 does not fit into memory; .*: CUDA out of memory; take a lower --batch-size or --length", said)
 
 
 def test_what_cannot_be_calibrated(softmax, tmp_path, capsys):

@@ -1,5 +1,6 @@
-"""hf-tanhmax explain, faithfulness and rank-collapse, from small checkpoints to files."""
+"""hf-tanhmax explain, faithfulness, ablate and rank-collapse, from small checkpoints to files."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from saved_models import processor_for, save_model
 from transformers import BertForSequenceClassification
 
 from hf_tanhmax.cli.arguments import main
-from hf_tanhmax.interpret import explain, load_explanation
+from hf_tanhmax.interpret import ablate_negatives, explain, load_explanation, read_ablation
 from hf_tanhmax.interpret.inputs.loading import load
 
 TEXT = "not funny at all"
@@ -119,6 +120,40 @@ def test_faithfulness(name, models, tmp_path, capsys):
         assert "| random " in text
 
 
+def test_ablate_a_classifier(models, tmp_path, capsys):
+    given = ("ablate", models / "bert", models / "rows.csv", "--text-column", "sentence", "--out", tmp_path / "a.json")
+    printed = done(capsys, *given, "--rows", 2, "--seed", 3)
+    assert "| negative keys masked " in printed
+    assert f"wrote {tmp_path / 'a.json'}" in printed
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["verdict"] in printed
+    assert (found["rows"], found["settings"]["seed"], found["settings"]["data"]) == (2, 3, "rows.csv")
+    assert found["settings"]["sha256"] == hashlib.sha256((models / "rows.csv").read_bytes()).hexdigest()
+    texts = ["not funny at all", "a gripping film"]
+    loaded = load(str(models / "bert"))
+    same = ablate_negatives(loaded.model, texts, loaded.tokenizer, labels=[0, 1], seed=3, progress=False)
+    assert found["effects"] == same.to_dict()["effects"]
+    assert "is there already; add --overwrite" in refused(capsys, *given)
+    done(capsys, *given, "--overwrite", "--interventions", "negatives_masked", "--samples", 10)
+    assert list(json.loads((tmp_path / "a.json").read_text())["effects"]) == ["negatives_masked"]
+
+
+def test_ablate_beside_the_model(models, capsys):
+    """A language model predicts its texts: labels in the file are not asked for."""
+    out = models / "llama" / "ablation.json"
+    assert f"wrote {out}" in done(capsys, "ablate", models / "llama", models / "rows.csv", "--text-column", "sentence")
+    assert read_ablation(models / "llama").metric == "loss per token"
+    out.unlink()
+
+
+def test_ablate_pictures(models, tmp_path, capsys):
+    for name in ("LABEL_0", "LABEL_1"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.effect_noise((15, 15), 40).convert("RGB").save(tmp_path / "pictures" / name / "a.png")
+    done(capsys, "ablate", models / "vit", tmp_path / "pictures", "--out", tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["rows"] == 2
+
+
 @pytest.mark.parametrize("name", ["collapse.json", "collapse.svg"])
 def test_rank_collapse(name, models, tmp_path, capsys):
     printed = done(capsys, "rank-collapse", "--model", models / "bert", "--text", TEXT, "a film", "--out", tmp_path / name)
@@ -194,6 +229,11 @@ def test_mistakes_of_the_others(models, tmp_path, capsys):
     said = refused(capsys, *given, "--text-column", "sentence", "--measures", "luck", "--out", tmp_path / "a.json")
     assert "there is no measure 'luck'" in said
     assert refused(capsys, *given, "--out", tmp_path / "a.html") == f"--out must end with one of .json, .md, but is {tmp_path / 'a.html'}"
+    said = refused(capsys, "ablate", models / "softmax", rows, "--text-column", "sentence", "--out", tmp_path / "a.json")
+    assert said.endswith("it has no negative weights to change: a model of type 'bert' computes softmax; give a TanhMax model")
+    (tmp_path / "rows.csv").write_text("text,label\nfunny,7\n")
+    said = refused(capsys, "ablate", models / "bert", tmp_path / "rows.csv", "--out", tmp_path / "a.json")
+    assert "row 0: there is no class '7'" in said
     said = refused(capsys, "rank-collapse", "--model", models / "bert", "--image", models / "picture.png", "--out", tmp_path / "a.json")
     assert said.endswith("it is a TanhMaxBertForSequenceClassification, which reads texts; give --text")
 

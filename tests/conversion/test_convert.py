@@ -27,7 +27,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedImag
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, convert, set_polarity, to_softmax, use_tanhmax
-from hf_tanhmax.conversion.convert import _warn_unaligned
+from hf_tanhmax.conversion.calibration.calibrate import split
+from hf_tanhmax.conversion.convert import _warn_uncalibrated
 from hf_tanhmax.conversion.gauge import align
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.integration.registration import SCORE_BIAS
@@ -357,7 +358,7 @@ def test_real_language_model_is_exact_at_polarity_zero():
     assert not torch.equal(model.generate(**prompt, max_new_tokens=8, do_sample=False), wanted)
 
 
-# Aligned
+# Calibrated
 
 
 def unlabelled(family):
@@ -368,15 +369,15 @@ def unlabelled(family):
 
 @pytest.mark.parametrize("family", ["bert", "vit"])
 @pytest.mark.parametrize("live", [False, True], ids=["by name", "live"])
-def test_calibrated(family, live, tmp_path, caplog):
+def test_aligned(family, live, tmp_path, caplog):
     """It is at polarity 1, with the biases that `align` gives; at polarity 0 it computes what it computed."""
     softmax = tiny_model(UPSTREAM[family])
     want, source = run(softmax, inputs_for(family)), softmax if live else saved(softmax, tmp_path)
     plain = convert(tiny_model(UPSTREAM[family]), layers=[0, 2])
-    align(plain, unlabelled(family), balance=0.4)
+    align(plain, split(unlabelled(family)).fitted, balance=0.4)
     caplog.clear()
     model = convert(source, layers=[0, 2], calibrate=unlabelled(family), balance=0.4)
-    assert "polarity" not in caplog.text
+    assert "polarity above 0" not in caplog.text
     assert model.config.tanhmax_settings == TanhMaxSettings(layers=(0, 2))
     assert_same(run(model, inputs_for(family)), run(plain, inputs_for(family)), **EXACT)
     set_polarity(model, 0.0)
@@ -385,33 +386,72 @@ def test_calibrated(family, live, tmp_path, caplog):
         assert_same(run(softmax, inputs_for(family)), want)
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("live", [False, True], ids=["by name", "live"])
+def test_refitted(family, live, tmp_path, caplog):
+    """LLaMA gets a balanced shift at the balance and a refit by default; a live model stays as it is, though it shared its weights."""
+    softmax = tiny_model(UPSTREAM[family])
+    want, source = run(softmax, inputs_for(family)), softmax if live else saved(softmax, tmp_path)
+    data = [{"input_ids": text(5, 9).roll(shift)} for shift in range(4)]
+    options = {} if family == "llama" else {"refit": True, "transfer_steps": 2}
+    model = convert(source, calibrate=data, balance=0.3, **options)
+    polarity, shift = (0.3, "balanced") if family == "llama" else (1.0, None)
+    assert model.config.tanhmax_settings == TanhMaxSettings(polarity, shift=shift)
+    assert model.config.tanhmax_refitted_polarity == polarity
+    assert not differ(run(softmax, inputs_for(family)), want, by=1e-4)
+    assert differ(run(model, inputs_for(family)), want, by=1e-3)
+    with pytest.raises(ValueError, match=r"polarity 0\.0 was asked for, but the projections of this model were refitted to"):
+        set_polarity(model, 0.0)
+
+
+def test_a_balanced_shift_is_calibrated_for_any_family():
+    data = [{"input_ids": text(5, 9).roll(shift)} for shift in range(4)]
+    model = convert(tiny_model(transformers.BertModel), shift="balanced", polarity=0.3, calibrate=data)
+    assert model.config.tanhmax_settings == TanhMaxSettings(0.3, shift="balanced")
+    assert model.config.tanhmax_refitted_polarity == 0.3
+    only = convert(tiny_model(transformers.LlamaModel), calibrate=data, refit=False, transfer_steps=2)
+    assert only.config.tanhmax_settings == TanhMaxSettings(0.2, shift="balanced")
+    assert not only.config.attention_bias
+
+
+def test_half_precision_is_calibrated_too():
+    data = [{"input_ids": text(5, 9).roll(shift)} for shift in range(4)]
+    for cls, options in ((transformers.BertModel, {"transfer_steps": 2, "refit": True}), (transformers.LlamaForCausalLM, {})):
+        model = convert(tiny_model(cls).bfloat16(), calibrate=data, **options)
+        assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+
+
 def test_what_cannot_be_calibrated(tmp_path):
+    with pytest.raises(
+        NotImplementedError, match=r"the key projection of ViTAttention has no bias, which aligning changes.*shift=\"balanced\" instead"
+    ):
+        convert(tiny_model(transformers.ViTModel, qkv_bias=False), calibrate=unlabelled("vit"))
+    bert, data = tiny_model(transformers.BertModel), unlabelled("bert")
     llama = tiny_model(transformers.LlamaModel)
     name = saved(llama, tmp_path)
     (tmp_path / "model.safetensors").unlink()  # it is refused before weights are read
     for source in (llama, name):
-        with pytest.raises(NotImplementedError, match=r"'llama' rotates its keys by their positions.*cannot be aligned"):
-            convert(source, calibrate=unlabelled("llama"))
-    with pytest.raises(NotImplementedError, match="the key projection of ViTAttention has no bias"):
-        convert(tiny_model(transformers.ViTModel, qkv_bias=False), calibrate=unlabelled("vit"))
-    bert = tiny_model(transformers.BertModel)
-    with pytest.raises(ValueError, match="a balanced shift balances every row by itself, so there is nothing to calibrate"):
-        convert(bert, polarity=0.2, shift="balanced", calibrate=unlabelled("bert"))
+        with pytest.raises(ValueError, match="a balanced shift balances every row by itself, so there is nothing to calibrate but output"):
+            convert(source, calibrate=data, refit=False)
+        with pytest.raises(ValueError, match="polarity 0 is softmax, so there is nothing to calibrate"):
+            convert(source, calibrate=data, polarity=0.0)
+        with pytest.raises(ValueError, match=r"polarity and balance are one number, but are 0\.3 and 0\.4; pass one of them"):
+            convert(source, calibrate=data, polarity=0.3, balance=0.4)
     with pytest.raises(ValueError, match="a learned polarity starts close to softmax, so there is nothing to calibrate"):
-        convert(bert, polarity="learned", calibrate=unlabelled("bert"))
-    with pytest.raises(ValueError, match=r"balance must be in \(0, 1\]"):
-        convert(bert, calibrate=unlabelled("bert"), balance=2.0)
-    with pytest.raises(ValueError, match=r"balance 0\.5 is what calibrate=batches would align to, but there are no batches"):
-        convert(bert, balance=0.5)
+        convert(bert, polarity="learned", calibrate=data)
 
 
-def test_a_polarity_above_0_without_calibration_is_warned_of_once(caplog):
-    _warn_unaligned.cache_clear()
-    convert(tiny_model(transformers.BertModel), polarity=0.0)
-    convert(tiny_model(transformers.BertModel), polarity="learned")
+@pytest.mark.parametrize("rotary", [False, True])
+def test_a_polarity_above_0_without_calibration_is_warned_of_once(rotary, caplog):
+    _warn_uncalibrated.cache_clear()
+    cls = transformers.LlamaModel if rotary else transformers.BertModel
+    convert(tiny_model(cls), polarity=0.0)
+    convert(tiny_model(cls), polarity="learned")
+    convert(tiny_model(cls), polarity=0.2, shift="balanced")
     assert "polarity" not in caplog.text
     for polarity in (0.5, 1.0):
-        convert(tiny_model(transformers.BertModel), polarity=polarity)
+        convert(tiny_model(cls), polarity=polarity)
     assert sum(record.name.startswith("hf_tanhmax") for record in caplog.records) == 1
-    assert "compute something else at a polarity above 0" in caplog.text
-    assert "pass calibrate=batches of inputs (BERT, ViT)" in caplog.text
+    assert "an encoder loses some of its accuracy even when it is trained again, and a language model writes noise" in caplog.text
+    wanted = 'calibrate=texts, which takes shift="balanced" at polarity 0.2' if rotary else "calibrate=inputs, which aligns biases"
+    assert wanted in caplog.text

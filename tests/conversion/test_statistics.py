@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hf_tanhmax import tanhmax
-from hf_tanhmax.conversion.statistics import RowSums, real_rows, split_rows
+from hf_tanhmax.conversion.statistics import RowSums, keys_seen, real_rows, split_rows
 from hf_tanhmax.integration.hooks import AttentionCall
 
 QUERIES, KEYS, SIZE = 5, 7, 3
@@ -79,3 +79,9 @@ def test_what_no_key_bias_can_balance():
     shared = AttentionCall(given.module, given.query, given.key[:, :1], given.value[:, :1], None, given.options)
     with pytest.raises(NotImplementedError, match="the 3 query heads of Attention share 1 key biases"):
         split_rows(shared)
+
+
+def test_how_many_keys_a_query_sees():
+    assert keys_seen(call()).tolist() == [[KEYS] * QUERIES] * 2
+    assert keys_seen(call(masks()["boolean"])).tolist() == [[KEYS] * QUERIES, [4] * QUERIES]
+    assert keys_seen(call(queries=KEYS, is_causal=True)).tolist() == [list(range(1, KEYS + 1))] * 2

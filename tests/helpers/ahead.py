@@ -25,17 +25,19 @@ FEATURES = {
     "full": {},
     "softmax": {"CAUSAL": True, "POLARITY": 0},
     "additive": {"CAUSAL": True, "BIAS": True, "ADDITIVE": True},
+    "balanced": {"CAUSAL": True, "BALANCED": True},
     "paged": {"PAGE": 1, "TABLE": True, "CAUSAL": True},
     "masked": {"CAUSAL": True, "KEEP": True},
     "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
 }
 POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "SPANS": "i32", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
 POINTERS |= {"RANGES": "i32", "TABLE": "i64", "BOUNDS": "i32", "OUT": "fp32", "PARTS": "fp32", "LSES": "fp32", "NORMS": "fp32"}
-DECODE_FEATURES = ("full", "softmax", "additive", "paged", "everything")
+DECODE_FEATURES = ("full", "softmax", "additive", "balanced", "paged", "everything")
 # Kernels whose blocks are not in the table of tiles: their constants.
 FIXED = {"delta": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_M": 64}, "span": {"DENSE": 1, "BLOCK_R": 128, "BLOCK_C": 32}}
 FIXED |= {"norm": {"DIM": 64, "BLOCK_DIM": 64, "ALIGN": 8, "BLOCK_N": 128}}
-FIXED |= {"combine": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_S": 16}, "range": {"BLOCK_N": 1024}}
+FIXED |= {kernel: {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_S": 16} for kernel in ("combine", "combine_halves")}
+FIXED |= {"range": {"BLOCK_N": 1024}}
 STATISTICS = ("LSE", "STATS", "DELTA", "D_LOG_P")
 FLOATS = ("scale", "cap", "factor", "dropout_p")
 
@@ -74,9 +76,11 @@ def builds():
                     yield Build(kernel, head, size, row, "causal", architecture)
                 if head in (64, 128) and size == 2 and kernel != "bias" and (architecture == 90 or row == 0):
                     yield Build(kernel, head, size, row, "masked", architecture)
-        if head == 64 and kernel in ("forward", "key_value"):
-            others = [features for features in FEATURES if features not in ("causal", "paged", "masked") and size == 2]
-            yield from (Build(kernel, head, size, 0, features, 90) for features in others)
+        if head == 64 and size == 2 and kernel in ("forward", "balanced", "key_value"):
+            known = ("causal", "paged", "masked", "balanced", "softmax" if kernel == "balanced" else None)
+            yield from (Build(kernel, head, size, 0, features, 90) for features in FEATURES if features not in known)
+        if head in (64, 128) and size == 2 and kernel in ("key_value", "query", "bias"):
+            yield Build(kernel, head, size, 0, "balanced", 90)
     yield from (Build(kernel, 64, 2, 0, "full", architecture) for kernel in FIXED for architecture in ARCHITECTURES)
 
 
@@ -103,15 +107,23 @@ def arguments(build):
     wanted = FEATURES[build.features]
     constants = dict.fromkeys(("DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE"), build.head)
     constants |= {"ALIGN": 8, "BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "POLARITY": 1, "PRECISION": "ieee"}
-    constants |= dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "SHARED_M", "SHARED_N"), False)
+    constants |= dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED", "SHARED_M", "SHARED_N"), False)
     constants |= {"EXACT": build.size == 4, "PARTIAL": True, "PAGE": 1, "POLYNOMIAL": tile.polynomial}
     constants["DESCRIBED"] = tile.described
     constants["PASSES"] = 2 if build.size == 4 else 1
     constants |= {name: value for name, value in wanted.items() if name in constants}
-    present = {"LOG_P": constants["POLARITY"] == 2, "SEED": "DROPOUT" in wanted, "KEEP": "KEEP" in wanted, "SPANS": "KEEP" in wanted}
+    if constants["BALANCED"] or build.kernel == "balanced":
+        constants |= {"BALANCED": True, "POLARITY": 1}
+    present = {
+        "LOG_P": constants["POLARITY"] == 2 or constants["BALANCED"],
+        "SEED": "DROPOUT" in wanted,
+        "KEEP": "KEEP" in wanted,
+        "SPANS": "KEEP" in wanted,
+    }
     present |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
     present |= {"RANGES": "KEEP" in wanted, "TABLE": "TABLE" in wanted, "BOUNDS": "TABLE" in wanted}
     present |= {"SUM_Q": False, "NORMS": tile.static, "STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
+    present["OPPOSITE"] = constants["BALANCED"] and (build.size == 2 or build.kernel.startswith("decode"))
     return tile, constants, {name for name, given in present.items() if not given}
 
 
@@ -123,7 +135,8 @@ def compiled(build):
 
     from hf_tanhmax.attention.kernels import backward, decode, forward, shift
 
-    names = {f"{build.kernel.split('_')[0]}_kernel", f"{build.kernel}_kernel"}
+    kernel = "forward" if build.kernel == "balanced" else build.kernel
+    names = f"{kernel}_kernel", f"{kernel.split('_')[0]}_kernel"
     function = next(getattr(module, name) for module in (forward, backward, decode, shift) for name in names if hasattr(module, name))
     tile, constants, absent = arguments(build)
     signature, values, attributes = {}, {}, {}
@@ -135,7 +148,8 @@ def compiled(build):
         elif name in constants or name in absent:
             signature[name], values[index,] = "constexpr", constants.get(name)
         elif name.isupper():
-            signature[name] = "*" + POINTERS.get(name, "fp32" if name in STATISTICS else DTYPES[build.size])
+            exact = name in STATISTICS or (name == "OPPOSITE" and kernel != "forward")
+            signature[name] = "*" + POINTERS.get(name, "fp32" if exact else DTYPES[build.size])
             attributes[index,] = [["tt.divisibility", 16]]
         else:
             signature[name] = "fp32" if name in FLOATS else "i32"

@@ -11,6 +11,7 @@ from supported_models import table as supported_table
 from hf_tanhmax.interpret import MEASURES
 from hf_tanhmax.interpret.faithfulness.report import ARROWS, Cell
 from hf_tanhmax.results import read_lines, table
+from hf_tanhmax.training.configuration.recipe import VARIANTS
 from recipes.benchmarks import faithfulness as faithfulness_speed
 from recipes.benchmarks import polarity_scan
 from recipes.benchmarks.attention import __main__ as benchmark
@@ -109,9 +110,15 @@ def conversion():
     return conversion_table.rendered()
 
 
+def variants():
+    """What each recipe is for."""
+    return table(["variant", "for"], [[f"`{name}`", sentence] for name, sentence in VARIANTS.items()], markdown=True, align="none")
+
+
 DATA = ("sst2", "20news", "cifar10", "cifar10-dinov2s", "tinyshakespeare")
 BLOCKS = {
     "supported models": supported_table,
+    "variants": variants,
     **{name: functools.partial(compared, name) for name in DATA},
     "conversion": conversion,
     "scan": scan,

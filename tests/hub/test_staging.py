@@ -7,16 +7,29 @@ import pytest
 import torch
 from families import tiny_model
 from huggingface_hub import ModelCard
-from made_conversions import REPORT
+from made_conversions import REFITTED
 from publishable import MODEL, RESULTS, RUBBISH, TOKENIZER, asks_by_an_old_name
 from safetensors.torch import load_file, save_file
 
 from hf_tanhmax import TanhMaxBertForSequenceClassification, to_softmax
+from hf_tanhmax.conversion.report import ORIGINALS
 from hf_tanhmax.hub import HubError
 from hf_tanhmax.hub.staging import files_of, is_adapter, left_behind, pin_base, stage_adapter, stage_model, stale
 from hf_tanhmax.models.remote_code import CODE_FILE, auto_map, verdict
 
 pytestmark = asks_by_an_old_name
+
+
+ABLATION = {
+    "model": "bert",
+    "attention": "TanhMax",
+    "metric": "accuracy",
+    "rows": 9,
+    "as_is": 0.7,
+    "negative_mass": 0.1,
+    "effects": {"negatives_masked": {"value": 0.7, "difference": 0.0, "low": 0.0, "high": 0.0}},
+    "negative_mass_per_layer": [0.1],
+}
 
 
 @pytest.fixture
@@ -30,9 +43,17 @@ def names(into):
 
 
 def test_a_run_folder(run_folder, into):
-    REPORT.save(run_folder)
+    REFITTED.save(run_folder)
+    (run_folder / "ablation.json").write_text(json.dumps(ABLATION))
     stage_model(run_folder, into, repo_id="owner/thing")
-    assert names(into) == MODEL | TOKENIZER | {"results.json", "conversion.json", "figures/weights.png", ".eval_results/sst2.yaml"}
+    assert names(into) == MODEL | TOKENIZER | {
+        "results.json",
+        "conversion.json",
+        ORIGINALS,
+        "ablation.json",
+        "figures/weights.png",
+        ".eval_results/sst2.yaml",
+    }
     assert left_behind(run_folder, into) == sorted({Path(name).parts[0] for name in RUBBISH})
     assert "owner/thing" in (into / "README.md").read_text()
 

@@ -202,15 +202,18 @@ def test_requests_with_one_query_each_are_read_where_they_lie(model, gathered, m
 
 
 @pytest.mark.slow
-def test_a_balanced_shift_is_gathered_and_writes_what_generate_does(gathered, monkeypatch):
-    """No kernel reads a block table with a shift yet, so none is chosen though the tensors would fit it."""
+@with_triton
+def test_a_balanced_shift_is_read_where_it_lies_and_writes_what_generate_does(gathered, monkeypatch):
     balanced = tiny_model(TanhMaxLlamaForCausalLM, eos_token_id=None, tanhmax_shift="balanced", tanhmax_polarity=0.4)
-    monkeypatch.setattr(serving, "reads_blocks", lambda *_: True)
     prompts = [text(1, 6), text(1, 3)]
     options = {"max_new_tokens": NEW, "do_sample": False}
     wanted = [balanced.generate(each, attention_mask=torch.ones_like(each), **options)[0, each.shape[1] :].tolist() for each in prompts]
     assert written(balanced, prompts) == wanted
     assert all(gathered)
+    gathered.clear()
+    monkeypatch.setitem(attention.AUTOMATIC, "cpu", ("triton",))
+    assert written(balanced, prompts) == wanted
+    assert gathered.count(False) >= (NEW - 1) * balanced.config.num_hidden_layers
 
 
 @pytest.mark.slow

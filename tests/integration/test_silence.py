@@ -26,7 +26,7 @@ from hf_tanhmax import (
     use_tanhmax,
 )
 from hf_tanhmax.integration.detection.attention_facts import attention_facts
-from hf_tanhmax.integration.patching import ConfigView, _by_layer, attention_modules
+from hf_tanhmax.integration.patching import ConfigView, attention_modules, modules_by_layer
 from hf_tanhmax.integration.registration import SCORE_BIAS
 
 with torch.device("meta"):  # looks up once which functions make tensors, and must see them as they are outside of a test
@@ -363,7 +363,7 @@ REFUSED_ARGUMENTS = {
 def test_sinks_and_sparse_keys_are_refused_before_a_forward_pass(name):
     sparse = {"layer_types": ["minimax_m3_sparse"] * 2} if name == "MiniMaxM3VLTextModel" else {}
     model = on_meta(name, **TINY_DECODER, **sparse)
-    every_layer = range(len(_by_layer(model)))
+    every_layer = range(len(modules_by_layer(model)))
     with pytest.raises(NotImplementedError, match=f"TanhMax attention has no {REFUSED_ARGUMENTS[name]}"):
         use_tanhmax(model, TanhMaxSettings(layers=every_layer))
     with pytest.raises(NotImplementedError, match="TanhMax attention has no "), tanhmax_on(model, layers=every_layer):

@@ -1,4 +1,4 @@
-"""The rooms of explanations import downwards: inputs, attribution, faithfulness, viz."""
+"""The rooms of explanations import downwards: inputs, attribution, faithfulness, ablation, viz."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from hf_tanhmax import interpret
 
 FOLDER = Path(interpret.__file__).parent
-ROOMS = ("inputs", "attribution", "faithfulness", "viz")
+ROOMS = ("inputs", "attribution", "faithfulness", "ablation", "viz")
 
 
 def test_every_folder_is_a_room():

@@ -5,21 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
-
-from hf_tanhmax.training.data.tokenizer import build_tokenizer
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A softmax checkpoint with its tokenizer, small and random."""
-    folder = str(tmp_path_factory.mktemp("checkpoint"))
-    tokenizer = build_tokenizer([" ".join(f"w{word}" for word in range(43))], vocabulary_size=43, max_length=17)
-    sizes = {"hidden_size": 10, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 14, "max_position_embeddings": 23}
-    torch.manual_seed(0)
-    BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 
 @pytest.fixture
@@ -55,6 +41,9 @@ def test_a_tanhmax_checkpoint_is_continued_and_never_trained_as_softmax(train_ch
     code, said, _ = train_checkpoint("tanhmax", "--layers", "0", start=first, folder="fifth")
     assert code == 2
     assert "layers of" in said
+    code, said, _ = train_checkpoint("aligned", start=first, folder="sixth")
+    assert code == 2
+    assert "is a TanhMax checkpoint already, so there is nothing to calibrate: set calibrate to null, or start from the softmax" in said
 
 
 @pytest.mark.slow

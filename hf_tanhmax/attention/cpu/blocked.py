@@ -27,6 +27,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,10 +65,12 @@ class BlockedProblem:
         self.batch, self.heads, self.queries, _ = self.query.shape
         self.kv_heads, self.keys = self.key.shape[1:3]
         self.groups = self.heads // self.kv_heads
-        if inputs.log_polarity is None:
+        self.balanced = inputs.balanced
+        if inputs.polarity is None:
             self.log_polarity = self.query.new_full((self.heads,), 0.0 if inputs.signed else -math.inf)
         else:
-            self.log_polarity = inputs.log_polarity.to(self.exact)
+            polarity = inputs.polarity.to(self.exact)
+            self.log_polarity = torch.log(polarity) if self.balanced else polarity
         self.generator = torch.Generator()
         if inputs.seed is not None:
             self.generator.manual_seed(int(inputs.seed))
@@ -315,33 +318,32 @@ class BlockedGradients:
     value: Tensor
     bias: Tensor | None
     additive_mask: Tensor | None
-    log_polarity: Tensor | None
+    polarity: Tensor | None
+
+    @classmethod
+    def zeros(cls, problem: BlockedProblem, *, bias: bool, additive_mask: bool, polarity: bool) -> "BlockedGradients":
+        """Of those that are wanted, in the dtype that is computed in."""
+
+        def _like(tensor: Tensor | None, wanted: bool = True) -> Any:
+            return torch.zeros(tensor.shape, dtype=problem.exact) if wanted and tensor is not None else None
+
+        added = _like(problem.bias, bias), _like(problem.additive_mask, additive_mask)
+        return cls(_like(problem.query), _like(problem.key), _like(problem.value), *added, _like(problem.log_polarity, polarity))
 
 
 def blocked_backward(
-    problem: BlockedProblem, grad_output: Tensor, *, bias: bool = False, additive_mask: bool = False, log_polarity: bool = False
+    problem: BlockedProblem, grad_output: Tensor, *, bias: bool = False, additive_mask: bool = False, polarity: bool = False
 ) -> BlockedGradients:
-    """Gradients from that of the output; `bias`, `additive_mask` and `log_polarity` say whether theirs are wanted.
+    """Gradients from that of the output; `bias`, `additive_mask` and `polarity` (its logarithm) say whether theirs are wanted.
 
     Every block holds whole rows, so the denominator and D are computed anew: L and O carry a rounding that grows with the scores.
     """
     grad_output = grad_output.to(problem.exact)
-
-    def _zeros(like: Tensor) -> Tensor:
-        return torch.zeros(like.shape, dtype=problem.exact)
-
-    gradients = BlockedGradients(
-        query=_zeros(problem.query),
-        key=_zeros(problem.key),
-        value=_zeros(problem.value),
-        bias=_zeros(problem.bias) if bias and problem.bias is not None else None,
-        additive_mask=_zeros(problem.additive_mask) if additive_mask and problem.additive_mask is not None else None,
-        log_polarity=_zeros(problem.log_polarity) if log_polarity else None,
-    )
+    gradients = BlockedGradients.zeros(problem, bias=bias, additive_mask=additive_mask, polarity=polarity)
     buffers = problem.scratch(4)
     for block in problem.blocks():
         scores, weights, grad_scores, product = (problem.tile_in(buffer, block) for buffer in buffers)
-        total, _, negative, capped = _weigh(problem, block, scores, weights, negative=log_polarity)
+        total, _, negative, capped = _weigh(problem, block, scores, weights, negative=polarity)
         inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
         row_grad = problem.rows_of(grad_output, block) * inverse
         factors = problem.dropout(block)
@@ -349,31 +351,31 @@ def blocked_backward(
         if factors is not None:
             grad_scores.mul_(factors)
         row_delta = torch.mul(grad_scores, weights, out=product).sum(-1, keepdim=True).mul_(inverse)
-        if negative is not None and gradients.log_polarity is not None:
+        if negative is not None and gradients.polarity is not None:
             per_row = negative.mul_(grad_scores + row_delta).sum(-1, keepdim=True)
-            gradients.log_polarity[block.heads] -= problem.by_head(per_row, block).sum((0, 2, 3))
+            gradients.polarity[block.heads] -= problem.by_head(per_row, block).sum((0, 2, 3))
         # The gradient of the scores: C dP - W D, with C = 2E - W.
         torch.sub(weights, scores, alpha=2.0, out=scores)
         if gradients.additive_mask is not None:  # W dP - C D
-            _add_up(problem, block, gradients.additive_mask, product.addcmul_(scores, row_delta))
+            add_up(problem, block, gradients.additive_mask, product.addcmul_(scores, row_delta))
         grad_scores.mul_(scores.neg_()).addcmul_(weights, row_delta, value=-1.0)
         if factors is not None:
             weights.mul_(factors)
         problem.columns_of(gradients.value, block).baddbmm_(weights.transpose(1, 2), row_grad)
-        _back_to_inputs(problem, block, gradients, grad_scores, capped)
+        back_to_inputs(problem, block, gradients, grad_scores, capped)
     return gradients
 
 
-def _add_up(problem: BlockedProblem, block: Block, total: Tensor, tile: Tensor) -> None:
+def add_up(problem: BlockedProblem, block: Block, total: Tensor, tile: Tensor) -> None:
     """Add a tile to the block's part of a gradient that broadcasts to `[batch, heads, queries, keys]`."""
     part = problem.part_of(total, block)
     part += problem.by_head(tile, block).sum_to_size(part.shape)
 
 
-def _back_to_inputs(problem: BlockedProblem, block: Block, gradients: BlockedGradients, grad_scores: Tensor, capped: Tensor | None) -> None:
+def back_to_inputs(problem: BlockedProblem, block: Block, gradients: BlockedGradients, grad_scores: Tensor, capped: Tensor | None) -> None:
     """From the gradient of a block's scores to those of bias, query and key."""
     if gradients.bias is not None:
-        _add_up(problem, block, gradients.bias, grad_scores)
+        add_up(problem, block, gradients.bias, grad_scores)
     if capped is not None:
         grad_scores.addcmul_(grad_scores * capped, capped, value=-1.0)
     grad_query = torch.bmm(grad_scores, problem.columns_of(problem.key, block)).mul_(problem.scale)

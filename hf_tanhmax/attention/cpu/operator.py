@@ -42,10 +42,10 @@ PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 POINTERS = (
     *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
-    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_log_polarity", "scratch"),
+    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "scratch"),
 )
 STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "polarity": 2}
-NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads")
+NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads", "share", "balanced")
 
 
 class NativeCall(ctypes.Structure):
@@ -82,16 +82,16 @@ def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
     """As `blocked.blocked_forward`."""
     shape = (problem.batch, problem.heads, problem.queries)
     output = torch.zeros(*shape, problem.value.shape[3], **PLACE)
-    lse = torch.full(shape, math.inf, **PLACE)
+    lse = torch.full((0,) if problem.balanced else shape, math.inf, **PLACE)
     _call_library("hf_tanhmax_forward", problem, None, tiles=1, spare=1, output=output, lse=lse)
     return output, lse
 
 
-def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarity: bool = False) -> BlockedGradients:
+def native_backward(problem: BlockedProblem, grad_output: Tensor, *, polarity: bool = False) -> BlockedGradients:
     """As `blocked.blocked_backward`; there is neither bias nor additive mask."""
     query, key, value = (torch.zeros(tensor.shape, **PLACE) for tensor in (problem.query, problem.key, problem.value))
-    sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if log_polarity else None
-    tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_log_polarity": sums}
+    sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if polarity else None
+    tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_polarity": sums}
     spare = problem.value.shape[3] + 1
     _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
     return BlockedGradients(query, key, value, None, None, None if sums is None else sums.sum((0, 2)))
@@ -100,15 +100,20 @@ def native_backward(problem: BlockedProblem, grad_output: Tensor, *, log_polarit
 def _call_library(
     function: str, problem: BlockedProblem, grad_output: Tensor | None, *, tiles: int, spare: int, **results: Tensor | None
 ) -> None:
-    """Call a function of the library: `tiles` tiles of scratch memory for each thread, and `spare` numbers more for each of their rows."""
+    """Call a function of the library.
+
+    Scratch memory of each thread: `tiles` tiles, `spare` numbers more for each of their rows, and two rows more if the shift is balanced.
+    """
     by_query = _by_query(problem, grad_output)
     batch, heads, queries, width = by_query["query"].shape
-    rows, threads = native_rows(queries, problem.keys), torch.get_num_threads()
+    rows, threads, balanced = native_rows(queries, problem.keys), torch.get_num_threads(), problem.balanced
+    share = rows * (tiles * problem.keys + spare) + 2 * balanced * problem.keys
     held = results | by_query
     held |= {"key": _dense_rows(problem.key), "value": _dense_rows(problem.value), "plain": (problem.bounds < PLAIN_LIMIT).contiguous()}
-    held["scratch"] = torch.empty(threads * rows * (tiles * problem.keys + spare), **PLACE)
+    held["scratch"] = torch.empty(threads * share, **PLACE)
     sizes = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
-    call = NativeCall(**sizes, width=width, value_width=problem.value.shape[3], rows=rows, threads=threads, scale=problem.scale)
+    sizes |= {"width": width, "value_width": problem.value.shape[3], "rows": rows, "threads": threads, "share": share}
+    call = NativeCall(**sizes, balanced=balanced, scale=problem.scale)
     for name, tensor in held.items():
         if tensor is not None:
             setattr(call, name, tensor.data_ptr())

@@ -17,6 +17,7 @@ With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C =
 import triton
 import triton.language as tl
 
+from .balanced import halves_gradient, load_polarity
 from .forward import RUNTIME
 from .primitives import (
     Band,
@@ -66,6 +67,7 @@ def key_value_kernel(
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
+    BALANCED: tl.constexpr,
 ):  # fmt: skip
     """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys.
 
@@ -124,13 +126,18 @@ def key_value_kernel(
                 b_start, b_end = sequence_bounds(STARTS, ENDS, block, 0)
                 m_row = i_m + o_m < queries
                 b_shift, b_inverse = row_statistics(LSE, STATS, p_row + i_m + o_m, rows, m_row)
-                b_delta = tl.load(DELTA + p_row + i_m + o_m, mask=m_row, other=0.0)[None, :]
+                b_delta = tl.load(DELTA + p_row + i_m + o_m, mask=m_row, other=0.0)
+                b_shift_n, b_inverse_n, b_delta_n = b_shift, b_inverse, b_delta
+                if BALANCED:
+                    b_shift_n, b_inverse_n = row_statistics(LSE, STATS, p_row + rows // 2 + i_m + o_m, rows, m_row)
+                    b_delta_n = tl.load(DELTA + p_row + rows // 2 + i_m + o_m, mask=m_row, other=0.0)
                 b_w, _, b_ds = tile_gradient(
-                    b_qk, b_dp, Statistics(b_shift[None, :], b_inverse[None, :], b_delta),
+                    b_qk, b_dp, Statistics(b_shift[None, :], b_inverse[None, :], b_delta[None, :]),
+                    Statistics(b_shift_n[None, :], b_inverse_n[None, :], b_delta_n[None, :]),
                     Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
                     Rows(i_m, o_m[None, :], queries), Rows(i_n, o_n[:, None], keys),
                     Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-                    Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True,
+                    Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True, BALANCED=BALANCED,
                 )  # fmt: skip
                 b_dv = tl.dot(b_w.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
                 b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
@@ -153,6 +160,7 @@ def query_kernel(
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, PASSES: tl.constexpr,
+    BALANCED: tl.constexpr,
 ):  # fmt: skip
     """dQ [batch, queries, heads, DIM], dense, and the gradient of log p row by row, [batch, heads, queries], if D_LOG_P is given.
 
@@ -193,6 +201,12 @@ def query_kernel(
     b_delta = b_sum
     if PASSES == 1:
         b_delta = tl.load(DELTA + p_row, mask=m_row, other=0.0)
+    b_shift_n, b_inverse_n, b_delta_n = b_shift, b_inverse, b_delta
+    if BALANCED:
+        b_shift_n, b_inverse_n = row_statistics(LSE, STATS, p_row + rows // 2, rows, m_row)
+        b_sum_n = tl.zeros([BLOCK_M], tl.float32)
+        if PASSES == 1:
+            b_delta_n = tl.load(DELTA + p_row + rows // 2, mask=m_row, other=0.0)
     b_dq = tl.zeros([BLOCK_M, BLOCK_DIM], tl.float32)
     b_dlog = tl.zeros([BLOCK_M], tl.float32)
 
@@ -206,21 +220,31 @@ def query_kernel(
                 b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, keys), EDGES == 1)
                 b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
                 b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-                b_w, b_dlog_p, b_ds = tile_gradient(
+                b_w, b_n, b_ds = tile_gradient(
                     b_qk, b_dp, Statistics(b_shift[:, None], b_inverse[:, None], b_delta[:, None]),
+                    Statistics(b_shift_n[:, None], b_inverse_n[:, None], b_delta_n[:, None]),
                     Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
                     Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], keys),
                     Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-                    Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True,
+                    Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=EDGES == 1, INNER=True, BALANCED=BALANCED,
                 )  # fmt: skip
                 if PASS < PASSES - 1:
-                    b_sum += tl.sum(b_w * b_dp, 1)
+                    if BALANCED:
+                        b_sum += tl.sum((b_w + b_n) * b_dp, 1)
+                        b_sum_n += tl.sum(b_n * b_dp, 1)
+                    else:
+                        b_sum += tl.sum(b_w * b_dp, 1)
                 else:
                     b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
                     if D_LOG_P is not None:
-                        b_dlog += tl.sum(b_dlog_p, 1)
+                        b_dlog += tl.sum(b_n, 1)
         if PASS < PASSES - 1:
             b_delta = b_sum * (1.0 / (1.0 - dropout_p))
+            if BALANCED:
+                polarity = load_polarity(LOG_P, i_h, None)
+                b_delta = b_delta * (1.0 + polarity)
+                b_delta_n = b_sum_n * ((1.0 + polarity) / polarity / (1.0 - dropout_p))
+                tl.store(DELTA + p_row + rows // 2, b_delta_n, mask=m_row)
             tl.store(DELTA + p_row, b_delta, mask=m_row)
 
     p_dq = DQ + ((i_b * queries + i_m) * heads + i_h) * DIM + o_m[:, None] * (heads * DIM) + o_d[None, :]
@@ -237,7 +261,7 @@ def bias_kernel(
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
-    SHARED_M: tl.constexpr, SHARED_N: tl.constexpr,
+    SHARED_M: tl.constexpr, SHARED_N: tl.constexpr, BALANCED: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the bias in float32, by strides `out_`; where rows (or keys) share a bias, a partial sum per block of them."""
     blocks_n = tl.cdiv(keys, BLOCK_N)
@@ -280,18 +304,23 @@ def bias_kernel(
             b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, keys), MASKED=True)
             p_row = i_bh.to(tl.int64) * queries + i_m + o_m
             b_shift, b_inverse = row_statistics(LSE, STATS, p_row, rows, m_row)
-            b_delta = tl.load(DELTA + p_row, mask=m_row, other=0.0)[:, None]
+            b_delta = tl.load(DELTA + p_row, mask=m_row, other=0.0)
+            b_shift_n, b_inverse_n, b_delta_n = b_shift, b_inverse, b_delta
+            if BALANCED:
+                b_shift_n, b_inverse_n = row_statistics(LSE, STATS, p_row + rows // 2, rows, m_row)
+                b_delta_n = tl.load(DELTA + p_row + rows // 2, mask=m_row, other=0.0)
             b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
             b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)
-            _b_w, _b_dlog_p, b_ds = tile_gradient(
-                b_qk, b_dp, Statistics(b_shift[:, None], b_inverse[:, None], b_delta),
+            _b_w, _b_n, b_ds = tile_gradient(
+                b_qk, b_dp, Statistics(b_shift[:, None], b_inverse[:, None], b_delta[:, None]),
+                Statistics(b_shift_n[:, None], b_inverse_n[:, None], b_delta_n[:, None]),
                 Scoring(
                     scale, cap, log_p, Bias(BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h, bias_m, bias_n, ADDITIVE),
                     CAPPED, POLARITY, STATS is not None,
                 ),
                 Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], keys),
                 Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-                Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=True, INNER=False,
+                Dropout(seed, i_bh, dropout_p, DROPOUT), MASKED=True, INNER=False, BALANCED=BALANCED,
             )  # fmt: skip
             b_sum += b_ds
 
@@ -312,9 +341,12 @@ def bias_kernel(
 
 @triton.jit
 def tile_gradient(
-    b_qk, b_dp, statistics, scoring, rows, columns, mask, dropout, MASKED: tl.constexpr, INNER: tl.constexpr
+    b_qk, b_dp, statistics, opposite, scoring, rows, columns, mask, dropout, MASKED: tl.constexpr, INNER: tl.constexpr,
+    BALANCED: tl.constexpr,
 ):  # fmt: skip
     """Of one tile, rows by keys or keys by rows: the weights as they met the values, the gradient of log p, and that of the scores.
+
+    If BALANCED, the statistics are those of both halves, and in place of the gradient of log p comes the negative half of these weights.
 
     The gradient is that of the products of query and key (through the softcap) if INNER, else that of the scores behind the bias, or
     (with an additive mask) that of the mask, in which W and C have changed places.
@@ -330,10 +362,15 @@ def tile_gradient(
         m_survives = survives(rows, columns, dropout)
         b_dp = tl.where(m_survives, b_dp * (1.0 / (1.0 - dropout.probability)), 0.0)
     OF_MASK: tl.constexpr = scoring.bias.additive and not INNER
-    b_w, b_n, b_ds = score_gradient(b_a, b_x, b_y, b_dp, statistics, scoring, OF_MASK)
-    b_dlog_p = -b_n * (b_dp + statistics.delta)
+    if BALANCED:
+        b_w, b_n, b_ds = halves_gradient(b_x, b_y, b_dp, statistics, opposite, scoring, OF_MASK)
+        if dropout.active:
+            b_n = tl.where(m_survives, b_n, 0.0)
+    else:
+        b_w, b_n, b_ds = score_gradient(b_a, b_x, b_y, b_dp, statistics, scoring, OF_MASK)
+        b_n = -b_n * (b_dp + statistics.delta)
     if dropout.active:
         b_w = tl.where(m_survives, b_w, 0.0)
     if scoring.capped and INNER:
         b_ds = b_ds * (1.0 - b_tanh * b_tanh)
-    return b_w, b_dlog_p, b_ds
+    return b_w, b_n, b_ds

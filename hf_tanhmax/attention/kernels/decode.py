@@ -6,6 +6,11 @@ r"""The decoding kernels: a few queries against many keys, which are split into 
 
 .. math:: L = \log \sum_s e^{L_s}, \qquad O = \sum_s e^{L_s - L} O_s
 
+  With a balanced shift the two halves of the weights have sums of their own. A chunk then leaves both logarithms, the output of its keys
+  and :math:`N_s`, that of the negative half, which has a share of :math:`c_-` (`balanced`):
+
+.. math:: O = \sum_s r_s O_s + (r_s - u_s)\, c_- N_s, \qquad r_s = e^{L_{+s} - L_+}, \quad u_s = e^{L_{-s} - L_-}
+
 * `range_kernel`: from where to where a boolean mask keeps any key, so that the padding on the left and the unused end of a static cache
   are not read.
 
@@ -16,6 +21,7 @@ TABLE, the keys lie in blocks of PAGE keys anywhere in K and V, and are read whe
 import triton
 import triton.language as tl
 
+from .balanced import Halves, join_halves, load_polarity, log_share, take_halves
 from .forward import STRIDES, Sums
 from .primitives import (
     LN2,
@@ -42,16 +48,18 @@ DECODING += ["ragged"]
 
 @triton.jit(do_not_specialize=DECODING)
 def decode_kernel(
-    Q, K, V, LOG_P, BIAS, KEEP, RANGES, TABLE, BOUNDS, OUT, LSE,
+    Q, K, V, LOG_P, BIAS, KEEP, RANGES, TABLE, BOUNDS, OUT, LSE, OPPOSITE,
     q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, range_b, table_b,
     batch, queries, keys, heads, groups, splits, chunks, offset, window, shortest, ragged, scale, cap,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, EXACT: tl.constexpr, PAGE: tl.constexpr, PARTIAL: tl.constexpr,
+    BALANCED: tl.constexpr,
 ):  # fmt: skip
     """OUT [splits, batch, queries, heads, VALUE_DIM] and LSE [splits, batch, queries, heads]; q, k, v by their strides over ALIGN.
 
-    A row without a key gets L = +inf; if PARTIAL it gets -inf, its share of the whole, and no output. With a TABLE the first stride of k
+    A row without a key gets L = +inf; if PARTIAL it gets -inf, its share of the whole, and no output. If BALANCED, there are two L of each
+    row, [2, splits, ..], and OPPOSITE, if PARTIAL, is for the outputs of the negative half. With a TABLE the first stride of k
     and v is that from block to block, and BOUNDS [batch + 1] say where the keys of each entry begin; `ragged` is 1 if the rows of the
     table do so too, and 0 if they lie `table_b` apart.
     """
@@ -91,6 +99,11 @@ def decode_kernel(
     b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
+    if BALANCED:
+        polarity = load_polarity(LOG_P, o_h, m_row)
+        b_opposite = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
+        b_max = tl.full([BLOCK_M], -1e38, tl.float32)
+        b_sum_n, b_max_n, b_ratio = b_sum, b_max, b_sum
 
     low, high = seen_keys(queries, keys, Band(offset, window, CAUSAL, WINDOW), p_range, chunks)
     chunk = tl.maximum(tl.cdiv(tl.maximum(high - low, 0), splits), shortest)
@@ -109,23 +122,44 @@ def decode_kernel(
             b_k = load_tile(Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM), Rows(i_n, o_n, end), MASKED=True)
             b_v = load_tile(Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE), Rows(i_n, o_n, end), MASKED=True)
         b_qk = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-        b_acc, b_sum, b_max = attend_chunk(
-            b_qk, b_v, Sums(b_acc, b_sum, b_max), Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], end),
-            Mask(Band(offset, window, CAUSAL, WINDOW), 0, 0, False, p_keep, keep_m, keep_n),
-            Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, EXACT), PRECISION,
-        )  # fmt: skip
+        if BALANCED:
+            b_x, b_y = chunk_exponents(
+                b_qk, Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], end),
+                Mask(Band(offset, window, CAUSAL, WINDOW), 0, 0, False, p_keep, keep_m, keep_n),
+                Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, EXACT),
+            )  # fmt: skip
+            b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio = take_halves(
+                b_x, b_y, b_v, None, Halves(b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio), polarity, EXACT, PRECISION
+            )  # fmt: skip
+        else:
+            b_acc, b_sum, b_max = attend_chunk(
+                b_qk, b_v, Sums(b_acc, b_sum, b_max), Rows(i_m, o_m[:, None], queries), Rows(i_n, o_n[None, :], end),
+                Mask(Band(offset, window, CAUSAL, WINDOW), 0, 0, False, p_keep, keep_m, keep_n),
+                Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, EXACT), PRECISION,
+            )  # fmt: skip
 
     m_empty = b_sum == 0.0
-    b_sum = tl.where(m_empty, 1.0, b_sum)
-    b_out = b_acc * (1.0 / b_sum)[:, None]
-    b_lse = b_max + tl.log(b_sum) if EXACT else (b_max + tl.log2(b_sum)) * LN2
+    if BALANCED:
+        b_out, b_opposite = join_halves(Halves(b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio), polarity, 0.0)
+        b_lse = log_share(b_sum, b_max, 1.0 / (1.0 + polarity), EXACT)
+        b_lse_n = log_share(b_sum_n, b_max_n, polarity / (1.0 + polarity), EXACT)
+    else:
+        b_sum = tl.where(m_empty, 1.0, b_sum)
+        b_out = b_acc * (1.0 / b_sum)[:, None]
+        b_lse = b_max + tl.log(b_sum) if EXACT else (b_max + tl.log2(b_sum)) * LN2
     b_lse = tl.where(m_empty, float("-inf") if PARTIAL else float("inf"), b_lse)
     i_out = ((i_s.to(tl.int64) * batch + i_b) * queries + o_m) * heads + o_h
     tl.store(LSE + i_out, b_lse, mask=m_row)
+    if BALANCED:
+        b_lse_n = tl.where(m_empty, float("-inf") if PARTIAL else float("inf"), b_lse_n)
+        tl.store(LSE + splits.to(tl.int64) * batch * queries * heads + i_out, b_lse_n, mask=m_row)
     if PARTIAL:
         m_row = m_row & (m_empty == 0)
     p_out = OUT + i_out[:, None] * VALUE_DIM + o_v[None, :]
     tl.store(p_out, b_out.to(OUT.dtype.element_ty), mask=m_row[:, None] & (o_v < VALUE_DIM)[None, :])
+    if OPPOSITE is not None:
+        p_out = OPPOSITE + i_out[:, None] * VALUE_DIM + o_v[None, :]
+        tl.store(p_out, b_opposite, mask=m_row[:, None] & (o_v < VALUE_DIM)[None, :])
 
 
 @triton.jit
@@ -147,6 +181,15 @@ def attend_chunk(b_qk, b_v, sums, rows, columns, mask, scoring, PRECISION: tl.co
     b_sum = b_sum * b_shrink + tl.sum(b_all, 1)
     b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision=PRECISION)
     return b_acc, b_sum, b_new
+
+
+@triton.jit
+def chunk_exponents(b_qk, rows, columns, mask, scoring):
+    """The exponents of one block of keys, by its products with the queries."""
+    b_x, _ = scores(b_qk, rows, columns, scoring)
+    b_x, b_y = exponents(b_x, visible(rows, columns, mask), scoring, MASKED=True)
+    _, b_x, b_y = faded(b_x, b_x, b_y, rows, columns, scoring)
+    return b_x, b_y
 
 
 @triton.jit
@@ -204,6 +247,52 @@ def combine_kernel(PARTS, LSES, O, LSE, rows, splits, VALUE_DIM: tl.constexpr, B
     tl.store(LSE + i_row, tl.where(empty, float("inf"), shift + tl.log(total)))
     b_out = tl.sum(b_acc, 0) * (1.0 / total)
     tl.store(O + i_row * VALUE_DIM + o_v, b_out.to(O.dtype.element_ty), mask=o_v < VALUE_DIM)
+
+
+@triton.jit(do_not_specialize=["rows", "splits", "heads"])
+def combine_halves_kernel(
+    PARTS, OPPOSITE, LSES, LOG_P, O, LSE, rows, splits, heads, VALUE_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, BLOCK_S: tl.constexpr
+):  # fmt: skip
+    """The same with a balanced shift: OPPOSITE is like PARTS, LSES are [2, splits, rows], LSE [2, rows]; rows are [.., heads]."""
+    i_row = tl.program_id(0).to(tl.int64)
+    o_s, o_v = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_VALUE)
+    polarity = load_polarity(LOG_P, i_row % heads, None)
+    negative = polarity / (1.0 + polarity)
+    p_lse_n = LSES + splits.to(tl.int64) * rows
+    lse_p, lse_n = total_lse(LSES + i_row, rows, splits, BLOCK_S), total_lse(p_lse_n + i_row, rows, splits, BLOCK_S)
+    shift_p, shift_n = tl.where(lse_p == float("inf"), 0.0, lse_p), tl.where(lse_n == float("inf"), 0.0, lse_n)
+    b_acc = tl.zeros([BLOCK_S, BLOCK_VALUE], tl.float32)
+    for i in range(tl.cdiv(splits, BLOCK_S)):
+        i_part = (i * BLOCK_S + o_s).to(tl.int64) * rows + i_row
+        m_split = i * BLOCK_S + o_s < splits
+        b_lse = tl.load(LSES + i_part, mask=m_split, other=float("-inf"))
+        b_share = tl.exp(b_lse - shift_p)
+        b_moved = b_share - tl.exp(tl.load(p_lse_n + i_part, mask=m_split, other=float("-inf")) - shift_n)
+        m_part = (b_lse != float("-inf"))[:, None] & (o_v < VALUE_DIM)[None, :]
+        p_part = i_part[:, None] * VALUE_DIM + o_v[None, :]
+        b_acc += b_share[:, None] * tl.load(PARTS + p_part, mask=m_part, other=0.0)
+        b_acc += (b_moved * negative)[:, None] * tl.load(OPPOSITE + p_part, mask=m_part, other=0.0)
+    tl.store(LSE + i_row, lse_p)
+    tl.store(LSE + rows + i_row, lse_n)
+    tl.store(O + i_row * VALUE_DIM + o_v, tl.sum(b_acc, 0).to(O.dtype.element_ty), mask=o_v < VALUE_DIM)
+
+
+@triton.jit
+def total_lse(p_lse, rows, splits, BLOCK_S: tl.constexpr):
+    """The logarithm of the sum of all chunks of a row, whose own lie `rows` apart; +inf if none has a key."""
+    o_s = tl.arange(0, BLOCK_S)
+    b_max = tl.full([BLOCK_S], float("-inf"), tl.float32)
+    for i in range(tl.cdiv(splits, BLOCK_S)):
+        b_lse = tl.load(p_lse + (i * BLOCK_S + o_s).to(tl.int64) * rows, mask=i * BLOCK_S + o_s < splits, other=float("-inf"))
+        b_max = tl.maximum(b_max, b_lse)
+    top = tl.max(b_max, 0)
+    shift = tl.where(top == float("-inf"), 0.0, top)
+    b_sum = tl.zeros([BLOCK_S], tl.float32)
+    for i in range(tl.cdiv(splits, BLOCK_S)):
+        b_lse = tl.load(p_lse + (i * BLOCK_S + o_s).to(tl.int64) * rows, mask=i * BLOCK_S + o_s < splits, other=float("-inf"))
+        b_sum += tl.exp(b_lse - shift)
+    total = tl.sum(b_sum, 0)
+    return tl.where(total == 0.0, float("inf"), shift + tl.log(tl.where(total == 0.0, 1.0, total)))
 
 
 @triton.jit(do_not_specialize=["keep_b", "keep_h", "keep_m", "keep_n", "heads", "queries", "keys", "chunks"])

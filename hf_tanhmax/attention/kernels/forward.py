@@ -17,6 +17,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from .balanced import Halves, inverse, join_halves, load_polarity, log_share, walk_halves
 from .primitives import (
     LN2,
     Band,
@@ -58,13 +59,13 @@ class Sums(NamedTuple):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def forward_kernel(
-    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS, NORMS,
+    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS, NORMS, OPPOSITE,
     q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
     queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, POLYNOMIAL: tl.constexpr,
-    DESCRIBED: tl.constexpr,
+    DESCRIBED: tl.constexpr, BALANCED: tl.constexpr,
 ):  # fmt: skip
     """Output [batch, queries, heads, VALUE_DIM] and L [batch, heads, queries]; q, k, v by their strides over ALIGN.
 
@@ -101,39 +102,56 @@ def forward_kernel(
     p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
     b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, MASKED=True)
     span = key_span(block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span)
-    b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
-    b_sum = tl.zeros([BLOCK_M], tl.float32)
-    b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
-    done = False
-    if NORMS is not None:
-        b_shift, done = static_shift(
-            b_q, NORMS, i_b.to(tl.int32) * (heads // groups) + i_kv, keys,
-            Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None), POLYNOMIAL,
-        )  # fmt: skip
-        if done:
-            b_acc, b_sum, b_max = walk(
-                b_q, Sums(b_acc, b_sum, b_shift), block, span,
-                Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
-                Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
-                Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
-                Dropout(seed, i_bh, dropout_p, DROPOUT), "polynomial" if POLYNOMIAL else "static", PRECISION,
-            )  # fmt: skip
-            done = all_finite(b_acc)
-    if not done:
-        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
-        b_acc, b_sum, b_max = walk(
-            b_q, Sums(tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max), block, span,
+    if BALANCED:
+        polarity = load_polarity(LOG_P, i_h, None)
+        b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio = walk_halves(
+            b_q, block, span,
             Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
             Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
             Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
-            Dropout(seed, i_bh, dropout_p, DROPOUT), "running", PRECISION,
+            Dropout(seed, i_bh, dropout_p, DROPOUT), polarity, BLOCK_VALUE, PRECISION,
         )  # fmt: skip
+        b_out, b_opposite = join_halves(Halves(b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio), polarity, dropout_p)
+        positive, negative = 1.0 / (1.0 + polarity), polarity / (1.0 + polarity)
+        b_lse, b_lse_n = log_share(b_sum, b_max, positive, STATS is not None), log_share(b_sum_n, b_max_n, negative, STATS is not None)
+        b_inverse, b_inverse_n = positive * inverse(b_sum), negative * inverse(b_sum_n)
+    else:
+        b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
+        b_sum = tl.zeros([BLOCK_M], tl.float32)
+        b_acc = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
+        done = False
+        if NORMS is not None:
+            b_shift, done = static_shift(
+                b_q, NORMS, i_b.to(tl.int32) * (heads // groups) + i_kv, keys,
+                Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None), POLYNOMIAL,
+            )  # fmt: skip
+            if done:
+                b_acc, b_sum, b_max = walk(
+                    b_q, Sums(b_acc, b_sum, b_shift), block, span,
+                    Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED),
+                    Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED), Rows(0, o_n, keys),
+                    Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
+                    Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
+                    Dropout(seed, i_bh, dropout_p, DROPOUT), "polynomial" if POLYNOMIAL else "static", PRECISION,
+                )  # fmt: skip
+                done = all_finite(b_acc)
+        if not done:
+            b_max = tl.full([BLOCK_M], -1e38 if POLARITY != 1 or ADDITIVE else 0.0, tl.float32)
+            b_acc, b_sum, b_max = walk(
+                b_q, Sums(tl.zeros_like(b_acc), tl.zeros_like(b_sum), b_max), block, span,
+                Matrix(p_k, k_n * ALIGN, o_d, DIM, BLOCK_DIM, DESCRIBED), Matrix(p_v, v_n * ALIGN, o_v, VALUE_DIM, BLOCK_VALUE, DESCRIBED),
+                Rows(0, o_n, keys), Mask(Band(offset, window, CAUSAL, WINDOW), b_start, b_end, STARTS is not None, p_keep, keep_m, keep_n),
+                Scoring(scale, cap, log_p, Bias(p_bias, bias_m, bias_n, ADDITIVE), CAPPED, POLARITY, STATS is not None),
+                Dropout(seed, i_bh, dropout_p, DROPOUT), "running", PRECISION,
+            )  # fmt: skip
 
-    m_empty = b_sum == 0.0
-    b_sum = tl.where(m_empty, 1.0, b_sum)
-    b_out = b_acc * (1.0 / (b_sum * (1.0 - dropout_p)))[:, None]
-    b_lse = b_max + tl.log(b_sum) if STATS is not None else (b_max + tl.log2(b_sum)) * LN2
-    b_lse = tl.where(m_empty, float("inf"), b_lse)
+        m_empty = b_sum == 0.0
+        b_sum = tl.where(m_empty, 1.0, b_sum)
+        b_out = b_acc * (1.0 / (b_sum * (1.0 - dropout_p)))[:, None]
+        b_lse = b_max + tl.log(b_sum) if STATS is not None else (b_max + tl.log2(b_sum)) * LN2
+        b_lse = tl.where(m_empty, float("inf"), b_lse)
+        b_inverse = tl.where(m_empty, 0.0, 1.0 / b_sum)
+
     m_row = i_m + o_m < queries
     p_out = O + ((i_b * queries + i_m) * heads + i_h) * VALUE_DIM + o_m[:, None] * (heads * VALUE_DIM) + o_v[None, :]
     tl.store(p_out, b_out.to(O.dtype.element_ty), mask=m_row[:, None] & (o_v < VALUE_DIM)[None, :])
@@ -141,7 +159,16 @@ def forward_kernel(
     tl.store(LSE + p_row, b_lse, mask=m_row)
     if STATS is not None:
         tl.store(STATS + p_row, b_max, mask=m_row)
-        tl.store(STATS + rows + p_row, tl.where(m_empty, 0.0, 1.0 / b_sum), mask=m_row)
+        tl.store(STATS + rows + p_row, b_inverse, mask=m_row)
+    if BALANCED:
+        p_row += rows // 2
+        tl.store(LSE + p_row, b_lse_n, mask=m_row)
+        if STATS is not None:
+            tl.store(STATS + p_row, b_max_n, mask=m_row)
+            tl.store(STATS + rows + p_row, b_inverse_n, mask=m_row)
+        if OPPOSITE is not None:
+            p_out = OPPOSITE + ((i_b * queries + i_m) * heads + i_h) * VALUE_DIM + o_m[:, None] * (heads * VALUE_DIM) + o_v[None, :]
+            tl.store(p_out, b_opposite.to(OPPOSITE.dtype.element_ty), mask=m_row[:, None] & (o_v < VALUE_DIM)[None, :])
 
 
 @triton.jit

@@ -23,24 +23,24 @@ from .shift import NORM_BLOCK, norm_kernel
 from .support import capability
 
 # What a kernel is compiled for, besides its tile and which tensors there are.
-FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE")
+FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED")
 Argument: TypeAlias = Tensor | TensorDescriptor | int | float | str | None
 LONGEST_ROW_STRIDE = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
 @dataclass
 class FusedProblem:
-    """One attention call. Shapes are those of `tanhmax_attention`; `log_polarity` is `[heads]`, or None at polarity 0 and 1.
+    """One attention call. Shapes are those of `tanhmax_attention`; `polarity` is `[heads]`, or None at polarity 0 and 1.
 
-    `signed` without `log_polarity` is polarity 1, not signed is polarity 0 (softmax); `seed` is an int64 scalar on the device. `exact` is
-    decided once, by the forward pass (`is_exact`): torch's setting may be another one when the gradient is computed. If `additive`, the
-    bias is an additive mask: the two share a pointer.
+    It is the logarithm of the polarity, or the polarity itself if `balanced`. `signed` without it is polarity 1, not signed is polarity 0
+    (softmax); `seed` is an int64 scalar on the device. `exact` is decided once, by the forward pass (`is_exact`): torch's setting may be
+    another one when the gradient is computed. If `additive`, the bias is an additive mask: the two share a pointer.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    log_polarity: Tensor | None
+    polarity: Tensor | None
     signed: bool
     visibility: AttentionMask
     bias: Tensor | None
@@ -50,6 +50,7 @@ class FusedProblem:
     seed: Tensor | None
     exact: bool
     additive: bool = False
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         self.query, self.key, self.value = (_rows(tensor) for tensor in (self.query, self.key, self.value))
@@ -76,9 +77,9 @@ class FusedProblem:
     def fits(self, tile: Tile) -> bool:
         """Whether this call may have a tile.
 
-        A static shift wants polarity 1, no bias or additive mask (whose size nobody bounds) and weights that hold 2^60, which float16 does
-        not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says. `reduced` has tiles of
-        its own.
+        A static shift wants polarity 1, no balanced shift, no bias or additive mask (whose size nobody bounds) and weights that hold 2^60,
+        which float16 does not; the polynomial wants weights that are rounded to bfloat16. A descriptor wants what `_describable` says.
+        `reduced` has tiles of its own.
         """
         if tile.described and not (self.alignment == ALIGN and _describable(self.key) and _describable(self.value)):
             return False
@@ -86,15 +87,16 @@ class FusedProblem:
             return False
         if tile.reduced:
             return False
-        bounded = self.signed and self.log_polarity is None and self.bias is None and self.query.dtype != torch.float16
+        bounded = self.signed and not self.balanced and self.query.dtype != torch.float16
+        bounded = bounded and self.polarity is None and self.bias is None
         return bounded or not tile.static
 
-    def reduced(self, *, log_polarity: bool) -> Tile | None:
+    def reduced(self, *, polarity: bool) -> Tile | None:
         """The tile with which one kernel does the whole backward pass, if the user asks for that, and there is one for this call.
 
         It adds dQ up in float32 in no certain order. It neither finds the gradient of log p, nor what exact float32 needs.
         """
-        if log_polarity or self.exact or not adds_atomically() or self.dim % 4:
+        if (polarity and not self.balanced) or self.exact or not adds_atomically() or self.dim % 4:
             return None
         rows = tiles("key_value", max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
         return next((tile for tile in rows if tile.reduced), None)
@@ -151,10 +153,11 @@ class FusedProblem:
             scale=self.scale,
             softcap=self.softcap,
             dropout_p=self.dropout_p,
-            polarity=2 if self.log_polarity is not None else int(self.signed),
+            polarity=2 if self.polarity is not None and not self.balanced else int(self.signed),
             single=self.query.dtype == torch.float32,
             exact=self.exact,
             additive=self.additive,
+            balanced=self.balanced,
         )
 
     def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Argument]:
@@ -170,9 +173,14 @@ class FusedProblem:
     @property
     def tensors(self) -> dict[str, Tensor | None]:
         """The tensors that every kernel takes, whatever its tile."""
-        unit = 1.0 if self.exact else LOG2E.value
-        log_p = None if self.log_polarity is None else self.log_polarity.float() * unit
+        unit = 1.0 if self.exact or self.balanced else LOG2E.value
+        log_p = None if self.polarity is None else self.polarity.float() * unit
         return {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "LOG_P": log_p}
+
+    @property
+    def polarities(self) -> Tensor:
+        """The polarities of a balanced call, float32 `[heads or 1, 1]`."""
+        return self.query.new_ones((1, 1), dtype=torch.float32) if self.polarity is None else self.polarity.float()[:, None]
 
     def constants(self, tile: Tile) -> Numbers:
         """What a kernel is compiled for: no length is among it."""
@@ -222,22 +230,24 @@ def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` (a transposed view of `[batch, queries, heads, value_dim]`), and L in float32.
 
     For float32 inputs that are multiplied exactly the third tensor is `[2, batch, heads, queries]`, the statistics that the backward pass
-    needs; else it is empty.
+    needs; else it is empty. With a balanced shift there are two L of each row, so that both are `[2, ..]` once more, and what is else empty
+    is the output of the negative half.
     """
-    output, lse, stats = outputs(problem.query, problem.value)
+    output, lse, stats = outputs(problem.query, problem.value, balanced=problem.balanced)
     if lse.numel() == 0:
         return output, lse, stats
 
     def _launch(tile: Tile) -> None:
         arguments = problem.arguments(tile, problem.spans(tile.rows))
-        results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if stats.numel() else None}
+        results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if problem.exact else None}
+        results["OPPOSITE"] = stats.transpose(1, 2) if problem.balanced and not problem.exact else None
         results["NORMS"] = problem.norms() if tile.static else None
         if tile.described:
             arguments |= {"K": _described(problem.key, tile.columns), "V": _described(problem.value, tile.columns)}
         flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
         forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
 
-    problem.run("forward", _launch)
+    problem.run("balanced" if problem.balanced else "forward", _launch)
     return output, lse, stats
 
 
@@ -253,11 +263,19 @@ def _described(tensor: Tensor, columns: int) -> TensorDescriptor:
     return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, columns, padded_size(tensor.shape[3])])
 
 
-def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def outputs(query: Tensor, value: Tensor, *, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Empty results in the layout of `launch_forward`."""
-    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    lse = query.new_empty((2, *query.shape[:3]) if balanced else query.shape[:3], dtype=torch.float32)
+    output = dense(query, value.shape[3])
+    if balanced and not is_exact(query):
+        return output, lse, dense(query, value.shape[3])
     stats = query.new_empty((2, *lse.shape) if is_exact(query) else (0,), dtype=torch.float32)
-    return dense(query, value.shape[3]), lse, stats
+    return output, lse, stats
+
+
+def was_exact(statistics: Tensor | None, *, balanced: bool) -> bool:
+    """Whether these are the statistics of a forward pass in full float32 precision."""
+    return statistics is not None and statistics.dim() == (5 if balanced else 4)
 
 
 def dense(like: Tensor, dim: int) -> Tensor:
@@ -273,28 +291,24 @@ class FusedGradients:
     query: Tensor
     key: Tensor
     value: Tensor
-    log_polarity: Tensor | None
+    polarity: Tensor | None
     bias: Tensor | None
 
 
 @faithful()
 def launch_backward(
-    problem: FusedProblem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, log_polarity: bool, bias: bool
+    problem: FusedProblem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, polarity: bool, bias: bool
 ) -> FusedGradients:
-    """Gradients in the dtypes of their tensors (that of log p in float32), from that of the output; the flags ask for two of them."""
+    """Gradients in the dtypes of their tensors (polarity: float32), from that of the output; the flags ask for two of them."""
     grad_query, grad_key, grad_value = (dense(tensor, tensor.shape[3]) for tensor in (problem.query, problem.key, problem.value))
-    output, grad_output = (tensor.transpose(1, 2).contiguous() for tensor in (output, grad_output))
-    delta, lse = torch.empty_like(lse), lse.contiguous()
-    by_row = torch.zeros_like(lse) if log_polarity else None
-    shared = {"GRAD": grad_output, "LSE": lse, "STATS": stats if stats.numel() else None, "DELTA": delta}
-    if lse.numel() and not stats.numel():
-        delta_kernel[math.ceil(lse.numel() / 64),](
-            output, grad_output, delta, problem.batch, problem.heads, problem.queries, problem.value_dim, padded_size(problem.value_dim), 64
-        )  # fmt: skip
-    reduced = problem.reduced(log_polarity=log_polarity)
+    grad_output, lse = grad_output.transpose(1, 2).contiguous(), lse.contiguous()
+    delta = torch.empty_like(lse) if problem.exact else _row_products(problem, grad_output, output, stats)
+    by_row = torch.zeros_like(lse) if polarity and not problem.balanced else None
+    shared = {"GRAD": grad_output, "LSE": lse, "STATS": stats if problem.exact else None, "DELTA": delta}
+    reduced = problem.reduced(polarity=polarity)
     summed = lse.new_zeros(grad_query.transpose(1, 2).shape).transpose(1, 2) if reduced else None
     if lse.numel() and not reduced:
-        results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if stats.numel() else 1, "factor": problem.scale}
+        results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if problem.exact else 1, "factor": problem.scale}
 
         def _launch_rows(tile: Tile) -> None:
             arguments = problem.arguments(tile, problem.spans(tile.rows))
@@ -316,7 +330,23 @@ def launch_backward(
     if summed is not None:
         grad_query.copy_(summed)
     by_head = None if by_row is None else by_row.sum((0, 2))
+    if polarity and problem.balanced:
+        by_head = -delta.sum((0, 1, 3)) / (1.0 + problem.polarities.flatten()) ** 2
     return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
+
+
+def _row_products(problem: FusedProblem, grad_output: Tensor, output: Tensor, opposite: Tensor) -> Tensor:
+    """D of each row, `[batch, heads, queries]`, or (balanced) those of both halves, `[2, ..]`, from the products of dO with the outputs."""
+    sizes = (problem.batch, problem.heads, problem.queries)
+    products = [grad_output.new_empty(sizes, dtype=torch.float32) for _ in range(1 + problem.balanced)]
+    for tensor, product in zip((output, opposite), products, strict=False):
+        if product.numel():
+            delta_kernel[math.ceil(product.numel() / 64),](
+                tensor.transpose(1, 2).contiguous(), grad_output, product, *sizes, problem.value_dim, padded_size(problem.value_dim), 64
+            )  # fmt: skip
+    if not problem.balanced:
+        return products[0]
+    return torch.stack([(1.0 + problem.polarities) * products[0] + problem.polarities * products[1], products[1]])
 
 
 def _bias_gradient(problem: FusedProblem, shared: dict[str, Tensor | None]) -> Tensor | None:

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .decode import combine_kernel, decode_kernel, range_kernel
+from .decode import combine_halves_kernel, combine_kernel, decode_kernel, range_kernel
 from .interpreter import faithful
 from .launch import FusedProblem, dense
 from .layout import CACHED_LAYOUTS, Layout, Numbers, launch_numbers
@@ -23,10 +23,12 @@ MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
 def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | None) -> tuple[Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]` and L `[batch, heads, queries]`, in the layouts of `decode_outputs`.
 
+    With a balanced shift there are two L of each row, `[2, batch, heads, queries]`.
+
     With a `table`, int32 or int64 `[batch, blocks]` or, if a block holds one key, `[keys of all entries]`, key and value are the blocks
     that it counts, `[blocks, kv_heads, keys of a block, dim]`, and `bounds`, `[batch + 1]`, say where each entry's keys begin.
     """
-    output, lse = decode_outputs(problem.query, problem.value)
+    output, lse = decode_outputs(problem.query, problem.value, balanced=problem.balanced)
     if lse.numel() == 0:
         return output, lse
     ranges = _ranges(problem)
@@ -40,24 +42,29 @@ def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | 
         arguments["chunks"] = 0 if ranges is None else ranges.shape[1]
         ragged = table is not None and table.dim() == 1
         arguments |= {"table_b": 0 if table is None or ragged else table.stride(0), "ragged": int(ragged)}
-        rows, result = lse.numel(), {"OUT": output.transpose(1, 2), "LSE": lse.transpose(1, 2)}
+        rows, result = problem.batch * problem.heads * problem.queries, {"OUT": output.transpose(1, 2), "LSE": lse.transpose(-1, -2)}
         if count == 1:
-            decode_kernel[programs,](**arguments, **result)
+            decode_kernel[programs,](**arguments, **result, OPPOSITE=None)
             return
-        parts = output.new_empty((count, rows, problem.value_dim), dtype=torch.float32)
-        lses = output.new_empty((count, rows), dtype=torch.float32)
-        decode_kernel[programs * count,](**arguments, OUT=parts, LSE=lses)
+        parts = output.new_empty((1 + problem.balanced, count, rows, problem.value_dim), dtype=torch.float32)
+        lses = output.new_empty((1 + problem.balanced, count, rows), dtype=torch.float32)
+        opposite = parts[1] if problem.balanced else None
+        decode_kernel[programs * count,](**arguments, OUT=parts[0], LSE=lses, OPPOSITE=opposite)
         sizes = {"VALUE_DIM": problem.value_dim, "BLOCK_VALUE": padded_size(problem.value_dim), "BLOCK_S": COMBINED_CHUNKS}
-        combine_kernel[rows,](parts, lses, *result.values(), rows, count, **sizes)
+        if problem.balanced:
+            combine_halves_kernel[rows,](*parts, lses, arguments["LOG_P"], *result.values(), rows, count, problem.heads, **sizes)
+        else:
+            combine_kernel[rows,](parts, lses, *result.values(), rows, count, **sizes)
 
     problem.run(decode_kernel_for(group), _launch)
     return output, lse
 
 
-def decode_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def decode_outputs(query: Tensor, value: Tensor, *, balanced: bool) -> tuple[Tensor, Tensor]:
     """Empty results, both of which lie in memory as `[batch, queries, heads, ..]`."""
     batch, heads, queries = query.shape[:3]
-    return dense(query, value.shape[3]), query.new_empty((batch, queries, heads), dtype=torch.float32).transpose(1, 2)
+    shape = (2, batch, queries, heads) if balanced else (batch, queries, heads)
+    return dense(query, value.shape[3]), query.new_empty(shape, dtype=torch.float32).transpose(-1, -2)
 
 
 @lru_cache(maxsize=CACHED_LAYOUTS)

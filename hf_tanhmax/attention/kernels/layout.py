@@ -18,10 +18,11 @@ class Layout(NamedTuple):
     Attributes:
         row_strides: of query, key and value, by batch entry, head and row.
         bias_strides, keep_strides: of the expanded tensors; zeros where there is none.
-        polarity: 0, 1, or 2 for one per head.
+        polarity: 0, 1, or 2 for one per head; 1 if balanced, whatever the polarity.
         single: whether the tensors are float32.
         exact: whether float32 is multiplied without TF32.
         additive: whether what the pointer of the bias holds is an additive mask.
+        balanced: whether the shift is balanced, and each row has two sums.
     """
 
     batch: int
@@ -44,6 +45,7 @@ class Layout(NamedTuple):
     single: bool
     exact: bool
     additive: bool
+    balanced: bool
 
     @property
     def alignment(self) -> int:
@@ -60,7 +62,7 @@ def launch_numbers(layout: Layout, tile: Tile) -> Numbers:
         "keys": layout.keys,
         "heads": layout.heads,
         "groups": layout.heads // layout.kv_heads,
-        "rows": layout.batch * layout.heads * layout.queries,
+        "rows": layout.batch * layout.heads * layout.queries * (2 if layout.balanced else 1),
         "offset": layout.offset,
         "window": 0 if layout.window is None else min(layout.window, layout.queries + layout.keys),
         "scale": layout.scale * unit if layout.softcap is None else layout.scale / layout.softcap,
@@ -90,6 +92,7 @@ def launch_constants(layout: Layout, tile: Tile) -> Numbers:
         "CAPPED": layout.softcap is not None,
         "DROPOUT": layout.dropout_p > 0,
         "ADDITIVE": layout.additive,
+        "BALANCED": layout.balanced,
         "PRECISION": "tf32" if layout.single and not layout.exact else "ieee",
         "num_warps": tile.warps,
         "num_stages": tile.stages,

@@ -1,5 +1,6 @@
 """Tile sizes and launch parameters (warps, pipeline stages) of each kernel, by head size and dtype; and choosing one by timing.
 
+`balanced` is the forward kernel with a balanced shift, which holds two tiles of sums where the other holds one.
 The rows of a decoding tile are the queries of all heads of a group; `decode_16` is the decoding kernel with 16 of them, and so on.
 
 Every tile of the table is compiled ahead of time in the tests, which hold its registers, spills and shared memory. All fit into the 99 KiB
@@ -17,7 +18,7 @@ from typing import Literal
 
 import torch
 
-Kernel = Literal["forward", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64"]
+Kernel = Literal["forward", "balanced", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64"]
 HEAD_SIZES = (16, 32, 64, 128, 256)
 SHORTEST = 256  # keys: a shorter chunk takes less time than it takes to start a program and to combine its result
 WAVES = 4  # programs for each multiprocessor, so that the memory is busy while some of them begin or end
@@ -61,6 +62,16 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
     ("forward", 64, 4): (Tile(32, 32, 4, 2),),
     ("forward", 128, 4): (Tile(16, 32, 4, 2),),
     ("forward", 256, 4): (Tile(16, 32, 8, 1),),
+    ("balanced", 16, 2): (Tile(128, 64, 4, 3),),
+    ("balanced", 32, 2): (Tile(64, 64, 4, 3),),
+    ("balanced", 64, 2): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+    ("balanced", 128, 2): (Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+    ("balanced", 256, 2): (Tile(64, 16, 8, 2), Tile(64, 32, 8, 2)),
+    ("balanced", 16, 4): (Tile(64, 32, 4, 2),),
+    ("balanced", 32, 4): (Tile(64, 32, 4, 2),),
+    ("balanced", 64, 4): (Tile(32, 32, 4, 2),),
+    ("balanced", 128, 4): (Tile(16, 32, 4, 2),),
+    ("balanced", 256, 4): (Tile(16, 32, 8, 1),),
     ("key_value", 16, 2): (Tile(64, 64, 4, 2),),
     ("key_value", 32, 2): (Tile(64, 64, 4, 2),),
     ("key_value", 64, 2): (Tile(32, 128, 8, 2), Tile(64, 128, 8, 2)),

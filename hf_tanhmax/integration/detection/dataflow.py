@@ -130,14 +130,14 @@ def identity(option: object) -> object:
     return (id(option.owner), id(option.function)) if isinstance(option, Method) else id(option)
 
 
-def joined(values: Iterable[Value]) -> Value:
+def union(values: Iterable[Value]) -> Value:
     """What is any of several values."""
     values = list(values)
     if len(values) == 1:
         return values[0]
     options = {identity(option): option for value in values for option in value.options}
     lengths = {len(value.items) for value in values}
-    items = tuple(map(joined, zip(*(value.items for value in values), strict=True))) if len(lengths) == 1 else ()
+    items = tuple(map(union, zip(*(value.items for value in values), strict=True))) if len(lengths) == 1 else ()
     return Value(tagged(values).tags, tuple(options.values()) or (ANYTHING,), items)
 
 

@@ -41,7 +41,6 @@ from .dataflow import (
     global_of,
     identity,
     is_property,
-    joined,
     names_of,
     of_torch,
     parent,
@@ -49,6 +48,7 @@ from .dataflow import (
     tree_of,
     truth_of,
     unbound,
+    union,
 )
 
 UNKNOWN = ast.Name("", ast.Load())  # a test that may be true or false
@@ -95,10 +95,10 @@ class Reading:
             owner, name = self._value(node.func.value, frame), node.func.attr
             callee = self._member(owner, name)
             if name in ("append", "extend", "insert") or (name.endswith("_") and not name.startswith("_")):  # changes its owner
-                self._assign(node.func.value, joined([owner, tagged(args)]), frame)
+                self._assign(node.func.value, union([owner, tagged(args)]), frame)
         else:
             callee = self._value(node.func, frame)
-        return joined(self._apply(option, name, owner, args, keywords, frame) for option in callee.options)
+        return union(self._apply(option, name, owner, args, keywords, frame) for option in callee.options)
 
     def _apply(
         self, option: object, name: str, owner: Value, args: list[Value], keywords: dict[str, Value], frame: Frame | None = None
@@ -132,7 +132,7 @@ class Reading:
         result = self.found.result_of(option, name if option is ANYTHING else getattr(option, "__name__", name), everything)
         handed = [each for value in (*args, *keywords.values()) for each in value.options if each is ASKED or isinstance(each, CALLED)]
         given = [self._apply(each, "", Value(), [], {**keywords, "**": Value(INPUTS)}) for each in handed]
-        return joined([result, tagged(given)]) if given else result
+        return union([result, tagged(given)]) if given else result
 
     def _run(self, key: object, body: list[ast.stmt], frame: Frame, everything: list[Value]) -> Value:
         """Follow a function, unless it is being followed already."""
@@ -144,7 +144,7 @@ class Reading:
             self._active.append(key)
             self._block(body, frame)
             self._active.pop()
-            result = joined(frame.returned) if frame.returned else tagged(everything)
+            result = union(frame.returned) if frame.returned else tagged(everything)
             self._results[call] = result, given  # kept alive, as the key names objects by their ids
         return self._results[call][0]
 
@@ -234,7 +234,7 @@ class Reading:
                 after.append(dict(frame.variables))
         frame.variables.clear()
         for name in {name: None for variables in after for name in variables}:
-            frame.variables[name] = joined(variables[name] for variables in after if name in variables)
+            frame.variables[name] = union(variables[name] for variables in after if name in variables)
         return not after
 
     def _assignment(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign, frame: Frame) -> None:
@@ -253,7 +253,7 @@ class Reading:
             for each, item in zip(target.elts, items, strict=True):
                 self._assign(each, item, frame)
         elif isinstance(target, ast.Subscript):  # changes a part
-            self._assign(target.value, joined([self._value(target.value, frame), Value(value.tags)]), frame)
+            self._assign(target.value, union([self._value(target.value, frame), Value(value.tags)]), frame)
         elif isinstance(target, ast.Starred):
             self._assign(target.value, value, frame)
         elif isinstance(target, ast.Name | ast.Attribute):
@@ -282,7 +282,7 @@ class Reading:
         if isinstance(node, ast.IfExp):
             truth = truth_of(self._value(node.test, frame))
             chosen = [node.body, node.orelse] if truth is None else [node.body if truth else node.orelse]
-            return joined(self._value(each, frame) for each in chosen)
+            return union(self._value(each, frame) for each in chosen)
         if isinstance(node, ast.Tuple | ast.List):
             items = tuple(self._value(each, frame) for each in node.elts)
             known = all(len(item.options) == 1 and isinstance(item.options[0], CONSTANTS) for item in items)
@@ -306,7 +306,7 @@ class Reading:
     def _member(self, owner: Value, name: str, default: list[Value] | None = None) -> Value:
         """An attribute of a value, or what `getattr` gives instead."""
         found = [self._attribute(option, name, default) for option in owner.options]
-        return Value(frozenset() if name in UNTAGGED else owner.tags | joined(found).tags, joined(found).options)
+        return Value(frozenset() if name in UNTAGGED else owner.tags | union(found).tags, union(found).options)
 
     def _attribute(self, owner: object, name: str, default: list[Value] | None) -> Value:
         if owner is CONFIG:
@@ -364,10 +364,10 @@ class Reading:
             value = self._value(each, frame)
             truth = truth_of(value)
             if truth is decisive:
-                return value if not values or isinstance(node.op, ast.And) else joined([*values, value])
+                return value if not values or isinstance(node.op, ast.And) else union([*values, value])
             if truth is None or each is node.values[-1]:
                 values.append(value)
-        return joined(values)
+        return union(values)
 
     def _part(self, node: ast.Subscript, frame: Frame) -> Value:
         owner, index = self._value(node.value, frame), self._value(node.slice, frame)

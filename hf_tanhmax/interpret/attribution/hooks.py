@@ -97,10 +97,10 @@ def shuffled_weights(seeds: list[tuple[int, ...]]) -> AttentionFunction:
     def _attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
         weights = call.compute_with_weights()[1]
         masked = (weights == 0).all((0, 1))
-        noise = _seeded_noise(seeds, tuple(weights.shape[1:]), torch.rand, weights.float()).masked_fill(masked, torch.inf)
+        noise = seeded_noise(seeds, tuple(weights.shape[1:]), torch.rand, weights.float()).masked_fill(masked, torch.inf)
         unmasked_first = masked.to(torch.uint8).argsort(stable=True).expand_as(weights)
         weights = torch.zeros_like(weights).scatter(-1, unmasked_first, weights.gather(-1, noise.argsort(-1)))
-        return (weights @ call.value_per_head.to(weights.dtype)).transpose(1, 2).contiguous(), weights
+        return call.weighted(weights), weights
 
     return _attend
 
@@ -113,15 +113,15 @@ def random_weights(seeds: list[tuple[int, ...]]) -> AttentionFunction:
     """
 
     def _attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
-        query = _seeded_noise(seeds, tuple(call.query.shape[1:]), torch.randn, call.query)
-        key = _seeded_noise([(*seed, 1) for seed in seeds], tuple(call.key.shape[1:]), torch.randn, call.key)
+        query = seeded_noise(seeds, tuple(call.query.shape[1:]), torch.randn, call.query)
+        key = seeded_noise([(*seed, 1) for seed in seeds], tuple(call.key.shape[1:]), torch.randn, call.key)
         options = {**call.options, "scaling": query.shape[-1] ** -0.5}
         return replace(call, query=query, key=key, options=options).compute_with_weights()
 
     return _attend
 
 
-def _seeded_noise(seeds: list[tuple[int, ...]], shape: tuple[int, ...], make: Callable[..., Tensor], like: Tensor) -> Tensor:
+def seeded_noise(seeds: list[tuple[int, ...]], shape: tuple[int, ...], make: Callable[..., Tensor], like: Tensor) -> Tensor:
     """Random tensors `[len(seeds), *shape]`, each row from its own seed, so that the batch does not change them."""
     rows = []
     for seed in seeds:

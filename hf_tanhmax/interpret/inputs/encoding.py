@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...checkpoint import length_limit
 from .word_alignment import align_words, token_texts
 
 if TYPE_CHECKING:
@@ -79,12 +80,6 @@ def encode(
     if not isinstance(inputs, tuple) and hasattr(inputs, "mode") and hasattr(inputs, "convert"):
         return _encode_image(model, inputs, processor)
     raise TypeError(f"explain takes a text, a PIL image or an encoded batch of one, but got {type(inputs).__name__}")
-
-
-def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> int | None:
-    """How many tokens a model reads, special ones included; None where neither config nor tokenizer says."""
-    limits = [getattr(model.config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
-    return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9), default=None)
 
 
 def _encode_text(

@@ -5,6 +5,7 @@ Every name is known, every value is of its type, and a sentence tells the first 
 
 import difflib
 import sys
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,19 +27,36 @@ base.yaml, which changes recipes/base.yaml; `--key value` overrides them all. `R
 Ctrl-C with a checkpoint saved.
 
 examples:
-  accelerate launch -m recipes.train recipes/bert/text_classification/tanhmax.yaml --compare_with softmax
-  accelerate launch --config_file recipes/accelerate_configs/ddp.yaml -m recipes.train recipes/bert/text_classification/annealed.yaml \\
-      --num_processes 2
-  accelerate launch -m recipes.train recipes/bert/text_classification/annealed.yaml --model_name_or_path google-bert/bert-base-uncased \\
-      --train_file train.csv --test_file test.csv
-  accelerate launch -m recipes.train recipes/llama/causal_lm/lora.yaml --model_name_or_path HuggingFaceTB/SmolLM2-135M \\
+  accelerate launch -m recipes.train recipes/bert/text_classification/aligned.yaml --model_name_or_path google-bert/bert-base-uncased \\
+      --train_file train.csv --test_file test.csv --compare_with softmax
+  accelerate launch -m recipes.train recipes/llama/causal_lm/balanced_lora.yaml --model_name_or_path HuggingFaceTB/SmolLM2-135M \\
       --train_file book.txt --push_to_hub you/tanhmax-smollm2
+  accelerate launch -m recipes.train recipes/bert/text_classification/tanhmax.yaml --compare_with softmax
+  accelerate launch --config_file recipes/accelerate_configs/ddp.yaml -m recipes.train recipes/bert/text_classification/tanhmax.yaml \\
+      --num_processes 2
 
 tasks: {tasks}
+
+variants, those first that keep most of what a trained softmax checkpoint can do:
+
+{variants}
 
 keys and defaults:
 
 """
+# In the order in which somebody with a trained checkpoint should look at them.
+VARIANTS = {
+    "aligned": "a trained checkpoint, calibrated with unlabelled training rows: BERT and ViT have their biases aligned and polarity 1 from "
+    "the first step; LLaMA has a balanced shift at polarity 0.2, and its output projections refitted",
+    "balanced": "a trained checkpoint, not calibrated: a balanced shift, w = (P - p N) / (1 + p), at polarity 0.2",
+    "aligned_lora": "as `aligned`, but only LoRA adapters and a new head are trained",
+    "balanced_lora": "as `balanced`, but only LoRA adapters and a new head are trained",
+    "learned": "every head learns its own polarity, starting close to softmax",
+    "annealed": "polarity grows from 0 to exactly 1 over the first half of the steps",
+    "lora": "as `annealed`, but only LoRA adapters and a new head are trained",
+    "tanhmax": "a model from scratch: polarity 1 from the first step",
+    "softmax": "the baseline",
+}
 Values = dict[str, object]
 Layer = tuple[str, Values]  # keys, and what to put before one in a sentence that refuses it: its file, or the dashes of a flag
 Schema = dict[str, Any]  # JSON schema of one key
@@ -119,7 +137,10 @@ def print_help(arguments: list[str]) -> None:
     """Usage, examples, and every key with its default: of the task of the recipe that is named, or those of every recipe."""
     named = [Path(argument) for argument in arguments if argument.endswith(".yaml")]
     files = [BASE, *([task_base(task_of(named[0]))] if named else [])]
-    sys.stdout.write(USAGE.replace("{tasks}", ", ".join(CONFIGS)) + "\n".join(file.read_text(encoding="utf-8") for file in files))
+    wrapper = textwrap.TextWrapper(width=120, subsequent_indent=" " * 17)
+    variants = "\n".join(wrapper.fill(f"  {name:<13}  {sentence}") for name, sentence in VARIANTS.items())
+    usage = USAGE.replace("{tasks}", ", ".join(CONFIGS)).replace("{variants}", variants)
+    sys.stdout.write(usage + "\n".join(file.read_text(encoding="utf-8") for file in files))
 
 
 def task_of(path: Path) -> str:

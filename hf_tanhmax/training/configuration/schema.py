@@ -7,10 +7,11 @@ The base.yaml in a task's folder does the same for the keys that its configurati
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
+from ...conversion.calibration.plan import Plan
 from ...errors import RecipeError
 from ...package_data import data_folder
 
@@ -22,8 +23,10 @@ TABLES = (".csv", ".json", ".jsonl", ".parquet")
 # What makes one variant differ from another, and what says how a run is run and not what it computes.
 ATTENTION = (
     *("attention", "polarity", "layers", "heads", "shift", "score_bias", "score_bias_learning_rate"),
+    *("calibrate", "balance", "refit", "transfer_steps"),
     *("polarity_schedule", "polarity_start", "polarity_share"),
 )
+CALIBRATION = ("calibrate", "balance", "refit", "transfer_steps")
 MANAGEMENT = (
     *("num_processes", "use_cpu", "output_dir", "results_dir", "resume", "compare_with"),
     *("report_to", "push_to_hub", "hub_private_repo"),
@@ -45,10 +48,12 @@ AsWritten = WrapValidator(_as_written)
 MOST = 2**31  # of whole numbers, which torch takes
 LARGEST = 1e6  # of other numbers without a bound of their own
 Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
 AtLeast2 = Annotated[int, Field(ge=2, le=MOST)]
 Length = Annotated[int, Field(ge=3, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1), AsWritten]
 ShareAbove0 = Annotated[float, Field(ge=0.001, le=1), AsWritten]
+ShareAboveNothing = Annotated[float, Field(gt=0, le=1), AsWritten]
 SmallShare = Annotated[float, Field(ge=0.001, le=0.9), AsWritten]
 Dropout = Annotated[float, Field(ge=0, le=0.99), AsWritten]
 LearningRate = Annotated[float, Field(gt=0, le=100), AsWritten]
@@ -85,6 +90,10 @@ class Config(BaseModel):
     shift: Literal["balanced"] | None
     score_bias: Annotated[float, Field(ge=-40, le=40), AsWritten]
     score_bias_learning_rate: LearningRate
+    calibrate: Count | None
+    balance: ShareAboveNothing
+    refit: bool | None
+    transfer_steps: CountOrZero
     polarity_schedule: Literal["linear", "cosine", "geometric"] | None
     polarity_start: Share
     polarity_share: ShareAbove0
@@ -149,10 +158,29 @@ class Config(BaseModel):
             raise RecipeError("a learned polarity is a weight of the base model, which LoRA does not train: set polarity to a number")
         if self.lora_rank and self.from_scratch:
             raise RecipeError("lora_rank adapts a checkpoint: set model_name_or_path, or lora_rank to null")
+        if self.calibrate and self.attention == "tanhmax":
+            self._check_calibration()
         if self.push_to_hub and self.attention == "softmax":
             raise RecipeError("push_to_hub publishes TanhMax models, but attention is softmax: leave it out, or use the Hub's own tools")
         if self.train_file and self.dataset != self.synthetic:
             raise RecipeError(f"give either train_file or dataset, not both: {self.train_file} and {self.dataset}")
+
+    def _check_calibration(self) -> None:
+        if self.from_scratch:
+            raise RecipeError("calibrate is for a trained softmax checkpoint: set model_name_or_path, or calibrate to null")
+        if self.family == "llama" and self.shift is None:
+            raise RecipeError(
+                "a LLaMA has no key biases to align: calibrate it with shift: balanced at a polarity of 0.2 or so, as aligned.yaml"
+            )
+        try:
+            plan = self.conversion_plan.for_model(rotary=self.family == "llama")
+        except ValueError as error:
+            raise RecipeError(f"calibrate: {error}") from error
+        if self.polarity_schedule is not None and (plan.refit or plan.transfer_steps):
+            raise RecipeError(
+                "refit and transfer_steps fit projections to one polarity, which is not annealed: set polarity_schedule to null, or refit "
+                "to false and transfer_steps to 0"
+            )
 
     def _check_file(self, key: str) -> None:
         name = getattr(self, key)
@@ -196,9 +224,19 @@ class Config(BaseModel):
         """Learning rate, where null means the default for this kind of start."""
         return self.learning_rate or (1e-3 if self.from_scratch else 5e-4 if self.lora_rank else 5e-5)
 
+    @property
+    def conversion_plan(self) -> Plan:
+        """What is asked of the conversion of a softmax checkpoint; its polarity is that with which training ends."""
+        given: dict[str, Any] = {"calibrate": self.calibrate is not None, "refit": self.refit, "transfer_steps": self.transfer_steps}
+        return Plan(self.polarity, self.layers, self.heads, self.score_bias, self.shift, balance=self.balance, **given)
+
     def identity(self) -> dict[str, object]:
-        """The keys that decide what a run computes, as JSON would give them back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in self if key not in MANAGEMENT}
+        """The keys that decide what a run computes, as JSON would give them back; of calibration only where there is one.
+
+        So runs that were begun before there was any are still the same runs.
+        """
+        left_out = MANAGEMENT if self.calibrate else (*MANAGEMENT, *CALIBRATION)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in self if key not in left_out}
 
 
 class TextConfig(Config):
@@ -280,6 +318,8 @@ CONFIGS: dict[str, type[Config]] = {
 # Keys that do something only beside another one. Given where they would do nothing, they are an error.
 ONLY_WITH: list[tuple[tuple[str, ...], str, Callable[[Config], bool]]] = [
     (ATTENTION[1:], "attention: tanhmax", lambda config: config.attention == "tanhmax"),
+    (CALIBRATION[1:], "calibrate", lambda config: config.calibrate is not None),
+    (("balance",), "calibrate and no shift (with a balanced one, polarity says it)", lambda config: config.shift is None),
     (("score_bias", "score_bias_learning_rate"), "polarity: learned", lambda config: config.polarity == "learned"),
     (("polarity_start", "polarity_share"), "a polarity_schedule", lambda config: config.polarity_schedule is not None),
     (("lora_alpha", "lora_dropout", "lora_targets"), "a lora_rank", lambda config: config.lora_rank is not None),

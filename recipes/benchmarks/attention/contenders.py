@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from hf_tanhmax import tanhmax_attention
+from hf_tanhmax.functional import Shift
 
 Contender = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 BASELINE = "softmax SDPA"
+BALANCED = ("cpu, balanced", "composed, balanced")
 # The largest relative error (Frobenius) of outputs and gradients, against float64, with which a contender may be timed.
 LIMITS = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
@@ -50,11 +52,11 @@ def output_of(query: Tensor, key: Tensor, value: Tensor, **arguments: Any) -> Te
     return output
 
 
-def named(implementation: str, *, polarity: float = 1.0) -> Contender:
+def named(implementation: str, *, polarity: float = 1.0, shift: Shift = None) -> Contender:
     """`tanhmax_attention` with one implementation; polarity 1 is TanhMax, 0 softmax."""
 
     def call(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        return output_of(query, key, value, is_causal=causal, polarity=polarity, implementation=implementation)
+        return output_of(query, key, value, is_causal=causal, polarity=polarity, shift=shift, implementation=implementation)
 
     return call
 
@@ -63,6 +65,8 @@ CONTENDERS: dict[str, Contender] = {
     BASELINE: softmax,
     "cpu": named("cpu"),
     "composed": named("composed"),
+    BALANCED[0]: named("cpu", shift="balanced"),
+    BALANCED[1]: named("composed", shift="balanced"),
     "eager": eager,
     "reference": named("reference"),
 }
@@ -79,12 +83,12 @@ def check() -> None:
             for name, function in CONTENDERS.items():
                 torch.manual_seed(0)
                 inputs = [torch.randn(2, 3, 131, 64).to(dtype) for _ in range(3)]
-                worst = relative_error(function, inputs, causal=causal, signed=name != BASELINE)
+                worst = relative_error(function, inputs, causal=causal, signed=name != BASELINE, balanced=name in BALANCED)
                 if not worst <= LIMITS[dtype]:
                     sys.exit(f"{name} is wrong in {dtype}, causal={causal}: relative error {worst:.1e}; nothing was timed")
 
 
-def relative_error(function: Contender, tensors: list[Tensor], *, causal: bool, signed: bool) -> float:
+def relative_error(function: Contender, tensors: list[Tensor], *, causal: bool, signed: bool, balanced: bool = False) -> float:
     """The largest relative error (Frobenius) of output and gradients against float64; NaN if any of them has one.
 
     Args:
@@ -92,11 +96,12 @@ def relative_error(function: Contender, tensors: list[Tensor], *, causal: bool, 
         tensors: query, key and value; `[batch, heads, length, head_dim]`.
         causal: whether later keys are hidden.
         signed: whether the function computes TanhMax; else softmax.
+        balanced: whether TanhMax has a balanced shift.
     """
     inputs = [tensor.detach().requires_grad_() for tensor in tensors]
     wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
     query, key, value = inputs
-    found, expected = function(query, key, value, causal), exact(*wide, causal=causal, signed=signed)
+    found, expected = function(query, key, value, causal), exact(*wide, causal=causal, signed=signed, balanced=balanced)
     upstream = torch.randn(expected.shape).to(found)
     gradients = torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, wide, upstream.double())
     pairs = [(found, expected), *zip(*gradients, strict=True)]
@@ -104,7 +109,7 @@ def relative_error(function: Contender, tensors: list[Tensor], *, causal: bool, 
     return torch.stack([(one.double() - other).norm() / other.norm() for one, other in pairs]).max().item()
 
 
-def exact(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, signed: bool) -> Tensor:
+def exact(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, signed: bool, balanced: bool = False) -> Tensor:
     """Attention by its definition, in the dtype of the inputs; TanhMax as softmax over the keys and their negatives."""
     key, value = repeated(key, query), repeated(value, query)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
@@ -112,6 +117,9 @@ def exact(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, signed: bo
     hidden = everything.triu(1) if causal else ~everything
     if not signed:
         return scores.masked_fill(hidden, -math.inf).softmax(-1) @ value
+    if balanced:
+        positive, negative = (half.masked_fill(hidden, -math.inf).softmax(-1) for half in (scores, -scores))
+        return (positive - negative) @ value / 2.0
     both = torch.cat([scores, -scores], -1).masked_fill(torch.cat([hidden, hidden], -1), -math.inf).softmax(-1)
     positive, negative = both.chunk(2, dim=-1)
     return (positive - negative) @ value

@@ -105,11 +105,12 @@ def _hopeless(name: str, dtype: str, shape: tuple[int, int, int, int]) -> bool:
 def report(result: dict[str, Any]) -> str:
     """The result as Markdown: a table of medians with their spread, and where each target stands."""
     rows = [Row(**{**row, "shape": tuple(row["shape"])}) for row in result["rows"]]
-    header = ["dtype, pass, (B, H, S, D)", *CONTENDERS]
+    names = [name for name in CONTENDERS if any(row.contender == name for row in rows)]
+    header = ["dtype, pass, (B, H, S, D)", *names]
     found = {(row.dtype, row.what, row.shape, row.causal, row.contender): row for row in rows}
     lines = []
     for dtype, what, shape, causal in dict.fromkeys((row.dtype, row.what, row.shape, row.causal) for row in rows):
-        cells = [found.get((dtype, what, shape, causal, name)) for name in CONTENDERS]
+        cells = [found.get((dtype, what, shape, causal, name)) for name in names]
         label = f"{dtype}, {what}, {shape}{', causal' if causal else ''}"
         lines.append([label, *("-" if cell is None else f"{cell.p50:.2f} ({cell.p20:.2f} to {cell.p80:.2f})" for cell in cells)])
     versions = result["environment"]

@@ -220,6 +220,7 @@ def _attention_cases(shape: Shape) -> dict[str, Case]:
         "position bias": lambda: {"additive_mask": _position_bias(shape), "scale": 1.0},
         "everything": lambda: _everything("bias"),
         "everything, additive": lambda: _everything("additive_mask"),
+        "balanced": lambda: {"shift": "balanced", "is_causal": "lower_right", "polarity": torch.rand(shape.heads, device=shape.device)},
     }
     found = {f"bfloat16 D{dim} {name}": _case({"head_dim": dim}, arguments) for dim in HEAD_DIMS for name, arguments in masks.items()}
     for dim in HEAD_DIMS:
@@ -232,7 +233,7 @@ def _attention_cases(shape: Shape) -> dict[str, Case]:
     found["float16 D64"] = _case({"dtype": torch.float16}, dict)
     for dim in HEAD_DIMS:
         found[f"float32 D{dim}"] = _case({"head_dim": dim, "dtype": torch.float32}, dict)
-        for name in ("causal", "additive"):
+        for name in ("causal", "additive", "balanced"):
             found[f"float32 D{dim} {name}"] = _case({"head_dim": dim, "dtype": torch.float32}, masks[name])
     found["float32 by TF32"] = partial(_tf32, replace(shape, dtype=torch.float32))
     return found
@@ -257,6 +258,8 @@ def _decoding_cases(shape: Shape) -> dict[str, Case]:
         for queries in (1, 3, 16):
             long = replace(shape, head_dim=dim, queries=queries, keys=8 * shape.keys)
             found[f"decode D{dim} queries {queries}"] = partial(decoded, long, is_causal="lower_right")
+        short = replace(shape, head_dim=dim, queries=3, keys=8 * shape.keys)
+        found[f"decode D{dim} balanced"] = partial(decoded, short, is_causal="lower_right", shift="balanced", polarity=0.2)
         one, far = (replace(shape, head_dim=dim, queries=1, keys=keys) for keys in (shape.keys, 8 * shape.keys))
         found[f"decode D{dim} padding"] = partial(lambda each: decoded(each, keep=_padded(each)), one)
         found[f"decode D{dim} additive padding"] = partial(lambda each: decoded(each, additive_mask=_faded_padding(each)), one)

@@ -61,6 +61,7 @@ def _contenders(device: str) -> Iterator[tuple[Setting, str, Contender, Manager]
             yield setting, name, function, nullcontext
         if setting.causal and setting.length == settings[-1].length:
             yield setting, "fused, additive mask", faded, nullcontext
+            yield setting, "fused, balanced", named("triton", shift="balanced", polarity=0.2), nullcontext
         for kernel, number in _promising(setting.head_dim) if setting.length == settings[0].length else ():
             yield setting, f"{kernel} row {number}", fused, partial(row, kernel, number)
     for precision in ("highest", "high"):
@@ -166,6 +167,7 @@ def _decoding(batch: int, keys: int, device: str) -> dict[str, Callable[[], obje
     query = torch.randn(batch, heads, 1, dim, device=device, dtype=torch.bfloat16)
     key, value = torch.randn(2, batch, kv_heads, keys, dim, device=device, dtype=torch.bfloat16)
     calls = {BASELINE: softmax, "decode": named("decode"), "decode softmax twin": named("decode", polarity=0.0)}
+    calls["decode, balanced"] = named("decode", shift="balanced", polarity=0.2)
     return {name: partial(call, query, key, value, False) for name, call in calls.items()}
 
 

@@ -8,11 +8,10 @@ from cases import BALANCED, CASES, Case, allowed, doubled_softmax, error, measur
 
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention import api
-from hf_tanhmax.attention.composed import balanced
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PRECISE = ("plain", "causal", "keep", "bias", "additive", "additive_learned", "tiny_scores", "large_scores", "polarity_per_head")
-WAYS = pytest.mark.parametrize("implementation", ["auto", "composed", "reference"])
+WAYS = pytest.mark.parametrize("implementation", ["cpu", "composed", "reference"])
 SHIFT = {"shift": "balanced", "polarity": 0.3}
 
 
@@ -66,7 +65,7 @@ def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation):
     """What is composed is held against eager compositions, as without a shift."""
     inputs, arguments = BALANCED[f"balanced_{name}"].tensors(dtype)
     found = with_gradients(tanhmax_attention(*inputs[:3], implementation=implementation, **arguments), inputs)
-    alone = implementation == "reference"
+    alone = implementation != "composed"
     exact, roundings = measured(f"balanced_{name}", dtype, (doubled_softmax,) if alone else (doubled_softmax, two_softmax_calls))
     for one, true, rounding in zip(found, exact, roundings, strict=True):
         assert one.dtype == dtype
@@ -144,24 +143,27 @@ def test_scales_that_are_not_positive(scale, implementation):
     torch.testing.assert_close(tanhmax_attention(query, key, value, scale=scale, implementation=implementation, **SHIFT), expected)
 
 
-def test_auto_composes_and_takes_the_reference_for_what_that_lacks(monkeypatch):
+def test_auto_takes_the_operator_and_the_reference_for_weights(monkeypatch):
     query, names = torch.randn(1, 2, 5, 8), []
-    for name in ("balanced_attention", "reference_attention"):
-        whole = getattr(balanced if name == "balanced_attention" else api, name)
+    for name in ("fused_attention", "balanced_attention", "reference_attention"):
+        whole = getattr(api, name)
         monkeypatch.setattr(
             api, name, lambda *tensors, whole=whole, name=name, **options: (names.append(name), whole(*tensors, **options))[1]
         )
     for options in ({}, {"is_causal": True}, {"softcap": 2.0}, {"dropout_p": 0.5}, {"return_weights": True}):
         tanhmax_attention(query, query, query, **options, **SHIFT)
-    assert names == ["balanced_attention"] * 2 + ["reference_attention"] * 3
+    assert names == ["fused_attention"] * 4 + ["reference_attention"]
 
 
-def test_dropout_and_softcap_by_the_reference():
+def test_dropout_and_softcap():
     query, key, value = torch.randn(3, 1, 2, 5, 8).unbind()
-    torch.manual_seed(1)
-    dropped = tanhmax_attention(query, key, value, dropout_p=0.5, **SHIFT)
-    torch.manual_seed(1)
-    assert torch.equal(dropped, tanhmax_attention(query, key, value, dropout_p=0.5, implementation="reference", **SHIFT))
+    identity, size = torch.eye(5).expand(1, 2, 5, 5), 64
+    wide = [tensor.repeat(size, 1, 1, 1) for tensor in (query, key, identity)]  # so that the output is the weights
+    for implementation in ("cpu", "reference"):
+        dropped = tanhmax_attention(*wide, dropout_p=0.5, implementation=implementation, **SHIFT)
+        kept = dropped != 0
+        assert abs(kept.double().mean() - 0.5) < 0.05
+        torch.testing.assert_close(dropped[kept], (2 * tanhmax_attention(*wide, **SHIFT))[kept])
     output, weights = tanhmax_attention(query, key, value, softcap=2.0, return_weights=True, **SHIFT)
     torch.testing.assert_close(weights.sum(-1), torch.full((1, 2, 5), 0.7 / 1.3))
     torch.testing.assert_close(output, tanhmax_attention(query, key, value, softcap=2.0, **SHIFT))
@@ -246,7 +248,7 @@ def test_vmap_and_functional_gradients():
     query, key, value = torch.randn(3, 2, 2, 4, 7, 8).unbind()
 
     def call(query, key, value):
-        return tanhmax_attention(query, key, value, is_causal=True, **SHIFT)
+        return tanhmax_attention(query, key, value, is_causal=True, implementation="composed", **SHIFT)
 
     looped = torch.stack([call(*parts) for parts in zip(query, key, value, strict=True)])
     torch.testing.assert_close(torch.vmap(call)(query, key, value), looped)
@@ -259,7 +261,7 @@ def test_it_never_holds_the_scores():
     """At 4096 x 4096 the scores of one head alone would take 64 MiB."""
     query, key, value = (torch.randn(1, 1, 4096, 8, requires_grad=True) for _ in range(3))
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        tanhmax_attention(query, key, value, is_causal=True, **SHIFT).sum().backward()
+        tanhmax_attention(query, key, value, is_causal=True, implementation="composed", **SHIFT).sum().backward()
     assert max(event.cpu_memory_usage for event in profile.events()) < 4 * 2**20
 
 

@@ -57,8 +57,8 @@ def test_plain_and_shifted_blocks_agree(std, polarity, monkeypatch):
     torch.testing.assert_close(again, output)
     torch.testing.assert_close(again_lse, lse)
     upstream = torch.randn_like(output)
-    for name in ("query", "key", "value", "log_polarity"):
-        one, other = (getattr(blocked_backward(item, upstream, log_polarity=True), name) for item in (case, shifted))
+    for name in ("query", "key", "value", "polarity"):
+        one, other = (getattr(blocked_backward(item, upstream, polarity=True), name) for item in (case, shifted))
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-10)
 
 
@@ -71,9 +71,9 @@ def test_a_polarity_above_one_is_a_negative_score_bias(bias):
     shift = torch.full((1, 1, 1, 1), bias)
     expected, _ = reference_attention(query, key, value, AttentionMask(53, 67), bias=shift, scale=1.0)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
-    found = blocked_backward(case, torch.ones_like(output), log_polarity=True)
+    found = blocked_backward(case, torch.ones_like(output), polarity=True)
     assert torch.isfinite(found.query).all()
-    assert torch.isfinite(found.log_polarity).all()
+    assert torch.isfinite(found.polarity).all()
 
 
 def test_plain_blocks_at_the_edge_of_the_limit_stay_finite_in_float32():

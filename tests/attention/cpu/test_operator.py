@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from blocked_problems import problem
-from cases import CASES, allowed, error, measured, with_gradients
+from cases import BALANCED, CASES, allowed, error, measured, with_gradients
 
 from hf_tanhmax import tanhmax_attention, why_not
 from hf_tanhmax.attention import ops
 from hf_tanhmax.attention.cpu import operator as native_attention
+from hf_tanhmax.attention.cpu.balanced import balanced_backward, balanced_forward
 from hf_tanhmax.attention.cpu.blocked import blocked_backward, blocked_forward
 from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, why_no_library
 from hf_tanhmax.attention.cpu.operator import native_backward, native_forward, native_rows, why_not_native
@@ -17,23 +18,25 @@ from hf_tanhmax.attention.mask import AttentionMask
 
 pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operator {why_no_library()}")
 
-NOT_NATIVE = {name for name, case in CASES.items() if {"softcap", "bias", "additive_mask"} & case.arguments.keys()}
+ALL = CASES | BALANCED
+NOT_NATIVE = {name for name, case in ALL.items() if {"softcap", "bias", "additive_mask"} & case.arguments.keys()}
 
 
 @pytest.fixture
 def computed_by(monkeypatch):
-    """Which of the two computed the forward and backward passes."""
+    """What computed the forward and backward passes: native, or blocked, or balanced by torch's operators."""
     found = []
 
     def recorded(name, real):
         def call(*args, **kwargs):
-            found.append(name.split("_")[0])
+            found.append(name)
             return real(*args, **kwargs)
 
         return call
 
-    for name in ("native_forward", "native_backward", "blocked_forward", "blocked_backward"):
-        monkeypatch.setattr(ops, name, recorded(name, getattr(ops, name)))
+    for name in ("native", "blocked", "balanced"):
+        for way in ("forward", "backward"):
+            monkeypatch.setattr(ops, f"{name}_{way}", recorded(name, getattr(ops, f"{name}_{way}")))
     return found
 
 
@@ -43,18 +46,24 @@ def tensors(batch=3, heads=6, kv_heads=2, queries=53, keys=67, dim=5, value_dim=
 
 
 def gradients(found):
-    return [found.query, found.key, found.value, *([] if found.log_polarity is None else [found.log_polarity])]
+    return [found.query, found.key, found.value, *([] if found.polarity is None else [found.polarity])]
+
+
+def by_operators(case):
+    """What computes a case by torch's operators, forward and backward."""
+    return (balanced_forward, balanced_backward) if case.balanced else (blocked_forward, blocked_backward)
 
 
 def assert_alike(case, tolerance=2e-6):
-    """Forward and backward as `blocked` has them, and so its log-sum-exp."""
+    """Forward and backward as torch's operators have them, and so the log-sum-exp."""
     assert why_not_native(case) is None
-    (output, lse), (expected, expected_lse) = native_forward(case), blocked_forward(case)
+    forward, backward = by_operators(case)
+    (output, lse), (expected, expected_lse) = native_forward(case), forward(case)
     assert error(output, expected) < tolerance
     assert torch.equal(lse.isinf(), expected_lse.isinf())
     torch.testing.assert_close(lse, expected_lse)
     upstream = torch.randn_like(output)
-    both = (function(case, upstream, log_polarity=True) for function in (native_backward, blocked_backward))
+    both = (function(case, upstream, polarity=True) for function in (native_backward, backward))
     for one, other in zip(*map(gradients, both), strict=True):
         assert error(one, other) < 10 * tolerance
         assert one.isfinite().all()
@@ -62,14 +71,17 @@ def assert_alike(case, tolerance=2e-6):
 
 @pytest.mark.parametrize("switch", ["0", "1"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ALL)
 def test_no_worse_than_eager_with_and_without(name, dtype, switch, monkeypatch, computed_by):
     """No worse than the worst of eager runs in the same dtype, number by number, whatever order a processor adds in."""
     monkeypatch.setenv(NATIVE_SWITCH, switch)
-    inputs, arguments = CASES[name].tensors(dtype)
+    inputs, arguments = ALL[name].tensors(dtype)
     exact, roundings = measured(name, dtype)
     found = with_gradients(tanhmax_attention(*inputs[:3], implementation="cpu", **arguments), inputs)
-    assert set(computed_by) == {"blocked" if switch == "0" or name in NOT_NATIVE else "native"}
+    polarity = arguments.get("polarity", 1.0)
+    softmax = not isinstance(polarity, torch.Tensor) and polarity == 0.0  # which does not see a shift
+    fallback = "balanced" if "shift" in arguments and not softmax else "blocked"
+    assert set(computed_by) == {fallback if switch == "0" or name in NOT_NATIVE else "native"}
     for one, true, rounding in zip(found, exact, roundings, strict=True):
         assert one.dtype == dtype
         assert one.isfinite().all()
@@ -91,30 +103,37 @@ MASKS = {
 }
 
 
+SHIFTS = pytest.mark.parametrize("balanced", [False, True])
+
+
+@SHIFTS
 @pytest.mark.parametrize("std", [1e-3, 1.0, 40.0])
 @pytest.mark.parametrize("mask", MASKS)
-def test_masks_small_and_large_scores(mask, std):
+def test_masks_small_and_large_scores(mask, std, balanced):
     mask = AttentionMask(53, 67, **MASKS[mask])
-    assert_alike(problem(*tensors(std=std), polarity=0.3, mask=mask))
+    assert_alike(problem(*tensors(std=std), polarity=0.3, mask=mask, balanced=balanced))
 
 
+@SHIFTS
 @pytest.mark.parametrize("std", [1.0, 40.0])
 @pytest.mark.parametrize("polarity", [0.0, 1e-30, 0.5, 1.0, 1e8])
-def test_polarities(polarity, std):
+def test_polarities(polarity, std, balanced):
     """Also one that is above 1, as a learned score bias may make it."""
-    case = problem(*tensors(std=std), polarity=polarity)
-    (output, _), (expected, _) = native_forward(case), blocked_forward(case)
+    case = problem(*tensors(std=std), polarity=polarity, balanced=balanced)
+    forward, backward = by_operators(case)
+    (output, _), (expected, _) = native_forward(case), forward(case)
     assert error(output, expected) < 2e-6
     upstream = torch.randn_like(output)
-    for one, other in zip(*(gradients(call(case, upstream)) for call in (native_backward, blocked_backward)), strict=True):
+    for one, other in zip(*(gradients(call(case, upstream)) for call in (native_backward, backward)), strict=True):
         assert error(one, other) < 2e-5
 
 
-def test_small_and_large_heads_in_one_call():
+@SHIFTS
+def test_small_and_large_heads_in_one_call(balanced):
     """Whether scores are shifted is decided for each key head."""
     query, key, value = tensors()
     key[1, 0] *= 100
-    case = problem(query, key, value)
+    case = problem(query, key, value, balanced=balanced)
     assert (case.bounds < 60).tolist() == [[True, True], [False, True], [True, True]]
     assert_alike(case)
 
@@ -123,9 +142,27 @@ def test_small_and_large_heads_in_one_call():
 @pytest.mark.parametrize("queries", [1, 16, 129])
 def test_lengths(queries, keys):
     assert_alike(problem(*tensors(batch=1, queries=queries, keys=keys)))
+    if keys > 1:
+        assert_alike(problem(*tensors(batch=1, queries=queries, keys=keys), polarity=0.3, balanced=True))
 
 
-def test_strides_of_every_kind(computed_by):
+@pytest.mark.parametrize("std", [1.0, 40.0])
+@pytest.mark.parametrize("queries", [1, 16, 129])
+def test_one_key_has_a_balanced_weight_whatever_its_score(queries, std):
+    """(1 - p) / (1 + p), so that nothing reaches query and key but rounding."""
+    query, key, value = tensors(batch=1, queries=queries, keys=1, std=std)
+    case = problem(query, key, value, polarity=0.6, balanced=True)
+    output = native_forward(case)[0]
+    torch.testing.assert_close(output, (0.25 * value).repeat_interleave(3, 1).expand_as(output))
+    found = native_backward(case, torch.ones_like(output), polarity=True)
+    assert max(found.query.abs().max(), found.key.abs().max()) < 1e-4
+    torch.testing.assert_close(found.value, torch.full_like(value, 0.25 * 3 * queries))
+    per_head = -2.0 / 1.6**2 * queries * value.sum((0, 2, 3)).repeat_interleave(3)
+    torch.testing.assert_close(found.polarity, per_head)
+
+
+@pytest.mark.parametrize("shift", [None, "balanced"])
+def test_strides_of_every_kind(shift, computed_by):
     """As models make them (heads beside each other), one number for all rows, every other number, and sums' gradients."""
     query, key, value = tensors(kv_heads=6, queries=67, value_dim=5)
     layouts = {
@@ -140,21 +177,22 @@ def test_strides_of_every_kind(computed_by):
         dense = [tensor.detach().clone(memory_format=torch.contiguous_format).requires_grad_() for tensor in strided]
         results = []
         for inputs in (strided, dense):
-            output = tanhmax_attention(*inputs, implementation="cpu")
+            output = tanhmax_attention(*inputs, shift=shift, implementation="cpu")
             results.append((output, *torch.autograd.grad(output.sum(), inputs)))
         for one, other in zip(*results, strict=True):
             torch.testing.assert_close(one, other, msg=name)
     assert set(computed_by) == {"native"}
 
 
+@SHIFTS
 @pytest.mark.parametrize(("name", "other"), [("dtype", torch.float64), ("dtype", torch.bfloat16), ("device", "meta")])
-def test_defaults_of_torch_change_nothing(name, other):
+def test_defaults_of_torch_change_nothing(name, other, balanced):
     """The library writes float32 to the CPU, whatever torch makes by default."""
-    case = problem(*tensors(), mask=AttentionMask(53, 67, causal=True))
+    case = problem(*tensors(), mask=AttentionMask(53, 67, causal=True), balanced=balanced)
     upstream = torch.randn(3, 6, 53, 7)
 
     def run():
-        return [*native_forward(case), *gradients(native_backward(case, upstream, log_polarity=True))]
+        return [*native_forward(case), *gradients(native_backward(case, upstream, polarity=True))]
 
     expected, default = run(), getattr(torch, f"get_default_{name}")()
     try:
@@ -166,20 +204,23 @@ def test_defaults_of_torch_change_nothing(name, other):
         assert torch.equal(one, wanted)
 
 
-def test_weights_are_odd_to_the_bit():
+@SHIFTS
+def test_weights_are_odd_to_the_bit(balanced):
     query, key, value = tensors(std=0.1)
-    assert torch.equal(native_forward(problem(-query, key, value))[0], -native_forward(problem(query, key, value))[0])
+    positive, negative = (native_forward(problem(item, key, value, balanced=balanced))[0] for item in (query, -query))
+    assert torch.equal(positive, -negative)
 
 
+@SHIFTS
 @pytest.mark.parametrize("std", [1.0, 40.0])
-def test_threads_change_nothing(std):
-    case = problem(*tensors(std=std), mask=AttentionMask(53, 67, causal=True, offset=14))
+def test_threads_change_nothing(std, balanced):
+    case = problem(*tensors(std=std), mask=AttentionMask(53, 67, causal=True, offset=14), balanced=balanced)
     upstream = torch.randn(3, 6, 53, 7)
     results = []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            results.append([*native_forward(case), *gradients(native_backward(case, upstream, log_polarity=True))])
+            results.append([*native_forward(case), *gradients(native_backward(case, upstream, polarity=True))])
     finally:
         torch.set_num_threads(1)
     for one, other in zip(*results, strict=True):
@@ -197,10 +238,11 @@ def test_hidden_infinities_and_nan_are_the_other_paths():
     assert blocked_forward(case)[0].isfinite().all()
 
 
-def test_scores_up_to_the_largest_number():
+@SHIFTS
+def test_scores_up_to_the_largest_number(balanced):
     """A bound that is finite is enough: nothing overflows on the way."""
     query, key, value = tensors()
-    assert_alike(problem(query * 1e18, key, value))
+    assert_alike(problem(query * 1e18, key, value, balanced=balanced))
     assert why_not_native(problem(query * 1e20, key, value)).endswith("bound the scores by a finite number")
 
 
@@ -224,16 +266,30 @@ def test_why_not_speaks_of_it():
     assert why_not(query, key, value, return_weights=True, implementation="native") == "implementation='native' has no weights to return"
 
 
+@SHIFTS
 @pytest.mark.parametrize("std", [1.0, 12.0])
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
-def test_the_heads_of_a_group_share_a_single_query(kv_heads, std):
+def test_the_heads_of_a_group_share_a_single_query(kv_heads, std, balanced):
     """Each with its own polarity, mask and gradient (of scores so large that rows are shifted, not so large that it vanishes)."""
     query, key, value = tensors(queries=1, kv_heads=kv_heads, std=std)
     mask = AttentionMask(1, 67, causal=True, offset=50, keep=torch.rand(3, 6, 1, 67) > 0.3)
-    case = problem(query, key, value, mask=mask)
+    case = problem(query, key, value, mask=mask, balanced=balanced)
     case.log_polarity = torch.linspace(-3.0, 0.5, 6)
     assert_alike(case)
-    assert_alike(problem(query[:, :1].expand(3, 6, 1, 5), key, value, mask=mask))
+    assert_alike(problem(query[:, :1].expand(3, 6, 1, 5), key, value, mask=mask, balanced=balanced))
+
+
+def test_a_large_constant_in_each_row_leaves_balanced_digits_alone():
+    """As far as rows may lie from 0 without a shift of their scores, where the product of both sums' ratio would overflow."""
+    query, key, value = tensors(dim=6, std=0.15)
+    query[..., 5], key[..., 5], value = 1.0, 0.0, value * 10.0
+    expected, upstream = native_forward(problem(query, key, value, balanced=True, polarity=0.3))[0], torch.randn(3, 6, 53, 7)
+    for constant in (-45.0, 45.0):
+        key[..., 5] = constant
+        case = problem(query, key, value, balanced=True, polarity=0.3)
+        assert bool((case.bounds < 60).all())
+        assert error(native_forward(case)[0], expected) < 1e-5
+        assert all(gradient.isfinite().all() for gradient in gradients(native_backward(case, 1e6 * upstream, polarity=True)))
 
 
 def test_memory_is_linear_in_the_length(monkeypatch):
@@ -244,4 +300,5 @@ def test_memory_is_linear_in_the_length(monkeypatch):
     real = torch.empty
     monkeypatch.setattr(native_attention.torch, "empty", lambda *shape, **kwargs: (sizes.append(shape), real(*shape, **kwargs))[1])
     native_backward(problem(query, query, query), query)
-    assert sizes == [(128 * (3 * 4096 + 9),)]
+    native_forward(problem(query, query, query, balanced=True))
+    assert sizes == [(128 * (3 * 4096 + 9),), (128 * (4096 + 1) + 2 * 4096,)]

@@ -49,7 +49,11 @@ def compiled(kernels):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kernels",
-    [("forward", "query", "span", "norm"), ("key_value", "bias", "delta"), ("decode_16", "decode_32", "decode_64", "combine", "range")],
+    [
+        ("forward", "query", "span", "norm"),
+        ("balanced", "key_value", "bias", "delta"),
+        ("decode_16", "decode_32", "decode_64", "combine", "combine_halves", "range"),
+    ],
     ids=" ".join,
 )
 def test_costs_are_those_of_the_table(kernels):
@@ -77,12 +81,13 @@ def test_the_table_holds_what_a_fast_kernel_needs(name):
     assert costs["shared"] <= limit
     if kernel in ahead.FIXED:
         assert costs["spills"] == costs["matrix"] == 0
-        assert (costs["ex2"] > 0) == (kernel == "combine")
+        assert (costs["ex2"] > 0) == kernel.startswith("combine")
         return
     assert costs["wide"] > 0, "no 16-byte loads"
     assert (costs["matrix"] > 0) == (dtype == "bf16"), "half precision runs on tensor cores, exact float32 does not"
     if architecture == "sm_90" and " row 0 " in name and name.split()[5] not in ("everything", "masked") and "fp32" not in name:
-        assert costs["spills"] <= 20, f"{kernel} spills"
+        most = 30 if (kernel, name.split()[5]) == ("balanced", "additive") else 20  # two tiles of sums beside one of the mask
+        assert costs["spills"] <= most, f"{kernel} spills"
 
 
 def test_softmax_takes_half_the_exponentials():

@@ -108,7 +108,8 @@ def test_the_log_sum_exp(count, chunks):
     keep = (torch.arange(37) < 30).repeat(1, 1, 2, 1)
     keep[0, 0, 1] = False
     call = [tensor.to(GPU) for tensor in (query, key, value)]
-    output, lse = decode_attention(*call, *[None] * 3, keep.to(GPU), None, None, False, 0, None, 0.5, None, 0.0, True, True, None, None)
+    constants = (False, 0, None, 0.5, None, 0.0, True, False, True)
+    output, lse = decode_attention(*call, *[None] * 3, keep.to(GPU), None, None, *constants, None, None)
     scores = (query.double() @ key.double().transpose(-1, -2) * 0.5)[..., :30]
     torch.testing.assert_close(lse[..., 0].cpu().double(), torch.cat([scores, -scores], -1).logsumexp(-1)[..., 0], rtol=1e-6, atol=1e-6)
     assert lse[..., 1].isposinf().all()
@@ -234,7 +235,7 @@ def test_the_fused_implementation_decodes_unless_there_is_a_gradient(monkeypatch
 
 def test_opcheck():
     call = [tensor.to(GPU) for tensor in tensors(2, 11)]
-    torch.library.opcheck(decode_attention, (*call, *[None] * 6, True, 9, None, 0.5, None, 0.0, True, True, None, None))
+    torch.library.opcheck(decode_attention, (*call, *[None] * 6, True, 9, None, 0.5, None, 0.0, True, False, True, None, None))
 
 
 @pytest.mark.gpu

@@ -43,7 +43,7 @@ def test_head_sizes(head_dim, value_dim):
 def test_log_sum_exp(dtype, log_polarity, signed):
     query, key, value = (torch.randn(2, 3, length, 8, device=GPU).to(dtype) for length in (5, 41, 41))
     log_p = None if log_polarity is None else torch.full((3,), log_polarity, device=GPU)
-    _, lse, _ = fused_attention(query, key, value, log_p, None, None, None, None, None, False, 0, None, 0.7, None, 0.0, signed, True)
+    _, lse, _ = fused_attention(query, key, value, log_p, None, None, None, None, None, False, 0, None, 0.7, None, 0.0, signed, False, True)
     scores = query.double() @ key.double().transpose(-1, -2) * 0.7
     shift = log_polarity if log_polarity is not None else 0.0 if signed else float("-inf")
     torch.testing.assert_close(lse.double(), torch.cat([scores, shift - scores], -1).logsumexp(-1), rtol=1e-6, atol=1e-6)

@@ -14,7 +14,7 @@ TILE = Tile(16, 16, 4, 1)
 
 def problem(queries=19, scale=0.5, **changes):
     query, key, value = (torch.randn(2, heads, length, 64).half() for heads, length in ((4, queries), (2, 37), (2, 37)))
-    numbers = {"log_polarity": None, "signed": True, "bias": None, "softcap": None, "dropout_p": 0.0, "seed": None, "exact": False}
+    numbers = {"polarity": None, "signed": True, "bias": None, "softcap": None, "dropout_p": 0.0, "seed": None, "exact": False}
     visibility = AttentionMask(queries, 37, causal=True)
     return launch.FusedProblem(query, key, value, visibility=visibility, scale=scale, **numbers | changes)
 

@@ -106,7 +106,7 @@ def test_which_calls_it_is_for(monkeypatch, changes, wanted, expected):
     tensors = inputs(head_dim=changes.get("head_dim", 64))
     numbers = (None, True, AttentionMask(19, 37), None, 1.0, None, 0.0, None, changes.get("exact", False))
     problem = launch.FusedProblem(*tensors, *numbers)
-    assert (problem.reduced(log_polarity=wanted) is not None) is expected
+    assert (problem.reduced(polarity=wanted) is not None) is expected
     assert not any(problem.fits(tile) for tile in launch.tiles("key_value", 64, 2, (9, 0)) if tile.reduced), "by default, two kernels"
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hf_tanhmax.attention.kernels.schedule import HEAD_SIZES, HOPPER, TABLE, decode_kernel_for, padded_size, splits, tiles
 
-KERNELS = ("forward", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64")
+KERNELS = ("forward", "balanced", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64")
 
 
 def test_the_table_is_whole_and_bounded():

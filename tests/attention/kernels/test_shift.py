@@ -174,7 +174,8 @@ def test_log_sum_exp_is_that_of_the_scores(with_tile, monkeypatch):
     monkeypatch.setattr(launch, "tiles", lambda *_: (STATIC,))
     for dtype in (torch.float32, torch.bfloat16):
         query, key, value = scored(20.0, dtype)
-        _, lse, _ = fused_attention(query, key, value, None, None, None, None, None, None, False, 0, None, 1.0, None, 0.0, True, True)
+        constants = (False, 0, None, 1.0, None, 0.0, True, False, True)
+        _, lse, _ = fused_attention(query, key, value, *[None] * 6, *constants)
         scores = query.double() @ key.double().transpose(-1, -2)
         torch.testing.assert_close(lse.double(), torch.cat([scores, -scores], -1).logsumexp(-1), rtol=1e-6, atol=1e-6)
 
@@ -295,7 +296,7 @@ def test_norms_of_keys():
         ({"dtype": torch.float32}, True, False),
         ({"dtype": torch.float16}, False, False),
         ({"signed": False}, False, False),
-        ({"log_polarity": torch.zeros(2)}, False, False),
+        ({"polarity": torch.zeros(2)}, False, False),
         ({"bias": torch.zeros(1, 1, 1, 49, dtype=torch.bfloat16)}, False, False),
         ({"bias": torch.zeros(1, 1, 1, 49, dtype=torch.bfloat16), "additive": True}, False, False),
         ({"softcap": 30.0, "dropout_p": 0.1}, True, True),
@@ -303,7 +304,7 @@ def test_norms_of_keys():
 )
 def test_which_calls_a_row_is_for(changes, static, polynomial):
     tensors = scored(1.0, changes.get("dtype", torch.bfloat16))
-    fields = {"log_polarity": None, "signed": True, "bias": None, "softcap": None, "dropout_p": 0.0, "seed": None, "exact": False}
+    fields = {"polarity": None, "signed": True, "bias": None, "softcap": None, "dropout_p": 0.0, "seed": None, "exact": False}
     fields |= {name: item for name, item in changes.items() if name != "dtype"}
     problem = launch.FusedProblem(*tensors, visibility=AttentionMask(33, 49), scale=1.0, **fields)
     assert [problem.fits(tile) for tile in (ONLINE, STATIC, POLYNOMIAL)] == [True, static, polynomial]

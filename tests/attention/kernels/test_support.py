@@ -149,7 +149,7 @@ def test_why_not_knows_every_implementation_and_checks_arguments():
 
 
 def test_auto_prefers_the_kernels_on_cuda_only():
-    assert AUTOMATIC == {"cpu": ("cpu", "composed"), "cuda": ("triton", "composed")}
+    assert AUTOMATIC == {"cpu": ("cpu",), "cuda": ("triton", "composed")}
 
 
 @pytest.mark.gpu

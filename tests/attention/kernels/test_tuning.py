@@ -118,9 +118,9 @@ def test_a_choice_is_for_calls_that_compile_the_same(monkeypatch):
     monkeypatch.setattr(launch, "tiles", lambda *_: (SLOW, FAST))
     keep, segments = torch.ones(1, 1, 7, 7, dtype=torch.bool), torch.zeros(7, dtype=torch.int64)
     masks = ({}, {"causal": True}, {"window": 3}, {"keep": keep}, {"segments": segments})
-    numbers = {"log_polarity": None, "signed": True, "bias": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None}
+    numbers = {"polarity": None, "signed": True, "bias": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None}
     added = {"bias": torch.zeros(1, 1, 7, 7)}  # an additive mask shares its pointer
-    changes = ({"log_polarity": torch.zeros(2)}, {"signed": False}, {"softcap": 5.0}, {"dropout_p": 0.1}, {"exact": True})
+    changes = ({"polarity": torch.zeros(2)}, {"signed": False}, {"softcap": 5.0}, {"dropout_p": 0.1}, {"exact": True})
     calls = [(mask, {}) for mask in masks] + [({}, change) for change in (*changes, added, added | {"additive": True})]
     for mask, change in calls:
         tensors = [torch.zeros(1, heads, 7, 8) for heads in (2, 1, 1)]

@@ -82,12 +82,12 @@ def test_shapes_and_indices_are_no_input(name):
 
 
 def test_joined_keeps_every_option_and_tag():
-    both = dataflow.joined([Value(frozenset({INPUT}), (None,)), Value(frozenset({SCORES}), (3,))])
+    both = dataflow.union([Value(frozenset({INPUT}), (None,)), Value(frozenset({SCORES}), (3,))])
     assert both == Value(frozenset({INPUT, SCORES}), (None, 3))
-    assert dataflow.joined([GIVEN]) is GIVEN
+    assert dataflow.union([GIVEN]) is GIVEN
     pair = Value(items=(GIVEN, PARAMETER))
-    assert dataflow.joined([pair, Value(items=(PARAMETER, PARAMETER))]).items == (GIVEN, PARAMETER)
-    assert dataflow.joined([pair, GIVEN]).items == ()
+    assert dataflow.union([pair, Value(items=(PARAMETER, PARAMETER))]).items == (GIVEN, PARAMETER)
+    assert dataflow.union([pair, GIVEN]).items == ()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hf_tanhmax import TanhMaxSettings, use_tanhmax
 from hf_tanhmax.integration.detection.attention_facts import attention_facts
 from hf_tanhmax.integration.detection.dataflow import SELF, Instance, Method
 from hf_tanhmax.integration.detection.forward_source import Reading
-from hf_tanhmax.integration.patching import _by_layer
+from hf_tanhmax.integration.patching import modules_by_layer
 from hf_tanhmax.integration.registration import EAGER, FUSED, PAGED
 
 with torch.device("meta"):  # looks up once which functions make tensors, and must see them as they are outside of a test
@@ -79,7 +79,7 @@ def test_no_attention_is_overlooked_while_a_model_runs():
             continue
         facts = {type(module): attention_facts(module) for module in model.modules()}
         try:
-            use_tanhmax(model, TanhMaxSettings(layers=range(len(_by_layer(model)))) if _by_layer(model) else None)
+            use_tanhmax(model, TanhMaxSettings(layers=range(len(modules_by_layer(model)))) if modules_by_layer(model) else None)
             patched = True
         except (ValueError, NotImplementedError):  # refused as a whole, so what asks the interface computes softmax
             patched = False

@@ -11,13 +11,12 @@ import yaml
 import hf_tanhmax
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import RENAMED_KEYS
-from hf_tanhmax.training.configuration.recipe import checked, print_help, read_layers, read_recipes, read_yaml, task_base, task_of
-from hf_tanhmax.training.configuration.schema import ATTENTION, CONFIGS
+from hf_tanhmax.training.configuration.recipe import VARIANTS, checked, print_help, read_layers, read_recipes, read_yaml, task_base, task_of
+from hf_tanhmax.training.configuration.schema import ATTENTION, CALIBRATION, CONFIGS
 
 TEXT = "bert/text_classification"
 BASE = task_base(TEXT)
 LORA = {"lora_rank", "lora_alpha"}
-VARIANTS = ["annealed", "learned", "lora", "softmax", "tanhmax"]
 MODEL = ["--model_name_or_path", "some/model"]
 
 
@@ -26,14 +25,31 @@ def recipe(name, *flags):
 
 
 @pytest.mark.parametrize("task", CONFIGS)
-def test_every_task_has_five_variants_that_differ_in_attention_and_lora_only(task):
-    assert sorted(path.stem for path in task_base(task).parent.glob("*.yaml")) == sorted([*VARIANTS, "base"])
-    for name in VARIANTS:
+def test_the_variants_of_every_task_differ_in_attention_and_lora_only(task):
+    there = {path.stem for path in task_base(task).parent.glob("*.yaml")} - {"base"}
+    assert there == set(VARIANTS)
+    for name in there:
         file = task_base(task).with_name(f"{name}.yaml")
         assert set(read_yaml(file)) <= {*ATTENTION, *LORA}
-        assert file.read_text() == BASE.with_name(f"{name}.yaml").read_text()
+        first = task_base("llama/sft") if task.startswith("llama") and name.startswith("aligned") else BASE  # which has no biases to align
+        assert file.read_text() == first.with_name(f"{name}.yaml").read_text()
         made = read_recipes([str(file), *MODEL])[0]
         assert (made.name, made.config.family) == (task.replace("/", "--"), task.split("/")[0])
+
+
+@pytest.mark.parametrize("name", ["aligned", "balanced"])
+def test_adapters_are_the_only_difference_of_a_lora_variant(name):
+    whole, adapted = (recipe(variant, *MODEL).config.identity() for variant in (name, f"{name}_lora"))
+    assert {key for key in whole if whole[key] != adapted[key]} == {"lora_rank"}
+
+
+def test_help_names_first_what_keeps_a_trained_checkpoint(capsys):
+    print_help(["--help"])
+    said = capsys.readouterr().out
+    places = [said.index(f"\n  {name} ") for name in VARIANTS]
+    assert places == sorted(places)
+    assert list(VARIANTS)[:2] == ["aligned", "balanced"]
+    assert said.index("/aligned.yaml") < said.index("/tanhmax.yaml")
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, "base"])
@@ -77,6 +93,23 @@ def test_the_comparison_changes_attention_and_nothing_else():
     different = {key for key in CONFIGS[TEXT].model_fields if getattr(main_run.config, key) != getattr(twin.config, key)}
     assert different == {"attention", "polarity_schedule", "output_dir", "compare_with"}
     assert "output_dir" not in twin.config.identity()
+
+
+def test_the_comparison_with_softmax_has_nothing_to_calibrate():
+    aligned, softmax = read_recipes([str(BASE.with_name("aligned.yaml")), *MODEL, "--compare_with", "softmax"])
+    assert (aligned.config.calibrate, softmax.config.calibrate) == (256, None)
+    _, aligned = read_recipes([str(BASE.with_name("balanced.yaml")), *MODEL, "--compare_with", "aligned"])
+    assert (aligned.config.shift, aligned.config.polarity, aligned.config.calibrate) == (None, 1.0, 256)
+
+
+def test_a_decoder_is_calibrated_with_a_balanced_shift():
+    config = read_recipes([str(task_base("llama/sft").with_name("aligned.yaml")), *MODEL])[0].config
+    assert (config.shift, config.polarity, config.calibrate, config.refit) == ("balanced", 0.2, 128, True)
+
+
+def test_a_recipe_without_calibration_is_the_run_that_it_was():
+    assert not set(CALIBRATION) & set(recipe("tanhmax").config.identity())
+    assert {"calibrate": 256, "balance": 0.2}.items() <= recipe("aligned", *MODEL).config.identity().items()
 
 
 def test_the_comparison_keeps_lora_and_takes_it_from_a_variant_that_has_it():

@@ -51,6 +51,25 @@ def test_renamed_keys_have_the_names_of_training_arguments():
         ("tanhmax", "--synthetic_polar 3", "synthetic_polar must be even and below"),
         ("tanhmax", "--shift centred", "shift must be"),
         ("softmax", "--shift balanced", "shift does something only with attention: tanhmax"),
+        ("tanhmax", "--calibrate -1", "calibrate must be at least 1, but is -1"),
+        ("tanhmax", "--calibrate true", "calibrate must be a whole number or null, but is True"),
+        ("aligned", "--balance 0", "balance must be positive and at most 1, but is 0"),
+        ("aligned", "--balance 1.5", "balance must be positive and at most 1, but is 1.5"),
+        ("tanhmax", "--balance 0.3", "balance does something only with calibrate"),
+        ("softmax", "--calibrate 9", "calibrate does something only with attention: tanhmax"),
+        ("aligned", "", "calibrate is for a trained softmax checkpoint: set model_name_or_path, or calibrate to null"),
+        ("tanhmax", "--refit true", "refit does something only with calibrate"),
+        ("tanhmax", "--transfer_steps 60", "transfer_steps does something only with calibrate"),
+        ("aligned", "--model_name_or_path x --transfer_steps -1", "transfer_steps must be at least 0, but is -1"),
+        ("aligned", "--model_name_or_path x --refit 3", "refit must be true or false or null, but is 3"),
+        (
+            "aligned",
+            "--model_name_or_path x --polarity learned",
+            "calibrate: a learned polarity starts close to softmax, so",
+        ),
+        ("balanced", "--model_name_or_path x --calibrate 9 --refit false", "calibrate: a balanced shift balances every row by itself, so"),
+        ("balanced", "--model_name_or_path x --calibrate 9 --balance .2", "balance does something only with calibrate and no shift"),
+        ("annealed", "--model_name_or_path x --calibrate 9 --transfer_steps 9", "refit and transfer_steps fit projections to one polarity"),
         ("annealed", "--polarity learned", "a learned polarity is not annealed"),
         ("softmax", "--polarity 0.5", "polarity does something only with attention: tanhmax"),
         ("annealed", "--attention softmax", "does something only with attention: tanhmax"),
@@ -66,7 +85,7 @@ def test_renamed_keys_have_the_names_of_training_arguments():
         ("tanhmax", "--test_file x.csv", "test_file needs a train_file beside it"),
         ("tanhmax", "--train_file x.txt", "train_file must end in .csv, .json, .jsonl, .parquet, but is x.txt"),
         ("tanhmax", "--train_file nowhere.csv", "train_file does not exist: nowhere.csv"),
-        ("tanhmax", "--compare_with sofmax", "no variant 'sofmax' beside tanhmax.yaml; there are annealed, learned, lora, softmax"),
+        ("tanhmax", "--compare_with sofmax", "no variant 'sofmax' beside tanhmax.yaml; there are aligned, aligned_lora, annealed, "),
         ("tanhmax", "--compare_with tanhmax", "'tanhmax' is the variant itself"),
         ("tanhmaks", "", "there is no file"),
     ],
@@ -74,6 +93,12 @@ def test_renamed_keys_have_the_names_of_training_arguments():
 def test_values_that_cannot_work_are_refused(name, flags, message):
     with pytest.raises(RecipeError, match=message):
         recipe(name, *flags.split())
+
+
+@pytest.mark.parametrize("task", ["llama/causal_lm", "llama/sft"])
+def test_a_llama_has_no_biases_to_align(task):
+    with pytest.raises(RecipeError, match=r"a LLaMA has no key biases to align: calibrate it with shift: balanced at a polarity of 0\.2"):
+        read_recipes([str(task_base(task).with_name("tanhmax.yaml")), "--model_name_or_path", "x", "--calibrate", "9"])
 
 
 def test_files_are_looked_at_before_anything_else(tmp_path):

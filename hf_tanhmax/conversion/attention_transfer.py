@@ -30,9 +30,11 @@ from tqdm import tqdm
 from ..integration.hooks import AttentionCall, AttentionFunction, is_signed, replace_attention, without_dropout
 from ..integration.patching import attention_modules
 from ..integration.registration import heads_of
+from ..integration.serving import cache_argument
+from .originals import put_back
 from .projections import find_linear
 from .report import TransferReport
-from .runner import TINY, Batch, Runner, check_batch, chosen_heads
+from .runner import TINY, Batch, Runner, check_batch, chosen_heads, out_of_memory_in_words
 from .statistics import real_rows
 
 PURPOSE = "trained by attention transfer"
@@ -159,8 +161,15 @@ class _Transfer:
         if first is None:
             raise ValueError("there are no batches to transfer with; give a list of a few, such as 256 texts in all")
         errors = self._errors(first_calls)
-        originals = self._write()
-        masses, cosine = self._signed(first, first_softmax)
+        if not all(map(math.isfinite, errors)):
+            raise ValueError(f"the errors of layers are NaN or infinite after step {self.steps}; take a lower learning_rate")
+        originals, done = self._write(), False
+        try:
+            masses, cosine = self._signed(first, first_softmax)
+            done = True
+        finally:
+            if not done:
+                put_back(self.runner.model, originals)
         for layer in self.layers:
             layer.module.config.tanhmax_refitted_polarity = layer.module.config.tanhmax_polarity  # type: ignore[union-attr]
         return TransferReport(
@@ -186,7 +195,7 @@ class _Transfer:
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             inputs[module] = args, kwargs
-            if kwargs.get("past_key_values") is not None:  # a second call with it would add its keys again
+            if kwargs.get(cache_argument(module.forward) or "") is not None:  # a second call with it would add its keys again
                 raise NotImplementedError(f"{type(module).__name__} keeps a cache of keys, so it cannot be {PURPOSE}; pass use_cache=False")
 
         def compute(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
@@ -213,7 +222,8 @@ class _Transfer:
             with torch.enable_grad():
                 loss, of_layer = torch.zeros((), dtype=layer.output.dtype, device=layer.output.device), 0.0
                 for call in calls[layer.module]:
-                    error, mass = layer.student(call)
+                    with out_of_memory_in_words(call.output.shape[:2]):
+                        error, mass = layer.student(call)
                     loss = loss + error + F.relu(layer.floor - mass).mean()
                     of_layer += float(error.detach()) / len(calls[layer.module])
             if not math.isfinite(float(loss.detach())):

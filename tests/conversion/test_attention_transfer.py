@@ -7,14 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from families import LAYERS, run, text, tiny_model
+from families import CACHE, LAYERS, run, text, tiny_model
 from made_conversions import batches, hidden, trained
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, set_polarity, use_tanhmax
+from hf_tanhmax.conversion.attention_transfer import transfer
 from hf_tanhmax.conversion.gauge import align
 from hf_tanhmax.conversion.originals import undo_refit
-from hf_tanhmax.conversion.transfer import transfer
+from hf_tanhmax.conversion.runner import Runner
 
 TRAINED = {"bert": ("query", "key"), "vit": ("q_proj", "k_proj")}
 every_family = pytest.mark.parametrize("family", TRAINED)
@@ -288,7 +289,23 @@ def test_activations_that_are_not_finite():
     unchanged(model, ValueError, r"the loss of encoder\.layer\.1\.attention\.self is NaN or infinite at step 1; look for inputs")
 
 
+def test_what_failed_after_the_last_step_is_undone(monkeypatch):
+    measured, measure = [], Runner.measure
+
+    def fail(self, *given):
+        measured.append(given)
+        if len(measured) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return measure(self, *given)
+
+    monkeypatch.setattr(Runner, "measure", fail)
+    unchanged(trained("bert"), torch.OutOfMemoryError, "no memory", steps=1)
+
+
 def test_a_rate_that_is_too_high():
+    unchanged(
+        trained("bert", torch.float32), ValueError, "the errors of layers are NaN or infinite after step 1", steps=1, learning_rate=1e30
+    )
     unchanged(trained("bert", torch.float32), ValueError, "NaN or infinite at step [2-9]", steps=9, learning_rate=1e30)
 
 
@@ -309,12 +326,12 @@ def test_an_adapter():
 def test_a_cache_that_is_handed_in():
     model = llama()
     with torch.no_grad():
-        cache = model(text(2, 3), use_cache=True).past_key_values
+        cache = model(text(2, 3), use_cache=True)[CACHE]
     unchanged(
         model,
         NotImplementedError,
         "LlamaAttention keeps a cache of keys, so it cannot be trained by attention transfer; pass use_cache=False",
-        [{"input_ids": text(2, 3), "past_key_values": cache}],
+        [{"input_ids": text(2, 3), CACHE: cache}],
     )
 
 

@@ -1,0 +1,79 @@
+"""What was measured of language models, as a table: a row for each way, as converted, and one more where it was fine-tuned.
+
+python -m recipes.conversion language_table [--results DIR] [--markdown]
+"""
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.results import read_lines, table
+
+from .language_models import FILE, LanguagePlan, read_plan
+from .plan import RESULTS
+
+Line = dict[str, Any]
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table; 2 if there are no results."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.conversion language_table", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--markdown", action="store_true", help="for a document")
+    chosen = parser.parse_args(arguments)
+    try:
+        print(rendered(chosen.results, markdown=chosen.markdown))
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
+    """Negative mass; perplexity over that of softmax with the same fine-tuning; KL; greedy tokens that are those of softmax.
+
+    Perplexities of kinds of text are joined by their geometric mean. Means are over seeds.
+
+    Raises:
+        RecipeError: no results in the folder, or a file that cannot be read.
+    """
+    plan, path = read_plan(), folder / FILE
+    try:
+        lines: Any = read_lines(path)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"there are no results in {folder}, or they cannot be read: {error}") from error
+    header = ["way", "negative mass", "calibrated on", "held out", "KL, nats per token", "same tokens", "log-likelihood"]
+    rows = []
+    for name, way in plan.ways.items():
+        for tuned in (False, True):
+            found = [line for line in lines if line["way"] == name and line["tuned"] is tuned]
+            if found:
+                rows.append([way.title + ", fine-tuned" * tuned, *_cells(found, _softmax(lines, tuned=tuned), plan)])
+    return table(header, rows, markdown=markdown)
+
+
+def ratio(line: Line, softmax: Line, kinds: Sequence[str]) -> float:
+    """Perplexity over that of softmax, geometric mean over kinds of text."""
+    return math.exp(statistics.fmean(math.log(line["test"][kind]["perplexity"] / softmax["test"][kind]["perplexity"]) for kind in kinds))
+
+
+def _softmax(lines: list[Line], *, tuned: bool) -> Line | None:
+    return next((line for line in lines if line["way"] == "softmax" and line["tuned"] is tuned), None)
+
+
+def _cells(found: list[Line], softmax: Line | None, plan: LanguagePlan) -> list[str]:
+    cells = [f"{statistics.fmean(line['signs']['overall']['negative_mass'] for line in found):.3f}"]
+    for kinds in (plan.calibrated, plan.held_out):
+        cells.append("-" if softmax is None else f"{statistics.fmean(ratio(line, softmax, kinds) for line in found):.3f}")
+    cells.append("-" if found[0]["tuned"] else f"{statistics.fmean(line['test'][kind]['kl'] for line in found for kind in plan.kinds):.3f}")
+    said = [line["continuations"] for line in found if "continuations" in line]
+    if not said:
+        return [*cells, "-", "-"]
+    agreement, likelihood = (statistics.fmean(each[key] for each in said) for key in ("agreement", "log_likelihood"))
+    return [*cells, f"{100 * agreement:.0f} %", f"{likelihood:.2f}"]

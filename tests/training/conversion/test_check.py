@@ -1,0 +1,101 @@
+"""What is said of a language model that conversion destroyed, before training and after it; and what is not said of one that it did not."""
+
+import json
+import random
+
+import pytest
+
+from hf_tanhmax.cards.text import escaped
+from hf_tanhmax.results import Conversion
+from hf_tanhmax.training.configuration.recipe import read_recipes
+from hf_tanhmax.training.conversion.check import FAR, warnings_about
+
+CAUSAL = "llama/causal_lm"
+ADVICE = "start again with recipes/llama/causal_lm/balanced.yaml or recipes/llama/causal_lm/aligned.yaml"
+
+
+@pytest.fixture(scope="module")
+def alternating(tmp_path_factory):
+    """Texts of two words that take turns, so that the next word is told by attention alone."""
+    choice = random.Random(0)
+    texts = (" ".join(f"w{word}" for word in choice.sample(range(12), 2) * 5) for _ in range(400))
+    path = tmp_path_factory.mktemp("texts") / "alternating.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    return str(path)
+
+
+@pytest.fixture
+def config(variant):
+    return lambda name, *flags: read_recipes([variant(name, CAUSAL), "--model_name_or_path", "x", *flags])[0].config
+
+
+def losses(softmax=None, converted=None, trained=None):
+    known = {"softmax_loss": softmax, "converted_loss": converted, "trained_loss": trained}
+    return Conversion(checked_rows=64, **{name: loss for name, loss in known.items() if loss is not None})
+
+
+@pytest.mark.parametrize("known", [losses(), losses(0, FAR), losses(0, 0.5, FAR), losses(None, 0, FAR), losses(3, 2, 1)])
+def test_a_loss_that_is_not_far_above_is_none_of_its_business(known, config):
+    assert warnings_about(known, config("tanhmax")) == []
+
+
+@pytest.mark.parametrize("lost", [3.7, float("nan"), float("inf")])
+def test_a_destroyed_model_is_said_and_the_variant_to_use(lost, config):
+    (said,) = warnings_about(losses(3, lost), config("tanhmax"))
+    assert said.startswith(
+        f"conversion destroyed this model: before training its loss on 64 validation rows is {lost:.2f} nats per token, and"
+    )
+    assert said.endswith(f"that of the softmax checkpoint 3.00; {ADVICE}, which keeps more of what it knew")
+    before, after = warnings_about(losses(3, lost, lost), config("tanhmax"))
+    assert before == said
+    assert f"training did not make up for the conversion: the loss on 64 validation rows ended at {lost:.2f} nats" in after
+    assert after.endswith(f"was 3.00 for the softmax checkpoint; {ADVICE}, which keeps more of what it knew")
+
+
+def test_training_that_ends_far_above_its_start_is_said(config):
+    (said,) = warnings_about(losses(None, 2, 2.7), config("annealed"))
+    assert "ended at 2.70 nats per token, and was 2.00 before training" in said
+
+
+def test_what_is_balanced_already_gets_other_advice(config):
+    (said,) = warnings_about(losses(3, 4), config("balanced", "--polarity", "0.9"))
+    assert said.endswith("; lower the polarity of the balanced shift (now 0.9), or calibrate as recipes/llama/causal_lm/aligned.yaml does")
+    (said,) = warnings_about(losses(3, 4), config("aligned", "--polarity", "0.9"))
+    assert said.endswith("; lower the polarity of the balanced shift (now 0.9)")
+
+
+@pytest.mark.slow
+def test_a_decoder_that_is_converted_at_once_is_said_to_be_destroyed_and_a_balanced_one_is_not(train, alternating, tmp_path):
+    rows = ("--train_file", alternating, "--max_length", "32", "--health_rows", "20")
+    code, said, _ = train(
+        "softmax", *rows, "--max_steps", "120", "--learning_rate", "2e-2", "--save_steps", "200", task=CAUSAL, folder="start"
+    )
+    assert code == 0, said
+    start = ("--model_name_or_path", str(tmp_path / "start"), *rows)
+    found = {}
+    for name in ("tanhmax", "annealed", "balanced", "aligned"):
+        code, said, results = train(name, *start, task=CAUSAL, folder=name)
+        assert code == 0, said
+        found[name] = results["conversion"]
+        card = (tmp_path / name / "README.md").read_text()
+        for sentence in found[name]["warnings"]:
+            assert f"{name}: WARNING: {sentence}" in said
+            assert f"**Warning:** {escaped(sentence)}." in card
+        assert ("WARNING" in said, "**Warning:**" in card) == (bool(found[name]["warnings"]),) * 2
+    destroyed, late = found["tanhmax"]["warnings"]
+    assert destroyed.startswith("conversion destroyed this model")
+    assert late.startswith("training did not make up for the conversion")
+    (late,) = found["annealed"]["warnings"]  # which begins as softmax, and ends as bad
+    assert late.startswith("training did not make up for the conversion")
+    assert found["annealed"]["converted_loss"] == found["annealed"]["softmax_loss"]
+    assert found["balanced"]["warnings"] == found["aligned"]["warnings"] == []
+    assert len({each["softmax_loss"] for each in found.values()}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["llama/sft", "bert/masked_lm"])
+def test_a_checkpoint_that_is_tanhmax_already_has_a_start_but_no_softmax(task, train, tmp_path):
+    train("tanhmax", task=task, folder="first")
+    _, _, results = train("tanhmax", "--model_name_or_path", str(tmp_path / "first"), task=task)
+    assert set(results["conversion"]) == {"checked_rows", "converted_loss", "trained_loss", "warnings"}
+    assert results["conversion"]["checked_rows"] == 5
