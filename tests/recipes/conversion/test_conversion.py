@@ -183,6 +183,15 @@ def test_the_table_holds_means_standard_errors_and_costs(tmp_path):
     ]
 
 
+def test_ablations_are_means_over_seeds(tmp_path):
+    lines = [
+        {"task": "sst2", "way": "aligned", "seed": seed, "ablation": {"effects": {"negatives_masked": {"difference": difference}}}}
+        for seed, difference in ((0, -0.02), (1, 0.0))
+    ]
+    write_lines(tmp_path / "ablation.jsonl", lines)
+    assert table.ablated(tmp_path).splitlines()[2:] == ["| SST-2 | aligned |   -1.0 ± 1.0 (2) |"]
+
+
 def test_the_plan_is_whole():
     plan = read_plan()
     assert next(iter(plan.ways)) == "softmax"  # the classifier that is converted without fine-tuning comes first
