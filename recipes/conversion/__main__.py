@@ -1,10 +1,10 @@
-"""`python -m recipes.conversion run`, `cost` and `language_models` measure, `table` prints; each says more with `--help`."""
+"""`python -m recipes.conversion run`, `cost`, `ablation` and `language_models` measure, `table` prints; each says more with `--help`."""
 
 import importlib
 import sys
 
 # Modules of this folder with a `main`.
-COMMANDS = ("run", "cost", "table", "language_models", "language_table", "pattern")
+COMMANDS = ("run", "cost", "ablation", "table", "language_models", "language_table", "pattern")
 
 
 def main(arguments: list[str]) -> int:

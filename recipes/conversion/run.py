@@ -74,6 +74,7 @@ def add_places(parser: argparse.ArgumentParser, plan: Plan) -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(plan.tasks), default=list(plan.tasks))
     parser.add_argument("--ways", nargs="+", choices=list(plan.ways), default=list(plan.ways))
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--work", type=Path, default=Path("runs/conversion"), metavar="DIR", help="where fine-tuned models are kept")
 
 
 def check_places(chosen: argparse.Namespace) -> None:
@@ -104,7 +105,6 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_places(parser, plan)
     parser.add_argument("--seeds", nargs="+", type=int, help="default: as many as the plan says, from 0")
-    parser.add_argument("--work", type=Path, default=Path("runs/conversion"), metavar="DIR", help="where models are kept")
     parser.add_argument("--most", type=int, metavar="N", help="stop after so many cells")
     parser.add_argument("--sweep", nargs="+", metavar="KEY=VALUE", help="train softmax with other keys of the task; no test row is read")
     chosen = parser.parse_args(arguments)
@@ -141,7 +141,7 @@ def measure(cell: Cell, rows: Mapping[str, Rows], chosen: argparse.Namespace) ->
     if cell.tuned:
         model = softmax_model(task, chosen.weights[task.model], 1 + int(rows["train"].labels.max()), cell.seed)
     else:
-        model = _softmax_classifier(task, cell.seed, chosen.work)
+        model = kept_model(task, "softmax", cell.seed, chosen.work)
     model, seconds, said = converted(model, cell.way, plan, rows["train"], cell.seed)
     training = fine_tune(model, rows["train"], task, cell.way, plan, cell.seed) if cell.tuned else None
     if cell.tuned:
@@ -162,10 +162,15 @@ def measure(cell: Cell, rows: Mapping[str, Rows], chosen: argparse.Namespace) ->
     }
 
 
-def _softmax_classifier(task: ClassifierTask, seed: int, work: Path) -> PreTrainedModel:
-    folder = work / task.name / "softmax" / str(seed)
+def kept_model(task: ClassifierTask, way: str, seed: int, work: Path) -> PreTrainedModel:
+    """The classifier that fine-tuning by a way made.
+
+    Raises:
+        RecipeError: it is not there.
+    """
+    folder = work / task.name / way / str(seed)
     if not folder.is_dir():
-        raise RecipeError(f"{folder} is not there: without fine-tuning needs the classifier that softmax made; run softmax first")
+        raise RecipeError(f"{folder} is not there: what fine-tuning made is wanted here; run {way} first")
     auto: Any = AutoModelForSequenceClassification if task.image_size is None else AutoModelForImageClassification
     return auto.from_pretrained(folder)
 

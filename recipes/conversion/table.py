@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     try:
         print(rendered(chosen.results, markdown=chosen.markdown))
+        if (chosen.results / "ablation.jsonl").is_file():
+            print("\n" + ablated(chosen.results, markdown=chosen.markdown))
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,6 +56,24 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
         for way in plan.ways.values()
     ]
     return table([*header, "extra cost"], [row for row in rows if set(row[1:]) != {"-"}], markdown=markdown)
+
+
+def ablated(folder: Path = RESULTS, *, markdown: bool = True) -> str:
+    """What fine-tuned models lose or win, in points of test accuracy, where their negative weights are changed; mean over seeds.
+
+    Raises:
+        RecipeError: as `read_results`.
+    """
+    plan = read_plan()
+    groups: dict[tuple[str, str], Lines] = {}
+    for line in _lines(folder / "ablation.jsonl", {"task", "way", "seed", "ablation"}):
+        groups.setdefault((plan.tasks[line["task"]].title, plan.ways[line["way"]].title), []).append(line["ablation"]["effects"])
+    names = list(dict.fromkeys(name for lines in groups.values() for effects in lines for name in effects))
+    rows = [
+        [task, way, *(_spread([100 * effects[name]["difference"] for effects in lines], "+") for name in names)]
+        for (task, way), lines in groups.items()
+    ]
+    return table(["task", "way", *(name.replace("_", " ") for name in names)], rows, markdown=markdown)
 
 
 def read_ratios(path: Path, task: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification, BertModel, ViTImagePro
 
 from hf_tanhmax.results import write_lines
 from recipes.conversion import __main__ as door
-from recipes.conversion import cost, run, table
+from recipes.conversion import ablation, cost, run, table
 from recipes.conversion.models import converted, softmax_model
 from recipes.conversion.plan import PLAN, read_plan
 from recipes.conversion.rows import read_rows
@@ -40,7 +40,7 @@ def place(tmp_path, monkeypatch):
     values |= {"tasks": {"small": {"title": "small", "max_length": 9, **SHARED, **FILES}}, "calibration_rows": 40, "refit_rows": 60}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     plan = read_plan(tmp_path / "plan.yaml")
-    for module in (run, cost, table):
+    for module in (run, cost, ablation, table):
         monkeypatch.setattr(module, "read_plan", lambda: plan)
     return tmp_path, plan
 
@@ -76,6 +76,11 @@ def test_every_cell_is_run_once_and_rendered(place, capsys):
     assert capsys.readouterr().out == ""  # nothing is missing
     assert door.main(["cost", *flags(folder, "--rounds", "2")]) == 0
     assert all(seconds > 0 for seconds in lines_of(folder, "cost")[0]["step_seconds"].values())
+    for _ in range(2):  # the second time nothing is missing
+        assert door.main(["ablation", *flags(folder, *work, "--ways", "softmax", "aligned", "--seeds", "1")]) == 0
+    (line,) = lines_of(folder, "ablation")
+    assert line["ablation"]["as_is"] == by_key["aligned", True, 1]["test"]["accuracy"]
+    assert set(line["ablation"]["effects"]) == set(ablation.INTERVENTIONS)
     capsys.readouterr()
     assert door.main(["table", "--results", str(folder / "results"), "--markdown"]) == 0
     shown = capsys.readouterr().out
@@ -176,6 +181,15 @@ def test_the_table_holds_means_standard_errors_and_costs(tmp_path):
         "| softmax | 89.0 ± 1.0 (2) |           - |           0.00 |          - |",
         "| aligned |       -3.0 (1) |   -15.0 (1) |           0.12 |      +32 % |",
     ]
+
+
+def test_ablations_are_means_over_seeds(tmp_path):
+    lines = [
+        {"task": "sst2", "way": "aligned", "seed": seed, "ablation": {"effects": {"negatives_masked": {"difference": difference}}}}
+        for seed, difference in ((0, -0.02), (1, 0.0))
+    ]
+    write_lines(tmp_path / "ablation.jsonl", lines)
+    assert table.ablated(tmp_path).splitlines()[2:] == ["| SST-2 | aligned |   -1.0 ± 1.0 (2) |"]
 
 
 def test_the_plan_is_whole():
