@@ -85,7 +85,8 @@ def convert(
         balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
         refit: whether output projections are refitted, which then belong to the polarity; None as `calibrate` says.
         transfer_steps: steps of attention transfer, after which queries and keys belong to the polarity; 60 to 120 are usual, 0 for none.
-        processor: the tokenizer or image processor for `calibrate`; None reads that of the checkpoint where one is needed.
+        processor: the tokenizer or image processor for `calibrate`; None reads that of the checkpoint where one is needed, of the same
+            revision and subfolder. A live model does not know its own, so the main branch's is read: pass that of another.
         **kwargs: passed to `from_pretrained` (`revision`, `dtype`, `device_map`, `quantization_config`, `num_labels`, ...), for a name.
 
     Returns:
@@ -102,7 +103,8 @@ def convert(
     made = convert_uncalibrated(model, auto_class, plan, **kwargs)
     if calibrate is not None:
         source = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
-        batches = calibration_batches(made, calibrate, processor, source=source)
+        place = {key: kwargs[key] for key in HUB if key in kwargs}
+        batches = calibration_batches(made, calibrate, processor, source=source, place=place)
         plan = plan.for_model(rotary=is_rotary(made.config))
         if not isinstance(model, str | os.PathLike) and (plan.refit or plan.transfer_steps):
             _own_projections(made)
