@@ -655,16 +655,21 @@ def test_weights_that_are_not_there():
 )
 @pytest.mark.parametrize("where", ["model", "layer"])
 def test_batches_that_do_not_fit(error, where, monkeypatch):
+    """Into the memory that the model takes for a batch, or that one layer takes later, run by itself."""
     model = student("bert")
+    part, left = (model.embeddings, 0) if where == "model" else (model.encoder.layer[1], 1)
+    forward, calls = part.forward, []
 
-    def failing(*_, **__):
-        raise error
+    def failing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > left:
+            raise error
+        return forward(*args, **kwargs)
 
-    part = model.embeddings if where == "model" else model.encoder.layer[1]
     monkeypatch.setattr(part, "forward", failing)
-    if where == "layer":
-        monkeypatch.setattr("hf_tanhmax.conversion.layers.run_model", lambda *_: None)
-    refused(model, torch.OutOfMemoryError if where == "model" else Exception, "give batches of fewer rows, or of shorter ones|were called")
+    said = "^a batch of 4 x 11 does not fit into memory; give batches of fewer rows, or of shorter ones: "
+    refused(model, torch.OutOfMemoryError, said, batches("bert"))
+    assert len(calls) == left + 1
 
 
 def test_no_attention():
