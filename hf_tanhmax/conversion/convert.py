@@ -136,20 +136,21 @@ def to_softmax(model: PreTrainedModel, *, originals: Originals | None = None) ->
     Args:
         model: of a TanhMax class.
         originals: of a model whose projections were refitted, the parameters as they were (`RefitReport.originals`, or the safetensors file
-            that holds them): the softmax model gets these instead, and is then to the bit the one that was converted.
+            that holds them): the softmax model gets these instead, and no learned score biases. As long as nothing was trained after the
+            refit, it is to the bit the one that was converted; what was trained in other parameters stays.
 
     Raises:
-        ValueError: not a TanhMax model, or one with learned score biases, which softmax has no place for; originals that are missing, are
-            of another model, or are not needed.
+        ValueError: not a TanhMax model, or one with learned score biases, which softmax has no place for, and no refit; originals that are
+            missing, are of another model, or are not needed.
     """
     cls = type(model)
     if not isinstance(model.config, TanhMaxFields):
         raise ValueError(f"{cls.__name__} is not a TanhMax class; for a patched live model use hf_tanhmax.restore")
-    if model.config.tanhmax_settings.learned:
+    if model.config.tanhmax_settings.learned and model.config.tanhmax_refitted_polarity is None:
         raise ValueError("this model has learned score biases, which a softmax model has no place for; they would be lost")
     upstream: Any = cls.__mro__[1]
     config, weights = _same_config(model.config, upstream.config_class), softmax_weights(model, originals)
-    if weights.keys() != model.state_dict().keys():  # a refit added biases
+    if any(not name.endswith(SCORE_BIAS) for name in model.state_dict().keys() - weights.keys()):  # a refit added biases
         setattr(config, BIASES, False)
     made = _with_weights_of(model, upstream, config, weights)
     return _named(made, converted_name(model.config.name_or_path or cls.__name__, "softmax"))

@@ -334,6 +334,21 @@ def test_softmax_is_exact_with_the_originals(family, bias, by_file, tmp_path):
 
 
 @every_family
+def test_softmax_is_exact_with_the_originals_where_polarity_is_learned(family):
+    softmax = to_softmax(student(family, torch.float32))
+    before, config = state(softmax), softmax.config.to_dict()
+    model = convert(softmax, polarity="learned", shift="balanced", score_bias=0.5)
+    with pytest.raises(ValueError, match=r"this model has learned score biases, which a softmax model has no place for"):
+        to_softmax(model, originals={})
+    report = refit(model, batches(family))
+    with pytest.raises(ValueError, match=r"were refitted to polarity learned, and softmax computes something else.*pass originals="):
+        to_softmax(model)
+    found = to_softmax(model, originals=report.originals)
+    assert_equal(state(found), before)
+    assert found.config.to_dict() == config
+
+
+@every_family
 def test_it_can_be_undone(family):
     model = student(family)
     before, config = state(model), model.config.to_dict()
