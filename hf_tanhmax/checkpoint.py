@@ -6,6 +6,7 @@ an adapter is, in this order: the folder `base` in the adapter's, the folder tha
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,13 +149,17 @@ class Checkpoint:
             return "AutoImageProcessor"
         return "AutoTokenizer" if any(map(self.file, ("tokenizer_config.json", *TOKENIZER_FILES))) else None
 
-    def processor(self, *, images: bool) -> Tokenizer | BaseImageProcessor:
+    def processor(self, *, images: bool, place: Mapping[str, object] | None = None) -> Tokenizer | BaseImageProcessor:
         """Its image processor or its tokenizer; that of an adapter lies beside the adapter.
+
+        Args:
+            images: which of them.
+            place: arguments of `from_pretrained` that say where it is, such as `subfolder`, `token` and `cache_dir`.
 
         Raises:
             OSError, ValueError, ImportError: it has none that can be loaded here.
         """
-        return (AutoImageProcessor if images else AutoTokenizer).from_pretrained(self.name, **self._place)
+        return (AutoImageProcessor if images else AutoTokenizer).from_pretrained(self.name, **self._place, **(place or {}))
 
     def load(self, auto_class: type | None = None, **options: object) -> PreTrainedModel:
         """The model with its weights, from safetensors; an adapter as PEFT puts it on its base, not merged.
@@ -274,6 +279,11 @@ def class_of(config: PreTrainedConfig, path: Path) -> tuple[str, type[PreTrained
         if named == [model_class.__name__]:
             return auto, model_class
     raise CheckpointError(path, f"does not name one class of its family (architectures: {named}); save the model again")
+
+
+def knows_words(processor: Tokenizer | BaseImageProcessor) -> bool:
+    """False of a tokenizer that Transformers makes for BERT without its files, which knows special tokens alone."""
+    return not isinstance(processor, Tokenizer) or len(processor) > len(processor.all_special_tokens)
 
 
 def _auto_class_of(config: PreTrainedConfig) -> str:

@@ -15,7 +15,7 @@ import transformers
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import is_repository, model_card
-from ..checkpoint import length_limit, read_checkpoint
+from ..checkpoint import knows_words, length_limit, read_checkpoint
 from ..conversion.calibration.calibrate import calibrate
 from ..conversion.calibration.inputs import LENGTH, calibration_batches
 from ..conversion.calibration.quality import is_language_model
@@ -128,10 +128,7 @@ def _processor(source: str, model: PreTrainedModel, revision: str | None) -> tup
         found = read_checkpoint(source, revision=revision).processor(images=is_image)
     except (ImportError, OSError, TypeError, ValueError) as error:
         return noun, f"that of {source} cannot be loaded here: {one_line(error, LONGEST)}"
-    # Without its files Transformers makes a BERT tokenizer that knows no word.
-    if isinstance(found, PreTrainedTokenizerBase) and len(found) <= len(found.all_special_tokens):
-        return noun, f"{source} has none"
-    return noun, found
+    return noun, found if knows_words(found) else f"{source} has none"
 
 
 def _partial(out: Path) -> Path:

@@ -85,7 +85,8 @@ def convert(
         balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
         refit: whether output projections are refitted, which then belong to the polarity; None as `calibrate` says.
         transfer_steps: steps of attention transfer, after which queries and keys belong to the polarity; 60 to 120 are usual, 0 for none.
-        processor: the tokenizer or image processor for `calibrate`; None reads that of the checkpoint where one is needed.
+        processor: the tokenizer or image processor for `calibrate`; None reads that of the checkpoint where one is needed, of the same
+            revision and subfolder. A live model does not know its own, so the main branch's is read: pass that of another.
         **kwargs: passed to `from_pretrained` (`revision`, `dtype`, `device_map`, `quantization_config`, `num_labels`, ...), for a name.
 
     Returns:
@@ -102,7 +103,8 @@ def convert(
     made = convert_uncalibrated(model, auto_class, plan, **kwargs)
     if calibrate is not None:
         source = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
-        batches = calibration_batches(made, calibrate, processor, source=source)
+        place = {key: kwargs[key] for key in HUB if key in kwargs}
+        batches = calibration_batches(made, calibrate, processor, source=source, place=place)
         plan = plan.for_model(rotary=is_rotary(made.config))
         if not isinstance(model, str | os.PathLike) and (plan.refit or plan.transfer_steps):
             _own_projections(made)
@@ -134,20 +136,21 @@ def to_softmax(model: PreTrainedModel, *, originals: Originals | None = None) ->
     Args:
         model: of a TanhMax class.
         originals: of a model whose projections were refitted, the parameters as they were (`RefitReport.originals`, or the safetensors file
-            that holds them): the softmax model gets these instead, and is then to the bit the one that was converted.
+            that holds them): the softmax model gets these instead, and no learned score biases. As long as nothing was trained after the
+            refit, it is to the bit the one that was converted; what was trained in other parameters stays.
 
     Raises:
-        ValueError: not a TanhMax model, or one with learned score biases, which softmax has no place for; originals that are missing, are
-            of another model, or are not needed.
+        ValueError: not a TanhMax model, or one with learned score biases, which softmax has no place for, and no refit; originals that are
+            missing, are of another model, or are not needed.
     """
     cls = type(model)
     if not isinstance(model.config, TanhMaxFields):
         raise ValueError(f"{cls.__name__} is not a TanhMax class; for a patched live model use hf_tanhmax.restore")
-    if model.config.tanhmax_settings.learned:
+    if model.config.tanhmax_settings.learned and model.config.tanhmax_refitted_polarity is None:
         raise ValueError("this model has learned score biases, which a softmax model has no place for; they would be lost")
     upstream: Any = cls.__mro__[1]
     config, weights = _same_config(model.config, upstream.config_class), softmax_weights(model, originals)
-    if weights.keys() != model.state_dict().keys():  # a refit added biases
+    if any(not name.endswith(SCORE_BIAS) for name in model.state_dict().keys() - weights.keys()):  # a refit added biases
         setattr(config, BIASES, False)
     made = _with_weights_of(model, upstream, config, weights)
     return _named(made, converted_name(model.config.name_or_path or cls.__name__, "softmax"))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import some
 from ..integration.hooks import computes_tanhmax
 from ..integration.patching import attention_modules
+from ..integration.registration import SCORE_BIAS
 from .projections import find_linear
 
 Originals = Mapping[str, Tensor] | str | os.PathLike[str]
@@ -72,7 +73,7 @@ def undo_refit(model: nn.Module, originals: Originals) -> None:
 
 
 def softmax_weights(model: nn.Module, originals: Originals | None) -> dict[str, Tensor]:
-    """The state dictionary of a TanhMax model with its originals in it, and without the biases that a refit gave it.
+    """The state dictionary of a TanhMax model with its originals in it, and without score biases and the biases that a refit gave it.
 
     Raises:
         ValueError: originals that a refitted model needs and are not there, or that are of another model, or of one that was not refitted.
@@ -89,7 +90,7 @@ def softmax_weights(model: nn.Module, originals: Originals | None) -> dict[str, 
     if refitted is None:
         raise ValueError(f"no projection of this {type(model).__name__} was refitted, so it needs no originals")
     found = read_originals(model, originals)
-    for name in _added_biases(model, found):
+    for name in [*_added_biases(model, found), *(name for name in weights if name.endswith(SCORE_BIAS))]:
         del weights[name]
     return {**weights, **{name: value.to(weights[name].device, weights[name].dtype) for name, value in found.items()}}
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from families import LAYERS, TINY, assert_same, inputs_for, run, tiny_config, tiny_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -12,6 +13,8 @@ from hf_tanhmax import TanhMaxSettings, convert, to_softmax, use_tanhmax
 from hf_tanhmax.conversion.convert import _same_config
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.integration.registration import SCORE_BIAS
+from hf_tanhmax.training.data.tokenizer import build_tokenizer
+from hf_tanhmax.training.tasks.image_classification import build_image_processor
 
 every_family = pytest.mark.parametrize("family", TINY)
 UPSTREAM = {"bert": transformers.BertModel, "vit": transformers.ViTModel, "llama": transformers.LlamaModel}
@@ -80,6 +83,71 @@ def test_a_live_model_with_weights_elsewhere_is_refused(family, softmax, tmp_pat
             ValueError, match=r"some weights of this .* are not in memory, but offloaded or not there yet; pass its name instead"
         ):
             convert(model)
+
+
+# With the tokenizer or image processor that lies beside the weights
+
+
+@pytest.fixture
+def encoding(monkeypatch):
+    """What `convert` calibrates with, instead of which the batches are collected."""
+    seen = []
+
+    def _calibrate(model, batches, **_):
+        seen.extend(batches)
+        raise InterruptedError
+
+    monkeypatch.setattr("hf_tanhmax.conversion.convert.calibrate_model", _calibrate)
+    return seen
+
+
+def repository(folder, texts_by_revision):
+    """A cache of the Hub that holds a BERT `you/bert`, whose revisions have tokenizers of other texts; returns these tokenizers."""
+    tokenizers = {}
+    (folder / "models--you--bert" / "refs").mkdir(parents=True)
+    for number, (revision, texts) in enumerate(texts_by_revision.items()):
+        commit = f"{number}" * 40
+        (folder / "models--you--bert" / "refs" / revision).write_text(commit)
+        tokenizers[revision] = build_tokenizer(texts, vocabulary_size=40, max_length=9)
+        for made in (tokenizers[revision], tiny_model(transformers.BertModel)):
+            made.save_pretrained(folder / "models--you--bert" / "snapshots" / commit)
+    return tokenizers
+
+
+def test_the_tokenizer_is_that_of_the_revision(tmp_path, encoding):
+    texts = ["a film", "a gripping film"]
+    tokenizers = repository(tmp_path, {"main": ["nothing of that"], "v2": texts})
+    with pytest.raises(InterruptedError):
+        convert("you/bert", calibrate=texts, revision="v2", cache_dir=str(tmp_path), local_files_only=True)
+    (batch,) = encoding
+    assert torch.equal(batch["input_ids"], tokenizers["v2"](texts, padding=True, return_tensors="pt").input_ids)
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_the_tokenizer_is_that_of_the_subfolder(family, tmp_path, encoding):
+    for name in ("whole", "whole/part"):
+        tiny_model(UPSTREAM[family]).save_pretrained(tmp_path / name)
+        made = (
+            build_image_processor(11 if name == "whole" else 15)
+            if family == "vit"
+            else build_tokenizer([name], vocabulary_size=40, max_length=9)
+        )
+        made.save_pretrained(tmp_path / name)
+    inputs = ["whole/part"] if family == "bert" else [Image.effect_noise((15, 15), 40).convert("RGB")]
+    with pytest.raises(InterruptedError):
+        convert(str(tmp_path / "whole"), subfolder="part", calibrate=inputs)
+    (batch,) = encoding
+    assert all(torch.equal(value, made(inputs, return_tensors="pt")[name]) for name, value in batch.items())
+
+
+@pytest.mark.parametrize("family", ["bert"])
+def test_every_argument_that_says_where_a_repository_is_goes_to_the_tokenizer(softmax, encoding, monkeypatch):
+    place = {"token": "hf_x", "force_download": False, "proxies": None, "cache_dir": "elsewhere", "local_files_only": True}
+    tokenizer, seen = build_tokenizer(["a film"], vocabulary_size=40, max_length=9), {}
+    monkeypatch.setattr("hf_tanhmax.checkpoint.AutoTokenizer.from_pretrained", lambda name, **options: seen.update(options) or tokenizer)
+    with pytest.raises(InterruptedError):
+        convert(softmax, calibrate=["a film"], **place)
+    assert seen == place
 
 
 # Quantised

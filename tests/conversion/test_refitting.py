@@ -334,6 +334,21 @@ def test_softmax_is_exact_with_the_originals(family, bias, by_file, tmp_path):
 
 
 @every_family
+def test_softmax_is_exact_with_the_originals_where_polarity_is_learned(family):
+    softmax = to_softmax(student(family, torch.float32))
+    before, config = state(softmax), softmax.config.to_dict()
+    model = convert(softmax, polarity="learned", shift="balanced", score_bias=0.5)
+    with pytest.raises(ValueError, match=r"this model has learned score biases, which a softmax model has no place for"):
+        to_softmax(model, originals={})
+    report = refit(model, batches(family))
+    with pytest.raises(ValueError, match=r"were refitted to polarity learned, and softmax computes something else.*pass originals="):
+        to_softmax(model)
+    found = to_softmax(model, originals=report.originals)
+    assert_equal(state(found), before)
+    assert found.config.to_dict() == config
+
+
+@every_family
 def test_it_can_be_undone(family):
     model = student(family)
     before, config = state(model), model.config.to_dict()
@@ -655,16 +670,21 @@ def test_weights_that_are_not_there():
 )
 @pytest.mark.parametrize("where", ["model", "layer"])
 def test_batches_that_do_not_fit(error, where, monkeypatch):
+    """Into the memory that the model takes for a batch, or that one layer takes later, run by itself."""
     model = student("bert")
+    part, left = (model.embeddings, 0) if where == "model" else (model.encoder.layer[1], 1)
+    forward, calls = part.forward, []
 
-    def failing(*_, **__):
-        raise error
+    def failing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > left:
+            raise error
+        return forward(*args, **kwargs)
 
-    part = model.embeddings if where == "model" else model.encoder.layer[1]
     monkeypatch.setattr(part, "forward", failing)
-    if where == "layer":
-        monkeypatch.setattr("hf_tanhmax.conversion.layers.run_model", lambda *_: None)
-    refused(model, torch.OutOfMemoryError if where == "model" else Exception, "give batches of fewer rows, or of shorter ones|were called")
+    said = "^a batch of 4 x 11 does not fit into memory; give batches of fewer rows, or of shorter ones: "
+    refused(model, torch.OutOfMemoryError, said, batches("bert"))
+    assert len(calls) == left + 1
 
 
 def test_no_attention():

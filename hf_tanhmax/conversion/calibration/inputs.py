@@ -4,6 +4,7 @@ Rows are encoded when they are asked for, so that memory does not grow with them
 end to end and cut into pieces of one length, as in its training: padding would be wasted on it.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...checkpoint import length_limit, read_checkpoint
+from ...checkpoint import knows_words, length_limit, read_checkpoint
 from ..runner import Batch, check_batch
 from .quality import is_language_model
 
@@ -53,6 +54,7 @@ def calibration_batches(
     processor: Any = None,
     *,
     source: str | None = None,
+    place: Mapping[str, object] | None = None,
     length: int | None = None,
     batch_size: int | None = None,
 ) -> Sequence[Batch]:
@@ -64,6 +66,7 @@ def calibration_batches(
             batches, which stay as they are.
         processor: the tokenizer or image processor; batches need none.
         source: the checkpoint whose tokenizer or image processor is read if one is needed and not given.
+        place: arguments of `from_pretrained` that say where that is: `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`.
         length: tokens at most, or of a piece of text for a model that predicts the next token; None is what the model reads, or 512.
         batch_size: rows of one batch; None is 32, or pieces of 2,048 tokens in all.
 
@@ -80,12 +83,13 @@ def calibration_batches(
     if len(rows) == 0:
         raise ValueError("there is nothing to calibrate with; give some inputs, such as 256 texts in all")
     first, pictures = rows[0], getattr(model, "main_input_name", "input_ids") == "pixel_values"
+    read = functools.cache(lambda: processor or _processor_of(source, place or {}, pictures=pictures))
     if isinstance(first, Mapping):
         if _is_batch(first):
             return list(rows)
         column, kind = _column(first, model)
         if kind == "encoded":
-            return Batches(rows, batch_size or ROWS, lambda each: _padded(each, processor or _processor_of(source, pictures=pictures)))
+            return Batches(rows, batch_size or ROWS, lambda each: _padded(each, read()))
         rows = rows[column] if hasattr(rows, "column_names") else [row[column] for row in rows]
         first = rows[0]
     if isinstance(first, str) == pictures:
@@ -93,7 +97,7 @@ def calibration_batches(
         if not isinstance(first, str) and not _is_picture(first):
             check_batch(first)
         raise ValueError(f"{type(model).__name__} reads {wanted}, but it is to be calibrated with {noun}; give it some of its own kind")
-    processor = processor or _processor_of(source, pictures=pictures)
+    processor = read()
     if processor is None:
         noun, maker = ("an image processor", "AutoImageProcessor") if pictures else ("a tokenizer", "AutoTokenizer")
         raise ValueError(f"to calibrate with these rows takes {noun}; pass processor={maker}.from_pretrained(...), or batches of inputs")
@@ -134,10 +138,13 @@ def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int) 
     return pieces
 
 
-def _processor_of(source: str | None, *, pictures: bool) -> Any:
+def _processor_of(source: str | None, place: Mapping[str, object], *, pictures: bool) -> Any:
     """The tokenizer or image processor of a checkpoint; None where there is none that can be loaded."""
+    if source is None:
+        return None
     try:
-        return None if source is None else read_checkpoint(source).processor(images=pictures)
+        found = read_checkpoint(source).processor(images=pictures, place=place)
+        return found if knows_words(found) else None
     except (ImportError, OSError, TypeError, ValueError):
         return None
 

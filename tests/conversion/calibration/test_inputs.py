@@ -177,6 +177,9 @@ def test_inputs_of_another_kind():
 def test_no_processor(tmp_path):
     with pytest.raises(ValueError, match=r"to calibrate with these rows takes a tokenizer; pass processor=AutoTokenizer\.from_pretrained"):
         calibration_batches(bert(), TEXTS, source=str(tmp_path))
+    bert().save_pretrained(tmp_path)  # of which Transformers makes a tokenizer that knows no word
+    with pytest.raises(ValueError, match="takes a tokenizer"):
+        calibration_batches(bert(), TEXTS, source=str(tmp_path))
     with pytest.raises(ValueError, match="takes an image processor; pass processor=AutoImageProcessor"):
         calibration_batches(tiny_model(BACKBONES["vit"]), pictures())
     with pytest.raises(ValueError, match="encoded rows of different lengths need their tokenizer, which pads them; pass processor="):
