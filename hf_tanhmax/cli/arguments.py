@@ -332,9 +332,7 @@ def _add_rank_collapse(commands: Commands) -> None:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--text", nargs="+", help="one text or several")
     given.add_argument("--image", nargs="+", metavar="FILE", help="one image or several")
-    parser.add_argument(
-        "--norm", choices=("frobenius", "composite"), default="frobenius", help="norm of the hidden states; default frobenius"
-    )
+    parser.add_argument("--norm", choices=("frobenius", "composite"), default="frobenius", help="of hidden states; default frobenius")
     parser.set_defaults(check=checks.check_rank_collapse)
 
 

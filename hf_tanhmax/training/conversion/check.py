@@ -7,7 +7,7 @@ guessing (SmolLM2: perplexity 36 becomes 268,000), which a short training does n
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class StartCallback(TrainerCallback):
     def __init__(self, measured: Conversion, log: Callable[[dict[str, float]], None]) -> None:
         self.measured, self.log = measured, log
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Log it before the first step."""
         if state.global_step == 0 and self.measured:
             self.log({f"{PREFIX}{name}": cast(float, value) for name, value in self.measured.items()})
