@@ -202,10 +202,11 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]
     chosen = _chosen_modules(model, settings)
     layers = list(modules_by_layer(model).values())
     # Those that compute TanhMax already do so afterwards, too.
-    after = [number for number, layer in enumerate(layers) if any(each in chosen or isinstance(each.config, ConfigView) for each in layer)]
+    after = (number for number, layer in enumerate(layers) if any(each in chosen or isinstance(each.config, ConfigView) for each in layer))
+    asked = replace(settings, layers=tuple(after))
     for module in chosen:
         if (refitted := _refitted(module.config)) is not None:
-            check_refitted(fitted_to(replace(settings, layers=after), len(layers), heads_of(module)), refitted)
+            check_refitted(fitted_to(asked, len(layers), heads_of(module)), refitted)
     for module in chosen:
         _patch_module(module, ConfigView(module.config, replace(settings, layers=None)), settings)
     return chosen
