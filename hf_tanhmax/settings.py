@@ -4,13 +4,14 @@ One frozen, checked object. A TanhMax configuration holds the same five values a
 `tanhmax_heads`, `tanhmax_score_bias` and `tanhmax_shift`, so that they are written to `config.json` and read back from there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 from .functional import Shift, check_polarity, check_shift
 
 LEARNED: Literal["learned"] = "learned"
+Refitted: TypeAlias = Mapping[str, Any] | float | str | None  # what a config keeps as `tanhmax_refitted_polarity`
 
 
 @dataclass(frozen=True)
@@ -78,22 +79,45 @@ class TanhMaxSettings:
         return f"{kind} in {which} and {heads}"
 
 
-def check_refitted(polarity: float | str, refitted: float | str | None) -> None:
-    """Refuse another polarity than that which output projections were refitted to.
+def fitted_to(settings: TanhMaxSettings, layers: int, heads: int) -> dict[str, Any]:
+    """What output projections are fitted to, as a config keeps it: polarity, shift, layers and heads, of which None are all.
 
     Args:
-        polarity: what is asked for.
-        refitted: what the projections belong to; None where they are as softmax left them.
+        settings: of the model.
+        layers: how many it has.
+        heads: how many each layer has.
+    """
+
+    def _chosen(indices: tuple[int, ...] | None, count: int) -> list[int] | None:
+        return None if indices is None or len(indices) == count else list(indices)
+
+    chosen = {"layers": _chosen(settings.layers, layers), "heads": _chosen(settings.heads, heads)}
+    return {"polarity": settings.polarity, "shift": settings.shift, **chosen}
+
+
+def refitted_polarity(refitted: Refitted) -> float | str | None:
+    """The polarity in what a config keeps of a refit, which earlier versions kept alone."""
+    return refitted["polarity"] if isinstance(refitted, Mapping) else refitted
+
+
+def check_refitted(asked: Mapping[str, Any], refitted: Refitted) -> None:
+    """Refuse other settings than those that output projections were refitted to.
+
+    Args:
+        asked: what is asked for, of what `fitted_to` returns.
+        refitted: what the projections belong to, or the polarity alone; None where they are as softmax left them.
 
     Raises:
         ValueError: they differ.
     """
-    if refitted is not None and polarity != refitted:
-        raise ValueError(
-            f"polarity {polarity} was asked for, but the projections of this model were refitted to polarity {refitted} "
-            "(tanhmax_refitted_polarity) and compute something else at another; leave it, or put softmax's projections back, with "
-            "hf_tanhmax.conversion.originals.undo_refit(model, originals)"
-        )
+    fitted = refitted if isinstance(refitted, Mapping) else {} if refitted is None else {"polarity": refitted}
+    for name, value in asked.items():
+        if name in fitted and value != fitted[name]:
+            raise ValueError(
+                f"{name} {value} was asked for, but the projections of this model were refitted to {name} {fitted[name]} "
+                "(tanhmax_refitted_polarity) and compute something else at another; leave it, or put softmax's projections back, with "
+                "hf_tanhmax.conversion.originals.undo_refit(model, originals)"
+            )
 
 
 def _numbered(noun: str, indices: tuple[int, ...]) -> str:

@@ -31,7 +31,8 @@ from ..integration.hooks import AttentionCall, AttentionFunction, is_signed, rep
 from ..integration.patching import attention_modules
 from ..integration.registration import heads_of
 from ..integration.serving import cache_argument
-from .originals import put_back
+from ..settings import refitted_polarity
+from .originals import put_back, settings_to_fit
 from .projections import find_linear
 from .report import TransferReport
 from .runner import TINY, Batch, Runner, check_batch, chosen_heads, out_of_memory_in_words
@@ -78,13 +79,16 @@ def transfer(
     belongs = getattr(modules[0].config, "tanhmax_refitted_polarity", None)
     if belongs is not None:
         raise ValueError(
-            f"the projections of this {type(model).__name__} belong to polarity {belongs} already, so at polarity 0 it is no softmax model "
-            "to learn from; convert the softmax model again, and transfer before anything is refitted"
+            f"the projections of this {type(model).__name__} belong to polarity {refitted_polarity(belongs)} already, so at polarity 0 it "
+            "is no softmax model to learn from; convert the softmax model again, and transfer before anything is refitted"
         )
     names = {module: name for name, module in model.named_modules()}
-    layers = [_layer_of(model, module, names[module], floor) for module in modules]
+    layers, fitted = [_layer_of(model, module, names[module], floor) for module in modules], settings_to_fit(model)
     with without_dropout(model), _without_cache(model):
-        return _Transfer(Runner(model, modules), layers, steps, learning_rate).run(batches, seed, started)
+        report = _Transfer(Runner(model, modules), layers, steps, learning_rate).run(batches, seed, started)
+    for module in modules:
+        module.config.tanhmax_refitted_polarity = fitted  # type: ignore[union-attr]
+    return report
 
 
 @dataclass
@@ -170,8 +174,6 @@ class _Transfer:
         finally:
             if not done:
                 put_back(self.runner.model, originals)
-        for layer in self.layers:
-            layer.module.config.tanhmax_refitted_polarity = layer.module.config.tanhmax_polarity  # type: ignore[union-attr]
         return TransferReport(
             steps=self.steps,
             learning_rate=self.learning_rate,

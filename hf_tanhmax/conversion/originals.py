@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import some
 from ..integration.hooks import computes_tanhmax
-from ..integration.patching import attention_modules
-from ..integration.registration import SCORE_BIAS
+from ..integration.patching import attention_modules, modules_by_layer
+from ..integration.registration import SCORE_BIAS, heads_of
+from ..settings import TanhMaxSettings, fitted_to, refitted_polarity
 from .projections import find_linear
 
 Originals = Mapping[str, Tensor] | str | os.PathLike[str]
@@ -55,6 +56,30 @@ def put_back(model: nn.Module, originals: Mapping[str, Tensor]) -> None:
         setattr(module.config, BIASES, False)
 
 
+def settings_to_fit(model: nn.Module) -> dict[str, Any]:
+    """Polarity, shift, layers and heads of a model, as its config keeps them once projections are fitted to them.
+
+    Raises:
+        ValueError: layers that compute TanhMax differ in them.
+    """
+    layers = list(modules_by_layer(model).values())
+    modules = {index: [each for each in layer if computes_tanhmax(each.config)] for index, layer in enumerate(layers)}
+    chosen = [index for index, each in modules.items() if each]
+    found = []
+    for module in [each for index in chosen for each in modules[index]]:
+        view: Any = module.config
+        heads, shift = getattr(view, "tanhmax_heads", None), getattr(view, "tanhmax_shift", None)
+        settings = TanhMaxSettings(view.tanhmax_polarity, chosen, heads, shift=shift)  # type: ignore[arg-type]  # which makes tuples
+        found.append(fitted_to(settings, len(layers), heads_of(module)))
+    for name, value in found[0].items():
+        if others := sorted({str(each[name]) for each in found if each[name] != value}):
+            raise ValueError(
+                f"layers of {type(model).__name__} have {name} {value} and others {some(others)}; give all the same"
+                + (", or let heads learn it" if name == "polarity" else "")
+            )
+    return found[0]
+
+
 def undo_refit(model: nn.Module, originals: Originals) -> None:
     """Give a model back the parameters that it had before they were fitted to a polarity, in place; any polarity can be set then.
 
@@ -82,8 +107,9 @@ def softmax_weights(model: nn.Module, originals: Originals | None) -> dict[str, 
     weights, refitted = model.state_dict(), config.tanhmax_refitted_polarity
     if originals is None and refitted is not None:
         raise ValueError(
-            f"the projections of this {type(model).__name__} were refitted to polarity {refitted}, and softmax computes something else "
-            "with them; pass originals=, which the refit returned (report.originals) or wrote (softmax_projections.safetensors)"
+            f"the projections of this {type(model).__name__} were refitted to polarity {refitted_polarity(refitted)}, and softmax "
+            "computes something else with them; pass "
+            "originals=, which the refit returned (report.originals) or wrote (softmax_projections.safetensors)"
         )
     if originals is None:
         return weights

@@ -7,7 +7,8 @@ softmax model's attention adds, and o the heads' outputs of the student, the pro
     h + W_o o + b_o   comes close to   H + Y
 
 which also makes good for what earlier layers left. `regression` has the sums, `layers` runs the layers, `streams` keeps the hidden states.
-The projection then belongs to that polarity: the model's config says so as `tanhmax_refitted_polarity`, and another polarity is refused.
+The projection then belongs to that polarity, shift, layers and heads: the model's config holds them as `tanhmax_refitted_polarity`, and
+others are refused.
 """
 
 import math
@@ -26,9 +27,9 @@ from tqdm import tqdm
 from ..errors import some
 from ..integration.hooks import computes_tanhmax, without_dropout
 from ..integration.registration import SCORE_BIAS, heads_of
-from ..settings import LEARNED
+from ..settings import LEARNED, check_refitted, refitted_polarity
 from .layers import Arguments, Layer, LayerArguments, adds_to_its_input, find_layers, leaves
-from .originals import add_biases, put_back, read_originals
+from .originals import add_biases, put_back, read_originals, settings_to_fit
 from .regression import OutputSums, Stream
 from .runner import Batch, check_batch, chosen_heads
 from .streams import Streams, digest_of_tensors, digest_of_weights
@@ -118,7 +119,7 @@ def refit(
     if isinstance(ridge, bool) or not isinstance(ridge, int | float) or not 0 < ridge < math.inf:
         raise ValueError(f"ridge must be a number above 0, but is {ridge!r}")
     layers = find_layers(model, "refitted")
-    polarity = _polarity_to_fit(model, layers, originals)
+    fitted = _settings_to_fit(model, layers, originals)
     teacher = read_originals(model, originals) if originals else {}
     kept = _copies(model, layers)
     if twice := sorted(kept.keys() & teacher.keys()):
@@ -129,13 +130,13 @@ def refit(
         run = _Run(model, layers, _Options(ridge, bias), teacher, Streams(Path(place)))
         done = False
         try:
-            report = run.refit(batches, polarity, kept, progress=progress)
+            report = run.refit(batches, fitted["polarity"], kept, progress=progress)
             done = True
         finally:
             if not done:
                 put_back(model, kept)
     for layer in layers:
-        layer.attention.config.tanhmax_refitted_polarity = polarity  # type: ignore[union-attr]
+        layer.attention.config.tanhmax_refitted_polarity = fitted  # type: ignore[union-attr]
     return report
 
 
@@ -266,26 +267,24 @@ class _Run:
         return {**fitted, "rows": sums.rows, "before": change.before, "after": change.after}
 
 
-def _polarity_to_fit(model: nn.Module, layers: list[Layer], originals: Mapping[str, Tensor] | None) -> float | str:
-    """The polarity of all layers that compute TanhMax."""
+def _settings_to_fit(model: nn.Module, layers: list[Layer], originals: Mapping[str, Tensor] | None) -> dict[str, Any]:
+    """Polarity, shift, layers and heads of a model that can be refitted."""
     owner = type(model).__name__
     views: list[Any] = [layer.attention.config for layer in layers if computes_tanhmax(layer.attention.config)]
     if not views:
         raise ValueError(
             f'{owner} computes softmax, so there is nothing to refit; convert it first, for example with shift="balanced" and polarity=0.2'
         )
-    polarity: float | str = views[0].tanhmax_polarity
-    if others := sorted({str(view.tanhmax_polarity) for view in views if view.tanhmax_polarity != polarity}):
-        raise ValueError(f"layers of {owner} have polarity {polarity} and others {some(others)}; give all the same, or let heads learn it")
-    refitted = getattr(views[0], "tanhmax_refitted_polarity", None)
-    if refitted is not None and (originals is None or refitted != polarity):
+    fitted, refitted = settings_to_fit(model), getattr(views[0], "tanhmax_refitted_polarity", None)
+    if refitted is not None and originals is None:
         raise ValueError(
-            f"the projections of this {owner} were refitted already, to polarity {refitted}, so softmax is not what it computes at "
-            "polarity 0; refit once, or pass originals=, the parameters of the softmax model"
+            f"the projections of this {owner} were refitted already, to polarity {refitted_polarity(refitted)}, so softmax is "
+            "not what it computes at polarity 0; refit once, or pass originals=, the parameters of the softmax model"
         )
-    if polarity == 0:
+    check_refitted(fitted, refitted)
+    if fitted["polarity"] == 0:
         raise ValueError(f"the polarity of this {owner} is 0, which is softmax, so there is nothing to refit; set a polarity above 0 first")
-    return polarity
+    return fitted
 
 
 def _copies(model: nn.Module, layers: list[Layer]) -> dict[str, Tensor]:

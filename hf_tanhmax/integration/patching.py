@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..functional import Shift, check_polarity
-from ..settings import TanhMaxSettings, check_refitted
+from ..settings import Refitted, TanhMaxSettings, check_refitted, fitted_to
 from .detection.attention_facts import attention_facts
 from .model_names import rename_patched
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
@@ -90,7 +90,7 @@ def use_tanhmax(model: nn.Module, settings: TanhMaxSettings | None = None) -> in
 
     Raises:
         ValueError: no attention module asks the interface, some bypass it, a layer or head does not exist, or projections were refitted
-            to another polarity.
+            to other settings.
         NotImplementedError: a chosen module has attention sinks or selects keys sparsely.
     """
     patched = _patch(model, settings or TanhMaxSettings())
@@ -111,7 +111,8 @@ def restore(model: nn.Module) -> int:
             view = view._config
         if view is not getattr(module, "config", None):
             if not isinstance(view, ConfigView):
-                check_refitted(0.0, _refitted(cast(PreTrainedConfig, view)))  # which the first module says, before any is restored
+                # Which the first module says, before any is restored.
+                check_refitted({"polarity": 0.0}, _refitted(cast(PreTrainedConfig, view)))
             _put_back(cast(PatchableModule, module), cast(PreTrainedConfig | ConfigView, view))
             restored += 1
             if not isinstance(view, ConfigView):
@@ -173,13 +174,13 @@ def set_polarity(model: nn.Module, polarity: float) -> None:
     for view in views:
         if TanhMaxSettings(polarity=view.tanhmax_polarity).learned:
             raise ValueError("the polarity of this model is learned, one score bias per head; it cannot be set")
-        check_refitted(float(polarity), _refitted(view))
+        check_refitted({"polarity": float(polarity)}, _refitted(view))
     for view in views:
         view.tanhmax_polarity = float(polarity)
 
 
-def _refitted(config: PreTrainedConfig | ConfigView) -> float | str | None:
-    """The polarity that output projections were refitted to, as a config says; another library's config says nothing."""
+def _refitted(config: PreTrainedConfig | ConfigView) -> Refitted:
+    """What output projections were refitted to, as a config says; another library's config says nothing."""
     return getattr(config, "tanhmax_refitted_polarity", None)
 
 
@@ -199,8 +200,13 @@ def own(model: PreTrainedModel) -> None:
 
 def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
     chosen = _chosen_modules(model, settings)
+    layers = list(modules_by_layer(model).values())
+    # Those that compute TanhMax already do so afterwards, too.
+    after = (number for number, layer in enumerate(layers) if any(each in chosen or isinstance(each.config, ConfigView) for each in layer))
+    asked = replace(settings, layers=tuple(after))
     for module in chosen:
-        check_refitted(settings.polarity, _refitted(module.config))
+        if (refitted := _refitted(module.config)) is not None:
+            check_refitted(fitted_to(asked, len(layers), heads_of(module)), refitted)
     for module in chosen:
         _patch_module(module, ConfigView(module.config, replace(settings, layers=None)), settings)
     return chosen

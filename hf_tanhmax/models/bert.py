@@ -19,7 +19,7 @@ from .family import TanhMaxFields, tanhmax_class
 
 @strict
 class TanhMaxBertConfig(TanhMaxFields, BertConfig):
-    """A `BertConfig` with the four TanhMax settings; see `TanhMaxSettings` for what they mean."""
+    """A `BertConfig` with the TanhMax settings; see `TanhMaxFields` and `TanhMaxSettings` for what they mean."""
 
     model_type = "tanhmax_bert"
 

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,7 +21,7 @@ from transformers import initialization as init
 from ..integration.model_names import converted_name
 from ..integration.patching import attention_modules, own
 from ..integration.registration import EAGER, FUSED, SCORE_BIAS
-from ..settings import TanhMaxSettings, check_refitted
+from ..settings import TanhMaxSettings, check_refitted, fitted_to
 from .bundle import CODE_FILE, source
 
 # In a TanhMax model the names of Transformers mean TanhMax already. Ours are other words for them: taken as they are, they would make
@@ -31,6 +31,8 @@ STOCK_NAMES = {"tanhmax": "sdpa", "tanhmax_eager": "eager", FUSED: "sdpa", EAGER
 IMPLEMENTATION: Any = PreTrainedConfig._attn_implementation  # a property
 
 Model = TypeVar("Model", bound=type[PreTrainedModel])
+
+SETTINGS = [f"tanhmax_{field.name}" for field in fields(TanhMaxSettings)]  # the fields of a config that hold them, in their order
 
 # For each config class, the class behind every Auto class, as `tanhmax_class` was told.
 HEADS: dict[type[PreTrainedConfig], dict[str, type[PreTrainedModel]]] = {}
@@ -44,7 +46,8 @@ ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 class TanhMaxFields:
     """The fields that a TanhMax config adds to its upstream config; `TanhMaxSettings` says what they mean and checks them.
 
-    The last, `tanhmax_refitted_polarity`, is the polarity that output projections were refitted to, and None where they were not.
+    The last, `tanhmax_refitted_polarity`, holds the polarity, shift, layers and heads that output projections were refitted to, or the
+    polarity alone, and is None where they were not. Others are refused then, wherever they are set.
     """
 
     model_type: ClassVar[str]
@@ -54,7 +57,7 @@ class TanhMaxFields:
     tanhmax_heads: list[int] | tuple[int, ...] | None = None
     tanhmax_score_bias: float | int = 3.0
     tanhmax_shift: str | None = None
-    tanhmax_refitted_polarity: float | int | str | None = None
+    tanhmax_refitted_polarity: float | int | str | dict[str, Any] | None = None
 
     def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
         """Let libraries that look the model type up find it."""
@@ -65,9 +68,20 @@ class TanhMaxFields:
     @property
     def tanhmax_settings(self) -> TanhMaxSettings:
         """The first five fields as one checked object."""
-        check_refitted(self.tanhmax_polarity, self.tanhmax_refitted_polarity)
-        fields = (self.tanhmax_polarity, self.tanhmax_layers, self.tanhmax_heads, self.tanhmax_score_bias, self.tanhmax_shift)
-        return TanhMaxSettings(*fields)  # type: ignore[arg-type]
+        return self._settings(vars(self))
+
+    def _settings(self, values: dict[str, Any]) -> TanhMaxSettings:
+        """Attributes of a config as settings, which must be those that projections were refitted to."""
+        settings = TanhMaxSettings(*(values[name] for name in SETTINGS))
+        if (refitted := values["tanhmax_refitted_polarity"]) is not None:
+            check_refitted(fitted_to(settings, values["num_hidden_layers"], values["num_attention_heads"]), refitted)
+        return settings
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, unless it is a setting and projections were refitted to another."""
+        if vars(self).get("tanhmax_refitted_polarity") is not None and name in SETTINGS:
+            self._settings({**vars(self), name: value})
+        super().__setattr__(name, value)
 
     @property
     def _attn_implementation(self) -> str | None:

@@ -15,7 +15,7 @@ from .family import TanhMaxFields, tanhmax_class
 
 @strict
 class TanhMaxLlamaConfig(TanhMaxFields, LlamaConfig):
-    """A `LlamaConfig` with the four TanhMax settings; see `TanhMaxSettings` for what they mean."""
+    """A `LlamaConfig` with the TanhMax settings; see `TanhMaxFields` and `TanhMaxSettings` for what they mean."""
 
     model_type = "tanhmax_llama"
 

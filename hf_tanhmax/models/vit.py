@@ -14,7 +14,7 @@ from .family import TanhMaxFields, tanhmax_class
 
 @strict
 class TanhMaxViTConfig(TanhMaxFields, ViTConfig):
-    """A `ViTConfig` with the four TanhMax settings; see `TanhMaxSettings` for what they mean."""
+    """A `ViTConfig` with the TanhMax settings; see `TanhMaxFields` and `TanhMaxSettings` for what they mean."""
 
     model_type = "tanhmax_vit"
 

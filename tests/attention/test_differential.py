@@ -160,8 +160,8 @@ def rounding_of_sums(drawn, query, key, dtype):
 
 
 def check(drawn, implementation, dtype):
-    if implementation == "triton":  # it takes one of bias and additive mask, and has no balanced shift
-        drawn = replace(drawn, bias=drawn.bias if drawn.additive is None else None, shift=None)
+    if implementation == "triton":  # it takes one of bias and additive mask
+        drawn = replace(drawn, bias=drawn.bias if drawn.additive is None else None)
     call = rounded(drawn.call(), dtype)
     if implementation != "triton" and why_not(*call[0], **call[1], implementation=implementation):
         return
@@ -173,8 +173,8 @@ def check(drawn, implementation, dtype):
     eps = torch.finfo(dtype).eps * (2 if dtype is torch.float64 else 1)  # to which the reference is rounded as well
     if drawn.additive is not None and implementation != "cpu":  # the sum of score and mask is rounded, as in softmax attention
         eps = max(eps, 100.0 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps)
-    # A row with one key has the balanced weight 0 at polarity 1: all of it and of its gradients is two terms that cancel.
-    largest = max(tensor.norm() for tensor in (*exact, *(softmax if drawn.shift else ())))
+    # With a balanced shift everything is a difference of two softmaxes; of one key alone it is exactly 0.
+    largest = max(tensor.norm() for tensor in (exact if drawn.shift is None else [*exact, *softmax]))
     names = ("output", "query", "key", "value", "argument", "argument", "argument")
     for name, one, rough, true, positive in zip(names, found, eager, exact, softmax, strict=False):
         assert one.isfinite().all(), name

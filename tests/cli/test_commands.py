@@ -230,7 +230,7 @@ def test_a_language_model_is_refitted(suffix, softmax, tmp_path, capsys):
     assert report.quality.perplexity_softmax > 1
     assert report.quality.kl_after < report.quality.kl_before
     converted = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert converted.config.tanhmax_refitted_polarity == 0.1
+    assert converted.config.tanhmax_refitted_polarity["polarity"] == 0.1
     back = hf_tanhmax.to_softmax(converted, originals=tmp_path / "out" / "softmax_projections.safetensors")
     assert_same(run(back, inputs_for("llama")), run(model, inputs_for("llama")), atol=0, rtol=0)
     assert not (tmp_path / "out.partial").exists()

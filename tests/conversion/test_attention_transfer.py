@@ -218,10 +218,10 @@ def test_a_patched_model_and_the_mode_come_along():
 def test_the_config_says_which_polarity_the_projections_belong_to(tmp_path):
     model, data = aligned("bert", torch.float32), batches("bert")
     transfer(model, data, steps=2)
-    assert model.config.tanhmax_refitted_polarity == 1.0
+    assert model.config.tanhmax_refitted_polarity == {"polarity": 1.0, "shift": None, "layers": None, "heads": None}
     model.save_pretrained(tmp_path)
     again = transformers.AutoModel.from_pretrained(tmp_path)
-    assert again.config.tanhmax_refitted_polarity == 1.0
+    assert again.config.tanhmax_refitted_polarity == model.config.tanhmax_refitted_polarity
     torch.testing.assert_close(run(again, data[0]).last_hidden_state, run(model, data[0]).last_hidden_state)
     with pytest.raises(ValueError, match=r"polarity 0\.5 was asked for, but the projections of this model were refitted to polarity 1\.0"):
         set_polarity(again, 0.5)

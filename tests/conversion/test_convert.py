@@ -397,7 +397,7 @@ def test_refitted(family, live, tmp_path, caplog):
     model = convert(source, calibrate=data, balance=0.3, **options)
     polarity, shift = (0.3, "balanced") if family == "llama" else (1.0, None)
     assert model.config.tanhmax_settings == TanhMaxSettings(polarity, shift=shift)
-    assert model.config.tanhmax_refitted_polarity == polarity
+    assert model.config.tanhmax_refitted_polarity == {"polarity": polarity, "shift": shift, "layers": None, "heads": None}
     assert not differ(run(softmax, inputs_for(family)), want, by=1e-4)
     assert differ(run(model, inputs_for(family)), want, by=1e-3)
     with pytest.raises(ValueError, match=r"polarity 0\.0 was asked for, but the projections of this model were refitted to"):
@@ -408,7 +408,7 @@ def test_a_balanced_shift_is_calibrated_for_any_family():
     data = [{"input_ids": text(5, 9).roll(shift)} for shift in range(4)]
     model = convert(tiny_model(transformers.BertModel), shift="balanced", polarity=0.3, calibrate=data)
     assert model.config.tanhmax_settings == TanhMaxSettings(0.3, shift="balanced")
-    assert model.config.tanhmax_refitted_polarity == 0.3
+    assert model.config.tanhmax_refitted_polarity["polarity"] == 0.3
     only = convert(tiny_model(transformers.LlamaModel), calibrate=data, refit=False, transfer_steps=2)
     assert only.config.tanhmax_settings == TanhMaxSettings(0.2, shift="balanced")
     assert not only.config.attention_bias

@@ -28,6 +28,7 @@ from hf_tanhmax.integration.registration import SCORE_BIAS
 every_family = pytest.mark.parametrize("family", BACKBONES)
 OUTPUTS = {"bert": "attention.output.dense", "vit": "attention.o_proj", "llama": "self_attn.o_proj"}
 SHIFTED = {"tanhmax_shift": "balanced", "tanhmax_polarity": 0.3}
+FITTED = {"polarity": 0.3, "shift": "balanced", "layers": None, "heads": None}
 
 
 def student(family, dtype=torch.float64, **changes):
@@ -84,7 +85,8 @@ def test_the_model_comes_closer_to_softmax(family, dtype):
     assert {value.dtype for value in model.parameters()} == {dtype}
     assert all(after < before for before, after in zip(report.error_before, report.error_after, strict=True))
     assert (report.batches, report.rows) == (3, 120 if family == "vit" else 117)
-    assert report.polarity == model.config.tanhmax_polarity == model.config.tanhmax_refitted_polarity == 0.3
+    assert report.polarity == model.config.tanhmax_polarity == 0.3
+    assert model.config.tanhmax_refitted_polarity == FITTED
     assert report.layers == tuple(f"{'encoder.layer' if family == 'bert' else 'layers'}.{index}" for index in range(LAYERS))
     assert report.seconds > 0
     assert not model.training
@@ -152,7 +154,7 @@ def test_where_tanhmax_is_softmax_nothing_changes(family, dtype):
     for name, value in before.items():
         torch.testing.assert_close(model.state_dict()[name], value, atol=1e-6, rtol=1e-5, msg=name)
     assert max(report.error_before) < (1e-5 if dtype == torch.float32 else 0.02)
-    assert model.config.tanhmax_refitted_polarity == "learned"
+    assert model.config.tanhmax_refitted_polarity == {**FITTED, "polarity": "learned"}
 
 
 @every_family
@@ -265,7 +267,7 @@ def test_it_is_saved_and_loaded_to_the_bit(family, tmp_path):
     assert not any(loaded[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert_equal(state(again), state(model))
     assert_same(run(again, batch), run(model, batch), atol=0, rtol=0)
-    assert again.config.tanhmax_refitted_polarity == 0.3
+    assert again.config.tanhmax_refitted_polarity == FITTED
     if family == "llama":
         assert again.config.attention_bias
         attention = again.layers[1].self_attn
@@ -288,12 +290,11 @@ model = transformers.AutoModel.from_pretrained(sys.argv[1] + "/model", trust_rem
 expected = torch.load(sys.argv[1] + "/expected.pt")
 assert all(torch.equal(value, expected["weights"][name]) for name, value in model.state_dict().items())
 assert expected["weights"].keys() == model.state_dict().keys()
-assert model.config.tanhmax_refitted_polarity == 0.3
+assert model.config.tanhmax_refitted_polarity["polarity"] == 0.3
 with torch.no_grad():
     assert torch.equal(model(**expected["inputs"]).last_hidden_state, expected["states"])
-model.config.tanhmax_polarity = 0.5
 try:
-    model.config.validate_tanhmax()
+    model.config.tanhmax_polarity = 0.5
 except ValueError as error:
     print(error)
 """
@@ -308,7 +309,7 @@ def test_a_config_names_it_only_where_there_is_one(family):
     model = student(family)
     assert "tanhmax_refitted_polarity" not in json.loads(model.config.to_json_string(use_diff=False))
     refit(model, batches(family))
-    assert json.loads(model.config.to_json_string())["tanhmax_refitted_polarity"] == 0.3
+    assert json.loads(model.config.to_json_string())["tanhmax_refitted_polarity"] == FITTED
 
 
 @every_family
@@ -581,8 +582,6 @@ def test_a_second_refit(family):
     model = student(family)
     refit(model, batches(family))
     refused(model, ValueError, "were refitted already, to polarity 0.3", batches(family))
-    model.config.tanhmax_polarity = 0.5
-    refused(model, ValueError, "were refitted already, to polarity 0.3", batches(family), originals={})
 
 
 def test_aligning_after_a_refit():
@@ -608,10 +607,8 @@ def test_another_polarity(way, tmp_path):
         for load in (transformers.AutoConfig, transformers.AutoModel):
             with pytest.raises(Exception, match=said):
                 load.from_pretrained(tmp_path)
-        model.config.tanhmax_polarity = 0.6
-        with pytest.raises(Exception, match=said):
-            model.save_pretrained(tmp_path)
-        model.config.tanhmax_polarity = 0.3
+        with pytest.raises(ValueError, match=said):
+            model.config.tanhmax_polarity = 0.6
     else:
         ways = {
             "set": lambda: set_polarity(model, 0.6),
@@ -623,6 +620,78 @@ def test_another_polarity(way, tmp_path):
         set_polarity(model, 0.3)
     assert torch.equal(last(model, batches("llama")[0]), before)
     assert report.originals
+
+
+OTHERS = {
+    "shift": (None, "shift None was asked for, but the projections of this model were refitted to shift balanced"),
+    "layers": ([0], r"layers \[0\] was asked for, but the projections of this model were refitted to layers \[0, 2\]"),
+    "heads": ([0, 1], r"heads \[0, 1\] was asked for, but the projections of this model were refitted to heads None"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("way", ["file", "live", "patch"])
+def test_other_settings(name, way, tmp_path):
+    """What projections were fitted to holds for all that they depend on."""
+    model, (other, said) = student("bert", torch.float32, tanhmax_layers=[0, 2]), OTHERS[name]
+    refit(model, batches("bert"))
+    before = last(model, batches("bert")[0])
+    if way == "file":
+        model.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, f"tanhmax_{name}": other}))
+        for load in (transformers.AutoConfig, transformers.AutoModel):
+            with pytest.raises(Exception, match=said):
+                load.from_pretrained(tmp_path)
+    elif way == "live":
+        with pytest.raises(ValueError, match=said):
+            setattr(model.config, f"tanhmax_{name}", other)
+        model.save_pretrained(tmp_path)
+        model = transformers.AutoModel.from_pretrained(tmp_path)
+    else:
+        settings = {"polarity": 0.3, "shift": "balanced", "layers": [0, 2], name: [1] if name == "layers" else other}
+        with pytest.raises(ValueError, match=r"layers None was asked for" if name == "layers" else said):
+            use_tanhmax(model, TanhMaxSettings(**settings))
+        assert use_tanhmax(model, TanhMaxSettings(0.3, [2], shift="balanced")) == 1  # the other is fitted to that already
+    assert torch.equal(last(model, batches("bert")[0]), before)
+
+
+@pytest.mark.parametrize("whole", [None, [0, 1, 2]])
+def test_all_layers_and_heads_are_all_by_any_name(whole):
+    model = student("bert", tanhmax_layers=whole, tanhmax_heads=whole)
+    refit(model, batches("bert"))
+    model.config.tanhmax_layers = model.config.tanhmax_heads = None
+    model.config.tanhmax_layers = model.config.tanhmax_heads = [0, 1, 2]
+    assert use_tanhmax(model, TanhMaxSettings(0.3, shift="balanced")) == LAYERS
+
+
+def test_a_patched_model_remembers_its_settings_too(tmp_path):
+    model = to_softmax(student("bert", torch.float32))
+    use_tanhmax(model, TanhMaxSettings(0.3, [1], [0], shift="balanced"))
+    refit(model, batches("bert"))
+    before = last(model, batches("bert")[0])
+    model.save_pretrained(tmp_path)
+    again = transformers.AutoModel.from_pretrained(tmp_path)
+    for other in ({"layers": [0]}, {"layers": None}, {"heads": [1]}, {"shift": None}):
+        with pytest.raises(ValueError, match=f"^{next(iter(other))} .* was asked for, but the projections of this model were refitted to"):
+            use_tanhmax(again, TanhMaxSettings(**{"polarity": 0.3, "layers": [1], "heads": [0], "shift": "balanced", **other}))
+    assert use_tanhmax(again, TanhMaxSettings(0.3, [1], [0], shift="balanced")) == 1
+    assert torch.equal(last(again, batches("bert")[0]), before)
+
+
+def test_layers_that_differ():
+    model = to_softmax(student("bert"))
+    use_tanhmax(model, TanhMaxSettings(0.3, [0], shift="balanced"))
+    use_tanhmax(model, TanhMaxSettings(0.3, [1]))
+    refused(model, ValueError, "layers of BertModel have shift balanced and others None; give all the same", batches("bert"))
+
+
+def test_a_config_that_holds_the_polarity_alone(tmp_path):
+    """As earlier versions wrote it: nothing is known of the rest."""
+    model = student("bert", tanhmax_refitted_polarity=0.3)
+    model.config.tanhmax_shift = None
+    with pytest.raises(ValueError, match=r"polarity 0.6 was asked for, but .* refitted to polarity 0.3"):
+        set_polarity(model, 0.6)
 
 
 def test_a_polarity_that_grows_while_it_trains():
