@@ -134,7 +134,8 @@ def to_softmax(model: PreTrainedModel, *, originals: Originals | None = None) ->
     Args:
         model: of a TanhMax class.
         originals: of a model whose projections were refitted, the parameters as they were (`RefitReport.originals`, or the safetensors file
-            that holds them): the softmax model gets these instead, and is then to the bit the one that was converted.
+            that holds them): the softmax model gets these instead, and is then to the bit the one that was refitted. Aligned biases
+            stay, with which softmax computes what it did, up to rounding.
 
     Raises:
         ValueError: not a TanhMax model, or one with learned score biases, which softmax has no place for; originals that are missing, are

@@ -70,7 +70,7 @@ class RefitReport:
         before, after = (100 * sum(errors) / len(errors) for errors in (self.error_before, self.error_after))
         polarity = self.polarity if isinstance(self.polarity, str) else f"{self.polarity:g}"
         return (
-            f"had the output projections of {len(self.layers)} layers refitted to polarity {polarity} on {self.rows:,} rows: the stream "
+            f"had the output projections of {len(self.layers)} layers refitted to polarity {polarity} on {self.rows:,} tokens: the stream "
             f"after attention is off by {after:.0f} % of what softmax attention adds ({before:.0f} % before)"
         )
 
@@ -274,15 +274,15 @@ def _polarity_to_fit(model: nn.Module, layers: list[Layer], originals: Mapping[s
         raise ValueError(
             f'{owner} computes softmax, so there is nothing to refit; convert it first, for example with shift="balanced" and polarity=0.2'
         )
-    polarity: float | str = views[0].tanhmax_polarity
-    if others := sorted({str(view.tanhmax_polarity) for view in views if view.tanhmax_polarity != polarity}):
-        raise ValueError(f"layers of {owner} have polarity {polarity} and others {some(others)}; give all the same, or let heads learn it")
     refitted = getattr(views[0], "tanhmax_refitted_polarity", None)
-    if refitted is not None and (originals is None or refitted != polarity):
+    if refitted is not None and originals is None:
         raise ValueError(
             f"the projections of this {owner} were refitted already, to polarity {refitted}, so softmax is not what it computes at "
             "polarity 0; refit once, or pass originals=, the parameters of the softmax model"
         )
+    polarity: float | str = views[0].tanhmax_polarity
+    if others := sorted({str(view.tanhmax_polarity) for view in views if view.tanhmax_polarity != polarity}):
+        raise ValueError(f"layers of {owner} have polarity {polarity} and others {some(others)}; give all the same, or let heads learn it")
     if polarity == 0:
         raise ValueError(f"the polarity of this {owner} is 0, which is softmax, so there is nothing to refit; set a polarity above 0 first")
     return polarity

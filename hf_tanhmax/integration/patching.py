@@ -60,7 +60,10 @@ class ConfigView:
     def __getattr__(self, name: str) -> Any:
         if name == "_config":  # while unpickling there is no config yet
             raise AttributeError(name)
-        return getattr(self._config, name)
+        value = getattr(self._config, name)
+        if name == "tanhmax_polarity":  # the config may have been edited since it was checked
+            check_refitted(value, _refitted(self._config))
+        return value
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in vars(self):

@@ -356,7 +356,7 @@ def test_the_report_leaves_the_originals_out():
     again = type(report)(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     assert again == report
     assert report.describe() == again.describe()
-    assert "3 layers refitted to polarity 0.3 on 117 rows" in report.describe()
+    assert "3 layers refitted to polarity 0.3 on 117 tokens" in report.describe()
 
 
 # After transfer: the softmax model has other parameters
@@ -567,7 +567,7 @@ def test_a_second_refit(family):
     refit(model, batches(family))
     refused(model, ValueError, "were refitted already, to polarity 0.3", batches(family))
     model.config.tanhmax_polarity = 0.5
-    refused(model, ValueError, "were refitted already, to polarity 0.3", batches(family), originals={})
+    refused(model, ValueError, "polarity 0.5 was asked for, but .* were refitted to polarity 0.3", batches(family), originals={})
 
 
 def test_aligning_after_a_refit():
@@ -596,6 +596,8 @@ def test_another_polarity(way, tmp_path):
         model.config.tanhmax_polarity = 0.6
         with pytest.raises(Exception, match=said):
             model.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=said):
+            last(model, batches("llama")[0])
         model.config.tanhmax_polarity = 0.3
     else:
         ways = {
