@@ -146,7 +146,8 @@ def check_ablate(options: argparse.Namespace) -> None:
         )
         head = next(iter(config.get("architectures") or [""]))
         if options.labels is None and head.endswith(("ForSequenceClassification", "ForImageClassification")):
-            wanted = "put each class into a folder of its own" if data.is_dir() else f'a column "{options.label_column}", or --label-column'
+            column = f'none are in a column "{options.label_column}"; name the right one with --label-column'
+            wanted = "put each class into a folder of its own" if data.is_dir() else column
             raise ValueError(f"the accuracy of a {head} needs labels, which {data} has not: {wanted}")
         if head and isinstance(options.inputs[0], str) == head.endswith("ForImageClassification"):
             there, read = ("texts", "images") if isinstance(options.inputs[0], str) else ("images", "texts")

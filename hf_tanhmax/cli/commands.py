@@ -162,8 +162,11 @@ def _calibrated(options: argparse.Namespace, model: PreTrainedModel) -> Conversi
         reason = one_line(error, LONGEST)
         raise SystemExit(f"cannot convert {options.source}: {reason}; take a lower --batch-size or --length") from error
     except KeyboardInterrupt:
-        if partial.is_dir():
+        if (partial / "fitted").is_dir():
             print(f"stopped; the layers that were refitted are in {partial}: the same command continues there", file=sys.stderr)
+        elif partial.is_dir():
+            _forget_partial(Path(options.out))
+            print("stopped before the first layer was refitted; the same command begins again", file=sys.stderr)
         raise
 
 

@@ -137,7 +137,8 @@ def to_softmax(model: PreTrainedModel, *, originals: Originals | None = None) ->
         model: of a TanhMax class.
         originals: of a model whose projections were refitted, the parameters as they were (`RefitReport.originals`, or the safetensors file
             that holds them): the softmax model gets these instead, and no learned score biases. As long as nothing was trained after the
-            refit, it is to the bit the one that was converted; what was trained in other parameters stays.
+            refit, it is to the bit the one that was refitted; what was trained in other parameters stays, and aligned biases, with which
+            softmax computes what it did, up to rounding.
 
     Raises:
         ValueError: not a TanhMax model, or one with learned score biases, which softmax has no place for, and no refit; originals that are

@@ -71,7 +71,7 @@ class RefitReport:
         before, after = (100 * sum(errors) / len(errors) for errors in (self.error_before, self.error_after))
         polarity = self.polarity if isinstance(self.polarity, str) else f"{self.polarity:g}"
         return (
-            f"had the output projections of {len(self.layers)} layers refitted to polarity {polarity} on {self.rows:,} rows: the stream "
+            f"had the output projections of {len(self.layers)} layers refitted to polarity {polarity} on {self.rows:,} tokens: the stream "
             f"after attention is off by {after:.0f} % of what softmax attention adds ({before:.0f} % before)"
         )
 

@@ -46,7 +46,7 @@ class AlignmentReport:
         """What was done and what came of it, as the rest of a sentence about the model."""
         mass = [100 * sum(masses) / len(masses) for masses in (self.negative_mass_before, self.negative_mass_after)]
         return (
-            f"was aligned for polarity 1 at balance {self.balance:g} on {self.rows:,} rows: hidden states there have cosine "
+            f"was aligned for polarity 1 at balance {self.balance:g} on {self.rows:,} tokens: hidden states there have cosine "
             f"{self.cosine_after:.3f} to those of softmax ({self.cosine_before:.3f} before), and {mass[1]:.0f} % of the attention weight "
             f"is negative ({mass[0]:.0f} % before)"
         )
@@ -89,8 +89,8 @@ class TransferReport:
         errors = [sum(each) / len(each) for each in (self.error_before, self.error_after)]
         mass = [100 * sum(each) / len(each) for each in (self.negative_mass_before, self.negative_mass_after)]
         return (
-            f"had its queries and keys trained by attention transfer for {self.steps} steps on {self.rows:,} rows: the error of a layer is "
-            f"{errors[1]:.3f} ({errors[0]:.3f} before), hidden states have cosine {self.cosine_after:.3f} to those of softmax "
+            f"had its queries and keys trained by attention transfer for {self.steps} steps on {self.rows:,} tokens: the error of a layer "
+            f"is {errors[1]:.3f} ({errors[0]:.3f} before), hidden states have cosine {self.cosine_after:.3f} to those of softmax "
             f"({self.cosine_before:.3f} before), and {mass[1]:.0f} % of the attention weight is negative ({mass[0]:.0f} % before)"
         )
 
@@ -128,10 +128,12 @@ class Quality:
 
     def describe(self) -> str:
         """What was measured, as a sentence without its full stop."""
-        where = f"on {self.rows:,} rows that nothing was fitted to" if self.held_out else f"on the {self.rows:,} rows that it was fitted to"
+        where = (
+            f"on {self.rows:,} outputs that nothing was fitted to" if self.held_out else f"on {self.rows:,} outputs that it was fitted to"
+        )
         parts = []
         if self.kl_after is not None:
-            parts.append(f"the outputs have a divergence from those of softmax of {self.kl_after:.3g} nats ({self.kl_before:.3g} before)")
+            parts.append(f"probabilities have a divergence from those of softmax of {self.kl_after:.3g} nats ({self.kl_before:.3g} before)")
         if self.cosine_after is not None:
             parts.append(f"hidden states have cosine {self.cosine_after:.3f} to those of softmax ({self.cosine_before:.3f} before)")
         if self.perplexity_after is not None:
@@ -247,4 +249,6 @@ def _number(value: float | None) -> str:
 
 
 def _keys(fewest: int, most: int) -> str:
-    return "1 key" if most == 1 else f"{fewest} to {most} keys"
+    if fewest == most:
+        return f"{most} key{'s' if most > 1 else ''}"
+    return f"{fewest} to {most} keys"

@@ -206,8 +206,13 @@ def test_help_is_quick(arguments, folder):
         (["ablate", "zero", "plain.csv"], "cannot measure zero: it has no negative weights to change: its polarity is 0, which is softmax"),
         (
             ["ablate", "classifier", "plain.csv"],
-            "cannot measure classifier: the accuracy of a TanhMaxBertForSequenceClassification needs labels, which plain.csv has not: a "
-            'column "label", or --label-column',
+            "cannot measure classifier: the accuracy of a TanhMaxBertForSequenceClassification needs labels, which plain.csv has not: "
+            'none are in a column "label"; name the right one with --label-column',
+        ),
+        (
+            ["ablate", "classifier", "plain.csv", "--label-column", "subject"],
+            "cannot measure classifier: the accuracy of a TanhMaxBertForSequenceClassification needs labels, which plain.csv has not: "
+            'none are in a column "subject"; name the right one with --label-column',
         ),
         (
             ["ablate", "seer", "pictures"],

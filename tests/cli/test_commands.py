@@ -236,6 +236,21 @@ def test_a_language_model_is_refitted(suffix, softmax, tmp_path, capsys):
     assert not (tmp_path / "out.partial").exists()
 
 
+def test_nothing_is_promised_of_a_refit_that_stops_before_its_first_layer(softmax, tmp_path, capsys, monkeypatch):
+    source, _ = softmax("llama", vocab_size=300)
+    given = ["--calibrate", texts(tmp_path / "rows.csv", 200), "--length", "8", "--rows", "40"]
+
+    def stop(self, index, count, bar):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Run, "_fit", stop)
+    assert main(["convert", source, str(tmp_path / "out"), *given]) == 130
+    said = capsys.readouterr().err
+    assert "stopped before the first layer was refitted; the same command begins again" in said
+    assert "continues there" not in said
+    assert not (tmp_path / "out.partial").exists()
+
+
 def test_a_stopped_refit_continues(softmax, tmp_path, capsys, monkeypatch):
     source, _ = softmax("llama", vocab_size=300)
     given = ["--calibrate", texts(tmp_path / "rows.csv", 200), "--length", "8", "--rows", "40"]

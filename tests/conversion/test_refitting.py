@@ -372,7 +372,7 @@ def test_the_report_leaves_the_originals_out():
     again = type(report)(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     assert again == report
     assert report.describe() == again.describe()
-    assert "3 layers refitted to polarity 0.3 on 117 rows" in report.describe()
+    assert "3 layers refitted to polarity 0.3 on 117 tokens" in report.describe()
 
 
 # After transfer: the softmax model has other parameters

@@ -19,10 +19,11 @@ def test_in_words():
 def test_what_was_measured_in_words():
     without_head = replace(QUALITY, held_out=False, kl_after=None, cosine_before=0.5, cosine_after=0.9, perplexity_after=None)
     assert replace(without_head, negative_mass_by_length=((128, 255, 0.09),)).describe() == (
-        "on the 700 rows that it was fitted to, hidden states have cosine 0.900 to those of softmax (0.500 before), and 9 % of the "
+        "on 700 outputs that it was fitted to, hidden states have cosine 0.900 to those of softmax (0.500 before), and 9 % of the "
         "attention weight is negative"
     )
     assert "(5 % where a query sees 1 key, " in replace(QUALITY, negative_mass_by_length=((1, 1, 0.05), (2, 3, 0.1))).describe()
+    assert "14 % where a query sees 128 keys)" in replace(QUALITY, negative_mass_by_length=((1, 1, 0.05), (128, 128, 0.14))).describe()
 
 
 @pytest.mark.parametrize("report", [REPORT, REFITTED], ids=["aligned", "all"])

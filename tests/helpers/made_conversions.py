@@ -8,22 +8,22 @@ from hf_tanhmax.conversion.report import AlignmentReport, ConversionReport, Qual
 
 ALIGNMENT = AlignmentReport(0.2, 1e-3, 6636, 8, 4.5, (0.5, 0.25), (0.4, 0.6), (0.125, 0.25), 0.4961, 0.9342)
 ALIGNED = (
-    "was aligned for polarity 1 at balance 0.2 on 6,636 rows: hidden states there have cosine 0.934 to those of softmax (0.496 before), "
-    "and 19 % of the attention weight is negative (50 % before)"
+    "was aligned for polarity 1 at balance 0.2 on 6,636 tokens: hidden states there have cosine 0.934 to those of softmax (0.496 "
+    "before), and 19 % of the attention weight is negative (50 % before)"
 )
 TRANSFER = TransferReport(
     *(60, 3e-4, 0.15, 9000, 7.5, (0.5, 0.25), (0.25, 0.125), (0.125, 0.25), (0.25, 0.125), 0.9, 0.95), originals={"query": torch.ones(2)}
 )
 TRANSFERRED = (
-    "had its queries and keys trained by attention transfer for 60 steps on 9,000 rows: the error of a layer is 0.188 (0.375 before), "
+    "had its queries and keys trained by attention transfer for 60 steps on 9,000 tokens: the error of a layer is 0.188 (0.375 before), "
     "hidden states have cosine 0.950 to those of softmax (0.900 before), and 19 % of the attention weight is negative (19 % before)"
 )
 REFIT = RefitReport(1.0, 1e-2, True, 6636, 8, 4.5, ("layer.0", "layer.1"), (0.5, 0.25), (0.25, 0.125), {"output": torch.zeros(3)})
 QUALITY = Quality(True, 700, 0.75, 0.0125, None, None, 36.0, 267864.0, 36.66, (0.08, 0.1), ((2, 3, 0.05), (4, 7, 0.09), (64, 127, 0.14)))
 MEASURED = (
-    "on 700 rows that nothing was fitted to, the outputs have a divergence from those of softmax of 0.0125 nats (0.75 before), perplexity "
-    "is 36.66 (softmax 36.00; 267,864.00 before), and 9 % of the attention weight is negative (5 % where a query sees 2 to 3 keys, 14 % "
-    "where a query sees 64 to 127 keys)"
+    "on 700 outputs that nothing was fitted to, probabilities have a divergence from those of softmax of 0.0125 nats (0.75 before), "
+    "perplexity is 36.66 (softmax 36.00; 267,864.00 before), and 9 % of the attention weight is negative (5 % where a query sees 2 to 3 "
+    "keys, 14 % where a query sees 64 to 127 keys)"
 )
 REPORT = ConversionReport(1.0, None, 0.2, 6636, 5.5, ALIGNMENT, quality=QUALITY)
 IN_WORDS = f"{ALIGNED}; {MEASURED}"

@@ -123,6 +123,7 @@ class _Masses:
         self.index = {module: layer for layer, module in enumerate(runner.modules)}
         self.layers = torch.zeros(len(runner.modules), 2, dtype=torch.float64)
         self.lengths = torch.zeros(64, 2, dtype=torch.float64)
+        self.longest = 1
 
     def measure(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         """Compute attention, and add its weights up."""
@@ -132,6 +133,7 @@ class _Masses:
         real = real_rows(call)
         rows, seen = found[real].double().cpu(), keys_seen(call)[real].cpu()
         self.layers[self.index[call.module]] += rows.sum(0)
+        self.longest = max(self.longest, int(seen.max()) if len(seen) else 1)
         self.lengths.index_add_(0, seen.clamp(min=1).log2().long(), rows)
         return output, weights
 
@@ -142,7 +144,9 @@ class _Masses:
     def by_length(self) -> tuple[tuple[int, int, float], ...]:
         """The fewest and most keys, and the negative mass of the queries of all layers that see so many."""
         return tuple(
-            (2**power, 2 ** (power + 1) - 1, negative / total) for power, (negative, total) in enumerate(self.lengths.tolist()) if total > 0
+            (2**power, min(2 ** (power + 1) - 1, self.longest), negative / total)
+            for power, (negative, total) in enumerate(self.lengths.tolist())
+            if total > 0
         )
 
 
