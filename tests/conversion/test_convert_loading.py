@@ -133,6 +133,11 @@ def test_the_tokenizer_is_that_of_the_subfolder(family, tmp_path, encoding):
             else build_tokenizer([name], vocabulary_size=40, max_length=9)
         )
         made.save_pretrained(tmp_path / name)
+    if family == "vit":
+        try:
+            transformers.AutoImageProcessor.from_pretrained(tmp_path / "whole", subfolder="part")
+        except ImportError:
+            pytest.skip("this release of Transformers reads an image processor from a subfolder by torchvision alone")
     inputs = ["whole/part"] if family == "bert" else [Image.effect_noise((15, 15), 40).convert("RGB")]
     with pytest.raises(InterruptedError):
         convert(str(tmp_path / "whole"), subfolder="part", calibrate=inputs)
