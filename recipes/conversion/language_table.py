@@ -14,7 +14,8 @@ from typing import Any
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import read_lines, table
 
-from .language_models import FILE, LanguagePlan, read_plan
+from . import language_models
+from .language_models import FILE, LanguagePlan
 from .plan import RESULTS
 
 Line = dict[str, Any]
@@ -43,7 +44,7 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
     Raises:
         RecipeError: no results in the folder, or a file that cannot be read.
     """
-    plan, path = read_plan(), folder / FILE
+    plan, path = language_models.read_plan(), folder / FILE
     try:
         lines: Any = read_lines(path)
     except (OSError, ValueError) as error:

@@ -151,7 +151,7 @@ def test_what_cannot_work_is_said_in_a_sentence(place, tmp_path, capsys):
     assert "there is no folder" in capsys.readouterr().err
     assert run.main(["--data", str(folder), "--weights", f"other={folder}"]) == 2
     assert "small needs weights: --weights tiny=DIR" in capsys.readouterr().err
-    assert run.main(flags(folder, "--ways", "aligned")) in (0, 2)
+    assert run.main(flags(folder, "--ways", "aligned", "--work", str(tmp_path / "work"))) in (0, 2)
     assert "run softmax first" in capsys.readouterr().err
     assert table.main(["--results", str(tmp_path / "none")]) == 2
     assert "there are no results" in capsys.readouterr().err
