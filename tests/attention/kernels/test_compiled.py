@@ -85,7 +85,7 @@ def test_the_table_holds_what_a_fast_kernel_needs(name):
         return
     assert costs["wide"] > 0, "no 16-byte loads"
     assert (costs["matrix"] > 0) == (dtype == "bf16"), "half precision runs on tensor cores, exact float32 does not"
-    # Beside a mask, whether boolean or, with the two tiles of sums of a balanced shift, additive, registers do not suffice: the table has it.
+    # Beside a boolean mask, and with the two tiles of sums of a balanced shift beside an additive one too, registers do not suffice.
     spilling = ("everything", "masked", "additive") if kernel == "balanced" else ("everything", "masked")
     if architecture == "sm_90" and " row 0 " in name and name.split()[5] not in spilling and "fp32" not in name:
         assert costs["spills"] <= 20, f"{kernel} spills"
