@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
-from families import BACKBONES, LAYERS, images, run, text, tiny_model
+from families import BACKBONES, CACHE, LAYERS, images, run, text, tiny_model
 
 import hf_tanhmax
 from hf_tanhmax.conversion.layers import LayerArguments, adds_to_its_input, find_layers, leaves
@@ -162,6 +162,6 @@ def test_layers_that_do_not_follow_each_other():
 @torch.no_grad()
 def test_arguments_that_cannot_be_kept():
     model = tiny_model(BACKBONES["llama"])
-    cache = {"past_key_values": transformers.DynamicCache(config=model.config)}
+    cache = {CACHE: transformers.DynamicCache(config=model.config)}
     with pytest.raises(NotImplementedError, match="one at a time: they are called with DynamicCache, which cannot be kept"):
         LayerArguments(model, find_layers(model, "run")).read({**inputs("llama"), **cache})
