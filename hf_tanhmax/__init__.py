@@ -9,31 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .models import named
+
 __version__ = "0.1.0"
 
 __all__ = [
     "PolarityCallback",
-    "TanhMaxBertConfig",
-    "TanhMaxBertForMaskedLM",
-    "TanhMaxBertForMultipleChoice",
-    "TanhMaxBertForNextSentencePrediction",
-    "TanhMaxBertForPreTraining",
-    "TanhMaxBertForQuestionAnswering",
-    "TanhMaxBertForSequenceClassification",
-    "TanhMaxBertForTokenClassification",
-    "TanhMaxBertLMHeadModel",
-    "TanhMaxBertModel",
-    "TanhMaxLlamaConfig",
-    "TanhMaxLlamaForCausalLM",
-    "TanhMaxLlamaForQuestionAnswering",
-    "TanhMaxLlamaForSequenceClassification",
-    "TanhMaxLlamaForTokenClassification",
-    "TanhMaxLlamaModel",
     "TanhMaxSettings",
-    "TanhMaxViTConfig",
-    "TanhMaxViTForImageClassification",
-    "TanhMaxViTForMaskedImageModeling",
-    "TanhMaxViTModel",
     "convert",
     "restore",
     "set_polarity",
@@ -44,12 +26,10 @@ __all__ = [
     "use_tanhmax",
     "why_not",
 ]
+__all__ += named.__all__
 
 # The modules that `__getattr__` looks through, in this order.
-_MODULES = (
-    *("settings", "functional", "attention.api", "integration.patching", "conversion.convert", "models.bert", "models.llama", "models.vit"),
-    "training.annealing",
-)
+_MODULES = (*("settings", "functional", "attention.api", "integration.patching", "conversion.convert", "training.annealing"),)
 
 
 def _is_the_program() -> bool:
@@ -69,44 +49,26 @@ if TYPE_CHECKING or not _is_the_program():
     from .functional import tanhmax
     from .integration import registration
     from .integration.patching import restore, set_polarity, tanhmax_on, use_tanhmax
-    from .models import auto
-    from .models.bert import (
-        TanhMaxBertConfig,
-        TanhMaxBertForMaskedLM,
-        TanhMaxBertForMultipleChoice,
-        TanhMaxBertForNextSentencePrediction,
-        TanhMaxBertForPreTraining,
-        TanhMaxBertForQuestionAnswering,
-        TanhMaxBertForSequenceClassification,
-        TanhMaxBertForTokenClassification,
-        TanhMaxBertLMHeadModel,
-        TanhMaxBertModel,
-    )
-    from .models.llama import (
-        TanhMaxLlamaConfig,
-        TanhMaxLlamaForCausalLM,
-        TanhMaxLlamaForQuestionAnswering,
-        TanhMaxLlamaForSequenceClassification,
-        TanhMaxLlamaForTokenClassification,
-        TanhMaxLlamaModel,
-    )
-    from .models.vit import TanhMaxViTConfig, TanhMaxViTForImageClassification, TanhMaxViTForMaskedImageModeling, TanhMaxViTModel
+    from .models import architectures
     from .settings import TanhMaxSettings
 
     registration.register_attention()
-    auto.register_models()
+    architectures.register_types()
 
 if TYPE_CHECKING:
+    from .models.named import *  # noqa: F403
     from .training.annealing import PolarityCallback
 else:
 
     def __getattr__(name: str) -> object:
-        """A public name that is not imported above: any of them in the program, and elsewhere PolarityCallback.
+        """A public name that is not imported above: in the program any, and elsewhere PolarityCallback and the TanhMax classes.
 
-        The Trainer that it belongs to imports PEFT and more, which not everybody needs.
+        The Trainer that it belongs to imports PEFT and more, which not everybody needs; and a class is made when it is asked for.
         """
         for module in _MODULES if name in __all__ else ():
             found = vars(import_module(f".{module}", __name__))
             if name in found:
                 return found[name]
+        if name.startswith("TanhMax"):
+            return import_module(".models.architectures", __name__).class_named(name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

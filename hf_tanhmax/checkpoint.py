@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from .choices import PIPELINES
 from .errors import one_line
-from .models.auto import FAMILIES
+from .models.architectures import config_of, upstream_type
+from .models.family import HEADS
 from .settings import TanhMaxSettings
 
 CONFIG, ADAPTER_CONFIG, RESULTS = "config.json", "adapter_config.json", "results.json"
@@ -253,13 +254,14 @@ def read_config(path: Path) -> PreTrainedConfig:
     if values is None:
         reason = "is not a JSON object" if path.is_file() else "is not there; name the folder that a model was saved to"
         raise CheckpointError(path, reason)
-    kinds: dict[str, type[PreTrainedConfig]] = {config.model_type: config for config in FAMILIES}
     kind = values.get("model_type")
-    if kind not in kinds:
-        reason = f"is of model type {kind!r}, which is no TanhMax model ({', '.join(kinds)}); `hf-tanhmax convert` makes one of it"
+    upstream = upstream_type(kind)
+    if upstream is None:
+        reason = f"is of model type {kind!r}, which is no TanhMax model (such as tanhmax_bert); `hf-tanhmax convert` makes one of it"
         raise CheckpointError(path, reason)
+    config_class: type[PreTrainedConfig] = config_of(upstream)
     try:
-        return kinds[kind].from_dict(values)
+        return config_class.from_dict(values)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(path, f"holds a value that cannot be: {one_line(error)}") from error
 
@@ -275,7 +277,7 @@ def class_of(config: PreTrainedConfig, path: Path) -> tuple[str, type[PreTrained
         CheckpointError: it names none of its family, or several.
     """
     named = config.architectures or []
-    for auto, model_class in FAMILIES[type(config)].items():
+    for auto, model_class in HEADS[type(config)].items():
         if named == [model_class.__name__]:
             return auto, model_class
     raise CheckpointError(path, f"does not name one class of its family (architectures: {named}); save the model again")

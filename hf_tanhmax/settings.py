@@ -1,7 +1,7 @@
-"""The settings of a TanhMax model: polarity, layers, heads, and where a learned polarity starts.
+"""The settings of a TanhMax model: polarity, layers, heads, where a learned polarity starts, and parts that stay softmax.
 
-One frozen, checked object. A TanhMax configuration holds the same five values as `tanhmax_polarity`, `tanhmax_layers`,
-`tanhmax_heads`, `tanhmax_score_bias` and `tanhmax_shift`, so that they are written to `config.json` and read back from there.
+One frozen, checked object. A TanhMax configuration holds the same values with `tanhmax_` before their names, such as `tanhmax_polarity`, so
+that they are written to `config.json` and read back from there.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,21 +21,26 @@ class TanhMaxSettings:
     Attributes:
         polarity: a number in [0, 1] (0 is softmax, 1 is TanhMax), or `"learned"`: one score bias c per head is a parameter of the
             attention module, which computes TanhMax(a + c), that is polarity exp(-2c).
-        layers: indices of the attention modules, in the model's order, that compute TanhMax; the others stay softmax. None is all.
+        layers: which layers compute TanhMax; the others stay softmax. Indices, in the model's order, or names: a part of the paths of
+            attention modules, such as `"vision_model"`, `"decoder"` or `"layers.*.encoder_attn"`, with `*` and `?` as in file names. None
+            is all.
         heads: indices of the heads, in each of those layers, that compute TanhMax; the others stay softmax. None is all.
         score_bias: where c starts if polarity is `"learned"`; 3 is softmax to about 1e-3.
         shift: None, or `"balanced"`: the scores of each row are shifted by one constant, so that the weights are (P - p N) / (1 + p) at
             polarity p, with P the softmax of the scores and N that of their negatives.
+        softmax_parts: of a model in which some modules compute softmax themselves, where no setting reaches them: the names of their
+            classes, or parts of their paths as for layers, to accept that these stay softmax. None accepts none, unless layers are chosen.
 
     Raises:
         TypeError, ValueError: a value that is not one of these, with the value in the message.
     """
 
     polarity: float | Literal["learned"] = 1.0
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int | str, ...] | None = None
     heads: tuple[int, ...] | None = None
     score_bias: float = 3.0
     shift: Shift = None
+    softmax_parts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.polarity, str):
@@ -43,8 +48,9 @@ class TanhMaxSettings:
                 raise ValueError(f'polarity must be a number in [0, 1] or "learned", but is {self.polarity!r}')
         else:
             object.__setattr__(self, "polarity", check_polarity(self.polarity))
-        for name in ("layers", "heads"):
-            object.__setattr__(self, name, _indices(name, getattr(self, name)))
+        object.__setattr__(self, "layers", _choice("layers", self.layers, (int, str)))
+        object.__setattr__(self, "heads", _choice("heads", self.heads, (int,)))
+        object.__setattr__(self, "softmax_parts", _choice("softmax_parts", self.softmax_parts, (str,)))
         if isinstance(self.score_bias, bool) or not isinstance(self.score_bias, int | float):
             raise TypeError(f"score_bias must be a number, but is {self.score_bias!r}")
         if not abs(self.score_bias) <= 40:
@@ -74,9 +80,10 @@ class TanhMaxSettings:
             kind = f"attention of polarity {self.polarity:g}, between softmax (0) and TanhMax (1),"
         which = "all layers" if layers is None else f"all {layers} layers"
         if self.layers is not None:
-            which = _numbered("layer", self.layers) + ("" if layers is None else f" of {layers}") + " (the others are softmax)"
-        heads = "all heads" if self.heads is None else f"{_numbered('head', self.heads)} of each (the others are softmax)"
-        return f"{kind} in {which} and {heads}"
+            which = _listed("layer", self.layers) + ("" if layers is None else f" of {layers}") + " (the others are softmax)"
+        heads = "all heads" if self.heads is None else f"{_listed('head', self.heads)} of each (the others are softmax)"
+        parts = "" if self.softmax_parts is None else f", but for {', '.join(self.softmax_parts)}, which computes softmax by itself"
+        return f"{kind} in {which} and {heads}{parts}"
 
 
 def fitted_to(settings: TanhMaxSettings, layers: int, heads: int) -> dict[str, Any]:
@@ -88,10 +95,10 @@ def fitted_to(settings: TanhMaxSettings, layers: int, heads: int) -> dict[str, A
         heads: how many each layer has.
     """
 
-    def _chosen(indices: tuple[int, ...] | None, count: int) -> list[int] | None:
+    def _unless_all(indices: tuple[int | str, ...] | None, count: int) -> list[int | str] | None:
         return None if indices is None or len(indices) == count else list(indices)
 
-    chosen = {"layers": _chosen(settings.layers, layers), "heads": _chosen(settings.heads, heads)}
+    chosen = {"layers": _unless_all(settings.layers, layers), "heads": _unless_all(settings.heads, heads)}
     return {"polarity": settings.polarity, "shift": settings.shift, **chosen}
 
 
@@ -120,23 +127,35 @@ def check_refitted(asked: Mapping[str, Any], refitted: Refitted) -> None:
             )
 
 
-def _numbered(noun: str, indices: tuple[int, ...]) -> str:
-    return f"{noun}{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
+def _listed(noun: str, chosen: tuple[int | str, ...]) -> str:
+    numbers, names = ([str(each) for each in chosen if isinstance(each, kind)] for kind in (int, str))
+    numbered = f"{noun}{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}" if numbers else ""
+    named = f"the {noun}s of {', '.join(names)}" if names else ""
+    return " and ".join(filter(None, (numbered, named)))
 
 
-def _indices(name: str, value: Iterable[int] | None) -> tuple[int, ...] | None:
+WORDS = {(int,): ("indices", "whole numbers"), (str,): ("names", "names"), (int, str): ("indices or names", "whole numbers or names")}
+
+
+def _choice(name: str, value: Iterable[int | str] | None, kinds: tuple[type, ...]) -> tuple[int | str, ...] | None:
+    """What a setting names, each once: indices in their order, then names."""
     if value is None:
         return None
+    noun, kind = WORDS[kinds]
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a list of indices or None, but is {value!r}")
+        raise TypeError(f"{name} must be a list of {noun} or None, but is {value!r}")
     found = tuple(value)
-    for index in found:
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise TypeError(f"{name} must hold whole numbers, but holds {index!r}")
-        if index < 0:
-            raise ValueError(f"{name} must hold indices counted from 0, but holds {index}")
+    for each in found:
+        if isinstance(each, bool) or not isinstance(each, kinds):
+            raise TypeError(f"{name} must hold {kind}, but holds {each!r}")
+        if isinstance(each, int) and each < 0:
+            raise ValueError(f"{name} must hold indices counted from 0, but holds {each}")
+        if each == "":
+            raise ValueError(f"{name} holds an empty name")
     if not found:
-        raise ValueError(f"{name} must name at least one index; leave it None for all")
+        least, without = ("index", "all") if int in kinds else ("part", "none")
+        raise ValueError(f"{name} must name at least one {least}; leave it None for {without}")
     if len(set(found)) != len(found):
-        raise ValueError(f"{name} names an index twice: {list(found)}")
-    return tuple(sorted(found))
+        numbers = all(isinstance(each, int) for each in found)
+        raise ValueError(f"{name} names {'an index' if numbers else 'a part'} twice: {list(found)}")
+    return (*sorted(each for each in found if isinstance(each, int)), *(each for each in found if isinstance(each, str)))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import hf_tanhmax
+from hf_tanhmax.models import named
 
 PACKAGE = Path(hf_tanhmax.__file__).parent
 
@@ -35,27 +36,7 @@ WIDEST = 15  # modules of one folder
 
 PUBLIC = {
     "PolarityCallback",
-    "TanhMaxBertConfig",
-    "TanhMaxBertForMaskedLM",
-    "TanhMaxBertForMultipleChoice",
-    "TanhMaxBertForNextSentencePrediction",
-    "TanhMaxBertForPreTraining",
-    "TanhMaxBertForQuestionAnswering",
-    "TanhMaxBertForSequenceClassification",
-    "TanhMaxBertForTokenClassification",
-    "TanhMaxBertLMHeadModel",
-    "TanhMaxBertModel",
-    "TanhMaxLlamaConfig",
-    "TanhMaxLlamaForCausalLM",
-    "TanhMaxLlamaForQuestionAnswering",
-    "TanhMaxLlamaForSequenceClassification",
-    "TanhMaxLlamaForTokenClassification",
-    "TanhMaxLlamaModel",
     "TanhMaxSettings",
-    "TanhMaxViTConfig",
-    "TanhMaxViTForImageClassification",
-    "TanhMaxViTForMaskedImageModeling",
-    "TanhMaxViTModel",
     "convert",
     "restore",
     "set_polarity",
@@ -65,6 +46,7 @@ PUBLIC = {
     "to_softmax",
     "use_tanhmax",
     "why_not",
+    *named.__all__,
 }
 
 

@@ -7,7 +7,7 @@ import sys
 import peft
 import pytest
 import transformers
-from families import CONFIGS, TINY, assert_same, inputs_for, run, tiny_config, tiny_model
+from families import CONFIGS, FAMILIES, TINY, assert_same, inputs_for, run, tiny_config, tiny_model
 from huggingface_hub import constants
 from saved_models import HEADS, change_json, save_adapter, save_model
 
@@ -25,7 +25,6 @@ from hf_tanhmax.checkpoint import (
     read_config,
     read_object,
 )
-from hf_tanhmax.models.auto import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks by an old name
 

@@ -29,7 +29,7 @@ def test_is_frozen():
         ({"polarity": -0.1}, ValueError, r"polarity must be in \[0, 1\].*-0.1"),
         ({"polarity": "signed"}, ValueError, "\"learned\", but is 'signed'"),
         ({"polarity": None}, TypeError, "polarity must be a number"),
-        ({"layers": 3}, TypeError, "layers must be a list of indices or None, but is 3"),
+        ({"layers": 3}, TypeError, "layers must be a list of indices or names or None, but is 3"),
         ({"layers": "01"}, TypeError, "layers must be a list"),
         ({"layers": []}, ValueError, "at least one"),
         ({"layers": [1, 1]}, ValueError, "names an index twice"),

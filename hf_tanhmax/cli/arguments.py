@@ -391,9 +391,9 @@ def _run(options: argparse.Namespace) -> int:
     options.check(options)
 
     from ..integration import registration
-    from ..models import auto
+    from ..models import architectures
 
     registration.register_attention()
-    auto.register_models()
+    architectures.register_types()
     module = import_module(f".{options.module}", __package__)
     return int(getattr(module, f"run_{options.command.replace('-', '_')}")(options))

@@ -11,6 +11,7 @@ from .sources import Release
 
 CONTINUOUS = "generation/continuous_batching/"
 AUTO = "models/auto/"
+ARCHITECTURES = "models.architectures"
 NO_TANHMAX = "no attention module is recognised, so `use_tanhmax` and every TanhMax class raise"
 GATHERED = "decoding in continuous batching gathers all keys of a layer, or fails"
 
@@ -77,7 +78,7 @@ TRANSFORMERS = (
         "transformers",
         "configuration_utils.py",
         '"strict"',
-        "models.bert models.llama models.vit",
+        ARCHITECTURES,
         "configs are no strict dataclasses, and nothing calls `validate_tanhmax`",
     ),
     _needs(
@@ -108,33 +109,48 @@ TRANSFORMERS = (
         "transformers",
         "conversion_mapping.py",
         "get_checkpoint_conversion_mapping",
-        "models.vit",
-        "ViT checkpoints load as random weights into TanhMax classes",
+        ARCHITECTURES,
+        "checkpoints whose weights have other names than the modules load as random weights into TanhMax classes",
     ),
     _needs(
         "transformers",
         "conversion_mapping.py",
         "register_checkpoint_conversion_mapping(overwrite)",
-        "models.vit",
-        "ViT checkpoints load as random weights into TanhMax classes",
-    ),
-    _needs("transformers", AUTO + "configuration_auto.py", "AutoConfig.register(exist_ok)", "models.auto", "no model type is registered"),
-    _needs(
-        "transformers", AUTO + "auto_factory.py", "_BaseAutoModelClass.register(exist_ok)", "models.auto", "no Auto class finds our heads"
+        ARCHITECTURES,
+        "checkpoints whose weights have other names than the modules load as random weights into TanhMax classes",
     ),
     _needs(
         "transformers",
-        AUTO + "tokenization_auto.py",
-        "AutoTokenizer.register(exist_ok)",
-        "models.auto",
-        "a bare vocab.txt finds no tokenizer",
+        AUTO + "configuration_auto.py",
+        "AutoConfig.register(exist_ok)",
+        ARCHITECTURES,
+        "no model type is registered",
     ),
     _needs(
         "transformers",
-        AUTO + "image_processing_auto.py",
-        "AutoImageProcessor.register(image_processor_classes)",
-        "models.auto",
-        "a checkpoint without preprocessor_config.json finds no image processor",
+        AUTO + "auto_factory.py",
+        "_BaseAutoModelClass.register(exist_ok)",
+        ARCHITECTURES,
+        "no Auto class finds our heads",
+    ),
+    _needs(
+        "transformers",
+        AUTO + "auto_factory.py",
+        '"_model_mapping"',
+        ARCHITECTURES,
+        "it is not known which heads an architecture has",
+    ),
+    _needs("transformers", AUTO + "configuration_auto.py", "CONFIG_MAPPING_NAMES", ARCHITECTURES, "no model type is known"),
+    *(
+        _needs("transformers", AUTO + f"{path}.py", name, ARCHITECTURES, "a TanhMax type finds no such processor")
+        for path, name in (
+            ("tokenization_auto", "TOKENIZER_MAPPING"),
+            ("feature_extraction_auto", "FEATURE_EXTRACTOR_MAPPING"),
+            ("video_processing_auto", "VIDEO_PROCESSOR_MAPPING"),
+            ("processing_auto", "PROCESSOR_MAPPING"),
+            ("image_processing_auto", "IMAGE_PROCESSOR_MAPPING"),
+            ("image_processing_auto", "IMAGE_PROCESSOR_MAPPING_NAMES"),
+        )
     ),
     _needs(
         "transformers",
@@ -228,7 +244,7 @@ TRANSFORMERS = (
     ),
 )
 COMPANIONS = (
-    _needs("huggingface_hub", "dataclasses.py", "strict", "models.bert models.llama models.vit", "TanhMax configs cannot be defined"),
+    _needs("huggingface_hub", "dataclasses.py", "strict", ARCHITECTURES, "TanhMax configs cannot be defined"),
     _needs("huggingface_hub", "dataclasses.py", '"validate_"', "models.family", "nothing calls `validate_tanhmax`"),
     _needs("huggingface_hub", "errors.py", "StrictDataclassError", "checkpoint", "a config that holds a wrong value ends in a traceback"),
     _needs(

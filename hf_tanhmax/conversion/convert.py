@@ -20,7 +20,7 @@ from ..functional import Shift
 from ..integration.model_names import converted_name
 from ..integration.patching import add_score_bias, attention_modules
 from ..integration.registration import SCORE_BIAS
-from ..models.auto import FAMILIES
+from ..models.architectures import config_of, head_of
 from ..models.family import TanhMaxFields
 from ..settings import LEARNED, TanhMaxSettings
 from .calibration.calibrate import calibrate as calibrate_model
@@ -52,7 +52,7 @@ def convert(
     auto_class: type | None = None,
     *,
     polarity: float | str | None = None,
-    layers: Iterable[int] | None = None,
+    layers: Iterable[int | str] | None = None,
     heads: Iterable[int] | None = None,
     score_bias: float = 3.0,
     shift: Shift = None,
@@ -60,10 +60,11 @@ def convert(
     balance: float = BALANCE,
     refit: bool | None = None,
     transfer_steps: int = 0,
+    softmax_parts: Iterable[str] | None = None,
     processor: Any = None,
     **kwargs: Any,
 ) -> PreTrainedModel:
-    """Turn a softmax model of the BERT, ViT or LLaMA family into its TanhMax class.
+    """Turn a softmax model into its TanhMax class: of any architecture of Transformers that asks the attention interface.
 
     At polarity 0 the result computes what the softmax model computed. At polarity 1 it does not: weights trained for softmax are calibrated
     with some inputs (`calibrate`), or need fine-tuning with a polarity that grows from 0 (`hf_tanhmax.PolarityCallback`) or is learned.
@@ -85,6 +86,7 @@ def convert(
         balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
         refit: whether output projections are refitted, which then belong to the polarity; None as `calibrate` says.
         transfer_steps: steps of attention transfer, after which queries and keys belong to the polarity; 60 to 120 are usual, 0 for none.
+        softmax_parts: as in `TanhMaxSettings`.
         processor: the tokenizer or image processor for `calibrate`; None reads that of the checkpoint where one is needed, of the same
             revision and subfolder. A live model does not know its own, so the main branch's is read: pass that of another.
         **kwargs: passed to `from_pretrained` (`revision`, `dtype`, `device_map`, `quantization_config`, `num_labels`, ...), for a name.
@@ -99,7 +101,7 @@ def convert(
         TypeError: keyword arguments or an Auto class beside a live model, or no inputs but something else to calibrate with.
         NotImplementedError: a model without biases that is to be aligned.
     """
-    plan = Plan(polarity, layers, heads, score_bias, shift, calibrate is not None, balance, refit, transfer_steps)
+    plan = Plan(polarity, layers, heads, score_bias, shift, calibrate is not None, balance, refit, transfer_steps, softmax_parts)
     made = convert_uncalibrated(model, auto_class, plan, **kwargs)
     if calibrate is not None:
         source = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
@@ -176,7 +178,7 @@ def _warn_uncalibrated(*, rotary: bool) -> None:
 
 def _settings(plan: Plan) -> TanhMaxSettings:
     polarity: Any = 1.0 if plan.polarity is None else plan.polarity
-    return TanhMaxSettings(polarity, plan.layers, plan.heads, plan.score_bias, plan.shift)  # type: ignore[arg-type]  # which makes tuples
+    return TanhMaxSettings(polarity, plan.layers, plan.heads, plan.score_bias, plan.shift, plan.softmax_parts)  # type: ignore[arg-type]  # which makes tuples
 
 
 def _own_projections(model: PreTrainedModel) -> None:
@@ -192,9 +194,7 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
     config, kwargs = _config_of(name, hub, kwargs)
     if isinstance(config, TanhMaxFields):
         raise ValueError(f"{name} is a TanhMax checkpoint already ({config.model_type}); load it with AutoModel.from_pretrained")
-    config_class = _by_upstream_type().get(config.model_type)
-    if config_class is None:
-        raise ValueError(f"{name} is of model type {config.model_type!r}; convert knows {', '.join(sorted(_by_upstream_type()))}")
+    config_class = _tanhmax_config_class(type(config), name)
     settings = _settings(plan.for_model(rotary=is_rotary(config)))
     loader: Any = auto_class
     if loader is None:  # a config that was written by hand names no class, but the checkpoint's does
@@ -209,7 +209,7 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             vars(module.config).pop("model_type", None)
-    if type(model) not in FAMILIES[config_class].values():
+    if type(model).config_class is not config_class:
         raise ValueError(f"{loader.__name__} made a {type(model).__name__}, which is no TanhMax class; pass an Auto class of Transformers")
     _refuse_partial(name, model, report)
     _bring_score_biases(model, settings)
@@ -271,18 +271,25 @@ def _in_backbone(key: str, model: PreTrainedModel) -> bool:
     return parts[0] in dict(model.base_model.named_children()) and not {"pooler", "mask_token"}.intersection(parts)
 
 
-def _by_upstream_type() -> dict[str, type[PreTrainedConfig]]:
-    return {config.__mro__[2].model_type: config for config in FAMILIES}  # type: ignore[attr-defined]
+def _tanhmax_config_class(upstream: type[PreTrainedConfig], name: str) -> type[PreTrainedConfig]:
+    kind = upstream.model_type
+    if upstream.__module__.partition(".")[0] != "transformers":
+        raise ValueError(
+            f"{name} is of model type {kind!r}, whose code is not Transformers' own, so no TanhMax class can be made that others load; "
+            "hf_tanhmax.use_tanhmax patches the live model, if it asks Transformers' attention interface"
+        )
+    try:
+        return config_of(kind)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be converted: {error}") from error
 
 
-def _tanhmax_class_of(upstream: type) -> tuple[type[PreTrainedModel], type[PreTrainedConfig]]:
-    for config_class, heads in FAMILIES.items():
-        for cls in heads.values():
-            if upstream is cls:
-                raise ValueError(f"{upstream.__name__} is a TanhMax class already; set its polarity with hf_tanhmax.set_polarity")
-            if cls.__mro__[1] is upstream:
-                return cls, config_class
-    raise ValueError(f"there is no TanhMax class for {upstream.__name__}; hf_tanhmax.use_tanhmax patches any live model instead")
+def _tanhmax_class_of(upstream: type[PreTrainedModel]) -> tuple[type[PreTrainedModel], type[PreTrainedConfig]]:
+    config: Any = upstream.config_class
+    if issubclass(config, TanhMaxFields):
+        raise ValueError(f"{upstream.__name__} is a TanhMax class already; set its polarity with hf_tanhmax.set_polarity")
+    config_class = _tanhmax_config_class(config, f"the {upstream.__name__}")
+    return head_of(upstream, config_class), config_class
 
 
 def _tanhmax_config(config: PreTrainedConfig, config_class: type[PreTrainedConfig], settings: TanhMaxSettings) -> PreTrainedConfig:
@@ -292,6 +299,7 @@ def _tanhmax_config(config: PreTrainedConfig, config_class: type[PreTrainedConfi
     converted.tanhmax_heads = None if settings.heads is None else list(settings.heads)
     converted.tanhmax_score_bias = settings.score_bias
     converted.tanhmax_shift = settings.shift
+    converted.tanhmax_softmax_parts = None if settings.softmax_parts is None else list(settings.softmax_parts)
     return converted
 
 

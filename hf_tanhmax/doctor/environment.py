@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ..attention.api import AUTOMATIC, IMPLEMENTATIONS, tanhmax_attention, why_not
 from ..errors import one_line
-from ..models.auto import FAMILIES
+from ..models.architectures import config_of
 from .report import Finding
 
 DISTRIBUTION = "hf-tanhmax"
 REQUIRED = ("torch", "transformers", "safetensors", "huggingface_hub")
 OPTIONAL = {"accelerate": "recipes", "peft": "recipes", "triton": "triton"}  # and the extra that declares it
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+FAMILIES = ("bert", "vit", "llama")  # whose default target modules PEFT has
 TOLERANCE = 1e-3  # TF32 may be allowed; a broken kernel or library is off by far more
 
 
@@ -131,7 +132,7 @@ def _check_peft() -> Iterator[Finding]:
         return
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TABLE
 
-    without = [config.model_type for config in FAMILIES if config.model_type not in TABLE]
+    without = [kind for family in FAMILIES if (kind := config_of(family).model_type) not in TABLE]
     if without:
         yield Finding("warning", "peft", f"knows no default target modules for {', '.join(without)}; give LoraConfig its target_modules")
     else:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from ..checkpoint import ADAPTER_CONFIG, BASE, CONFIG, Checkpoint, CheckpointError, read_checkpoint
 from ..choices import check_repository, usable_token
 from ..errors import first_line
-from ..models.auto import FAMILIES
+from ..models.architectures import upstream_type
 from .documents import CARD
 from .errors import HubError, in_a_sentence
 from .staging import DOCUMENTS, PROCESSOR, copy, files_of, is_adapter, left_behind, pin_base, read_json, stage_adapter, stage_model, stale
@@ -115,7 +115,7 @@ def find_base(folder: Path, api: HfApi) -> Checkpoint:
         except RemoteEntryNotFoundError as error:
             raise HubError(f"the base of {folder}, {name}, holds no model (no {CONFIG}): name the one that it was trained on") from error
     kind = read_json(config).get("model_type")
-    if kind not in {family.model_type for family in FAMILIES}:
+    if upstream_type(kind) is None:
         raise HubError(
             f"the base of {folder}, {base.name}, is no TanhMax model (model type {kind!r}), so the adapter would be loaded on softmax: "
             f"save the model that it was trained on in {folder / BASE}"

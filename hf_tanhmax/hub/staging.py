@@ -15,7 +15,7 @@ from ..ablation import ABLATION
 from ..checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, CONFIG, INDEX, RESULTS, WEIGHTS, CheckpointError, JsonObject
 from ..conversion.report import CONVERSION, ORIGINALS
 from ..doctor import check_checkpoint, errors_in
-from ..models.auto import FAMILIES
+from ..models.architectures import upstream_type
 from ..models.remote_code import CODE_FILE, auto_map, source
 from .documents import CARD, with_base, write_documents
 from .errors import HubError
@@ -168,10 +168,9 @@ def _config(folder: Path) -> JsonObject:
         hint = f"publish {folder / unfinished[-1]}, or finish the training" if unfinished else "write one with save_pretrained"
         raise HubError(f"{folder} holds no checkpoint (no {CONFIG}): {hint}")
     config = read_json(folder / CONFIG)
-    known = sorted(family.model_type for family in FAMILIES)
-    if config.get("model_type") not in known:
+    if upstream_type(config.get("model_type")) is None:
         raise HubError(
-            f"{folder} is no TanhMax checkpoint: its model type is {config.get('model_type')!r}, not one of {', '.join(known)}; "
+            f"{folder} is no TanhMax checkpoint: its model type is {config.get('model_type')!r}, and not one such as 'tanhmax_bert'; "
             "turn it into one with hf_tanhmax.convert, train it, and save it"
         )
     return config

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
@@ -33,10 +34,20 @@ class ConfigView:
         config: the config, or another view, that all else is passed through to.
         settings: what this view answers for itself; None where the config itself holds TanhMax settings.
         owned: whether the view belongs to a TanhMax class, so that `restore` must leave it.
+        holder: the config that holds the TanhMax settings; of a model of several parts, such as CLIP, `config` is that of a part. None is
+            `config`.
     """
 
-    def __init__(self, config: "PreTrainedConfig | ConfigView", settings: TanhMaxSettings | None = None, *, owned: bool = False) -> None:
+    def __init__(
+        self,
+        config: "PreTrainedConfig | ConfigView",
+        settings: TanhMaxSettings | None = None,
+        *,
+        owned: bool = False,
+        holder: PreTrainedConfig | None = None,
+    ) -> None:
         vars(self)["_config"] = config
+        vars(self)["_holder"] = config if holder is None else holder
         vars(self)["owned"] = owned
         if settings is not None:
             vars(self)["tanhmax_polarity"] = settings.polarity
@@ -58,15 +69,15 @@ class ConfigView:
         return FUNCTIONS[name]
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_config":  # while unpickling there is no config yet
+        if name in ("_config", "_holder"):  # while unpickling there is no config yet
             raise AttributeError(name)
-        return getattr(self._config, name)
+        return getattr(self._holder if name.startswith("tanhmax_") else self._config, name)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in vars(self):
             vars(self)[name] = value
         else:
-            setattr(self._config, name, value)
+            setattr(self._holder if name.startswith("tanhmax_") else self._config, name, value)
 
 
 class PatchableModule(nn.Module):
@@ -193,9 +204,11 @@ def own(model: PreTrainedModel) -> None:
     """Patch a model of a TanhMax class, whose config holds the settings; what is patched already stays."""
     settings = model.config.tanhmax_settings
     chosen = _chosen_modules(model, settings)
+    if settings.softmax_parts is None and (parts := softmax_parts(model)):  # as layers were chosen
+        model.config.tanhmax_softmax_parts = list(parts)
     for module in chosen:
         if not isinstance(module.config, ConfigView):
-            _patch_module(module, ConfigView(module.config, owned=True), settings)
+            _patch_module(module, ConfigView(module.config, owned=True, holder=model.config), settings)
 
 
 def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
@@ -247,24 +260,18 @@ def _drop_score_bias(module: nn.Module) -> None:
 
 def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
     layers = list(modules_by_layer(model).values())
-    modules = [module for layer in layers for module in layer]
-    bypassing = sorted({type(module).__name__ for module in model.modules() if attention_facts(module).bypasses})
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    modules = [module for layer in layers for module in layer]
+    bypassing = softmax_parts(model)
     if not modules:
         found = f"its {', '.join(bypassing)} compute softmax themselves" if bypassing else "it has no attention modules"
         raise ValueError(
             f"{kind!r} cannot compute TanhMax: {found}, without asking Transformers' attention interface, as about 100 architectures do; "
             "choose one that asks it, such as BERT, ViT or LLaMA"
         )
-    if settings.layers is None and bypassing:
-        raise ValueError(
-            f"part of {kind!r} would stay softmax: {', '.join(bypassing)} do not ask Transformers' attention interface; "
-            "name the layers that should compute TanhMax, to accept that, or pass the part to patch, such as use_tanhmax(model.bert)"
-        )
+    _check_softmax_parts(kind, bypassing, settings)
     if settings.layers is not None:
-        if settings.layers[-1] >= len(layers):
-            raise ValueError(f"there is no layer {settings.layers[-1]}: {kind!r} has {len(layers)} layers, counted from 0")
-        modules = [module for index in settings.layers for module in layers[index]]
+        modules = _named_modules(model, settings.layers, kind)
     for module in modules:
         for argument in attention_facts(module).refused:
             raise NotImplementedError(refused_argument(module, argument))
@@ -273,6 +280,61 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Patchab
         if settings.heads[-1] >= fewest:
             raise ValueError(f"there is no head {settings.heads[-1]}: the chosen layers have {fewest} heads, counted from 0")
     return modules
+
+
+def softmax_parts(model: nn.Module) -> dict[str, list[str]]:
+    """The modules of a model that compute softmax attention themselves, where no patch reaches them: names of classes, and their paths."""
+    found: dict[str, list[str]] = {}
+    for path, module in model.named_modules():
+        if attention_facts(module).bypasses:
+            found.setdefault(type(module).__name__, []).append(path)
+    return dict(sorted(found.items()))
+
+
+def _check_softmax_parts(kind: str, bypassing: dict[str, list[str]], settings: TanhMaxSettings) -> None:
+    """Refuse parts that stay softmax and were not accepted, and words that accept none."""
+    accepted = settings.softmax_parts or ()
+    for name in accepted:
+        if name not in bypassing and not any(_is_part(name, path) for paths in bypassing.values() for path in paths):
+            there = f"those of {kind!r} are {', '.join(bypassing)}" if bypassing else f"{kind!r} has none"
+            raise ValueError(f"softmax_parts names {name!r}, but there is no such part that computes softmax itself: {there}")
+    others = [
+        owner
+        for owner, paths in bypassing.items()
+        if owner not in accepted and not all(any(_is_part(name, path) for name in accepted) for path in paths)
+    ]
+    if others and settings.layers is None:
+        raise ValueError(
+            f"part of {kind!r} would stay softmax: {', '.join(others)} do not ask Transformers' attention interface; to accept that, pass "
+            f"softmax_parts={(*accepted, *others)}, or name the layers that should compute TanhMax, or pass the part to patch, such as "
+            "use_tanhmax(model.bert)"
+        )
+
+
+def _named_modules(model: nn.Module, chosen: Iterable[int | str], kind: str) -> list[PatchableModule]:
+    """The attention modules of chosen layers, each once, in the model's order."""
+    layers = modules_by_layer(model)
+    paths = {module: path for path, module in model.named_modules()}
+    found: set[PatchableModule] = set()
+    for name in chosen:
+        if isinstance(name, str):
+            matching = [module for layer in layers.values() for module in layer if _is_part(name, paths[module])]
+            if not matching:
+                parts = dict.fromkeys(re.split(r"\.\d+(?:\.|$)", path)[0] for path in layers)
+                raise ValueError(f"no attention module of {kind!r} is in {name!r}: they are in {', '.join(parts)}")
+            found.update(matching)
+        elif name >= len(layers):
+            raise ValueError(f"there is no layer {name}: {kind!r} has {len(layers)} layers, counted from 0")
+        else:
+            found.update(list(layers.values())[name])
+    return [module for layer in layers.values() for module in layer if module in found]
+
+
+def _is_part(name: str, path: str) -> bool:
+    """Whether a name, with * and ? as in file names, is a part of a module's path: one word of it, or several in a row."""
+    words = path.split(".")
+    parts = (".".join(words[first:last]) for last in range(len(words), 0, -1) for first in range(last))
+    return any(fnmatchcase(part, name) for part in parts)
 
 
 def modules_by_layer(model: nn.Module) -> dict[str, list[PatchableModule]]:

@@ -1,1 +1,1 @@
-"""TanhMax model classes: a config and a class for every head that BERT, ViT and LLaMA have upstream."""
+"""TanhMax model classes: a config and a class for every head that an architecture has upstream."""

@@ -64,10 +64,7 @@ MODULES = (
     "integration/detection/attention_facts",
     "integration/patching",
     "models/family",
-    "models/bert",
-    "models/vit",
-    "models/llama",
-    "models/auto",
+    "models/architectures",
 )
 
 HEADER = '''\
@@ -111,7 +108,6 @@ NAMESPACE = next(name for name in NAMESPACES if not hasattr(getattr(torch.ops, n
 
 EPILOGUE = """\
 register_attention()
-register_heads()
 """
 
 READ_FILE = re.compile(r'Path\(__file__\)\.with_name\("(.+)"\)\.read_text\(encoding="utf-8"\)')

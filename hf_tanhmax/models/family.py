@@ -1,4 +1,4 @@
-"""What the three families share: the TanhMax fields of a config, and the decorator that makes an upstream class a TanhMax class.
+"""What TanhMax adds to an architecture: fields of its config, and what makes a subclass of an upstream class compute TanhMax.
 
 PEFT and Liger have tables that are keyed by model type: of the default target modules of each method, and of the functions that put kernels
 into a model. Modules have the same names here as upstream, so the TanhMax types get upstream's rows. Neither library has a function that
@@ -34,8 +34,9 @@ Model = TypeVar("Model", bound=type[PreTrainedModel])
 
 SETTINGS = [f"tanhmax_{field.name}" for field in fields(TanhMaxSettings)]  # the fields of a config that hold them, in their order
 
-# For each config class, the class behind every Auto class, as `tanhmax_class` was told.
+# For each TanhMax config class, the class behind every Auto class; and for each TanhMax model type, upstream's.
 HEADS: dict[type[PreTrainedConfig], dict[str, type[PreTrainedModel]]] = {}
+UPSTREAM_TYPES: dict[str, str] = {}
 # What a model card says of every model of ours, once it is pushed to the Hub.
 TAGS = ["tanhmax", "custom_code"]
 # ViT's attention projections are named as LLaMA's are; the rest of it is not. PEFT's own rows for `vit` are the names of older checkpoints.
@@ -53,10 +54,11 @@ class TanhMaxFields:
     model_type: ClassVar[str]
 
     tanhmax_polarity: float | int | str = 1.0
-    tanhmax_layers: list[int] | tuple[int, ...] | None = None
+    tanhmax_layers: list[int | str] | tuple[int | str, ...] | None = None
     tanhmax_heads: list[int] | tuple[int, ...] | None = None
     tanhmax_score_bias: float | int = 3.0
     tanhmax_shift: str | None = None
+    tanhmax_softmax_parts: list[str] | tuple[str, ...] | None = None
     tanhmax_refitted_polarity: float | int | str | dict[str, Any] | None = None
 
     def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
@@ -67,14 +69,15 @@ class TanhMaxFields:
 
     @property
     def tanhmax_settings(self) -> TanhMaxSettings:
-        """The first five fields as one checked object."""
+        """All fields but the last as one checked object."""
         return self._settings(vars(self))
 
     def _settings(self, values: dict[str, Any]) -> TanhMaxSettings:
         """Attributes of a config as settings, which must be those that projections were refitted to."""
         settings = TanhMaxSettings(*(values[name] for name in SETTINGS))
         if (refitted := values["tanhmax_refitted_polarity"]) is not None:
-            check_refitted(fitted_to(settings, values["num_hidden_layers"], values["num_attention_heads"]), refitted)
+            config: Any = self
+            check_refitted(fitted_to(settings, config.num_hidden_layers, config.num_attention_heads), refitted)
         return settings
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -93,9 +96,9 @@ class TanhMaxFields:
         IMPLEMENTATION.fset(self, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as a dictionary, which names a shift and a refitted polarity only where they are: without, it is as it always was."""
+        """The config as a dictionary, which names a shift, softmax parts and a refitted polarity only where they are."""
         values = super().to_dict()  # type: ignore[misc]
-        for name in ("tanhmax_shift", "tanhmax_refitted_polarity"):
+        for name in ("tanhmax_shift", "tanhmax_softmax_parts", "tanhmax_refitted_polarity"):
             if values.get(name) is None:
                 values.pop(name, None)
         return values
@@ -124,10 +127,10 @@ def auto_map(config_class: type[PreTrainedConfig]) -> dict[str, str]:
     return {"AutoConfig": f"{stem}.{config_class.__name__}"} | {auto: f"{stem}.{cls.__name__}" for auto, cls in HEADS[config_class].items()}
 
 
-def tanhmax_class(config_class: type[PreTrainedConfig], *auto_classes: str) -> Callable[[Model], Model]:
-    """Make a subclass of a Transformers model compute TanhMax: its config class, its construction, its initialisation, its Auto classes.
+def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Model]:
+    """Make a subclass of a Transformers model compute TanhMax: its config class, its construction, its initialisation.
 
-    The decorated class is one line below its upstream class; the signature of `__init__` is upstream's, as Transformers inspects it.
+    The class is one line below its upstream class; the signature of `__init__` is upstream's, as Transformers inspects it.
     """
 
     def _decorate(cls: Model) -> Model:
@@ -156,7 +159,6 @@ def tanhmax_class(config_class: type[PreTrainedConfig], *auto_classes: str) -> C
             setattr(cls, name, value)
         cls.__annotations__ = {**cls.__annotations__, "config": config_class}
         cls._supports_flash_attn = cls._supports_flex_attn = False
-        HEADS.setdefault(config_class, {}).update(dict.fromkeys(auto_classes, cls))
         return cls
 
     return _decorate
@@ -183,9 +185,9 @@ class ModelType:
 def fill_tables() -> None:
     """Add the TanhMax model types to the tables of PEFT and Liger, if they are imported; a row that is there already stays."""
     for table in (*_peft_tables(), *_liger_tables()):
-        for family in ("bert", "llama"):
-            if family in table:
-                table.setdefault(f"tanhmax_{family}", table[family])
+        for ours, upstream in UPSTREAM_TYPES.items():
+            if upstream in table and upstream != "vit":
+                table.setdefault(ours, table[upstream])
     for table in _peft_tables():
         if ATTENTION.issuperset(table.get("llama", ["none"])):
             table.setdefault("tanhmax_vit", table["llama"])

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from . import family
-from .auto import FAMILIES
+from .architectures import config_of, nearest_type, upstream_type
 from .bundle import CODE_FILE, digest, own_version, source
 
 __all__ = ["CODE_FILE", "auto_map", "source", "verdict"]
@@ -20,10 +20,10 @@ def auto_map(model_type: str) -> dict[str, str]:
     Raises:
         ValueError: not a TanhMax model type.
     """
-    by_type = {config.model_type: config for config in FAMILIES}
-    if model_type not in by_type:
-        raise ValueError(f"{model_type!r} is no TanhMax model type; there are {', '.join(sorted(by_type))}")
-    return family.auto_map(by_type[model_type])
+    upstream = upstream_type(model_type)
+    if upstream is None:
+        raise ValueError(f"{model_type!r} is no TanhMax model type, such as tanhmax_bert; {nearest_type(model_type)}")
+    return family.auto_map(config_of(upstream))
 
 
 def verdict(text: str) -> str | None:

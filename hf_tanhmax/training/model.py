@@ -10,10 +10,8 @@ from ..conversion.calibration.plan import Plan
 from ..conversion.convert import convert, convert_uncalibrated
 from ..errors import RecipeError, one_line
 from ..integration.patching import set_polarity
-from ..models.bert import TanhMaxBertConfig
+from ..models.architectures import config_of
 from ..models.family import TanhMaxFields
-from ..models.llama import TanhMaxLlamaConfig
-from ..models.vit import TanhMaxViTConfig
 from ..settings import TanhMaxSettings
 from .configuration.schema import Config
 from .data.rows import Splits
@@ -21,7 +19,6 @@ from .tasks import Task
 from .tasks.task import Processor
 
 UPSTREAM = {"bert": BertConfig, "vit": ViTConfig, "llama": LlamaConfig}
-TANHMAX = {"bert": TanhMaxBertConfig, "vit": TanhMaxViTConfig, "llama": TanhMaxLlamaConfig}
 DROPOUTS = {
     "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "vit": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
@@ -104,7 +101,7 @@ def _from_scratch(task: Task, settings: TanhMaxSettings | None, splits: Splits, 
         if settings is None:
             return task.auto_class.from_config(UPSTREAM[family](**fields))
         chosen = {f"tanhmax_{name}": getattr(settings, name) for name in SETTINGS}
-        return task.auto_class.from_config(TANHMAX[family](**fields, **chosen))
+        return task.auto_class.from_config(config_of(family)(**fields, **chosen))
     except ValueError as error:
         raise RecipeError(str(error)) from error
 

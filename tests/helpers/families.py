@@ -13,6 +13,7 @@ from transformers.masking_utils import eager_mask
 
 import hf_tanhmax
 from hf_tanhmax.integration.serving import cache_argument
+from hf_tanhmax.models.family import HEADS
 
 CACHE = cache_argument(transformers.LlamaModel.forward)  # the name of a model's cache in the installed release
 VOCABULARY, LENGTH, LAYERS = 53, 11, 3
@@ -53,6 +54,7 @@ TINY = {
 }
 UPSTREAM_CONFIGS = {"bert": transformers.BertConfig, "vit": transformers.ViTConfig, "llama": transformers.LlamaConfig}
 CONFIGS = {"bert": hf_tanhmax.TanhMaxBertConfig, "vit": hf_tanhmax.TanhMaxViTConfig, "llama": hf_tanhmax.TanhMaxLlamaConfig}
+FAMILIES = {config: HEADS[config] for config in CONFIGS.values()}  # of each config, the class behind every Auto class
 BACKBONES = {name: getattr(hf_tanhmax, f"TanhMax{stem}Model") for name, stem in (("bert", "Bert"), ("vit", "ViT"), ("llama", "Llama"))}
 
 
@@ -60,7 +62,7 @@ def auto_heads(family: str) -> dict[str, type]:
     """Name of each Auto class that has a head of the upstream family, and that head."""
     found = {}
     for name in dir(transformers):
-        mapping = getattr(getattr(transformers, name), "_model_mapping", None) if name.startswith("AutoModel") else None
+        mapping = getattr(getattr(transformers, name), "_model_mapping", None) if name.startswith("Auto") and "Model" in name else None
         if mapping is not None and UPSTREAM_CONFIGS[family] in mapping:
             found[name] = mapping[UPSTREAM_CONFIGS[family]]
     return found

@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 import peft
-from families import CONFIGS, VOCABULARY, tiny_model
+from families import CONFIGS, FAMILIES, VOCABULARY, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.models.auto import FAMILIES
 from hf_tanhmax.training.data.tokenizer import build_causal_tokenizer, build_tokenizer
 from hf_tanhmax.training.tasks.image_classification import build_image_processor
 

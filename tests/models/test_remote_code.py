@@ -14,7 +14,7 @@ import peft
 import pytest
 import torch
 import transformers
-from families import BACKBONES, TINY, assert_same, inputs_for, run, tensors_of, text, tiny_config, tiny_model
+from families import BACKBONES, FAMILIES, TINY, assert_same, inputs_for, run, tensors_of, text, tiny_config, tiny_model
 from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
@@ -23,7 +23,6 @@ from hf_tanhmax import TanhMaxBertConfig, TanhMaxLlamaForCausalLM, tanhmax_atten
 from hf_tanhmax.attention.kernels import support
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.integration.registration import SCORE_BIAS
-from hf_tanhmax.models.auto import FAMILIES
 from hf_tanhmax.models.remote_code import CODE_FILE, auto_map, source, verdict
 
 every_family = pytest.mark.parametrize("family", TINY)
@@ -64,7 +63,7 @@ def test_the_auto_map_names_every_head(family):
 
 
 def test_the_auto_map_of_another_model_type():
-    with pytest.raises(ValueError, match="'bert' is no TanhMax model type; there are tanhmax_bert, tanhmax_llama, tanhmax_vit"):
+    with pytest.raises(ValueError, match="'bert' is no TanhMax model type, such as tanhmax_bert; is it 'bert'?"):
         auto_map("bert")
 
 

@@ -7,7 +7,6 @@ from families import assert_same, images, inputs_for, run, softmax_twin, tiny_co
 from safetensors.torch import load_file
 
 from hf_tanhmax import TanhMaxViTConfig, TanhMaxViTForImageClassification, TanhMaxViTForMaskedImageModeling, TanhMaxViTModel
-from hf_tanhmax.models.vit import register_checkpoint_conversion
 
 
 def test_model_type():
@@ -23,11 +22,6 @@ def test_files_hold_the_names_of_the_upstream_family(cls, tmp_path):
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
-def test_conversion_is_registered_once():
-    register_checkpoint_conversion()
-    register_checkpoint_conversion()
 
 
 @pytest.mark.parametrize("mask_token", [True, False])

@@ -13,10 +13,10 @@ from unittest.mock import patch
 import pytest
 import torch
 import transformers
+from families import FAMILIES
 from sdist import mixins
 
 import hf_tanhmax
-from hf_tanhmax.models.auto import FAMILIES
 
 modeling, configuration, training = mixins()
 

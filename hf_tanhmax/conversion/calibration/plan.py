@@ -22,10 +22,11 @@ class Plan:
         balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
         refit: whether output projections are refitted; None where that is all that calibration can do, with a balanced shift.
         transfer_steps: of attention transfer; 0 for none.
+        softmax_parts: as in `TanhMaxSettings`.
     """
 
     polarity: float | str | None = None
-    layers: Iterable[int] | None = None
+    layers: Iterable[int | str] | None = None
     heads: Iterable[int] | None = None
     score_bias: float = 3.0
     shift: Any = None
@@ -33,6 +34,7 @@ class Plan:
     balance: float = BALANCE
     refit: bool | None = None
     transfer_steps: int = 0
+    softmax_parts: Iterable[str] | None = None
 
     def __post_init__(self) -> None:
         check_balance(self.balance)

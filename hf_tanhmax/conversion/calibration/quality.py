@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...integration.hooks import AttentionCall, AttentionFunction, replace_attention
-from ...models.auto import FAMILIES
+from ...models.family import HEADS
 from ..report import Quality
 from ..runner import TINY, Batch, Runner, chosen_heads, run_model
 from ..statistics import keys_seen, real_rows
@@ -152,8 +152,9 @@ class _Masses:
 
 def is_language_model(model: torch.nn.Module) -> bool:
     """Whether a model predicts the next token of a text."""
-    causal = {heads.get("AutoModelForCausalLM") for heads in FAMILIES.values()}
-    return type(model) in causal and bool(getattr(model.config, "is_decoder", True))
+    config_class: Any = getattr(type(model), "config_class", None)
+    causal = HEADS.get(config_class, {}).get("AutoModelForCausalLM")
+    return type(model) is causal and bool(getattr(model.config, "is_decoder", True))
 
 
 def _surprise(model: PreTrainedModel | torch.nn.Module, logs: Tensor, batch: Batch, real: Tensor) -> tuple[float, int]:

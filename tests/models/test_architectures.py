@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from families import CONFIGS, TINY, auto_heads, heads, tiny_config
+from families import CONFIGS, FAMILIES, TINY, auto_heads, heads, tiny_config
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 import hf_tanhmax
 from hf_tanhmax.integration.patching import attention_modules
-from hf_tanhmax.models import auto
+from hf_tanhmax.models import architectures
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "sign", "of", "a", "weight")
 
 
 @pytest.mark.parametrize("family", TINY)
 def test_every_upstream_head_has_its_class(family):
-    ours = {name: cls.__mro__[1] for name, cls in auto.FAMILIES[CONFIGS[family]].items()}
+    ours = {name: cls.__mro__[1] for name, cls in FAMILIES[CONFIGS[family]].items()}
     assert ours == auto_heads(family)
 
 
@@ -39,9 +39,9 @@ def test_configs_are_found_by_model_type(family):
 
 
 def test_registering_again_changes_nothing():
-    before = {family: dict(found) for family, found in auto.FAMILIES.items()}
-    auto.register_models()
-    assert before == auto.FAMILIES
+    before = {family: dict(found) for family, found in FAMILIES.items()}
+    architectures.register_types()
+    assert before == FAMILIES
     assert type(transformers.AutoModel.from_config(tiny_config("bert"))) is hf_tanhmax.TanhMaxBertModel
 
 

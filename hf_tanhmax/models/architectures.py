@@ -1,0 +1,179 @@
+"""A TanhMax class for every architecture of Transformers that asks the attention interface, made when it is first asked for.
+
+The TanhMax type of a model type is `tanhmax_<type>`. Its config class, and a class for each of its heads, are subclasses of the upstream
+ones that add nothing but TanhMax. There are more than 800 types, and importing their modules takes half a minute, so `import hf_tanhmax`
+makes none of them. It registers, for every type, a stand-in with `AutoConfig`, which makes the config class when it is used; and that is
+when the heads and processors of the type are registered. A class is also made by its name: `hf_tanhmax.TanhMaxQwen3ForCausalLM`.
+
+Whether an architecture can compute TanhMax shows when a model of it is made, since it depends on the config as well; `use_tanhmax` says
+what is refused.
+"""
+
+import contextlib
+import difflib
+import functools
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import transformers
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
+
+from .family import HEADS, UPSTREAM_TYPES, TanhMaxFields, tanhmax_class
+
+PREFIX, STEM = "tanhmax_", "TanhMax"
+MADE_HEADS: dict[tuple[type[PreTrainedModel], type[PreTrainedConfig]], Any] = {}
+
+# For each kind of processor but image processors, the table of Transformers that has one for a config class. They are exported, and not
+# documented; `register` of the Auto classes adds to them, but needs to know which argument takes which class.
+PROCESSORS = ("TOKENIZER_MAPPING", "FEATURE_EXTRACTOR_MAPPING", "VIDEO_PROCESSOR_MAPPING", "PROCESSOR_MAPPING")
+
+
+def upstream_type(model_type: object) -> str | None:
+    """The model type of Transformers that a TanhMax type belongs to; None of any other word."""
+    found = str(model_type).removeprefix(PREFIX)
+    return found if found != model_type and found in CONFIG_MAPPING_NAMES else None
+
+
+def nearest_type(model_type: str) -> str:
+    """What to say of a word that is no model type: the one that is spelled most like it, or how to list them all."""
+    close = difflib.get_close_matches(model_type.removeprefix(PREFIX), CONFIG_MAPPING_NAMES, 1)
+    return f"is it {close[0]!r}?" if close else "transformers.CONFIG_MAPPING has those that the installed Transformers knows"
+
+
+class MadeLater(type):
+    """A stand-in for a config class, which makes it when it is called or asked for anything."""
+
+    upstream: str
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A config of the class."""
+        return config_of(cls.upstream)(*args, **kwargs)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(config_of(cls.upstream), name)
+
+
+def register_types() -> None:
+    """Register every TanhMax type with `AutoConfig`; calling it again changes nothing."""
+    for model_type in CONFIG_MAPPING_NAMES:
+        ours = PREFIX + model_type
+        if ours not in CONFIG_MAPPING:
+            AutoConfig.register(ours, MadeLater(ours, (), {"upstream": model_type}), exist_ok=True)
+    for made in HEADS:
+        AutoConfig.register(made.model_type, made, exist_ok=True)
+
+
+@functools.cache
+def config_of(model_type: str) -> Any:
+    """The TanhMax config class of a model type of Transformers, with its heads and processors registered.
+
+    Args:
+        model_type: upstream's, such as `"qwen3"`.
+
+    Raises:
+        ValueError: no such type; the message has the one that is spelled most like it.
+    """
+    if model_type not in CONFIG_MAPPING_NAMES:
+        raise ValueError(f"{model_type!r} is no model type of Transformers {transformers.__version__}: {nearest_type(model_type)}")
+    upstream: Any = CONFIG_MAPPING[model_type]
+    if upstream.model_type != model_type:  # some types are other words for another
+        return config_of(upstream.model_type)
+    contents = {
+        "__module__": __name__,
+        "__doc__": f"A `{upstream.__name__}` with the TanhMax settings; see `TanhMaxFields` and `TanhMaxSettings` for what they mean.",
+        "model_type": PREFIX + model_type,
+    }
+    made: Any = strict(type(STEM + upstream.__name__, (TanhMaxFields, upstream), contents))
+    UPSTREAM_TYPES[PREFIX + model_type] = model_type
+    HEADS[made] = {}
+    _share_conversion(model_type, PREFIX + model_type)
+    for auto, classes in _upstream_heads(upstream):
+        heads = tuple(head_of(cls, made) for cls in classes)
+        getattr(transformers, auto).register(made, heads[0] if len(heads) == 1 else heads, exist_ok=True)
+        HEADS[made][auto] = heads[0]
+    _share_processors(upstream, made)
+    return made
+
+
+def head_of(upstream: type[PreTrainedModel], config_class: type[PreTrainedConfig]) -> Any:
+    """The TanhMax class of an upstream model class, the same at every call.
+
+    Args:
+        upstream: a class of Transformers.
+        config_class: the TanhMax config of its type.
+    """
+    if (upstream, config_class) not in MADE_HEADS:
+        contents = {"__module__": __name__, "__doc__": f"`{upstream.__name__}` with TanhMax attention."}
+        made = type(STEM + upstream.__name__, (upstream,), contents)
+        _share_conversion(upstream.__name__, made.__name__)
+        MADE_HEADS[upstream, config_class] = tanhmax_class(config_class)(made)
+    return MADE_HEADS[upstream, config_class]
+
+
+def class_named(name: str) -> Any:
+    """A TanhMax class by its name, such as `TanhMaxQwen3ForCausalLM` or `TanhMaxQwen3Config`.
+
+    Raises:
+        AttributeError: Transformers has no such model or config; the message has the name that is spelled most like it.
+    """
+    wanted = name.removeprefix(STEM)
+    upstream: Any = getattr(transformers, wanted, None) if wanted != name else None
+    if isinstance(upstream, type) and issubclass(upstream, PreTrainedConfig) and upstream.model_type in CONFIG_MAPPING_NAMES:
+        return config_of(upstream.model_type)
+    if isinstance(upstream, type) and issubclass(upstream, PreTrainedModel) and isinstance(upstream.config_class, type):
+        return head_of(upstream, config_of(upstream.config_class.model_type))
+    close = difflib.get_close_matches(wanted, dir(transformers), 1) if wanted != name else []
+    hint = f"; is it {STEM}{close[0]}?" if close else ""
+    raise AttributeError(f"there is no {name}: Transformers {transformers.__version__} has no model or config {wanted}{hint}")
+
+
+def __getattr__(name: str) -> Any:
+    """A class by its name, for a pickle, and for a config.json that names it in this file."""
+    if name.startswith(STEM):
+        return class_named(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _upstream_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Each Auto class that has a head for a config class, and its classes that are made from it.
+
+    Which architectures an Auto class knows, it says nowhere but in `_model_mapping`.
+    """
+    for auto in [name for name in dir(transformers) if name.startswith("AutoModel") or name == "AutoBackbone"]:
+        mapping = getattr(getattr(transformers, auto), "_model_mapping", None)
+        if mapping is not None and config in mapping:
+            found = mapping[config]
+            classes = found if isinstance(found, list | tuple) else (found,)
+            fitting = tuple(cls for cls in classes if getattr(cls, "config_class", None) is config)
+            if fitting:
+                yield auto, fitting
+
+
+def _share_conversion(upstream: str, ours: str) -> None:
+    """Let weights whose names in files differ from those of the modules load into a TanhMax class, and be saved from it.
+
+    Transformers has this by class name or model type, and leaves custom classes out, so that without it such weights would be new.
+    """
+    conversion = get_checkpoint_conversion_mapping(upstream)
+    if conversion is not None:
+        register_checkpoint_conversion_mapping(ours, conversion, overwrite=True)
+
+
+def _share_processors(upstream: type[PreTrainedConfig], ours: type[PreTrainedConfig]) -> None:
+    for name in PROCESSORS:
+        mapping: Any = getattr(transformers, name)
+        with contextlib.suppress(ImportError):  # of a library that a processor needs; upstream's cannot be had then either
+            found = mapping.get(upstream, None)
+            if found is not None and (not isinstance(found, dict) or all(found.values())):
+                mapping.register(ours, found, exist_ok=True)
+    # By their names, as looking up what needs torchvision logs a warning where it is not installed.
+    names: Any = IMAGE_PROCESSOR_MAPPING_NAMES.get(upstream.model_type, {})
+    usable = [backend for backend in names if backend != "torchvision" or importlib.util.find_spec("torchvision") is not None]
+    images: Any = {backend: getattr(transformers, names[backend]) for backend in usable if names[backend]}
+    if images:
+        IMAGE_PROCESSOR_MAPPING.register(ours, images, exist_ok=True)  # `AutoImageProcessor` needs torchvision in some releases
