@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import subprocess
 import sys
 
@@ -12,11 +13,20 @@ import transformers
 from families import CONFIGS, FAMILIES, TINY, auto_heads, heads, tiny_config
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import hf_tanhmax
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.models import architectures
 
+MISTRAL = {
+    "vocab_size": 50,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 13,
+}
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "sign", "of", "a", "weight")
 
 
@@ -104,3 +114,76 @@ assert not torch.cuda.is_initialized()
 
 def test_the_log_of_the_package_has_no_handlers():
     assert not logging.getLogger("hf_tanhmax").handlers
+
+
+def test_a_class_by_its_name_is_the_one_that_the_auto_classes_make():
+    config = AutoConfig.for_model("tanhmax_mistral", **MISTRAL)
+    assert type(config) is hf_tanhmax.TanhMaxMistralConfig
+    assert type(transformers.AutoModelForCausalLM.from_config(config)) is hf_tanhmax.TanhMaxMistralForCausalLM
+    assert hf_tanhmax.TanhMaxMistralForCausalLM.__mro__[1] is transformers.MistralForCausalLM
+
+
+def test_a_class_that_no_auto_class_has():
+    cls = hf_tanhmax.TanhMaxCLIPTextModelWithProjection
+    assert cls.config_class is hf_tanhmax.TanhMaxCLIPTextConfig
+    assert cls.config_class.model_type == "tanhmax_clip_text_model"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("TanhMaxQwen33ForCausalLM", "is it TanhMaxQwen3ForCausalLM"),
+        ("TanhMaxLLamaConfig", "is it TanhMaxLlamaConfig"),
+        ("TanhMaxxyzzyplugh", "has no model or config xyzzyplugh$"),
+    ],
+)
+def test_a_name_of_no_class(name, nearest):
+    with pytest.raises(AttributeError, match=rf"there is no {name}: .*{nearest}"):
+        getattr(hf_tanhmax, name)
+
+
+def test_a_type_of_no_architecture():
+    with pytest.raises(ValueError, match=r"'qwen33' is no model type of Transformers .*: is it 'qwen3'\?"):
+        architectures.config_of("qwen33")
+    assert architectures.upstream_type("tanhmax_qwen33") is None
+    assert architectures.upstream_type("qwen3") is None
+    assert architectures.upstream_type(None) is None
+
+
+def test_pickles(tmp_path):
+    config = AutoConfig.for_model("tanhmax_mistral", **MISTRAL)
+    model = transformers.AutoModel.from_config(config)
+    again = pickle.loads(pickle.dumps((config, model, type(model))))
+    assert again[0].to_dict() == config.to_dict()
+    assert again[2] is type(again[1]) is type(model)
+
+
+def test_weights_of_other_names_are_shared_with_the_upstream_type(tmp_path):
+    """Files of DETR and others hold other names than its modules."""
+    shared = [name for name in ("ViTModel", "vit") if get_checkpoint_conversion_mapping(name)]
+    assert shared
+    for name in shared:
+        ours = {"ViTModel": "TanhMaxViTModel", "vit": "tanhmax_vit"}[name]
+        assert len(get_checkpoint_conversion_mapping(ours)) == len(get_checkpoint_conversion_mapping(name))
+
+
+@pytest.mark.slow
+def test_importing_makes_no_class():
+    code = """
+import sys, hf_tanhmax
+from hf_tanhmax.models.family import HEADS
+assert not HEADS
+assert not [name for name in sys.modules if name.startswith("transformers.models.") and ".modeling_" in name and ".auto." not in name]
+import transformers
+assert transformers.AutoConfig.for_model("tanhmax_olmo").hidden_size == transformers.OlmoConfig().hidden_size
+assert [config.__name__ for config in HEADS] == ["TanhMaxOlmoConfig"]
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_processors_of_the_upstream_type():
+    assert transformers.FEATURE_EXTRACTOR_MAPPING[architectures.config_of("whisper")] is transformers.WhisperFeatureExtractor
+    assert transformers.PROCESSOR_MAPPING[architectures.config_of("clip")] is transformers.CLIPProcessor
+    assert transformers.TOKENIZER_MAPPING[architectures.config_of("bert")] is transformers.BertTokenizer
+    assert transformers.IMAGE_PROCESSOR_MAPPING[architectures.config_of("clip")]["pil"] is transformers.CLIPImageProcessorPil
