@@ -49,7 +49,7 @@ def check_convert(options: argparse.Namespace) -> None:
     out = Path(options.out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise SystemExit(f"{out} is there already and not an empty folder; name one that is new")
-    tasks = {task: auto for auto, task in PIPELINES.items()}
+    tasks = {task: auto for auto, task in reversed(PIPELINES.items())}  # the first Auto class of a task
     if options.task is not None:
         if options.task not in tasks:
             raise SystemExit(f"there is no task {options.task!r}; there are {', '.join(tasks)}")
