@@ -4,6 +4,7 @@ Whatever it says is read here and nowhere else, from JSON alone: nothing is unpi
 an adapter is, in this order: the folder `base` in the adapter's, the folder that the adapter names, the repository of that name.
 """
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ class Checkpoint:
             return None
         return Path(cached) if isinstance(cached, str) else None
 
-    @property
+    @functools.cached_property
     def config(self) -> PreTrainedConfig | None:
         """The TanhMax config, of the base for an adapter; None where an adapter's base is not on this machine.
 
@@ -215,7 +216,7 @@ class Checkpoint:
         model = self.base or self
         return model.file(CONFIG) or Path(model.name) / CONFIG
 
-    @property
+    @functools.cached_property
     def _head(self) -> tuple[str, type[PreTrainedModel]] | None:
         return None if self.config is None else class_of(self.config, self._config_file)
 
@@ -305,6 +306,7 @@ def class_of(config: PreTrainedConfig, path: Path) -> tuple[str | None, type[Pre
     return auto_class_of(model_class), model_class
 
 
+@functools.cache
 def auto_class_of(model_class: type[PreTrainedModel]) -> str | None:
     """The name of the Auto class that loads a TanhMax class, the one that a pipeline uses if there is one; None where none does."""
     upstream: Any = model_class.__mro__[1]
