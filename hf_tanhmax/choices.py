@@ -55,6 +55,7 @@ INTERVENTIONS = {
     "negatives_shuffled": "negative weights exchanged among the negative keys",
     "made_positive": "negative weights made positive",
 }
+CLASSIFIER = re.compile("For(Sequence|Image)Classification")  # in the names of classes whose accuracy can be measured
 NO_REPOSITORY = "{!r} is no name of a repository: write owner/name, each of at most 96 letters, digits, '-', '_' and '.'"
 
 
