@@ -188,7 +188,8 @@ def _encode_image(model: PreTrainedModel, image: "Image", processor: ImageProces
             f'the picture has mode "{image.mode}", but {type(model).__name__} reads {channels} channels; '
             + (f'give image.convert("{mode}")' if mode else "encode it yourself and give the batch")
         )
-    accepted = inspect.signature(type(model).forward).parameters
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model  # an adapted model passes on whatever it is given
+    accepted = inspect.signature(type(own).forward).parameters
     batch = {name: value for name, value in processor(images=image, return_tensors="pt").items() if name in accepted}
     return EncodedInput(_on_device(model, batch), image=seen_picture(image.convert("RGB"), processor, batch[PIXELS]))
 
