@@ -4,6 +4,7 @@ Whatever it says is read here and nowhere else, from JSON alone: nothing is unpi
 an adapter is, in this order: the folder `base` in the adapter's, the folder that the adapter names, the repository of that name.
 """
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -11,36 +12,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BaseImageProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from .choices import PIPELINES
 from .errors import one_line
-from .models.architectures import config_of, upstream_type
-from .models.family import HEADS
+from .models.architectures import class_named, config_of, upstream_heads, upstream_type
+from .models.family import TanhMaxFields
+from .processors import KINDS, Processor, auto_processor, load_processors, modalities, modality
 from .settings import TanhMaxSettings
 
 CONFIG, ADAPTER_CONFIG, RESULTS = "config.json", "adapter_config.json", "results.json"
 WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 BASE = "base"  # the folder inside an adapter's that holds its base model
 
-# How the name of a class with a head ends, and the Auto class that finds it, in any family of Transformers.
-ENDINGS = {auto.removeprefix("AutoModel"): auto for auto in PIPELINES if auto != "AutoModel"} | {"LMHeadModel": "AutoModelForCausalLM"}
 # What PEFT calls a task, and the Auto class of its base. The others have none and name the class of their base instead.
 PEFT_TASKS = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "CAUSAL_LM": "AutoModelForCausalLM",
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "FEATURE_EXTRACTION": "AutoModel",
 }
-# The files that make a tokenizer or an image processor.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")
-IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-
 JsonObject = dict[str, Any]
 
 
@@ -90,7 +88,7 @@ class Checkpoint:
             return None
         return Path(cached) if isinstance(cached, str) else None
 
-    @property
+    @functools.cached_property
     def config(self) -> PreTrainedConfig | None:
         """The TanhMax config, of the base for an adapter; None where an adapter's base is not on this machine.
 
@@ -108,12 +106,14 @@ class Checkpoint:
 
     @property
     def family(self) -> str | None:
-        """`bert`, `vit` or `llama`; None where there is no config."""
+        """The model type of Transformers, such as `bert`; None where there is no config."""
         return None if self.config is None else str(self.config.model_type).removeprefix("tanhmax_")
 
     @property
-    def auto_class(self) -> str:
+    def auto_class(self) -> str | None:
         """The name of the Auto class that loads it, or loads an adapter's base, which PEFT's task says where there is no config.
+
+        None of a class that no Auto class loads.
 
         Raises:
             CheckpointError: as `config` and `model_class`.
@@ -132,9 +132,9 @@ class Checkpoint:
     @property
     def pipeline(self) -> str | None:
         """The task of its head, as the Hub calls it; None where no pipeline uses it."""
-        if self.auto_class == "AutoModel" and self.family == "vit":
+        if self.auto_class == "AutoModel" and self.modality == "image":
             return "image-feature-extraction"
-        return PIPELINES.get(self.auto_class)
+        return None if self.auto_class is None else PIPELINES.get(self.auto_class)
 
     @property
     def labels(self) -> list[str]:
@@ -144,38 +144,60 @@ class Checkpoint:
         return own if (self.pipeline or "").endswith("classification") else []
 
     @property
-    def processor_class(self) -> str | None:
-        """The name of the Auto class of the tokenizer or image processor in its folder; None where there is none."""
-        if any(map(self.file, IMAGE_PROCESSOR_FILES)):
-            return "AutoImageProcessor"
-        return "AutoTokenizer" if any(map(self.file, ("tokenizer_config.json", *TOKENIZER_FILES))) else None
+    def modality(self) -> str:
+        """What its main input holds: `"text"`, `"image"`, `"audio"` or `"video"`; of an adapter without its base, as its files tell."""
+        if self.model_class is not None:
+            return modality(self.model_class)
+        return "image" if any(map(self.file, KINDS["image"].files)) else "text"
 
-    def processor(self, *, images: bool, place: Mapping[str, object] | None = None) -> Tokenizer | BaseImageProcessor:
-        """Its image processor or its tokenizer; that of an adapter lies beside the adapter.
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All that it reads or writes."""
+        return (self.modality,) if self.model_class is None else modalities(self.model_class)
+
+    @property
+    def processor_class(self) -> str | None:
+        """The name of the Auto class of what makes its inputs, if that is in its folder; None where there is none."""
+        return auto_processor(self.file, self.modalities, self.modality)
+
+    def processor(self, kind: str, *, place: Mapping[str, object] | None = None) -> Processor:
+        """Its tokenizer, image processor, feature extractor or video processor; that of an adapter lies beside the adapter.
 
         Args:
-            images: which of them.
+            kind: what it reads: `"text"`, `"image"`, `"audio"` or `"video"`.
             place: arguments of `from_pretrained` that say where it is, such as `subfolder`, `token` and `cache_dir`.
 
         Raises:
             OSError, ValueError, ImportError: it has none that can be loaded here.
         """
-        return (AutoImageProcessor if images else AutoTokenizer).from_pretrained(self.name, **self._place, **(place or {}))
+        return getattr(transformers, KINDS[kind].auto_class).from_pretrained(self.name, **self._place, **(place or {}))
+
+    def processors(self, wanted: tuple[str, ...]) -> tuple[list[Processor], dict[str, str]]:
+        """All that make inputs of some kinds, as `load_processors` returns them."""
+        return load_processors(self.name, wanted, self._place)
+
+    def built(self) -> PreTrainedModel | None:
+        """The model without weights, on the meta device; None where there is no config.
+
+        Raises:
+            CheckpointError: its config describes no model that can be built.
+        """
+        return None if self._head is None else build(self._head[1], self.config, self._config_file)
 
     def load(self, auto_class: type | None = None, **options: object) -> PreTrainedModel:
         """The model with its weights, from safetensors; an adapter as PEFT puts it on its base, not merged.
 
         Args:
-            auto_class: loads the model, or the base; None is that of the head which the config names, in any family of Transformers.
+            auto_class: loads the model, or the base; None is the class that the config names, of any architecture of Transformers.
             options: passed to its `from_pretrained`.
 
         Raises:
-            ValueError: the config names a class whose head is not known, or an adapter names no base.
+            ValueError: the config names a class that is not known, or an adapter names no base.
             OSError: there is no such checkpoint.
             ImportError: an adapter without PEFT.
         """
         if self.adapter is None:
-            loader: Any = auto_class or getattr(transformers, _auto_class_of(AutoConfig.from_pretrained(self.name, **self._place)))
+            loader: Any = auto_class or _named_class(AutoConfig.from_pretrained(self.name, **self._place))
             return loader.from_pretrained(self.name, use_safetensors=True, **self._place, **options)
         try:
             import peft
@@ -194,7 +216,7 @@ class Checkpoint:
         model = self.base or self
         return model.file(CONFIG) or Path(model.name) / CONFIG
 
-    @property
+    @functools.cached_property
     def _head(self) -> tuple[str, type[PreTrainedModel]] | None:
         return None if self.config is None else class_of(self.config, self._config_file)
 
@@ -266,8 +288,8 @@ def read_config(path: Path) -> PreTrainedConfig:
         raise CheckpointError(path, f"holds a value that cannot be: {one_line(error)}") from error
 
 
-def class_of(config: PreTrainedConfig, path: Path) -> tuple[str, type[PreTrainedModel]]:
-    """The Auto class and the class that a TanhMax config names as its own.
+def class_of(config: PreTrainedConfig, path: Path) -> tuple[str | None, type[PreTrainedModel]]:
+    """The name of the Auto class, if there is one, and the class that a TanhMax config names as its own.
 
     Args:
         config: as `read_config` returns it.
@@ -276,27 +298,74 @@ def class_of(config: PreTrainedConfig, path: Path) -> tuple[str, type[PreTrained
     Raises:
         CheckpointError: it names none of its family, or several.
     """
-    named = config.architectures or []
-    for auto, model_class in HEADS[type(config)].items():
-        if named == [model_class.__name__]:
-            return auto, model_class
-    raise CheckpointError(path, f"does not name one class of its family (architectures: {named}); save the model again")
+    try:
+        model_class = _named_class(config)
+    except ValueError as error:
+        named = config.architectures or []
+        raise CheckpointError(path, f"does not name one class of its family (architectures: {named}); save the model again") from error
+    return auto_class_of(model_class), model_class
 
 
-def knows_words(processor: Tokenizer | BaseImageProcessor) -> bool:
-    """False of a tokenizer that Transformers makes for BERT without its files, which knows special tokens alone."""
-    return not isinstance(processor, Tokenizer) or len(processor) > len(processor.all_special_tokens)
+@functools.cache
+def auto_class_of(model_class: type[PreTrainedModel]) -> str | None:
+    """The name of the Auto class that loads a TanhMax class, the one that a pipeline uses if there is one; None where none does."""
+    upstream: Any = model_class.__mro__[1]
+    found = [auto for auto, classes in upstream_heads(upstream.config_class) if upstream in classes]
+    return min(found, key=lambda auto: (auto not in PIPELINES, auto == "AutoModelForPreTraining", [*PIPELINES, *found].index(auto)), default=None)
 
 
-def _auto_class_of(config: PreTrainedConfig) -> str:
-    named = (config.architectures or [""])[0]
-    found = next((auto for ending, auto in ENDINGS.items() if named.endswith(ending)), None)
-    if found is None and not named.endswith("Model"):
-        raise ValueError(f"its config names the class {named!r}, whose head is not known; there are {', '.join(ENDINGS)}")
-    return found or "AutoModel"
+def build(model_class: type[PreTrainedModel], config: PreTrainedConfig | None, path: Path) -> PreTrainedModel:
+    """A model without weights, on the meta device.
+
+    Args:
+        model_class: of the model.
+        config: of the model.
+        path: of the file that the config was read from.
+
+    Raises:
+        CheckpointError: the config describes no model that can be built.
+    """
+    made: Any = model_class
+    try:
+        with torch.device("meta"):
+            return made(config)
+    except (ValueError, TypeError, ArithmeticError, AttributeError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(path, f"describes a model that cannot be built: {one_line(error)}") from error
+
+
+def _named_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The one class that a config of a TanhMax or a softmax model names."""
+    names, found = config.architectures or [], None
+    if len(names) == 1:
+        try:
+            found = class_named(names[0]) if isinstance(config, TanhMaxFields) else getattr(transformers, names[0], None)
+        except AttributeError:
+            found = None
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel) and isinstance(config, found.config_class)):  # type: ignore[arg-type]
+        raise ValueError(
+            f"its config names {names or 'no class'}, which is not one class of {config.model_type!r} in Transformers "
+            f"{transformers.__version__}; save the model again with that release"
+        )
+    return found
 
 
 def length_limit(model: PreTrainedModel, tokenizer: Tokenizer | None = None) -> int | None:
-    """How many tokens a model reads, special ones included; None where neither config nor tokenizer says."""
-    limits = [getattr(model.config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    """How many tokens a model reads, special ones included; None where neither config nor tokenizer says.
+
+    Models such as RoBERTa count positions from behind the padding token's, so they read fewer tokens than they have positions.
+    """
+    positions = getattr(text_config(model), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "num_embeddings", None) == positions:
+            positions -= 0 if module.padding_idx is None else module.padding_idx + 1  # type: ignore[operator]
+            break
+    limits = [positions, getattr(tokenizer, "model_max_length", None)]
     return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9), default=None)
+
+
+def text_config(model: PreTrainedModel) -> Any:
+    """The config of the part of a model that reads text, such as the language model of LLaVA; of a model that is one part, its own."""
+    try:
+        return model.config.get_text_config()
+    except ValueError:  # there are several such parts
+        return model.config

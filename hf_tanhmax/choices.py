@@ -8,16 +8,35 @@ from collections.abc import Iterable, Sequence
 
 from .errors import HubError
 
-# The Auto class of a head, and the pipeline that uses it. Pre-training, next sentences and hidden patches have none.
+# The Auto class of a head, and the pipeline that uses it; of a class that several Auto classes find, the first is meant. Pre-training, next
+# sentences, hidden patches and texts from texts have none.
 PIPELINES = {
-    "AutoModel": "feature-extraction",
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForMultipleChoice": "multiple-choice",
     "AutoModelForMaskedLM": "fill-mask",
-    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForTableQuestionAnswering": "table-question-answering",
+    "AutoModelForDocumentQuestionAnswering": "document-question-answering",
+    "AutoModelForImageTextToText": "image-text-to-text",
+    "AutoModelForSpeechSeq2Seq": "automatic-speech-recognition",
+    "AutoModelForCTC": "automatic-speech-recognition",
+    "AutoModelForAudioClassification": "audio-classification",
+    "AutoModelForTextToWaveform": "text-to-audio",
+    "AutoModelForTextToSpectrogram": "text-to-audio",
     "AutoModelForImageClassification": "image-classification",
+    "AutoModelForVideoClassification": "video-classification",
+    "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
+    "AutoModelForZeroShotObjectDetection": "zero-shot-object-detection",
+    "AutoModelForObjectDetection": "object-detection",
+    "AutoModelForSemanticSegmentation": "image-segmentation",
+    "AutoModelForImageSegmentation": "image-segmentation",
+    "AutoModelForDepthEstimation": "depth-estimation",
+    "AutoModelForMaskGeneration": "mask-generation",
+    "AutoModelForKeypointMatching": "keypoint-matching",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMultimodalLM": "any-to-any",
+    "AutoModel": "feature-extraction",
 }
 METHODS = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient", "integrated_gradients")
 CONTROL = "random"  # a method of `faithfulness` alone: scores of chance, of which a measure should find nothing
@@ -36,6 +55,7 @@ INTERVENTIONS = {
     "negatives_shuffled": "negative weights exchanged among the negative keys",
     "made_positive": "negative weights made positive",
 }
+CLASSIFIER = re.compile("For(Sequence|Image)Classification")  # in the names of classes whose accuracy can be measured
 NO_REPOSITORY = "{!r} is no name of a repository: write owner/name, each of at most 96 letters, digits, '-', '_' and '.'"
 
 

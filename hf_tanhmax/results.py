@@ -57,10 +57,14 @@ class Data(TypedDict, total=False):
 
 
 class Health(TypedDict, total=False):
-    """Measures of the attention of a trained model, and the polarity of each head of each layer where it was learned."""
+    """Measures of the attention of a trained model, and the polarity of each head of each layer where it was learned.
+
+    `names` are the paths of the layers, where these are of several kinds.
+    """
 
     overall: dict[str, float]
     layers: list[dict[str, float]]
+    names: list[str]
     polarity_per_head: list[list[float]]
 
 

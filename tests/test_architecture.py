@@ -21,7 +21,7 @@ ROOMS = (
     ("integration",),
     ("compatibility",),
     ("models",),
-    ("ablation", "checkpoint", "provenance", "results"),
+    ("ablation", "checkpoint", "processors", "provenance", "results"),
     ("conversion",),
     ("doctor",),
     ("cards",),

@@ -10,15 +10,14 @@ from ..ablation import NegativesAblation, read_ablation
 from ..checkpoint import RESULTS, Checkpoint, read_checkpoint, read_object
 from ..choices import check_name
 from ..conversion.report import ORIGINALS, read_report
+from ..integration.summary import attention_summary, parts_summary, softmax_summary
 from ..models.bundle import own_version
 from ..package_data import data_folder
+from ..processors import KINDS
 from ..results import Run, check_runs
-from . import measured, procedure
+from . import measured, procedure, usage
 from .metadata import metadata
 from .text import code, escaped
-
-# What peft has an Auto class for; the others are loaded in two steps.
-PEFT_CLASSES = ("SequenceClassification", "CausalLM", "TokenClassification", "QuestionAnswering")
 
 
 def model_card(
@@ -80,24 +79,24 @@ def _values(
 ) -> dict[str, Any]:
     """What the template names: text that is safe where it stands there, numbers already in words."""
     folder, model, is_adapter = Path(checkpoint.name), checkpoint.config, checkpoint.adapter is not None
-    stem, conversion = checkpoint.auto_class.removeprefix("AutoModelFor"), read_report(folder)
+    conversion, built, place = read_report(folder), checkpoint.built(), repo_id or "."
     seed = (read_object(folder / RESULTS) or {}).get("seed")
     config = runs[0].get("config", {}) if runs else {}
     return {
         "title": escaped(name.split("/")[-1]),
-        "place": f'"{repo_id or "."}"',
         "is_published": repo_id is not None,
         "model_class": None if checkpoint.model_class is None else checkpoint.model_class.__name__,
-        "auto_class": checkpoint.auto_class,
-        "peft_class": f"AutoPeftModelFor{stem}" if is_adapter and stem in PEFT_CLASSES else None,
         "is_adapter": is_adapter,
         "adapter_base": None if checkpoint.base is None or checkpoint.base.is_local else code(checkpoint.base_name),
-        "processor": checkpoint.processor_class,
-        "takes_images": checkpoint.family == "vit",
-        "generates": checkpoint.auto_class == "AutoModelForCausalLM",
-        "task": checkpoint.pipeline,
+        "with_plugin": usage.with_plugin(checkpoint, place),
+        "without_plugin": usage.without_plugin(checkpoint, place),
+        "call": None if checkpoint.processor_class is None else usage.call(checkpoint),
+        "shows_weights": usage.shows_weights(checkpoint),
+        "processor_noun": KINDS[checkpoint.modality].noun,
         "labels": [escaped(label) for label in checkpoint.labels],
-        "settings": None if model is None else model.tanhmax_settings.describe(layers=model.num_hidden_layers),
+        "settings": None if built is None else attention_summary(built),
+        "parts": [] if built is None else parts_summary(built),
+        "softmax_parts": [] if built is None else softmax_summary(built),
         "conversion": None if conversion is None else conversion.describe(),
         "originals": ORIGINALS if (folder / ORIGINALS).is_file() else None,
         "ablation": _ablation(read_ablation(folder)),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..choices import (
+    CLASSIFIER,
     CONTROL,
     INTERVENTIONS,
     MEASURES,
@@ -49,7 +50,7 @@ def check_convert(options: argparse.Namespace) -> None:
     out = Path(options.out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise SystemExit(f"{out} is there already and not an empty folder; name one that is new")
-    tasks = {task: auto for auto, task in PIPELINES.items()}
+    tasks = {task: auto for auto, task in reversed(PIPELINES.items())}  # the first Auto class of a task
     if options.task is not None:
         if options.task not in tasks:
             raise SystemExit(f"there is no task {options.task!r}; there are {', '.join(tasks)}")
@@ -145,11 +146,11 @@ def check_ablate(options: argparse.Namespace) -> None:
             data, column=options.text_column, label_column=options.label_column, limit=options.rows
         )
         head = next(iter(config.get("architectures") or [""]))
-        if options.labels is None and head.endswith(("ForSequenceClassification", "ForImageClassification")):
+        if options.labels is None and CLASSIFIER.search(head):
             column = f'none are in a column "{options.label_column}"; name the right one with --label-column'
             wanted = "put each class into a folder of its own" if data.is_dir() else column
             raise ValueError(f"the accuracy of a {head} needs labels, which {data} has not: {wanted}")
-        if head and isinstance(options.inputs[0], str) == head.endswith("ForImageClassification"):
+        if head and isinstance(options.inputs[0], str) == ("ForImageClassification" in head):
             there, read = ("texts", "images") if isinstance(options.inputs[0], str) else ("images", "texts")
             raise ValueError(f"a {head} reads {read}, but {data} holds {there}")
 

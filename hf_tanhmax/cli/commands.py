@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..cards import is_repository, model_card
-from ..checkpoint import knows_words, length_limit, read_checkpoint
+from ..checkpoint import length_limit, read_checkpoint
 from ..conversion.calibration.calibrate import calibrate
 from ..conversion.calibration.inputs import LENGTH, calibration_batches
 from ..conversion.calibration.quality import is_language_model
@@ -26,6 +26,8 @@ from ..conversion.runner import Batch
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines
 from ..errors import one_line
 from ..hub import HubError, push
+from ..integration.summary import attention_summary, parts_summary, softmax_summary
+from ..processors import KINDS, Processor, knows_words, modalities, modality, nouns
 from .checks import CARD, LONGEST, RESULTS, ROWS, in_a_sentence, no_auto_class
 from .input_files import draw, excerpts
 
@@ -33,7 +35,7 @@ FOUND_ERRORS = 1
 
 
 def run_convert(options: argparse.Namespace) -> int:
-    """A softmax checkpoint as a TanhMax one in a new folder, with its tokenizer or image processor and a card."""
+    """A softmax checkpoint as a TanhMax one in a new folder, with its processors and a card."""
     out = Path(options.out)
     wanted = {"num_labels": options.num_labels, "revision": options.revision}
     loading = {"use_safetensors": True, **{key: value for key, value in wanted.items() if value is not None}}
@@ -43,14 +45,13 @@ def run_convert(options: argparse.Namespace) -> int:
     model.save_pretrained(out)
     if report is not None:
         report.save(out)
-    said = _save_processor(options.source, out, model, options.revision)
+    said = _save_processors(options.source, out, model, options.revision)
     # Where the weights came from is known now and nowhere else.
     model_card(out, base_model=options.source if is_repository(options.source) else None).save(out / CARD)
     _forget_partial(out)
-    settings = model.config.tanhmax_settings
-    words = settings.describe(layers=model.config.num_hidden_layers)
+    settings, words = model.config.tanhmax_settings, attention_summary(model)
     print(f"{options.source} is a {type(model).__name__} with {words} now: {model.num_parameters():,} parameters, in {out}")
-    print(said)
+    print("\n".join([*parts_summary(model), *softmax_summary(model), said]))
     if report is not None:
         print(f"it {report.describe()}; fine-tune it as usual, without annealing")
     elif isinstance(settings.polarity, float) and settings.polarity > 0:
@@ -112,20 +113,21 @@ def _auto_class(name: str | None) -> type | None:
     return found
 
 
-def _save_processor(source: str, out: Path, model: PreTrainedModel, revision: str | None) -> str:
-    noun, found = _processor(source, model, revision)
-    if isinstance(found, str):
-        return f"no {noun} was saved, as {found}"
-    found.save_pretrained(out)
-    return f"its {noun} is there too"
+def _save_processors(source: str, out: Path, model: PreTrainedModel, revision: str | None) -> str:
+    """Save all that makes inputs of a model, and say what it was and what of it there is not."""
+    found, missing = read_checkpoint(source, revision=revision).processors(modalities(model))
+    for each in found:
+        each.save_pretrained(out)
+    said = [f"its {nouns(found)} {'is' if len(found) == 1 else 'are'} there too"] if found else []
+    return "; ".join([*said, *(f"no {KINDS[kind].noun} was saved, as {reason}" for kind, reason in missing.items())])
 
 
-def _processor(source: str, model: PreTrainedModel, revision: str | None) -> tuple[str, PreTrainedTokenizerBase | BaseImageProcessor | str]:
-    """What makes inputs of a model is called, and it, or why there is none."""
-    is_image = model.config.model_type == "tanhmax_vit"
-    noun = "image processor" if is_image else "tokenizer"
+def _processor(source: str, model: PreTrainedModel, revision: str | None) -> tuple[str, Processor | str]:
+    """What makes the main input of a model is called, and it, or why there is none."""
+    kind = modality(model)
+    noun = KINDS[kind].noun
     try:
-        found = read_checkpoint(source, revision=revision).processor(images=is_image)
+        found = read_checkpoint(source, revision=revision).processor(kind)
     except (ImportError, OSError, TypeError, ValueError) as error:
         return noun, f"that of {source} cannot be loaded here: {one_line(error, LONGEST)}"
     return noun, found if knows_words(found) else f"{source} has none"

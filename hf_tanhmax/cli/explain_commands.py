@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
+from ..choices import CLASSIFIER
 from ..interpret import (
     INTERVENTIONS,
     Explanation,
@@ -29,7 +30,7 @@ from ..interpret import (
     save_explanation,
     save_page,
 )
-from ..interpret.ablation.labelled_rows import CLASSIFIERS
+from ..interpret.inputs.encoding import DECODER_IDS, IDS, with_decoder_start
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
 from ..interpret.viz.views import VIEWS, head_numbers
@@ -88,7 +89,7 @@ def run_ablate(options: argparse.Namespace) -> int:
             loaded.model,
             options.inputs,
             loaded.processor or loaded.tokenizer,
-            labels=options.labels if type(loaded.model).__name__.endswith(CLASSIFIERS) else None,
+            labels=options.labels if CLASSIFIER.search(type(loaded.model).__name__) else None,
             interventions=options.interventions or INTERVENTIONS,
             batch_size=options.batch_size,
             samples=options.samples,
@@ -146,7 +147,8 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
             raise ValueError(f"it is a {type(loaded.model).__name__}, which reads images; give --image")
         text = options.text if options.text_pair is None else (options.text, options.text_pair)
         if options.generate:
-            batch = dict(loaded.tokenizer(text, return_tensors="pt"))
+            encoded = dict(loaded.tokenizer(text, return_tensors="pt").to(loaded.model.device))
+            batch = with_decoder_start(loaded.model, encoded)
             return list(_written(partial(explain_generation, loaded.model, loaded.tokenizer, **chosen), batch, options.generate))
         if loaded.is_causal:
             return [explain_generation(loaded.model, loaded.tokenizer, text, target, **chosen)]
@@ -158,7 +160,10 @@ def _written(explained: Callable[[Batch], Explanation], batch: Batch, count: int
     for _ in tqdm(range(count), unit="token"):
         found = explained(batch)
         yield found
-        batch = {name: _longer(values, found.target if name == "input_ids" else 1) for name, values in batch.items()}
+        if DECODER_IDS in batch:
+            batch = {**batch, DECODER_IDS: _longer(batch[DECODER_IDS], found.target)}
+        else:
+            batch = {name: _longer(values, found.target if name == IDS else 1) for name, values in batch.items()}
 
 
 def _longer(values: Tensor, last: int) -> Tensor:

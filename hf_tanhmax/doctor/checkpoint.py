@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..checkpoint import (
@@ -12,11 +11,10 @@ from ..checkpoint import (
     ADAPTER_WEIGHTS,
     BASE,
     CONFIG,
-    IMAGE_PROCESSOR_FILES,
-    TOKENIZER_FILES,
     Checkpoint,
     CheckpointError,
     JsonObject,
+    build,
     class_of,
     read_checkpoint,
     read_config,
@@ -24,7 +22,9 @@ from ..checkpoint import (
 )
 from ..conversion.report import CONVERSION, read_report
 from ..errors import one_line, some
+from ..integration.summary import attention_summary, parts_summary, softmax_summary
 from ..models.remote_code import CODE_FILE, auto_map, verdict
+from ..processors import KINDS
 from .files import check_files
 from .report import Finding
 from .weights import check_weights, read_header
@@ -80,13 +80,13 @@ def _check_conversion(folder: Path) -> Iterator[Finding]:
 
 def _check_built(folder: Path, values: JsonObject, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Iterator[Finding]:
     try:
-        with torch.device("meta"):
-            model_class(config)
-    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-        yield Finding("error", CONFIG, f"describes a model that cannot be built: {one_line(error)}")
+        model = build(model_class, config, folder / CONFIG)
+    except CheckpointError as error:
+        yield Finding("error", CONFIG, error.reason)
         return
-    settings = config.tanhmax_settings.describe(layers=config.num_hidden_layers)
-    yield Finding("ok", CONFIG, f"{model_class.__name__} with {settings}")
+    yield Finding("ok", CONFIG, f"{model_class.__name__} with {attention_summary(model)}")
+    for sentence in (*parts_summary(model), *softmax_summary(model)):
+        yield Finding("ok", CONFIG, sentence)
     if model_class.can_generate():
         yield from _check_cache(folder, values)
     yield from check_weights(folder, model_class, config)
@@ -101,13 +101,18 @@ def _check_cache(folder: Path, values: JsonObject) -> Iterator[Finding]:
 
 
 def _check_processor(checkpoint: Checkpoint) -> Iterator[Finding]:
-    noun, files = ("image processor", IMAGE_PROCESSOR_FILES) if checkpoint.family == "vit" else ("tokenizer", TOKENIZER_FILES)
-    there = next(filter(checkpoint.file, files), None)
-    if there is not None:
-        yield Finding("ok", there, f"the {noun} is there")
-    else:
-        say = f"is not there ({', '.join(files)}), so a pipeline cannot use the model; save it into the same folder"
-        yield Finding("warning", noun, say)
+    try:
+        wanted = checkpoint.modalities
+    except CheckpointError:  # which was said before
+        return
+    for kind in wanted:
+        noun, _, files = KINDS[kind]
+        there = next(filter(checkpoint.file, files), None)
+        if there is not None:
+            yield Finding("ok", there, f"the {noun} is there")
+        else:
+            say = f"is not there ({', '.join(files)}), so a pipeline cannot use the model; save it into the same folder"
+            yield Finding("warning", noun, say)
 
 
 def check_code(folder: Path, values: JsonObject) -> Iterator[Finding]:

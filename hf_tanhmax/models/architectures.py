@@ -92,7 +92,7 @@ def config_of(model_type: str) -> Any:
     UPSTREAM_TYPES[PREFIX + model_type] = model_type
     HEADS[made] = {}
     _share_conversion(model_type, PREFIX + model_type)
-    for auto, classes in _upstream_heads(upstream):
+    for auto, classes in upstream_heads(upstream):
         heads = tuple(head_of(cls, made) for cls in classes)
         getattr(transformers, auto).register(made, heads[0] if len(heads) == 1 else heads, exist_ok=True)
         HEADS[made][auto] = heads[0]
@@ -139,7 +139,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _upstream_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def upstream_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Each Auto class that has a head for a config class, and its classes that are made from it.
 
     Which architectures an Auto class knows, it says nowhere but in `_model_mapping`.

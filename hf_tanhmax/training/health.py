@@ -10,6 +10,7 @@ Over the weights w of real (not padded) queries and keys of one layer:
 * output norm = mean L2 norm of what the attention module returns, over that of the same weights under softmax before training
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,39 +19,47 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..integration.hooks import AttentionCall, AttentionFunction, replace_attention
 from ..integration.patching import attention_modules, tanhmax_on
 from ..models.family import TanhMaxFields
+from ..processors import modality
 
 Batches = Sequence[dict[str, Tensor]]
+IGNORED = -100  # the label of a token that is not to be predicted, as in all of Transformers
 MEASURES = ("negative_mass", "weight_sum", "sign_entropy", "output_norm")
 
 
 class AttentionHealth:
-    """Sums over batches, layer by layer."""
+    """Sums over batches, for each attention module that was called, by its place in the model."""
 
     def __init__(self) -> None:
-        self._layers: list[list[float]] = []
+        self._layers: dict[int, list[float]] = {}
 
-    def add(self, attentions: Iterable[Tensor], real: Tensor, norms: Iterable[float] | None = None) -> None:
-        """Count one batch.
+    def add(self, layer: int, weights: Tensor, real: Tensor) -> None:
+        """Count the weights of one call.
 
         Args:
-            attentions: for each layer, weights `[batch, heads, queries, keys]`.
-            real: `[batch, length]`, not 0 where a token is real.
-            norms: for each layer, the sum of the norms of its outputs over the real tokens.
+            layer: place of the module.
+            weights: `[batch, heads, queries, keys]`; those of hidden keys are 0.
+            real: `[batch, queries]`, not 0 where a query is real.
         """
-        real = real.bool()
-        pairs = real[:, None, :, None] & real[:, None, None, :]
-        loud = list(norms or [])
-        for index, weights in enumerate(attentions):
-            if index == len(self._layers):
-                self._layers.append([0.0] * 6)
-            kept = torch.where(pairs, weights.double(), 0.0)
-            negative, absolute = -kept.clamp(max=0.0).sum(-1), kept.abs().sum(-1)
-            tokens, queries = int(real.sum()), int(real.sum()) * weights.shape[1]
-            sums = [float(each.sum()) for each in (negative, absolute, _entropy(negative, absolute))]
-            counted = [*sums, queries, loud[index] if loud else 0.0, tokens]
-            self._layers[index] = [total + new for total, new in zip(self._layers[index], counted, strict=True)]
+        kept = torch.where(real.bool()[:, None, :, None], weights.double(), 0.0)
+        negative, absolute = -kept.clamp(max=0.0).sum(-1), kept.abs().sum(-1)
+        sums = [float(each.sum()) for each in (negative, absolute, _entropy(negative, absolute))]
+        self._count(layer, [*sums, int(real.bool().sum()) * weights.shape[1], 0.0, 0.0])
+
+    def add_norms(self, layer: int, norms: Tensor, real: Tensor) -> None:
+        """Count the norms of the outputs of one call, `[batch, queries]`."""
+        self._count(layer, [0.0, 0.0, 0.0, 0.0, float((norms * real).sum()), int(real.bool().sum())])
+
+    def _count(self, layer: int, new: list[float]) -> None:
+        before = self._layers.get(layer, [0.0] * 6)
+        self._layers[layer] = [total + more for total, more in zip(before, new, strict=True)]
+
+    @property
+    def places(self) -> list[int]:
+        """Of the modules that were called, in the model's order."""
+        return sorted(self._layers)
 
     def report(self, baseline: Sequence[float] | None = None) -> dict[str, Any]:
         """`overall` and `layers`, each with `negative_mass`, `weight_sum`, `sign_entropy` and, if there is a baseline, `output_norm`.
@@ -59,12 +68,13 @@ class AttentionHealth:
             baseline: for each layer, the mean norm of its outputs to divide by.
 
         Raises:
-            ValueError: nothing was counted, as with attention that returns no weights.
+            ValueError: nothing was counted, as of a model whose attention does not ask Transformers' attention interface.
         """
         if not self._layers:
-            raise ValueError('the model returned no attention weights; load it with attn_implementation="eager"')
-        layers = [_ratios(sums) for sums in self._layers]
-        overall = _ratios([sum(column) for column in zip(*self._layers, strict=True)])
+            raise ValueError("no attention weights were seen: no module of the model that was called asks Transformers' attention interface")
+        sums = [self._layers[place] for place in self.places]
+        layers = [_ratios(each) for each in sums]
+        overall = _ratios([sum(column) for column in zip(*sums, strict=True)])
         if baseline is not None:
             for layer, norm, before in zip(layers, self.norms(), baseline, strict=True):
                 layer["output_norm"] = norm / before if before else 0.0
@@ -73,7 +83,7 @@ class AttentionHealth:
 
     def norms(self) -> list[float]:
         """For each layer, the mean norm of its outputs."""
-        return [sums[4] / sums[5] if sums[5] else 0.0 for sums in self._layers]
+        return [sums[4] / sums[5] if sums[5] else 0.0 for sums in map(self._layers.__getitem__, self.places)]
 
 
 class HealthCallback(TrainerCallback):
@@ -117,13 +127,21 @@ def attention_health(
 ) -> dict[str, Any]:
     """Run a model over batches and report on its attention, with `polarity_per_head` `[layer][head]` if polarity is learned.
 
+    A layer is an attention module that was called: of a decoder beside an encoder, self-attention and cross attention are two. `names` are
+    their paths, where they are not all of one kind.
+
     Args:
-        model: any model with attention weights to show, also inside PEFT; it is left in evaluation mode.
-        batches: inputs of the model; labels are left out.
+        model: any model whose attention asks Transformers' interface, also inside PEFT; it is left in evaluation mode.
+        batches: inputs of the model; labels are left out, unless a decoder reads them.
         baseline: as in `AttentionHealth.report`.
         **options: of the forward pass.
     """
-    report = _measured(model, batches, options).report(baseline)
+    measured = _measured(model, batches, options)
+    report = measured.report(baseline)
+    paths = {module: path for path, module in model.named_modules()}
+    names = [paths[module] for place, module in enumerate(attention_modules(model)) if place in measured.places]
+    if len({re.sub(r"\d+", "*", name) for name in names}) > 1:
+        report["names"] = names
     biases = [value for name, value in model.named_parameters() if name.endswith("tanhmax_score_bias")]
     if biases:
         report["polarity_per_head"] = [torch.exp(-2.0 * bias.detach().double()).tolist() for bias in biases]
@@ -158,21 +176,70 @@ def health_curve(history: Iterable[dict[str, float]]) -> list[dict[str, object]]
 
 
 def _measured(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], options: dict[str, bool]) -> AttentionHealth:
-    health = AttentionHealth()
+    health, modules = AttentionHealth(), attention_modules(model)
+    readers = _readers(model, modules)
     model.eval()
-    with torch.no_grad(), _eager(model), _output_norms(model) as outputs:
+    with torch.no_grad(), _eager(model):
         for batch in batches:
-            inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
-            outputs.clear()
-            attentions = model(**inputs, output_attentions=True, **options).attentions
-            if not attentions:
-                continue  # the report will say so
-            real = inputs.get("attention_mask")
-            if real is None:
-                real = attentions[0].new_ones(attentions[0].shape[0], attentions[0].shape[2])
-            norms = [float((norm * real).sum()) for norm in outputs]
-            health.add(attentions, real, norms)
+            inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels" or _reads_labels(model, batch)}
+            with _counting(modules, health, [_mask_of(reader, inputs) for reader in readers]):
+                model(**inputs, **options)
     return health
+
+
+def _readers(model: PreTrainedModel, modules: list[nn.Module]) -> list[str]:
+    """What gives each attention module its queries: `"attention_mask"` or `"decoder_attention_mask"` says which are real, or nothing does."""
+    names = {module: "attention_mask" for module in modules}
+    if getattr(model.config, "is_encoder_decoder", False):
+        names = dict.fromkeys(modules, "decoder_attention_mask") | dict.fromkeys(attention_modules(model.get_encoder()), "attention_mask")
+    for part in model.modules():  # from the outside in
+        if isinstance(part, PreTrainedModel) and modality(part) != "text":
+            if part is not model or not getattr(part.config, "is_encoder_decoder", False):
+                names |= dict.fromkeys(attention_modules(part), "")
+    return [names[module] for module in modules]
+
+
+def _reads_labels(model: PreTrainedModel, batch: dict[str, Tensor]) -> bool:
+    """Whether the decoder of a model gets its inputs from the labels."""
+    return bool(getattr(model.config, "is_encoder_decoder", False)) and model.can_generate() and "decoder_input_ids" not in batch
+
+
+def _mask_of(reader: str, inputs: dict[str, Tensor]) -> Tensor | None:
+    if reader == "decoder_attention_mask" and reader not in inputs and "labels" in inputs:
+        return inputs["labels"] != IGNORED
+    return inputs.get(reader)
+
+
+@contextmanager
+def _counting(modules: list[nn.Module], health: AttentionHealth, masks: list[Tensor | None]) -> Iterator[None]:
+    """Count the weights and outputs of every call of attention modules."""
+
+    def _real(place: int, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        mask = masks[place]
+        return mask if mask is not None and tuple(mask.shape) == shape else torch.ones(shape, device=like.device)
+
+    def _weighing(place: int) -> AttentionFunction:
+        def _attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
+            output, weights = call.compute_with_weights()
+            health.add(place, weights, _real(place, weights, (weights.shape[0], weights.shape[2])))
+            return output, weights
+
+        return _attend
+
+    def _hook(place: int) -> Callable[[nn.Module, object, Any], None]:
+        def _count(_: nn.Module, __: object, output: Any) -> None:
+            norms = (output if isinstance(output, Tensor) else output[0]).double().norm(dim=-1)
+            health.add_norms(place, norms, _real(place, norms, tuple(norms.shape)))
+
+        return _count
+
+    hooks = [module.register_forward_hook(_hook(place)) for place, module in enumerate(modules)]
+    try:
+        with replace_attention(modules, [_weighing(place) for place in range(len(modules))]):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -184,21 +251,6 @@ def _eager(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
-
-
-@contextmanager
-def _output_norms(model: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that every forward pass fills with the norms `[batch, length]` of each attention module's output."""
-    found: list[Tensor] = []
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output: found.append(output[0].double().norm(dim=-1)))
-        for module in attention_modules(model)
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _entropy(negative: Tensor, absolute: Tensor) -> Tensor:

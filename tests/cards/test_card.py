@@ -124,7 +124,7 @@ def test_the_code_runs_without_the_plugin(tmp_path):
 def test_no_processor_is_said_and_not_loaded(tmp_path):
     save_model(tmp_path, processor=False)
     card = model_card(tmp_path)
-    assert "There is no tokenizer or image processor beside the weights" in card.text
+    assert "There is no tokenizer beside the weights" in card.text
     assert len(code_on(card)) == 2
     assert "processor" not in "".join(code_on(card))
 

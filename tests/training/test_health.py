@@ -14,9 +14,10 @@ SIZES = {"vocab_size": 23, "hidden_size": 10, "num_hidden_layers": 3, "num_atten
 
 def test_sums_by_hand_leave_padding_out():
     health = AttentionHealth()
-    weights = torch.tensor([[[[0.5, -0.25, 9.0], [0.0, 0.25, -9.0], [9.0, 9.0, 9.0]]]])
-    health.add([weights, -weights], torch.tensor([[1, 1, 0]]))
-    health.add([torch.full((1, 1, 1, 1), -1.0), torch.full((1, 1, 1, 1), 1.0)], torch.tensor([[1]]))
+    weights = torch.tensor([[[[0.5, -0.25, 0.0], [0.0, 0.25, 0.0], [9.0, 9.0, 9.0]]]])
+    for layer, sign in ((0, 1), (4, -1)):  # those between are not called
+        health.add(layer, sign * weights, torch.tensor([[1, 1, 0]]))
+        health.add(layer, torch.full((1, 1, 1, 1), -sign), torch.tensor([[1]]))
     report = health.report()
     entropy = -(1 / 3 * math.log2(1 / 3) + 2 / 3 * math.log2(2 / 3)) / 3  # the first query of three uses both signs
     first = {"negative_mass": pytest.approx(1.25 / 2), "weight_sum": pytest.approx(2 / 3), "sign_entropy": pytest.approx(entropy)}
@@ -25,7 +26,7 @@ def test_sums_by_hand_leave_padding_out():
 
 
 def test_nothing_counted_is_an_error():
-    with pytest.raises(ValueError, match='returned no attention weights; load it with attn_implementation="eager"'):
+    with pytest.raises(ValueError, match="no attention weights were seen: no module of the model that was called asks Transformers' attention interface"):
         AttentionHealth().report()
 
 

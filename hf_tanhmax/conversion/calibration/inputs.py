@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...checkpoint import knows_words, length_limit, read_checkpoint
+from ...checkpoint import length_limit, read_checkpoint
+from ...processors import knows_words
 from ..runner import Batch, check_batch
 from .quality import is_language_model
 
@@ -143,7 +144,7 @@ def _processor_of(source: str | None, place: Mapping[str, object], *, pictures: 
     if source is None:
         return None
     try:
-        found = read_checkpoint(source).processor(images=pictures, place=place)
+        found = read_checkpoint(source).processor("image" if pictures else "text", place=place)
         return found if knows_words(found) else None
     except (ImportError, OSError, TypeError, ValueError):
         return None

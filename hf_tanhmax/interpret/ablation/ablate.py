@@ -12,12 +12,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...ablation import ACCURACY, LEVEL, LOSS, Effect, NegativesAblation
+from ...checkpoint import text_config
 from ...choices import INTERVENTIONS, check_choice
 from ...integration.hooks import AttentionCall, AttentionFunction, is_signed, replace_attention
 from ...integration.patching import attention_modules
 from ...models.bundle import own_version
 from ...settings import TanhMaxSettings
-from ..attribution.evaluation_mode import check_finite, display_name, evaluation_mode, resolve_layers, unwrap
+from ..attribution.evaluation_mode import check_finite, check_recordable, display_name, evaluation_mode, unwrap
 from ..attribution.forward_passes import without_cache
 from ..attribution.target import logits_of
 from ..inputs.encoding import ImageProcessor, ModelInput
@@ -70,7 +71,7 @@ def ablate_negatives(
         if number < 1:
             raise ValueError(f"{name} must be at least 1, but is {number}")
     inner = unwrap(model)
-    resolve_layers(inner)
+    check_recordable(inner)
     _check_signed(inner)
     encoder = RowEncoder(inner, processor, seed)
     given = separated(rows, labels)
@@ -112,7 +113,7 @@ def _check_signed(model: PreTrainedModel) -> None:
 
 def _batches(encoder: RowEncoder, given: list[tuple[ModelInput, int | str | None]], batch_size: int) -> Iterator[list[LabelledRow]]:
     """Batches of encoded rows; images, which have one size, are encoded as they are needed, as together they may be large."""
-    vocabulary = 1 if encoder.classifies else encoder.model.config.vocab_size
+    vocabulary = 1 if encoder.classifies else text_config(encoder.model).vocab_size
     step = batch_size if encoder.reads_images else len(given)
     for start in range(0, len(given), step):
         part = given[start : start + step]

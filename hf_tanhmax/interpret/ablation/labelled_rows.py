@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...choices import CLASSIFIER
 from ...errors import some
+from ...processors import modality
 from ..inputs.encoding import IDS, PIXELS, EncodedInput, ImageProcessor, ModelInput, encode, length_limit
 
 LABELS = "labels"
 IGNORED = -100  # the label of a token that is not to be predicted, as in all of Transformers
 MASKED_SHARE = 0.15  # of the tokens of a text, which a masked language model is to predict
 LARGEST_LOGITS = 2**26  # numbers
-CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 MASKED_LM = ("ForMaskedLM",)
+WRITERS = ("ForConditionalGeneration",)  # of a text that begins with what they are given, or of another one
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ class RowEncoder:
         self.tokenizer: PreTrainedTokenizerBase | None = processor if is_text else None  # type: ignore[assignment]
         self.image_processor: Any = None if is_text else processor
         self.kind = type(model).__name__
-        self.classifies, self.is_causal = self.kind.endswith(CLASSIFIERS), self.kind.endswith(CAUSAL)
-        self.reads_images = model.main_input_name == PIXELS
+        writes_on = model.can_generate() and not getattr(model.config, "is_encoder_decoder", False)
+        self.classifies = CLASSIFIER.search(self.kind) is not None
+        self.is_causal = self.kind.endswith(CAUSAL) or (self.kind.endswith(WRITERS) and writes_on)
+        self.reads_images = modality(model) == "image"
         if not (self.classifies or self.is_causal or self.kind.endswith(MASKED_LM)):
             raise ValueError(
                 f"{self.kind} has no head whose quality can be measured here; load a classifier of texts or images, or a masked or causal "

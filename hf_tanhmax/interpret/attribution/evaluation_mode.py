@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ...checkpoint import text_config
 from ...errors import some
 from ...integration.detection.attention_facts import attention_facts
 from ...integration.hooks import without_dropout
@@ -32,11 +33,12 @@ def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
     """
     implementation = model.config._attn_implementation
     switched = implementation not in READABLE_MASKS
-    padding = getattr(model.config, "pad_token_id", None)
+    config = text_config(model)  # where heads look their padding up
+    padding = getattr(config, "pad_token_id", None)
     reads_last_token = "ForSequenceClassification" in type(model).__name__
     try:
         if reads_last_token:
-            model.config.pad_token_id = NO_TOKEN
+            config.pad_token_id = NO_TOKEN
         if switched:
             model.set_attn_implementation("eager")
         with without_dropout(model), torch.inference_mode(False), torch.enable_grad():
@@ -45,7 +47,7 @@ def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
         if switched:
             model.set_attn_implementation(implementation)
         if reads_last_token:
-            model.config.pad_token_id = padding
+            config.pad_token_id = padding
 
 
 def unwrap(model: object) -> PreTrainedModel:
@@ -65,37 +67,75 @@ def display_name(model: PreTrainedModel) -> str:
     return short_name(str(getattr(model.config, "_name_or_path", None) or type(model).__name__))
 
 
+def encoder_of(model: nn.Module) -> nn.Module | None:
+    """The part of an encoder-decoder whose self-attention has the positions of the input; None of a model of another kind.
+
+    Its decoder has the positions of the output, and its cross attention both.
+    """
+    is_both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return cast(PreTrainedModel, model).get_encoder() if is_both else None
+
+
+def input_embeddings(model: PreTrainedModel) -> nn.Module:
+    """The module that embeds the tokens of the input.
+
+    Raises:
+        ValueError: a model that does not say which it is.
+    """
+    try:
+        return cast(PreTrainedModel, encoder_of(model) or model).get_input_embeddings()
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{type(model).__name__} has several parts that embed inputs; explain one of them that has a head, such as a classifier"
+        ) from error
+
+
 def resolve_layers(model: nn.Module, layers: int | Sequence[int] | None = None) -> list[int]:
-    """Indices of the layers to explain, sorted and counted from 0.
+    """Indices of the layers to explain, sorted and counted from 0; of an encoder and decoder those of the encoder.
 
     Args:
         model: any model.
         layers: indices of attention layers, negative ones from the end; None is all.
 
     Raises:
-        ValueError: the attention of the model cannot be recorded, or there is no such layer.
+        ValueError: the attention of the model cannot be recorded, or there is no such layer, or it has other positions than the input.
     """
-    kind = type(model).__name__
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        raise ValueError(
-            f"{kind} is an encoder and a decoder, whose weights have no common positions; explain an encoder or a decoder alone"
-        )
-    count = len(attention_modules(model))
-    if not count:
-        outside = modules_outside_interface(model)
-        reason = f"{some(outside)} compute it themselves" if outside else "it has no attention modules"
-        raise ValueError(
-            f"no attentions to be had from {kind}: {reason}, without Transformers' attention interface; take BERT, ViT or LLaMA"
-        )
+    kind, modules, encoder = type(model).__name__, attention_modules(model), encoder_of(model)
+    count = len(modules)
+    check_recordable(model)
+    shown = list(range(count))
+    if encoder is not None:
+        inside = set(attention_modules(encoder))
+        shown = [index for index, module in enumerate(modules) if module in inside]
     if layers is None:
-        return list(range(count))
+        return shown
     indices = [layers] if isinstance(layers, int) else list(layers)
     for layer in indices:
         if not -count <= layer < count:
             raise ValueError(f"there is no layer {layer}: {kind} has {count} layers, counted from 0")
     if not indices:
         raise ValueError("layers is empty; name at least one layer, or leave it None for all")
+    if others := {layer % count for layer in indices}.difference(shown):
+        raise ValueError(
+            f"layer {min(others)} of {kind} has the positions of its output, which has no common positions with the input; the layers of "
+            f"its encoder are {', '.join(map(str, shown))}"
+        )
     return sorted({layer % count for layer in indices})
+
+
+def check_recordable(model: nn.Module) -> None:
+    """Refuse a model whose attention cannot be recorded.
+
+    Raises:
+        ValueError: no module asks Transformers' attention interface.
+    """
+    if not attention_modules(model):
+        outside = modules_outside_interface(model)
+        reason = f"{some(outside)} compute it themselves" if outside else "it has no attention modules"
+        raise ValueError(
+            f"no attentions to be had from {type(model).__name__}: {reason}, without Transformers' attention interface; take BERT, ViT or "
+            "LLaMA"
+        )
 
 
 def modules_outside_interface(model: nn.Module) -> list[str]:

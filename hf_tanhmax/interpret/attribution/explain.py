@@ -10,7 +10,7 @@ from ..inputs.encoding import ImageProcessor, ModelInput
 from .evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from .explanation import Explanation
 from .integrated_gradients import STEPS, baseline_token
-from .methods import METHODS, Attribution, AttributionOptions, attribute, softmax_notes, unrecorded_notes
+from .methods import METHODS, Attribution, AttributionOptions, attribute, layer_notes, softmax_notes, unrecorded_notes
 
 
 def explain(
@@ -43,15 +43,15 @@ def explain(
     * `input_x_gradient`, `integrated_gradients`: in logits; integrated gradients by captum.
 
     Args:
-        model: a BERT, ViT or LLaMA class (or another whose attention asks Transformers' interface) that returns logits; also inside PEFT or
-            data parallelism.
+        model: any whose attention asks Transformers' interface, with logits and one axis of tokens or patches; of an encoder and decoder,
+            the self-attention of the encoder is explained. Also inside PEFT or data parallelism.
         inputs: a text, a pair of texts, a PIL image, or an encoded batch of one. Padding is cut away.
         target: index or name of a class, or a token; None is what the model predicts.
         tokenizer: needed for texts; names the tokens of an encoded batch.
         processor: image processor, needed for a PIL image.
         position: for models with logits per position, the one to explain; None is the only mask token, or the last position of a causal
             model.
-        layers: indices of attention layers, negative ones from the end; None is all.
+        layers: indices of attention layers, negative ones from the end; None is all that are called.
         methods: which scores to compute, of `METHODS`.
         max_length: cuts longer texts to so many tokens; None refuses a text that is longer than the model reads.
         steps: of integrated gradients.
@@ -63,13 +63,14 @@ def explain(
     """
     inner = unwrap(model)
     indices, baseline = resolve_layers(inner, layers), baseline_token(inner, tokenizer)
-    options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps)
+    options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps, layers is None)
     with evaluation_mode(inner):
         attribution = attribute(inner, inputs, target, options)
-    notes = [*softmax_notes(inner, attribution.result.signed, indices), *unrecorded_notes(inner)]
+    shown = attribution.result.layers
+    notes = [*softmax_notes(inner, attribution.result.signed, shown), *unrecorded_notes(inner)]
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
-    return _explanation(inner, attribution, indices, (*notes, *attribution.notes))
+    return _explanation(inner, attribution, (*notes, *layer_notes(inner, indices, shown), *attribution.notes))
 
 
 def explain_generation(
@@ -106,7 +107,7 @@ def explain_generation(
     )
 
 
-def _explanation(model: PreTrainedModel, attribution: Attribution, layers: list[int], notes: tuple[str, ...]) -> Explanation:
+def _explanation(model: PreTrainedModel, attribution: Attribution, notes: tuple[str, ...]) -> Explanation:
     result, encoded = attribution.result, attribution.encoded
     return Explanation(
         family=str(model.config.model_type).removeprefix("tanhmax_"),
@@ -118,7 +119,7 @@ def _explanation(model: PreTrainedModel, attribution: Attribution, layers: list[
         logit=result.logit,
         probability=result.probability,
         position=result.position,
-        layers=tuple(layers),
+        layers=result.layers,
         signed=result.signed,
         weights=result.weights,
         orientation=result.orientation,

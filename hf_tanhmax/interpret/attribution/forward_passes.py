@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...integration.patching import attention_modules
-from ..inputs.encoding import IDS, PIXELS
-from .evaluation_mode import check_finite
+from ..inputs.encoding import DECODER_IDS, IDS, PIXELS
+from .evaluation_mode import check_finite, input_embeddings, resolve_layers
 from .hooks import LayerRecord, record_attention
 from .orientation import contributions_of, one_signed, orientation_of
 from .target import Target, choose_target, logits_of
@@ -31,7 +30,8 @@ def target_logits(model: PreTrainedModel, inputs: Mapping[str, Tensor], position
     Returns:
         `[batch, classes]`.
     """
-    length = inputs[IDS].shape[1] if IDS in inputs else 0
+    read = next((inputs[name] for name in (DECODER_IDS, IDS) if name in inputs), None)
+    length = 0 if read is None else read.shape[1]
     last = all(position == length - 1 for position in positions)
     keep_last = {"logits_to_keep": 1} if last and "logits_to_keep" in inspect.signature(type(model).forward).parameters else {}
     logits = model(**inputs, **without_cache(model), **keep_last).logits
@@ -53,7 +53,9 @@ class PassResult:
         target: what is explained.
         logit: of the target.
         probability: of the target.
-        position: the position whose row of logits the target is in, or the only query of the last layer that the logit depends on; or None.
+        position: the position whose row of logits the target is in, or the only query of the last layer that the logit depends on; or None,
+            as for an encoder and decoder, whose logits are at positions of the decoder.
+        layers: indices of the layers that were called.
         signed: per layer, whether it computes TanhMax.
         weights: `[L, H, Q, K]`.
         orientation: `[L, H]`.
@@ -68,6 +70,7 @@ class PassResult:
     logit: float
     probability: float
     position: int | None
+    layers: tuple[int, ...]
     signed: tuple[bool, ...]
     weights: Tensor
     orientation: Tensor
@@ -86,6 +89,7 @@ def forward_backward(
     *,
     position: int | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    skip_uncalled: bool = False,
 ) -> PassResult:
     """Run the model once forward and once backward.
 
@@ -96,21 +100,28 @@ def forward_backward(
         layers: indices of attention layers, sorted.
         position: as for `choose_target`.
         tokenizer: as for `choose_target`.
+        skip_uncalled: whether layers that the forward pass does not call are left out, such as the cross attention of a decoder alone.
 
     Raises:
-        ValueError: no such target; layers that computed no attention, or of unequal shapes; results that are not finite.
+        ValueError: no such target; layers that computed no attention, did so several times, or have unequal shapes; results that are not
+            finite.
     """
-    last = len(attention_modules(model)) - 1
-    with _differentiable_input(model, inputs) as (differentiable, pixels), record_attention(model, sorted({*layers, last})) as records:
+    with _differentiable_input(model, inputs) as (differentiable, pixels), record_attention(model, resolve_layers(model)) as records:
         logits = logits_of(model(**{**inputs, **pixels}, **without_cache(model)), model)
-    _check_records(model, logits, records)
+    called = [record for record in records if record.calls]
+    if not skip_uncalled:
+        _check_called([record for record in records if record.layer in layers])
+    layers = [record.layer for record in called if record.layer in layers]
+    records = [record for record in called if record.layer in layers or record is called[-1]]
+    _check_records(model, logits, records, batch=len(next(iter(inputs.values()))))
+    _check_embedded(model, differentiable)
     chosen = choose_target(model, logits.detach(), inputs, target, position=position, tokenizer=tokenizer)
     logit = chosen.of(logits).sum()
     sources = [*(record.outputs for record in records), differentiable[0]]
     *output_gradients, input_gradient = torch.autograd.grad(logit, sources, materialize_grads=True)
     explained = [
         (record, gradient) for record, gradient in zip(records, output_gradients, strict=True) if record.layer in layers
-    ]  # the last layer is recorded in any case, for the position
+    ]  # the last layer in any case, for the position
     heads = [_weights_and_contributions(record, gradient) for record, gradient in explained]
     weights, contributions = (torch.stack(side) for side in zip(*heads, strict=True))
     check_finite(model, {"contributions": contributions})
@@ -119,7 +130,8 @@ def forward_backward(
         target=chosen,
         logit=float(logit.detach()),
         probability=float(chosen.probability(logits.detach(), model.config)),
-        position=_position(chosen, _queries_with_gradient(output_gradients[-1])),
+        position=None if DECODER_IDS in inputs else _position(chosen, _queries_with_gradient(output_gradients[-1])),
+        layers=tuple(layers),
         signed=tuple(record.signed for record, _ in explained),
         weights=weights,
         orientation=orientation_of(weights, contributions),
@@ -143,7 +155,7 @@ def _differentiable_input(model: PreTrainedModel, inputs: dict[str, Tensor]) -> 
     def _keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
         embeddings.append(output if output.requires_grad else output.requires_grad_())
 
-    handle = model.get_input_embeddings().register_forward_hook(_keep)
+    handle = input_embeddings(model).register_forward_hook(_keep)
     try:
         yield embeddings, {}
     finally:
@@ -163,10 +175,34 @@ def _weights_and_contributions(record: LayerRecord, gradient: Tensor) -> tuple[T
     return weights.cpu(), contributions_of(weights, values, gradient[0].detach().transpose(0, 1).float()).cpu()
 
 
-def _check_records(model: PreTrainedModel, logits: Tensor, records: list[LayerRecord]) -> None:
-    uncalled = [f"{record.layer} ({record.name})" for record in records if not record.recorded]
+def _check_called(records: list[LayerRecord]) -> None:
+    uncalled = [f"{record.layer} ({record.name})" for record in records if not record.calls]
     if uncalled:
         raise ValueError(f"no attentions to be had from layers {', '.join(uncalled)}: their modules were not called in the forward pass")
+
+
+def _check_embedded(model: PreTrainedModel, embeddings: list[Tensor]) -> None:
+    if len(embeddings) != 1:
+        raise ValueError(
+            f"{type(model).__name__} embeds its input {len(embeddings)} times in a forward pass, so there is no one gradient of it to explain"
+        )
+
+
+def _check_records(model: PreTrainedModel, logits: Tensor, records: list[LayerRecord], *, batch: int) -> None:
+    kind = type(model).__name__
+    if not records:
+        raise ValueError(f"no attentions to be had from {kind}: no attention module was called in the forward pass")
+    for record in records:
+        if record.calls > 1:
+            raise ValueError(
+                f"{kind} calls layer {record.layer} ({record.name}) {record.calls} times in a forward pass, as its layers share weights, so "
+                "there is no one matrix of weights to show"
+            )
+        if len(record.weights) != batch:
+            raise ValueError(
+                f"layer {record.layer} ({record.name}) of {kind} attends in {len(record.weights)} windows of the input, which have no "
+                "common positions to show"
+            )
     shapes = {tuple(record.weights.shape[1:]) for record in records}
     if len(shapes) > 1:
         raise ValueError(

@@ -1,15 +1,18 @@
 """What hooks on attention do for explanations: record what every head computes, or compute attention with other weights."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import numpy
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ...integration.hooks import AttentionCall, AttentionFunction, is_signed, replace_attention
 from ...integration.patching import attention_modules
+from ..inputs.encoding import PIXELS
+from .evaluation_mode import encoder_of
 
 
 @dataclass
@@ -23,6 +26,7 @@ class LayerRecord:
         weights: `[B, H, Q, K]`, as multiplied with the values. The three tensors are set when the layer is called.
         values: `[B, H, K, D]`, repeated where query heads share them.
         outputs: `[B, Q, H, D]`, part of the graph: gradients with respect to it can be asked for.
+        calls: how often the layer was called.
     """
 
     layer: int
@@ -31,11 +35,7 @@ class LayerRecord:
     weights: Tensor = field(init=False)
     values: Tensor = field(init=False)
     outputs: Tensor = field(init=False)
-
-    @property
-    def recorded(self) -> bool:
-        """Whether the layer was called."""
-        return hasattr(self, "weights")
+    calls: int = 0
 
 
 @contextmanager
@@ -59,6 +59,7 @@ def record_attention(model: nn.Module, layers: list[int]) -> Iterator[list[Layer
 
 def _recorder(record: LayerRecord) -> AttentionFunction:
     def _record(call: AttentionCall) -> tuple[Tensor, Tensor]:
+        record.calls += 1
         outputs, weights = call.compute_with_weights()
         if torch.is_grad_enabled() and not outputs.requires_grad:
             outputs.requires_grad_()
@@ -66,6 +67,39 @@ def _recorder(record: LayerRecord) -> AttentionFunction:
         return outputs, weights
 
     return _record
+
+
+class _Recorded(Exception):  # noqa: N818, nothing went wrong
+    """Ends a forward pass of which all that is wanted has been recorded."""
+
+
+def patch_positions(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> list[int]:
+    """The positions of a model of images that hold its pixels; the others are class, distillation, register or detection tokens.
+
+    Where those stand, no config says. So the pixels are changed, and the positions found whose values in the first layer change, before
+    anything is mixed.
+
+    Args:
+        model: in evaluation mode.
+        inputs: a batch of one, of which `pixel_values` are changed.
+    """
+    first = attention_modules(encoder_of(model) or model)[0]
+    noise = torch.randn(inputs[PIXELS].shape, generator=torch.Generator().manual_seed(0)).to(inputs[PIXELS])
+    values = [_first_values(model, first, {**inputs, PIXELS: pixels}) for pixels in (inputs[PIXELS], inputs[PIXELS] + noise)]
+    change = (values[0] - values[1]).abs().amax((0, 1, 3))
+    return (change > 1e-5 * values[0].abs().max()).nonzero().flatten().tolist()
+
+
+def _first_values(model: PreTrainedModel, module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    found: list[Tensor] = []
+
+    def _record(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        found.append(call.value.float())
+        raise _Recorded
+
+    with replace_attention([module], _record), suppress(_Recorded), torch.no_grad():
+        model(**inputs)
+    return found[0]
 
 
 def zeroed_keys(positions: list[list[int]]) -> AttentionFunction:

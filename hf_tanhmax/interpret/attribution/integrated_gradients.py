@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...checkpoint import text_config
 from ...errors import optional_package
 from ..inputs.encoding import IDS, PIXELS
+from .evaluation_mode import input_embeddings
 from .forward_passes import target_logits
 from .target import Target
 
@@ -75,7 +77,7 @@ def integrated_gradients(
     else:
         kept = torch.tensor([special], device=inputs[IDS].device)
         reference = torch.where(kept, inputs[IDS], torch.full_like(inputs[IDS], baseline))
-        embeddings = model.get_input_embeddings()
+        embeddings = input_embeddings(model)
         attributed = captum.LayerIntegratedGradients(_forward, embeddings).attribute(inputs[IDS], reference, **options)
         scores = attributed.detach()[0].float().sum(-1)
         # Not the logit of the baseline's tokens: a decoder that classifies looks for padding among them to find its last position.
@@ -102,8 +104,9 @@ def baseline_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | 
     Padding comes late because its embedding may be 0, and a decoder's first norm scales whatever is not 0 to one length: along the path
     from 0 nothing would change but at its very start, where no quadrature looks.
     """
-    order = ((tokenizer, "mask_token_id"), (tokenizer, "eos_token_id"), (model.config, "eos_token_id"), (tokenizer, "pad_token_id"))
-    for holder, name in (*order, (model.config, "pad_token_id")):
+    config = text_config(model)
+    order = ((tokenizer, "mask_token_id"), (tokenizer, "eos_token_id"), (config, "eos_token_id"), (tokenizer, "pad_token_id"))
+    for holder, name in (*order, (config, "pad_token_id")):
         token = getattr(holder, name, None)
         if isinstance(token, int):
             return token

@@ -1,6 +1,6 @@
 """The attribution methods: scores of every position of one input. `explain` computes them for one input, `faithfulness` for many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -10,9 +10,10 @@ from ...choices import METHODS, check_choice
 from ...errors import some
 from ..inputs.encoding import PIXELS, EncodedInput, ImageProcessor, ModelInput, encode
 from ..inputs.image_patches import patch_grid, patch_names, sum_per_patch
-from .evaluation_mode import modules_outside_interface
+from .evaluation_mode import encoder_of, modules_outside_interface
 from .forward_passes import PassResult, forward_backward
 from .integrated_gradients import STEPS, IntegratedGradients, integrated_gradients
+from .hooks import patch_positions
 from .orientation import oriented
 from .rollout import rollout
 
@@ -36,6 +37,7 @@ class AttributionOptions:
     position: int | None = None
     max_length: int | None = None
     steps: int = STEPS
+    skip_uncalled: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
@@ -70,8 +72,17 @@ def attribute(model: PreTrainedModel, inputs: ModelInput, target: int | str | No
         ValueError, TypeError, ImportError: as `explain`.
     """
     encoded = encode(model, inputs, tokenizer=options.tokenizer, processor=options.processor, max_length=options.max_length)
-    result = forward_backward(model, encoded.inputs, target, options.layers, position=options.position, tokenizer=options.tokenizer)
+    result = forward_backward(
+        model,
+        encoded.inputs,
+        target,
+        options.layers,
+        position=options.position,
+        tokenizer=options.tokenizer,
+        skip_uncalled=options.skip_uncalled,
+    )
     encoded, grid = _with_patch_names(model, encoded, result)
+    _check_positions(model, encoded, result)
     scores = _attention_scores(result, options.methods)
     notes: list[str] = []
     gradient_scores = {"gradient": result.gradient, "input_x_gradient": result.input_x_gradient}
@@ -83,7 +94,7 @@ def attribute(model: PreTrainedModel, inputs: ModelInput, target: int | str | No
         gradient_scores["integrated_gradients"] = integrated.scores
         notes.append(_gap_note(integrated, options.steps))
     for method, values in gradient_scores.items():
-        scores[method] = values if grid is None else sum_per_patch(values, grid, len(encoded.tokens))
+        scores[method] = values if grid is None else sum_per_patch(values, grid, len(encoded.tokens), encoded.content_positions)
     return Attribution(encoded, result, {method: scores[method] for method in options.methods}, grid, notes)
 
 
@@ -92,8 +103,18 @@ def _with_patch_names(model: PreTrainedModel, encoded: EncodedInput, result: Pas
     if not encoded.is_image:
         return encoded, None
     grid = patch_grid(model.config, encoded.inputs[PIXELS])
-    tokens, words, word_texts = patch_names(grid, result.weights.shape[-1])
+    places = patch_positions(model, encoded.inputs)
+    tokens, words, word_texts = patch_names(grid, result.weights.shape[-1], places)
     return replace(encoded, tokens=tokens, words=words, word_texts=word_texts), grid
+
+
+def _check_positions(model: PreTrainedModel, encoded: EncodedInput, result: PassResult) -> None:
+    shape = tuple(result.weights.shape[-2:])
+    if shape != (len(encoded.tokens),) * 2:
+        raise ValueError(
+            f"{type(model).__name__} attends from {shape[0]} to {shape[1]} positions, and not from each of the {len(encoded.tokens)} of the "
+            "input to each, so its weights cannot be placed in it"
+        )
 
 
 def _attention_scores(result: PassResult, methods: tuple[str, ...]) -> dict[str, Tensor]:
@@ -142,7 +163,17 @@ def unrecorded_notes(model: nn.Module) -> list[str]:
     return [f"{some(outside)} compute attention by themselves, so their weights are not shown"] if outside else []
 
 
-def softmax_notes(model: nn.Module, signed: tuple[bool, ...], layers: list[int]) -> list[str]:
+def layer_notes(model: nn.Module, asked: list[int], shown: tuple[int, ...]) -> list[str]:
+    """Notes if not all attention of the model is shown: that of a decoder beside its encoder, and layers that were not called."""
+    notes = []
+    if encoder_of(model) is not None:
+        notes.append(f"of {type(model).__name__} the self-attention of the encoder is shown, and neither the decoder's nor cross attention")
+    if left := [layer for layer in asked if layer not in shown]:
+        notes.append(f"layers {', '.join(map(str, left))} are not shown, as they are not called for this input")
+    return notes
+
+
+def softmax_notes(model: nn.Module, signed: tuple[bool, ...], layers: Sequence[int]) -> list[str]:
     """A note if layers compute softmax, where signed weights may be expected."""
     softmax_layers = [layer for layer, is_signed in zip(layers, signed, strict=True) if not is_signed]
     if not softmax_layers:

@@ -106,7 +106,7 @@ def _resolve_position(
         if not -length <= position < length:
             raise ValueError(f"there is no position {position}: the input has {length} positions, counted from 0")
         return position % length
-    if "ForCausalLM" in type(model).__name__ or "LMHead" in type(model).__name__:
+    if model.can_generate():
         return length - 1
     mask_token = getattr(tokenizer, "mask_token_id", None)
     if mask_token is not None and IDS in inputs:

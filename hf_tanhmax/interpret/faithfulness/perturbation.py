@@ -27,7 +27,7 @@ from ...integration.patching import attention_modules
 from ..attribution.forward_passes import target_logits
 from ..attribution.hooks import random_weights, shuffled_weights, zeroed_keys
 from ..attribution.target import Target
-from ..inputs.encoding import IDS, PIXELS, EncodedInput
+from ..inputs.encoding import DECODER_IDS, IDS, PIXELS, EncodedInput, is_per_token
 
 KINDS = ("attention", "mask", "deletion", "permutation", "random")
 OF_INPUT = "input"  # stands for "mask" and "deletion", whose attention is the model's own
@@ -128,7 +128,8 @@ class PerturbationRunner:
                 raise ValueError('a patch cannot be deleted from a picture; erase by "mask" or "attention"')
             shape = tuple(inputs[PIXELS].shape[1:])
         else:
-            shape = (max(1, inputs[IDS].shape[1] - (len(perturbation.erased) if kind == "deletion" else 0)),)
+            length = max(1, inputs[IDS].shape[1] - (len(perturbation.erased) if kind == "deletion" else 0))
+            shape = (length, inputs[DECODER_IDS].shape[1] if DECODER_IDS in inputs else 0)
         attention = OF_INPUT if kind in ("mask", "deletion") else kind
         return _BatchKey(attention, shape, tuple(sorted(inputs)), example.target.position is None)
 
@@ -152,7 +153,7 @@ class PerturbationRunner:
         if len(erased) == length:
             inputs, erased = self._masked(inputs, [0]), erased[1:]
         kept = torch.tensor([position for position in range(length) if position not in erased], device=inputs[IDS].device)
-        return {name: value[:, kept] if value.shape[:2] == (1, length) else value for name, value in inputs.items()}
+        return {name: value[:, kept] if is_per_token(name, value, length) else value for name, value in inputs.items()}
 
     def _masked(self, inputs: dict[str, Tensor], positions: list[int]) -> dict[str, Tensor]:
         tokens = inputs[IDS].clone()
@@ -161,7 +162,8 @@ class PerturbationRunner:
 
     def _index_and_position(self, perturbation: Perturbation) -> tuple[int, int | None]:
         target = self.examples[perturbation.example].target
-        if target.position is None or perturbation.kind != "deletion":
+        of_input = DECODER_IDS not in self.examples[perturbation.example].encoded.inputs
+        if target.position is None or perturbation.kind != "deletion" or not of_input:
             return target.index, target.position
         # The position itself may be deleted, as the last one of a causal model: then the one before it is read.
         kept_before = sum(position not in perturbation.erased for position in range(target.position + 1))

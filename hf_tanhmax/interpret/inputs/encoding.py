@@ -1,7 +1,8 @@
 """One input, ready for the model: a text, an image or an encoded batch of one, without padding, with names for its positions."""
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...checkpoint import length_limit
+from .image_patches import seen_picture, vision_config
 from .word_alignment import align_words, token_texts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IDS, PIXELS, MASK = "input_ids", "pixel_values", "attention_mask"
+IDS, PIXELS, MASK, DECODER_IDS = "input_ids", "pixel_values", "attention_mask", "decoder_input_ids"
 
 # What is explained: a text, a pair of texts, a PIL image, or an encoded batch of one.
 ModelInput: TypeAlias = "str | tuple[str, str] | Image | Mapping[str, object]"
@@ -60,6 +62,8 @@ def encode(
 ) -> EncodedInput:
     """One input as arguments of the model, on the model's device, floats in its dtype.
 
+    An encoder and decoder that writes texts is given the token that these begin with, if nothing else says what it has written.
+
     Args:
         model: a Transformers model; its config says how long a text may be.
         inputs: a text, a pair of texts, a PIL image, or an encoded batch of one (a mapping with `input_ids` or `pixel_values`).
@@ -71,6 +75,35 @@ def encode(
         ValueError: an empty text, one too long, a batch of several, an image of the wrong mode, or a missing tokenizer or processor.
         TypeError: inputs of another kind.
     """
+    encoded = _encoded(model, inputs, tokenizer, processor, max_length)
+    return replace(encoded, inputs=with_decoder_start(model, encoded.inputs))
+
+
+def with_decoder_start(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Arguments of a model with `decoder_input_ids`, if it is an encoder and decoder that writes texts and they lack them."""
+    config, generation = model.config, getattr(model, "generation_config", None)
+    if DECODER_IDS in inputs or not getattr(config, "is_encoder_decoder", False) or not model.can_generate():
+        return inputs
+    names = ("decoder_start_token_id", "bos_token_id")
+    tokens = [getattr(holder, name, None) for name in names for holder in (generation, config)]
+    start = next((token for token in tokens if isinstance(token, int)), None)
+    if start is None:
+        raise ValueError(f"{type(model).__name__} does not say with which token its texts begin; give {DECODER_IDS} in an encoded batch")
+    return {**inputs, DECODER_IDS: torch.tensor([[start]], device=next(model.parameters()).device)}
+
+
+def is_per_token(name: str, value: Tensor, length: int) -> bool:
+    """Whether a tensor of a batch of one has a place for each token of the input, and not of the decoder."""
+    return value.shape[:2] == (1, length) and not name.startswith("decoder_")
+
+
+def _encoded(
+    model: PreTrainedModel,
+    inputs: ModelInput,
+    tokenizer: PreTrainedTokenizerBase | None,
+    processor: ImageProcessor | None,
+    max_length: int | None,
+) -> EncodedInput:
     if isinstance(inputs, str):
         return _encode_text(model, (inputs,), tokenizer, max_length)
     if isinstance(inputs, tuple) and len(inputs) == 2 and all(isinstance(part, str) for part in inputs):
@@ -124,7 +157,10 @@ def _strip_padding(model: PreTrainedModel, batch: Mapping[str, object], tokenize
     """An encoded batch of one without the positions that its attention mask hides."""
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
     if (IDS in tensors) == (PIXELS in tensors):
-        raise ValueError(f"an encoded batch holds either {IDS} or {PIXELS} as tensors, but this one holds {', '.join(batch) or 'nothing'}")
+        raise ValueError(
+            f"an encoded batch holds either {IDS} or {PIXELS} as tensors, but this one holds {', '.join(batch) or 'nothing'}; of a model of "
+            "several inputs, give those of one"
+        )
     main = tensors[IDS if IDS in tensors else PIXELS]
     if main.shape[0] != 1:
         raise ValueError(f"explain takes one input at a time, but the batch has {main.shape[0]}; give batch[i : i + 1] of each tensor")
@@ -132,7 +168,7 @@ def _strip_padding(model: PreTrainedModel, batch: Mapping[str, object], tokenize
         return EncodedInput(_on_device(model, tensors))
     length = main.shape[1]
     kept = tensors.get(MASK, torch.ones_like(main))[0].bool()
-    inputs = {name: value[:, kept.to(value.device)] if value.shape[:2] == (1, length) else value for name, value in tensors.items()}
+    inputs = {name: value[:, kept.to(value.device)] if is_per_token(name, value, length) else value for name, value in tensors.items()}
     identifiers = inputs[IDS][0].tolist()
     if not identifiers:
         raise ValueError(f"the {MASK} hides every token, so there is nothing to explain")
@@ -145,15 +181,17 @@ def _strip_padding(model: PreTrainedModel, batch: Mapping[str, object], tokenize
 def _encode_image(model: PreTrainedModel, image: "Image", processor: ImageProcessor | None) -> EncodedInput:
     if processor is None:
         raise ValueError("a picture needs processor=, the image processor of the model")
-    channels = getattr(model.config, "num_channels", 3)
+    channels = getattr(vision_config(model.config), "num_channels", 3)
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None or image.mode != mode:
         raise ValueError(
             f'the picture has mode "{image.mode}", but {type(model).__name__} reads {channels} channels; '
             + (f'give image.convert("{mode}")' if mode else "encode it yourself and give the batch")
         )
-    batch = processor(images=image, return_tensors="pt")
-    return EncodedInput(_on_device(model, {PIXELS: batch[PIXELS]}), image=image.convert("RGB"))
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model  # an adapted model passes on whatever it is given
+    accepted = inspect.signature(type(own).forward).parameters
+    batch = {name: value for name, value in processor(images=image, return_tensors="pt").items() if name in accepted}
+    return EncodedInput(_on_device(model, batch), image=seen_picture(image.convert("RGB"), processor, batch[PIXELS]))
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase | None, identifiers: list[int]) -> list[bool]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ...checkpoint import read_checkpoint
+from ...processors import modality
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def load(source: str, *, revision: str | None = None, device: str = "cpu") -> Lo
     if checkpoint.adapter is not None:
         model = model.merge_and_unload()
     model = model.to(device).eval()
-    images = model.main_input_name == "pixel_values"
-    processor = checkpoint.processor(images=images)
-    return Loaded(model, None, processor) if images else Loaded(model, processor, None)
+    kind = modality(model)
+    if kind not in ("text", "image"):
+        raise ValueError(f"it is a {type(model).__name__}, which reads {kind}; models that read texts or images are explained")
+    processor = checkpoint.processor(kind)
+    return Loaded(model, None, processor) if kind == "image" else Loaded(model, processor, None)
