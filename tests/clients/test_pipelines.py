@@ -12,7 +12,6 @@ from transformers import pipeline
 
 from hf_tanhmax.models.family import TanhMaxFields
 
-SECOND = 16000  # samples of sound
 LABELS = {"id2label": {0: "entailment", 1: "neutral", 2: "contradiction"}, "label2id": {"entailment": 0, "neutral": 1, "contradiction": 2}}
 CONVOLUTIONS = {"conv_dim": [8, 8], "conv_stride": [10, 8], "conv_kernel": [10, 8], "num_feat_extract_layers": 2}
 WAV2VEC2 = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 13, "vocab_size": 53, "initializer_range": 0.3}
