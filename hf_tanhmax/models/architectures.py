@@ -20,6 +20,7 @@ import transformers
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
 
@@ -96,6 +97,7 @@ def config_of(model_type: str) -> Any:
         heads = tuple(head_of(cls, made) for cls in classes)
         getattr(transformers, auto).register(made, heads[0] if len(heads) == 1 else heads, exist_ok=True)
         HEADS[made][auto] = heads[0]
+    _share_names(model_type)
     _share_processors(upstream, made)
     return made
 
@@ -162,6 +164,17 @@ def _share_conversion(upstream: str, ours: str) -> None:
     conversion = get_checkpoint_conversion_mapping(upstream)
     if conversion is not None:
         register_checkpoint_conversion_mapping(ours, conversion, overwrite=True)
+
+
+def _share_names(model_type: str) -> None:
+    """Add a type to the tables of class names by model type, which libraries read instead of asking the Auto classes.
+
+    lm-eval finds there whether a model is an encoder with a decoder, and the pipeline for speech which models generate.
+    """
+    for name, table in vars(modeling_auto).items():
+        if name.startswith("MODEL_FOR_") and name.endswith("_MAPPING_NAMES") and model_type in table:
+            heads = table[model_type]
+            table[PREFIX + model_type] = STEM + heads if isinstance(heads, str) else tuple(STEM + head for head in heads)
 
 
 def _share_processors(upstream: type[PreTrainedConfig], ours: type[PreTrainedConfig]) -> None:

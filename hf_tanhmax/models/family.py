@@ -4,6 +4,9 @@ PEFT and Liger have tables that are keyed by model type: of the default target m
 into a model. Modules have the same names here as upstream, so the TanhMax types get upstream's rows. Neither library has a function that
 adds a row, or a moment at which it calls plugins, and importing them here would make `import hf_tanhmax` heavy. But both read the model
 type right before they look it up, so that is when the rows are added: `ModelType` is an attribute that does it.
+
+Transformers itself asks a model's type by name in a few places, such as whether it is Whisper, whose prompts stand before the start token.
+No table says so; the types that are asked for (`ASKED_TYPES`) therefore answer to both names, ours and upstream's.
 """
 
 import functools
@@ -39,6 +42,13 @@ HEADS: dict[type[PreTrainedConfig], dict[str, type[PreTrainedModel]]] = {}
 UPSTREAM_TYPES: dict[str, str] = {}
 # What a model card says of every model of ours, once it is pushed to the Hub.
 TAGS = ["tanhmax", "custom_code"]
+# The model types that pipelines and `generate` of Transformers compare a model's with.
+ASKED_TYPES = frozenset(
+    {
+        *("bark", "csm", "dia", "kyutai_speech_to_text", "lasr_ctc", "musicgen", "nemotron3_5_asr", "nemotron_asr_streaming"),
+        *("parakeet_rnnt", "parakeet_tdt", "speecht5", "vision-encoder-decoder", "whisper"),
+    }
+)
 # ViT's attention projections are named as LLaMA's are; the rest of it is not. PEFT's own rows for `vit` are the names of older checkpoints.
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 
@@ -81,7 +91,10 @@ class TanhMaxFields:
         return settings
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute, unless it is a setting and projections were refitted to another."""
+        """Set an attribute, unless it is a setting and projections were refitted to another; a model type that is the class's stays there."""
+        if name == "model_type" and str(value) == str(type(self).model_type):  # as a config.json has it
+            vars(self).pop(name, None)
+            return
         if vars(self).get("tanhmax_refitted_polarity") is not None and name in SETTINGS:
             self._settings({**vars(self), name: value})
         super().__setattr__(name, value)
@@ -142,7 +155,7 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
             own(self)
             self.add_model_tags(TAGS)
             _share_out_score_biases(self)
-            if config.model_type != type(config).model_type and config.name_or_path:  # a softmax checkpoint, which that name would load
+            if str(config.model_type) != str(type(config).model_type) and config.name_or_path:  # a softmax checkpoint, which that name would load
                 self.name_or_path = config.name_or_path = converted_name(config.name_or_path)
 
         upstream_initialize = cls.initialize_weights
@@ -175,11 +188,24 @@ class ModelType:
     """The model type of a config class, which adds rows to the tables when it is read off the class or a config."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = BothNames(name) if name.removeprefix("tanhmax_") in ASKED_TYPES else name
 
     def __get__(self, config: object, config_class: type | None = None) -> str:
         fill_tables()
         return self.name
+
+
+class BothNames(str):
+    """A TanhMax model type that equals upstream's too; as a key of a dictionary it is itself alone."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) in (other, f"tanhmax_{other}")
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 def fill_tables() -> None:

@@ -267,3 +267,34 @@ def test_upstream_family_is_untouched(family):
     assert not issubclass(UPSTREAM_CONFIGS[family], hf_tanhmax.models.family.TanhMaxFields)
     assert issubclass(CONFIGS[family], PreTrainedConfig)
     assert tiny_config(family, upstream=True, attn_implementation="tanhmax")._attn_implementation == "tanhmax"
+
+
+def test_types_that_transformers_asks_for_by_name():
+    """What its pipelines and `generate` compare a model type with is found in their code, and answers to both names."""
+    root = Path(transformers.__file__).parent
+    code = "\n".join(path.read_text() for folder in ("pipelines", "generation") for path in sorted((root / folder).rglob("*.py")))
+    compared = re.findall(r"[^.]\bconfig\.model_type (?:==|in) (\([^)]*\)|\[[^\]]*\]|\"[^\"]*\")|model\.config\.model_type (?:==|in) (\([^)]*\)|\[[^\]]*\]|\"[^\"]*\")", code)
+    asked = {name for each in compared for name in re.findall(r'"([\w-]+)"', "".join(each))}
+    assert "whisper" in asked
+    assert asked <= ASKED_TYPES
+
+
+def test_a_type_that_is_asked_for_answers_to_both_names():
+    config = AutoConfig.for_model("tanhmax_whisper")
+    for model_type in (config.model_type, type(config).model_type, pickle.loads(pickle.dumps(config.model_type))):
+        assert model_type == "whisper"
+        assert model_type == "tanhmax_whisper"
+        assert not model_type != "whisper"
+        assert model_type != "bert"
+        assert json.dumps(model_type) == '"tanhmax_whisper"'
+        assert model_type not in {"whisper": 1}
+        assert model_type in {"tanhmax_whisper": 1}
+    assert AutoConfig.for_model("tanhmax_bert").model_type != "bert"
+
+
+def test_a_type_from_a_file_is_the_types_own(tmp_path):
+    AutoConfig.for_model("tanhmax_whisper").save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "tanhmax_whisper"
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert "model_type" not in vars(config)
+    assert config.model_type == "whisper"

@@ -1,0 +1,69 @@
+"""Speech by `pipeline` and `generate`: Transformers asks for the model type of Whisper and its like by name, and ours must answer to it."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tiny_checkpoints import by_definition, save_converted, save_softmax
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import pipeline
+
+RATE = 16000  # samples per second
+END, START, ENGLISH, TRANSLATE, TRANSCRIBE, BEFORE, NO_TIMES = range(256, 263)
+SPECIAL = ("<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>", "<|notimestamps|>")
+
+
+def sound(seconds=0.5):
+    return {"raw": np.random.default_rng(0).standard_normal(int(RATE * seconds)).astype(np.float32), "sampling_rate": RATE}
+
+
+def whisper(folder):
+    """A softmax Whisper for one second of sound, with the tokens and the generation settings that its own code wants."""
+    vocabulary = {letter: index for index, letter in enumerate(sorted(ByteLevel.alphabet()))} | {"<|endoftext|>": END}
+    tokenizer = transformers.WhisperTokenizer(vocab=vocabulary, merges=[])
+    tokenizer.add_tokens(list(SPECIAL), special_tokens=True)
+    tokenizer.add_tokens([f"<|{step * 0.02:.2f}|>" for step in range(51)])
+    tokens = {"decoder_start_token_id": START, "bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
+    sizes = {"max_source_positions": 50, "max_target_positions": 40}
+    save_softmax(folder, "WhisperForConditionalGeneration", "Whisper", tokenizer, **sizes, **tokens)
+    transformers.WhisperFeatureExtractor(feature_size=5, chunk_length=1).save_pretrained(folder)
+    transformers.GenerationConfig(
+        **tokens,
+        max_length=20,
+        is_multilingual=True,
+        lang_to_id={"<|en|>": ENGLISH},
+        task_to_id={"transcribe": TRANSCRIBE, "translate": TRANSLATE},
+        no_timestamps_token_id=NO_TIMES,
+        prev_sot_token_id=BEFORE,
+        language="en",
+        task="transcribe",
+        max_initial_timestamp_index=5,
+        suppress_tokens=[],
+        begin_suppress_tokens=[END],
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("times", [False, True], ids=["text", "timestamps"])
+def test_whisper_is_transcribed_as_whisper(times, tmp_path):
+    softmax = whisper(tmp_path / "softmax")
+    made = pipeline("automatic-speech-recognition", model=save_converted(softmax, tmp_path / "tanhmax"))
+    expected = pipeline("automatic-speech-recognition", model=softmax)
+    assert made.type == expected.type == "seq2seq_whisper"
+    expected.model = by_definition(made.model, softmax)
+    answer = made(sound(), return_timestamps=times)
+    assert answer["text"]
+    assert answer == expected(sound(), return_timestamps=times)
+
+
+def test_a_prompt_of_whisper_stands_before_the_start(tmp_path):
+    """For any other model `generate` would put the start token before the prompt."""
+    softmax = whisper(tmp_path / "softmax")
+    model = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(save_converted(softmax, tmp_path / "tanhmax"))
+    first = []
+    model.model.decoder.register_forward_pre_hook(lambda module, args, kwargs: first.append(kwargs["input_ids"].tolist()), with_kwargs=True)
+    inputs = {"input_features": torch.randn(1, 5, 100), "prompt_ids": torch.tensor([BEFORE, 65, 66])}
+    generated = model.generate(**inputs)
+    assert first[0] == [[BEFORE, 65, 66, START, ENGLISH, TRANSCRIBE, NO_TIMES]]
+    assert generated.tolist() == by_definition(model, softmax).generate(**inputs).tolist()
