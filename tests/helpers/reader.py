@@ -30,6 +30,16 @@ class NoPlugin(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
+def the_plugin():
+    """The package, imported now."""
+    finders = sys.meta_path.copy()
+    sys.meta_path[:] = [finder for finder in finders if not isinstance(finder, NoPlugin)]
+    import hf_tanhmax
+
+    sys.meta_path[:] = finders
+    return hf_tanhmax
+
+
 def loaded(path, **options):
     return getattr(transformers, path.parent.name).from_pretrained(path, trust_remote_code=True, **options)
 
@@ -222,11 +232,7 @@ def check_the_plugin_imported_later():
     """It takes over what is loaded from then on, and leaves alone what was."""
     path = FOLDER / "AutoModel" / "llama-learned"
     before = loaded(path)
-    finders = sys.meta_path.copy()
-    sys.meta_path[:] = [finder for finder in finders if not isinstance(finder, NoPlugin)]
-    import hf_tanhmax
-
-    sys.meta_path[:] = finders
+    hf_tanhmax = the_plugin()
     after = loaded(path)
     assert type(before).__module__.startswith("transformers_modules.")
     assert type(after) is hf_tanhmax.TanhMaxLlamaModel
@@ -236,19 +242,27 @@ def check_the_plugin_imported_later():
         assert (FOLDER / "later" / "modeling_tanhmax.py").read_bytes() == (path / "modeling_tanhmax.py").read_bytes()
 
 
-if __name__ == "__main__":
-    # In their order: with the plugin imported no published code is run, and without Triton little of it.
-    kind = "check_" if ROLE == "folders" else "published_"
-    checks = {name: check for name, check in globals().copy().items() if name.startswith(kind)}
-    if ROLE == "plugin":
+def report(checks, *, plugin=False):
+    """Run functions by name, in their order, with the plugin or without it, and write down what failed."""
+    if plugin:
         import hf_tanhmax  # noqa: F401
     else:
         sys.meta_path.insert(0, NoPlugin())
     transformers.logging.set_verbosity_error()
-    report = {}
+    found = {}
     for name, check in checks.items():
         try:
-            report[name] = check()
+            found[name] = check()
         except Exception:
-            report[name] = traceback.format_exc()
-    (FOLDER / f"{ROLE}.json").write_text(json.dumps(report))
+            found[name] = traceback.format_exc()
+    (FOLDER / f"{ROLE}.json").write_text(json.dumps(found))
+
+
+def named(kind):
+    """The functions of this program whose names begin with a word."""
+    return {name: check for name, check in vars(sys.modules["__main__"]).items() if name.startswith(kind)}
+
+
+if __name__ == "__main__":
+    # In their order: with the plugin imported no published code is run, and without Triton little of it.
+    report(named("check_" if ROLE == "folders" else "published_"), plugin=ROLE == "plugin")

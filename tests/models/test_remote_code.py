@@ -1,14 +1,10 @@
 """Checkpoints bring their code: what lies beside a config, what it is worth, and what it does where there is no plugin."""
 
 import copy
-import hashlib
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
-from pathlib import Path
 
 import peft
 import pytest
@@ -16,6 +12,7 @@ import torch
 import transformers
 from families import BACKBONES, FAMILIES, TINY, assert_same, inputs_for, run, tensors_of, text, tiny_config, tiny_model
 from huggingface_hub import ModelCard
+from published_code import assert_reads, doubled, older, renewed
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 import hf_tanhmax
@@ -141,16 +138,6 @@ def test_tags_belong_to_one_model():
 # What a file is worth
 
 
-def renewed(text_of_file):
-    """A file whose digest is right again."""
-    start, _, body = re.split(r'(?<=DIGEST = ")([0-9a-f]{64})', text_of_file)
-    return start + hashlib.sha256(body.partition("\n")[2].encode()).hexdigest() + body
-
-
-def older(text_of_file):
-    return renewed(re.sub(r'(?<=VERSION = ")[^"]+', "0.0.1", text_of_file))
-
-
 VERSION = hf_tanhmax.__version__
 ALTERED = "modeling_tanhmax.py was altered after hf_tanhmax .* wrote it; save the model anew to replace it"
 
@@ -248,17 +235,5 @@ def test_without_the_plugin(tmp_path):
     publish_kernels(tmp_path)
     other = tmp_path / "other" / "AutoModel" / "bert-1.0"
     tiny_model(BACKBONES["bert"]).save_pretrained(other)
-    doubled = source().replace(
-        "return output.transpose(1, 2).contiguous(), signed", "return 2.0 * output.transpose(1, 2).contiguous(), signed"
-    )
-    assert doubled != source()
-    (other / CODE_FILE).write_text(older(doubled))
-
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    interpreter = [f"ignore::{kind}:triton.runtime.interpreter" for kind in ("RuntimeWarning", "DeprecationWarning")]
-    strict = [word for rule in ("error", *interpreter) for word in ("-W", rule)]
-    command = [sys.executable, *strict, str(Path(__file__).parents[1] / "helpers" / "reader.py"), str(tmp_path), "folders"]
-    ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    wrong = {name: found for name, found in json.loads((tmp_path / "folders.json").read_text()).items() if found}
-    assert wrong == {}, "\n".join(wrong.values())
+    (other / CODE_FILE).write_text(doubled())
+    assert_reads("reader.py", tmp_path, "folders")
