@@ -86,17 +86,18 @@ class TanhMaxSettings:
         return f"{kind} in {which} and {heads}{parts}"
 
 
-def fitted_to(settings: TanhMaxSettings, layers: int, heads: int) -> dict[str, Any]:
+def fitted_to(settings: TanhMaxSettings, layers: int | None, heads: int | None) -> dict[str, Any]:
     """What output projections are fitted to, as a config keeps it: polarity, shift, layers and heads, of which None are all.
 
     Args:
         settings: of the model.
-        layers: how many it has.
-        heads: how many each layer has.
+        layers: how many it has; None where a list that names all of them stays one.
+        heads: how many each layer has, or None.
     """
 
-    def _unless_all(indices: tuple[int | str, ...] | None, count: int) -> list[int | str] | None:
-        return None if indices is None or len(indices) == count else list(indices)
+    def _unless_all(indices: tuple[int | str, ...] | None, count: int | None) -> list[int | str] | None:
+        numbers = indices is not None and all(isinstance(each, int) for each in indices)
+        return None if indices is None or (numbers and len(indices) == count) else list(indices)
 
     chosen = {"layers": _unless_all(settings.layers, layers), "heads": _unless_all(settings.heads, heads)}
     return {"polarity": settings.polarity, "shift": settings.shift, **chosen}

@@ -5,6 +5,7 @@ that was started returned.
 """
 
 import argparse
+import string
 import sys
 from importlib import import_module, metadata
 from typing import NoReturn, TypeAlias
@@ -12,6 +13,7 @@ from typing import NoReturn, TypeAlias
 from . import checks, processes
 
 MISTAKE, STOPPED = 2, 130
+PATHS = frozenset(f"{string.ascii_letters}{string.digits}_.*?[]!")  # what paths of modules, and patterns of them, are written with
 Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 SUMMARY = """\
@@ -84,9 +86,10 @@ def _add_convert(commands: Commands) -> None:
     parser = _command(
         commands,
         "convert",
-        "make a TanhMax checkpoint of a softmax one (BERT, ViT, LLaMA)",
+        "make a TanhMax checkpoint of a softmax one, of any architecture that asks Transformers' attention interface",
         "google-bert/bert-base-uncased bert-tanhmax --task text-classification --num-labels 3 --polarity 0",
         "./my-softmax-model my-tanhmax-model --layers 0,1,2",
+        "openai/clip-vit-base-patch32 clip-tanhmax --layers vision_model",
         "./my-softmax-model my-tanhmax-model --calibrate train.csv --transfer-steps 60",
         "HuggingFaceTB/SmolLM2-135M smollm2-tanhmax --calibrate texts.txt --balance 0.1",
         "HuggingFaceTB/SmolLM2-135M smollm2-tanhmax --polarity learned",
@@ -102,19 +105,26 @@ def _add_convert(commands: Commands) -> None:
         help='0 is softmax, 1 (default) TanhMax, "learned" one for each head; with a balanced shift and --calibrate default the balance',
     )
     parser.add_argument(
-        "--layers", type=_indices, metavar="0,1,...", help="the layers that compute TanhMax, others stay softmax; default all"
+        "--layers",
+        type=_layers,
+        metavar="0,1,...",
+        help="the layers that compute TanhMax, others stay softmax: numbers, or parts of their paths such as vision_model; default all",
     )
     parser.add_argument("--heads", type=_indices, metavar="0,1,...", help="the heads of these layers that compute TanhMax; default all")
     parser.add_argument("--score-bias", type=float, default=3.0, metavar="C", help="where a learned polarity exp(-2C) starts; default 3")
     parser.add_argument("--shift", choices=["balanced"], help="shift each row of scores, which keeps more of what softmax computed")
+    parser.add_argument(
+        "--softmax-parts", type=_parts, metavar="A,B,...", help="modules that may go on computing softmax by themselves, by class or by path"
+    )
     parser.add_argument("--num-labels", type=int, metavar="N", help="classes of a new head")
     parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
     parser.add_argument(
         "--calibrate",
         metavar="FILE",
-        help="stay close to softmax, by these texts (.csv, .tsv, .json, .jsonl, .txt) or this folder of pictures: a BERT or ViT has its "
-        "biases aligned for polarity 1; a LLaMA gets a balanced shift, and its output projections are refitted. The report, measured on "
-        "a tenth that is held out, is written to OUT/conversion.json",
+        help="stay close to softmax, by these texts (.csv, .tsv, .json, .jsonl, .txt) or this folder of pictures: where keys "
+        "have biases and are not rotated (BERT, ViT, BART), biases are aligned for polarity 1; any other model (LLaMA, T5) gets a balanced "
+        "shift, and its output projections are refitted where its layers can be run one at a time. The report, measured on a tenth that "
+        "is held out, is written to OUT/conversion.json",
     )
     parser.add_argument("--balance", type=_balance, metavar="R", help="mass of negative over that of positive weights; default 0.2")
     parser.add_argument(
@@ -374,6 +384,17 @@ def _indices(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, such as 0,1, but is {text!r}") from None
+
+
+def _layers(text: str) -> list[int | str]:
+    return [int(part) if part.isdecimal() else part for part in _parts(text)]
+
+
+def _parts(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part and set(part) <= PATHS for part in parts):
+        raise argparse.ArgumentTypeError(f"must be numbers or names with commas between them, such as 0,1 or vision_model, but is {text!r}")
+    return parts
 
 
 def _count(text: str) -> int:

@@ -192,7 +192,7 @@ def _check_model(name: str) -> None:
 
 def _check_calibration(options: argparse.Namespace) -> None:
     options.inputs = None
-    chosen = {name: getattr(options, name) for name in ("polarity", "layers", "heads", "score_bias", "shift")}
+    chosen = {name: getattr(options, name) for name in ("polarity", "layers", "heads", "score_bias", "shift", "softmax_parts")}
     if options.calibrate is None:
         for name in ("balance", "refit", "transfer_steps", "rows", "length", "batch_size", "text_column"):
             if getattr(options, name) is not None:
@@ -202,9 +202,10 @@ def _check_calibration(options: argparse.Namespace) -> None:
     balance = BALANCE if options.balance is None else options.balance
     options.plan = Plan(**chosen, calibrate=True, balance=balance, refit=options.refit, transfer_steps=options.transfer_steps or 0)
     pictures, kind = Path(options.calibrate).is_dir(), _model_type(Path(options.source))
-    if kind is not None:
-        options.plan.for_model(rotary=kind == "llama")
-    if kind is not None and pictures != (kind == "vit"):
+    known = kind in ("bert", "llama", "vit")  # of others it shows when the model is made
+    if known:
+        options.plan.for_model(alignable=kind != "llama")
+    if known and pictures != (kind == "vit"):
         wanted = "a folder of pictures" if kind == "vit" else "a file of texts"
         raise ValueError(f"a model of type {kind!r} is calibrated with {wanted}, but --calibrate is {options.calibrate}")
     limit = (options.rows or ROWS) if pictures else None

@@ -20,7 +20,7 @@ from ..conversion.calibration.calibrate import calibrate
 from ..conversion.calibration.inputs import LENGTH, calibration_batches
 from ..conversion.calibration.quality import is_language_model
 from ..conversion.convert import convert_uncalibrated
-from ..conversion.projections import is_rotary
+from ..conversion.projections import why_not_aligned
 from ..conversion.report import ConversionReport
 from ..conversion.runner import Batch
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines
@@ -149,8 +149,8 @@ def _forget_partial(out: Path) -> None:
 
 def _calibrated(options: argparse.Namespace, model: PreTrainedModel) -> ConversionReport:
     plan, partial = options.plan, _partial(Path(options.out))
-    plan = plan.for_model(rotary=is_rotary(model.config))
-    folder = partial if plan.refit else None
+    plan = plan.for_model(alignable=why_not_aligned(model) is None)
+    folder = None if plan.refit is False else partial
     try:
         return calibrate(
             model,
@@ -179,13 +179,14 @@ def _batches(options: argparse.Namespace, model: PreTrainedModel) -> Sequence[Ba
         raise ValueError(f"--calibrate needs its {noun}, but {found}")
     inputs, path = options.inputs, Path(options.calibrate)
     if (noun == "tokenizer") != isinstance(inputs[0], str):
-        raise ValueError(f"its {noun} cannot read what is in {options.calibrate}; a ViT takes a folder of pictures, others a file of texts")
+        wanted = "a file of texts" if noun == "tokenizer" else "a folder of pictures"
+        raise ValueError(f"its {noun} cannot read what is in {options.calibrate}; a {type(model).__name__} takes {wanted}")
     length, rows = options.length, options.rows
     if not is_language_model(model):
         kept = inputs[: rows or ROWS]  # in the order in which they were drawn
         return calibration_batches(model, kept, found, length=length, batch_size=options.batch_size)
     size = min(length or LENGTH, length_limit(model, found) or LENGTH)  # type: ignore[arg-type]  # which is a tokenizer
-    needed = max(8192, 9 * model.config.hidden_size) / size * 10 / 9  # a tenth is held out
+    needed = max(8192, 9 * model.config.get_text_config().hidden_size) / size * 10 / 9  # a tenth is held out
     rows = rows or math.ceil(needed)
     texts = excerpts(path, inputs, 6 * rows * size, 6 * size)
     batches = calibration_batches(model, texts, found, length=size, batch_size=options.batch_size)

@@ -46,7 +46,7 @@ def transfer(
 ) -> TransferReport:
     """Train queries and keys, in place, so that each layer computes at the model's polarity what it computes as softmax.
 
-    Unlabelled inputs do. Align the model before, where its family can be aligned, or convert it with a balanced shift.
+    Unlabelled inputs do. Align the model before, where it can be aligned, or convert it with a balanced shift.
 
     Args:
         model: a TanhMax model at a polarity above 0, by its class or patched, whose weights are still those of softmax. The layers and
@@ -74,7 +74,7 @@ def transfer(
     if not modules:
         raise ValueError(
             f"{type(model).__name__} computes no TanhMax at a polarity above 0, so there is nothing to transfer to; convert it first, "
-            'aligned at polarity 1 (BERT, ViT) or with shift="balanced"'
+            'aligned at polarity 1, or with shift="balanced"'
         )
     belongs = getattr(modules[0].config, "tanhmax_refitted_polarity", None)
     if belongs is not None:

@@ -4,13 +4,15 @@ By name, the TanhMax class loads the softmax checkpoint itself, as its weights h
 in which dtype and how quantised is Transformers' own business. A live model shares its weights with the result.
 """
 
+import copy
 import functools
 import inspect
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
+import torch
 import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
@@ -27,7 +29,7 @@ from .calibration.calibrate import calibrate as calibrate_model
 from .calibration.inputs import calibration_batches
 from .calibration.plan import BALANCE, Plan
 from .originals import BIASES, Originals, softmax_weights
-from .projections import find_linear, is_rotary
+from .projections import projections_in, why_not_aligned
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +79,13 @@ def convert(
         layers: as in `TanhMaxSettings`.
         heads: as in `TanhMaxSettings`.
         score_bias: as in `TanhMaxSettings`.
-        shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1. For LLaMA
-            None is `"balanced"` if it is calibrated.
-        calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. BERT and ViT are aligned
-            with them: what they compute at polarity 0 stays, and a live model shares the biases. LLaMA, or any model with a balanced
-            shift, gets its output projections refitted, and shares no projections of attention with a live model. The last tenth is held
-            out to measure with.
+        shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1. Of a model
+            that is calibrated but cannot be aligned None is `"balanced"`.
+        calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. Where keys and values have
+            biases and are neither rotated nor normalised (BERT, ViT, CLIP, BART), the model is aligned with them: what it computes at
+            polarity 0 stays, and a live model shares the biases. Any other (LLaMA, T5), or one with a balanced shift, gets its output
+            projections refitted where its layers can be run one at a time, and shares no projections of attention with a live model. The
+            last tenth is held out to measure with.
         balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
         refit: whether output projections are refitted, which then belong to the polarity; None as `calibrate` says.
         transfer_steps: steps of attention transfer, after which queries and keys belong to the polarity; 60 to 120 are usual, 0 for none.
@@ -99,7 +102,7 @@ def convert(
         ValueError: another family, a checkpoint that lacks part of the backbone or has weights of other shapes, settings out of range, or a
             live model that is quantised or whose weights are not in memory; what does not go together; inputs that calibration refuses.
         TypeError: keyword arguments or an Auto class beside a live model, or no inputs but something else to calibrate with.
-        NotImplementedError: a model without biases that is to be aligned.
+        NotImplementedError: a refit or attention transfer that was asked for and that the architecture does not allow.
     """
     plan = Plan(polarity, layers, heads, score_bias, shift, calibrate is not None, balance, refit, transfer_steps, softmax_parts)
     made = convert_uncalibrated(model, auto_class, plan, **kwargs)
@@ -107,13 +110,13 @@ def convert(
         source = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
         place = {key: kwargs[key] for key in HUB if key in kwargs}
         batches = calibration_batches(made, calibrate, processor, source=source, place=place)
-        plan = plan.for_model(rotary=is_rotary(made.config))
-        if not isinstance(model, str | os.PathLike) and (plan.refit or plan.transfer_steps):
+        plan = plan.for_model(alignable=why_not_aligned(made) is None)
+        if not isinstance(model, str | os.PathLike) and (plan.refit is not False or plan.transfer_steps):
             _own_projections(made)
         report = calibrate_model(made, batches, balance=balance, refit=plan.refit, transfer_steps=transfer_steps)
         logger.info("the %s %s", type(made).__name__, report.describe())
     elif made.config.tanhmax_polarity not in (0, LEARNED) and made.config.tanhmax_shift is None:
-        _warn_uncalibrated(rotary=is_rotary(made.config))
+        _warn_uncalibrated(alignable=why_not_aligned(made) is None)
     return made
 
 
@@ -127,7 +130,8 @@ def convert_uncalibrated(
     if kwargs or auto_class is not None:
         raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
     target, config_class = _tanhmax_class_of(type(model))
-    settings = _settings(plan.for_model(rotary=is_rotary(model.config)))
+    make: Any = functools.partial(target, **_construction(model))
+    settings = _settings(_decided(plan, make, _tanhmax_config(model.config, config_class, _settings(plan))))
     made = _with_weights_of(model, target, _tanhmax_config(model.config, config_class, settings))
     return _named(made, converted_name(model.config.name_or_path or type(model).__name__))
 
@@ -159,15 +163,24 @@ def to_softmax(model: PreTrainedModel, *, originals: Originals | None = None) ->
     return _named(made, converted_name(model.config.name_or_path or cls.__name__, "softmax"))
 
 
+def _decided(plan: Plan, make: Callable[[PreTrainedConfig], PreTrainedModel], config: PreTrainedConfig) -> Plan:
+    """The plan for a model, which is made without weights where its modules decide what calibration can do."""
+    if not plan.calibrate:
+        return plan.for_model(alignable=True)
+    with torch.device("meta"):
+        skeleton = make(copy.deepcopy(config))
+    return plan.for_model(alignable=why_not_aligned(skeleton) is None)
+
+
 @functools.cache
-def _warn_uncalibrated(*, rotary: bool) -> None:
-    if rotary:
+def _warn_uncalibrated(*, alignable: bool) -> None:
+    if alignable:
+        instead = 'pass calibrate=inputs, which aligns biases, shift="balanced" at a polarity such as 0.2'
+    else:
         instead = (
-            'pass calibrate=texts, which takes shift="balanced" at polarity 0.2 and refits the output projections, shift="balanced" and '
+            'pass calibrate=inputs, which takes shift="balanced" at polarity 0.2 and refits the output projections, shift="balanced" and '
             "polarity=0.2 alone"
         )
-    else:
-        instead = 'pass calibrate=inputs, which aligns biases (BERT, ViT), shift="balanced" at a polarity such as 0.2'
     logger.warning(
         "weights that were trained for softmax compute something else at a polarity above 0: an encoder loses some of its accuracy even "
         "when it is trained again, and a language model writes noise; %s, or polarity=0.0 and let hf_tanhmax.PolarityCallback raise it "
@@ -184,8 +197,8 @@ def _settings(plan: Plan) -> TanhMaxSettings:
 def _own_projections(model: PreTrainedModel) -> None:
     """Give a model projections of its own that it shared with the softmax model, as calibration changes them."""
     for module in attention_modules(model):
-        for role in ("query", "key", "value", "output"):
-            for value in find_linear(model, module, role).parameters(recurse=False):
+        for projection in projections_in(model, module):
+            for value in projection.parameters(recurse=False):
                 value.data = value.data.clone()
 
 
@@ -195,7 +208,6 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
     if isinstance(config, TanhMaxFields):
         raise ValueError(f"{name} is a TanhMax checkpoint already ({config.model_type}); load it with AutoModel.from_pretrained")
     config_class = _tanhmax_config_class(type(config), name)
-    settings = _settings(plan.for_model(rotary=is_rotary(config)))
     loader: Any = auto_class
     if loader is None:  # a config that was written by hand names no class, but the checkpoint's does
         loader = _class_in(config.architectures or AutoConfig.from_pretrained(name, **hub).architectures or [])
@@ -203,6 +215,8 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
         asked, (loader, wanted) = loader, _tanhmax_class_of(loader)
         if wanted is not config_class:
             raise ValueError(f"{name} is of model type {config.model_type!r}, but {asked.__name__} is of another; pass an Auto class")
+    make: Any = loader.from_config if hasattr(loader, "from_config") else loader
+    settings = _settings(_decided(plan, make, _tanhmax_config(config, config_class, _settings(plan))))
     converted: Any = _tanhmax_config(config, config_class, settings)
     converted.model_type = config.model_type  # while it loads: what reads the weights (GGUF, quantisers) knows the checkpoint's own type
     model, report = loader.from_pretrained(name, config=converted, output_loading_info=True, **hub, **kwargs)

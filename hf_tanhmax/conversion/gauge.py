@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..integration.hooks import AttentionCall, AttentionFunction, without_dropout
 from ..settings import LEARNED
 from .calibration.plan import BALANCE, check_balance
-from .projections import Projections, find_projections, modules_to_align, refuse_rotary
+from .projections import BALANCED, Projections, find_projections, modules_to_align
 from .report import AlignmentReport
 from .runner import Batch, Runner, check_batch, chosen_heads
 from .statistics import RowSums, split_rows
@@ -38,8 +38,9 @@ def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = BALANC
     pictures like those that the model is for are enough.
 
     Args:
-        model: a TanhMax or softmax model with plain key, value and output projections that have biases, such as BERT and ViT. Of a TanhMax
-            model, the layers and heads that its settings choose are aligned, of a softmax model all.
+        model: a TanhMax or softmax model with plain key, value and output projections that have biases, and keys that are neither rotated
+            nor normalised, such as BERT, RoBERTa, ViT, CLIP and BART. Of a TanhMax model, the layers and heads that its settings choose are
+            aligned, of a softmax model all.
         batches: mappings of the model's inputs, as a tokenizer or an image processor makes them.
         balance: r in (0, 1], the mass of the negative half over that of the positive half; the smaller, the closer to softmax.
         ridge: the penalty of the fit, over the mean square of the queries.
@@ -58,10 +59,9 @@ def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = BALANC
     check_balance(balance)
     if not 0 < ridge < math.inf:
         raise ValueError(f"ridge must be a number above 0, but is {ridge!r}")
-    refuse_rotary(getattr(model, "config", None))
     modules = modules_to_align(model)
     if not modules:
-        raise ValueError(f"{type(model).__name__} has no attention module that asks Transformers' attention interface; align BERT or ViT")
+        raise ValueError(f"{type(model).__name__} has no attention module that asks Transformers' attention interface, so it cannot be aligned")
     if any(getattr(module.config, "tanhmax_polarity", None) == LEARNED for module in modules):
         raise ValueError("the polarity of this model is learned; align before: convert with polarity 0 or 1, and align that")
     if any(getattr(module.config, "tanhmax_refitted_polarity", None) is not None for module in modules):
@@ -149,7 +149,7 @@ def _check_unchanged(runner: Runner, batch: Batch, before: Tensor) -> None:
     if not error <= math.sqrt(torch.finfo(before.dtype).eps):
         raise ValueError(
             f"aligned, {type(runner.model).__name__} would compute something else at polarity 0 (by {error:.1%}): it uses keys or values "
-            "that are not what its projections return, such as rotated or normalised ones; nothing was changed"
+            f"that are not what its projections return, such as rotated or normalised ones; nothing was changed; {BALANCED}"
         )
 
 

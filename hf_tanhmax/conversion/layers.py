@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import some
-from ..integration.hooks import AttentionCall, replace_attention
-from ..integration.patching import modules_by_layer
+from ..integration.hooks import AttentionCall, computes_tanhmax, replace_attention
+from ..integration.patching import attention_modules
 from .projections import find_linear
 from .runner import Batch, out_of_memory_in_words, run_model
 from .statistics import real_rows
@@ -83,17 +83,25 @@ class Layer:
             after = self(hidden, arguments, parameters)
         return added[0], after, real[0]
 
-    def heads(self, hidden: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
-        """As the model is: the outputs of all heads `[batch, length, heads * value_dim]`, and what the output projection makes of them."""
+    def heads(self, hidden: Tensor, arguments: Arguments, *, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """As the model is: the outputs of all heads `[batch, length, heads * value_dim]`, what the output projection makes of them, and what
+        it is added to.
+
+        Args:
+            hidden: before the layer.
+            arguments: of the layer.
+            whole: whether the projection's output is added at the end of the layer (`adds_to_its_output`), and not to its input.
+        """
         found: list[tuple[Tensor, Tensor]] = []
 
-        def _stop(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def _note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             found.append((inputs[0], output))
-            raise _EnoughError
+            if not whole:
+                raise _EnoughError
 
-        with _hooked(self.output.register_forward_hook(_stop)), suppress(_EnoughError):
-            self(hidden, arguments)
-        return found[0]
+        with _hooked(self.output.register_forward_hook(_note)), suppress(_EnoughError):
+            after = self(hidden, arguments)
+        return (*found[0], after - found[0][1] if whole else hidden)
 
 
 class _EnoughError(Exception):
@@ -101,7 +109,7 @@ class _EnoughError(Exception):
 
 
 def find_layers(model: nn.Module, purpose: str) -> list[Layer]:
-    """The layers of a model, in order.
+    """The layers of a model, in order; of a model of several parts, those of the one that computes TanhMax.
 
     Args:
         model: its layers are the items of one list, each with one attention module.
@@ -111,19 +119,55 @@ def find_layers(model: nn.Module, purpose: str) -> list[Layer]:
         ValueError: an output projection that is quantised or not in memory.
         NotImplementedError: layers that are not like that, or an output projection that is no plain linear layer.
     """
-    by_layer = modules_by_layer(model)
+    paths = {path: module for path, module in model.named_modules() if module in set(attention_modules(model))}
     owner = type(model).__name__
-    if not by_layer:
+    if not paths:
         raise ValueError(f"{owner} has no attention module that asks Transformers' attention interface, so it cannot be {purpose}")
-    lists = {name.rpartition(".")[0] for name in by_layer}
-    crowded = [name for name, modules in by_layer.items() if len(modules) != 1 or not name.rpartition(".")[2].isdigit()]
-    if crowded or len(lists) != 1:
-        reason = f"{some(crowded)} has no single attention module of its own" if crowded else f"they are in {some(lists)}"
-        raise NotImplementedError(f"the layers of {owner} cannot be run one at a time, as {reason}, so it cannot be {purpose}")
-    return [
-        Layer(name, model.get_submodule(name), module, find_linear(model, module, "output", purpose=purpose))
-        for name, (module,) in by_layer.items()
-    ]
+    chosen = [path for path, module in paths.items() if computes_tanhmax(module.config)] or list(paths)
+    for depth in range(max(len(_numbered(path)) for path in chosen)):  # the innermost lists first
+        lists = {_list_of(path, depth) for path in chosen}
+        items = _items(paths, lists)
+        if len(lists) == 1 and None not in lists and all(len(each) == 1 for each in items.values()):
+            return [
+                Layer(name, model.get_submodule(name), paths[path], find_linear(model, paths[path], "output", purpose=purpose))
+                for name, (path,) in items.items()
+            ]
+    raise NotImplementedError(f"the layers of {owner} cannot be run one at a time, as {_reason(paths, chosen)}, so it cannot be {purpose}")
+
+
+def _numbered(path: str) -> list[str]:
+    """The beginnings of a path that end with a number, the longest first; a path without any is its own."""
+    words = path.split(".")
+    return [".".join(words[: place + 1]) for place in range(len(words) - 1, -1, -1) if words[place].isdigit()] or [path]
+
+
+def _list_of(path: str, depth: int | None = None) -> str | None:
+    """The list that an attention module is in, the innermost at depth 0, the outermost at None; None where it is in none."""
+    numbered = _numbered(path)
+    name = numbered[-1 if depth is None else min(depth, len(numbered) - 1)]
+    return name.rpartition(".")[0] if name.rpartition(".")[2].isdigit() else None
+
+
+def _items(paths: Mapping[str, nn.Module], lists: set[str | None]) -> dict[str, list[str]]:
+    """The attention modules in each item of some lists."""
+    items: dict[str, list[str]] = {}
+    for path in paths:
+        found = next((each for each in lists if each is not None and path.startswith(f"{each}." if each else "")), None)
+        if found is not None:
+            place = path.removeprefix(f"{found}." if found else "").partition(".")[0]
+            items.setdefault(f"{found}.{place}" if found else place, []).append(path)
+    return items
+
+
+def _reason(paths: Mapping[str, nn.Module], chosen: list[str]) -> str:
+    """Why layers are not one list of items with one attention module each, and the lists that are, each by itself."""
+    lists = {_list_of(path) for path in chosen}
+    named = sorted(filter(None, lists))
+    single = [each for each in named if all(len(found) == 1 for found in _items(paths, {each}).values())]
+    alone = [path for path in chosen if _list_of(path) is None]
+    crowded = [*alone, *(name for name, found in _items(paths, lists).items() if len(found) > 1)]
+    reason = f"{some(crowded)} has no single attention module of its own" if crowded else f"they are in {some(named)}"
+    return reason + (f' (one list alone can be: convert with layers=["{single[0]}"])' if single else "")
 
 
 class LayerArguments:
@@ -195,6 +239,15 @@ def adds_to_its_input(layer: Layer, hidden: Tensor, arguments: Arguments) -> boo
     taken = hidden.roll(1, -1) / 2  # no multiple of the input, which a norm would hide
     with _hooked(layer.output.register_forward_hook(lambda *_: added + taken)):
         error = layer(hidden - taken, arguments) - wanted
+    return bool(error.float().norm() <= torch.finfo(hidden.dtype).eps ** 0.5 * wanted.float().norm())
+
+
+def adds_to_its_output(layer: Layer, hidden: Tensor, arguments: Arguments) -> bool:
+    """Whether a layer adds what the output projection returns at its very end, as one whose attention and MLP read the same input does."""
+    added, wanted, _ = layer.softmax(hidden, arguments)
+    more = hidden.roll(1, -1) / 2
+    with _hooked(layer.output.register_forward_hook(lambda *_: added + more)):
+        error = layer(hidden, arguments) - more - wanted
     return bool(error.float().norm() <= torch.finfo(hidden.dtype).eps ** 0.5 * wanted.float().norm())
 
 

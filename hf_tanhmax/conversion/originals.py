@@ -3,22 +3,30 @@
 LLaMA's projections have no biases, and a refit gives them some. These are new parameters without originals, and are taken away again.
 """
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ..errors import some
 from ..integration.hooks import computes_tanhmax
 from ..integration.patching import attention_modules, modules_by_layer
 from ..integration.registration import SCORE_BIAS, heads_of
 from ..settings import TanhMaxSettings, fitted_to, refitted_polarity
-from .projections import find_linear
+from .projections import find_linear, find_plain
 
 Originals = Mapping[str, Tensor] | str | os.PathLike[str]
 BIASES = "attention_bias"  # the field of a config by which all projections of attention have biases
+
+
+def can_add_biases(model: nn.Module, modules: Sequence[nn.Module]) -> bool:
+    """Whether the output projections of attention modules have biases, or the model can be saved and loaded with them."""
+    without = [module for module in modules if find_plain(model, module, "output", purpose="refitted").bias is None]
+    return not without or _has_all(model, without, _optional_biases(model, modules))
 
 
 def add_biases(model: nn.Module, modules: Sequence[nn.Module]) -> None:
@@ -27,20 +35,46 @@ def add_biases(model: nn.Module, modules: Sequence[nn.Module]) -> None:
     Raises:
         NotImplementedError: the config has no field for it, so a saved model would be loaded without.
     """
-    if all(find_linear(model, module, "output", purpose="refitted").bias is not None for module in modules):
+    without = [module for module in modules if find_linear(model, module, "output", purpose="refitted").bias is None]
+    if not without:
         return
-    for module in modules:
-        if getattr(module.config, BIASES, None) is not False:
-            raise NotImplementedError(
-                f"the output projection of {type(module).__name__} has no bias, and its config no {BIASES}, by which a saved model would "
-                "be loaded with one; refit with bias=False"
-            )
+    names = _optional_biases(model, modules)
+    if not _has_all(model, without, names):
+        raise NotImplementedError(
+            f"the output projection of {type(without[0]).__name__} has no bias, and its config no {BIASES}, by which a saved model would "
+            "be loaded with one; refit with bias=False"
+        )
     for module in modules:
         setattr(module.config, BIASES, True)
-        for projection in _projections(model, module):
-            if projection.bias is None:
-                zeros = torch.zeros(projection.out_features, dtype=projection.weight.dtype, device=projection.weight.device)
-                projection.bias = nn.Parameter(zeros, requires_grad=projection.weight.requires_grad)
+    for name in names:
+        projection: Any = model.get_submodule(name.rpartition(".")[0])
+        zeros = torch.zeros(projection.out_features, dtype=projection.weight.dtype, device=projection.weight.device)
+        projection.bias = nn.Parameter(zeros, requires_grad=projection.weight.requires_grad)
+
+
+def _has_all(model: nn.Module, modules: Sequence[nn.Module], names: set[str]) -> bool:
+    """Whether some names of biases hold those of all output projections, and of linear layers alone."""
+    linear = {f"{name}.bias": module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    outputs = {id(find_plain(model, module, "output", purpose="refitted")) for module in modules}
+    return names <= linear.keys() and outputs <= {id(linear[name]) for name in names}
+
+
+def _optional_biases(model: nn.Module, modules: Sequence[nn.Module]) -> set[str]:
+    """The parameters that a model has if the configs of attention modules say so by a field, and otherwise has not; none without it."""
+    configs: list[Any] = [module.config for module in modules]
+    if not isinstance(model, PreTrainedModel) or any(not isinstance(getattr(config, BIASES, None), bool) for config in configs):
+        return set()
+    before, names = [getattr(config, BIASES) for config in configs], list[set[str]]()
+    try:
+        for value in (False, True):
+            for config in configs:
+                setattr(config, BIASES, value)
+            with torch.device("meta"):
+                names.append({name for name, _ in type(model)(copy.deepcopy(model.config)).named_parameters()})
+    finally:
+        for config, value in zip(configs, before, strict=True):
+            setattr(config, BIASES, value)
+    return names[1] - names[0]
 
 
 def put_back(model: nn.Module, originals: Mapping[str, Tensor]) -> None:
@@ -53,7 +87,8 @@ def put_back(model: nn.Module, originals: Mapping[str, Tensor]) -> None:
         projection: Any = model.get_submodule(name.rpartition(".")[0])
         projection.bias = None
     for module in attention_modules(model) if added else []:
-        setattr(module.config, BIASES, False)
+        if getattr(module.config, BIASES, None) is not None and _bias_of_output(model, module) is not None:
+            setattr(module.config, BIASES, False)
 
 
 def settings_to_fit(model: nn.Module) -> dict[str, Any]:
@@ -69,7 +104,9 @@ def settings_to_fit(model: nn.Module) -> dict[str, Any]:
     for module in [each for index in chosen for each in modules[index]]:
         view: Any = module.config
         heads, shift = getattr(view, "tanhmax_heads", None), getattr(view, "tanhmax_shift", None)
-        settings = TanhMaxSettings(view.tanhmax_polarity, chosen, heads, shift=shift)  # type: ignore[arg-type]  # which makes tuples
+        named = getattr(view, "tanhmax_layers", None) or ()  # as a config says it, which counts layers by its own fields
+        which = named if any(isinstance(each, str) for each in named) else chosen
+        settings = TanhMaxSettings(view.tanhmax_polarity, which, heads, shift=shift)  # type: ignore[arg-type]  # which makes tuples
         found.append(fitted_to(settings, len(layers), heads_of(module)))
     for name, value in found[0].items():
         if others := sorted({str(each[name]) for each in found if each[name] != value}):
@@ -147,13 +184,17 @@ def read_originals(model: nn.Module, originals: Originals) -> dict[str, Tensor]:
 
 
 def _added_biases(model: nn.Module, originals: Mapping[str, Tensor]) -> list[str]:
-    """Names of the biases that a refit added: all of attention, where an output weight has an original and the bias beside it has none."""
-    names: dict[Tensor, str] = {value: name for name, value in model.named_parameters()}
-    by_module = [_projections(model, module) for module in attention_modules(model)]
-    if not any(names[output.weight] in originals and names.get(output.bias, "") not in {"", *originals} for *_, output in by_module):
-        return []
-    return [names[each.bias] for projections in by_module for each in projections if each.bias is not None]
+    """Names of the biases that a refit added: where an output weight has an original and the bias beside it has none."""
+    weights, there = {name for name in originals if name.endswith(".weight")}, dict(model.named_parameters())
+    biases = {name.removesuffix("weight") + "bias" for name in weights}
+    added = [module for module in attention_modules(model) if _bias_of_output(model, module) in (biases & there.keys()) - originals.keys()]
+    return sorted(_optional_biases(model, added) & there.keys()) if added else []
 
 
-def _projections(model: nn.Module, module: nn.Module) -> list[nn.Linear]:
-    return [find_linear(model, module, role, purpose="refitted") for role in ("query", "key", "value", "output")]
+def _bias_of_output(model: nn.Module, module: nn.Module) -> str | None:
+    """The name of the bias of an attention module's output projection; None where it is no plain linear layer."""
+    try:
+        output = find_plain(model, module, "output")
+    except NotImplementedError:
+        return None
+    return next(f"{name}.bias" for name, each in model.named_modules() if each is output)

@@ -28,8 +28,8 @@ from ..errors import some
 from ..integration.hooks import computes_tanhmax, without_dropout
 from ..integration.registration import SCORE_BIAS, heads_of
 from ..settings import LEARNED, check_refitted, refitted_polarity
-from .layers import Arguments, Layer, LayerArguments, adds_to_its_input, find_layers, leaves
-from .originals import add_biases, put_back, read_originals, settings_to_fit
+from .layers import Arguments, Layer, LayerArguments, adds_to_its_input, adds_to_its_output, find_layers, leaves
+from .originals import add_biases, can_add_biases, put_back, read_originals, settings_to_fit
 from .regression import OutputSums, Stream
 from .runner import Batch, check_batch, chosen_heads
 from .streams import Streams, digest_of_tensors, digest_of_weights
@@ -86,7 +86,7 @@ def refit(
     batches: Iterable[Batch],
     *,
     ridge: float = RIDGE,
-    bias: bool = True,
+    bias: bool | None = None,
     originals: Mapping[str, Tensor] | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
@@ -100,7 +100,8 @@ def refit(
         model: a TanhMax model whose weights are still those of softmax, perhaps aligned, at the polarity and shift that it is to have.
         batches: mappings of the model's inputs, as a tokenizer or an image processor makes them.
         ridge: the penalty of the fit, over the mean square of the heads' outputs.
-        bias: whether output biases are refitted too. LLaMA has none: it gets them, with `attention_bias=True` in its config.
+        bias: whether output biases are refitted too. LLaMA has none: it gets them, with `attention_bias=True` in its config. None is where
+            the model has them, or its config can say that it gets them, which those of Mistral, Qwen2 and T5 cannot.
         originals: parameters of the softmax model, by name, where the model's own are different already, as attention transfer leaves them.
         folder: where hidden states and fitted layers are kept, so that a run that was ended continues there; None is a temporary folder.
         progress: whether to show a bar.
@@ -122,6 +123,7 @@ def refit(
     fitted = _settings_to_fit(model, layers, originals)
     teacher = read_originals(model, originals) if originals else {}
     kept = _copies(model, layers)
+    bias = can_add_biases(model, [layer.attention for layer in layers]) if bias is None else bias
     if twice := sorted(kept.keys() & teacher.keys()):
         raise ValueError(f"originals hold {some(twice)}, which was refitted already; refit once")
     with ExitStack() as stack:
@@ -145,15 +147,20 @@ class _Options(NamedTuple):
     bias: bool
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
-    """What a refit works on."""
+    """What a refit works on.
+
+    Attributes:
+        whole: whether layers add what their output projections return at their end, which a first batch tells, and not to their input.
+    """
 
     model: nn.Module
     layers: list[Layer]
     options: _Options
     teacher: Mapping[str, Tensor]
     streams: Streams
+    whole: bool = False
 
     def refit(self, batches: Iterable[Batch], polarity: float | str, kept: Mapping[str, Tensor], *, progress: bool) -> RefitReport:
         """Fit what is not fitted yet, and bring all of it into the model."""
@@ -194,7 +201,7 @@ class _Run:
             check_batch(batch)
             hidden, arguments = reader.read(batch)
             if not digests:
-                _check_sum(self.layers[0], hidden, arguments[0])
+                self.whole = _adds_at_its_end(self.layers[0], hidden, arguments[0])
             digests.append(digest_of_tensors(hidden, *(each for each in leaves(arguments) if isinstance(each, Tensor))))
             self.streams.save(f"streams/arguments/{index}", [tuple(each) for each in arguments])
             for stream in ("softmax", "student") if fresh else ():
@@ -246,8 +253,9 @@ class _Run:
         if not chosen:
             return None
         student = self.streams.load(f"streams/{index}/student-{batch}").to(softmax.device)
-        heads, output = layer.heads(student, arguments)
-        return OutputSums.of(heads[real], Stream(student[real], output[real]), Stream(softmax[real], added[real]))
+        heads, output, beside = layer.heads(student, arguments, whole=self.whole)
+        wanted = after - added if self.whole else softmax
+        return OutputSums.of(heads[real], Stream(beside[real], output[real]), Stream(wanted[real], added[real]))
 
     def _change(self, layer: Layer, sums: OutputSums) -> dict[str, Any]:
         """Change a layer's output projection; returns what to keep of that."""
@@ -299,12 +307,16 @@ def _copies(model: nn.Module, layers: list[Layer]) -> dict[str, Tensor]:
     return {names[id(value)]: value.detach().to("cpu", copy=True) for value in values}
 
 
-def _check_sum(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
-    if not adds_to_its_input(layer, hidden, arguments):
-        raise NotImplementedError(
-            f"{type(layer.module).__name__} does more with its input than to add to it what the output projection returns, so it cannot be "
-            "refitted"
-        )
+def _adds_at_its_end(layer: Layer, hidden: Tensor, arguments: Arguments) -> bool:
+    """Whether a layer adds what its output projection returns at its end; False where it adds it to its input at once."""
+    if adds_to_its_input(layer, hidden, arguments):
+        return False
+    if adds_to_its_output(layer, hidden, arguments):
+        return True
+    raise NotImplementedError(
+        f"{type(layer.module).__name__} does more with its input than to add to it what the output projection returns, so it cannot be "
+        "refitted"
+    )
 
 
 def _pull(layer: Layer) -> Tensor:

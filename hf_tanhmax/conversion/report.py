@@ -166,6 +166,7 @@ class ConversionReport:
         transfer: of queries and keys.
         refit: of output projections.
         quality: None in a file that an earlier version wrote.
+        not_refitted: why output projections were not refitted, where they would have been by default.
     """
 
     polarity: float | str
@@ -177,6 +178,7 @@ class ConversionReport:
     transfer: TransferReport | None = None
     refit: "RefitReport | None" = None
     quality: Quality | None = None
+    not_refitted: str | None = None
 
     @property
     def originals(self) -> "dict[str, Tensor]":
@@ -187,12 +189,16 @@ class ConversionReport:
     def describe(self) -> str:
         """What was done and what came of it, as the rest of a sentence about the model."""
         parts = [part.describe() for part in (self.alignment, self.transfer, self.refit) if part is not None]
+        if self.not_refitted is not None:
+            parts.append(f"has a balanced shift and its output projections as they were ({self.not_refitted})")
         said = "; it ".join(parts)
         return said if self.quality is None else f"{said}; {self.quality.describe()}"
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of the model, and beside it the originals, if there are any."""
         values = {key: None if value is None else _plain(value) for key, value in vars(self).items()}
+        if self.not_refitted is None:
+            del values["not_refitted"]
         (folder / CONVERSION).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         if self.originals:
             from safetensors.torch import save_file

@@ -33,7 +33,7 @@ class Runner:
         self.real = torch.ones(0, 0, dtype=torch.bool)
 
     def hidden(self, batch: Batch, functions: list[AttentionFunction], *, polarity: float | None = None) -> Tensor:
-        """The last hidden states of the real rows, `[rows, hidden]`.
+        """The last hidden states of the real rows, `[rows, hidden]`; of a model of several parts those of all, filled up with zeros.
 
         Args:
             batch: the model's inputs.
@@ -45,17 +45,17 @@ class Runner:
         """
         states: list[Tensor] = []
         body: Any = getattr(self.model, "base_model", self.model)
-        handle = body.register_forward_hook(lambda _, __, output: states.append(output[0]))
+        handle = body.register_forward_hook(lambda _, __, output: states.extend(_last_states(output)))
         try:
             with replace_attention(self.modules, [self.noting(function) for function in functions], polarity=polarity):
                 run_model(self.model, batch)
         finally:
             handle.remove()
-        states = [state for state in states if isinstance(state, Tensor) and state.dim() == 3]
         if not states:
             raise ValueError(f"{type(self.model).__name__} returns no last hidden states to compare; align the part of it that does")
-        fits = self.real.shape == states[-1].shape[:2]
-        return states[-1][self.real] if fits else states[-1].flatten(0, 1)
+        rows = [state[self.real] if self.real.shape == state.shape[:2] else state.flatten(0, 1) for state in states]
+        width = max(each.shape[-1] for each in rows)
+        return torch.cat([F.pad(each, (0, width - each.shape[-1])) for each in rows])
 
     def softmax(self, batch: Batch) -> Tensor:
         """The last hidden states at polarity 0."""
@@ -92,6 +92,16 @@ class Runner:
             return function(call)
 
         return _function
+
+
+def _last_states(output: Any) -> list[Tensor]:
+    """The last hidden states `[batch, length, hidden]` that a model returns first, or that the outputs of its parts hold."""
+    values = list(output.values()) if isinstance(output, Mapping) else list(output) if isinstance(output, tuple | list) else [output]
+    if values and isinstance(values[0], Tensor) and values[0].dim() == 3:
+        return values[:1]
+    if values and isinstance(values[0], Tensor) and values[0].dim() == 4:  # channels of a picture
+        return [values[0].flatten(2).mT]
+    return [state for each in values if isinstance(each, Mapping) for state in _last_states(each)]
 
 
 def run_model(model: nn.Module, batch: Batch) -> Any:

@@ -30,6 +30,11 @@ FUSED = NAMESPACE.removeprefix("hf_")
 EAGER, PAGED = f"{FUSED}_eager", f"{FUSED}_paged"
 SCORE_BIAS = "tanhmax_score_bias"
 
+# What attention modules and configs call the number of heads; the size of a head's output; and the projection that takes those of all heads.
+HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "num_query_heads", "heads")
+SIZES_OF_HEAD = ("v_head_dim", "head_dim", "head_size", "attention_head_size")
+HEADS_TO = ("o_proj", "out_proj", "Wo", "dense")
+
 # Arguments that change what attention computes and that TanhMax attention does not do.
 REFUSED = {
     "s_aux": "attention sinks",
@@ -241,11 +246,27 @@ def heads_of(module: nn.Module) -> int:
     Raises:
         ValueError: neither the module nor its config says.
     """
-    for name in ("num_attention_heads", "num_heads", "n_heads"):
-        for holder in (module, module.config):
-            if isinstance(found := getattr(holder, name, None), int):
-                return found
-    raise ValueError(f"cannot tell how many heads {type(module).__name__} has; leave heads None, and polarity a number")
+    found = _count_of(module) or _heads_by_size(module) or _count_of(module.config)
+    if found is None:
+        raise ValueError(
+            f"cannot tell how many heads {type(module).__name__} has, as neither it nor its config says so by {', '.join(HEAD_COUNTS)}; "
+            "leave heads None, and polarity a number"
+        )
+    return found
+
+
+def _count_of(holder: object) -> int | None:
+    """The number of heads that a module or a config has as an attribute."""
+    values = (getattr(holder, name, None) for name in HEAD_COUNTS)
+    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)
+
+
+def _heads_by_size(module: nn.Module) -> int | None:
+    """The number of heads by the size of each: a decoder may have another number than its config says, which is that of the encoder."""
+    size = next((value for name in SIZES_OF_HEAD if isinstance(value := getattr(module, name, None), int)), None)
+    output = next((each for name in HEADS_TO if (each := getattr(module, name, None)) is not None), None)
+    width = getattr(output, "in_features", None)
+    return width // size if size and isinstance(width, int) and width % size == 0 else None
 
 
 def _polarity(module: nn.Module, query: Tensor) -> float | Tensor:

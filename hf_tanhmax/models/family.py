@@ -86,8 +86,10 @@ class TanhMaxFields:
         """Attributes of a config as settings, which must be those that projections were refitted to."""
         settings = TanhMaxSettings(*(values[name] for name in SETTINGS))
         if (refitted := values["tanhmax_refitted_polarity"]) is not None:
-            config: Any = self
-            check_refitted(fitted_to(settings, config.num_hidden_layers, config.num_attention_heads), refitted)
+            fitted = refitted if isinstance(refitted, dict) else {}
+            counts = {"layers": "num_hidden_layers", "heads": "num_attention_heads"}  # by which a list of all is none
+            known = {key: getattr(self, name, None) for key, name in counts.items() if fitted.get(key) is None}
+            check_refitted(fitted_to(settings, known.get("layers"), known.get("heads")), refitted)
         return settings
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -136,7 +136,7 @@ def test_the_installed_program_is_the_one_that_is_told():
         (["convert", "a", "b", "--polarity", "much"], "argument --polarity: must be a number in [0, 1] or \"learned\", but is 'much'"),
         (
             ["convert", "a", "b", "--layers", "0;1"],
-            "argument --layers: must be whole numbers with commas between them, such as 0,1, but",
+            "argument --layers: must be numbers or names with commas between them, such as 0,1 or vision_model, but",
         ),
         (["convert", "a", "b", "--task", "x", "--auto-class", "y"], "argument --auto-class: not allowed with argument --task"),
         (["push", "a"], "the following arguments are required: REPO"),

@@ -282,7 +282,7 @@ def test_keys_without_biases():
 
 
 def test_keys_that_are_rotated():
-    with pytest.raises(NotImplementedError, match="'tanhmax_llama' rotates its keys by their positions"):
+    with pytest.raises(NotImplementedError, match="LlamaAttention rotates its keys by their positions"):
         align(tiny_model(hf_tanhmax.TanhMaxLlamaModel, attention_bias=True), batches("bert"))
 
 

@@ -8,9 +8,10 @@ import transformers
 from families import BACKBONES, CACHE, LAYERS, images, run, text, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.conversion.layers import LayerArguments, adds_to_its_input, find_layers, leaves
+from hf_tanhmax.conversion.layers import LayerArguments, adds_to_its_input, adds_to_its_output, find_layers, leaves
 from hf_tanhmax.conversion.refitting import refit
 
+SMALL = {"hidden_size": 24, "intermediate_size": 13, "num_attention_heads": 4, "num_hidden_layers": 2}
 every_family = pytest.mark.parametrize("family", BACKBONES)
 TINY = {
     "vocab_size": 53, "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3,
@@ -57,7 +58,8 @@ def test_softmax_heads_and_other_parameters(family):
     hidden, arguments = LayerArguments(model, find_layers(model, "run")).read(batch)
     added, after, real = layer.softmax(hidden, arguments[0])
     assert torch.equal(after, other(hidden, arguments[0]))
-    heads, output = other.heads(hidden, arguments[0])
+    heads, output, beside = other.heads(hidden, arguments[0])
+    assert beside is hidden
     assert torch.equal(output, added)
     assert torch.equal(other.output(heads), output)
     assert real.tolist() == (batch["attention_mask"].bool() if family != "vit" else torch.ones(3, 10).bool()).tolist()
@@ -124,8 +126,22 @@ def test_layers_that_normalise_what_attention_adds():
     )
 
 
+@torch.no_grad()
 def test_layers_whose_parts_run_side_by_side():
-    refused(transformers.CohereModel(transformers.CohereConfig(**TINY)), "CohereDecoderLayer does more with its input than to add")
+    """Attention and MLP of Cohere read the same input: what the output projection returns is added at the end of the layer."""
+    torch.manual_seed(0)
+    model, batch = transformers.CohereModel(transformers.CohereConfig(**TINY)).eval(), inputs("llama")
+    layer = find_layers(model, "run")[0]
+    hidden, arguments = LayerArguments(model, find_layers(model, "run")).read(batch)
+    assert not adds_to_its_input(layer, hidden, arguments[0])
+    assert adds_to_its_output(layer, hidden, arguments[0])
+    heads, output, beside = layer.heads(hidden, arguments[0], whole=True)
+    torch.testing.assert_close(beside + layer.output(heads), layer(hidden, arguments[0]))
+    torch.testing.assert_close(beside, hidden + layer.module.mlp(layer.module.input_layernorm(hidden)))
+    gemma = transformers.Gemma2Model(transformers.Gemma2Config(**{**TINY, "head_dim": 6})).eval()
+    layer = find_layers(gemma, "run")[0]
+    hidden, arguments = LayerArguments(gemma, [layer]).read(batch)
+    assert not adds_to_its_output(layer, hidden, arguments[0])
 
 
 def test_layers_with_two_attention_modules():
@@ -138,7 +154,13 @@ def test_layers_in_two_lists():
         vocab_size=53, d_model=24, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=13, decoder_ffn_dim=13, max_position_embeddings=32,
     )  # fmt: skip
-    refused(transformers.BartModel(config), "the layers of BartModel cannot be run one at a time")
+    refused(
+        transformers.BartModel(config),
+        r'the layers of BartModel cannot be run one at a time, as decoder\.layers\.0, decoder\.layers\.1 has no single attention module of its '
+        r'own \(one list alone can be: convert with layers=\["encoder\.layers"\]\), so it cannot be refitted',
+    )
+    both = transformers.CLIPModel(transformers.CLIPConfig(text_config=SMALL, vision_config={**SMALL, "image_size": 15, "patch_size": 5}))
+    refused(both, r'as they are in text_model\.encoder\.layers, vision_model\.encoder\.layers \(one list alone can be: convert with layers=')
     encoder = transformers.BartModel(config).encoder
     hf_tanhmax.use_tanhmax(encoder)
     assert [layer.name for layer in find_layers(encoder, "run")] == ["layers.0", "layers.1"]
@@ -165,3 +187,16 @@ def test_arguments_that_cannot_be_kept():
     cache = {CACHE: transformers.DynamicCache(config=model.config)}
     with pytest.raises(NotImplementedError, match="one at a time: they are called with DynamicCache, which cannot be kept"):
         LayerArguments(model, find_layers(model, "run")).read({**inputs("llama"), **cache})
+
+
+def test_layers_of_the_part_that_computes_tanhmax():
+    """The others stay softmax, so nothing of theirs is refitted; a block of T5 holds a list of its own, of which one item has attention."""
+    small = {"vocab_size": 53, "d_model": 24, "d_kv": 6, "d_ff": 13, "num_heads": 4, "num_layers": 2}
+    model = transformers.T5Model(transformers.T5Config(**small)).eval()
+    hf_tanhmax.use_tanhmax(model, hf_tanhmax.TanhMaxSettings(layers=["encoder"]))
+    layers = find_layers(model, "run")
+    assert [layer.name for layer in layers] == ["encoder.block.0", "encoder.block.1"]
+    assert all(isinstance(layer.module, type(model.encoder.block[0])) for layer in layers)
+    hf_tanhmax.use_tanhmax(model)
+    with pytest.raises(NotImplementedError, match=r"as decoder\.block\.0, decoder\.block\.1 has no single attention module of its own"):
+        find_layers(model, "run")

@@ -14,7 +14,7 @@ from ...models.family import TanhMaxFields
 from ..attention_transfer import transfer
 from ..gauge import align
 from ..originals import undo_refit
-from ..projections import is_rotary, modules_to_align
+from ..projections import modules_to_align, why_not_aligned
 from ..refitting import refit as refit_outputs
 from ..report import ConversionReport
 from ..runner import Batch, Runner, check_batch
@@ -34,13 +34,14 @@ def calibrate(
     """Calibrate a converted model, in place, with unlabelled inputs; the last tenth of them is held out to measure with.
 
     Without a shift, biases are aligned (`align`); then queries and keys are trained (`transfer`) and output projections refitted (`refit`),
-    if that is asked for.
+    if that is asked for. With a balanced shift there is nothing to align, and output projections are refitted, if the layers of the model can
+    be run one at a time; where they cannot, the report says why (`not_refitted`), and measures what the shift alone does.
 
     Args:
         model: of a TanhMax class, with the weights of a softmax model and the polarity and shift that it is to have.
         batches: mappings of the model's inputs, such as `calibration_batches` makes.
         balance: of a model without a shift, the mass of negative weights over that of positive ones, in (0, 1].
-        refit: whether output projections are refitted; None where the model has a balanced shift, which leaves nothing to align.
+        refit: whether output projections are refitted; None where the model has a balanced shift and can be refitted.
         transfer_steps: of attention transfer; 0 for none.
         folder: where a refit keeps what it has done, so that it continues there if it is ended.
 
@@ -50,7 +51,7 @@ def calibrate(
     Raises:
         ValueError: what does not go together, or what `align`, `transfer` and `refit` refuse; softmax is then still at polarity 0.
         TypeError: a batch that is no mapping.
-        NotImplementedError: what the model's family does not allow.
+        NotImplementedError: what the model's architecture does not allow.
         torch.OutOfMemoryError: a batch that does not fit into memory; the message says what to lower.
     """
     started = time.perf_counter()
@@ -58,12 +59,10 @@ def calibrate(
         raise ValueError(f"{type(model).__name__} is not a TanhMax class; call hf_tanhmax.convert(..., calibrate=inputs)")
     settings = model.config.tanhmax_settings
     plan = Plan(settings.polarity, shift=settings.shift, calibrate=True, balance=balance, refit=refit, transfer_steps=transfer_steps)
-    plan = plan.for_model(rotary=is_rotary(model.config))
+    unaligned = why_not_aligned(model)
+    plan = plan.for_model(alignable=unaligned is None)
     if plan.shift != settings.shift:
-        raise ValueError(
-            f"{type(model).__name__} rotates its keys by their positions, so no key bias can balance its scores; convert it with "
-            'shift="balanced" at a polarity such as 0.2 first'
-        )
+        raise ValueError(str(unaligned))
     parts = split(batches)
     with without_dropout(model):
         # Aligning is for polarity 1, whatever the model has until it is trained.
@@ -75,16 +74,21 @@ def calibrate(
         try:
             transferred = transfer(model, parts.fitted, steps=transfer_steps) if transfer_steps else None
             originals |= (transferred and transferred.originals) or {}
-            refitted = None
-            if plan.refit:
-                refitted = refit_outputs(model, parts.fitted, originals=originals or None, folder=folder, progress=sys.stderr.isatty())
-                originals |= refitted.originals
+            refitted, not_refitted = None, None
+            if plan.refit is not False:
+                try:
+                    refitted = refit_outputs(model, parts.fitted, originals=originals or None, folder=folder, progress=sys.stderr.isatty())
+                    originals |= refitted.originals
+                except NotImplementedError as error:
+                    if plan.refit:
+                        raise
+                    not_refitted = str(error)
             quality = comparison.quality()
             done = True
         finally:
             if originals and not done:
                 undo_refit(model, originals)
-    counted: Any = alignment or refitted or transferred
+    counted: Any = alignment or refitted or transferred or quality
     return ConversionReport(
         polarity=settings.polarity if polarity is None else polarity,
         shift=settings.shift,
@@ -95,6 +99,7 @@ def calibrate(
         transfer=transferred,
         refit=refitted,
         quality=quality,
+        not_refitted=not_refitted,
     )
 
 

@@ -20,7 +20,7 @@ class Plan:
         shift: as in `TanhMaxSettings`.
         calibrate: whether there are inputs to calibrate with.
         balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
-        refit: whether output projections are refitted; None where that is all that calibration can do, with a balanced shift.
+        refit: whether output projections are refitted; None with a balanced shift, where layers can be run one at a time.
         transfer_steps: of attention transfer; 0 for none.
         softmax_parts: as in `TanhMaxSettings`.
     """
@@ -52,16 +52,16 @@ class Plan:
             wanted = "a refit of output projections" if self.refit else f"attention transfer for {self.transfer_steps} steps"
             raise ValueError(f"{wanted} needs inputs of the model, but there are none; pass calibrate=, such as 256 unlabelled texts")
 
-    def for_model(self, *, rotary: bool) -> "Plan":
-        """The plan for a model, with everything decided.
+    def for_model(self, *, alignable: bool) -> "Plan":
+        """The plan for a model, with everything decided but a refit that was not asked for: None is where it can be, with a balanced shift.
 
         Args:
-            rotary: whether the model rotates keys by their positions, as LLaMA does, so that no key bias can balance its scores.
+            alignable: whether key biases can balance the model's scores (`why_not_aligned`), as where keys have biases and are not rotated.
 
         Raises:
             ValueError: what is asked for does not go together for this model.
         """
-        shift = "balanced" if self.calibrate and rotary else self.shift
+        shift = self.shift if alignable or not self.calibrate else "balanced"
         if not self.calibrate or shift is None:
             return replace(self, shift=shift, polarity=1.0 if self.polarity is None else self.polarity, refit=bool(self.refit))
         if self.polarity == 0:
@@ -70,13 +70,12 @@ class Plan:
             raise ValueError(
                 f"with a balanced shift polarity and balance are one number, but are {self.polarity} and {self.balance:g}; pass one of them"
             )
-        refit = True if self.refit is None else self.refit
-        if not refit and not self.transfer_steps:
+        if self.refit is False and not self.transfer_steps:
             raise ValueError(
                 "a balanced shift balances every row by itself, so there is nothing to calibrate but output projections (refit) and "
                 "attention (transfer_steps); pass one of them, or no calibrate"
             )
-        return replace(self, shift=shift, polarity=self.balance if self.polarity is None else self.polarity, refit=refit)
+        return replace(self, shift=shift, polarity=self.balance if self.polarity is None else self.polarity)
 
     def _check_calibrated(self) -> None:
         if self.polarity == LEARNED:

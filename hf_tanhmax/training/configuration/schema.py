@@ -173,10 +173,10 @@ class Config(BaseModel):
                 "a LLaMA has no key biases to align: calibrate it with shift: balanced at a polarity of 0.2 or so, as aligned.yaml"
             )
         try:
-            plan = self.conversion_plan.for_model(rotary=self.family == "llama")
+            plan = self.conversion_plan.for_model(alignable=self.family != "llama")
         except ValueError as error:
             raise RecipeError(f"calibrate: {error}") from error
-        if self.polarity_schedule is not None and (plan.refit or plan.transfer_steps):
+        if self.polarity_schedule is not None and (plan.refit is not False or plan.transfer_steps):
             raise RecipeError(
                 "refit and transfer_steps fit projections to one polarity, which is not annealed: set polarity_schedule to null, or refit "
                 "to false and transfer_steps to 0"

@@ -151,7 +151,7 @@ def test_what_cannot_be_calibrated():
     unchanged(
         llama(tanhmax_shift=None),
         ValueError,
-        'rotates its keys by their positions, .*; convert it with shift="balanced" at a polarity',
+        'LlamaAttention rotates its keys by their positions, .*; convert it with shift="balanced" instead, at a polarity',
         data,
     )
     unchanged(llama(), ValueError, "a balanced shift balances every row by itself, so there is nothing to calibrate", data, refit=False)

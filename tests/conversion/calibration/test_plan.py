@@ -8,25 +8,25 @@ from hf_tanhmax.conversion.calibration.plan import Plan
 
 
 @pytest.mark.parametrize(
-    ("asked", "rotary", "decided"),
+    ("asked", "alignable", "decided"),
     [
-        ({}, False, (1.0, None, False)),
         ({}, True, (1.0, None, False)),
-        ({"shift": "balanced", "polarity": 0.3}, True, (0.3, "balanced", False)),
-        ({"polarity": "learned"}, True, ("learned", None, False)),
-        ({"calibrate": True}, False, (1.0, None, False)),
-        ({"calibrate": True, "polarity": 0.0}, False, (0.0, None, False)),
-        ({"calibrate": True, "refit": True, "balance": 0.4}, False, (1.0, None, True)),
-        ({"calibrate": True}, True, (0.2, "balanced", True)),
-        ({"calibrate": True, "balance": 0.4}, True, (0.4, "balanced", True)),
-        ({"calibrate": True, "polarity": 0.4}, True, (0.4, "balanced", True)),
-        ({"calibrate": True, "polarity": 0.4, "balance": 0.4}, True, (0.4, "balanced", True)),
-        ({"calibrate": True, "refit": False, "transfer_steps": 9}, True, (0.2, "balanced", False)),
-        ({"calibrate": True, "shift": "balanced"}, False, (0.2, "balanced", True)),
+        ({}, False, (1.0, None, False)),
+        ({"shift": "balanced", "polarity": 0.3}, False, (0.3, "balanced", False)),
+        ({"polarity": "learned"}, False, ("learned", None, False)),
+        ({"calibrate": True}, True, (1.0, None, False)),
+        ({"calibrate": True, "polarity": 0.0}, True, (0.0, None, False)),
+        ({"calibrate": True, "refit": True, "balance": 0.4}, True, (1.0, None, True)),
+        ({"calibrate": True}, False, (0.2, "balanced", None)),
+        ({"calibrate": True, "balance": 0.4}, False, (0.4, "balanced", None)),
+        ({"calibrate": True, "polarity": 0.4}, False, (0.4, "balanced", None)),
+        ({"calibrate": True, "polarity": 0.4, "balance": 0.4}, False, (0.4, "balanced", None)),
+        ({"calibrate": True, "refit": False, "transfer_steps": 9}, False, (0.2, "balanced", False)),
+        ({"calibrate": True, "shift": "balanced"}, True, (0.2, "balanced", None)),
     ],
 )
-def test_what_is_decided(asked, rotary, decided):
-    plan = Plan(**asked).for_model(rotary=rotary)
+def test_what_is_decided(asked, alignable, decided):
+    plan = Plan(**asked).for_model(alignable=alignable)
     assert (plan.polarity, plan.shift, plan.refit) == decided
 
 
@@ -71,6 +71,6 @@ def test_what_does_not_go_together(asked, said):
     ],
 )
 def test_what_does_not_go_together_with_a_balanced_shift(asked, said):
-    for plan, rotary in ((Plan(calibrate=True, **asked), True), (Plan(calibrate=True, shift="balanced", **asked), False)):
+    for plan, alignable in ((Plan(calibrate=True, **asked), False), (Plan(calibrate=True, shift="balanced", **asked), True)):
         with pytest.raises(ValueError, match=said):
-            plan.for_model(rotary=rotary)
+            plan.for_model(alignable=alignable)
