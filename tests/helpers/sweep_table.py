@@ -24,6 +24,11 @@ def counts(results: dict) -> Counter:
     return Counter("parts" if entry.get("softmax_parts") else entry["outcome"] for entry in results["types"].values())
 
 
+def levels() -> str:
+    """What is asked of each architecture."""
+    return table(["level", "what must hold"], [[name, what] for name, what in latest()["levels"].items()], markdown=True, align="none")
+
+
 def summary() -> str:
     """The counts in a sentence or two, with the versions."""
     results = latest()
@@ -31,8 +36,8 @@ def summary() -> str:
     total = sum(found.values())
     return (
         f"Of the {total} model types of Transformers {results['transformers']} (torch {results['torch']}, CPU), {found['works']} work as "
-        f"they are, {found['parts']} once it is accepted that some of their modules stay softmax, {found['refused']} are refused when they are "
-        f"converted, and {found['failed']} fail. {found['untried']} are no models of their own, or were not tried, for the reason given."
+        f"they are, {found['parts']} once it is accepted that some of their modules stay softmax, {found['refused']} are refused when they "
+        f"are converted, and {found['failed']} fail. {found['untried']} are no models of their own, or were not tried, for a reason."
     )
 
 

@@ -4,6 +4,7 @@ Every comparison is measured against a yardstick: what the same model gives when
 model that amplifies rounding gets the tolerance that it needs, and no other does.
 """
 
+import ast
 import contextlib
 import copy
 import re
@@ -21,7 +22,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import hf_tanhmax
-from hf_tanhmax.integration.patching import attention_modules, softmax_parts
 from hf_tanhmax.models.family import HEADS
 
 LEVELS = {
@@ -56,34 +56,37 @@ def levels_of(model_type: str) -> dict:
         found = _levels(model_type)
     except tiny.Untried as error:
         found = {"outcome": "untried", "reason": sentence(error)}
-    except Exception as error:
-        found = {"outcome": "failed", "reason": f"before conversion: {described(error)}"}
     return {"type": model_type, **found, "seconds": round(time.monotonic() - start, 1)}
 
 
 def _levels(model_type: str) -> dict:
-    model = tiny.tiny_model(model_type)
-    found = {"class": type(model).__name__}
-    inputs = tiny.tiny_inputs(model)
     try:
+        model = tiny.tiny_model(model_type)
+    except tiny.Untried:
+        raise
+    except Exception as error:
+        raise tiny.Untried(f"no tiny model: {described(error)}") from error
+    found = {"class": type(model).__name__}
+    try:
+        inputs = tiny.tiny_inputs(model)
         run(model, inputs)
     except Exception as error:
         raise tiny.Untried(f"the softmax model does not run: {described(error)}") from error
     trial = Trial(model, inputs)
     try:
         trial.converted = trial.convert()
-    except (ValueError, NotImplementedError) as error:
+    except Exception as error:
+        if not refuses(error):
+            return found | {"outcome": "failed", "reason": f"conversion: {described(error)}"}
         found |= {"outcome": "refused", "reason": sentence(error)}
-        trial.parts = list(softmax_parts(model))
-        if not (trial.parts and attention_modules(model)):
+        trial.parts = parts_in(found["reason"])
+        if trial.parts is None:
             return found
         try:
             trial.converted = trial.convert()
-        except (ValueError, NotImplementedError) as error:
-            return found | {"reason": sentence(error)}
-        found |= {"outcome": "works", "softmax_parts": trial.parts}
-    except Exception as error:
-        return found | {"outcome": "failed", "reason": f"conversion: {described(error)}"}
+        except Exception as error:
+            return found | ({"reason": sentence(error)} if refuses(error) else {"outcome": "failed", "reason": described(error)})
+        found["softmax_parts"] = trial.parts
     results = {name: _outcome(getattr(trial, name)) for name in LEVELS}
     failed = [f"{name}: {result}" for name, result in results.items() if result.startswith("failed")]
     found |= {
@@ -93,6 +96,17 @@ def _levels(model_type: str) -> dict:
         "levels": results,
     }
     return found | ({"reason": failed[0]} if failed else {})
+
+
+def refuses(error: Exception) -> bool:
+    """Whether an error is a refusal of the package, and not one of Transformers on the way."""
+    return isinstance(error, ValueError | NotImplementedError) and "/hf_tanhmax/" in traceback.extract_tb(error.__traceback__)[-1].filename
+
+
+def parts_in(refusal: str) -> list[str] | None:
+    """The softmax parts that a refusal says to accept."""
+    named = re.search(r"softmax_parts=(\(.*?\))", refusal)
+    return list(ast.literal_eval(named[1])) if named else None
 
 
 def _outcome(level: Callable[[], None]) -> str:
@@ -126,6 +140,7 @@ class Trial:
         self.parts: list[str] | None = None
         self.converted: PreTrainedModel
         self.special: set[str] = set()
+        self.leaking: set[str] = set()
 
     def convert(self, **settings) -> PreTrainedModel:
         return hf_tanhmax.convert(copy.deepcopy(self.model), softmax_parts=self.parts, **settings).eval()
@@ -206,12 +221,15 @@ class Trial:
         try:
             moved(self.model)
         except AssertionError:
+            self.leaking.add(what)
             raise DoesNotApply(f"{what} reaches the softmax model too") from None
         moved(self.converted)
 
     def generated(self) -> None:
         if not self.model.can_generate():
             raise DoesNotApply("no text to generate")
+        if "the future" in self.leaking:
+            raise DoesNotApply("the future reaches the softmax model too, so no cache can hold what it computes")
         inputs = {name: value for name, value in unpadded(self.inputs).items() if name not in ("decoder_input_ids", "labels")}
         inputs = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
         try:

@@ -58,14 +58,16 @@ def read_record(path: Path) -> dict[str, dict]:
 
 def write(record: dict[str, dict]) -> None:
     """The results file of the installed Transformers: every type that is in the record, without times."""
+    from levels import LEVELS
+
     types = {
         name: {key: value for key, value in record[name].items() if key not in ("type", "seconds")}
         for name in CONFIG_MAPPING_NAMES
         if name in record
     }
-    results = {"transformers": transformers.__version__, "torch": importlib.metadata.version("torch").split("+")[0], "types": types}
+    versions = {"transformers": transformers.__version__, "torch": importlib.metadata.version("torch").split("+")[0]}
     lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in types.items()]  # one line per type, for a diff to show
-    head = json.dumps(results | {"types": None}).removesuffix("null}")
+    head = json.dumps({**versions, "levels": LEVELS, "types": None}, indent=1).removesuffix("null\n}")
     (HERE / f"results-{transformers.__version__}.json").write_text(head + "{\n" + ",\n".join(lines) + "\n}}\n")
 
 
