@@ -5,12 +5,13 @@ attention that it was asked for.
 """
 
 import copy
+import unittest.mock
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask
 
 NAME = "definition_for_sweep"
 SPECIAL: set[str] = set()  # what was seen since it was last cleared
@@ -72,7 +73,7 @@ def _adds(mask: Tensor | None) -> bool:
 
 
 AttentionInterface.register(NAME, definition)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, eager_mask)
 
 
 def configs_of(model: PreTrainedModel) -> Iterator:
@@ -93,6 +94,22 @@ def answer(model: PreTrainedModel, implementation: str) -> PreTrainedModel:
     return model
 
 
-def oracle(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of an upstream model whose attention is the definition."""
-    return answer(copy.deepcopy(model), NAME)
+def oracle(model: PreTrainedModel, parts: list[str] | None) -> PreTrainedModel:
+    """A copy of an upstream model whose attention is the definition.
+
+    Args:
+        model: of any class of Transformers.
+        parts: modules that stay softmax. They get the masks that are made for their implementation, so its name must stay: the interface
+            gives the definition by every name then.
+    """
+    printed = copy.deepcopy(model)
+    if not parts:
+        return answer(printed, NAME)
+    forward = printed.forward
+
+    def forward_of_definition(*args, **kwargs):
+        with unittest.mock.patch.object(AttentionInterface, "get_interface", return_value=definition):
+            return forward(*args, **kwargs)
+
+    printed.forward = forward_of_definition
+    return printed

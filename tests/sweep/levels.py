@@ -5,7 +5,6 @@ model that amplifies rounding gets the tolerance that it needs, and no other doe
 """
 
 import ast
-import contextlib
 import copy
 import re
 import tempfile
@@ -37,6 +36,7 @@ LEVELS = {
     "restored": "`to_softmax` gives the softmax model back, to the bit",
 }
 ROUNDINGS = 16  # rounding errors of a weight that a result may be off by
+TOKENS = 4  # that are generated
 EPSILON = torch.finfo(torch.float32).eps
 
 
@@ -157,14 +157,21 @@ class Trial:
             same_weights(again, self.converted)
             same(run(again, self.inputs), run(self.converted, self.inputs))
         except AssertionError:
-            with tempfile.TemporaryDirectory() as folder:
-                self.model.save_pretrained(folder)
-                stock = type(self.model).from_pretrained(folder).eval()
-            with contextlib.suppress(AssertionError):
-                same_weights(stock, self.model)
-                same(run(stock, self.inputs), run(self.model, self.inputs))
-                raise
-            raise DoesNotApply("the softmax model does not come back from its files either") from None
+            if not self._comes_back():
+                raise DoesNotApply("the softmax model does not come back from its files either") from None
+            raise
+
+    def _comes_back(self) -> bool:
+        """Whether the softmax model is the same after it was saved and loaded."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.save_pretrained(folder)
+            again = type(self.model).from_pretrained(folder).eval()
+        try:
+            same_weights(again, self.model)
+            same(run(again, self.inputs), run(self.model, self.inputs))
+        except AssertionError:
+            return False
+        return True
 
     def softmax(self) -> None:
         want = run(self.model, self.inputs)
@@ -172,14 +179,16 @@ class Trial:
 
     def definition(self) -> None:
         SPECIAL.clear()
-        printed = oracle(self.model)
+        printed = oracle(self.model, self.parts)
         want = run(printed, self.inputs)
         self.special |= SPECIAL
         found, allowed, kept = run(self.converted, self.inputs), tolerances(printed, self.inputs), self.kept(want)
         close(found, want, allowed, kept)
-        with contextlib.suppress(AssertionError):
+        try:
             close(found, run(self.model, self.inputs), [10 * each for each in allowed], kept)
-            raise AssertionError("TanhMax and softmax give the same, so that nothing was shown")
+        except AssertionError:
+            return
+        raise AssertionError("TanhMax and softmax give the same, so that nothing was shown")
 
     def kept(self, outputs: list[Tensor]) -> list[Tensor | None]:
         """For each output that has a row per token, the tokens that are no padding."""
@@ -233,33 +242,37 @@ class Trial:
         inputs = {name: value for name, value in unpadded(self.inputs).items() if name not in ("decoder_input_ids", "labels")}
         inputs = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
         try:
-            want = generate(self.model, inputs, use_cache=False)
+            generate(self.model, inputs, use_cache=False)
         except Exception as error:
             raise DoesNotApply(f"the softmax model does not generate from these inputs: {type(error).__name__}") from error
-        found = [generate(self.converted, inputs, use_cache=use) for use in (True, False)]
-        if not torch.equal(*found):
-            if not torch.equal(generate(self.model, inputs, use_cache=True), want):
-                raise DoesNotApply("the softmax model's cache changes what it generates, too")
-            raise AssertionError(f"{found[0].tolist()} with a cache, {found[1].tolist()} without")
+        try:
+            same_with_cache(self.converted, inputs)
+        except AssertionError:
+            try:
+                same_with_cache(self.model, inputs)
+            except AssertionError:
+                raise DoesNotApply("the softmax model's cache changes what it generates, too") from None
+            raise
 
     def weights(self) -> None:
-        printed = answer(oracle(self.model), "eager")
         try:
-            wanted = attentions(printed, self.inputs)
+            wanted = attentions(answer(copy.deepcopy(self.model), "eager"), self.inputs)
         except Exception:
             wanted = []
         if not wanted:
             raise DoesNotApply("no attention weights")
-        signed = answer(copy.deepcopy(self.converted), "eager")
-        found, definition = attentions(signed, self.inputs), attentions(oracle(self.model), self.inputs)
+        printed = oracle(self.model, self.parts)
+        definition = attentions(printed, self.inputs)
+        if self.parts and not any((each < 0).any() for each in definition):
+            raise DoesNotApply("the weights are those of parts that stay softmax")
+        found = attentions(answer(copy.deepcopy(self.converted), "eager"), self.inputs)
         if [each.shape for each in found] != [each.shape for each in wanted]:
             raise AssertionError(f"{len(found)} of {len(wanted)} weights, of shapes {[*map(tuple, {each.shape for each in found})]}")
         if not any((each < 0).any() for each in found):
             raise AssertionError("no weight is negative")
-        if any((each.abs() > 1 + 16 * EPSILON).any() for each in found):
+        if any((each.abs() > 1 + 16 * EPSILON).any() and (stock <= 1).all() for each, stock in zip(found, wanted, strict=True)):
             raise AssertionError("a weight is above 1")
         if [each.shape for each in found] == [each.shape for each in definition]:
-            printed = oracle(self.model)
             allowed = deviations(printed, lambda: attentions(printed, self.inputs))
             close(found, definition, allowed, [None] * len(found))
 
@@ -318,13 +331,24 @@ def tensors_of(output: object) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def generate(model: PreTrainedModel, inputs: dict[str, Tensor], *, use_cache: bool) -> Tensor:
+def generate(model: PreTrainedModel, inputs: dict[str, Tensor], *, use_cache: bool) -> list[Tensor]:
+    """What a model generates, greedily: tokens, and the logits of each, where it gives them."""
     torch.manual_seed(0)
-    found = model.generate(**copied(inputs), max_new_tokens=4, min_new_tokens=4, do_sample=False, num_beams=1, use_cache=use_cache)
-    found = getattr(found, "sequences", found)
-    if not isinstance(found, Tensor):
-        raise TypeError(f"generate gives a {type(found).__name__}")
-    return found
+    options = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "num_beams": 1, "use_cache": use_cache}
+    padding = getattr(model.config, "pad_token_id", None)  # whose embedding is 0, as are its scores and so its TanhMax weights
+    options |= {} if padding is None else {"suppress_tokens": [padding]}
+    found = model.generate(**copied(inputs), **options, return_dict_in_generate=True, output_logits=True)
+    tokens = getattr(found, "sequences", found)
+    if not isinstance(tokens, Tensor):
+        raise TypeError(f"generate gives a {type(tokens).__name__}")
+    return [tokens.double(), *(getattr(found, "logits", None) or ())]
+
+
+def same_with_cache(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+    """A model generates with a cache what it does without; rounding may choose other tokens, but not where logits are apart."""
+    allowed = deviations(model, lambda: generate(model, inputs, use_cache=False))
+    found, wanted = (generate(model, inputs, use_cache=use) for use in (True, False))
+    close(found[1:] or found, wanted[1:] or wanted, allowed[1:] or [0.0], [None] * len(wanted[1:] or wanted))
 
 
 @torch.no_grad()
