@@ -1,0 +1,170 @@
+"""Tiny configs: the fields of a config class that are sizes, by name, set to small values that fit each other."""
+
+import copy
+import dataclasses
+import re
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .changes import CHANGES
+
+WIDTH, HEADS, LAYERS, VOCABULARY, POSITIONS, IMAGE = 32, 4, 2, 64, 128, 32
+FIRST_SPECIAL = 40  # ids of tokens that stand for images and the like; text has smaller ones
+PAD, BOS, EOS = 0, 1, 2
+KNOWN_TOKENS = {"pad": PAD, "bos": BOS, "eos": EOS, "sep": EOS, "cls": BOS, "unk": 3, "decoder_start": BOS}
+LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type", "indexer_types")  # one entry per layer
+
+# Name of a field, as a pattern of the whole name, and its value; the first that fits counts. A number replaces every whole number, also
+# inside tuples; a function takes the default. None leaves the default.
+SIZES: tuple[tuple[str, Any], ...] = (
+    (r"pretrain_image_size|query_image_size", IMAGE),
+    (r"(\w+_)?(vocab_size|num_embeddings|n_vocab)(_per_layer_input)?", lambda size: size if size < 2 * VOCABULARY else VOCABULARY),
+    (r"type_vocab_size|entity_type_vocab_size", None),
+    (r"(\w+_)?max_(2d_)?position_embeddings|n_positions|n_ctx|max_(source|target)_positions|max_sequence_length|max_seq_len", POSITIONS),
+    (r"(\w+_)?hidden_size_per_layer_input|(\w+_)?head_hidden_size", 8),
+    (r"(\w+_)?(head_dim|dim_head|head_size|key_head_dim|value_head_dim|v_head_dim|d_kv|attention_head_dim)", WIDTH // HEADS),
+    (r"mamba_d_head|mamba_head_dim|kv_channels|head_dim_qk|head_width", WIDTH // HEADS),
+    (r"qk_rope_head_dim|rotary_dim|index_rope_head_dim", 4),
+    (r"qk_nope_head_dim", 8),
+    (r"(\w+_)?(lora_rank|rank)", 16),
+    (r"index_n_heads|index_num_heads|index_topk|indexer_\w*heads", 2),
+    (r"(\w+_)?intermediate_(size|dim)(_mlp)?|(\w+_)?(ffn|feedforward)_(dim|size|hidden_size)|d_ff|dim_ff|mlp_dim|dim_feedforward", 48),
+    (r"n_inner|(\w+_)?inner_dim|feed_forward_size|ffn_hidden_size", 48),
+    (r"(\w+_)?(num_key_value_heads|num_kv_heads|n_head_kv|num_query_groups)", lambda heads: heads if heads < 3 else 2),
+    (r"(\w+_)?(num_(attention_)?heads|attention_heads|n_heads?|num_(key|value)_heads|resampler_heads)", HEADS),
+    (r"(\w+_)?num_\w*experts|n_routed_experts|num_local_experts", 4),
+    (r"n_shared_experts|moe_num_shared_experts|num_shared_experts", None),
+    (r"(\w*num_experts_per_tok\w*|moe_topk|moe_k|top_k_experts)", lambda chosen: min(chosen, 2)),
+    (r"n_group|topk_group", 1),
+    (r"(\w+_)?(num_hidden_layers|num_layers|n_layers?|encoder_layers|decoder_layers|depth|num_hidden_layers_\w+)", lambda n: min(n, LAYERS)),
+    (r"num_(encoder|decoder|transformer|attention|aligner|entity)_(layers|blocks)|layers|[lxr]_layers|(\w+_)?num_blocks", lambda n: min(n, LAYERS)),
+    (r"first_k_dense_replace|num_dense_layers", lambda count: min(count, 1)),
+    (r"depths", 1),
+    (r"sliding_window(_size)?|local_attention|attention_window", 4),
+    (r"attention_chunk_size|local_\w*window_len", 4),
+    (r"image_size|(\w+_)?img_size|crop_size|input_size", lambda size: IMAGE),
+    (r"patch_size", lambda size: min(size, 8)),
+    (r"num_mel_bins|num_mels|feature_size|n_mels|mel_dim", 16),
+    (r"num_frames", 2),
+    (r"num_queries|num_query_tokens|num_object_queries|num_proposals|two_stage_num_proposals|num_denoising", 6),
+    (r"hidden_size|d_model|n_embd|embed_dim|hidden_dim|dim|emb_dim|embedding_size|embedding_dim|width|(text_)?hidden_dim|bottleneck_size", WIDTH),
+    (r"(\w+_)?(hidden_sizes?|hidden_dim|embed_dims?|embeds?_hidden_size|projection_(dim|size)|project_dim|proj_dims?|output_size)", WIDTH),
+    (r"out_dim|output_dim|d_embed|codevector_dim|(\w+_)?embedding_size|(\w+_)?encoder_dim|in_dim|channels_\w+|fusion_\w+_size", WIDTH),
+    (r"(encoder|decoder)_in_channels|neck_\w+|conv_dim|tdnn_dim|(\w+_)?num_channels_latents", WIDTH),
+    (r"num_conv_pos_embeddings", 8),
+    (r"num_conv_pos_embedding_groups", 4),
+    (r"(vision|image)_(seq_length|seq_len)", None),
+)
+# Values of other kinds than whole numbers.
+VALUES: tuple[tuple[str, Any], ...] = (
+    (r"initializer_range|init_std|init_range|initializer_std", 0.3),
+    (r"layer_scale_init\w*|layerscale\w*|\w+_layer_scale_init_value|layer_scale_initial_scale", 0.5),
+)
+
+
+def resized(default: Any, size: Any) -> Any:
+    """A default with every whole number in it replaced by a size."""
+    if isinstance(default, list | tuple):
+        return type(default)(resized(each, size) for each in default)
+    if isinstance(default, bool) or not isinstance(default, int):
+        return default
+    return size(default) if callable(size) else size
+
+
+def token_id(field: str, tokens: dict[str, int]) -> int:
+    """The id of a special token, one for each name; `tokens` remembers those given so far."""
+    name = re.sub(r"_(token_)?(id|index|idx)$", "", field).removeprefix("text_")
+    return KNOWN_TOKENS[name] if name in KNOWN_TOKENS else tokens.setdefault(name, FIRST_SPECIAL + len(tokens))
+
+
+def tiny_config(config_class: type[PreTrainedConfig], model_type: str, tokens: dict[str, int] | None = None) -> PreTrainedConfig:
+    """A tiny config of a class, with tiny configs of its parts."""
+    tokens = {} if tokens is None else tokens
+    changes = dict(CHANGES.get(model_type, {}))
+    own = {name: value for name, value in changes.items() if "." not in name}
+    try:
+        default = config_class()
+    except Exception:
+        default = None
+    fields = {field.name: field_default(field) for field in dataclasses.fields(config_class)}
+    values = {}
+    for name, value in fields.items():
+        if name not in own and name not in config_class.sub_configs:
+            new = small(name, value, getattr(default, name, None), tokens)
+            if new is not None and new != value:
+                values[name] = new
+    for name in config_class.sub_configs:
+        part = getattr(default, name, None)
+        if name not in own and isinstance(part, PreTrainedConfig) and name in fields:
+            values[name] = tiny_config(type(part), part.model_type, tokens)
+    values |= {name: value(tokens) if callable(value) else value for name, value in own.items()}
+    _one_entry_per_layer(values, default, config_class)
+    config = config_class(**values)
+    for path, value in changes.items():
+        if "." in path:
+            *parts, name = path.split(".")
+            holder = config
+            for part in parts:
+                holder = getattr(holder, part)
+            setattr(holder, name, value)
+    return config
+
+
+def field_default(field: dataclasses.Field) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def small(name: str, value: Any, resolved: Any, tokens: dict[str, int]) -> Any:
+    """The tiny value of one field; None if it keeps its default."""
+    if name == "pad_token_id":
+        return PAD
+    if re.search(r"_token_(id|index|idx)$|_id_token$", name) and not isinstance(value, list | tuple | dict):
+        return None if value is None and name not in TOKENS_OF_MEDIA else token_id(name, tokens)
+    if name in ("eos_token_id", "bos_token_id"):
+        return KNOWN_TOKENS[name[:3]]
+    if name == "rope_parameters":
+        return _tiny_rope(resolved)
+    for pattern, new in VALUES:
+        if re.fullmatch(pattern, name) and isinstance(value, float):
+            return new
+    if value is None:
+        return None
+    for pattern, size in SIZES:
+        if re.fullmatch(pattern, name):
+            return None if size is None else resized(value, size)
+    return None
+
+
+TOKENS_OF_MEDIA = ("image_token_id", "video_token_id", "audio_token_id", "image_token_index", "video_token_index", "audio_token_index")
+
+
+def _tiny_rope(rope: Any) -> Any:
+    """Rotary parameters whose sections fit the head size; None if they need no change."""
+    if not isinstance(rope, dict):
+        return None
+    rope = copy.deepcopy(rope)
+    changed = False
+    for part in [rope, *(each for each in rope.values() if isinstance(each, dict))]:
+        if part.get("mrope_section"):
+            sections = len(part["mrope_section"])
+            half = int(WIDTH // HEADS * part.get("partial_rotary_factor", 1.0)) // 2
+            part["mrope_section"] = [half - (half // sections) * (sections - 1), *[half // sections] * (sections - 1)]
+            changed = True
+    return rope if changed else None
+
+
+def _one_entry_per_layer(values: dict[str, Any], default: Any, config_class: type[PreTrainedConfig]) -> None:
+    """Give lists per layer one entry of each kind, and as many layers as the longest needs."""
+    kinds = {}
+    for name in LAYER_LISTS:
+        entries = getattr(default, name, None)
+        if isinstance(entries, list | tuple) and entries and name not in values:
+            kinds[name] = list(dict.fromkeys(entries))
+    count_name = config_class.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    if not kinds or count_name not in values:
+        return
+    count = max(values[count_name], *(len(entries) for entries in kinds.values()))
+    values[count_name] = count
+    for name, entries in kinds.items():
+        values[name] = [entries[min(index, len(entries) - 1)] for index in range(count)]
