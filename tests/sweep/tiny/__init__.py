@@ -1,5 +1,6 @@
 """Tiny random models of every model type of Transformers, and inputs for them."""
 
+import functools
 import importlib
 import re
 
@@ -50,9 +51,13 @@ def tiny_model(model_type: str, auto: str | None = None) -> PreTrainedModel:
     return model
 
 
+@functools.cache
+def _auto_names() -> tuple[str, ...]:
+    return tuple(name for name in dir(transformers) if name.startswith("AutoModel"))
+
+
 def _model_class(config: PreTrainedConfig, auto: str | None) -> type[PreTrainedModel]:
-    names = [auto] if auto else [*AUTO, *sorted(name for name in dir(transformers) if name.startswith("AutoModel"))]
-    for name in names:
+    for name in [auto] if auto else [*AUTO, *_auto_names()]:
         mapping = getattr(getattr(transformers, name, None), "_model_mapping", None)
         if mapping is not None and type(config) in mapping:
             found = mapping[type(config)]

@@ -31,8 +31,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
     (r"index_n_heads|index_num_heads|index_topk|indexer_\w*heads", 2),
     (r"(\w+_)?intermediate_(size|dim)(_mlp)?|(\w+_)?(ffn|feedforward)_(dim|size|hidden_size)|d_ff|dim_ff|mlp_dim|dim_feedforward", 48),
     (r"n_inner|(\w+_)?inner_dim|feed_forward_size|ffn_hidden_size", 48),
-    (r"(\w+_)?(num_key_value_heads|num_kv_heads|n_head_kv|num_query_groups)", lambda heads: heads if heads < 3 else 2),
-    (r"(\w+_)?(num_(attention_)?heads|attention_heads|n_heads?|num_(key|value)_heads|resampler_heads)", HEADS),
+    (r"(\w+_)?(num_(attention_)?heads|attention_heads|n_heads?|num_(key|value)_heads|resampler_heads)", lambda heads: min(heads, HEADS)),
     (r"(\w+_)?num_\w*experts|n_routed_experts|num_local_experts", 4),
     (r"n_shared_experts|moe_num_shared_experts|num_shared_experts", None),
     (r"(\w*num_experts_per_tok\w*|moe_topk|moe_k|top_k_experts)", lambda chosen: min(chosen, 2)),
@@ -91,7 +90,7 @@ def tiny_config(config_class: type[PreTrainedConfig], model_type: str, tokens: d
     values = {}
     for name, value in fields.items():
         if name not in own and name not in config_class.sub_configs:
-            new = small(name, value, getattr(default, name, None), tokens)
+            new = small(name, value, default, tokens)
             if new is not None and new != value:
                 values[name] = new
     for name in config_class.sub_configs:
@@ -115,7 +114,7 @@ def field_default(field: dataclasses.Field) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
-def small(name: str, value: Any, resolved: Any, tokens: dict[str, int]) -> Any:
+def small(name: str, value: Any, default: Any, tokens: dict[str, int]) -> Any:
     """The tiny value of one field; None if it keeps its default."""
     if name == "pad_token_id":
         return PAD
@@ -124,12 +123,14 @@ def small(name: str, value: Any, resolved: Any, tokens: dict[str, int]) -> Any:
     if name in ("eos_token_id", "bos_token_id"):
         return KNOWN_TOKENS[name[:3]]
     if name == "rope_parameters":
-        return _tiny_rope(resolved)
+        return _tiny_rope(getattr(default, name, None))
     for pattern, new in VALUES:
         if re.fullmatch(pattern, name) and isinstance(value, float):
             return new
     if value is None:
         return None
+    if re.fullmatch(r"(\w+_)?(num_key_value_heads|num_kv_heads|n_head_kv|num_query_groups)", name) and isinstance(value, int):
+        return HEADS if value == getattr(default, "num_attention_heads", None) else min(value, 2)
     for pattern, size in SIZES:
         if re.fullmatch(pattern, name):
             return None if size is None else resized(value, size)
@@ -159,7 +160,7 @@ def _one_entry_per_layer(values: dict[str, Any], default: Any, config_class: typ
     kinds = {}
     for name in LAYER_LISTS:
         entries = getattr(default, name, None)
-        if isinstance(entries, list | tuple) and entries and name not in values:
+        if isinstance(entries, list | tuple) and entries and name not in values and not isinstance(getattr(config_class, name, None), property):
             kinds[name] = list(dict.fromkeys(entries))
     count_name = config_class.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     if not kinds or count_name not in values:
