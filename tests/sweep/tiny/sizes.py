@@ -98,7 +98,7 @@ def tiny_config(config_class: type[PreTrainedConfig], model_type: str, tokens: d
         if name not in own and isinstance(part, PreTrainedConfig) and name in fields:
             values[name] = tiny_config(type(part), part.model_type, tokens)
     values |= {name: value(tokens) if callable(value) else value for name, value in own.items()}
-    _one_entry_per_layer(values, default, config_class)
+    _one_entry_per_layer(values, default, config_class, fields)
     config = config_class(**values)
     for path, value in changes.items():
         if "." in path:
@@ -155,12 +155,12 @@ def _tiny_rope(rope: Any) -> Any:
     return rope if changed else None
 
 
-def _one_entry_per_layer(values: dict[str, Any], default: Any, config_class: type[PreTrainedConfig]) -> None:
+def _one_entry_per_layer(values: dict[str, Any], default: Any, config_class: type[PreTrainedConfig], fields: dict[str, Any]) -> None:
     """Give lists per layer one entry of each kind, and as many layers as the longest needs."""
     kinds = {}
     for name in LAYER_LISTS:
         entries = getattr(default, name, None)
-        if isinstance(entries, list | tuple) and entries and name not in values and not isinstance(getattr(config_class, name, None), property):
+        if isinstance(entries, list | tuple) and entries and name in fields and name not in values:
             kinds[name] = list(dict.fromkeys(entries))
     count_name = config_class.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     if not kinds or count_name not in values:
