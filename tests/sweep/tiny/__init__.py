@@ -45,8 +45,11 @@ def tiny_model(model_type: str, auto: str | None = None) -> PreTrainedModel:
     model_class = _model_class(config, auto)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = model_class(config)
-        model = model.float().eval()
+        try:
+            model = model_class(config).float().eval()
+        except ImportError as error:
+            missing = re.search(r"requires the (\w+) library", str(error))
+            raise Untried(f"{model_type} needs the package {missing[1] if missing else error}") from error
         _make_telling(model)
     return model
 

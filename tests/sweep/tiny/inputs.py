@@ -59,13 +59,17 @@ class _Inputs:
         special = ARGUMENTS.get(self.type)
         if special is not None and set(special) <= set(self.arguments):
             return {name: value(self) if callable(value) else value for name, value in special.items()}
+        if "grid_thw" in self.needed:
+            self.inputs = self.pixels(next(iter(self.arguments)))
         for name in self.arguments:
-            if name in MAKERS and (name in ALWAYS or name in self.needed or name == self.model.main_input_name):
+            if name not in self.inputs and name in MAKERS and (name in ALWAYS or name in self.needed or name == self.model.main_input_name):
                 self.inputs |= MAKERS[name](self, name)
         if "input_ids" in self.arguments:
             self.inputs = self.text() | self.inputs
         elif "attention_mask" in self.arguments and "inputs_embeds" in self.inputs:
             self.inputs["attention_mask"] = self.mask(LENGTH)
+        if "decoder_input_ids" in self.arguments:
+            self.inputs["decoder_input_ids"] = self.words(5)
         return self.inputs
 
     def shape(self, name: str) -> tuple[int, ...] | None:
@@ -100,8 +104,6 @@ class _Inputs:
                 made[name] = torch.tensor([0] * 2 + kinds + [0] * (LENGTH - 2)).repeat(self.batch, 1)
         if "token_type_ids" in self.needed or (media and "token_type_ids" in self.arguments):
             made["token_type_ids"] = torch.tensor([0] * 2 + [int(kind > 0) for kind in kinds] + [0] * (LENGTH - 2)).repeat(self.batch, 1)
-        if "decoder_input_ids" in self.arguments:
-            made["decoder_input_ids"] = self.words(5)
         return made
 
     def tokens(self, kind: str) -> int:
@@ -135,12 +137,17 @@ class _Inputs:
 
     def features(self, name: str) -> dict[str, torch.Tensor]:
         """Spectrograms: bins by frames where the encoder is Whisper's, else frames by bins."""
-        shape = self.shape(name)
-        if shape is not None:
-            return {name: torch.randn(shape)}
+        shape = self.shape(name) or self.spectrogram()
+        made = {name: torch.randn(shape)}
+        for mask in ("input_features_mask", "feature_attention_mask"):
+            if mask in self.arguments:
+                made[mask] = torch.ones(self.batch, max(shape[1:]), dtype=torch.long)
+        return made
+
+    def spectrogram(self) -> tuple[int, int, int]:
         bins = setting(self.config, "num_mel_bins", "input_feat_per_channel", "feature_size", "input_dim", "num_mels") or 16
         positions = setting(self.config, "max_source_positions")
-        return {name: torch.randn(self.batch, bins, 2 * positions) if positions else torch.randn(self.batch, 48, bins)}
+        return (self.batch, bins, 2 * positions) if positions else (self.batch, 48, bins)
 
     def embeddings(self, name: str) -> dict[str, torch.Tensor]:
         return {name: torch.randn(self.shape(name) or (self.batch, LENGTH, setting(self.config, "hidden_size", "d_model") or WIDTH))}

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from .changes import CHANGES
 
@@ -31,7 +31,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
     (r"index_n_heads|index_num_heads|index_topk|indexer_\w*heads", 2),
     (r"(\w+_)?intermediate_(size|dim)(_mlp)?|(\w+_)?(ffn|feedforward)_(dim|size|hidden_size)|d_ff|dim_ff|mlp_dim|dim_feedforward", 48),
     (r"n_inner|(\w+_)?inner_dim|feed_forward_size|ffn_hidden_size", 48),
-    (r"(\w+_)?(num_(attention_)?heads|attention_heads|n_heads?|num_(key|value)_heads|resampler_heads)", lambda heads: min(heads, HEADS)),
+    (r"(\w+_)?(num_(attention_)?heads|attention_heads|n_heads?|num_(key|value)_heads|resampler_heads)", lambda heads: 1 << min(heads.bit_length() - 1, 2) if heads else 0),
     (r"(\w+_)?num_\w*experts|n_routed_experts|num_local_experts", 4),
     (r"n_shared_experts|moe_num_shared_experts|num_shared_experts", None),
     (r"(\w*num_experts_per_tok\w*|moe_topk|moe_k|top_k_experts)", lambda chosen: min(chosen, 2)),
@@ -77,37 +77,66 @@ def token_id(field: str, tokens: dict[str, int]) -> int:
     return KNOWN_TOKENS[name] if name in KNOWN_TOKENS else tokens.setdefault(name, FIRST_SPECIAL + len(tokens))
 
 
-def tiny_config(config_class: type[PreTrainedConfig], model_type: str, tokens: dict[str, int] | None = None) -> PreTrainedConfig:
-    """A tiny config of a class, with tiny configs of its parts."""
+def tiny_config(
+    config_class: type[PreTrainedConfig],
+    model_type: str,
+    tokens: dict[str, int] | None = None,
+    given: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
+) -> PreTrainedConfig:
+    """A tiny config of a class, with tiny configs of its parts.
+
+    Args:
+        config_class: the class.
+        model_type: its key in the table of changes.
+        tokens: ids of special tokens that the whole config has given out so far.
+        given: values in place of the fields' defaults, which are made small like these.
+        more: values that are taken as they are, beside those of the table.
+    """
     tokens = {} if tokens is None else tokens
-    changes = dict(CHANGES.get(model_type, {}))
-    own = {name: value for name, value in changes.items() if "." not in name}
+    own = CHANGES.get(model_type, {}) | (more or {})
     try:
-        default = config_class()
-    except Exception:
+        default = config_class(**(given or {}))
+    except Exception:  # some can not be made without their parts
         default = None
-    fields = {field.name: field_default(field) for field in dataclasses.fields(config_class)}
+    fields = {field.name: field_default(field) for field in dataclasses.fields(config_class)} | (given or {})
     values = {}
     for name, value in fields.items():
         if name not in own and name not in config_class.sub_configs:
             new = small(name, value, default, tokens)
-            if new is not None and new != value:
-                values[name] = new
+            if new is not None and new != value or name in (given or {}):
+                values[name] = value if new is None else new
     for name in config_class.sub_configs:
         part = getattr(default, name, None)
-        if name not in own and isinstance(part, PreTrainedConfig) and name in fields:
-            values[name] = tiny_config(type(part), part.model_type, tokens)
-    values |= {name: value(tokens) if callable(value) else value for name, value in own.items()}
+        if isinstance(part, PreTrainedConfig) and name in fields and isinstance(own.get(name, {}), dict):
+            values[name] = tiny_part(part, tokens, own.get(name, {}))
+    values |= {name: value(tokens) if callable(value) else value for name, value in own.items() if name not in values}
     _one_entry_per_layer(values, default, config_class, fields)
-    config = config_class(**values)
-    for path, value in changes.items():
-        if "." in path:
-            *parts, name = path.split(".")
-            holder = config
-            for part in parts:
-                holder = getattr(holder, part)
-            setattr(holder, name, value)
-    return config
+    _enough_layers(values, default, config_class)
+    return config_class(**values)
+
+
+def tiny_part(part: PreTrainedConfig, tokens: dict[str, int], more: dict[str, Any]) -> PreTrainedConfig:
+    """A tiny config of a part, which keeps what the whole gives it."""
+    if part.model_type == "timm_backbone":
+        part = CONFIG_MAPPING["resnet"](out_indices=list(part.out_indices or [4]))
+        more = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "layer_type": "basic"} | more
+    plain = type(part)()
+    names = {field.name for field in dataclasses.fields(type(part))} - {"_out_features", "_out_indices"}
+    given = {name: getattr(part, name, None) for name in names if getattr(part, name, None) != getattr(plain, name, None)}
+    given = {name: value for name, value in given.items() if name not in type(part).sub_configs}
+    if getattr(part, "out_indices", None) != getattr(plain, "out_indices", None):
+        given["out_indices"] = list(part.out_indices)
+    return tiny_config(type(part), part.model_type, tokens, given, more)
+
+
+def _enough_layers(values: dict[str, Any], default: Any, config_class: type[PreTrainedConfig]) -> None:
+    """Give a backbone without stages a layer for each of its outputs."""
+    outputs = values.get("out_indices") or getattr(default, "out_indices", None)
+    name = config_class.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    if outputs and isinstance(values.get(name), int) and max(outputs) > values[name]:
+        values[name] = max(values[name], len(outputs))
+        values["out_indices"] = list(range(values[name] - len(outputs) + 1, values[name] + 1))
 
 
 def field_default(field: dataclasses.Field) -> Any:
@@ -128,7 +157,7 @@ def small(name: str, value: Any, default: Any, tokens: dict[str, int]) -> Any:
         if re.fullmatch(pattern, name) and isinstance(value, float):
             return new
     if value is None:
-        return None
+        return NEEDED.get(name) if getattr(default, name, None) is None else None
     if re.fullmatch(r"(\w+_)?(num_key_value_heads|num_kv_heads|n_head_kv|num_query_groups)", name) and isinstance(value, int):
         return HEADS if value == getattr(default, "num_attention_heads", None) else min(value, 2)
     for pattern, size in SIZES:
@@ -137,6 +166,16 @@ def small(name: str, value: Any, default: Any, tokens: dict[str, int]) -> Any:
     return None
 
 
+# Of fields that are None by default and are not computed from others, the values; without them a model is not made.
+NEEDED = {
+    "head_dim": WIDTH // HEADS,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+}
 TOKENS_OF_MEDIA = ("image_token_id", "video_token_id", "audio_token_id", "image_token_index", "video_token_index", "audio_token_index")
 
 
