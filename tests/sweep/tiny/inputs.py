@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .shapes import ARGUMENTS, SHAPES
+from .shapes import INPUTS
 from .sizes import FIRST_SPECIAL, IMAGE, PAD, WIDTH
 
 LENGTH, PADDED = 9, 3  # of text; rows after the first end in so much padding
@@ -56,11 +56,11 @@ class _Inputs:
         self.inputs: dict[str, Any] = {}
 
     def made(self) -> dict[str, torch.Tensor]:
-        special = ARGUMENTS.get(self.type)
-        if special is not None and set(special) <= set(self.arguments):
-            return {name: value(self) if callable(value) else value for name, value in special.items()}
+        for name, value in INPUTS.get(self.type, {}).items():
+            if name in self.arguments:
+                self.inputs[name] = torch.randn(self.batch, *value) if isinstance(value, tuple) else value and value(self)
         if "grid_thw" in self.needed:
-            self.inputs = self.pixels(next(iter(self.arguments)))
+            self.inputs = self.pixels(next(iter(self.arguments))) | self.inputs
         for name in self.arguments:
             if name not in self.inputs and name in MAKERS and (name in ALWAYS or name in self.needed or name == self.model.main_input_name):
                 self.inputs |= MAKERS[name](self, name)
@@ -70,12 +70,7 @@ class _Inputs:
             self.inputs["attention_mask"] = self.mask(LENGTH)
         if "decoder_input_ids" in self.arguments:
             self.inputs["decoder_input_ids"] = self.words(5)
-        return self.inputs
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of an argument that the table has for this type."""
-        found = SHAPES.get(self.type, {}).get(name)
-        return None if found is None else (self.batch, *found)
+        return {name: value for name, value in self.inputs.items() if value is not None}
 
     def mask(self, length: int) -> torch.Tensor:
         mask = torch.ones(self.batch, length, dtype=torch.long)
@@ -108,11 +103,8 @@ class _Inputs:
 
     def tokens(self, kind: str) -> int:
         """How many tokens the images, videos or sounds of each row become."""
-        method = getattr(self.model, f"get_{kind}_features", None)
-        if method is None:
-            return 0
-        wanted = inspect.signature(method).parameters
-        given = {name: value for name, value in self.inputs.items() if name in wanted}
+        method, wanted = self.method(f"get_{kind}_features")
+        given = {name: value for name, value in self.inputs.items() if name in wanted and value is not None}
         if kind not in {KINDS.get(name) for name in given}:
             return 0
         found = method(**given)
@@ -120,11 +112,16 @@ class _Inputs:
         found = found if isinstance(found, torch.Tensor) else torch.cat([each.flatten(0, -2) for each in found])
         return found.flatten(0, -2).shape[0] // self.batch
 
+    def method(self, name: str) -> tuple[Any, Any]:
+        """A method of the model, or else of the first of its parts that has it, and its arguments."""
+        for module in self.model.modules():
+            wanted = inspect.signature(getattr(module, name)).parameters if hasattr(module, name) else {}
+            if any(each.kind == each.POSITIONAL_OR_KEYWORD for each in wanted.values()):
+                return getattr(module, name), wanted
+        return None, {}
+
     def pixels(self, name: str) -> dict[str, torch.Tensor]:
         """Images, or their patches where there is a grid."""
-        shape = self.shape(name)
-        if shape is not None:
-            return {name: torch.randn(shape)}
         channels = setting(self.config, "num_channels", "in_channels", "in_chans") or 3
         if {"image_grid_thw", "grid_thw"} & set(self.arguments):
             patch = setting(self.config, "patch_size")
@@ -137,7 +134,7 @@ class _Inputs:
 
     def features(self, name: str) -> dict[str, torch.Tensor]:
         """Spectrograms: bins by frames where the encoder is Whisper's, else frames by bins."""
-        shape = self.shape(name) or self.spectrogram()
+        shape = self.spectrogram()
         made = {name: torch.randn(shape)}
         for mask in ("input_features_mask", "feature_attention_mask"):
             if mask in self.arguments:
@@ -150,10 +147,10 @@ class _Inputs:
         return (self.batch, bins, 2 * positions) if positions else (self.batch, 48, bins)
 
     def embeddings(self, name: str) -> dict[str, torch.Tensor]:
-        return {name: torch.randn(self.shape(name) or (self.batch, LENGTH, setting(self.config, "hidden_size", "d_model") or WIDTH))}
+        return {name: torch.randn(self.batch, LENGTH, setting(self.config, "hidden_size", "d_model") or WIDTH)}
 
     def wave(self, name: str) -> dict[str, torch.Tensor]:
-        return {name: torch.randn(self.shape(name) or (self.batch, 2000)) * 0.3}
+        return {name: torch.randn(self.batch, 2000) * 0.3}
 
 
 MAKERS = {

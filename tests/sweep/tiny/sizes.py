@@ -123,8 +123,8 @@ def tiny_part(part: PreTrainedConfig, tokens: dict[str, int], more: dict[str, An
         more = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "layer_type": "basic"} | more
     plain = type(part)()
     names = {field.name for field in dataclasses.fields(type(part))} - {"_out_features", "_out_indices"}
-    given = {name: getattr(part, name, None) for name in names if getattr(part, name, None) != getattr(plain, name, None)}
-    given = {name: value for name, value in given.items() if name not in type(part).sub_configs}
+    given = {name: vars(part)[name] for name in names & set(vars(part)) if vars(part)[name] != vars(plain).get(name)}
+    given = {name: value for name, value in given.items() if name not in type(part).sub_configs and name not in LAYER_LISTS}
     if getattr(part, "out_indices", None) != getattr(plain, "out_indices", None):
         given["out_indices"] = list(part.out_indices)
     return tiny_config(type(part), part.model_type, tokens, given, more)
