@@ -52,7 +52,9 @@ class _Inputs:
         self.model, self.config, self.batch = model, model.config, batch
         self.type = model.config.model_type.removeprefix("tanhmax_")
         self.arguments = inspect.signature(model.forward).parameters
-        self.needed = {name for name, each in self.arguments.items() if each.default is each.empty and each.kind == each.POSITIONAL_OR_KEYWORD}
+        self.needed = {
+            name for name, each in self.arguments.items() if each.default is each.empty and each.kind == each.POSITIONAL_OR_KEYWORD
+        }
         self.inputs: dict[str, Any] = {}
 
     def made(self) -> dict[str, torch.Tensor]:
