@@ -78,7 +78,7 @@ def resized(default: Any, size: Any) -> Any:
     """A default with every whole number in it replaced by a size."""
     if isinstance(default, list | tuple):
         return type(default)(resized(each, size) for each in default)
-    if isinstance(default, bool) or not isinstance(default, int):
+    if isinstance(default, bool) or not isinstance(default, int) or default == 0:
         return default
     return size(default) if callable(size) else size
 
@@ -116,7 +116,7 @@ def tiny_config(
     for name, value in fields.items():
         if name not in own and name not in config_class.sub_configs:
             new = small(name, value, default, tokens)
-            if new is not None and new != value or name in (given or {}):
+            if (new is not None and new != value) or name in (given or {}):
                 values[name] = value if new is None else new
     for name in config_class.sub_configs:
         part = getattr(default, name, None)
@@ -210,9 +210,9 @@ def _one_entry_per_layer(values: dict[str, Any], default: Any, config_class: typ
     """Give lists per layer one entry of each kind, and as many layers as the longest needs."""
     kinds = {}
     for name in LAYER_LISTS:
-        entries = getattr(default, name, None)
-        if isinstance(entries, list | tuple) and entries and name in fields and name not in values:
-            kinds[name] = list(dict.fromkeys(entries))
+        entries = values[name] if name in values else getattr(default, name, None)
+        if isinstance(entries, list | tuple) and entries and name in fields:
+            kinds[name] = list(entries) if name in values else list(dict.fromkeys(entries))
     count_name = config_class.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     if not kinds or count_name not in values:
         return

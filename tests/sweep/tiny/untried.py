@@ -1,7 +1,7 @@
 """Model types that cannot be tried, and why."""
 
 
-class Untried(Exception):
+class Untried(Exception):  # noqa: N818
     """A model type that cannot be tried; the message says why."""
 
 
