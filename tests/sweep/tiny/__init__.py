@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import importlib.util
 import re
 
 import torch
@@ -41,8 +42,8 @@ def tiny_model(model_type: str, auto: str | None = None) -> PreTrainedModel:
     """
     if model_type in PARTS:
         raise Untried(PARTS[model_type])
+    model_class = _model_class(CONFIG_MAPPING[model_type], auto)
     config = tiny_config(CONFIG_MAPPING[model_type], model_type)
-    model_class = _model_class(config, auto)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
@@ -59,20 +60,23 @@ def _auto_names() -> tuple[str, ...]:
     return tuple(name for name in dir(transformers) if name.startswith("AutoModel"))
 
 
-def _model_class(config: PreTrainedConfig, auto: str | None) -> type[PreTrainedModel]:
+def _model_class(config_class: type[PreTrainedConfig], auto: str | None) -> type[PreTrainedModel]:
     for name in [auto] if auto else [*AUTO, *_auto_names()]:
         mapping = getattr(getattr(transformers, name, None), "_model_mapping", None)
-        if mapping is not None and type(config) in mapping:
-            found = mapping[type(config)]
+        if mapping is not None and config_class in mapping:
+            found = mapping[config_class]
             return found[0] if isinstance(found, list | tuple) else found
     if auto:
-        raise Untried(f"{auto} has no head of {config.model_type}")
-    return _class_of_part(type(config))
+        raise Untried(f"{auto} has no head of {config_class.model_type}")
+    return _class_of_part(config_class)
 
 
 def _class_of_part(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
     """The model class that is made from a config that no Auto class knows."""
-    module = importlib.import_module(config_class.__module__.replace(".configuration_", ".modeling_"))
+    name = config_class.__module__.replace(".configuration_", ".modeling_")
+    if importlib.util.find_spec(name) is None:
+        raise Untried(f"{config_class.__name__} has no models of its own: its checkpoints use those of other types")
+    module = importlib.import_module(name)
     found = [
         each
         for each in vars(module).values()

@@ -59,7 +59,7 @@ class _Inputs:
 
     def made(self) -> dict[str, torch.Tensor]:
         for name, value in INPUTS.get(self.type, {}).items():
-            if name in self.arguments:
+            if name in self.arguments or "kwargs" in self.arguments:
                 self.inputs[name] = torch.randn(self.batch, *value) if isinstance(value, tuple) else value and value(self)
         if "grid_thw" in self.needed:
             self.inputs = self.pixels(next(iter(self.arguments))) | self.inputs

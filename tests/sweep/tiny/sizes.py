@@ -122,6 +122,9 @@ def tiny_config(
         part = getattr(default, name, None)
         if isinstance(part, PreTrainedConfig) and name in fields and isinstance(own.get(name, {}), dict):
             values[name] = tiny_part(part, tokens, own.get(name, {}))
+        elif isinstance(own.get(name), dict) and "model_type" in own[name]:
+            kind = own[name]["model_type"]
+            values[name] = tiny_config(CONFIG_MAPPING[kind], kind, tokens)
     values |= {name: value(tokens) if callable(value) else value for name, value in own.items() if name not in values}
     _one_entry_per_layer(values, default, config_class, fields)
     _enough_layers(values, default, config_class)
