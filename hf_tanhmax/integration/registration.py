@@ -245,6 +245,9 @@ def heads_of(module: nn.Module) -> int:
         for holder in (module, module.config):
             if isinstance(found := getattr(holder, name, None), int):
                 return found
+    queries, head_dim = getattr(module, "q_proj", None), getattr(module, "head_dim", None)
+    if isinstance(queries, nn.Linear) and isinstance(head_dim, int):
+        return queries.out_features // head_dim
     raise ValueError(f"cannot tell how many heads {type(module).__name__} has; leave heads None, and polarity a number")
 
 
