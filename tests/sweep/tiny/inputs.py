@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .shapes import INPUTS
 from .sizes import FIRST_SPECIAL, IMAGE, PAD, WIDTH
+from .untried import Untried
 
 LENGTH, PADDED = 9, 3  # of text; rows after the first end in so much padding
 GRID = (1, 4, 4)  # frames, rows and columns of patches of each image, where a model takes patches
@@ -20,6 +21,10 @@ def tiny_inputs(model: PreTrainedModel, batch: int = 2) -> dict[str, torch.Tenso
         model: of `tiny_model`, or its conversion.
         batch: rows.
     """
+    if type(model).forward is torch.nn.Module.forward:
+        raise Untried(f"{type(model).__name__} has no forward: only its parts and its own methods are called")
+    if "inference_session" in inspect.signature(model.forward).parameters:
+        raise Untried(f"the forward of {type(model).__name__} takes a session with a video, not tensors")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
         return _Inputs(model, batch).made()
@@ -68,9 +73,9 @@ class _Inputs:
                 self.inputs |= MAKERS[name](self, name)
         if "input_ids" in self.arguments:
             self.inputs = self.text() | self.inputs
-        elif "attention_mask" in self.arguments and "inputs_embeds" in self.inputs:
+        elif "attention_mask" in self.arguments and "attention_mask" not in self.inputs and "inputs_embeds" in self.inputs:
             self.inputs["attention_mask"] = self.mask(LENGTH)
-        if "decoder_input_ids" in self.arguments:
+        if "decoder_input_ids" in self.arguments and "decoder_input_ids" not in self.inputs:
             self.inputs["decoder_input_ids"] = self.words(5)
         return {name: value for name, value in self.inputs.items() if value is not None}
 
@@ -110,7 +115,8 @@ class _Inputs:
         if kind not in {KINDS.get(name) for name in given}:
             return 0
         found = method(**given)
-        found = found if isinstance(found, torch.Tensor | list | tuple) else found.pooler_output
+        if not isinstance(found, torch.Tensor | list | tuple):
+            found = found.last_hidden_state if found.pooler_output is None else found.pooler_output
         found = found if isinstance(found, torch.Tensor) else torch.cat([each.flatten(0, -2) for each in found])
         return found.flatten(0, -2).shape[0] // self.batch
 

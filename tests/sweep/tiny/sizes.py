@@ -51,7 +51,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
     (r"depths", 1),
     (r"sliding_window(_size)?|local_attention|attention_window", 4),
     (r"attention_chunk_size|local_\w*window_len", 4),
-    (r"image_size|(\w+_)?img_size|crop_size|input_size", lambda size: IMAGE),
+    (r"image_size|(\w+_)?img_size|crop_size", lambda size: IMAGE),
     (r"patch_size", lambda size: min(size, 8)),
     (r"num_mel_bins|num_mels|feature_size|n_mels|mel_dim", 16),
     (r"num_frames", 2),
@@ -124,7 +124,8 @@ def tiny_config(
             values[name] = tiny_part(part, tokens, own.get(name, {}))
         elif isinstance(own.get(name), dict) and "model_type" in own[name]:
             kind = own[name]["model_type"]
-            values[name] = tiny_config(CONFIG_MAPPING[kind], kind, tokens)
+            more = {name: value for name, value in own[name].items() if name != "model_type"}
+            values[name] = tiny_config(CONFIG_MAPPING[kind], kind, tokens, more=more)
     values |= {name: value(tokens) if callable(value) else value for name, value in own.items() if name not in values}
     _one_entry_per_layer(values, default, config_class, fields)
     _enough_layers(values, default, config_class)
@@ -139,6 +140,7 @@ def tiny_part(part: PreTrainedConfig, tokens: dict[str, int], more: dict[str, An
     plain = type(part)()
     names = {field.name for field in dataclasses.fields(type(part))} - {"_out_features", "_out_indices"}
     given = {name: vars(part)[name] for name in names & set(vars(part)) if vars(part)[name] != vars(plain).get(name)}
+    given |= {name: value for name, value in vars(part).items() if name not in vars(plain) and name[0] != "_"}
     given = {name: value for name, value in given.items() if name not in type(part).sub_configs and name not in LAYER_LISTS}
     if getattr(part, "out_indices", None) != getattr(plain, "out_indices", None):
         given["out_indices"] = list(part.out_indices)
