@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .shapes import INPUTS
+from .shapes import COUNTS, INPUTS
 from .sizes import FIRST_SPECIAL, IMAGE, PAD, WIDTH
 from .untried import Untried
 
@@ -110,6 +110,8 @@ class _Inputs:
 
     def tokens(self, kind: str) -> int:
         """How many tokens the images, videos or sounds of each row become."""
+        if self.type in COUNTS:
+            return COUNTS[self.type].get(kind, 0)
         method, wanted = self.method(f"get_{kind}_features")
         given = {name: value for name, value in self.inputs.items() if name in wanted and value is not None}
         if kind not in {KINDS.get(name) for name in given}:
@@ -158,7 +160,7 @@ class _Inputs:
         return {name: torch.randn(self.batch, LENGTH, setting(self.config, "hidden_size", "d_model") or WIDTH)}
 
     def wave(self, name: str) -> dict[str, torch.Tensor]:
-        return {name: torch.randn(self.batch, 2000) * 0.3}
+        return {name: torch.randn(self.batch, 1920) * 0.3}
 
 
 MAKERS = {
@@ -171,4 +173,11 @@ MAKERS = {
     "encoder_hidden_states": _Inputs.embeddings,
 }
 ALWAYS = ("pixel_values", "input_features")
-KINDS = {"pixel_values": "image", "pixel_values_videos": "video", "input_features": "audio", "input_values": "audio"}
+KINDS = {
+    "pixel_values": "image",
+    "image_patches": "image",
+    "flattened_patches": "image",
+    "pixel_values_videos": "video",
+    "input_features": "audio",
+    "input_values": "audio",
+}

@@ -19,7 +19,10 @@ LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type", "indexer_t
 # inside tuples; a function takes the default. None leaves the default.
 SIZES: tuple[tuple[str, Any], ...] = (
     (r"pretrain_image_size|query_image_size", IMAGE),
-    (r"(\w+_)?(vocab_size|num_embeddings|n_vocab)(_per_layer_input)?", lambda size: size if size < 2 * VOCABULARY else VOCABULARY),
+    (
+        r"(\w+_)?(vocab_size|num_embeddings|n_vocab)(_per_layer_input)?",
+        lambda size: size if VOCABULARY <= size < 2 * VOCABULARY else VOCABULARY,
+    ),
     (r"type_vocab_size|entity_type_vocab_size", None),
     (r"(\w+_)?max_(2d_)?position_embeddings|n_positions|n_ctx|max_(source|target)_positions|max_sequence_length|max_seq_len", POSITIONS),
     (r"(\w+_)?hidden_size_per_layer_input|(\w+_)?head_hidden_size", 8),
@@ -57,7 +60,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
     (r"num_frames", 2),
     (r"num_queries|num_query_tokens|num_object_queries|num_proposals|two_stage_num_proposals|num_denoising", 6),
     (
-        r"hidden_size|d_model|n_embd|embed_dim|hidden_dim|dim|emb_dim|embedding_size|embedding_dim|width|(text_)?hidden_dim|bottleneck_size",
+        r"hidden_size|hidden_size_global|d_model|n_embd|embed_dim|hidden_dim|dim|emb_dim|embedding_size|embedding_dim|width|(text_)?hidden_dim|bottleneck_size",
         WIDTH,
     ),
     (r"(\w+_)?(hidden_sizes?|hidden_dim|embed_dims?|embeds?_hidden_size|projection_(dim|size)|project_dim|proj_dims?|output_size)", WIDTH),
