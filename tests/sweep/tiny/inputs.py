@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .shapes import INPUTS
+from .shapes import COUNTS, INPUTS
 from .sizes import FIRST_SPECIAL, IMAGE, PAD, WIDTH
+from .untried import Untried
 
 LENGTH, PADDED = 9, 3  # of text; rows after the first end in so much padding
 GRID = (1, 4, 4)  # frames, rows and columns of patches of each image, where a model takes patches
@@ -20,6 +21,10 @@ def tiny_inputs(model: PreTrainedModel, batch: int = 2) -> dict[str, torch.Tenso
         model: of `tiny_model`, or its conversion.
         batch: rows.
     """
+    if type(model).forward is torch.nn.Module.forward:
+        raise Untried(f"{type(model).__name__} has no forward: only its parts and its own methods are called")
+    if "inference_session" in inspect.signature(model.forward).parameters:
+        raise Untried(f"the forward of {type(model).__name__} takes a session with a video, not tensors")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
         return _Inputs(model, batch).made()
@@ -68,9 +73,9 @@ class _Inputs:
                 self.inputs |= MAKERS[name](self, name)
         if "input_ids" in self.arguments:
             self.inputs = self.text() | self.inputs
-        elif "attention_mask" in self.arguments and "inputs_embeds" in self.inputs:
+        elif "attention_mask" in self.arguments and "attention_mask" not in self.inputs and "inputs_embeds" in self.inputs:
             self.inputs["attention_mask"] = self.mask(LENGTH)
-        if "decoder_input_ids" in self.arguments:
+        if "decoder_input_ids" in self.arguments and "decoder_input_ids" not in self.inputs:
             self.inputs["decoder_input_ids"] = self.words(5)
         return {name: value for name, value in self.inputs.items() if value is not None}
 
@@ -105,12 +110,15 @@ class _Inputs:
 
     def tokens(self, kind: str) -> int:
         """How many tokens the images, videos or sounds of each row become."""
+        if self.type in COUNTS:
+            return COUNTS[self.type].get(kind, 0)
         method, wanted = self.method(f"get_{kind}_features")
         given = {name: value for name, value in self.inputs.items() if name in wanted and value is not None}
         if kind not in {KINDS.get(name) for name in given}:
             return 0
         found = method(**given)
-        found = found if isinstance(found, torch.Tensor | list | tuple) else found.pooler_output
+        if not isinstance(found, torch.Tensor | list | tuple):
+            found = found.last_hidden_state if found.pooler_output is None else found.pooler_output
         found = found if isinstance(found, torch.Tensor) else torch.cat([each.flatten(0, -2) for each in found])
         return found.flatten(0, -2).shape[0] // self.batch
 
@@ -152,7 +160,7 @@ class _Inputs:
         return {name: torch.randn(self.batch, LENGTH, setting(self.config, "hidden_size", "d_model") or WIDTH)}
 
     def wave(self, name: str) -> dict[str, torch.Tensor]:
-        return {name: torch.randn(self.batch, 2000) * 0.3}
+        return {name: torch.randn(self.batch, 1920) * 0.3}
 
 
 MAKERS = {
@@ -165,4 +173,11 @@ MAKERS = {
     "encoder_hidden_states": _Inputs.embeddings,
 }
 ALWAYS = ("pixel_values", "input_features")
-KINDS = {"pixel_values": "image", "pixel_values_videos": "video", "input_features": "audio", "input_values": "audio"}
+KINDS = {
+    "pixel_values": "image",
+    "image_patches": "image",
+    "flattened_patches": "image",
+    "pixel_values_videos": "video",
+    "input_features": "audio",
+    "input_values": "audio",
+}

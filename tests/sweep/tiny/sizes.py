@@ -19,7 +19,10 @@ LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type", "indexer_t
 # inside tuples; a function takes the default. None leaves the default.
 SIZES: tuple[tuple[str, Any], ...] = (
     (r"pretrain_image_size|query_image_size", IMAGE),
-    (r"(\w+_)?(vocab_size|num_embeddings|n_vocab)(_per_layer_input)?", lambda size: size if size < 2 * VOCABULARY else VOCABULARY),
+    (
+        r"(\w+_)?(vocab_size|num_embeddings|n_vocab)(_per_layer_input)?",
+        lambda size: size if VOCABULARY <= size < 2 * VOCABULARY else VOCABULARY,
+    ),
     (r"type_vocab_size|entity_type_vocab_size", None),
     (r"(\w+_)?max_(2d_)?position_embeddings|n_positions|n_ctx|max_(source|target)_positions|max_sequence_length|max_seq_len", POSITIONS),
     (r"(\w+_)?hidden_size_per_layer_input|(\w+_)?head_hidden_size", 8),
@@ -51,13 +54,13 @@ SIZES: tuple[tuple[str, Any], ...] = (
     (r"depths", 1),
     (r"sliding_window(_size)?|local_attention|attention_window", 4),
     (r"attention_chunk_size|local_\w*window_len", 4),
-    (r"image_size|(\w+_)?img_size|crop_size|input_size", lambda size: IMAGE),
+    (r"image_size|(\w+_)?img_size|crop_size", lambda size: IMAGE),
     (r"patch_size", lambda size: min(size, 8)),
     (r"num_mel_bins|num_mels|feature_size|n_mels|mel_dim", 16),
     (r"num_frames", 2),
     (r"num_queries|num_query_tokens|num_object_queries|num_proposals|two_stage_num_proposals|num_denoising", 6),
     (
-        r"hidden_size|d_model|n_embd|embed_dim|hidden_dim|dim|emb_dim|embedding_size|embedding_dim|width|(text_)?hidden_dim|bottleneck_size",
+        r"hidden_size|hidden_size_global|d_model|n_embd|embed_dim|hidden_dim|dim|emb_dim|embedding_size|embedding_dim|width|(text_)?hidden_dim|bottleneck_size",
         WIDTH,
     ),
     (r"(\w+_)?(hidden_sizes?|hidden_dim|embed_dims?|embeds?_hidden_size|projection_(dim|size)|project_dim|proj_dims?|output_size)", WIDTH),
@@ -124,7 +127,8 @@ def tiny_config(
             values[name] = tiny_part(part, tokens, own.get(name, {}))
         elif isinstance(own.get(name), dict) and "model_type" in own[name]:
             kind = own[name]["model_type"]
-            values[name] = tiny_config(CONFIG_MAPPING[kind], kind, tokens)
+            more = {name: value for name, value in own[name].items() if name != "model_type"}
+            values[name] = tiny_config(CONFIG_MAPPING[kind], kind, tokens, more=more)
     values |= {name: value(tokens) if callable(value) else value for name, value in own.items() if name not in values}
     _one_entry_per_layer(values, default, config_class, fields)
     _enough_layers(values, default, config_class)
@@ -139,6 +143,7 @@ def tiny_part(part: PreTrainedConfig, tokens: dict[str, int], more: dict[str, An
     plain = type(part)()
     names = {field.name for field in dataclasses.fields(type(part))} - {"_out_features", "_out_indices"}
     given = {name: vars(part)[name] for name in names & set(vars(part)) if vars(part)[name] != vars(plain).get(name)}
+    given |= {name: value for name, value in vars(part).items() if name not in vars(plain) and name[0] != "_"}
     given = {name: value for name, value in given.items() if name not in type(part).sub_configs and name not in LAYER_LISTS}
     if getattr(part, "out_indices", None) != getattr(plain, "out_indices", None):
         given["out_indices"] = list(part.out_indices)
