@@ -27,9 +27,10 @@ LIFE = 60  # types of one process, whose memory grows with every module that is 
 def main() -> None:
     """Examine the types that are asked for and not in the record yet."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--record", type=Path, default=HERE / f"record-{transformers.__version__}.jsonl")
+    parser.add_argument("--record", type=Path, required=True, help="a file of one line of JSON per type, which grows")
     parser.add_argument("--only", nargs="+", default=[], metavar="TYPE")
     parser.add_argument("--again", nargs="+", default=[], metavar="OUTCOME", help="works, refused, failed, untried, or all")
+    parser.add_argument("--share", default="1/1", metavar="N/OF", help="every OF-th type from the N-th, for several runs at once")
     parser.add_argument("--write", action="store_true", help="only write results and table")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -38,7 +39,8 @@ def main() -> None:
     if chosen.write:
         return write(read_record(chosen.record))
     known = read_record(chosen.record)
-    types = [name for name in CONFIG_MAPPING_NAMES if not chosen.only or name in chosen.only]
+    share, of = map(int, chosen.share.split("/"))
+    types = [name for name in list(CONFIG_MAPPING_NAMES)[share - 1 :: of] if not chosen.only or name in chosen.only]
     if not chosen.only:
         again = {*chosen.again, *(("works", "refused", "failed", "untried") if "all" in chosen.again else ())}
         types = [name for name in types if name not in known or known[name]["outcome"] in again]
