@@ -63,9 +63,11 @@ def _auto_names() -> tuple[str, ...]:
 def _model_class(config_class: type[PreTrainedConfig], auto: str | None) -> type[PreTrainedModel]:
     for name in [auto] if auto else [*AUTO, *_auto_names()]:
         mapping = getattr(getattr(transformers, name, None), "_model_mapping", None)
-        if mapping is not None and config_class in mapping:
+        try:
             found = mapping[config_class]
-            return found[0] if isinstance(found, list | tuple) else found
+        except (KeyError, TypeError, ValueError):  # no such Auto class, no head, or the name of a class that is not exported
+            continue
+        return found[0] if isinstance(found, list | tuple) else found
     if auto:
         raise Untried(f"{auto} has no head of {config_class.model_type}")
     return _class_of_part(config_class)
