@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .inputs import tiny_inputs
 from .sizes import tiny_config
-from .untried import PARTS, Untried
+from .untried import UNTRIED, Untried
 
 __all__ = ["Untried", "tiny_inputs", "tiny_model"]
 
@@ -40,8 +40,8 @@ def tiny_model(model_type: str, auto: str | None = None) -> PreTrainedModel:
     Raises:
         Untried: the type has no class of its own, or needs a package that is not installed.
     """
-    if model_type in PARTS:
-        raise Untried(PARTS[model_type])
+    if model_type in UNTRIED:
+        raise Untried(UNTRIED[model_type])
     model_class = _model_class(CONFIG_MAPPING[model_type], auto)
     config = tiny_config(CONFIG_MAPPING[model_type], model_type)
     with torch.random.fork_rng(devices=[]):

@@ -202,7 +202,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "pocket_tts_audio_tokenizer_decoder": {"latents": (32, 9)},
     "pocket_tts_audio_tokenizer_encoder": {"input_values": (1, 400)},
     "pop2piano": {"input_features": (9, 32), "input_ids": None, "attention_mask": None},
-    "pp_ocrv5_mobile_rec": {"pixel_values": (3, 48, 64)},
+    "pp_ocrv5_mobile_rec": {"pixel_values": (3, 96, 64)},
     "pp_ocrv5_server_rec": {"pixel_values": (3, 48, 64)},
     "pp_ocrv6_medium_rec": {"pixel_values": (3, 48, 64)},
     "pp_ocrv6_small_rec": {"pixel_values": (3, 48, 64)},
@@ -286,6 +286,7 @@ INPUTS: dict[str, dict[str, Any]] = {
 # Of each type, how many tokens of a kind each row has, where the model does not say by `get_image_features` and the like.
 COUNTS: dict[str, dict[str, int]] = {
     "fuyu": {"image": 4},
+    "glm_image": {"image": 16},
     "granite4_vision": {"image": 10},
     "musicflamingo": {"audio": 64},
     "pi0": {"image": 16},
