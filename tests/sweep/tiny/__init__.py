@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .inputs import tiny_inputs
 from .sizes import tiny_config
-from .untried import PARTS, Untried
+from .untried import UNTRIED, Untried
 
 __all__ = ["Untried", "tiny_inputs", "tiny_model"]
 
@@ -40,8 +40,8 @@ def tiny_model(model_type: str, auto: str | None = None) -> PreTrainedModel:
     Raises:
         Untried: the type has no class of its own, or needs a package that is not installed.
     """
-    if model_type in PARTS:
-        raise Untried(PARTS[model_type])
+    if model_type in UNTRIED:
+        raise Untried(UNTRIED[model_type])
     model_class = _model_class(CONFIG_MAPPING[model_type], auto)
     config = tiny_config(CONFIG_MAPPING[model_type], model_type)
     with torch.random.fork_rng(devices=[]):
@@ -63,9 +63,11 @@ def _auto_names() -> tuple[str, ...]:
 def _model_class(config_class: type[PreTrainedConfig], auto: str | None) -> type[PreTrainedModel]:
     for name in [auto] if auto else [*AUTO, *_auto_names()]:
         mapping = getattr(getattr(transformers, name, None), "_model_mapping", None)
-        if mapping is not None and config_class in mapping:
+        try:
             found = mapping[config_class]
-            return found[0] if isinstance(found, list | tuple) else found
+        except (KeyError, TypeError, ValueError):  # no such Auto class, no head, or the name of a class that is not exported
+            continue
+        return found[0] if isinstance(found, list | tuple) else found
     if auto:
         raise Untried(f"{auto} has no head of {config_class.model_type}")
     return _class_of_part(config_class)

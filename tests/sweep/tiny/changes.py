@@ -32,6 +32,14 @@ HGNET = {
 }
 DETECTOR = {"encoder_in_channels": [24, 28, 32]}
 TOKENIZER = {"num_filters": 4, "depths": [1, 1, 1], "downsampling_ratios": [2, 2], "hidden_size": 8}
+ATOMS = {"hidden_size": 128, "num_hidden_layers": 1}
+ESMFOLD = {
+    "hidden_size": 32,
+    "atom_encoder": ATOMS | {"output_dim": 32},
+    "single_inputs_size": 99,
+    "structure_head": {"diffusion_module": {"atom_encoder": ATOMS | {"output_dim": 32}}},
+    "folding_trunk_num_hidden_layers": 1,
+}
 SAM = {"num_pos_feats": 16, "output_channels": 32}
 HIERA = {
     "hidden_size": 16,
@@ -125,6 +133,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "emu3_vqgan": {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "codebook_size": 8, "embed_dim": 8},
     "encodec": {"num_filters": 4, "upsampling_ratios": [4, 2], "codebook_size": 64, "codebook_dim": 32, "target_bandwidths": [24.0]},
     "ernie4_5_vl_moe_text": {"moe_intermediate_size": [48, 48], "rope_parameters": rope(1, 1, 2)},
+    "esmfold2": ESMFOLD,
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 8},
     "fastspeech2_conformer": {"num_mel_bins": 80},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
@@ -137,15 +146,23 @@ CHANGES: dict[str, dict[str, Any]] = {
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
     },
     "gemma4": {"vision_config": {"model_type": "gemma4_vision"}, "audio_config": {"model_type": "gemma4_audio"}},
-    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "num_kv_shared_layers": 2}},
+    "gemma4_assistant": {
+        "text_config": {
+            "model_type": "gemma4_text",
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "num_kv_shared_layers": 2,
+        }
+    },
     "gemma4_text": {"global_head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]},
     "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision"}, "audio_config": {"model_type": "gemma4_unified_audio"}},
-    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 2}},
+    "gemma4_unified_assistant": {"text_config": {"model_type": "gemma4_unified_text", "num_kv_shared_layers": 2}},
     "gemma4_unified_text": {"global_head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]},
     "glm4v_moe_text": {"rope_parameters": rope(1, 1, 0, partial_rotary_factor=0.5)},
     "glm4v_text": {"rope_parameters": rope(2, 1, 1)},
     "glm5_next_text": {"index_topk": 4, "index_kpool": 2, "num_key_value_heads": 4, "linear_num_heads": 4},
     "glm_image_text": {"rope_parameters": rope(2, 1, 1)},
+    "glm_image_vqmodel": {"latent_channels": 32},
     "glm_ocr_text": {"rope_parameters": rope(2, 1, 1)},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 4},
     "gradium_phonon_tts": {"flow_head_config": {"condition_dim": 32}},
@@ -165,6 +182,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "grounding-dino": {"max_text_len": 9},
     "hgnet_v2": HGNET,
+    "higgs_audio_v2_tokenizer": {"acoustic_model_config": {"downsampling_ratios": [8, 5, 4, 2], "upsampling_ratios": [8, 5, 4, 2]}},
     "hunyuan_vl_text": {
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "xdrope_section": [1, 1, 1, 1], "mrope_section": [1, 1, 1, 1]}
     },
@@ -213,7 +231,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "molmo2_vision": {"image_size": [32, 32]},
     "moonshine_streaming": {"num_key_value_heads": 4},
     "moshi": {"num_codebooks": 4, "depth_decoder_config": {"num_codebooks": 4}},
-    "moshi_depth": {"num_codebooks": 4},
+    "moshi_depth": {"num_codebooks": 4, "input_size": 32},
     "muse_glimmer": {"out_hidden_size": 128},
     "muse_glimmer_vision": {"patch_temporal": 1},
     "muse_spark": {"out_hidden_size": 128},
@@ -230,6 +248,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "chunk_size": 8,
     },
     "neomme": {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    "neucodec": {"quantization_dim": 64},
     "paddleocr_vl_text": {"rope_parameters": rope(2, 1, 1)},
     "perceiver": {
         "num_latents": 8,
@@ -241,13 +260,14 @@ CHANGES: dict[str, dict[str, Any]] = {
         "num_cross_attention_heads": 4,
         "train_size": [32, 32],
     },
+    "phi4_multimodal_audio": {"nemo_conv_channels": 32},
     "pix2struct_text_model": {"d_kv": 8, "d_ff": 48, "initializer_range": 0.3},
     "pix2struct_vision_model": {"patch_embed_hidden_size": 192},
     "pocket_tts": {"flow_head_config": {"condition_dim": 32}},
     "pocket_tts_audio_tokenizer": MIMI,
     "pocket_tts_audio_tokenizer_decoder": MIMI,
     "pocket_tts_audio_tokenizer_encoder": MIMI,
-    "pp_doclayout_v2": DETECTOR,
+    "pp_doclayout_v2": DETECTOR | {"class_thresholds": [0.5] * 25, "class_order": list(range(25))},
     "pp_doclayout_v3": DETECTOR | {"x4_feat_dim": 16},
     "pp_doclayout_v4": DETECTOR,
     "pvt": {"image_size": 64},
@@ -258,6 +278,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "qwen2_5_vl_text": {"rope_parameters": rope(2, 1, 1)},
     "qwen2_vl_text": {"rope_parameters": rope(2, 1, 1)},
     "qwen3_asr_encoder": {"downsample_hidden_size": 8},
+    "qwen3_omni_moe": {"talker_config": {"spatial_merge_size": 2}},
     "qwen3_omni_moe_audio_encoder": {"downsample_hidden_size": 8, "n_window": 50, "n_window_infer": 100},
     "qwen3_omni_moe_talker": {"spatial_merge_size": 2},
     "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 48},
@@ -302,8 +323,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer_encoder": TOKENIZER,
     "vibevoice_semantic_tokenizer": TOKENIZER,
     "vipllava": {"vision_feature_layers": [-1, -2]},
-    "vitpose_backbone": {"image_size": [32, 32], "patch_size": [8, 8]},
+    "vitmatte": {"convstream_hidden_sizes": [8, 12, 16]},
+    "vitpose_backbone": {"image_size": [32, 32], "patch_size": [8, 8], "part_features": 8},
     "voxtral_encoder": {"intermediate_size": 128},
+    "xcodec": {"acoustic_model_config": {"downsampling_ratios": [8, 5, 4, 2], "upsampling_ratios": [8, 5, 4, 2]}},
+    "xcodec2": {"quantization_dim": 64},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 3,

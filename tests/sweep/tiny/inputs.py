@@ -23,6 +23,8 @@ def tiny_inputs(model: PreTrainedModel, batch: int = 2) -> dict[str, torch.Tenso
     """
     if type(model).forward is torch.nn.Module.forward:
         raise Untried(f"{type(model).__name__} has no forward: only its parts and its own methods are called")
+    if "atom_inputs" in inspect.signature(model.forward).parameters:
+        raise Untried(f"the forward of {type(model).__name__} takes atoms as an object of its own, not tensors")
     if "inference_session" in inspect.signature(model.forward).parameters:
         raise Untried(f"the forward of {type(model).__name__} takes a session with a video, not tensors")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -113,7 +115,8 @@ class _Inputs:
         if self.type in COUNTS:
             return COUNTS[self.type].get(kind, 0)
         method, wanted = self.method(f"get_{kind}_features")
-        given = {name: value for name, value in self.inputs.items() if name in wanted and value is not None}
+        more = set(INPUTS.get(self.type, {})) if "kwargs" in wanted else set()
+        given = {name: value for name, value in self.inputs.items() if name in more | set(wanted) and value is not None}
         if kind not in {KINDS.get(name) for name in given}:
             return 0
         found = method(**given)

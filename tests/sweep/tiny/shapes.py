@@ -168,7 +168,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "molmo2_vision": {"pixel_values": (16, 192)},
     "moshi_depth": {"input_ids": below(40, 3), "last_hidden_state": (1, 32), "attention_mask": None},
     "moss_transcribe_diarize": {"padding_mask": ones(48)},
-    "muse_glimmer_assistant": {"noise_embeds": (5, 32), "context_hidden_states": (9, 160)},
+    "muse_glimmer_assistant": {"noise_embeds": (5, 32), "context_hidden_states": (9, 160), "attention_mask": ones(14)},
     "musicgen": {"decoder_input_ids": lambda inputs: torch.randint(4, 40, (inputs.batch * 2, 5))},
     "musicgen_decoder": {"input_ids": lambda inputs: torch.randint(4, 40, (inputs.batch * 2, 9))},
     "musicgen_melody": {"decoder_input_ids": lambda inputs: torch.randint(4, 40, (inputs.batch * 2, 5)), "input_features": (5, 12)},
@@ -186,8 +186,14 @@ INPUTS: dict[str, dict[str, Any]] = {
     "patchtst": {"past_values": (32, 1)},
     "pe_audio": {"input_values": (1, 400)},
     "pe_audio_encoder": {"input_values": (1, 400)},
-    "phi4_multimodal_audio": {"mask": ones(48)},
-    "pi0": {"state": (32,), "noise": (50, 32), "timestep": ()},
+    "phi4_multimodal_audio": {"mask": ones(48), "hidden_states": (48, 80)},
+    "pi0": {
+        "state": (32,),
+        "noise": (50, 32),
+        "timestep": (),
+        "pixel_values": (1, 3, 32, 32),
+        "pixel_attention_mask": ones(1, dtype=torch.bool),
+    },
     "pix2struct": {"flattened_patches": lambda inputs: torch.cat([torch.ones(inputs.batch, 9, 2), torch.randn(inputs.batch, 9, 192)], -1)},
     "pix2struct_vision_model": {
         "flattened_patches": lambda inputs: torch.cat([torch.ones(inputs.batch, 9, 2), torch.randn(inputs.batch, 9, 192)], -1)
@@ -196,7 +202,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "pocket_tts_audio_tokenizer_decoder": {"latents": (32, 9)},
     "pocket_tts_audio_tokenizer_encoder": {"input_values": (1, 400)},
     "pop2piano": {"input_features": (9, 32), "input_ids": None, "attention_mask": None},
-    "pp_ocrv5_mobile_rec": {"pixel_values": (3, 48, 64)},
+    "pp_ocrv5_mobile_rec": {"pixel_values": (3, 96, 64)},
     "pp_ocrv5_server_rec": {"pixel_values": (3, 48, 64)},
     "pp_ocrv6_medium_rec": {"pixel_values": (3, 48, 64)},
     "pp_ocrv6_small_rec": {"pixel_values": (3, 48, 64)},
@@ -205,14 +211,17 @@ INPUTS: dict[str, dict[str, Any]] = {
         "input_features": lambda inputs: torch.randn(16, 32 * inputs.batch),
         "feature_lens": lambda inputs: torch.tensor([32] * inputs.batch),
     },
-    "qwen2_5_omni_bigvgan": {"mel_spectrogram": (80, 9)},
+    "qwen2_5_omni_bigvgan": {"mel_spectrogram": (16, 9)},
     "qwen2_5_omni_thinker": {"input_features": (16, 100), "feature_attention_mask": ones(100)},
+    "qwen2_audio": {"feature_attention_mask": ones(256)},
     "qwen3_asr": {"input_features": (16, 100), "input_features_mask": ones(100)},
     "qwen3_asr_encoder": {"input_features": (16, 100), "input_features_mask": ones(100)},
     "qwen3_omni_moe_audio_encoder": {
         "input_features": lambda inputs: torch.randn(16, 100 * inputs.batch),
         "feature_lens": lambda inputs: torch.tensor([100] * inputs.batch),
     },
+    "qwen3_omni_moe_talker_code_predictor": {"input_ids": None, "inputs_embeds": (9, 32)},
+    "qwen3_omni_moe_talker_text": {"input_ids": None, "inputs_embeds": (9, 32)},
     "qwen3_omni_moe_thinker": {"input_features": (16, 100), "feature_attention_mask": ones(100)},
     "sam3_detr_decoder": {"vision_features": (16, 32), "text_features": (5, 32), "vision_pos_encoding": (16, 32)},
     "sam3_detr_encoder": {
@@ -255,6 +264,9 @@ INPUTS: dict[str, dict[str, Any]] = {
     "timesformer": {"pixel_values": (2, 3, 32, 32)},
     "udop": {"bbox": lambda inputs: torch.rand(inputs.batch, 9, 4).sort(-1)[0]},
     "ultravbert": MANY,
+    "vibevoice_acoustic_tokenizer": {"input_values": (1, 400)},
+    "vibevoice_acoustic_tokenizer_decoder": {"hidden_states": (8, 9)},
+    "vibevoice_acoustic_tokenizer_encoder": {"hidden_states": (1, 400)},
     "video_llama_3": {"image_merge_sizes": lambda inputs: torch.ones(inputs.batch, dtype=torch.long)},
     "video_llama_3_vision": {"merge_sizes": lambda inputs: torch.ones(inputs.batch, dtype=torch.long)},
     "videomae": {"pixel_values": (2, 3, 32, 32)},
@@ -263,7 +275,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "videoprism_vision_model": {"pixel_values_videos": (2, 3, 32, 32), "pixel_values": None},
     "vivit": {"pixel_values": (2, 3, 32, 32)},
     "vjepa2": {"pixel_values_videos": (2, 3, 32, 32), "pixel_values": None},
-    "voxtral_realtime": {"input_features": (16, 48)},
+    "voxtral_realtime": {"input_features": (16, 72)},
     "voxtral_realtime_encoder": {"input_features": (16, 48)},
     "wav2vec2-bert": {"input_features": (24, 160), "attention_mask": ones(24)},
     "xclip": {"pixel_values": (2, 3, 32, 32)},
@@ -272,4 +284,11 @@ INPUTS: dict[str, dict[str, Any]] = {
 }
 
 # Of each type, how many tokens of a kind each row has, where the model does not say by `get_image_features` and the like.
-COUNTS: dict[str, dict[str, int]] = {"musicflamingo": {"audio": 64}}
+COUNTS: dict[str, dict[str, int]] = {
+    "fuyu": {"image": 4},
+    "glm_image": {"image": 16},
+    "granite4_vision": {"image": 10},
+    "musicflamingo": {"audio": 64},
+    "pi0": {"image": 16},
+    "qwen2_audio": {"audio": 64},
+}

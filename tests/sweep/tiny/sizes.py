@@ -167,7 +167,7 @@ def small(name: str, value: Any, default: Any, tokens: dict[str, int]) -> Any:
     """The tiny value of one field; None if it keeps its default."""
     if name == "pad_token_id":
         return PAD
-    if re.search(r"_token_(id|index|idx)$|_id_token$", name) and not isinstance(value, list | tuple | dict):
+    if re.search(r"_token_(id|index|idx)$|_id_token$|_patch_id$", name) and not isinstance(value, list | tuple | dict):
         return None if value is None and name not in TOKENS_OF_MEDIA else token_id(name, tokens)
     if name in ("eos_token_id", "bos_token_id"):
         return KNOWN_TOKENS[name[:3]]
