@@ -35,7 +35,7 @@ LEVELS = {
     "learned": "a learned polarity, which at score bias 0 is polarity 1",
     "restored": "`to_softmax` gives the softmax model back, to the bit",
 }
-ROUNDINGS = 16  # rounding errors of a weight that a result may be off by
+ROUNDINGS = 64  # rounding errors of a weight that a result may be off by
 TOKENS = 4  # that are generated
 EPSILON = torch.finfo(torch.float32).eps
 
@@ -428,6 +428,8 @@ def close(found: list[Tensor], wanted: list[Tensor], allowed: list[float], kept:
     if not wanted or len(found) != len(wanted):
         raise AssertionError(f"{len(found)} outputs instead of {len(wanted)}")
     for index, (have, want, tolerance, rows) in enumerate(zip(found, wanted, allowed, kept, strict=True)):
+        if tolerance == float("inf"):
+            raise AssertionError(f"output {index} has other infinities after a rounding error in every weight")
         off = difference(have, want) if rows is None or have.shape != want.shape else difference(have[rows], want[rows])
         if not off <= tolerance:
             raise AssertionError(f"output {index} of shape {tuple(want.shape)} is off by {off:.1e}, and may be by {tolerance:.1e}")

@@ -6,6 +6,7 @@ the rest go on in a new process. `--write` makes the results file out of the rec
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -77,21 +78,16 @@ def examined(types: list[str]):
     """What came of each type, in their order; in processes that are replaced when they die, hang or grow old."""
     worker, served = None, 0
     for name in types:
-        if worker is None or served >= LIFE:
-            if worker is not None:
-                worker.stop()
-            worker, served = Worker(), 0
-        found = worker.ask(name)
+        worker = worker or Worker()
         served += 1
-        if found is None:
-            ended = worker.stop()
-            worker = None
-            found = {
-                "type": name,
-                "outcome": "failed",
-                "reason": f"no answer in {LIMIT} s" if ended is None else f"the process ended: {ended}",
-            }
-        yield found
+        try:
+            yield worker.ask(name)
+        except (TimeoutError, ProcessLookupError) as error:
+            served = LIFE
+            yield {"type": name, "outcome": "failed", "reason": str(error)}
+        if served >= LIFE:
+            worker.stop()
+            worker, served = None, 0
     if worker is not None:
         worker.stop()
 
@@ -100,33 +96,44 @@ class Worker:
     """A process that examines one type after the other."""
 
     def __init__(self) -> None:
-        command = [sys.executable, str(Path(__file__)), "--worker"]
+        command = [sys.executable, str(Path(__file__)), "--worker", "--record", os.devnull]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.answers: queue.Queue = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
 
     def _listen(self) -> None:
         for line in self.process.stdout:
             if line.startswith("{"):
                 self.answers.put(line)
-        self.answers.put(None)
+        self.answers.put(None)  # the process ended
 
-    def ask(self, name: str) -> dict | None:
-        """What came of a type; None if the process died or took too long."""
+    def ask(self, name: str) -> dict:
+        """What came of a type.
+
+        Raises:
+            TimeoutError, ProcessLookupError: why nothing did.
+        """
         try:
             self.process.stdin.write(name + "\n")
             self.process.stdin.flush()
             answer = self.answers.get(timeout=LIMIT)
-        except (queue.Empty, BrokenPipeError):
-            return None
-        return None if answer is None else json.loads(answer)
+        except queue.Empty:
+            raise TimeoutError(f"no answer in {LIMIT} s") from None
+        except BrokenPipeError:
+            answer = None
+        if answer is None:
+            raise ProcessLookupError(f"the process ended with {self.process.wait()}")
+        return json.loads(answer)
 
-    def stop(self) -> int | None:
-        """End the process; its exit code if it had ended by itself."""
-        ended = self.process.poll()
+    def stop(self) -> None:
+        """End the process."""
         self.process.kill()
         self.process.wait()
-        return ended
+        self.listener.join()
+        self.process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
 
 
 def work() -> None:
