@@ -311,7 +311,9 @@ def auto_class_of(model_class: type[PreTrainedModel]) -> str | None:
     """The name of the Auto class that loads a TanhMax class, the one that a pipeline uses if there is one; None where none does."""
     upstream: Any = model_class.__mro__[1]
     found = [auto for auto, classes in upstream_heads(upstream.config_class) if upstream in classes]
-    return min(found, key=lambda auto: (auto not in PIPELINES, auto == "AutoModelForPreTraining", [*PIPELINES, *found].index(auto)), default=None)
+    return min(
+        found, key=lambda auto: (auto not in PIPELINES, auto == "AutoModelForPreTraining", [*PIPELINES, *found].index(auto)), default=None
+    )
 
 
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig | None, path: Path) -> PreTrainedModel:

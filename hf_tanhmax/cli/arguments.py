@@ -114,7 +114,10 @@ def _add_convert(commands: Commands) -> None:
     parser.add_argument("--score-bias", type=float, default=3.0, metavar="C", help="where a learned polarity exp(-2C) starts; default 3")
     parser.add_argument("--shift", choices=["balanced"], help="shift each row of scores, which keeps more of what softmax computed")
     parser.add_argument(
-        "--softmax-parts", type=_parts, metavar="A,B,...", help="modules that may go on computing softmax by themselves, by class or by path"
+        "--softmax-parts",
+        type=_parts,
+        metavar="A,B,...",
+        help="modules that may go on computing softmax by themselves, by class or by path",
     )
     parser.add_argument("--num-labels", type=int, metavar="N", help="classes of a new head")
     parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")

@@ -260,21 +260,25 @@ def _drop_score_bias(module: nn.Module) -> None:
 
 def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
     layers = list(modules_by_layer(model).values())
-    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__).removeprefix("tanhmax_")
     modules = [module for layer in layers for module in layer]
     bypassing = softmax_parts(model)
     if not modules:
-        found = f"its {', '.join(bypassing)} compute softmax themselves" if bypassing else "it has no attention modules"
-        raise ValueError(
-            f"{kind!r} cannot compute TanhMax: {found}, without asking Transformers' attention interface, as about 100 architectures do; "
-            "choose one that asks it, such as BERT, ViT or LLaMA"
+        found = (
+            f"its {', '.join(bypassing)} compute softmax themselves, without asking"
+            if bypassing
+            else "it has no attention modules that ask"
         )
-    _check_softmax_parts(kind, bypassing, settings)
+        raise ValueError(
+            f"{kind!r} cannot compute TanhMax: {found} Transformers' attention interface; choose an architecture that asks it, such as "
+            "BERT, ViT or LLaMA"
+        )
     if settings.layers is not None:
         modules = _named_modules(model, settings.layers, kind)
     for module in modules:
         for argument in attention_facts(module).refused:
             raise NotImplementedError(refused_argument(module, argument))
+    _check_softmax_parts(kind, bypassing, settings)
     if settings.heads is not None:
         fewest = min(heads_of(module) for module in modules)
         if settings.heads[-1] >= fewest:

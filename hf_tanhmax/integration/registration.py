@@ -32,7 +32,7 @@ SCORE_BIAS = "tanhmax_score_bias"
 
 # What attention modules and configs call the number of heads; the size of a head's output; and the projection that takes those of all heads.
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "num_query_heads", "heads")
-SIZES_OF_HEAD = ("v_head_dim", "head_dim", "head_size", "attention_head_size")
+SIZES_OF_HEAD = ("head_dim", "head_size", "attention_head_size")
 HEADS_TO = ("o_proj", "out_proj", "Wo", "dense")
 
 # Arguments that change what attention computes and that TanhMax attention does not do.
@@ -263,10 +263,18 @@ def _count_of(holder: object) -> int | None:
 
 def _heads_by_size(module: nn.Module) -> int | None:
     """The number of heads by the size of each: a decoder may have another number than its config says, which is that of the encoder."""
-    size = next((value for name in SIZES_OF_HEAD if isinstance(value := getattr(module, name, None), int)), None)
-    output = next((each for name in HEADS_TO if (each := getattr(module, name, None)) is not None), None)
-    width = getattr(output, "in_features", None)
-    return width // size if size and isinstance(width, int) and width % size == 0 else None
+    for projections, width, sizes in (
+        (HEADS_TO, "in_features", ("v_head_dim", *SIZES_OF_HEAD)),
+        (("q_proj",), "out_features", SIZES_OF_HEAD),
+    ):
+        owner = next((each for name in projections if (each := getattr(module, name, None)) is not None), None)
+        total, size = (
+            getattr(owner, width, None),
+            next((value for name in sizes if isinstance(value := getattr(module, name, None), int)), None),
+        )
+        if isinstance(total, int) and size and total % size == 0:
+            return total // size
+    return None
 
 
 def _polarity(module: nn.Module, query: Tensor) -> float | Tensor:

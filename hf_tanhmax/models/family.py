@@ -157,7 +157,9 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
             own(self)
             self.add_model_tags(TAGS)
             _share_out_score_biases(self)
-            if str(config.model_type) != str(type(config).model_type) and config.name_or_path:  # a softmax checkpoint, which that name would load
+            if (
+                str(config.model_type) != str(type(config).model_type) and config.name_or_path
+            ):  # a softmax checkpoint, which that name would load
                 self.name_or_path = config.name_or_path = converted_name(config.name_or_path)
 
         upstream_initialize = cls.initialize_weights

@@ -71,7 +71,9 @@ class AttentionHealth:
             ValueError: nothing was counted, as of a model whose attention does not ask Transformers' attention interface.
         """
         if not self._layers:
-            raise ValueError("no attention weights were seen: no module of the model that was called asks Transformers' attention interface")
+            raise ValueError(
+                "no attention weights were seen: no module of the model that was called asks Transformers' attention interface"
+            )
         sums = [self._layers[place] for place in self.places]
         layers = [_ratios(each) for each in sums]
         overall = _ratios([sum(column) for column in zip(*sums, strict=True)])

@@ -14,7 +14,14 @@ from hf_tanhmax.models.family import TanhMaxFields
 
 LABELS = {"id2label": {0: "entailment", 1: "neutral", 2: "contradiction"}, "label2id": {"entailment": 0, "neutral": 1, "contradiction": 2}}
 CONVOLUTIONS = {"conv_dim": [8, 8], "conv_stride": [10, 8], "conv_kernel": [10, 8], "num_feat_extract_layers": 2}
-WAV2VEC2 = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 13, "vocab_size": 53, "initializer_range": 0.3}
+WAV2VEC2 = {
+    "hidden_size": 24,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "intermediate_size": 13,
+    "vocab_size": 53,
+    "initializer_range": 0.3,
+}
 WAV2VEC2 |= {**CONVOLUTIONS, "num_conv_pos_embeddings": 5, "num_conv_pos_embedding_groups": 2}
 TEXT = "a gripping , funny film and why not"
 
@@ -36,7 +43,14 @@ TEXT_TASKS = {
     "text-classification": ("RobertaForSequenceClassification", "RoBERTa", [words()], TEXT, {"top_k": None}, LABELS),
     "token-classification": ("DistilBertForTokenClassification", "DistilBERT", [words()], TEXT, {}, {"initializer_range": 0.3}),
     "fill-mask": ("ElectraForMaskedLM", "ELECTRA", [words(types=True)], "a gripping , [MASK] film", {}, {}),
-    "zero-shot-classification": ("RobertaForSequenceClassification", "RoBERTa", [words()], TEXT, {"candidate_labels": ["film", "user"]}, LABELS),
+    "zero-shot-classification": (
+        "RobertaForSequenceClassification",
+        "RoBERTa",
+        [words()],
+        TEXT,
+        {"candidate_labels": ["film", "user"]},
+        LABELS,
+    ),
     "feature-extraction": ("ModernBertModel", "ModernBERT", [words()], TEXT, {}, {}),
     "text-generation": ("MistralForCausalLM", "Mistral", [pieces()], TEXT, {"max_new_tokens": 7, "do_sample": False}, {}),
 }

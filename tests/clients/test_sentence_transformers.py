@@ -40,7 +40,14 @@ def inside(model):
 
 def arguments(kind, folder):
     return kind(
-        str(folder), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no"
+        str(folder),
+        max_steps=3,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
     )
 
 

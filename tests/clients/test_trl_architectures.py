@@ -33,7 +33,9 @@ def folders(name, tmp_path, **settings):
 def finetuning(model, tmp_path, texts=TEXTS, **changes):
     options = {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 0.0, "logging_steps": 1, "max_length": None, **changes}
     return trl.SFTTrainer(
-        model, args=trl.SFTConfig(str(tmp_path / "run"), **options, **QUIET), train_dataset=Dataset.from_list([{"text": each} for each in texts])
+        model,
+        args=trl.SFTConfig(str(tmp_path / "run"), **options, **QUIET),
+        train_dataset=Dataset.from_list([{"text": each} for each in texts]),
     )
 
 

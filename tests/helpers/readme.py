@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import predicted
+import sweep_table
 from made_cards import compared
 from supported_models import table as supported_table
 
@@ -31,6 +32,7 @@ DOCUMENTS = (
     "hf_tanhmax/attention/README.md",
     "hf_tanhmax/attention/kernels/README.md",
     "hf_tanhmax/interpret/README.md",
+    "hf_tanhmax/models/README.md",
     "recipes/README.md",
     "recipes/paper/README.md",
     "tests/README.md",
@@ -125,6 +127,12 @@ def variants():
 DATA = ("sst2", "20news", "cifar10", "cifar10-dinov2s", "tinyshakespeare")
 BLOCKS = {
     "supported models": supported_table,
+    "levels": sweep_table.levels,
+    "architectures counted": sweep_table.summary,
+    "architectures that work": sweep_table.working,
+    "architectures that are refused": sweep_table.refused,
+    "architectures that were not tried": sweep_table.untried,
+    "architectures that fail": sweep_table.failed,
     "variants": variants,
     **{name: functools.partial(compared, name) for name in DATA},
     "conversion": conversion,

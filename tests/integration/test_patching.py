@@ -120,6 +120,10 @@ def test_unknown_layers_and_heads():
 def test_models_without_attention():
     with pytest.raises(ValueError, match="'resnet' cannot compute TanhMax: it has no attention modules"):
         use_tanhmax(transformers.ResNetModel(transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1])))
+    with pytest.raises(
+        ValueError, match=r"'resnet' cannot compute TanhMax: it has no attention modules that ask .* choose an architecture"
+    ):
+        hf_tanhmax.TanhMaxResNetModel(hf_tanhmax.TanhMaxResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1]))
     with pytest.raises(ValueError, match="'Linear' cannot compute TanhMax: it has no attention modules"):
         use_tanhmax(nn.Linear(2, 3))
 

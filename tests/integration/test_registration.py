@@ -21,6 +21,7 @@ from hf_tanhmax.integration.registration import (
     _say_frozen,
     eager_forward,
     fused_forward,
+    heads_of,
     paged_forward,
     register_attention,
 )
@@ -267,6 +268,20 @@ def test_chosen_heads_are_refused_where_a_rank_cannot_tell_which_it_sees(forward
     module = module_with(config=SimpleNamespace(tanhmax_polarity=1.0, tanhmax_heads=[0], num_attention_heads=2 * HEADS))
     with pytest.raises(NotImplementedError, match=f"counts the {2 * HEADS} heads of the whole Module, .* this rank {HEADS} of them"):
         forward(module, *tensors, None)
+
+
+def test_heads_that_only_the_projection_tells():
+    """The config of RF-DETR calls them `decoder_self_attention_heads`, and its attention module says nothing of them."""
+    module = nn.Module()
+    module.config, module.head_dim, module.q_proj = SimpleNamespace(), 6, nn.Linear(24, 18)
+    assert heads_of(module) == 3
+
+
+def test_heads_that_nothing_tells():
+    module = nn.Module()
+    module.config = SimpleNamespace()
+    with pytest.raises(ValueError, match="cannot tell how many heads Module has, .*leave heads None, and polarity a number"):
+        heads_of(module)
 
 
 @both

@@ -366,6 +366,8 @@ def test_sinks_and_sparse_keys_are_refused_before_a_forward_pass(name):
     every_layer = range(len(modules_by_layer(model)))
     with pytest.raises(NotImplementedError, match=f"TanhMax attention has no {REFUSED_ARGUMENTS[name]}"):
         use_tanhmax(model, TanhMaxSettings(layers=every_layer))
+    with pytest.raises(NotImplementedError, match=f"TanhMax attention has no {REFUSED_ARGUMENTS[name]}"):
+        use_tanhmax(model)  # and not of parts that would stay softmax, which could be accepted
     with pytest.raises(NotImplementedError, match="TanhMax attention has no "), tanhmax_on(model, layers=every_layer):
         pass
     assert not any(isinstance(module.config, ConfigView) for module in attention_modules(model))

@@ -1,0 +1,102 @@
+"""Tiny random models of every model type of Transformers, and inputs for them."""
+
+import functools
+import importlib
+import importlib.util
+import re
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+
+from .inputs import tiny_inputs
+from .sizes import tiny_config
+from .untried import UNTRIED, Untried
+
+__all__ = ["Untried", "tiny_inputs", "tiny_model"]
+
+# Auto classes from the most telling head to the least.
+AUTO = (
+    "AutoModelForImageTextToText",
+    "AutoModelForMultimodalLM",
+    "AutoModelForSpeechSeq2Seq",
+    "AutoModelForSeq2SeqLM",
+    "AutoModelForTextToWaveform",
+    "AutoModelForMaskedLM",
+    "AutoModelForCausalLM",
+    "AutoModelForCTC",
+    "AutoModel",
+)
+STANDARD_DEVIATION = 0.3
+
+
+def tiny_model(model_type: str, auto: str | None = None) -> PreTrainedModel:
+    """A tiny upstream model with random weights, the same at every call, in eval mode and float32.
+
+    Args:
+        model_type: a key of `CONFIG_MAPPING`.
+        auto: name of an Auto class; by default the head that shows most.
+
+    Raises:
+        Untried: the type has no class of its own, or needs a package that is not installed.
+    """
+    if model_type in UNTRIED:
+        raise Untried(UNTRIED[model_type])
+    model_class = _model_class(CONFIG_MAPPING[model_type], auto)
+    config = tiny_config(CONFIG_MAPPING[model_type], model_type)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model = model_class(config).float().eval()
+        except ImportError as error:
+            missing = re.search(r"requires the (\w+) library", str(error))
+            raise Untried(f"{model_type} needs the package {missing[1] if missing else error}") from error
+        _make_telling(model)
+    return model
+
+
+@functools.cache
+def _auto_names() -> tuple[str, ...]:
+    return tuple(name for name in dir(transformers) if name.startswith("AutoModel"))
+
+
+def _model_class(config_class: type[PreTrainedConfig], auto: str | None) -> type[PreTrainedModel]:
+    for name in [auto] if auto else [*AUTO, *_auto_names()]:
+        mapping = getattr(getattr(transformers, name, None), "_model_mapping", None)
+        try:
+            found = mapping[config_class]
+        except (KeyError, TypeError, ValueError):  # no such Auto class, no head, or the name of a class that is not exported
+            continue
+        return found[0] if isinstance(found, list | tuple) else found
+    if auto:
+        raise Untried(f"{auto} has no head of {config_class.model_type}")
+    return _class_of_part(config_class)
+
+
+def _class_of_part(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    """The model class that is made from a config that no Auto class knows."""
+    name = config_class.__module__.replace(".configuration_", ".modeling_")
+    if importlib.util.find_spec(name) is None:
+        raise Untried(f"{config_class.__name__} has no models of its own: its checkpoints use those of other types")
+    module = importlib.import_module(name)
+    found = [
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, PreTrainedModel) and each.config_class is config_class
+    ]
+    found = [each for each in found if not re.search("PreTrainedModel$|PretrainedModel$", each.__name__)]
+    if not found:
+        raise Untried(f"{config_class.__name__} is a part of another type's config and has no model class of its own")
+    return next((each for each in found if each.__name__.endswith("Model")), found[0])
+
+
+def _make_telling(model: PreTrainedModel) -> None:
+    """Draw again the weights that would hide attention: queries and keys that are small, and scales and gates at zero."""
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or not parameter.numel():
+            continue
+        with torch.no_grad():
+            if not torch.isfinite(parameter).all() or parameter.abs().max() < 0.01:
+                parameter.normal_(std=0.2)
+            elif re.search(r"(^|[._])(q|k|query|key|qkv|wqkv|c_attn|in_proj|query_key_value)(_proj|_lin|_linear)?\.weight$", name, re.I):
+                parameter.mul_(max(1.0, STANDARD_DEVIATION / parameter.std(correction=0).clamp(min=1e-3).item()))
