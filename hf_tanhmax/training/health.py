@@ -191,7 +191,7 @@ def _measured(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], opti
 
 def _readers(model: PreTrainedModel, modules: list[nn.Module]) -> list[str]:
     """What gives each attention module its queries: `"attention_mask"` or `"decoder_attention_mask"` says which are real, or nothing does."""
-    names = {module: "attention_mask" for module in modules}
+    names = dict.fromkeys(modules, "attention_mask")
     if getattr(model.config, "is_encoder_decoder", False):
         names = dict.fromkeys(modules, "decoder_attention_mask") | dict.fromkeys(attention_modules(model.get_encoder()), "attention_mask")
     for part in model.modules():  # from the outside in

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 from families import NAIVE
 from tiny_checkpoints import pieces, save_converted, save_softmax, words
 

@@ -7,7 +7,7 @@ import torch
 import transformers
 from datasets import Dataset
 from families import NAIVE
-from tiny_checkpoints import by_definition, save_converted, save_softmax, words
+from tiny_checkpoints import save_converted, save_softmax, words
 
 from hf_tanhmax.models.family import TanhMaxFields
 

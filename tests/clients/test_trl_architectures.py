@@ -6,8 +6,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from families import NAIVE
-from tiny_checkpoints import by_definition, copy_processor, pieces, save_converted, save_softmax
+from tiny_checkpoints import by_definition, pieces, save_converted, save_softmax
 
 import hf_tanhmax
 from hf_tanhmax.integration.model_names import CONVERTED

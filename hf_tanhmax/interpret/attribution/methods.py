@@ -12,8 +12,8 @@ from ..inputs.encoding import PIXELS, EncodedInput, ImageProcessor, ModelInput, 
 from ..inputs.image_patches import patch_grid, patch_names, sum_per_patch
 from .evaluation_mode import encoder_of, modules_outside_interface
 from .forward_passes import PassResult, forward_backward
-from .integrated_gradients import STEPS, IntegratedGradients, integrated_gradients
 from .hooks import patch_positions
+from .integrated_gradients import STEPS, IntegratedGradients, integrated_gradients
 from .orientation import oriented
 from .rollout import rollout
 
