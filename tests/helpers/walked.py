@@ -47,7 +47,11 @@ class Walked:
         """The tiny softmax model, the same weights at every call."""
         torch.manual_seed(0)
         cls = getattr(transformers, self.cls)
-        return cls(cls.config_class(**self.values)).eval()
+        made = cls(cls.config_class(**self.values)).eval()
+        for value in made.parameters():
+            if not value.any():  # as the heads of DeiT begin
+                torch.nn.init.normal_(value, std=0.3)
+        return made
 
     def model(self, polarity: float = 1.0, **options: Any) -> Any:
         """The TanhMax model of it."""
@@ -120,6 +124,7 @@ WALKED = {
         {"vocab_size": WORDS, "dim": 24, "n_heads": 4, "n_layers": 2, "hidden_dim": 13, "max_position_embeddings": 64, **LABELS},
         "text",
     ),
+    "albert": Walked("AlbertForSequenceClassification", {**ENCODER, **LABELS, "embedding_size": 24}, "text"),
     "modernbert": Walked("ModernBertForMaskedLM", {**ENCODER, "local_attention": 6, "cls_token_id": 2, "sep_token_id": 3}, "text"),
     "deit": Walked("DeiTForImageClassificationWithTeacher", {**IMAGE, **LABELS}, "image"),
     "dinov2": Walked("Dinov2ForImageClassification", {**IMAGE, **LABELS}, "image"),
@@ -133,6 +138,6 @@ WALKED = {
     "t5_encoder": Walked("T5ForTokenClassification", {**T5, **LABELS}, "text"),
     "bart": Walked("BartForConditionalGeneration", SEQUENCES, "sequences"),
     "bart_classifier": Walked("BartForSequenceClassification", {**SEQUENCES, **LABELS, "eos_token_id": 3}, "text"),
-    "bart_decoder": Walked("BartForCausalLM", SEQUENCES, "causal"),
+    "bart_decoder": Walked("BartForCausalLM", {**SEQUENCES, "bos_token_id": 1, "eos_token_id": 2}, "causal"),
     "whisper": Walked("WhisperForConditionalGeneration", {**SEQUENCES, **AUDIO}, "audio"),
 }
