@@ -80,7 +80,8 @@ class Walked:
         if self.kind == "both":
             return transformers.CLIPProcessor(image_processor(), tokenizer("text"))
         if self.kind == "audio":
-            return transformers.WhisperFeatureExtractor(feature_size=5, chunk_length=1, n_fft=64, sampling_rate=1600, hop_length=40)
+            sound = transformers.WhisperFeatureExtractor(feature_size=5, chunk_length=1, n_fft=64, sampling_rate=1600, hop_length=40)
+            return transformers.WhisperProcessor(sound, tokenizer("text"))
         return tokenizer(self.kind)
 
     def inputs(self) -> dict[str, torch.Tensor]:

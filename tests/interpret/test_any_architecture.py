@@ -90,7 +90,7 @@ def test_faithful(name):
     [
         ("clip", "TanhMaxCLIPModel has several parts that embed inputs; explain one of them that has a head, such as a classifier"),
         ("clip_text", "TanhMaxCLIPTextModel returns no logits of classes or tokens to explain; load a classification"),
-        ("t5_encoder", r"TanhMaxT5ForTokenClassification has logits for each of 6 positions; give position= the one to explain"),
+        ("t5_encoder", r"TanhMaxT5ForTokenClassification has logits for each of 7 positions; give position= the one to explain"),
         ("albert", r"TanhMaxAlbert.* calls layer 0 .* 2 times in a forward pass, as its layers share weights"),
     ],
 )
