@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from saved_models import change_json, code_on, executed
 from walked import WALKED
 
+import hf_tanhmax
 from hf_tanhmax.cards import model_card
 from hf_tanhmax.checkpoint import read_checkpoint
 from hf_tanhmax.cli.arguments import main
@@ -98,7 +99,7 @@ def test_layers_that_are_not_there_are_said(tmp_path):
     WALKED["clip"].save(tmp_path)
     change_json(tmp_path / "config.json", tanhmax_layers=["audio_model"])
     assert any("no attention module of 'tanhmax_clip' is in 'audio_model': they are in text_model.encoder.layers, " in each for each in sentences(tmp_path))
-    with pytest.raises(ValueError, match="no TanhMax model in .* cannot be built: no attention module of 'tanhmax_clip' is in 'audio_model'"):
+    with pytest.raises(ValueError, match="describes a model that cannot be built: no attention module of 'tanhmax_clip' is in 'audio_model'"):
         model_card(tmp_path)
 
 
@@ -113,11 +114,7 @@ def test_a_processor_that_is_not_there_is_said(tmp_path, capsys):
 
 
 def test_a_class_that_no_auto_class_loads(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    made = WALKED["clip_text"].model()
     cls = transformers.CLIPTextModelWithProjection
-    import hf_tanhmax
-
     model = hf_tanhmax.convert(cls(cls.config_class(**WALKED["clip_text"].values)).eval())
     model.save_pretrained(tmp_path)
     found = read_checkpoint(tmp_path)
@@ -127,7 +124,6 @@ def test_a_class_that_no_auto_class_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (with_plugin,) = code_on(card)
     assert_same(run(executed(with_plugin)["model"], WALKED["clip_text"].inputs()), run(model, WALKED["clip_text"].inputs()))
-    assert type(made) is not type(model)
 
 
 @pytest.mark.slow

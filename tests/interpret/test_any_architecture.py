@@ -101,7 +101,7 @@ def test_refused_in_a_sentence(name, said):
 
 def test_inputs_that_are_neither_text_nor_image_are_refused():
     with pytest.raises(ValueError, match="either input_ids or pixel_values as tensors, but this one holds input_features"):
-        explain(WALKED["whisper"].model(), {"input_features": torch.zeros(1, 5, 40)})
+        explain(WALKED["whisper"].model(), {"input_features": torch.zeros(1, 5, 100)})
     with pytest.raises(ValueError, match=r"holds input_ids, pixel_values; of a model of several inputs, give those of one"):
         explain(WALKED["clip"].model(), WALKED["clip"].inputs())
     with pytest.raises(ValueError, match="TanhMaxBartForCond.* has no head whose quality can be measured here; load a classifier of texts"):
