@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers
-from families import VOCABULARY, images, text
+from families import images, text
 from PIL import Image
 from saved_models import TEXTS
 
@@ -23,7 +23,7 @@ SEQUENCES = {**BOTH_SIDES, "encoder_ffn_dim": 13, "decoder_ffn_dim": 13, "init_s
 LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
 T5 = {"vocab_size": WORDS, "d_model": 24, "d_kv": 6, "d_ff": 13, "num_heads": 4, "num_layers": 2, "pad_token_id": 0}
 CLIP = {"text_config": ENCODER, "vision_config": IMAGE, "projection_dim": 12}
-AUDIO = {"num_mel_bins": 5, "max_source_positions": 20, "decoder_start_token_id": 1, "bos_token_id": 1, "eos_token_id": 2}
+AUDIO = {"num_mel_bins": 5, "max_source_positions": 50, "decoder_start_token_id": 1, "bos_token_id": 1, "eos_token_id": 2}
 PARTS = {"softmax_parts": ("MultiheadAttention",)}
 
 
@@ -47,7 +47,11 @@ class Walked:
         """The tiny softmax model, the same weights at every call."""
         torch.manual_seed(0)
         cls = getattr(transformers, self.cls)
-        return cls(cls.config_class(**self.values)).eval()
+        made = cls(cls.config_class(**self.values)).eval()
+        for value in made.parameters():
+            if not value.any():  # as the heads of DeiT begin
+                torch.nn.init.normal_(value, std=0.3)
+        return made
 
     def model(self, polarity: float = 1.0, **options: Any) -> Any:
         """The TanhMax model of it."""
@@ -76,19 +80,20 @@ class Walked:
         if self.kind == "both":
             return transformers.CLIPProcessor(image_processor(), tokenizer("text"))
         if self.kind == "audio":
-            return transformers.WhisperFeatureExtractor(feature_size=5, chunk_length=1, n_fft=64, sampling_rate=1600, hop_length=40)
+            sound = transformers.WhisperFeatureExtractor(feature_size=5, chunk_length=1)
+            return transformers.WhisperProcessor(sound, tokenizer("text"))
         return tokenizer(self.kind)
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """A batch of one."""
-        words = {"input_ids": text(1, 9, vocabulary=VOCABULARY)}
+        words = {"input_ids": torch.cat([text(1, 8), torch.tensor([[3]])], 1)}  # BART classifies at the end token
         return {
             "text": words,
             "causal": words,
             "image": {"pixel_values": images(1)},
             "both": {**words, "pixel_values": images(1)},
             "sequences": {**words, "decoder_input_ids": text(1, 5)},
-            "audio": {"input_features": torch.randn(1, 5, 40), "decoder_input_ids": text(1, 5)},
+            "audio": {"input_features": torch.randn(1, 5, 100, generator=torch.Generator().manual_seed(7)), "decoder_input_ids": text(1, 5)},
         }[self.kind]
 
 
@@ -120,6 +125,7 @@ WALKED = {
         {"vocab_size": WORDS, "dim": 24, "n_heads": 4, "n_layers": 2, "hidden_dim": 13, "max_position_embeddings": 64, **LABELS},
         "text",
     ),
+    "albert": Walked("AlbertForSequenceClassification", {**ENCODER, **LABELS, "embedding_size": 24}, "text"),
     "modernbert": Walked("ModernBertForMaskedLM", {**ENCODER, "local_attention": 6, "cls_token_id": 2, "sep_token_id": 3}, "text"),
     "deit": Walked("DeiTForImageClassificationWithTeacher", {**IMAGE, **LABELS}, "image"),
     "dinov2": Walked("Dinov2ForImageClassification", {**IMAGE, **LABELS}, "image"),
@@ -133,6 +139,6 @@ WALKED = {
     "t5_encoder": Walked("T5ForTokenClassification", {**T5, **LABELS}, "text"),
     "bart": Walked("BartForConditionalGeneration", SEQUENCES, "sequences"),
     "bart_classifier": Walked("BartForSequenceClassification", {**SEQUENCES, **LABELS, "eos_token_id": 3}, "text"),
-    "bart_decoder": Walked("BartForCausalLM", SEQUENCES, "causal"),
+    "bart_decoder": Walked("BartForCausalLM", {**SEQUENCES, "bos_token_id": 1, "eos_token_id": 2}, "causal"),
     "whisper": Walked("WhisperForConditionalGeneration", {**SEQUENCES, **AUDIO}, "audio"),
 }

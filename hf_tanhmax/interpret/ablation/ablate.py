@@ -15,7 +15,7 @@ from ...ablation import ACCURACY, LEVEL, LOSS, Effect, NegativesAblation
 from ...checkpoint import text_config
 from ...choices import INTERVENTIONS, check_choice
 from ...integration.hooks import AttentionCall, AttentionFunction, is_signed, replace_attention
-from ...integration.patching import attention_modules
+from ...integration.patching import attention_modules, modules_by_layer
 from ...models.bundle import own_version
 from ...settings import TanhMaxSettings
 from ..attribution.evaluation_mode import check_finite, check_recordable, display_name, evaluation_mode, unwrap
@@ -127,7 +127,9 @@ class _Ablation:
         self.model, self.encoder, self.names, self.seed = model, encoder, names, seed
         self.modules = attention_modules(model)
         self.signed = [place for place, module in enumerate(self.modules) if is_signed(module.config)]
-        self.mass = numpy.zeros((len(self.modules), 2))  # per layer, the negative and the absolute weight
+        layers = list(modules_by_layer(model).values())
+        self.layer_of = [next(number for number, layer in enumerate(layers) if module in layer) for module in self.modules]
+        self.mass = numpy.zeros((len(layers), 2))  # per layer, the negative and the absolute weight
         self.counts: dict[int, float] = {}
         self.totals: dict[str, dict[int, float]] = {name: {} for name in (AS_IS, *names)}
 
@@ -176,7 +178,7 @@ class _Ablation:
         def _attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
             output, weights = call.compute_with_weights()
             exact = weights.double()
-            self.mass[place] += float(-exact.clamp(max=0).sum()), float(exact.abs().sum())
+            self.mass[self.layer_of[place]] += float(-exact.clamp(max=0).sum()), float(exact.abs().sum())
             return output, weights
 
         return _attend
@@ -192,11 +194,12 @@ class _Ablation:
         """Settings in words, of a patched model those of its first signed layer."""
         own = getattr(self.model.config, "tanhmax_settings", None)
         if isinstance(own, TanhMaxSettings):
-            return own.describe(layers=len(self.modules))
+            return own.describe(layers=len(self.mass))
         config = self.modules[self.signed[0]].config
-        layers = None if len(self.signed) == len(self.modules) else tuple(self.signed)
+        signed = tuple(dict.fromkeys(self.layer_of[place] for place in self.signed))
+        layers = None if len(signed) == len(self.mass) else signed
         found: dict[str, Any] = {name: getattr(config, f"tanhmax_{name}", None) for name in ("heads", "shift")}
-        return TanhMaxSettings(polarity=getattr(config, "tanhmax_polarity", 1.0), layers=layers, **found).describe(layers=len(self.modules))
+        return TanhMaxSettings(polarity=getattr(config, "tanhmax_polarity", 1.0), layers=layers, **found).describe(layers=len(self.mass))
 
 
 def _outcomes(logits: Tensor, labels: Tensor, *, is_causal: bool) -> tuple[Tensor, Tensor]:

@@ -82,8 +82,9 @@ def input_embeddings(model: PreTrainedModel) -> nn.Module:
     Raises:
         ValueError: a model that does not say which it is.
     """
+    encoder = model.get_encoder()  # the model itself where it has none; the encoder of T5 has embeddings of its own, with the same weights
     try:
-        return cast(PreTrainedModel, encoder_of(model) or model).get_input_embeddings()
+        return (encoder if isinstance(encoder, PreTrainedModel) else model).get_input_embeddings()
     except NotImplementedError as error:
         raise ValueError(
             f"{type(model).__name__} has several parts that embed inputs; explain one of them that has a head, such as a classifier"

@@ -169,7 +169,7 @@ def layer_notes(model: nn.Module, asked: list[int], shown: tuple[int, ...]) -> l
     if encoder_of(model) is not None:
         notes.append(f"of {type(model).__name__} the self-attention of the encoder is shown, and neither the decoder's nor cross attention")
     if left := [layer for layer in asked if layer not in shown]:
-        notes.append(f"layers {', '.join(map(str, left))} are not shown, as they are not called for this input")
+        notes.append(f"not called for this input, and so not shown: layers {', '.join(map(str, left))}")
     return notes
 
 

@@ -87,13 +87,18 @@ def test_a_model_that_hides_its_attention_is_named():
         explain(model, {"input_ids": text(1, 7)})
 
 
-def test_a_model_without_attention_and_an_encoder_decoder_are_refused():
+def test_a_model_without_attention_is_refused():
     with pytest.raises(ValueError, match="it has no attention modules"):
         resolve_layers(torch.nn.Linear(2, 2))
-    sizes = {"d_model": 12, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+
+
+def test_the_layers_of_an_encoder_beside_its_decoder():
+    sizes = {"d_model": 12, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     model = transformers.BartForSequenceClassification(transformers.BartConfig(vocab_size=53, **sizes))
-    with pytest.raises(ValueError, match="is an encoder and a decoder"):
-        resolve_layers(model)
+    assert resolve_layers(model) == [0, 1]
+    assert resolve_layers(model, [1]) == [1]
+    with pytest.raises(ValueError, match=r"layer 3 of Bart.* has the positions of its output, .*; the layers of its encoder are 0, 1"):
+        resolve_layers(model, [0, -1])
 
 
 @pytest.mark.parametrize(("layers", "message"), [([3], "there is no layer 3"), (-4, "there is no layer -4"), ([], "layers is empty")])
@@ -130,7 +135,10 @@ def test_a_layer_that_is_not_called_is_named():
     model = tiny_model(BERT)
     model.bert.encoder.layer[1].forward = lambda states, *_, **__: states
     with pytest.raises(ValueError, match=r"no attentions to be had from layers 1 \(bert.encoder.layer.1.attention.self\)"):
-        explain(model, {"input_ids": text(1, 7)}, methods=FAST)
+        explain(model, {"input_ids": text(1, 7)}, methods=FAST, layers=[0, 1])
+    found = explain(model, {"input_ids": text(1, 7)}, methods=FAST)
+    assert found.layers == (0, 2)
+    assert "not called for this input, and so not shown: layers 1" in found.notes
 
 
 def test_attention_that_is_not_seen_beside_some_that_is_is_named():

@@ -49,5 +49,5 @@ def test_what_cannot_be_loaded(tmp_path):
     save_model(tmp_path)
     change_json(tmp_path / "config.json", architectures=["TanhMaxBertForChess"])
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["TanhMaxBertForChess"]
-    with pytest.raises(ValueError, match=r"its config names the class 'TanhMaxBertForChess', whose head is not known; there are ForSeq"):
+    with pytest.raises(ValueError, match=r"its config names \['TanhMaxBertForChess'\], which is not one class of 'tanhmax_bert' in Transf"):
         load(str(tmp_path))
