@@ -31,8 +31,9 @@ MODELS = {
     "T5": ("T5ForConditionalGeneration", "AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM"),
     "DINOv2": ("Dinov2ForImageClassification", "AutoModelForImageClassification", None),
 }
-# What PEFT has no row for upstream either, and what is adapted there then.
-TARGETS = {"RoBERTa": None, "DINOv2": ["query", "value"], "DistilBERT": ["q_lin", "v_lin"]}
+# Of these PEFT has no row upstream either.
+TARGETS = {"DINOv2": ["q_proj", "v_proj"], "DistilBERT": ["q_lin", "v_lin"]}
+CHANGES = {"T5": {"decoder_start_token_id": 0}, "DistilBERT": {"initializer_range": 0.3}}
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -42,13 +43,12 @@ def example(name):
     labels = found.get("decoder_input_ids", found.get("input_ids"))
     if MODELS[name][2] in (None, "SEQ_CLS"):
         labels = torch.tensor([0, 1])
-    if "decoder_input_ids" in found:
-        del found["decoder_input_ids"]
-    return {**found, "labels": labels}
+    found.pop("decoder_input_ids", None)  # made of the labels
+    return {**found, "labels": labels.contiguous()}
 
 
 def folders(name, tmp_path):
-    softmax = save_softmax(tmp_path / "softmax", MODELS[name][0], name)
+    softmax = save_softmax(tmp_path / "softmax", MODELS[name][0], name, **CHANGES.get(name, {}))
     return softmax, save_converted(softmax, tmp_path / "tanhmax")
 
 

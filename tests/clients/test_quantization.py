@@ -39,16 +39,18 @@ def bitsandbytes(**options):
     return BitsAndBytesConfig(**options)
 
 
-# For each kind: what makes its configuration, the class of a quantised weight, and how far logits may be from those of float weights.
+# For each kind: what makes its configuration, the class of a quantised weight, how far logits may be from those of float weights, and from
+# the definition with the same weights; where activations are quantised too, a rounding can move one to the next of 255 steps.
 KINDS = {
-    "torchao, int8 weights": (lambda: torchao("Int8WeightOnlyConfig"), "Int8Tensor", 0.1),
-    "torchao, int8 weights and activations": (lambda: torchao("Int8DynamicActivationInt8WeightConfig"), "Int8Tensor", 0.15),
+    "torchao, int8 weights": (lambda: torchao("Int8WeightOnlyConfig"), "Int8Tensor", 0.1, 1e-5),
+    "torchao, int8 weights and activations": (lambda: torchao("Int8DynamicActivationInt8WeightConfig"), "Int8Tensor", 0.15, 2e-2),
     "bitsandbytes, 4 bits": (
         lambda: bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32),
         "Params4bit",
         0.7,
+        1e-5,
     ),
-    "bitsandbytes, 8 bits": (lambda: bitsandbytes(load_in_8bit=True), "Int8Params", 0.15),
+    "bitsandbytes, 8 bits": (lambda: bitsandbytes(load_in_8bit=True), "Int8Params", 0.15, 2e-2),
 }
 
 
@@ -64,19 +66,19 @@ def distance(one, other):
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_converted_in_few_bits(kind, name, tmp_path):
-    quantise, weight, near = KINDS[kind]
+    quantise, weight, near, nearer = KINDS[kind]
     quantisation = quantise()
     softmax = save_softmax(tmp_path / "softmax", DECODERS[name], name, pieces(), **SIZES)
     model = hf_tanhmax.convert(softmax, quantization_config=quantisation)
     assert isinstance(model.config, TanhMaxFields)
     assert type(model.model.layers[0].self_attn.q_proj.weight).__name__ == weight
-    model.save_pretrained(tmp_path / "tanhmax")
+    model.save_pretrained(tmp_path / "tanhmax")  # before it runs, as bitsandbytes repacks 4 bits for the CPU then, and saves what it cannot read
     found = logits(model)
 
     # The same quantised weights with TanhMax from its definition, and with softmax.
     load = getattr(transformers, DECODERS[name]).from_pretrained
     expected = logits(load(softmax, quantization_config=quantise(), attn_implementation=NAIVE))
-    assert distance(found, expected) < 1e-2
+    assert distance(found, expected) < nearer
     assert distance(found, logits(load(softmax, quantization_config=quantise()))) > 0.1
     assert 0 < distance(found, logits(hf_tanhmax.convert(softmax))) < near
 
