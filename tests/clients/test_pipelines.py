@@ -6,32 +6,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from image_processors import load_images
 from PIL import Image
-from tiny_checkpoints import by_definition, pieces, save_converted, save_softmax, words
+from tiny_checkpoints import VALUES, by_definition, pieces, save_converted, save_softmax, words
 from transformers import pipeline
 
 from hf_tanhmax.models.family import TanhMaxFields
 
 LABELS = {"id2label": {0: "entailment", 1: "neutral", 2: "contradiction"}, "label2id": {"entailment": 0, "neutral": 1, "contradiction": 2}}
-CONVOLUTIONS = {"conv_dim": [8, 8], "conv_stride": [10, 8], "conv_kernel": [10, 8], "num_feat_extract_layers": 2}
-WAV2VEC2 = {
-    "hidden_size": 24,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "intermediate_size": 13,
-    "vocab_size": 53,
-    "initializer_range": 0.3,
-}
-WAV2VEC2 |= {**CONVOLUTIONS, "num_conv_pos_embeddings": 5, "num_conv_pos_embedding_groups": 2}
 TEXT = "a gripping , funny film and why not"
 
 
 def picture():
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (21, 17, 3), dtype=np.uint8))
-
-
-def sound(seconds=0.5):
-    return {"raw": np.random.default_rng(0).standard_normal(int(SECOND * seconds)).astype(np.float32), "sampling_rate": SECOND}
 
 
 def pixels():
@@ -43,14 +30,7 @@ TEXT_TASKS = {
     "text-classification": ("RobertaForSequenceClassification", "RoBERTa", [words()], TEXT, {"top_k": None}, LABELS),
     "token-classification": ("DistilBertForTokenClassification", "DistilBERT", [words()], TEXT, {}, {"initializer_range": 0.3}),
     "fill-mask": ("ElectraForMaskedLM", "ELECTRA", [words(types=True)], "a gripping , [MASK] film", {}, {}),
-    "zero-shot-classification": (
-        "RobertaForSequenceClassification",
-        "RoBERTa",
-        [words()],
-        TEXT,
-        {"candidate_labels": ["film", "user"]},
-        LABELS,
-    ),
+    "zero-shot-classification": ("RobertaForSequenceClassification", "RoBERTa", [words()], TEXT, {"candidate_labels": ["film", "user"]}, LABELS),
     "feature-extraction": ("ModernBertModel", "ModernBERT", [words()], TEXT, {}, {}),
     "text-generation": ("MistralForCausalLM", "Mistral", [pieces()], TEXT, {"max_new_tokens": 7, "do_sample": False}, {}),
 }
@@ -111,3 +91,51 @@ def check(found, said):
 @pytest.mark.parametrize("task", TEXT_TASKS)
 def test_text(task, tmp_path, said):
     check(answers(task, *TEXT_TASKS[task], tmp_path), said)
+
+
+def test_a_conversation(tmp_path, said):
+    talk = [{"role": "user", "content": "a film?"}]
+    found = answers("text-generation", "Qwen3ForCausalLM", "Qwen3", [pieces()], talk, {"max_new_tokens": 7, "do_sample": False}, {}, tmp_path)
+    check(found, said)
+
+
+IMAGE_TASKS = {
+    "image-classification": ("Dinov2ForImageClassification", "DINOv2", [], {}, {"num_labels": 3}),
+    "image-feature-extraction": ("DeiTModel", "DeiT", [], {"pool": False}, {}),
+    "zero-shot-image-classification": ("CLIPModel", "CLIP", [words()], {"candidate_labels": ["film", "a good one"]}, {"logit_scale_init_value": 0.0}),
+}
+
+
+@load_images
+@pytest.mark.parametrize("task", IMAGE_TASKS)
+def test_images(task, tmp_path, said):
+    head, name, tokenizers, options, changes = IMAGE_TASKS[task]
+    check(answers(task, head, name, [*tokenizers, pixels()], picture(), options, changes, tmp_path), said)
+
+
+@load_images
+def test_a_picture_and_a_text(tmp_path, said):
+    """A language model that sees, with the processor for both."""
+    tokenizer = pieces()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    processor = transformers.LlavaProcessor(
+        pixels(), tokenizer, patch_size=5, vision_feature_select_strategy="default", num_additional_image_tokens=1, image_token="<image>"
+    )
+    softmax = save_llava(tmp_path / "softmax", processor, len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
+    folder = save_converted(softmax, tmp_path / "tanhmax")
+    made, expected = pipeline("image-text-to-text", model=folder), pipeline("image-text-to-text", model=softmax)
+    assert type(made.model).__name__ == "TanhMaxLlavaForConditionalGeneration"
+    asked = {"images": picture(), "text": "<image> a film", "max_new_tokens": 7, "do_sample": False}
+    stock = expected(**asked)
+    expected.model = by_definition(made.model, softmax)
+    check((made(**asked), expected(**asked), stock), said)
+
+
+def save_llava(folder, processor, size, image_token):
+    torch.manual_seed(0)
+    text = {"model_type": "llama", **VALUES["LLaMA"], "vocab_size": size, "max_position_embeddings": 64}
+    vision = {"model_type": "clip_vision_model", **VALUES["CLIP"]["vision_config"], "projection_dim": 24}
+    config = transformers.LlavaConfig(vision, text, image_token_index=image_token, image_seq_length=9, vision_feature_layer=-1)
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)

@@ -1,5 +1,7 @@
 """Speech by `pipeline` and `generate`: Transformers asks for the model type of Whisper and its like by name, and ours must answer to it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -67,3 +69,40 @@ def test_a_prompt_of_whisper_stands_before_the_start(tmp_path):
     generated = model.generate(**inputs)
     assert first[0] == [[BEFORE, 65, 66, START, ENGLISH, TRANSCRIBE, NO_TIMES]]
     assert generated.tolist() == by_definition(model, softmax).generate(**inputs).tolist()
+
+
+# Sound as it is, without spectra: the convolutions of a tiny model shorten half a second to a hundred vectors.
+SOUND = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 13, "vocab_size": 30, "initializer_range": 0.3}
+SOUND |= {"conv_dim": [8, 8], "conv_stride": [10, 8], "conv_kernel": [10, 8], "num_feat_extract_layers": 2, "classifier_proj_size": 7}
+SOUND |= {"num_conv_pos_embeddings": 5, "num_conv_pos_embedding_groups": 2, "pad_token_id": 0}
+RAW = {
+    "automatic-speech-recognition": ("Wav2Vec2ForCTC", {}),
+    "audio-classification": ("HubertForSequenceClassification", {"num_labels": 3}),
+}
+
+
+@pytest.mark.parametrize("task", RAW)
+def test_sound_without_spectra(task, tmp_path):
+    head, changes = RAW[task]
+    torch.manual_seed(0)
+    cls = getattr(transformers, head)
+    cls(cls.config_class(**SOUND, **changes)).save_pretrained(tmp_path / "softmax")
+    (tmp_path / "vocab.json").write_text(json.dumps({letter: index for index, letter in enumerate(["<pad>", "|", "<unk>", *"abcdefghijklmnopqrstuvwxyz"])}))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), bos_token=None, eos_token=None, pad_token="<pad>", unk_token="<unk>")
+    extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE)
+    if "CTC" in head:
+        transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(tmp_path / "softmax")
+    extractor.save_pretrained(tmp_path / "softmax")
+    softmax = str(tmp_path / "softmax")
+    made, expected = pipeline(task, model=save_converted(softmax, tmp_path / "tanhmax")), pipeline(task, model=softmax)
+    assert type(made.model).__name__ == f"TanhMax{head}"
+    stock = expected(sound())
+    expected.model = by_definition(made.model, softmax)
+    answer, wanted = made(sound()), expected(sound())
+    if "CTC" in head:
+        assert made.type == "ctc"
+        assert answer == wanted != stock
+    else:
+        assert [each["label"] for each in answer] == [each["label"] for each in wanted]
+        assert [each["score"] for each in answer] == pytest.approx([each["score"] for each in wanted], abs=1e-4)
+        assert [each["score"] for each in answer] != pytest.approx([each["score"] for each in stock], abs=1e-4)

@@ -188,7 +188,7 @@ NAIVE = "naive_for_tests"
 
 def naive_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, position_bias=None, softcap=None, **kwargs):
     """TanhMax as it is printed, from sinh and cosh in float64; masks are additive, complete (`eager_mask`), and multiply shares."""
-    groups = query.shape[1] // key.shape[1]
+    groups, dtype = query.shape[1] // key.shape[1], value.dtype  # which quantised weights do not tell
     query, key, value = (tensor.double() for tensor in (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)))
     scores = query @ key.mT * scaling
     if softcap is not None:
@@ -201,7 +201,6 @@ def naive_forward(module, query, key, value, attention_mask, scaling, dropout=0.
         both = [(shares * torch.exp(half)).sum(-1, keepdim=True).clamp_min(1e-300) for half in (-scores, scores)]
         scores = scores + 0.5 * torch.log(both[0] / both[1] / polarity)
     weights = shares * torch.sinh(scores) / (shares * torch.cosh(scores)).sum(-1, keepdim=True).clamp_min(1e-300)
-    dtype = next(module.parameters()).dtype
     return (weights @ value).transpose(1, 2).to(dtype).contiguous(), weights.to(dtype)
 
 

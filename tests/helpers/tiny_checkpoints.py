@@ -14,7 +14,7 @@ from hf_tanhmax.training.data.tokenizer import build_causal_tokenizer, build_tok
 
 VALUES = {case.name: dict(case.values) for case in ARCHITECTURES}  # of their tiny configurations
 WORDS = [*TEXTS, "the film is long", "a short film , and a good one", "user assistant and why not"]
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template.jinja", "*processor_config.json")
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template.jinja", "*processor_config.json", "vocab.json")
 
 
 def words(*, types: bool = False, length: int = 60):
