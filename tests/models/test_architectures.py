@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 
@@ -104,3 +105,11 @@ assert not torch.cuda.is_initialized()
 
 def test_the_log_of_the_package_has_no_handlers():
     assert not logging.getLogger("hf_tanhmax").handlers
+
+
+@pytest.mark.parametrize(("name", "hint"), [("TanhMaxQwen3Modle", ", or is it TanhMaxQwen3Model?"), ("TanhMaxZzzzzz", "")])
+def test_a_class_that_transformers_lacks(name, hint):
+    lacking = f"Transformers {transformers.__version__} has no {name.removeprefix('TanhMax')}"
+    said = f"there is no {name}, as {lacking}; install a newer one that has it (pip install -U transformers){hint}"
+    with pytest.raises(AttributeError, match=f"^{re.escape(said)}$"):
+        getattr(hf_tanhmax, name)
