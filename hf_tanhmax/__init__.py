@@ -65,7 +65,7 @@ else:
 
         The Trainer that it belongs to imports PEFT and more, which not everybody needs; and a class is made when it is asked for.
         """
-        for module in _MODULES if name in __all__ else ():
+        for module in _MODULES if name in __all__ and name not in named.__all__ else ():
             found = vars(import_module(f".{module}", __name__))
             if name in found:
                 return found[name]

@@ -124,6 +124,7 @@ def test_cold_import_is_light():
     code = """
 import json, sys
 import hf_tanhmax, torch
+assert hf_tanhmax.TanhMaxBertConfig and "hf_tanhmax.training" not in sys.modules
 heavy = ("triton", "matplotlib", "sklearn", "datasets", "peft", "accelerate", "captum", "torchvision", "recipes")
 print(json.dumps({"heavy": [name for name in heavy if name in sys.modules], "cuda": torch.cuda.is_initialized()}))
 """

@@ -118,7 +118,7 @@ def _check_processor(checkpoint: Checkpoint) -> Iterator[Finding]:
 def check_code(folder: Path, values: JsonObject) -> Iterator[Finding]:
     """About the code for those who load it without the plugin: it is read as text and compared, never imported."""
     mapped = {str(auto): str(target) for auto, target in (values.get("auto_map") or {}).items()}
-    yield from _check_map(folder, mapped, values.get("model_type"))
+    yield from _check_map(folder, mapped, values)
     path = folder / CODE_FILE
     if path.is_file():
         said = verdict(path.read_text(encoding="utf-8", errors="replace"))
@@ -130,7 +130,7 @@ def check_code(folder: Path, values: JsonObject) -> Iterator[Finding]:
         yield Finding("warning", other, "is code that hf_tanhmax did not write; read it before anybody runs it, or delete it")
 
 
-def _check_map(folder: Path, mapped: dict[str, str], model_type: object) -> Iterator[Finding]:
+def _check_map(folder: Path, mapped: dict[str, str], values: JsonObject) -> Iterator[Finding]:
     if not mapped:
         say = "has no auto_map, so the model loads only where hf_tanhmax is imported; save it again with this version"
         yield Finding("warning", CONFIG, say)
@@ -143,7 +143,7 @@ def _check_map(folder: Path, mapped: dict[str, str], model_type: object) -> Iter
     missing = sorted(f"{module}.py" for module in local if not (folder / f"{module}.py").is_file())
     if missing:
         yield Finding("error", CONFIG, f"has an auto_map that names {some(missing)}, which is not there; save the model again")
-    wanted = auto_map(str(model_type))
+    wanted = auto_map(str(values.get("model_type")), values.get("architectures") or ())
     if local == {Path(CODE_FILE).stem} and not elsewhere and mapped != wanted:
         differing = some(auto for auto in {*mapped, *wanted} if mapped.get(auto) != wanted.get(auto))
         yield Finding("warning", CONFIG, f"has an auto_map that differs from its family's in {differing}; save it again")

@@ -88,7 +88,7 @@ def stage_model(folder: Path, into: Path, *, repo_id: str, secrets: Iterable[str
     for name in _weights(folder):
         _link(folder / name, into / name)
     copy(folder, into, (*MODEL, *PROCESSOR, *DOCUMENTS))
-    wanted = auto_map(config["model_type"])
+    wanted = auto_map(config["model_type"], config.get("architectures") or ())
     if config.get("auto_map") != wanted:
         write_json(into / CONFIG, {**config, "auto_map": wanted})
     if not (into / CODE_FILE).exists():

@@ -24,7 +24,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
 
-from .family import HEADS, UPSTREAM_TYPES, TanhMaxFields, tanhmax_class
+from .family import HEADS, OTHER_HEADS, UPSTREAM_TYPES, TanhMaxFields, tanhmax_class
 
 PREFIX, STEM = "tanhmax_", "TanhMax"
 MADE_HEADS: dict[tuple[type[PreTrainedModel], type[PreTrainedConfig]], Any] = {}
@@ -98,6 +98,8 @@ def config_of(model_type: str) -> Any:
         getattr(transformers, auto).register(made, heads[0] if len(heads) == 1 else heads, exist_ok=True)
         HEADS[made][auto] = heads[0]
     _share_names(model_type)
+        if len(heads) > 1:
+            OTHER_HEADS.setdefault(made, {})[auto] = [head.__name__ for head in heads[1:]]
     _share_processors(upstream, made)
     return made
 
@@ -130,8 +132,9 @@ def class_named(name: str) -> Any:
     if isinstance(upstream, type) and issubclass(upstream, PreTrainedModel) and isinstance(upstream.config_class, type):
         return head_of(upstream, config_of(upstream.config_class.model_type))
     close = difflib.get_close_matches(wanted, dir(transformers), 1) if wanted != name else []
-    hint = f"; is it {STEM}{close[0]}?" if close else ""
-    raise AttributeError(f"there is no {name}: Transformers {transformers.__version__} has no model or config {wanted}{hint}")
+    hint = f", or is it {STEM}{close[0]}?" if close else ""
+    lacking = f"Transformers {transformers.__version__} has no {wanted}"
+    raise AttributeError(f"there is no {name}, as {lacking}; install a newer one that has it (pip install -U transformers){hint}")
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -37,8 +37,10 @@ Model = TypeVar("Model", bound=type[PreTrainedModel])
 
 SETTINGS = [f"tanhmax_{field.name}" for field in fields(TanhMaxSettings)]  # the fields of a config that hold them, in their order
 
-# For each TanhMax config class, the class behind every Auto class; and for each TanhMax model type, upstream's.
+# For each TanhMax config class, the class behind every Auto class; for an Auto class that has more than one, the others, of which it loads
+# the one that a config names; and for each TanhMax model type, upstream's.
 HEADS: dict[type[PreTrainedConfig], dict[str, type[PreTrainedModel]]] = {}
+OTHER_HEADS: dict[type[PreTrainedConfig], dict[str, list[str]]] = {}
 UPSTREAM_TYPES: dict[str, str] = {}
 # What a model card says of every model of ours, once it is pushed to the Hub.
 TAGS = ["tanhmax", "custom_code"]
@@ -126,7 +128,7 @@ class TanhMaxFields:
         config_class: Any = type(self)
         published = config_class in HEADS
         if published:
-            self.auto_map = auto_map(config_class)
+            self.auto_map = auto_map(config_class, getattr(self, "architectures", None) or ())
         super().to_json_file(json_file_path, use_diff)  # type: ignore[misc]
         if published:
             (Path(json_file_path).parent / CODE_FILE).write_bytes(source().encode())
@@ -136,10 +138,12 @@ class TanhMaxFields:
         _ = self.tanhmax_settings
 
 
-def auto_map(config_class: type[PreTrainedConfig]) -> dict[str, str]:
-    """The class in the published file for each Auto class, as config.json names it."""
-    stem = Path(CODE_FILE).stem
-    return {"AutoConfig": f"{stem}.{config_class.__name__}"} | {auto: f"{stem}.{cls.__name__}" for auto, cls in HEADS[config_class].items()}
+def auto_map(config_class: type[PreTrainedConfig], architectures: Iterable[str] = ()) -> dict[str, str]:
+    """The class in the published file for each Auto class, as config.json names it; where there are several, that of the checkpoint."""
+    names = {"AutoConfig": config_class.__name__} | {auto: cls.__name__ for auto, cls in HEADS[config_class].items()}
+    for auto, others in OTHER_HEADS.get(config_class, {}).items():
+        names[auto] = next((name for name in architectures if name in others), names[auto])
+    return {auto: f"{Path(CODE_FILE).stem}.{name}" for auto, name in names.items()}
 
 
 def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Model]:

@@ -5,6 +5,7 @@ python -m hf_tanhmax.models.remote_code PATH    # write the file of this version
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from . import family
@@ -14,8 +15,12 @@ from .bundle import CODE_FILE, digest, own_version, source
 __all__ = ["CODE_FILE", "auto_map", "source", "verdict"]
 
 
-def auto_map(model_type: str) -> dict[str, str]:
+def auto_map(model_type: str, architectures: Iterable[str] = ()) -> dict[str, str]:
     """Which class of the file each Auto class loads: what a config.json of this model type says.
+
+    Args:
+        model_type: such as `"tanhmax_bert"`.
+        architectures: the classes that the config.json names; they decide where an Auto class has several.
 
     Raises:
         ValueError: not a TanhMax model type.
@@ -23,7 +28,7 @@ def auto_map(model_type: str) -> dict[str, str]:
     upstream = upstream_type(model_type)
     if upstream is None:
         raise ValueError(f"{model_type!r} is no TanhMax model type, such as tanhmax_bert; {nearest_type(model_type)}")
-    return family.auto_map(config_of(upstream))
+    return family.auto_map(config_of(upstream), architectures)
 
 
 def verdict(text: str) -> str | None:

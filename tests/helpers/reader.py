@@ -70,7 +70,7 @@ def assert_refused(words, function, *arguments, **options):
     said = "nothing"
     try:
         function(*arguments, **options)
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (AttributeError, OSError, ValueError, NotImplementedError) as error:
         said = str(error)
     assert re.search(words, said), said
 

@@ -77,7 +77,7 @@ class Upstream(modeling.ModelTesterMixin):
     def setUp(self):
         self.model_tester = Tester(self)
         self.config_tester = configuration.ConfigTester(
-            self, config_class=self.config_class, has_text_modality=self.has_text_modality, hidden_size=HIDDEN
+            self, config_class=self.config_class, has_text_modality=self.has_text_modality, **self.values
         )
 
     def inputs(self):
@@ -96,11 +96,15 @@ class Upstream(modeling.ModelTesterMixin):
                 super().test_bc_cache_name_forward()
 
 
-class Encoder(Upstream, modeling.GenerationTesterMixin, **COMMON, **WORDS):
-    """Of text; one with a causal head can generate."""
+class Generates(modeling.GenerationTesterMixin):
+    """Of an architecture with a head that generates, as one of the mixins wants to know."""
 
 
-class Decoder(Encoder, training.TrainingTesterMixin, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2):
+class Encoder(Upstream, **COMMON, **WORDS):
+    """An encoder of text."""
+
+
+class Decoder(Encoder, Generates, training.TrainingTesterMixin, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2):
     """A causal language model."""
 
     def _get_trainable_model_class(self):

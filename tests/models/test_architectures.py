@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 import subprocess
 import sys
 
@@ -187,3 +188,11 @@ def test_processors_of_the_upstream_type():
     assert transformers.PROCESSOR_MAPPING[architectures.config_of("clip")] is transformers.CLIPProcessor
     assert transformers.TOKENIZER_MAPPING[architectures.config_of("bert")] is transformers.BertTokenizer
     assert transformers.IMAGE_PROCESSOR_MAPPING[architectures.config_of("clip")]["pil"] is transformers.CLIPImageProcessorPil
+
+
+@pytest.mark.parametrize(("name", "hint"), [("TanhMaxQwen3Modle", ", or is it TanhMaxQwen3Model?"), ("TanhMaxZzzzzz", "")])
+def test_a_class_that_transformers_lacks(name, hint):
+    lacking = f"Transformers {transformers.__version__} has no {name.removeprefix('TanhMax')}"
+    said = f"there is no {name}, as {lacking}; install a newer one that has it (pip install -U transformers){hint}"
+    with pytest.raises(AttributeError, match=f"^{re.escape(said)}$"):
+        getattr(hf_tanhmax, name)

@@ -64,6 +64,17 @@ def test_the_auto_map_of_another_model_type():
         auto_map("bert")
 
 
+def test_of_several_heads_the_auto_map_names_that_of_the_checkpoint(tmp_path):
+    """`AutoModelForImageClassification` has two heads of DeiT, and upstream loads the one that the config names."""
+    sizes = {"image_size": 15, "patch_size": 5, "hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 1, "intermediate_size": 13}
+    for name in ("TanhMaxDeiTForImageClassification", "TanhMaxDeiTForImageClassificationWithTeacher"):
+        cls = getattr(hf_tanhmax, name)
+        cls(cls.config_class(**sizes)).save_pretrained(tmp_path / name)
+        assert written(tmp_path / name)["auto_map"] == auto_map("tanhmax_deit", [name])
+        assert written(tmp_path / name)["auto_map"]["AutoModelForImageClassification"] == f"modeling_tanhmax.{name}"
+        assert type(transformers.AutoModelForImageClassification.from_pretrained(tmp_path / name)) is cls
+
+
 def test_references_to_a_repository_become_plain(tmp_path):
     config = tiny_config("bert", auto_map={"AutoConfig": "someone/model--modeling_tanhmax.TanhMaxBertConfig", "AutoModel": "gone.Gone"})
     config.save_pretrained(tmp_path)

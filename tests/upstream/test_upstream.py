@@ -8,7 +8,7 @@ import unittest
 
 import pytest
 import torch
-from upstream_mixins import BATCH, LENGTH, WORDS, Decoder, Encoder, Images, Upstream
+from upstream_mixins import BATCH, LENGTH, WORDS, Decoder, Encoder, Generates, Images, Upstream
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
 
@@ -16,7 +16,7 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_i
 pytestmark = [pytest.mark.upstream, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
-class TestBert(Encoder, unittest.TestCase, of="bert"):
+class TestBert(Encoder, Generates, unittest.TestCase, of="bert"):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         """The mixin knows no head with two losses; upstream's test of BERT does the same."""
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
@@ -26,7 +26,7 @@ class TestBert(Encoder, unittest.TestCase, of="bert"):
         return inputs
 
 
-class TestRoberta(Encoder, unittest.TestCase, of="roberta"):
+class TestRoberta(Encoder, Generates, unittest.TestCase, of="roberta"):
     pass
 
 
