@@ -14,12 +14,13 @@ from typing import Any
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from packaging.version import InvalidVersion, Version
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from .choices import PIPELINES
 from .errors import one_line
-from .models.architectures import config_of, upstream_type
+from .models.architectures import PREFIX, config_of, nearest_type, upstream_type
 from .models.family import HEADS
 from .settings import TanhMaxSettings
 
@@ -108,7 +109,7 @@ class Checkpoint:
 
     @property
     def family(self) -> str | None:
-        """`bert`, `vit` or `llama`; None where there is no config."""
+        """The model type of Transformers that it is of, such as `bert`; None where there is no config."""
         return None if self.config is None else str(self.config.model_type).removeprefix("tanhmax_")
 
     @property
@@ -132,7 +133,7 @@ class Checkpoint:
     @property
     def pipeline(self) -> str | None:
         """The task of its head, as the Hub calls it; None where no pipeline uses it."""
-        if self.auto_class == "AutoModel" and self.family == "vit":
+        if self.auto_class == "AutoModel" and getattr(self.model_class, "main_input_name", None) == "pixel_values":
             return "image-feature-extraction"
         return PIPELINES.get(self.auto_class)
 
@@ -256,6 +257,8 @@ def read_config(path: Path) -> PreTrainedConfig:
         raise CheckpointError(path, reason)
     kind = values.get("model_type")
     upstream = upstream_type(kind)
+    if upstream is None and str(kind).startswith(PREFIX):
+        raise CheckpointError(path, f"is of model type {kind!r}, {unknown_type(values)}")
     if upstream is None:
         reason = f"is of model type {kind!r}, which is no TanhMax model (such as tanhmax_bert); `hf-tanhmax convert` makes one of it"
         raise CheckpointError(path, reason)
@@ -264,6 +267,22 @@ def read_config(path: Path) -> PreTrainedConfig:
         return config_class.from_dict(values)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(path, f"holds a value that cannot be: {one_line(error)}") from error
+
+
+def unknown_type(config: Mapping[str, Any]) -> str:
+    """What to say of a model type that the installed Transformers does not know, as the rest of a sentence that names it."""
+    newer = written_by_newer(config)
+    hint = f"Transformers {newer} wrote it: upgrade Transformers" if newer else nearest_type(str(config.get("model_type")))
+    return f"which Transformers {transformers.__version__} does not know; {hint}"
+
+
+def written_by_newer(config: Mapping[str, Any]) -> str | None:
+    """The release of Transformers that wrote a config, if it is newer than the installed one."""
+    try:
+        written = Version(str(config.get("transformers_version")))
+    except InvalidVersion:
+        return None
+    return str(written) if written > Version(transformers.__version__) else None
 
 
 def class_of(config: PreTrainedConfig, path: Path) -> tuple[str, type[PreTrainedModel]]:

@@ -61,7 +61,9 @@ def align(model: nn.Module, batches: Iterable[Batch], *, balance: float = BALANC
         raise ValueError(f"ridge must be a number above 0, but is {ridge!r}")
     modules = modules_to_align(model)
     if not modules:
-        raise ValueError(f"{type(model).__name__} has no attention module that asks Transformers' attention interface, so it cannot be aligned")
+        raise ValueError(
+            f"{type(model).__name__} has no attention module that asks Transformers' attention interface, so it cannot be aligned"
+        )
     if any(getattr(module.config, "tanhmax_polarity", None) == LEARNED for module in modules):
         raise ValueError("the polarity of this model is learned; align before: convert with polarity 0 or 1, and align that")
     if any(getattr(module.config, "tanhmax_refitted_polarity", None) is not None for module in modules):

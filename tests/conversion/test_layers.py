@@ -156,11 +156,13 @@ def test_layers_in_two_lists():
     )  # fmt: skip
     refused(
         transformers.BartModel(config),
-        r'the layers of BartModel cannot be run one at a time, as decoder\.layers\.0, decoder\.layers\.1 has no single attention module of its '
+        r"the layers of BartModel cannot be run one at a time, as decoder\.layers\.0, decoder\.layers\.1 has no single attention module of its "
         r'own \(one list alone can be: convert with layers=\["encoder\.layers"\]\), so it cannot be refitted',
     )
     both = transformers.CLIPModel(transformers.CLIPConfig(text_config=SMALL, vision_config={**SMALL, "image_size": 15, "patch_size": 5}))
-    refused(both, r'as they are in text_model\.encoder\.layers, vision_model\.encoder\.layers \(one list alone can be: convert with layers=')
+    refused(
+        both, r"as they are in text_model\.encoder\.layers, vision_model\.encoder\.layers \(one list alone can be: convert with layers="
+    )
     encoder = transformers.BartModel(config).encoder
     hf_tanhmax.use_tanhmax(encoder)
     assert [layer.name for layer in find_layers(encoder, "run")] == ["layers.0", "layers.1"]
