@@ -76,10 +76,10 @@ def convert(
         layers: as in `TanhMaxSettings`.
         heads: as in `TanhMaxSettings`.
         score_bias: as in `TanhMaxSettings`.
-        shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1. Of a model
-            that is calibrated but cannot be aligned None is `"balanced"`.
-        calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. Where keys and values have
-            biases and are neither rotated nor normalised (BERT, ViT, CLIP, BART), the model is aligned with them: what it computes at
+        shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1. Of a
+            model that is calibrated but cannot be aligned None is `"balanced"`.
+        calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. Where keys and values
+            have biases and are neither rotated nor normalised (BERT, ViT, CLIP, BART), the model is aligned with them: what it computes at
             polarity 0 stays, and a live model shares the biases. Any other (LLaMA, T5), or one with a balanced shift, gets its output
             projections refitted where its layers can be run one at a time, and shares no projections of attention with a live model. The
             last tenth is held out to measure with.
@@ -127,7 +127,8 @@ def convert_uncalibrated(
     if kwargs or auto_class is not None:
         raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
     target, config_class = _tanhmax_class_of(type(model))
-    make: Any = functools.partial(target, **_construction(model))
+    target_class: Any = target
+    make = functools.partial(target_class, **_construction(model))
     settings = _settings(_decided(plan, make, _tanhmax_config(model.config, config_class, _settings(plan))))
     made = _with_weights_of(model, target, _tanhmax_config(model.config, config_class, settings))
     return _named(made, converted_name(model.config.name_or_path or type(model).__name__))

@@ -202,8 +202,8 @@ def _refuse_weights_of_others(model: PreTrainedModel, missing: Iterable[str]) ->
     needed = {name for name, _ in model.named_parameters() if name.startswith(tuple(inside)) and not name.endswith(SCORE_BIAS)}
     if needed and needed <= set(missing):
         raise ValueError(
-            f"the checkpoint has no weight of the attention of a {type(model).__name__}, such as {min(needed)}: it is of another architecture "
-            f"than its config says (model type {model.config.model_type!r}), or of no model at all"
+            f"the checkpoint has no weight of the attention of a {type(model).__name__}, such as {min(needed)}: it is of another "
+            f"architecture than its config says (model type {model.config.model_type!r}), or of no model at all"
         )
 
 

@@ -91,7 +91,7 @@ def test_a_type_that_is_none_names_the_nearest(tmp_path):
 
 def test_a_class_that_is_none_names_the_nearest():
     refused(
-        f"there is no TanhMaxQwen33ForCausalLM: Transformers {VERSION} has no model or config Qwen33ForCausalLM; is it TanhMaxQwen3ForCausal",
+        f"no TanhMaxQwen33ForCausalLM: Transformers {VERSION} has no model or config Qwen33ForCausalLM; is it TanhMaxQwen3ForCausalLM",
         lambda: hf_tanhmax.TanhMaxQwen33ForCausalLM,
         AttributeError,
     )
@@ -130,8 +130,8 @@ def test_a_model_of_which_a_part_bypasses_it(tmp_path):
     )
     name = saved(transformers.SiglipModel(config), tmp_path)
     refused(
-        r"part of '(tanhmax_)?siglip' would stay softmax: MultiheadAttention \(vision_model\.head\.attention\) do not ask Transformers' attention "
-        r"interface; to accept that, pass softmax_parts=\('MultiheadAttention',\), or name the layers .*, or pass the part to patch",
+        r"part of '(tanhmax_)?siglip' would stay softmax: MultiheadAttention \(vision_model\.head\.attention\) do not ask Transformers' "
+        r"attention interface; to accept that, pass softmax_parts=\('MultiheadAttention',\), or name the layers .*, or pass the part to patch",
         lambda: convert(name),
     )
     refused(
@@ -142,8 +142,8 @@ def test_a_model_of_which_a_part_bypasses_it(tmp_path):
     found = read_checkpoint(tmp_path / "ours")
     assert found.settings.layers == ("vision_model",)
     assert found.settings.describe() == (
-        "attention of polarity 0.5, between softmax (0) and TanhMax (1), in the layers of vision_model (the others are softmax) and all heads, "
-        "but for MultiheadAttention, which computes softmax by itself"
+        "attention of polarity 0.5, between softmax (0) and TanhMax (1), in the layers of vision_model (the others are softmax) and all "
+        "heads, but for MultiheadAttention, which computes softmax by itself"
     )
 
 

@@ -226,7 +226,7 @@ def test_a_decoder_may_have_another_number_of_heads():
     assert {heads_of(module) for module in attention_modules(model.encoder)} == {4}
     assert {heads_of(module) for module in attention_modules(model.decoder)} == {2}
     config = transformers.ConditionalDetrConfig(
-        **{"d_model": 24, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 2}
+        d_model=24, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=2
     )
     from transformers.models.conditional_detr.modeling_conditional_detr import ConditionalDetrDecoderLayer
 
