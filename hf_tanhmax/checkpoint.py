@@ -16,12 +16,13 @@ import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from packaging.version import InvalidVersion, Version
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from .choices import PIPELINES
 from .errors import one_line
-from .models.architectures import class_named, config_of, upstream_heads, upstream_type
+from .models.architectures import PREFIX, class_named, config_of, nearest_type, upstream_heads, upstream_type
 from .models.family import TanhMaxFields
 from .processors import KINDS, Processor, auto_processor, load_processors, modalities, modality
 from .settings import TanhMaxSettings
@@ -278,6 +279,8 @@ def read_config(path: Path) -> PreTrainedConfig:
         raise CheckpointError(path, reason)
     kind = values.get("model_type")
     upstream = upstream_type(kind)
+    if upstream is None and str(kind).startswith(PREFIX):
+        raise CheckpointError(path, f"is of model type {kind!r}, {unknown_type(values)}")
     if upstream is None:
         reason = f"is of model type {kind!r}, which is no TanhMax model (such as tanhmax_bert); `hf-tanhmax convert` makes one of it"
         raise CheckpointError(path, reason)
@@ -286,6 +289,22 @@ def read_config(path: Path) -> PreTrainedConfig:
         return config_class.from_dict(values)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(path, f"holds a value that cannot be: {one_line(error)}") from error
+
+
+def unknown_type(config: Mapping[str, Any]) -> str:
+    """What to say of a model type that the installed Transformers does not know, as the rest of a sentence that names it."""
+    newer = written_by_newer(config)
+    hint = f"Transformers {newer} wrote it: upgrade Transformers" if newer else nearest_type(str(config.get("model_type")))
+    return f"which Transformers {transformers.__version__} does not know; {hint}"
+
+
+def written_by_newer(config: Mapping[str, Any]) -> str | None:
+    """The release of Transformers that wrote a config, if it is newer than the installed one."""
+    try:
+        written = Version(str(config.get("transformers_version")))
+    except InvalidVersion:
+        return None
+    return str(written) if written > Version(transformers.__version__) else None
 
 
 def class_of(config: PreTrainedConfig, path: Path) -> tuple[str | None, type[PreTrainedModel]]:

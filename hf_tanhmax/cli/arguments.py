@@ -5,15 +5,13 @@ that was started returned.
 """
 
 import argparse
-import string
 import sys
 from importlib import import_module, metadata
 from typing import NoReturn, TypeAlias
 
-from . import checks, processes
+from . import checks, processes, values
 
 MISTAKE, STOPPED = 2, 130
-PATHS = frozenset(f"{string.ascii_letters}{string.digits}_.*?[]!")  # what paths of modules, and patterns of them, are written with
 Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 SUMMARY = """\
@@ -101,21 +99,23 @@ def _add_convert(commands: Commands) -> None:
     head.add_argument("--auto-class", metavar="CLASS", help="the Auto class of Transformers, instead of a task")
     parser.add_argument(
         "--polarity",
-        type=_polarity,
+        type=values.polarity,
         help='0 is softmax, 1 (default) TanhMax, "learned" one for each head; with a balanced shift and --calibrate default the balance',
     )
     parser.add_argument(
         "--layers",
-        type=_layers,
+        type=values.layers,
         metavar="0,1,...",
         help="the layers that compute TanhMax, others stay softmax: numbers, or parts of their paths such as vision_model; default all",
     )
-    parser.add_argument("--heads", type=_indices, metavar="0,1,...", help="the heads of these layers that compute TanhMax; default all")
+    parser.add_argument(
+        "--heads", type=values.indices, metavar="0,1,...", help="the heads of these layers that compute TanhMax; default all"
+    )
     parser.add_argument("--score-bias", type=float, default=3.0, metavar="C", help="where a learned polarity exp(-2C) starts; default 3")
     parser.add_argument("--shift", choices=["balanced"], help="shift each row of scores, which keeps more of what softmax computed")
     parser.add_argument(
         "--softmax-parts",
-        type=_parts,
+        type=values.parts,
         metavar="A,B,...",
         help="modules that may go on computing softmax by themselves, by class or by path",
     )
@@ -129,25 +129,27 @@ def _add_convert(commands: Commands) -> None:
         "shift, and its output projections are refitted where its layers can be run one at a time. The report, measured on a tenth that "
         "is held out, is written to OUT/conversion.json",
     )
-    parser.add_argument("--balance", type=_balance, metavar="R", help="mass of negative over that of positive weights; default 0.2")
+    parser.add_argument("--balance", type=values.balance, metavar="R", help="mass of negative over that of positive weights; default 0.2")
     parser.add_argument(
         "--refit",
         action=argparse.BooleanOptionalAction,
         help="refit output projections to the polarity; default with a balanced shift. Stopped, it continues from OUT.partial",
     )
     parser.add_argument(
-        "--transfer-steps", type=_count, metavar="N", help="train queries and keys by attention transfer; 60 to 120 steps are usual"
+        "--transfer-steps", type=values.count, metavar="N", help="train queries and keys by attention transfer; 60 to 120 steps are usual"
     )
     parser.add_argument(
         "--rows",
-        type=_count,
+        type=values.count,
         metavar="N",
         help="calibrate with N of them, drawn from the whole file, the same in every run; default 256, or for a language model as many "
         "pieces as its refit needs",
     )
-    parser.add_argument("--length", type=_count, metavar="N", help="tokens at most; for a language model those of each piece, default 512")
     parser.add_argument(
-        "--batch-size", type=_count, metavar="N", help="rows that are run together; default 32, or pieces of 2,048 tokens in all"
+        "--length", type=values.count, metavar="N", help="tokens at most; for a language model those of each piece, default 512"
+    )
+    parser.add_argument(
+        "--batch-size", type=values.count, metavar="N", help="rows that are run together; default 32, or pieces of 2,048 tokens in all"
     )
     parser.add_argument("--text-column", metavar="NAME", help='of the texts to calibrate with; default "text"')
     parser.set_defaults(check=checks.check_convert)
@@ -266,11 +268,13 @@ def _add_explain(commands: Commands) -> None:
     parser.add_argument(
         "--position", type=int, metavar="N", help="position of the token to explain, where a model has one output per token"
     )
-    parser.add_argument("--generate", type=_count, metavar="N", help="explain the next N tokens that a causal model writes")
-    parser.add_argument("--methods", type=_names, metavar="A,B,...", help="scores to compute; default all of hf_tanhmax.interpret.METHODS")
-    parser.add_argument("--layers", type=_indices, metavar="0,1,...", help="layers to explain; default all")
-    parser.add_argument("--steps", type=_count, default=50, metavar="N", help="steps of integrated gradients; default 50")
-    parser.add_argument("--max-length", type=_count, metavar="N", help="cut a longer text to so many tokens")
+    parser.add_argument("--generate", type=values.count, metavar="N", help="explain the next N tokens that a causal model writes")
+    parser.add_argument(
+        "--methods", type=values.names, metavar="A,B,...", help="scores to compute; default all of hf_tanhmax.interpret.METHODS"
+    )
+    parser.add_argument("--layers", type=values.indices, metavar="0,1,...", help="layers to explain; default all")
+    parser.add_argument("--steps", type=values.count, default=50, metavar="N", help="steps of integrated gradients; default 50")
+    parser.add_argument("--max-length", type=values.count, metavar="N", help="cut a longer text to so many tokens")
     parser.add_argument(
         "--contributions",
         choices=("auto", "all", "row"),
@@ -280,7 +284,7 @@ def _add_explain(commands: Commands) -> None:
     parser.add_argument("--picture", choices=("tokens", "image", "heads", "head", "next"), help="what a .png or .svg shows")
     parser.add_argument("--scores", metavar="NAME", help="the scores that a picture shows; default contributions")
     parser.add_argument("--view", choices=("raw", "oriented", "contributions"), default="oriented", help="what a picture of heads shows")
-    parser.add_argument("--head", type=_indices, metavar="LAYER,HEAD", help="the head that a picture shows")
+    parser.add_argument("--head", type=values.indices, metavar="LAYER,HEAD", help="the head that a picture shows")
     parser.set_defaults(check=checks.check_explain)
 
 
@@ -295,12 +299,12 @@ def _add_faithfulness(commands: Commands) -> None:
     _add_model(parser)
     parser.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures")
     parser.add_argument("--text-column", default="text", metavar="NAME", help='default "text"')
-    parser.add_argument("--limit", type=_count, metavar="N", help="take the first N rows")
-    parser.add_argument("--methods", type=_names, metavar="A,B,...", help="methods to compare")
-    parser.add_argument("--measures", type=_names, metavar="A,B,...", help="default all of hf_tanhmax.interpret.MEASURES")
+    parser.add_argument("--limit", type=values.count, metavar="N", help="take the first N rows")
+    parser.add_argument("--methods", type=values.names, metavar="A,B,...", help="methods to compare")
+    parser.add_argument("--measures", type=values.names, metavar="A,B,...", help="default all of hf_tanhmax.interpret.MEASURES")
     parser.add_argument("--removal", choices=("deletion", "mask"), default="deletion", help="how tokens are removed; default deletion")
-    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="copies that are run together; default 32")
-    parser.add_argument("--max-length", type=_count, metavar="N", help="cut longer texts to so many tokens")
+    parser.add_argument("--batch-size", type=values.count, default=32, metavar="N", help="copies that are run together; default 32")
+    parser.add_argument("--max-length", type=values.count, metavar="N", help="cut longer texts to so many tokens")
     parser.add_argument("--seed", type=int, default=0, help="seed of shuffles, random scores and intervals; default 0")
     parser.set_defaults(check=checks.check_faithfulness)
 
@@ -322,10 +326,10 @@ def _add_ablate(commands: Commands) -> None:
     )
     parser.add_argument("--text-column", metavar="NAME", help='of the texts or images; default "text", or "image"')
     parser.add_argument("--label-column", default="label", metavar="NAME", help='of the classes, by name or number; default "label"')
-    parser.add_argument("--rows", type=_count, metavar="N", help="take the first N rows")
-    parser.add_argument("--interventions", type=_names, metavar="A,B,...", help="default all of hf_tanhmax.interpret.INTERVENTIONS")
-    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="rows that are run together; default 32")
-    parser.add_argument("--samples", type=_count, default=1000, metavar="N", help="of the bootstrap; default 1000")
+    parser.add_argument("--rows", type=values.count, metavar="N", help="take the first N rows")
+    parser.add_argument("--interventions", type=values.names, metavar="A,B,...", help="default all of hf_tanhmax.interpret.INTERVENTIONS")
+    parser.add_argument("--batch-size", type=values.count, default=32, metavar="N", help="rows that are run together; default 32")
+    parser.add_argument("--samples", type=values.count, default=1000, metavar="N", help="of the bootstrap; default 1000")
     parser.add_argument("--seed", type=int, default=0, help="seed of permutations, masked tokens and intervals; default 0")
     parser.add_argument("--out", metavar="FILE", help="a new file; default MODEL/ablation.json, where the card looks for it")
     _add_place(parser)
@@ -360,54 +364,6 @@ def _add_place(parser: _Parser) -> None:
     parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
     parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')
     parser.set_defaults(module="explain_commands")
-
-
-def _polarity(text: str) -> float | str:
-    try:
-        polarity = text if text == "learned" else float(text)
-    except ValueError:
-        polarity = -1.0
-    if polarity == "learned" or 0 <= float(polarity) <= 1:
-        return polarity
-    raise argparse.ArgumentTypeError(f'must be a number in [0, 1] or "learned", but is {text!r}')
-
-
-def _balance(text: str) -> float:
-    try:
-        balance = float(text)
-    except ValueError:
-        balance = 0.0
-    if 0 < balance <= 1:
-        return balance
-    raise argparse.ArgumentTypeError(f"must be a number in (0, 1], but is {text!r}")
-
-
-def _indices(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, such as 0,1, but is {text!r}") from None
-
-
-def _layers(text: str) -> list[int | str]:
-    return [int(part) if part.isdecimal() else part for part in _parts(text)]
-
-
-def _parts(text: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part and set(part) <= PATHS for part in parts):
-        raise argparse.ArgumentTypeError(f"must be numbers or names with commas between them, such as 0,1 or vision_model, but is {text!r}")
-    return parts
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, but is {text!r}")
-    return int(text)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _run(options: argparse.Namespace) -> int:

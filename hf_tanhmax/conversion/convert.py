@@ -30,15 +30,12 @@ from .calibration.inputs import calibration_batches
 from .calibration.plan import BALANCE, Plan
 from .originals import BIASES, Originals, softmax_weights
 from .projections import projections_in, why_not_aligned
+from .softmax_config import HUB, config_of_checkpoint, of_other_code, refusals_in_words
 
 logger = logging.getLogger(__name__)
 
 # What belongs to the origin of a config and not to its contents.
 ORIGIN = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
-# The arguments of `from_pretrained` that say where a repository is, for its config as for its weights.
-HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-# Those that a config would take for its own.
-FOR_WEIGHTS = ("dtype", "torch_dtype", "quantization_config")
 
 
 class LoadingReport(TypedDict):
@@ -79,10 +76,10 @@ def convert(
         layers: as in `TanhMaxSettings`.
         heads: as in `TanhMaxSettings`.
         score_bias: as in `TanhMaxSettings`.
-        shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1. Of a model
-            that is calibrated but cannot be aligned None is `"balanced"`.
-        calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. Where keys and values have
-            biases and are neither rotated nor normalised (BERT, ViT, CLIP, BART), the model is aligned with them: what it computes at
+        shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1. Of a
+            model that is calibrated but cannot be aligned None is `"balanced"`.
+        calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. Where keys and values
+            have biases and are neither rotated nor normalised (BERT, ViT, CLIP, BART), the model is aligned with them: what it computes at
             polarity 0 stays, and a live model shares the biases. Any other (LLaMA, T5), or one with a balanced shift, gets its output
             projections refitted where its layers can be run one at a time, and shares no projections of attention with a live model. The
             last tenth is held out to measure with.
@@ -130,7 +127,8 @@ def convert_uncalibrated(
     if kwargs or auto_class is not None:
         raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
     target, config_class = _tanhmax_class_of(type(model))
-    make: Any = functools.partial(target, **_construction(model))
+    target_class: Any = target
+    make = functools.partial(target_class, **_construction(model))
     settings = _settings(_decided(plan, make, _tanhmax_config(model.config, config_class, _settings(plan))))
     made = _with_weights_of(model, target, _tanhmax_config(model.config, config_class, settings))
     return _named(made, converted_name(model.config.name_or_path or type(model).__name__))
@@ -204,7 +202,7 @@ def _own_projections(model: PreTrainedModel) -> None:
 
 def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, Any]) -> PreTrainedModel:
     hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}
-    config, kwargs = _config_of(name, hub, kwargs)
+    config, kwargs = config_of_checkpoint(name, hub, kwargs)
     if isinstance(config, TanhMaxFields):
         raise ValueError(f"{name} is a TanhMax checkpoint already ({config.model_type}); load it with AutoModel.from_pretrained")
     config_class = _tanhmax_config_class(type(config), name)
@@ -216,10 +214,13 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
         if wanted is not config_class:
             raise ValueError(f"{name} is of model type {config.model_type!r}, but {asked.__name__} is of another; pass an Auto class")
     make: Any = loader.from_config if hasattr(loader, "from_config") else loader
-    settings = _settings(_decided(plan, make, _tanhmax_config(config, config_class, _settings(plan))))
-    converted: Any = _tanhmax_config(config, config_class, settings)
-    converted.model_type = config.model_type  # while it loads: what reads the weights (GGUF, quantisers) knows the checkpoint's own type
-    model, report = loader.from_pretrained(name, config=converted, output_loading_info=True, **hub, **kwargs)
+    with refusals_in_words(name, {"transformers_version": config.transformers_version}):
+        settings = _settings(_decided(plan, make, _tanhmax_config(config, config_class, _settings(plan))))
+        converted: Any = _tanhmax_config(config, config_class, settings)
+        converted.model_type = (
+            config.model_type
+        )  # while it loads: what reads the weights (GGUF, quantisers) knows the checkpoint's own type
+        model, report = loader.from_pretrained(name, config=converted, output_loading_info=True, **hub, **kwargs)
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             vars(module.config).pop("model_type", None)
@@ -228,17 +229,6 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
     _refuse_partial(name, model, report)
     _bring_score_biases(model, settings)
     return _named(model, converted_name(name))
-
-
-def _config_of(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:
-    """The checkpoint's config with the fields that were passed for it, and the arguments that are left for its weights."""
-    passed = kwargs.get("config")
-    kept = {key: kwargs[key] for key in FOR_WEIGHTS if key in kwargs}
-    others = {key: value for key, value in kwargs.items() if key not in (*FOR_WEIGHTS, "config")}
-    if isinstance(passed, PreTrainedConfig):
-        return passed, {**others, **kept}
-    config, left = AutoConfig.from_pretrained(passed or name, return_unused_kwargs=True, **hub, **others)
-    return config, {**{key: value for key, value in left.items() if key in others}, **kept}
 
 
 def _class_in(names: list[str]) -> type:
@@ -286,16 +276,16 @@ def _in_backbone(key: str, model: PreTrainedModel) -> bool:
 
 
 def _tanhmax_config_class(upstream: type[PreTrainedConfig], name: str) -> type[PreTrainedConfig]:
-    kind = upstream.model_type
-    if upstream.__module__.partition(".")[0] != "transformers":
-        raise ValueError(
-            f"{name} is of model type {kind!r}, whose code is not Transformers' own, so no TanhMax class can be made that others load; "
-            "hf_tanhmax.use_tanhmax patches the live model, if it asks Transformers' attention interface"
-        )
+    if not _is_of_transformers(upstream):
+        raise of_other_code(name, upstream.model_type)
     try:
-        return config_of(kind)
+        return config_of(upstream.model_type)
     except ValueError as error:
         raise ValueError(f"{name} cannot be converted: {error}") from error
+
+
+def _is_of_transformers(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "transformers"
 
 
 def _tanhmax_class_of(upstream: type[PreTrainedModel]) -> tuple[type[PreTrainedModel], type[PreTrainedConfig]]:
@@ -303,6 +293,8 @@ def _tanhmax_class_of(upstream: type[PreTrainedModel]) -> tuple[type[PreTrainedM
     if issubclass(config, TanhMaxFields):
         raise ValueError(f"{upstream.__name__} is a TanhMax class already; set its polarity with hf_tanhmax.set_polarity")
     config_class = _tanhmax_config_class(config, f"the {upstream.__name__}")
+    if not _is_of_transformers(upstream):
+        raise of_other_code(f"the {upstream.__name__}", config.model_type)
     return head_of(upstream, config_class), config_class
 
 

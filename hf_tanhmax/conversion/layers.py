@@ -84,8 +84,8 @@ class Layer:
         return added[0], after, real[0]
 
     def heads(self, hidden: Tensor, arguments: Arguments, *, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """As the model is: the outputs of all heads `[batch, length, heads * value_dim]`, what the output projection makes of them, and what
-        it is added to.
+        """As the model is: outputs of all heads `[batch, length, heads * value_dim]`, what the output projection makes of them, and what it
+        is added to.
 
         Args:
             hidden: before the layer.

@@ -30,7 +30,7 @@ FUSED = NAMESPACE.removeprefix("hf_")
 EAGER, PAGED = f"{FUSED}_eager", f"{FUSED}_paged"
 SCORE_BIAS = "tanhmax_score_bias"
 
-# What attention modules and configs call the number of heads; the size of a head's output; and the projection that takes those of all heads.
+# What attention modules and configs call the number of heads, the size of one, and the projection that takes the outputs of all.
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "num_query_heads", "heads")
 SIZES_OF_HEAD = ("head_dim", "head_size", "attention_head_size")
 HEADS_TO = ("o_proj", "out_proj", "Wo", "dense")

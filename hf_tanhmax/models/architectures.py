@@ -97,9 +97,9 @@ def config_of(model_type: str) -> Any:
         heads = tuple(head_of(cls, made) for cls in classes)
         getattr(transformers, auto).register(made, heads[0] if len(heads) == 1 else heads, exist_ok=True)
         HEADS[made][auto] = heads[0]
-    _share_names(model_type)
         if len(heads) > 1:
             OTHER_HEADS.setdefault(made, {})[auto] = [head.__name__ for head in heads[1:]]
+    _share_names(model_type)
     _share_processors(upstream, made)
     return made
 

@@ -9,6 +9,7 @@ Transformers itself asks a model's type by name in a few places, such as whether
 No table says so; the types that are asked for (`ASKED_TYPES`) therefore answer to both names, ours and upstream's.
 """
 
+import difflib
 import functools
 import os
 import re
@@ -18,6 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
@@ -32,6 +34,7 @@ from .bundle import CODE_FILE, source
 # names of its own.
 STOCK_NAMES = {"tanhmax": "sdpa", "tanhmax_eager": "eager", FUSED: "sdpa", EAGER: "eager"}
 IMPLEMENTATION: Any = PreTrainedConfig._attn_implementation  # a property
+BASE: Any = PreTrainedModel
 
 Model = TypeVar("Model", bound=type[PreTrainedModel])
 
@@ -157,6 +160,7 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
 
         @functools.wraps(upstream)
         def _construct(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+            _refuse_edited(config, config_class)
             upstream(self, config, *args, **kwargs)
             own(self)
             self.add_model_tags(TAGS)
@@ -175,7 +179,17 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
                 if getattr(module, SCORE_BIAS, None) is not None:
                     init.constant_(getattr(module, SCORE_BIAS), self.config.tanhmax_score_bias)
 
+        upstream_load: Any = cls.from_pretrained
+
+        @functools.wraps(upstream_load.__func__)
+        def _load(cls: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+            model, report = upstream_load.__func__(cls, *args, output_loading_info=True, **kwargs)
+            _refuse_weights_of_others(model, report["missing_keys"])
+            return (model, report) if output_loading_info else model
+
         changes = {"__init__": _construct, "initialize_weights": _initialize, "config_class": config_class}
+        if upstream_load.__func__ is BASE.from_pretrained.__func__:
+            changes["from_pretrained"] = classmethod(_load)
         for name, value in changes.items():
             setattr(cls, name, value)
         cls.__annotations__ = {**cls.__annotations__, "config": config_class}
@@ -183,6 +197,33 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
         return cls
 
     return _decorate
+
+
+def _refuse_edited(config: PreTrainedConfig, config_class: type[PreTrainedConfig]) -> None:
+    """Refuse a config.json that was edited to settings that are none, or to the model type of another architecture than its class."""
+    known = {field.name for field in fields(TanhMaxFields)}
+    for name in sorted(name for name in vars(config) if name.startswith("tanhmax_") and name not in known):
+        near = difflib.get_close_matches(name, known, 1)
+        raise ValueError(f"the config has {name}, which is no setting of TanhMax" + (f"; is it {near[0]}?" if near else "; take it out"))
+    for name in config.architectures or ():
+        upstream = getattr(transformers, name.removeprefix("TanhMax"), None) if name.startswith("TanhMax") else None
+        other = getattr(upstream, "config_class", None)
+        if isinstance(other, type) and not issubclass(config_class, other):
+            raise ValueError(
+                f"the config names {name} as the model's class, but is of model type {config.model_type!r}, which is another architecture: "
+                "put right whichever was edited, as no weights of one fit the other"
+            )
+
+
+def _refuse_weights_of_others(model: PreTrainedModel, missing: Iterable[str]) -> None:
+    """Refuse a checkpoint that has no weight of any attention module, as Transformers would make all of them at random."""
+    inside = [f"{name}." for name, module in model.named_modules() if module in set(attention_modules(model))]
+    needed = {name for name, _ in model.named_parameters() if name.startswith(tuple(inside)) and not name.endswith(SCORE_BIAS)}
+    if needed and needed <= set(missing):
+        raise ValueError(
+            f"the checkpoint has no weight of the attention of a {type(model).__name__}, such as {min(needed)}: it is of another "
+            f"architecture than its config says (model type {model.config.model_type!r}), or of no model at all"
+        )
 
 
 def _share_out_score_biases(model: PreTrainedModel) -> None:

@@ -135,7 +135,7 @@ def test_layers_whose_parts_run_side_by_side():
     hidden, arguments = LayerArguments(model, find_layers(model, "run")).read(batch)
     assert not adds_to_its_input(layer, hidden, arguments[0])
     assert adds_to_its_output(layer, hidden, arguments[0])
-    heads, output, beside = layer.heads(hidden, arguments[0], whole=True)
+    heads, _, beside = layer.heads(hidden, arguments[0], whole=True)
     torch.testing.assert_close(beside + layer.output(heads), layer(hidden, arguments[0]))
     torch.testing.assert_close(beside, hidden + layer.module.mlp(layer.module.input_layernorm(hidden)))
     gemma = transformers.Gemma2Model(transformers.Gemma2Config(**{**TINY, "head_dim": 6})).eval()
@@ -156,8 +156,8 @@ def test_layers_in_two_lists():
     )  # fmt: skip
     refused(
         transformers.BartModel(config),
-        r"the layers of BartModel cannot be run one at a time, as decoder\.layers\.0, decoder\.layers\.1 has no single attention module of its "
-        r'own \(one list alone can be: convert with layers=\["encoder\.layers"\]\), so it cannot be refitted',
+        r"the layers of BartModel cannot be run one at a time, as decoder\.layers\.0, decoder\.layers\.1 has no single attention module "
+        r'of its own \(one list alone can be: convert with layers=\["encoder\.layers"\]\), so it cannot be refitted',
     )
     both = transformers.CLIPModel(transformers.CLIPConfig(text_config=SMALL, vision_config={**SMALL, "image_size": 15, "patch_size": 5}))
     refused(

@@ -244,8 +244,9 @@ def test_another_architecture():
     use_tanhmax(model, TanhMaxSettings(polarity=0.3, shift="balanced"))
     before = last(model, data[1])
     with pytest.raises(NotImplementedError, match=r"Qwen2Attention has no bias, and its config no attention_bias.*bias=False"):
-        refit(model, data)
-    report = refit(model, data, bias=False)
+        refit(model, data, bias=True)
+    report = refit(model, data)
+    assert not report.bias
     wanted = last(softmax, data[1])
     assert (last(model, data[1]) - wanted).norm() < (before - wanted).norm()
     with pytest.raises(ValueError, match=r"polarity 0.0 was asked for, but .* refitted to polarity 0.3"):

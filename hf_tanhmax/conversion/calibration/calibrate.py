@@ -34,8 +34,8 @@ def calibrate(
     """Calibrate a converted model, in place, with unlabelled inputs; the last tenth of them is held out to measure with.
 
     Without a shift, biases are aligned (`align`); then queries and keys are trained (`transfer`) and output projections refitted (`refit`),
-    if that is asked for. With a balanced shift there is nothing to align, and output projections are refitted, if the layers of the model can
-    be run one at a time; where they cannot, the report says why (`not_refitted`), and measures what the shift alone does.
+    if that is asked for. With a balanced shift there is nothing to align, and output projections are refitted, if the layers of the model
+    can be run one at a time; where they cannot, the report says why (`not_refitted`), and measures what the shift alone does.
 
     Args:
         model: of a TanhMax class, with the weights of a softmax model and the polarity and shift that it is to have.
