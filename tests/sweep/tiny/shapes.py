@@ -28,7 +28,8 @@ def places(rows_of_patches: int, columns: int) -> Callable[[Any], torch.Tensor]:
 
 TILED = {"pixel_values": (2, 3, 32, 32), "image_sizes": rows(32, 32)}
 MANY = {"pixel_values": (1, 3, 32, 32)}
-GEMMA = {"pixel_values": (36, 192), "image_position_ids": places(6, 6), "pixel_position_ids": places(6, 6)}
+PATCHED = {"pixel_values": (36, 192), "image_position_ids": places(6, 6)}
+GEMMA = {"pixel_values": (36, 192), "pixel_position_ids": places(6, 6)}
 
 SERIES = {
     "past_values": (15,),
@@ -88,7 +89,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "fun_asr_nano_encoder": {"input_features": (12, 112), "input_features_mask": ones(12)},
     "fuyu": {"pixel_values": None, "image_patches": (4, 192)},
     "gemma3n_audio": {"audio_mel": (48, 128), "audio_mel_mask": lambda inputs: torch.zeros(inputs.batch, 48, dtype=torch.bool)},
-    "gemma4": GEMMA | {"input_features": (48, 128), "input_features_mask": ones(48, dtype=torch.bool)},
+    "gemma4": PATCHED | {"input_features": (48, 128), "input_features_mask": ones(48, dtype=torch.bool)},
     "gemma4_audio": {"input_features": (48, 128), "attention_mask": ones(48)},
     "gemma4_unified": {"pixel_values": (4, 1728), "image_position_ids": places(2, 2), "input_features": None},
     "gemma4_vision": GEMMA,
@@ -212,7 +213,15 @@ INPUTS: dict[str, dict[str, Any]] = {
         "feature_lens": lambda inputs: torch.tensor([32] * inputs.batch),
     },
     "qwen2_5_omni_bigvgan": {"mel_spectrogram": (16, 9)},
+    "qwen2_5_omni_dit": {
+        "hidden_states": (8, 16),
+        "condition_vector": (8, 16),
+        "speaker_embedding": (8, 192),
+        "quantized_code": below(8, 4),
+        "time_step": lambda inputs: torch.rand(inputs.batch),
+    },
     "qwen2_5_omni_thinker": {"input_features": (16, 100), "feature_attention_mask": ones(100)},
+    "qwen2_5_omni_token2wav": {"code": below(8, 4), "conditioning": (192,), "reference_mel": (8, 16)},
     "qwen2_audio": {"feature_attention_mask": ones(256)},
     "qwen3_asr": {"input_features": (16, 100), "input_features_mask": ones(100)},
     "qwen3_asr_encoder": {"input_features": (16, 100), "input_features_mask": ones(100)},
