@@ -38,7 +38,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
         r"(\w+_)?(num_(attention_)?heads|attention_heads|n_heads?|num_(key|value)_heads|resampler_heads)",
         lambda heads: 1 << min(heads.bit_length() - 1, 2) if heads else 0,
     ),
-    (r"(\w+_)?num_\w*experts|n_routed_experts|num_local_experts", 4),
+    (r"(\w+_)?num_\w*experts|n_routed_experts|num_local_experts", lambda count: min(count, 4)),
     (r"n_shared_experts|moe_num_shared_experts|num_shared_experts", None),
     (r"(\w*num_experts_per_tok\w*|moe_topk|moe_k|top_k_experts)", lambda chosen: min(chosen, 2)),
     (r"n_group|topk_group", 1),
@@ -125,11 +125,12 @@ def tiny_config(
         part = getattr(default, name, None)
         if isinstance(part, PreTrainedConfig) and name in fields and isinstance(own.get(name, {}), dict):
             values[name] = tiny_part(part, tokens, own.get(name, {}))
-        elif isinstance(own.get(name), dict) and "model_type" in own[name]:
-            kind = own[name]["model_type"]
-            more = {name: value for name, value in own[name].items() if name != "model_type"}
-            values[name] = tiny_config(CONFIG_MAPPING[kind], kind, tokens, more=more)
-    values |= {name: value(tokens) if callable(value) else value for name, value in own.items() if name not in values}
+    for name, value in own.items():
+        if isinstance(value, dict) and "model_type" in value:
+            kind = value["model_type"]
+            values[name] = tiny_config(CONFIG_MAPPING[kind], kind, tokens, more={key: value[key] for key in value if key != "model_type"})
+        elif name not in values:
+            values[name] = value
     _one_entry_per_layer(values, default, config_class, fields)
     _enough_layers(values, default, config_class)
     return config_class(**values)
