@@ -24,7 +24,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
         lambda size: size if VOCABULARY <= size < 2 * VOCABULARY else VOCABULARY,
     ),
     (r"type_vocab_size|entity_type_vocab_size", None),
-    (r"(\w+_)?max_(2d_)?position_embeddings|n_positions|n_ctx|max_(source|target)_positions|max_sequence_length|max_seq_len", POSITIONS),
+    (r"(\w+_)?max_position_embeddings|n_positions|n_ctx|max_(source|target)_positions|max_sequence_length|max_seq_len", POSITIONS),
     (r"(\w+_)?hidden_size_per_layer_input|(\w+_)?head_hidden_size", 8),
     (r"(\w+_)?(head_dim|dim_head|head_size|key_head_dim|value_head_dim|v_head_dim|d_kv|attention_head_dim)", WIDTH // HEADS),
     (r"mamba_d_head|mamba_head_dim|kv_channels|head_dim_qk|head_width", WIDTH // HEADS),
@@ -67,6 +67,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
     (r"out_dim|output_dim|d_embed|codevector_dim|(\w+_)?embedding_size|(\w+_)?encoder_dim|in_dim|channels_\w+|fusion_\w+_size", WIDTH),
     (r"(encoder|decoder)_in_channels|neck_\w+|conv_dim|tdnn_dim|(\w+_)?num_channels_latents", WIDTH),
     (r"num_conv_pos_embeddings", 8),
+    (r"upsample_initial_channel", 64),
     (r"num_conv_pos_embedding_groups", 4),
     (r"(vision|image)_(seq_length|seq_len)", None),
 )
