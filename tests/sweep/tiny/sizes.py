@@ -47,7 +47,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
         lambda n: min(n, LAYERS),
     ),
     (
-        r"num_(encoder|decoder|transformer|attention|aligner|entity)_(layers|blocks)|layers|[lxr]_layers|(\w+_)?num_blocks",
+        r"num_(encoder|decoder|transformer|attention|aligner|entity)_layers|layers|[lxr]_layers|(\w+_)?num_blocks",
         lambda n: min(n, LAYERS),
     ),
     (r"first_k_dense_replace|num_dense_layers", lambda count: min(count, 1)),
