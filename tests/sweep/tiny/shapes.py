@@ -308,6 +308,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "udop": {"bbox": lambda inputs: torch.rand(inputs.batch, 9, 4).sort(-1)[0]},
     "ultravbert": MANY,
     "unlimited_ocr_vision_encoder": {"patch_embeds": (32, 4, 4)},
+    "uvdoc": LARGER,
     "vibevoice_acoustic_tokenizer": {"input_values": (1, 400)},
     "vibevoice_acoustic_tokenizer_decoder": {"hidden_states": (8, 9)},
     "vibevoice_acoustic_tokenizer_encoder": {"hidden_states": (1, 400)},
