@@ -91,13 +91,15 @@ class _Inputs:
 
     def text(self) -> dict[str, torch.Tensor]:
         """Ids of text, with a place for each token of an image, a video or a sound."""
-        media = []
-        kinds = []
+        media, kinds = [], []  # ids, and whether each is text (0), of an image (1), of a video (2) or of a sound (3)
         for kind, number in (("image", 1), ("video", 2), ("audio", 3)):
             token = setting(self.config, f"{kind}_token_id", f"{kind}_token_index")
             count = self.tokens(kind) if token is not None else 0
-            media += [token] * count
-            kinds += [number] * count
+            around = [setting(self.config, f"{name}_token_id") for name in AROUND.get(kind, ())] if count else []
+            if None in around or not around:
+                media, kinds = media + [token] * count, kinds + [number] * count
+            else:
+                media, kinds = [*media, around[0], *[token] * count, around[1]], [*kinds, 0, *[number] * count, 0]
         ids = torch.cat([self.words(2), torch.tensor(media, dtype=torch.long).repeat(self.batch, 1), self.words(LENGTH - 2)], dim=1)
         mask = self.mask(ids.shape[1])
         made = {"input_ids": ids}
@@ -175,6 +177,7 @@ MAKERS = {
     "query_embeds": _Inputs.embeddings,
     "encoder_hidden_states": _Inputs.embeddings,
 }
+AROUND = {"image": ("image_start", "image_end"), "video": ("video_start", "video_end")}  # tokens around those of a picture
 ALWAYS = ("pixel_values", "input_features")
 KINDS = {
     "pixel_values": "image",
