@@ -5,6 +5,8 @@ config that answers this one question with TanhMax, and passes everything else t
 weights; fast, without weights), nothing is copied or replaced, nothing global changes, and putting the config back undoes it.
 """
 
+import functools
+import inspect
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ class ConfigView:
         config: the config, or another view, that all else is passed through to.
         settings: what this view answers for itself; None where the config itself holds TanhMax settings.
         owned: whether the view belongs to a TanhMax class, so that `restore` must leave it.
+        carried: names of the model's inputs that reach the attention interface along with others, and not by the module's own doing.
         holder: the config that holds the TanhMax settings; of a model of several parts, such as CLIP, `config` is that of a part. None is
             `config`.
     """
@@ -45,11 +48,13 @@ class ConfigView:
         settings: TanhMaxSettings | None = None,
         *,
         owned: bool = False,
+        carried: frozenset[str] = frozenset(),
         holder: PreTrainedConfig | None = None,
     ) -> None:
         vars(self)["_config"] = config
         vars(self)["_holder"] = config if holder is None else holder
         vars(self)["owned"] = owned
+        vars(self)["carried"] = carried
         if settings is not None:
             vars(self)["tanhmax_polarity"] = settings.polarity
             vars(self)["tanhmax_heads"] = settings.heads
@@ -68,6 +73,12 @@ class ConfigView:
                 "(returns weights), or restore the model first"
             )
         return FUNCTIONS[name]
+
+    @property
+    def masks_are_whole(self) -> bool:
+        """Whether masks are made for Transformers' own `eager`, which has no causality but the mask's: without one nothing is hidden."""
+        config = self._config
+        return config.masks_are_whole if isinstance(config, ConfigView) else config._attn_implementation == "eager"
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_config", "_holder"):  # while unpickling there is no config yet
@@ -207,9 +218,11 @@ def own(model: PreTrainedModel) -> None:
     chosen = _chosen_modules(model, settings)
     if settings.softmax_parts is None and (parts := softmax_parts(model)):  # as layers were chosen
         model.config.tanhmax_softmax_parts = list(parts)
+    inputs = _inputs(model)
     for module in chosen:
         if not isinstance(module.config, ConfigView):
-            _patch_module(module, ConfigView(module.config, owned=True, holder=model.config), settings)
+            view = ConfigView(module.config, owned=True, carried=inputs - attention_facts(module).passes, holder=model.config)
+            _patch_module(module, view, settings)
 
 
 def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
@@ -221,9 +234,21 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]
     for module in chosen:
         if (refitted := _refitted(module.config)) is not None:
             check_refitted(fitted_to(asked, len(layers), heads_of(module)), refitted)
+    inputs = _inputs(model)
     for module in chosen:
-        _patch_module(module, ConfigView(module.config, replace(settings, layers=None)), settings)
+        view = ConfigView(module.config, replace(settings, layers=None), carried=inputs - attention_facts(module).passes)
+        _patch_module(module, view, settings)
     return chosen
+
+
+def _inputs(model: nn.Module) -> frozenset[str]:
+    """What the modules of a model take by name, some of which they hand on to all that they call."""
+    return frozenset().union(*(_arguments(type(module)) for module in model.modules()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _arguments(cls: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(cls.forward).parameters)
 
 
 def _patch_module(module: PatchableModule, view: ConfigView, settings: TanhMaxSettings) -> None:

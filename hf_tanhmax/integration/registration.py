@@ -136,6 +136,7 @@ def _forward(
         if blocks is not None:
             return _decoded(module, query, (key, value), blocks, kwargs), None
         key, value = updated(cache, key, value, _layer_of(module), kwargs)
+    query, key, value = _of_one_batch(query, key, value)
     keep, additive = split_mask(mask, kwargs.get("position_bias"), key.shape[-2], paged=in_continuous_batching(kwargs))
     found = tanhmax_attention(
         query,
@@ -143,7 +144,7 @@ def _forward(
         value,
         keep=keep,
         additive_mask=additive,
-        is_causal=mask is None and runs_causally(module, query, kwargs.get("is_causal")),
+        is_causal=mask is None and not _masks_are_whole(module) and runs_causally(module, query, kwargs.get("is_causal")),
         scale=kwargs.get("scaling"),
         softcap=kwargs.get("softcap"),
         dropout_p=kwargs.get("dropout") or 0.0,
@@ -156,12 +157,24 @@ def _forward(
     return output.transpose(1, 2).contiguous(), signed
 
 
+def _of_one_batch(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Learned queries, or keys, of which there is one row for all rows of the batch, as matrix products repeat them."""
+    if query.shape[0] == key.shape[0]:
+        return query, key, value
+    rows = max(query.shape[0], key.shape[0])
+    query, key, value = (each.expand(rows, *[-1] * 3) if each.shape[0] == 1 else each for each in (query, key, value))
+    return query, key, value
+
+
 def _refuse(module: nn.Module, kwargs: dict[str, object]) -> None:
+    carried = CARRIED | getattr(getattr(module, "config", None), "carried", frozenset())
     for name, value in kwargs.items():
-        if value is None or name in CARRIED:
+        if value is None:
             continue
         if name in REFUSED:
             raise NotImplementedError(refused_argument(module, name))
+        if name in carried:
+            continue
         if isinstance(value, Tensor) and name not in ("position_bias", "dropout", "scaling", "softcap"):
             raise NotImplementedError(
                 f"{type(module).__name__} passed the tensor {name!r}, which TanhMax attention does not know and will not ignore"
@@ -231,6 +244,10 @@ def packed_bounds(query: Tensor, key: Tensor, mask: Tensor | None, kwargs: Passe
     """The bounds of packed sequences, wherever they can be honoured; without a mask they must be, or sequences would leak."""
     fits = query.shape[0] == 1 and query.shape[2] == key.shape[2] and not in_continuous_batching(kwargs)
     return kwargs.get("cu_seq_lens_q") if fits or mask is None else None
+
+
+def _masks_are_whole(module: nn.Module) -> bool:
+    return getattr(getattr(module, "config", None), "masks_are_whole", False)
 
 
 def runs_causally(module: nn.Module, query: Tensor, wanted: bool | None) -> bool:

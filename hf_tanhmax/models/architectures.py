@@ -144,12 +144,18 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+@functools.cache
+def _auto_classes() -> list[str]:
+    """Names of the Auto classes of models; to list what Transformers has takes half a second."""
+    return [name for name in dir(transformers) if name.startswith("AutoModel") or name == "AutoBackbone"]
+
+
 def upstream_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Each Auto class that has a head for a config class, and its classes that are made from it.
 
     Which architectures an Auto class knows, it says nowhere but in `_model_mapping`.
     """
-    for auto in [name for name in dir(transformers) if name.startswith("AutoModel") or name == "AutoBackbone"]:
+    for auto in _auto_classes():
         mapping = getattr(getattr(transformers, auto), "_model_mapping", None)
         if mapping is not None and config in mapping:
             found = mapping[config]

@@ -98,8 +98,13 @@ def test_what_stays_softmax_and_which_layers_do_not(tmp_path):
 def test_layers_that_are_not_there_are_said(tmp_path):
     WALKED["clip"].save(tmp_path)
     change_json(tmp_path / "config.json", tanhmax_layers=["audio_model"])
-    assert any("no attention module of 'tanhmax_clip' is in 'audio_model': they are in text_model.encoder.layers, " in each for each in sentences(tmp_path))
-    with pytest.raises(ValueError, match="describes a model that cannot be built: no attention module of 'tanhmax_clip' is in 'audio_model'"):
+    assert any(
+        "no attention module of 'tanhmax_clip' is in 'audio_model': they are in text_model.encoder.layers, " in each
+        for each in sentences(tmp_path)
+    )
+    with pytest.raises(
+        ValueError, match="describes a model that cannot be built: no attention module of 'tanhmax_clip' is in 'audio_model'"
+    ):
         model_card(tmp_path)
 
 

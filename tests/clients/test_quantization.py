@@ -72,7 +72,9 @@ def test_converted_in_few_bits(kind, name, tmp_path):
     model = hf_tanhmax.convert(softmax, quantization_config=quantisation)
     assert isinstance(model.config, TanhMaxFields)
     assert type(model.model.layers[0].self_attn.q_proj.weight).__name__ == weight
-    model.save_pretrained(tmp_path / "tanhmax")  # before it runs, as bitsandbytes repacks 4 bits for the CPU then, and saves what it cannot read
+    model.save_pretrained(
+        tmp_path / "tanhmax"
+    )  # before it runs, as bitsandbytes repacks 4 bits for the CPU then, and saves what it cannot read
     found = logits(model)
 
     # The same quantised weights with TanhMax from its definition, and with softmax.

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 from families import LENGTH, text
 from tiny_checkpoints import save_softmax
 from transformers import Trainer, TrainingArguments

@@ -103,6 +103,41 @@ def test_encoder_and_decoder_layers_are_counted_through():
         use_tanhmax(model, TanhMaxSettings(layers=[5]))
 
 
+# What else a module asks and passes
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_causality_without_a_mask_is_that_of_the_implementation(implementation):
+    """`eager` knows no causality but a mask's, so that a causal module without a mask sees all keys; BridgeTower's do."""
+    model = softmax_model("bert", attn_implementation=implementation)
+    attention = attention_modules(model)[0]
+    attention.is_causal = True
+    hidden = torch.randn(2, 7, model.config.hidden_size)
+    wanted = attention(hidden)[0]
+    use_tanhmax(model, TanhMaxSettings(polarity=0.0))
+    torch.testing.assert_close(attention(hidden)[0], wanted, atol=2e-5, rtol=2e-4)
+    use_tanhmax(model, TanhMaxSettings(polarity=0.0))  # a view of a view
+    torch.testing.assert_close(attention(hidden)[0], wanted, atol=2e-5, rtol=2e-4)
+
+
+class Carrying(transformers.BertModel):
+    """Hands an input on to all that it calls."""
+
+    def forward(self, input_ids, sizes=None, **kwargs):
+        return super().forward(input_ids, sizes=sizes, **kwargs)
+
+
+def test_inputs_of_the_model_that_come_along_are_ignored_as_upstream():
+    model = Carrying(softmax_model("bert").config).eval()
+    inputs = {"input_ids": text(), "attention_mask": torch.ones(2, 11)}
+    use_tanhmax(model)
+    assert_same(run(model, {**inputs, "sizes": torch.ones(2)}), run(model, inputs))
+    with pytest.raises(NotImplementedError, match="passed the tensor 'lengths', which TanhMax attention does not know"):
+        run(model, {**inputs, "lengths": torch.ones(2)})
+    with pytest.raises(NotImplementedError, match="has no attention sinks"):
+        run(model, {**inputs, "s_aux": torch.ones(2)})
+
+
 # What is refused
 
 

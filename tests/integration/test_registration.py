@@ -125,6 +125,15 @@ def test_one_query_sees_every_key(forward, tensors):
 
 
 @both
+@pytest.mark.parametrize("rows", [(1, BATCH), (BATCH, 1)], ids=["one row of queries", "one row of keys"])
+def test_one_row_for_the_whole_batch(forward, rows, tensors):
+    """As matrix products repeat it; learned queries come so."""
+    query, key, value = tensors[0][: rows[0]], tensors[1][: rows[1]], tensors[2][: rows[1]]
+    found = forward(module_with(is_causal=False), query, key, value)
+    assert_computes(found, definition(query, key, value))
+
+
+@both
 def test_a_mask_is_the_whole_truth(forward, tensors):
     keep = torch.rand(BATCH, 1, QUERIES, KEYS) > 0.5
     keep[0, 0, 1] = False

@@ -11,7 +11,12 @@ EXPLAINED = [
     *("mistral", "gemma3_text", "distilbert", "deit", "dinov2_with_registers", "beit", "siglip_vision"),
     *("clip_classifier", "t5", "bart_classifier", "bart_decoder"),
 ]
-SPECIAL = {"deit": ("[CLS]", "[1]"), "dinov2_with_registers": ("[CLS]", "[1]", "[2]", "[3]", "[4]"), "beit": ("[CLS]",), "clip_classifier": ("[CLS]",)}
+SPECIAL = {
+    "deit": ("[CLS]", "[1]"),
+    "dinov2_with_registers": ("[CLS]", "[1]", "[2]", "[3]", "[4]"),
+    "beit": ("[CLS]",),
+    "clip_classifier": ("[CLS]",),
+}
 ENCODERS = ("t5", "bart_classifier")
 TEXT = "a gripping, funny film"
 

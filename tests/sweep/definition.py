@@ -1,6 +1,6 @@
 """TanhMax attention as it is printed, sinh over cosh in float64, for any architecture; it shares no code with the package.
 
-Registered with Transformers' attention interface, it makes the oracle out of an upstream model. It also notes what is special about the
+Given by Transformers' attention interface, it makes the oracle out of an upstream model. It also notes what is special about the
 attention that it was asked for.
 """
 
@@ -10,10 +10,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
+from transformers import AttentionInterface, PreTrainedModel
 
-NAME = "definition_for_sweep"
 SPECIAL: set[str] = set()  # what was seen since it was last cleared
 
 
@@ -39,7 +37,7 @@ def definition(
 def _shares(module: nn.Module, scores: Tensor, mask: Tensor | None, kwargs: dict) -> Tensor:
     """What multiplies each exponential: 0 where a key is hidden, and the exponential of what is added to the scores."""
     shares = torch.ones_like(scores)
-    if mask is None:
+    if mask is None and module.config._attn_implementation != "eager":  # which has no other causality than its mask
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
         if causal and scores.shape[-2] > 1:
@@ -72,10 +70,6 @@ def _adds(mask: Tensor | None) -> bool:
     return bool(((mask != 0) & (mask > torch.finfo(mask.dtype).min / 2)).any())
 
 
-AttentionInterface.register(NAME, definition)
-AttentionMaskInterface.register(NAME, eager_mask)
-
-
 def configs_of(model: PreTrainedModel) -> Iterator:
     """Every config that a part of a model asks, each once."""
     found, waiting = {}, [module.config for module in model.modules() if hasattr(module, "config")]
@@ -94,21 +88,19 @@ def answer(model: PreTrainedModel, implementation: str) -> PreTrainedModel:
     return model
 
 
-def oracle(model: PreTrainedModel, parts: list[str] | None) -> PreTrainedModel:
-    """A copy of an upstream model whose attention is the definition.
+def oracle(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of an upstream model for which the attention interface gives the definition, by whatever name it is asked.
 
-    Args:
-        model: of any class of Transformers.
-        parts: modules that stay softmax. They get the masks that are made for their implementation, so its name must stay: the interface
-            gives the definition by every name then.
+    The name stays what it is, and with it the masks that the model makes, also for parts that compute softmax themselves.
     """
     printed = copy.deepcopy(model)
-    if not parts:
-        return answer(printed, NAME)
     forward = printed.forward
 
     def forward_of_definition(*args, **kwargs):
-        with unittest.mock.patch.object(AttentionInterface, "get_interface", return_value=definition):
+        with (
+            unittest.mock.patch.object(AttentionInterface, "get_interface", return_value=definition),
+            unittest.mock.patch.object(AttentionInterface, "__getitem__", return_value=definition),
+        ):
             return forward(*args, **kwargs)
 
     printed.forward = forward_of_definition

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+MIXING = ("HyperConnection",)  # of streams of the residual, [batch, tokens, streams, streams]
 ATTENDING = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer", "flash_attention", "efficient_attention")
 
 
@@ -38,7 +39,8 @@ class Spy(TorchDispatchMode):
         if attending or "softmax" in name:
             owner, place, ours = _caller()
             dims = args[0].dim() if args else 0
-            if not ours and (attending or dims > 3 or (dims == 3 and "attention" in type(owner).__name__.lower())):
+            mixing = type(owner).__name__.endswith(MIXING)
+            if not (ours or mixing) and (attending or dims > 3 or (dims == 3 and "attention" in type(owner).__name__.lower())):
                 self.called.append(Call(owner, place, f"{name} of {tuple(args[0].shape)}"))
         return func(*args, **(kwargs or {}))
 

@@ -101,7 +101,7 @@ def test_an_image_has_no_padding_and_no_future():
 def test_the_definition_notes_what_is_special():
     model = tiny.tiny_model("gemma2")
     SPECIAL.clear()
-    run(oracle(model, None), tiny.tiny_inputs(model))
+    run(oracle(model), tiny.tiny_inputs(model))
     assert {"sliding window", "softcap"} <= SPECIAL
 
 

@@ -23,11 +23,13 @@ class AttentionFacts(NamedTuple):
         asks: it asks the attention interface, for what its own config answers, so that it can be patched.
         bypasses: it computes softmax attention that no patch reaches.
         refused: arguments that it hands to the interface, and that TanhMax attention refuses.
+        passes: all arguments that it hands to the interface by name. Others come along with what its callers were given.
     """
 
     asks: bool = False
     bypasses: bool = False
     refused: tuple[str, ...] = ()
+    passes: frozenset[str] = frozenset()
 
 
 def attention_facts(module: nn.Module) -> AttentionFacts:
@@ -87,6 +89,7 @@ def _facts(cls: type, forwards: tuple[object, ...], state: tuple[tuple[str, obje
         asks=found.asks and has_config and not whole,
         bypasses=stays,
         refused=tuple(sorted(found.passes.intersection(REFUSED))),
+        passes=frozenset(found.passes),
     )
 
 

@@ -552,3 +552,4 @@ def test_refused_arguments_are_read():
     assert attention_facts(module).refused == ()
     module.sinks = nn.Parameter(torch.zeros(2))
     assert attention_facts(module).refused == ("s_aux",)
+    assert attention_facts(module).passes == {"s_aux"}
