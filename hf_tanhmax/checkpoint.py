@@ -217,7 +217,7 @@ class Checkpoint:
         return model.file(CONFIG) or Path(model.name) / CONFIG
 
     @functools.cached_property
-    def _head(self) -> tuple[str, type[PreTrainedModel]] | None:
+    def _head(self) -> tuple[str | None, type[PreTrainedModel]] | None:
         return None if self.config is None else class_of(self.config, self._config_file)
 
 
@@ -306,12 +306,13 @@ def class_of(config: PreTrainedConfig, path: Path) -> tuple[str | None, type[Pre
     return auto_class_of(model_class), model_class
 
 
-@functools.cache
 def auto_class_of(model_class: type[PreTrainedModel]) -> str | None:
     """The name of the Auto class that loads a TanhMax class, the one that a pipeline uses if there is one; None where none does."""
     upstream: Any = model_class.__mro__[1]
     found = [auto for auto, classes in upstream_heads(upstream.config_class) if upstream in classes]
-    return min(found, key=lambda auto: (auto not in PIPELINES, auto == "AutoModelForPreTraining", [*PIPELINES, *found].index(auto)), default=None)
+    return min(
+        found, key=lambda auto: (auto not in PIPELINES, auto == "AutoModelForPreTraining", [*PIPELINES, *found].index(auto)), default=None
+    )
 
 
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig | None, path: Path) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""What makes the inputs of a model: the tokenizer, image processor, feature extractor and video processor beside it, or one that joins them.
+"""What makes the inputs of a model: the tokenizer, image processor, feature extractor or video processor beside it, or all joined.
 
 Which of them a model needs is read off its class: the arguments of its forward pass, and whether it writes text.
 """
@@ -18,7 +18,14 @@ Processor: TypeAlias = Any  # a tokenizer, or one of several classes that share 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")
 JOINT_FILE, PREPROCESSOR_FILE, VIDEO_FILE = "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"
 JOINT = "AutoProcessor"
-REFUSALS = (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError)  # of processors that are not there, or not to be had here
+REFUSALS = (
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+)  # of processors that are not there, or not to be had here
 
 
 class Kind(NamedTuple):

@@ -119,7 +119,9 @@ def test_what_is_no_config(tmp_path):
     with pytest.raises(ValueError, match="is not a JSON object"):
         read_config(tmp_path / CONFIG)
     tiny_model(transformers.BertModel).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"is of model type 'bert', which is no TanhMax model \(such as tanhmax_bert\); `hf-tanhmax convert"):
+    with pytest.raises(
+        ValueError, match=r"is of model type 'bert', which is no TanhMax model \(such as tanhmax_bert\); `hf-tanhmax convert"
+    ):
         read_config(tmp_path / CONFIG)
 
 
@@ -237,4 +239,4 @@ def test_an_adapter_config_that_is_none(text, said, tmp_path):
 
 
 def test_the_tasks_are_those_of_peft():
-    assert set(PEFT_TASKS) == {str(task.value) for task in peft.TaskType} 
+    assert set(PEFT_TASKS) == {str(task.value) for task in peft.TaskType}

@@ -71,7 +71,9 @@ class AttentionHealth:
             ValueError: nothing was counted, as of a model whose attention does not ask Transformers' attention interface.
         """
         if not self._layers:
-            raise ValueError("no attention weights were seen: no module of the model that was called asks Transformers' attention interface")
+            raise ValueError(
+                "no attention weights were seen: no module of the model that was called asks Transformers' attention interface"
+            )
         sums = [self._layers[place] for place in self.places]
         layers = [_ratios(each) for each in sums]
         overall = _ratios([sum(column) for column in zip(*sums, strict=True)])
@@ -188,14 +190,13 @@ def _measured(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], opti
 
 
 def _readers(model: PreTrainedModel, modules: list[nn.Module]) -> list[str]:
-    """What gives each attention module its queries: `"attention_mask"` or `"decoder_attention_mask"` says which are real, or nothing does."""
-    names = {module: "attention_mask" for module in modules}
-    if getattr(model.config, "is_encoder_decoder", False):
+    """For each attention module, the input that says which of its queries are real; an empty name where none does, as of images."""
+    names, is_both = dict.fromkeys(modules, "attention_mask"), getattr(model.config, "is_encoder_decoder", False)
+    if is_both:
         names = dict.fromkeys(modules, "decoder_attention_mask") | dict.fromkeys(attention_modules(model.get_encoder()), "attention_mask")
     for part in model.modules():  # from the outside in
-        if isinstance(part, PreTrainedModel) and modality(part) != "text":
-            if part is not model or not getattr(part.config, "is_encoder_decoder", False):
-                names |= dict.fromkeys(attention_modules(part), "")
+        if isinstance(part, PreTrainedModel) and modality(part) != "text" and (part is not model or not is_both):
+            names |= dict.fromkeys(attention_modules(part), "")
     return [names[module] for module in modules]
 
 

@@ -93,7 +93,10 @@ class Walked:
             "image": {"pixel_values": images(1)},
             "both": {**words, "pixel_values": images(1)},
             "sequences": {**words, "decoder_input_ids": text(1, 5)},
-            "audio": {"input_features": torch.randn(1, 5, 100, generator=torch.Generator().manual_seed(7)), "decoder_input_ids": text(1, 5)},
+            "audio": {
+                "input_features": torch.randn(1, 5, 100, generator=torch.Generator().manual_seed(7)),
+                "decoder_input_ids": text(1, 5),
+            },
         }[self.kind]
 
 

@@ -11,7 +11,12 @@ EXPLAINED = [
     *("mistral", "gemma3_text", "distilbert", "deit", "dinov2_with_registers", "beit", "siglip_vision"),
     *("clip_classifier", "t5", "bart_classifier", "bart_decoder"),
 ]
-SPECIAL = {"deit": ("[CLS]", "[1]"), "dinov2_with_registers": ("[CLS]", "[1]", "[2]", "[3]", "[4]"), "beit": ("[CLS]",), "clip_classifier": ("[CLS]",)}
+SPECIAL = {
+    "deit": ("[CLS]", "[1]"),
+    "dinov2_with_registers": ("[CLS]", "[1]", "[2]", "[3]", "[4]"),
+    "beit": ("[CLS]",),
+    "clip_classifier": ("[CLS]",),
+}
 ENCODERS = ("t5", "bart_classifier")
 TEXT = "a gripping, funny film"
 
@@ -19,15 +24,15 @@ TEXT = "a gripping, funny film"
 def explained(name, **options):
     case, model = WALKED[name], WALKED[name].model()
     if case.kind == "image":
-        return model, explain(model, picture(), processor=case.processor(), **options)
+        return explain(model, picture(), processor=case.processor(), **options)
     options["tokenizer"] = case.processor()
-    return model, explain(model, TEXT, position=-1, **options) if model.can_generate() else explain(model, TEXT, **options)
+    return explain(model, TEXT, position=-1 if model.can_generate() else None, **options)
 
 
 @pytest.mark.filterwarnings("ignore:.*compute attention by themselves")
 @pytest.mark.parametrize("name", EXPLAINED)
 def test_explained_by_every_method(name):
-    model, found = explained(name, steps=32)
+    found = explained(name, steps=32)
     layers, _, queries, keys = found.weights.shape
     assert (queries, keys) == (len(found.tokens), len(found.tokens))
     assert layers == len(found.layers) == 2
@@ -104,5 +109,7 @@ def test_inputs_that_are_neither_text_nor_image_are_refused():
         explain(WALKED["whisper"].model(), {"input_features": torch.zeros(1, 5, 100)})
     with pytest.raises(ValueError, match=r"holds input_ids, pixel_values; of a model of several inputs, give those of one"):
         explain(WALKED["clip"].model(), WALKED["clip"].inputs())
-    with pytest.raises(ValueError, match="TanhMaxBartForCond.* has no head whose quality can be measured here; load a classifier of texts"):
+    with pytest.raises(
+        ValueError, match=r"TanhMaxBartForCond.* has no head whose quality can be measured here; load a classifier of texts"
+    ):
         ablate_negatives(WALKED["bart"].model(), [TEXT], WALKED["bart"].processor())

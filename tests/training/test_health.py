@@ -26,7 +26,9 @@ def test_sums_by_hand_leave_padding_out():
 
 
 def test_nothing_counted_is_an_error():
-    with pytest.raises(ValueError, match="no attention weights were seen: no module of the model that was called asks Transformers' attention interface"):
+    with pytest.raises(
+        ValueError, match="no attention weights were seen: no module of the model that was called asks Transformers' attention interface"
+    ):
         AttentionHealth().report()
 
 

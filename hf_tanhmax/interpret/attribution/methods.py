@@ -12,8 +12,8 @@ from ..inputs.encoding import PIXELS, EncodedInput, ImageProcessor, ModelInput, 
 from ..inputs.image_patches import patch_grid, patch_names, sum_per_patch
 from .evaluation_mode import encoder_of, modules_outside_interface
 from .forward_passes import PassResult, forward_backward
-from .integrated_gradients import STEPS, IntegratedGradients, integrated_gradients
 from .hooks import patch_positions
+from .integrated_gradients import STEPS, IntegratedGradients, integrated_gradients
 from .orientation import oriented
 from .rollout import rollout
 
@@ -112,8 +112,8 @@ def _check_positions(model: PreTrainedModel, encoded: EncodedInput, result: Pass
     shape = tuple(result.weights.shape[-2:])
     if shape != (len(encoded.tokens),) * 2:
         raise ValueError(
-            f"{type(model).__name__} attends from {shape[0]} to {shape[1]} positions, and not from each of the {len(encoded.tokens)} of the "
-            "input to each, so its weights cannot be placed in it"
+            f"{type(model).__name__} attends from {shape[0]} to {shape[1]} positions, and not from each of the {len(encoded.tokens)} of "
+            "the input to each, so its weights cannot be placed in it"
         )
 
 

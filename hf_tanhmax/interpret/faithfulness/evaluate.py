@@ -104,7 +104,9 @@ def faithfulness(
         raise ValueError(f"there are {len(targets)} targets for {len(texts)} texts; give one for each, or None")
     inner = unwrap(model)
     indices, baseline = resolve_layers(inner, layers), baseline_token(inner, tokenizer)
-    attribution_options = AttributionOptions(_computed(methods), indices, baseline, tokenizer, processor, None, max_length, steps, layers is None)
+    attribution_options = AttributionOptions(
+        _computed(methods), indices, baseline, tokenizer, processor, None, max_length, steps, layers is None
+    )
     with evaluation_mode(inner), tqdm(total=len(texts), unit="text", bar_format=BAR_FORMAT, disable=not progress) as bar:
         evaluation = _Evaluation(inner, methods, attribution_options, evaluation_options, bar)
         evaluation.measure_all(texts, targets)
