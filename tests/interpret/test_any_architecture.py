@@ -70,6 +70,16 @@ def test_the_first_word_of_an_encoder_and_decoder_is_explained():
     assert found.target == int(logits[0, -1].argmax())
 
 
+def test_tokens_behind_the_patches_are_told_from_them():
+    """Detection tokens, at one of which a class is read."""
+    found = explain(WALKED["yolos"].model(), {"pixel_values": WALKED["yolos"].inputs()["pixel_values"]}, position=2, steps=8)
+    assert found.tokens[:2] == ("[CLS]", "0, 0")
+    assert found.tokens[9:] == ("2, 2", "[10]", "[11]", "[12]", "[13]")
+    assert found.words[-5:] == (8, None, None, None, None)
+    assert found.scores["gradient"][1:10].all()
+    assert not found.scores["gradient"][10:].any()
+
+
 @pytest.mark.parametrize("name", ["roberta", "dinov2_with_registers", "bart_classifier", "bart_decoder"])
 def test_ablated(name):
     case, model = WALKED[name], WALKED[name].model()
