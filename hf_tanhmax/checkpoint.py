@@ -218,7 +218,7 @@ class Checkpoint:
         return model.file(CONFIG) or Path(model.name) / CONFIG
 
     @functools.cached_property
-    def _head(self) -> tuple[str, type[PreTrainedModel]] | None:
+    def _head(self) -> tuple[str | None, type[PreTrainedModel]] | None:
         return None if self.config is None else class_of(self.config, self._config_file)
 
 
@@ -325,7 +325,6 @@ def class_of(config: PreTrainedConfig, path: Path) -> tuple[str | None, type[Pre
     return auto_class_of(model_class), model_class
 
 
-@functools.cache
 def auto_class_of(model_class: type[PreTrainedModel]) -> str | None:
     """The name of the Auto class that loads a TanhMax class, the one that a pipeline uses if there is one; None where none does."""
     upstream: Any = model_class.__mro__[1]

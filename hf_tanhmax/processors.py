@@ -1,4 +1,4 @@
-"""What makes the inputs of a model: the tokenizer, image processor, feature extractor and video processor beside it, or one that joins them.
+"""What makes the inputs of a model: the tokenizer, image processor, feature extractor or video processor beside it, or all joined.
 
 Which of them a model needs is read off its class: the arguments of its forward pass, and whether it writes text.
 """

@@ -57,10 +57,7 @@ class Data(TypedDict, total=False):
 
 
 class Health(TypedDict, total=False):
-    """Measures of the attention of a trained model, and the polarity of each head of each layer where it was learned.
-
-    `names` are the paths of the layers, where these are of several kinds.
-    """
+    """Measures of the attention of a trained model, paths of layers of several kinds, and the polarity of each head if it was learned."""
 
     overall: dict[str, float]
     layers: list[dict[str, float]]

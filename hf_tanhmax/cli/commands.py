@@ -185,7 +185,7 @@ def _batches(options: argparse.Namespace, model: PreTrainedModel) -> Sequence[Ba
     if not is_language_model(model):
         kept = inputs[: rows or ROWS]  # in the order in which they were drawn
         return calibration_batches(model, kept, found, length=length, batch_size=options.batch_size)
-    size = min(length or LENGTH, length_limit(model, found) or LENGTH)  # type: ignore[arg-type]  # which is a tokenizer
+    size = min(length or LENGTH, length_limit(model, found) or LENGTH)
     needed = max(8192, 9 * model.config.get_text_config().hidden_size) / size * 10 / 9  # a tenth is held out
     rows = rows or math.ceil(needed)
     texts = excerpts(path, inputs, 6 * rows * size, 6 * size)

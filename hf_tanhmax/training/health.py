@@ -190,14 +190,13 @@ def _measured(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], opti
 
 
 def _readers(model: PreTrainedModel, modules: list[nn.Module]) -> list[str]:
-    """What gives each attention module its queries: `"attention_mask"` or `"decoder_attention_mask"` says which are real, or nothing does."""
-    names = dict.fromkeys(modules, "attention_mask")
-    if getattr(model.config, "is_encoder_decoder", False):
+    """For each attention module, the input that says which of its queries are real; an empty name where none does, as of images."""
+    names, is_both = dict.fromkeys(modules, "attention_mask"), getattr(model.config, "is_encoder_decoder", False)
+    if is_both:
         names = dict.fromkeys(modules, "decoder_attention_mask") | dict.fromkeys(attention_modules(model.get_encoder()), "attention_mask")
     for part in model.modules():  # from the outside in
-        if isinstance(part, PreTrainedModel) and modality(part) != "text":
-            if part is not model or not getattr(part.config, "is_encoder_decoder", False):
-                names |= dict.fromkeys(attention_modules(part), "")
+        if isinstance(part, PreTrainedModel) and modality(part) != "text" and (part is not model or not is_both):
+            names |= dict.fromkeys(attention_modules(part), "")
     return [names[module] for module in modules]
 
 

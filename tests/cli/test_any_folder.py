@@ -1,4 +1,4 @@
-"""Folders of many architectures under convert, doctor, card and push: each class, its processors, its layers and what stays softmax are said."""
+"""Folders of many architectures under convert, doctor, card and push: class, processors, layers and what stays softmax are said."""
 
 import os
 import subprocess
@@ -136,7 +136,7 @@ def test_the_code_on_cards_runs_without_the_plugin(tmp_path):
     script = ["import sys", "sys.modules['hf_tanhmax'] = None", "import os, torch"]
     for name in ("gemma3_text", "clip", "t5", "dinov2_with_registers"):
         model = WALKED[name].save(tmp_path / name)
-        torch.save((WALKED[name].inputs(), list(run(model, WALKED[name].inputs()).values())[0]), tmp_path / f"{name}.pt")
+        torch.save((WALKED[name].inputs(), run(model, WALKED[name].inputs())[0]), tmp_path / f"{name}.pt")
         _, without, use = code_on(model_card(tmp_path / name))
         script += [f"os.chdir({str(tmp_path / name)!r})", without, use, f"inputs, want = torch.load({str(tmp_path / name) + '.pt'!r})"]
         script += ["torch.testing.assert_close(model.eval()(**inputs)[0], want)"]

@@ -138,6 +138,7 @@ WALKED = {
     "clip": Walked("CLIPModel", CLIP, "both"),
     "clip_classifier": Walked("CLIPForImageClassification", {**CLIP, **LABELS}, "image"),
     "clip_text": Walked("CLIPTextModel", ENCODER, "text"),
+    "yolos": Walked("YolosForObjectDetection", {**IMAGE, "image_size": [15, 15], "num_detection_tokens": 4, **LABELS}, "image"),
     "t5": Walked("T5ForConditionalGeneration", {**T5, "decoder_start_token_id": 0}, "sequences"),
     "t5_encoder": Walked("T5ForTokenClassification", {**T5, **LABELS}, "text"),
     "bart": Walked("BartForConditionalGeneration", SEQUENCES, "sequences"),

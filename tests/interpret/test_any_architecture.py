@@ -24,15 +24,15 @@ TEXT = "a gripping, funny film"
 def explained(name, **options):
     case, model = WALKED[name], WALKED[name].model()
     if case.kind == "image":
-        return model, explain(model, picture(), processor=case.processor(), **options)
+        return explain(model, picture(), processor=case.processor(), **options)
     options["tokenizer"] = case.processor()
-    return model, explain(model, TEXT, position=-1, **options) if model.can_generate() else explain(model, TEXT, **options)
+    return explain(model, TEXT, position=-1 if model.can_generate() else None, **options)
 
 
 @pytest.mark.filterwarnings("ignore:.*compute attention by themselves")
 @pytest.mark.parametrize("name", EXPLAINED)
 def test_explained_by_every_method(name):
-    model, found = explained(name, steps=32)
+    found = explained(name, steps=32)
     layers, _, queries, keys = found.weights.shape
     assert (queries, keys) == (len(found.tokens), len(found.tokens))
     assert layers == len(found.layers) == 2
@@ -68,6 +68,16 @@ def test_the_first_word_of_an_encoder_and_decoder_is_explained():
     with torch.no_grad():
         logits = model(**words(TEXT, return_tensors="pt"), decoder_input_ids=torch.tensor([[0]])).logits
     assert found.target == int(logits[0, -1].argmax())
+
+
+def test_tokens_behind_the_patches_are_told_from_them():
+    """Detection tokens, at one of which a class is read."""
+    found = explain(WALKED["yolos"].model(), {"pixel_values": WALKED["yolos"].inputs()["pixel_values"]}, position=2, steps=8)
+    assert found.tokens[:2] == ("[CLS]", "0, 0")
+    assert found.tokens[9:] == ("2, 2", "[10]", "[11]", "[12]", "[13]")
+    assert found.words[-5:] == (8, None, None, None, None)
+    assert found.scores["gradient"][1:10].all()
+    assert not found.scores["gradient"][10:].any()
 
 
 @pytest.mark.parametrize("name", ["roberta", "dinov2_with_registers", "bart_classifier", "bart_decoder"])
@@ -109,5 +119,7 @@ def test_inputs_that_are_neither_text_nor_image_are_refused():
         explain(WALKED["whisper"].model(), {"input_features": torch.zeros(1, 5, 100)})
     with pytest.raises(ValueError, match=r"holds input_ids, pixel_values; of a model of several inputs, give those of one"):
         explain(WALKED["clip"].model(), WALKED["clip"].inputs())
-    with pytest.raises(ValueError, match="TanhMaxBartForCond.* has no head whose quality can be measured here; load a classifier of texts"):
+    with pytest.raises(
+        ValueError, match=r"TanhMaxBartForCond.* has no head whose quality can be measured here; load a classifier of texts"
+    ):
         ablate_negatives(WALKED["bart"].model(), [TEXT], WALKED["bart"].processor())

@@ -29,15 +29,15 @@ class Explanation:
     Shapes: L layers, H heads, Q queries and K keys (positions without padding), all float32 on the CPU.
 
     Attributes:
-        family: "bert", "vit", "llama" or the model type of another architecture.
-        tokens: K readable tokens, or for images "[CLS]" and "row, column" of each patch.
+        family: the model type of Transformers, such as "bert".
+        tokens: K readable tokens, or for images "row, column" of each patch and "[CLS]" or a number for each other position.
         words: per position, the index of its word in `word_texts`, None for special tokens.
         word_texts: the words that tokens are merged to; for images the patches.
         target: index of the class or vocabulary entry that is explained.
         target_name: its name in the model's config or tokenizer.
         logit: the model's output for the target, before softmax.
         probability: the same after softmax over all targets.
-        position: the query position whose output the logit is read from; None where the head pools all positions.
+        position: the query position whose output the logit is read from; None where the head pools all positions, or where a decoder writes.
         layers: indices of the L layers in the model.
         signed: per layer, whether it computes TanhMax (False: softmax).
         weights: raw attention weights, [L, H, Q, K].

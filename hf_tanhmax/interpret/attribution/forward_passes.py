@@ -184,7 +184,7 @@ def _check_called(records: list[LayerRecord]) -> None:
 def _check_embedded(model: PreTrainedModel, embeddings: list[Tensor]) -> None:
     if len(embeddings) != 1:
         raise ValueError(
-            f"{type(model).__name__} embeds its input {len(embeddings)} times in a forward pass, so there is no one gradient of it to explain"
+            f"{type(model).__name__} embeds its input {len(embeddings)} times in a forward pass, so it has no one gradient to explain"
         )
 
 
@@ -195,8 +195,8 @@ def _check_records(model: PreTrainedModel, logits: Tensor, records: list[LayerRe
     for record in records:
         if record.calls > 1:
             raise ValueError(
-                f"{kind} calls layer {record.layer} ({record.name}) {record.calls} times in a forward pass, as its layers share weights, so "
-                "there is no one matrix of weights to show"
+                f"{kind} calls layer {record.layer} ({record.name}) {record.calls} times in a forward pass, as its layers share weights, "
+                "so there is no one matrix of weights to show"
             )
         if len(record.weights) != batch:
             raise ValueError(

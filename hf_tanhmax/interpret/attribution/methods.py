@@ -112,8 +112,8 @@ def _check_positions(model: PreTrainedModel, encoded: EncodedInput, result: Pass
     shape = tuple(result.weights.shape[-2:])
     if shape != (len(encoded.tokens),) * 2:
         raise ValueError(
-            f"{type(model).__name__} attends from {shape[0]} to {shape[1]} positions, and not from each of the {len(encoded.tokens)} of the "
-            "input to each, so its weights cannot be placed in it"
+            f"{type(model).__name__} attends from {shape[0]} to {shape[1]} positions, and not from each of the {len(encoded.tokens)} of "
+            "the input to each, so its weights cannot be placed in it"
         )
 
 

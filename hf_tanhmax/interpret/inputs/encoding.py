@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -158,8 +158,8 @@ def _strip_padding(model: PreTrainedModel, batch: Mapping[str, object], tokenize
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
     if (IDS in tensors) == (PIXELS in tensors):
         raise ValueError(
-            f"an encoded batch holds either {IDS} or {PIXELS} as tensors, but this one holds {', '.join(batch) or 'nothing'}; of a model of "
-            "several inputs, give those of one"
+            f"an encoded batch holds either {IDS} or {PIXELS} as tensors, but this one holds {', '.join(batch) or 'nothing'}; of a model "
+            "of several inputs, give those of one"
         )
     main = tensors[IDS if IDS in tensors else PIXELS]
     if main.shape[0] != 1:
@@ -188,7 +188,8 @@ def _encode_image(model: PreTrainedModel, image: "Image", processor: ImageProces
             f'the picture has mode "{image.mode}", but {type(model).__name__} reads {channels} channels; '
             + (f'give image.convert("{mode}")' if mode else "encode it yourself and give the batch")
         )
-    own = model.get_base_model() if hasattr(model, "get_base_model") else model  # an adapted model passes on whatever it is given
+    adapted: Any = model  # which passes on whatever it is given
+    own = adapted.get_base_model() if hasattr(adapted, "get_base_model") else model
     accepted = inspect.signature(type(own).forward).parameters
     batch = {name: value for name, value in processor(images=image, return_tensors="pt").items() if name in accepted}
     return EncodedInput(_on_device(model, batch), image=seen_picture(image.convert("RGB"), processor, batch[PIXELS]))

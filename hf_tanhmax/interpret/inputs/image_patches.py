@@ -76,8 +76,8 @@ def patch_names(
     rows, columns = grid
     if len(places) != rows * columns or places[-1] >= positions:
         raise ValueError(
-            f"the model has {positions} positions, {len(places)} of them of pixels, for {rows} x {columns} patches, so they cannot be placed "
-            "in the picture; they must have been merged"
+            f"the model has {positions} positions, {len(places)} of them of pixels, for {rows} x {columns} patches, so they cannot be "
+            "placed in the picture; they must have been merged"
         )
     names = tuple(f"{row}, {column}" for row in range(rows) for column in range(columns))
     numbers = dict(zip(places, range(len(names)), strict=True))
