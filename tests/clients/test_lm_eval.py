@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 from families import NAIVE
 from tiny_checkpoints import pieces, save_converted, save_softmax, words
 
@@ -10,12 +9,21 @@ from hf_tanhmax.models.family import TanhMaxFields
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+
+
+def ended_words():
+    """A tokenizer with an end of texts, which lm-eval wants."""
+    tokenizer = words()
+    tokenizer.eos_token = "[SEP]"
+    return tokenizer
+
+
 # For each architecture: the class, its tokenizer, and the backend that lm-eval must find by itself.
 MODELS = {
     "Mistral": ("MistralForCausalLM", pieces(), "causal"),
     "Qwen3": ("Qwen3ForCausalLM", pieces(), "causal"),
     "Gemma 2": ("Gemma2ForCausalLM", pieces(), "causal"),
-    "T5": ("T5ForConditionalGeneration", words(), "seq2seq"),
+    "T5": ("T5ForConditionalGeneration", ended_words(), "seq2seq"),
 }
 REQUESTS = [("a gripping", " funny film"), ("not", " funny at all"), ("a film, and", " why not")]
 
