@@ -43,7 +43,7 @@ def evaluator(folder, **changes):
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_and_texts(name, tmp_path):
     head, tokenizer, backend = MODELS[name]
-    softmax = save_softmax(tmp_path / "softmax", head, name, tokenizer)
+    softmax = save_softmax(tmp_path / "softmax", head, name, tokenizer, **({"decoder_start_token_id": 0} if backend == "seq2seq" else {}))
     model = evaluator(save_converted(softmax, tmp_path / "tanhmax"))
     assert isinstance(model.model.config, TanhMaxFields)
     assert model.backend == backend

@@ -16,7 +16,7 @@ pytestmark = [
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
-    """A function that reads the metrics of a project's only run, in a folder of their own."""
+    """A function that reads the metrics of a project's runs, from a folder of their own."""
     pytest.importorskip("trackio", reason="trackio is not installed")
     from trackio import sqlite_storage, utils
 
@@ -24,8 +24,8 @@ def stored(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
 
     def read(project):
-        (run,) = sqlite_storage.SQLiteStorage.get_runs(project)
-        return sqlite_storage.SQLiteStorage.get_logs(project, run)
+        storage = sqlite_storage.SQLiteStorage
+        return [row for run in storage.get_runs(project) for row in storage.get_logs(project, run)]
 
     return read
 
