@@ -92,7 +92,7 @@ def config_of(model_type: str) -> Any:
     made: Any = strict(type(STEM + upstream.__name__, (TanhMaxFields, upstream), contents))
     UPSTREAM_TYPES[PREFIX + model_type] = model_type
     HEADS[made] = {}
-    _share_conversion(model_type, PREFIX + model_type)
+    _share_conversion(PREFIX + model_type, model_type)
     for auto, classes in upstream_heads(upstream):
         heads = tuple(head_of(cls, made) for cls in classes)
         getattr(transformers, auto).register(made, heads[0] if len(heads) == 1 else heads, exist_ok=True)
@@ -114,7 +114,7 @@ def head_of(upstream: type[PreTrainedModel], config_class: type[PreTrainedConfig
     if (upstream, config_class) not in MADE_HEADS:
         contents = {"__module__": __name__, "__doc__": f"`{upstream.__name__}` with TanhMax attention."}
         made = type(STEM + upstream.__name__, (upstream,), contents)
-        _share_conversion(upstream.__name__, made.__name__)
+        _share_conversion(made.__name__, upstream.__name__, upstream.config_class.model_type)  # its type is upstream's while it is converted
         MADE_HEADS[upstream, config_class] = tanhmax_class(config_class)(made)
     return MADE_HEADS[upstream, config_class]
 
@@ -165,12 +165,12 @@ def upstream_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[
                 yield auto, fitting
 
 
-def _share_conversion(upstream: str, ours: str) -> None:
+def _share_conversion(ours: str, *upstream: str) -> None:
     """Let weights whose names in files differ from those of the modules load into a TanhMax class, and be saved from it.
 
-    Transformers has this by class name or model type, and leaves custom classes out, so that without it such weights would be new.
+    Transformers has this by class name or else by model type, and leaves custom classes out, so that without it such weights would be new.
     """
-    conversion = get_checkpoint_conversion_mapping(upstream)
+    conversion = next(filter(None, map(get_checkpoint_conversion_mapping, upstream)), None)
     if conversion is not None:
         register_checkpoint_conversion_mapping(ours, conversion, overwrite=True)
 

@@ -65,7 +65,8 @@ class PolarityCallback(TrainerCallback):
 
     Evaluations and checkpoints after step n see the polarity of step n, so a training that takes all its steps leaves exactly `end`. One
     that stops earlier leaves the polarity of its last step, and `load_best_model_at_end` that of the checkpoint that it loads; both are
-    logged as a warning. A callback that saves the model when training ends, as reporters may, must come after this one.
+    logged as a warning. A callback that reports what is logged, or saves the model when training ends, must come after this one; those that
+    `report_to` names come before. So pass both: `report_to="none", callbacks=[PolarityCallback(), TrackioCallback()]`.
 
     Args:
         start: as in `polarity_at`, like the others.

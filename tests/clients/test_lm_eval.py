@@ -8,15 +8,22 @@ from tiny_checkpoints import pieces, save_converted, save_softmax, words
 from hf_tanhmax.models.family import TanhMaxFields
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::ResourceWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+
+
+def ended_words():
+    """A tokenizer with an end of texts, which lm-eval wants."""
+    tokenizer = words()
+    tokenizer.eos_token = "[SEP]"
+    return tokenizer
+
+
 # For each architecture: the class, its tokenizer, and the backend that lm-eval must find by itself.
 MODELS = {
     "Mistral": ("MistralForCausalLM", pieces(), "causal"),
     "Qwen3": ("Qwen3ForCausalLM", pieces(), "causal"),
     "Gemma 2": ("Gemma2ForCausalLM", pieces(), "causal"),
-    "T5": ("T5ForConditionalGeneration", words(), "seq2seq"),
+    "T5": ("T5ForConditionalGeneration", ended_words(), "seq2seq"),
 }
 REQUESTS = [("a gripping", " funny film"), ("not", " funny at all"), ("a film, and", " why not")]
 
@@ -36,7 +43,7 @@ def evaluator(folder, **changes):
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_and_texts(name, tmp_path):
     head, tokenizer, backend = MODELS[name]
-    softmax = save_softmax(tmp_path / "softmax", head, name, tokenizer)
+    softmax = save_softmax(tmp_path / "softmax", head, name, tokenizer, **({"decoder_start_token_id": 0} if backend == "seq2seq" else {}))
     model = evaluator(save_converted(softmax, tmp_path / "tanhmax"))
     assert isinstance(model.model.config, TanhMaxFields)
     assert model.backend == backend
@@ -76,12 +83,7 @@ def test_a_task_from_a_file(tmp_path):
     folder = save_converted(softmax, tmp_path / "tanhmax")
     tasks = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
     report = simple_evaluate(
-        "hf",
-        model_args={"pretrained": folder, "dtype": "float32"},
-        tasks=["tiny_choice"],
-        task_manager=tasks,
-        device="cpu",
-        bootstrap_iters=0,
+        "hf", model_args={"pretrained": folder, "dtype": "float32"}, tasks=["tiny_choice"], task_manager=tasks, device="cpu", bootstrap_iters=0
     )
     assert report["results"]["tiny_choice"]["acc,none"] in (0.0, 0.5, 1.0)
     assert len(report["samples"]["tiny_choice"]) == 2

@@ -196,3 +196,25 @@ def test_a_class_that_transformers_lacks(name, hint):
     said = f"there is no {name}, as {lacking}; install a newer one that has it (pip install -U transformers){hint}"
     with pytest.raises(AttributeError, match=f"^{re.escape(said)}$"):
         getattr(hf_tanhmax, name)
+
+
+RENAMED = {
+    "LlavaForConditionalGeneration": {
+        "text_config": {"model_type": "llama", **TINY["llama"]},
+        "vision_config": {"model_type": "clip_vision_model", **{key: value for key, value in TINY["vit"].items() if key != "encoder_stride"}},
+        "image_seq_length": 9,
+        "image_token_index": 5,
+    },
+    "MixtralForCausalLM": {**TINY["llama"], "num_local_experts": 3},
+}
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_checkpoint_whose_weights_have_other_names_in_its_files(name, tmp_path):
+    """Transformers renames them by model type, which is still upstream's while a conversion loads."""
+    cls = getattr(transformers, name)
+    softmax = cls(cls.config_class(**RENAMED[name])).eval()
+    softmax.save_pretrained(tmp_path)
+    converted, shared = hf_tanhmax.convert(str(tmp_path)).state_dict(), hf_tanhmax.convert(softmax).state_dict()
+    assert converted.keys() == shared.keys()
+    assert all(torch.equal(converted[key], value) for key, value in shared.items())
