@@ -11,7 +11,10 @@ file is written. The file differs from the package in this:
 * modules that import Triton stand behind a condition;
 * what it saves beside a model is itself.
 
-It registers the heads of each config class, but no model type: a type would be found by its name, in whichever file said it last.
+It is the same file beside every checkpoint: it brings attention, kernels and what puts them into a model, and the class of no architecture.
+Those of the checkpoint's are made from the ones of the installed Transformers when they are asked for by name (`models.architectures`), and
+nothing is made for any other. It registers the heads of each config class, but no model type: a type would be found by its name, in
+whichever file said it last.
 """
 
 import ast
