@@ -109,7 +109,7 @@ class Checkpoint:
 
     @property
     def family(self) -> str | None:
-        """The model type of Transformers that it is of, such as `bert`; None where there is no config."""
+        """`bert`, `vit` or `llama`; None where there is no config."""
         return None if self.config is None else str(self.config.model_type).removeprefix("tanhmax_")
 
     @property
@@ -133,7 +133,7 @@ class Checkpoint:
     @property
     def pipeline(self) -> str | None:
         """The task of its head, as the Hub calls it; None where no pipeline uses it."""
-        if self.auto_class == "AutoModel" and getattr(self.model_class, "main_input_name", None) == "pixel_values":
+        if self.auto_class == "AutoModel" and self.family == "vit":
             return "image-feature-extraction"
         return PIPELINES.get(self.auto_class)
 

@@ -97,7 +97,7 @@ def _values(
         "generates": checkpoint.auto_class == "AutoModelForCausalLM",
         "task": checkpoint.pipeline,
         "labels": [escaped(label) for label in checkpoint.labels],
-        "settings": None if model is None else model.tanhmax_settings.describe(layers=model.num_hidden_layers),
+        "settings": None if model is None else model.tanhmax_settings.describe(layers=getattr(model, "num_hidden_layers", None)),
         "conversion": None if conversion is None else conversion.describe(),
         "originals": ORIGINALS if (folder / ORIGINALS).is_file() else None,
         "ablation": _ablation(read_ablation(folder)),
