@@ -171,8 +171,13 @@ def _is_batch(values: Mapping[str, Any]) -> bool:
     dimensions = {"input_ids": 2, "inputs_embeds": 3, "pixel_values": 4}
     for name, batched in dimensions.items():
         if isinstance(values.get(name), Tensor):
-            return bool(values[name].dim() >= batched)
-    return not any(isinstance(value, str | list) or _is_picture(value) for value in values.values())
+            return bool(values[name].dim() >= batched or (name == "pixel_values" and values[name].dim() == 2))  # the patches of several
+    return not any(_is_of_one(value) for value in values.values())
+
+
+def _is_of_one(value: object) -> bool:
+    """Whether a value is of one input: a text, a picture, or a list of numbers."""
+    return isinstance(value, str) or _is_picture(value) or (isinstance(value, list) and not all(isinstance(each, Tensor) for each in value))
 
 
 def _column(row: Mapping[str, Any], model: PreTrainedModel) -> tuple[str, str]:

@@ -68,6 +68,14 @@ def test_texts_for_an_encoder_and_a_decoder():
     assert model.config.tanhmax_settings == hf_tanhmax.TanhMaxSettings(0.2, shift="balanced")
 
 
+def test_mappings_of_several_inputs_stay_as_they_are():
+    """Patches of several pictures in one list, and inputs that are lists of tensors."""
+    patches = [{"pixel_values": torch.zeros(12, 5), "grid_thw": torch.ones(3, 3)}]
+    features = [{"queries": torch.zeros(2, 3, 5), "features": [torch.zeros(2, 5, 4, 4), torch.zeros(2, 5, 2, 2)]}]
+    for data in (patches, features):
+        assert calibration_batches(tiny_model(BACKBONES["vit"]), data) == data
+
+
 def test_longer_texts_are_cut():
     tokenizer = processor_for("bert")
     assert calibration_batches(bert(), TEXTS, tokenizer, length=3)[0]["input_ids"].shape == (5, 3)
