@@ -158,7 +158,7 @@ def softmax_weights(model: nn.Module, originals: Originals | None) -> dict[str, 
     return {**weights, **{name: value.to(weights[name].device, weights[name].dtype) for name, value in found.items()}}
 
 
-def say_without_biases(model: nn.Module, names: Set[str], config: PreTrainedConfig) -> None:
+def say_without_biases(model: PreTrainedModel, names: Set[str], config: PreTrainedConfig) -> None:
     """Say of biases that a refit added, in a config like that of the model, that they are gone: each part of a config says it of its own.
 
     Args:
