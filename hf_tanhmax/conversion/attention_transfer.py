@@ -16,7 +16,6 @@ Queries and keys then belong to the polarity that they were trained at: at polar
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from ..integration.patching import attention_modules
 from ..integration.registration import heads_of
 from ..integration.serving import cache_argument
 from ..settings import refitted_polarity
+from .layers import without_cache
 from .originals import put_back, settings_to_fit
 from .projections import find_linear
 from .report import TransferReport
@@ -84,7 +84,7 @@ def transfer(
         )
     names = {module: name for name, module in model.named_modules()}
     layers, fitted = [_layer_of(model, module, names[module], floor) for module in modules], settings_to_fit(model)
-    with without_dropout(model), _without_cache(model):
+    with without_dropout(model), without_cache(model):
         report = _Transfer(Runner(model, modules), layers, steps, learning_rate).run(batches, seed, started)
     for module in modules:
         module.config.tanhmax_refitted_polarity = fitted  # type: ignore[union-attr]
@@ -311,16 +311,3 @@ def _drawn(batches: Iterable[Batch], steps: int, seed: int) -> Iterator[Batch]:
             yield batch
         if drawn == before:
             return
-
-
-@contextmanager
-def _without_cache(model: nn.Module) -> Iterator[None]:
-    """Have a decoder keep no keys and values, as every attention module is called twice with the same inputs."""
-    configs: list[Any] = [config for module in model.modules() if getattr(config := getattr(module, "config", None), "use_cache", None)]
-    for config in configs:
-        config.use_cache = False
-    try:
-        yield
-    finally:
-        for config in configs:
-            config.use_cache = True

@@ -28,7 +28,7 @@ from ..settings import LEARNED, TanhMaxSettings
 from .calibration.calibrate import calibrate as calibrate_model
 from .calibration.inputs import calibration_batches
 from .calibration.plan import BALANCE, Plan
-from .originals import BIASES, Originals, softmax_weights
+from .originals import Originals, say_without_biases, softmax_weights
 from .projections import projections_in, why_not_aligned
 from .softmax_config import HUB, config_of_checkpoint, of_other_code, refusals_in_words
 
@@ -155,8 +155,7 @@ def to_softmax(model: PreTrainedModel, *, originals: Originals | None = None) ->
         raise ValueError("this model has learned score biases, which a softmax model has no place for; they would be lost")
     upstream: Any = cls.__mro__[1]
     config, weights = _same_config(model.config, upstream.config_class), softmax_weights(model, originals)
-    if any(not name.endswith(SCORE_BIAS) for name in model.state_dict().keys() - weights.keys()):  # a refit added biases
-        setattr(config, BIASES, False)
+    say_without_biases(model, model.state_dict().keys() - weights.keys(), config)
     made = _with_weights_of(model, upstream, config, weights)
     return _named(made, converted_name(model.config.name_or_path or cls.__name__, "softmax"))
 

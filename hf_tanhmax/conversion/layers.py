@@ -81,6 +81,11 @@ class Layer:
             _hooked(self.output.register_forward_hook(lambda _, __, output: added.append(output))),
         ):
             after = self(hidden, arguments, parameters)
+        if len(added) != 1 or len(real) != 1:
+            raise NotImplementedError(
+                f"{type(self.module).__name__} calls {type(self.attention).__name__} {len(real)} times, and its output projection "
+                f"{len(added)} times, so it cannot be run one layer at a time"
+            )
         return added[0], after, real[0]
 
     def heads(self, hidden: Tensor, arguments: Arguments, *, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,7 +213,7 @@ class LayerArguments:
                 *(layer.module.register_forward_pre_hook(_before, with_kwargs=True) for layer in self.layers),
                 *(layer.module.register_forward_hook(_after) for layer in self.layers),
             ),
-            _without_cache(self.model),
+            without_cache(self.model),
             suppress(_EnoughError),
         ):
             run_model(self.model, batch)
@@ -266,17 +271,16 @@ def _hooked(*handles: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _without_cache(model: nn.Module) -> Iterator[None]:
-    """Have the model's layers called without a cache, which would hold what they computed before."""
-    config: Any = getattr(model, "config", None)
-    before = getattr(config, "use_cache", None)
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Have a decoder keep no keys and values, which would be those of an earlier call, as its layers are called again."""
+    configs: list[Any] = [config for module in model.modules() if getattr(config := getattr(module, "config", None), "use_cache", None)]
+    for config in configs:
+        config.use_cache = False
     try:
-        if before:
-            config.use_cache = False
         yield
     finally:
-        if before:
-            config.use_cache = before
+        for config in configs:
+            config.use_cache = True
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

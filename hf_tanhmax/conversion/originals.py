@@ -5,12 +5,12 @@ LLaMA's projections have no biases, and a refit gives them some. These are new p
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import some
 from ..integration.hooks import computes_tanhmax
@@ -156,6 +156,24 @@ def softmax_weights(model: nn.Module, originals: Originals | None) -> dict[str, 
     for name in [*_added_biases(model, found), *(name for name in weights if name.endswith(SCORE_BIAS))]:
         del weights[name]
     return {**weights, **{name: value.to(weights[name].device, weights[name].dtype) for name, value in found.items()}}
+
+
+def say_without_biases(model: PreTrainedModel, names: Set[str], config: PreTrainedConfig) -> None:
+    """Say of biases that a refit added, in a config like that of the model, that they are gone: each part of a config says it of its own.
+
+    Args:
+        model: that has them.
+        names: of parameters that are gone, and others.
+        config: of the same parts as the model's.
+    """
+    owners = [module for module in attention_modules(model) if _bias_of_output(model, module) in names]
+    holders = {id(getattr(module.config, "_config", module.config)) for module in owners}
+    pairs = [(model.config, config)]
+    while pairs:
+        mine, other = pairs.pop()
+        if id(mine) in holders:
+            setattr(other, BIASES, False)
+        pairs += [(getattr(mine, key), getattr(other, key)) for key in mine.sub_configs if getattr(mine, key, None) is not None]
 
 
 def read_originals(model: nn.Module, originals: Originals) -> dict[str, Tensor]:

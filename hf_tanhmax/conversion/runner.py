@@ -96,12 +96,16 @@ class Runner:
 
 def _last_states(output: Any) -> list[Tensor]:
     """The last hidden states `[batch, length, hidden]` that a model returns first, or that the outputs of its parts hold."""
-    values = list(output.values()) if isinstance(output, Mapping) else list(output) if isinstance(output, tuple | list) else [output]
-    if values and isinstance(values[0], Tensor) and values[0].dim() == 3:
-        return values[:1]
-    if values and isinstance(values[0], Tensor) and values[0].dim() == 4:  # channels of a picture
-        return [values[0].flatten(2).mT]
-    return [state for each in values if isinstance(each, Mapping) for state in _last_states(each)]
+    values = values_of(output)
+    if values and isinstance(values[0], Tensor) and values[0].dim() in (3, 4):  # or channels of a picture
+        return [values[0] if values[0].dim() == 3 else values[0].flatten(2).mT]
+    parts = [state for each in values if isinstance(each, Mapping) for state in _last_states(each)]
+    return parts or [each[:, None] for each in values[:1] if isinstance(each, Tensor) and each.dim() == 2]
+
+
+def values_of(output: Any) -> list[Any]:
+    """What a model returns, one after another."""
+    return list(output.values()) if isinstance(output, Mapping) else list(output) if isinstance(output, tuple | list) else [output]
 
 
 def run_model(model: nn.Module, batch: Batch) -> Any:

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import some
 from ..functional import Shift, check_polarity
 from ..settings import Refitted, TanhMaxSettings, check_refitted, fitted_to
 from .detection.attention_facts import attention_facts
@@ -334,7 +333,7 @@ def _check_softmax_parts(kind: str, bypassing: dict[str, list[str]], settings: T
         if owner not in accepted and not all(any(_is_part(name, path) for name in accepted) for path in paths)
     ]
     if others and settings.layers is None:
-        where = ", ".join(f"{owner} ({some(bypassing[owner])})" for owner in others)
+        where = ", ".join(f"{owner} ({', '.join(bypassing[owner][:3])})" for owner in others)
         raise ValueError(
             f"part of {kind!r} would stay softmax: {where} do not ask Transformers' attention interface; to accept that, pass "
             f"softmax_parts={(*accepted, *others)}, or name the layers that should compute TanhMax, or pass the part to patch, such as "

@@ -112,6 +112,7 @@ def test_a_processor_that_cannot_be_loaded(family, softmax, tmp_path, capsys):
     ("flags", "settings"),
     [
         (["--layers", "2,0", "--heads", "1", "--polarity", "0.5"], {"polarity": 0.5, "layers": (0, 2), "heads": (1,)}),
+        (["--layers", "layer.2, 0"], {"layers": (0, "layer.2")}),
         (["--polarity", "learned", "--score-bias", "1.5"], {"polarity": "learned", "score_bias": 1.5}),
         (["--polarity", "0.2", "--shift", "balanced"], {"polarity": 0.2, "shift": "balanced"}),
         ([], {}),
@@ -124,6 +125,24 @@ def test_settings(flags, settings, softmax, tmp_path, capsys):
     assert config.tanhmax_settings == hf_tanhmax.TanhMaxSettings(**settings)
     warned = "its weights were trained for softmax: fine-tune it before use" in capsys.readouterr().out
     assert warned == (settings.get("polarity") != "learned")
+
+
+def test_part_of_a_model_of_several_parts(tmp_path, capsys):
+    """Layers by name, and a part that computes softmax by itself and may."""
+    small = {"hidden_size": 24, "intermediate_size": 13, "num_attention_heads": 4, "num_hidden_layers": 2}
+    vision, text = {**small, "image_size": 15, "patch_size": 5}, {**small, "vocab_size": 53, "projection_size": 24}
+    transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(tmp_path / "siglip")
+    source, out = tmp_path / "siglip", tmp_path / "out"
+    assert "MultiheadAttention (vision_model.head.attention) do not ask" in refused(capsys, "convert", source, out)
+    assert "softmax_parts names 'Nothing'" in refused(capsys, "convert", source, out, "--softmax-parts", "Nothing")
+    assert "--softmax-parts: must be numbers or names" in refused(capsys, "convert", source, out, "--softmax-parts", "a,,b")
+    assert "no attention module of" in refused(capsys, "convert", source, out, "--layers", "nothing")
+    given = ["--layers", "vision_model", "--softmax-parts", "MultiheadAttention", "--polarity", "0.5"]
+    assert main(["convert", str(source), str(out), *given]) == 0
+    said = "in the layers of vision_model (the others are softmax) and all heads, but for MultiheadAttention, which computes softmax by"
+    assert said in capsys.readouterr().out
+    settings = transformers.AutoConfig.from_pretrained(out).tanhmax_settings
+    assert settings == hf_tanhmax.TanhMaxSettings(0.5, layers=["vision_model"], softmax_parts=["MultiheadAttention"])
 
 
 @pytest.mark.parametrize("flags", [["--task", "text-classification"], ["--auto-class", "AutoModelForSequenceClassification"]])

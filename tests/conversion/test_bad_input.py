@@ -131,7 +131,7 @@ def test_a_model_of_which_a_part_bypasses_it(tmp_path):
     name = saved(transformers.SiglipModel(config), tmp_path)
     refused(
         r"part of '(tanhmax_)?siglip' would stay softmax: MultiheadAttention \(vision_model\.head\.attention\) do not ask Transformers' "
-        r"attention interface; to accept that, pass softmax_parts=\('MultiheadAttention',\), or name the layers .*, or pass the part to patch",
+        r"attention interface; to accept that, pass softmax_parts=\('MultiheadAttention',\), or name the layers .*, or pass the part",
         lambda: convert(name),
     )
     refused(
@@ -142,8 +142,8 @@ def test_a_model_of_which_a_part_bypasses_it(tmp_path):
     found = read_checkpoint(tmp_path / "ours")
     assert found.settings.layers == ("vision_model",)
     assert found.settings.describe() == (
-        "attention of polarity 0.5, between softmax (0) and TanhMax (1), in the layers of vision_model (the others are softmax) and all "
-        "heads, but for MultiheadAttention, which computes softmax by itself"
+        "attention of polarity 0.5, between softmax (0) and TanhMax (1), in the layers of vision_model (the others are softmax) and "
+        "all heads, but for MultiheadAttention, which computes softmax by itself"
     )
 
 

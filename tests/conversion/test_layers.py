@@ -1,6 +1,7 @@
 """Layers that run one at a time: to the bit what the whole model computes, and which models have none such."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ import transformers
 from families import BACKBONES, CACHE, LAYERS, images, run, text, tiny_model
 
 import hf_tanhmax
-from hf_tanhmax.conversion.layers import LayerArguments, adds_to_its_input, adds_to_its_output, find_layers, leaves
-from hf_tanhmax.conversion.refitting import refit
+from hf_tanhmax.conversion.layers import Arguments, LayerArguments, adds_to_its_input, adds_to_its_output, find_layers, leaves
+from hf_tanhmax.conversion.refitting import _adds_at_its_end, refit
 
 SMALL = {"hidden_size": 24, "intermediate_size": 13, "num_attention_heads": 4, "num_hidden_layers": 2}
 every_family = pytest.mark.parametrize("family", BACKBONES)
@@ -202,3 +203,22 @@ def test_layers_of_the_part_that_computes_tanhmax():
     hf_tanhmax.use_tanhmax(model)
     with pytest.raises(NotImplementedError, match=r"as decoder\.block\.0, decoder\.block\.1 has no single attention module of its own"):
         find_layers(model, "run")
+
+
+@torch.no_grad()
+def test_layers_that_do_not_call_what_they_should_or_in_pieces():
+    model, batch = tiny_model(BACKBONES["bert"]), inputs("bert")
+    layer = find_layers(model, "run")[0]
+    hidden, _ = LayerArguments(model, find_layers(model, "run")).read(batch)
+    other = replace(layer, output=torch.nn.Linear(21, 21))
+    with pytest.raises(NotImplementedError, match="BertLayer calls BertSelfAttention 1 times, and its output projection 0 times, so it"):
+        other.softmax(hidden, Arguments((), {}))
+
+    class Halves(torch.nn.Module):
+        def forward(self, hidden):
+            return layer.module(hidden.unflatten(1, (2, -1)).flatten(0, 1)).unflatten(0, (-1, 2)).flatten(1, 2)
+
+    with pytest.raises(
+        NotImplementedError, match="BertSelfAttention attends to pieces of what Halves is called with, so it cannot be refi"
+    ):
+        _adds_at_its_end(replace(layer, module=Halves()), hidden[:, :10], Arguments((), {}))

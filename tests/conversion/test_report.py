@@ -26,7 +26,16 @@ def test_what_was_measured_in_words():
     assert "14 % where a query sees 128 keys)" in replace(QUALITY, negative_mass_by_length=((1, 1, 0.05), (128, 128, 0.14))).describe()
 
 
-@pytest.mark.parametrize("report", [REPORT, REFITTED], ids=["aligned", "all"])
+SHIFTED = ConversionReport(0.2, "balanced", 0.2, 700, 5.5, quality=QUALITY, not_refitted="the layers of T5Model are in two lists")
+
+
+def test_the_shift_alone_in_words():
+    assert SHIFTED.describe() == (
+        f"has a balanced shift and its output projections as they were (the layers of T5Model are in two lists); {MEASURED}"
+    )
+
+
+@pytest.mark.parametrize("report", [REPORT, REFITTED, SHIFTED], ids=["aligned", "all", "shifted"])
 def test_written_and_read(report, tmp_path):
     assert read_report(tmp_path) is None
     report.save(tmp_path)

@@ -80,3 +80,31 @@ def test_a_model_without_hidden_states_is_refused():
     assert float(run_model(Counts(), {"input_ids": torch.ones(2, 2)})[0].detach()) == 4
     with pytest.raises(ValueError, match="Counts returns no last hidden states to compare; align the part of it that does"):
         Runner(Counts(), []).hidden({"input_ids": torch.ones(2, 2)}, [])
+
+
+STATES = torch.arange(24.0).reshape(2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("output", "wanted"),
+    [
+        ((STATES, STATES + 1), STATES.flatten(0, 1)),
+        ({"map": STATES.view(2, 3, 2, 2)}, STATES.mT.flatten(0, 1)),
+        ((STATES[0],), STATES[0]),
+        ({"scores": STATES[0, :2], "text": {"last": STATES[:, :, :3]}, "image": {"last": STATES}}, None),
+    ],
+    ids=["states first", "channels of a picture", "one vector per input", "parts"],
+)
+def test_the_states_of_other_outputs(output, wanted):
+    class Returns(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, input_ids):
+            return output
+
+    found = Runner(Returns(), []).hidden({"input_ids": torch.ones(2, 2)}, [])
+    if wanted is None:  # all parts, of which the narrower is filled up
+        wanted = torch.cat([torch.nn.functional.pad(STATES[:, :, :3].flatten(0, 1), (0, 1)), STATES.flatten(0, 1)])
+    assert torch.equal(found, wanted)

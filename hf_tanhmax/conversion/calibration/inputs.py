@@ -71,6 +71,8 @@ def calibration_batches(
         length: tokens at most, or of a piece of text for a model that predicts the next token; None is what the model reads, or 512.
         batch_size: rows of one batch; None is 32, or pieces of 2,048 tokens in all.
 
+    Texts for an encoder and a decoder are read by the one and written by the other.
+
     Raises:
         ValueError: nothing, inputs for another kind of model, no processor where one is needed, or rows that do not say what to read.
         TypeError: something else.
@@ -109,11 +111,12 @@ def calibration_batches(
         pieces = pack(rows, processor, min(length or LENGTH, limit or LENGTH))
         return Batches(pieces, batch_size or max(1, TOKENS // len(pieces[0])), lambda each: {"input_ids": torch.stack(each)})
     longest = min((each for each in (length, limit) if each is not None), default=None)
-    return Batches(
-        rows,
-        batch_size or ROWS,
-        lambda each: processor(each, padding=True, truncation=longest is not None, max_length=longest, return_tensors="pt"),
-    )
+
+    def _encoded(each: list[str]) -> Batch:
+        batch = processor(each, padding=True, truncation=longest is not None, max_length=longest, return_tensors="pt")
+        return _with_decoder_inputs(model, batch) if getattr(model.config, "is_encoder_decoder", False) else batch
+
+    return Batches(rows, batch_size or ROWS, _encoded)
 
 
 def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[Tensor]:
@@ -139,6 +142,20 @@ def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int) 
     return pieces
 
 
+def _with_decoder_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Batch:
+    """What an encoder and a decoder read of texts: the decoder writes what the encoder reads, from the token on that it starts with."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    settings = (getattr(model, "generation_config", None), model.config)
+    names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+    start = next((found for name in names for each in settings if isinstance(found := getattr(each, name, None), int)), 0)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "decoder_input_ids": torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1),
+        "decoder_attention_mask": mask,
+    }
+
+
 def _processor_of(source: str | None, place: Mapping[str, object], *, pictures: bool) -> Any:
     """The tokenizer or image processor of a checkpoint; None where there is none that can be loaded."""
     if source is None:
@@ -155,8 +172,13 @@ def _is_batch(values: Mapping[str, Any]) -> bool:
     dimensions = {"input_ids": 2, "inputs_embeds": 3, "pixel_values": 4}
     for name, batched in dimensions.items():
         if isinstance(values.get(name), Tensor):
-            return bool(values[name].dim() >= batched)
-    return not any(isinstance(value, str | list) or _is_picture(value) for value in values.values())
+            return bool(values[name].dim() >= batched or (name == "pixel_values" and values[name].dim() == 2))  # the patches of several
+    return not any(_is_of_one(value) for value in values.values())
+
+
+def _is_of_one(value: object) -> bool:
+    """Whether a value is of one input: a text, a picture, or a list of numbers."""
+    return isinstance(value, str) or _is_picture(value) or (isinstance(value, list) and not all(isinstance(each, Tensor) for each in value))
 
 
 def _column(row: Mapping[str, Any], model: PreTrainedModel) -> tuple[str, str]:

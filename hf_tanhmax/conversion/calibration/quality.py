@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ...integration.hooks import AttentionCall, AttentionFunction, replace_attention
 from ...models.family import HEADS
 from ..report import Quality
-from ..runner import TINY, Batch, Runner, chosen_heads, run_model
+from ..runner import TINY, Batch, Runner, chosen_heads, run_model, values_of
 from ..statistics import keys_seen, real_rows
 
 LARGEST = 2**26  # numbers of the softmax model that are kept: rows times classes or tokens of the vocabulary
@@ -104,7 +104,9 @@ class Comparison:
             output = run_model(runner.model, batch)
         logits = getattr(output, "logits", None)
         probabilities = isinstance(logits, Tensor) and logits.dim() in (2, 3) and logits.shape[-1] > 1
-        states = logits if probabilities else output[0]
+        states = logits if probabilities else next(iter(values_of(output)), None)
+        if isinstance(states, Tensor) and states.dim() > 3:  # of a picture, or of masks
+            states = states.flatten(1)
         if not isinstance(states, Tensor) or states.dim() not in (2, 3):
             raise ValueError(f"{type(runner.model).__name__} returns no logits or hidden states to compare; convert the part that does")
         states = states.float()

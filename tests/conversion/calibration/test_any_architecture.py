@@ -173,6 +173,30 @@ def test_part_of_a_model_of_several_parts():
     assert near < far
 
 
+def test_the_language_model_of_another(tmp_path):
+    """Its cache is asked for by a config of its own; its biases are, too, and go again with the refit."""
+    torch.manual_seed(0)
+    config = transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(**DECODER),
+        vision_config=transformers.CLIPVisionConfig(**IMAGE),
+        image_token_id=3,
+    )
+    softmax = transformers.LlavaForConditionalGeneration(config).eval()
+    generator = torch.Generator().manual_seed(5)
+    data = [{"input_ids": torch.randint(4, 53, (6, 11), generator=generator)} for _ in range(20)]
+    model = convert(copy.deepcopy(softmax), layers=["language_model"], shift="balanced", polarity=0.2)
+    report = calibrate(model, data)
+    assert report.refit.layers == ("model.language_model.layers.0", "model.language_model.layers.1")
+    assert report.quality.kl_after < report.quality.kl_before
+    assert model.config.text_config.attention_bias
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(outputs(again, data[0]), outputs(model, data[0]))
+    back = to_softmax(model, originals=report.originals)
+    torch.testing.assert_close(dict(back.state_dict()), dict(softmax.state_dict()), atol=0, rtol=0)
+    assert not back.config.text_config.attention_bias
+
+
 def test_part_of_a_model_is_refitted_and_loaded(tmp_path):
     model = convert(trained("Whisper"), layers=["encoder"], calibrate=batches("Whisper"))
     model.save_pretrained(tmp_path)

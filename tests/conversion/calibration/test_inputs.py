@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from families import BACKBONES, images, inputs_for, text, tiny_model
 from image_processors import load_images
@@ -50,6 +51,29 @@ def test_texts(kind):
         "one column of texts": Dataset.from_dict({"sentence": TEXTS, "label": [0] * 5}),
     }[kind]
     same(calibration_batches(bert(), data, tokenizer, batch_size=2), encoded(tokenizer))
+
+
+def test_texts_for_an_encoder_and_a_decoder():
+    """The decoder writes what the encoder reads, one token later."""
+    small = {"vocab_size": 300, "d_model": 24, "d_kv": 6, "d_ff": 13, "num_heads": 4, "num_layers": 1}
+    for start in (0, 7):
+        config = transformers.T5Config(**small, decoder_start_token_id=start)
+        tokenizer = processor_for("bert")
+        batch = calibration_batches(transformers.T5ForConditionalGeneration(config), TEXTS, tokenizer, batch_size=2)[0]
+        assert sorted(batch) == ["attention_mask", "decoder_attention_mask", "decoder_input_ids", "input_ids"]
+        assert torch.equal(batch["input_ids"], encoded(tokenizer)[0]["input_ids"])
+        assert batch["decoder_input_ids"][:, 0].tolist() == [start, start]
+        assert torch.equal(batch["decoder_input_ids"][:, 1:], batch["input_ids"][:, :-1])
+    model = hf_tanhmax.convert(transformers.T5Model(config), calibrate=TEXTS * 3, processor=tokenizer)
+    assert model.config.tanhmax_settings == hf_tanhmax.TanhMaxSettings(0.2, shift="balanced")
+
+
+def test_mappings_of_several_inputs_stay_as_they_are():
+    """Patches of several pictures in one list, and inputs that are lists of tensors."""
+    patches = [{"pixel_values": torch.zeros(12, 5), "grid_thw": torch.ones(3, 3)}]
+    features = [{"queries": torch.zeros(2, 3, 5), "features": [torch.zeros(2, 5, 4, 4), torch.zeros(2, 5, 2, 2)]}]
+    for data in (patches, features):
+        assert calibration_batches(tiny_model(BACKBONES["vit"]), data) == data
 
 
 def test_longer_texts_are_cut():
