@@ -21,6 +21,11 @@ def below(size: int, *shape: int) -> Callable[[Any], torch.Tensor]:
     return lambda inputs: torch.randint(0, size, (inputs.batch, *shape))
 
 
+def unless_speech(inputs: Any) -> torch.Tensor | None:
+    """Ids of text for a head that takes no speech."""
+    return None if "input_features" in inputs.arguments else inputs.words(24)
+
+
 def places(rows_of_patches: int, columns: int) -> Callable[[Any], torch.Tensor]:
     """Column and row of each patch of an image."""
     return lambda inputs: torch.cartesian_prod(torch.arange(rows_of_patches), torch.arange(columns)).flip(-1).repeat(inputs.batch, 1, 1)
@@ -284,8 +289,8 @@ INPUTS: dict[str, dict[str, Any]] = {
         "encoder_hidden_states": (16, 32),
         "prompt_features": (5, 32),
     },
-    "seamless_m4t": {"input_features": (24, 160), "input_ids": None, "attention_mask": ones(24)},
-    "seamless_m4t_v2": {"input_features": (24, 160), "input_ids": None, "attention_mask": ones(24)},
+    "seamless_m4t": {"input_features": (24, 160), "input_ids": unless_speech, "attention_mask": ones(24)},
+    "seamless_m4t_v2": {"input_features": (24, 160), "input_ids": unless_speech, "attention_mask": ones(24)},
     "seggpt": {"pixel_values": (3, 16, 16), "prompt_pixel_values": (3, 16, 16), "prompt_masks": (3, 16, 16)},
     "siglip2": NAFLEX,
     "siglip2_vision_model": NAFLEX,
