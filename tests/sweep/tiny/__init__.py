@@ -45,17 +45,16 @@ def tiny_model(model_type: str, auto: str | None = None) -> PreTrainedModel:
     if model_type in UNTRIED:
         raise Untried(UNTRIED[model_type])
     model_class = _model_class(CONFIG_MAPPING[model_type], auto)
-    try:
-        config = tiny_config(CONFIG_MAPPING[model_type], model_type)
-    except OSError as error:
-        raise Untried(f"the config of {model_type} is completed from the Hub") from error
     with torch.random.fork_rng(devices=[]), _new_memory_is_nan():
         torch.manual_seed(0)
         try:
+            config = _config_of_head(model_class, tiny_config(CONFIG_MAPPING[model_type], model_type))
             model = model_class(config).float().eval()
         except ImportError as error:
             missing = re.search(r"requires the (\w+) library", str(error))
             raise Untried(f"{model_type} needs the package {missing[1] if missing else error}") from error
+        except OSError as error:
+            raise Untried(f"the config of {model_type} is completed from the Hub") from error
         _make_telling(model)
     return model
 
@@ -76,6 +75,12 @@ def _model_class(config_class: type[PreTrainedConfig], auto: str | None) -> type
     if auto:
         raise Untried(f"{auto} has no head of {config_class.model_type}")
     return _class_of_part(config_class)
+
+
+def _config_of_head(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config that a class is made from: that of its part of the whole, or else the whole."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    return next((part for part in parts if isinstance(part, model_class.config_class)), config)
 
 
 def _class_of_part(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:

@@ -64,6 +64,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "audio-spectrogram-transformer": {"patch_size": 4, "frequency_stride": 4, "time_stride": 4, "max_length": 24},
     "autoformer": {"prediction_length": 4, "context_length": 8, "label_length": 4},
     "bamba": {"attn_layer_indices": [1], "mamba_d_state": 16, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_chunk_size": 8},
+    "beit": {"out_indices": [1, 2, 3, 4], "num_hidden_layers": 4},
     "bit": {"num_groups": 4, "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
     "blt": {
         "encoder_hash_byte_group_vocab": 64,
@@ -91,6 +92,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "downsampling_ratios": [2, 2],
         "upsampling_ratios": [2, 2],
     },
+    "data2vec-vision": {"out_indices": [1, 2, 3, 4], "num_hidden_layers": 4},
     "dbrx": {
         "attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
@@ -131,7 +133,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4,
     },
     "dots3_note_vision_encoder": {"adapter_in_dim": 32, "adapter_out_dim": 32},
-    "dpt": {"backbone_out_indices": [1, 2, 3, 4], "num_hidden_layers": 4, "neck_hidden_sizes": [16, 16, 16, 16], "neck_ignore_stages": []},
+    "dpt": {"backbone_out_indices": [0, 1, 2, 3], "num_hidden_layers": 4, "neck_hidden_sizes": [16, 16, 16, 16], "neck_ignore_stages": []},
     "efficientloftr": {
         "out_features": [8, 16, 32, 32],
         "stage_num_blocks": [1, 1, 1, 1],
@@ -250,7 +252,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     "muse_spark": {"out_hidden_size": 128},
     "muse_spark_audio": {"num_hidden_layers": 4, "patch_sizes": [4, 2, 2, 2]},
     "muse_spark_vision": {"patch_temporal": 1},
+    "musicgen": {
+        "text_encoder": {"model_type": "t5"},
+        "audio_encoder": {"model_type": "encodec"},
+        "decoder": {"model_type": "musicgen_decoder"},
+    },
     "musicgen_decoder": {"num_codebooks": 2},
+    "musicgen_melody": {
+        "text_encoder": {"model_type": "t5"},
+        "audio_encoder": {"model_type": "encodec"},
+        "decoder": {"model_type": "musicgen_melody_decoder"},
+    },
     "musicgen_melody_decoder": {"num_codebooks": 2},
     "nemotron_h": {
         "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
@@ -314,6 +326,10 @@ CHANGES: dict[str, dict[str, Any]] = {
         "prompt_encoder_config": {"image_size": 64, "patch_size": 16},
     },
     "sam2_hiera_det_model": HIERA,
+    "sam2_video": {
+        "vision_config": {"backbone_channel_list": [128, 64, 32, 16], "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+        "prompt_encoder_config": {"image_size": 64, "patch_size": 16},
+    },
     "sam2_vision_model": {"backbone_channel_list": [128, 64, 32, 16], "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
     "sam3_lite_text_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
     "sam3_tracker": {"vision_config": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}},
@@ -321,6 +337,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "sam3_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
     "sam_hq_vision_model": SAM,
     "sam_vision_model": SAM,
+    "sapiens2": {"head_config": {"model_type": "sapiens2_head"}},
+    "sapiens2_head": {
+        "upsample_out_channels": [16],
+        "upsample_kernel_sizes": [4],
+        "conv_out_channels": [16],
+        "conv_kernel_sizes": [1],
+        "scale_conv_out_channels": [16],
+        "scale_conv_kernel_sizes": [1],
+        "scale_final_hidden_sizes": [16],
+    },
     "seggpt": {
         "image_size": [32, 16],
         "num_hidden_layers": 4,
@@ -336,6 +362,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "swin": SWIN,
     "swin2sr": SWIN,
     "swinv2": SWIN,
+    "t5": {"decoder_start_token_id": 0},
     "t5gemma2": {"mm_tokens_per_image": 4},
     "t5gemma2_decoder": {"dropout_rate": 0.0},
     "t5gemma2_encoder": {"dropout_rate": 0.0, "mm_tokens_per_image": 4},
@@ -348,6 +375,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer": TOKENIZER,
     "vibevoice_acoustic_tokenizer_decoder": TOKENIZER,
     "vibevoice_acoustic_tokenizer_encoder": TOKENIZER,
+    "vibevoice_diffusion": {"latent_size": 8},
+    "vibevoice_diffusion_head": {"latent_size": 8},
     "vibevoice_semantic_tokenizer": TOKENIZER,
     "vipllava": {"vision_feature_layers": [-1, -2]},
     "vision-encoder-decoder": {"encoder": {"model_type": "vit"}, "decoder": TEXT_DECODER},

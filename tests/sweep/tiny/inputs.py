@@ -7,10 +7,11 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .shapes import COUNTS, INPUTS
-from .sizes import FIRST_SPECIAL, IMAGE, PAD, WIDTH
+from .sizes import EOS, FIRST_SPECIAL, IMAGE, PAD, WIDTH
 from .untried import Untried
 
 LENGTH, PADDED = 9, 3  # of text; rows after the first end in so much padding
+FRAMES = 48  # of a spectrogram
 GRID = (1, 4, 4)  # frames, rows and columns of patches of each image, where a model takes patches
 
 
@@ -66,24 +67,28 @@ class _Inputs:
 
     def made(self) -> dict[str, torch.Tensor]:
         for name, value in INPUTS.get(self.type, {}).items():
-            if name in self.arguments or "kwargs" in self.arguments:
+            if name in self.arguments or ("kwargs" in self.arguments and name not in KINDS):
                 self.inputs[name] = torch.randn(self.batch, *value) if isinstance(value, tuple) else value and value(self)
         if "grid_thw" in self.needed:
             self.inputs = self.pixels(next(iter(self.arguments))) | self.inputs
         for name in self.arguments:
             if name not in self.inputs and name in MAKERS and (name in ALWAYS or name in self.needed or name == self.model.main_input_name):
-                self.inputs |= MAKERS[name](self, name)
+                self.inputs = MAKERS[name](self, name) | self.inputs
         if "input_ids" in self.arguments:
             self.inputs = self.text() | self.inputs
         elif "attention_mask" in self.arguments and "attention_mask" not in self.inputs and "inputs_embeds" in self.inputs:
             self.inputs["attention_mask"] = self.mask(LENGTH)
-        if "decoder_input_ids" in self.arguments and "decoder_input_ids" not in self.inputs:
+        if "decoder_input_ids" in self.arguments and "decoder_input_ids" not in self.inputs and not self.head("SequenceClassification"):
             self.inputs["decoder_input_ids"] = self.words(5)
         return {name: value for name, value in self.inputs.items() if value is not None}
 
-    def mask(self, length: int) -> torch.Tensor:
+    def head(self, *names: str) -> bool:
+        """Whether the model has one of some heads."""
+        return type(self.model).__name__.endswith(names)
+
+    def mask(self, length: int, padded: int = PADDED) -> torch.Tensor:
         mask = torch.ones(self.batch, length, dtype=torch.long)
-        mask[1:, -PADDED:] = 0
+        mask[1:, -padded:] = 0
         return mask
 
     def words(self, length: int) -> torch.Tensor:
@@ -102,6 +107,8 @@ class _Inputs:
                 media, kinds = [*media, around[0], *[token] * count, around[1]], [*kinds, 0, *[number] * count, 0]
         ids = torch.cat([self.words(2), torch.tensor(media, dtype=torch.long).repeat(self.batch, 1), self.words(LENGTH - 2)], dim=1)
         mask = self.mask(ids.shape[1])
+        if "decoder_input_ids" in self.arguments and self.head("SequenceClassification"):  # it reads the decoder's state at the end token
+            ids.scatter_(1, mask.sum(1, keepdim=True) - 1, EOS)
         made = {"input_ids": ids}
         if "attention_mask" in self.arguments:
             made = {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask}
@@ -110,6 +117,8 @@ class _Inputs:
                 made[name] = torch.tensor([0] * 2 + kinds + [0] * (LENGTH - 2)).repeat(self.batch, 1)
         if "token_type_ids" in self.needed or (media and "token_type_ids" in self.arguments):
             made["token_type_ids"] = torch.tensor([0] * 2 + [int(kind > 0) for kind in kinds] + [0] * (LENGTH - 2)).repeat(self.batch, 1)
+        if self.head("MultipleChoice"):
+            made = {name: torch.stack([value, value.flip(0)], dim=1) for name, value in made.items()}
         return made
 
     def tokens(self, kind: str) -> int:
@@ -154,18 +163,24 @@ class _Inputs:
         for mask in ("input_features_mask", "feature_attention_mask"):
             if mask in self.arguments:
                 made[mask] = torch.ones(self.batch, max(shape[1:]), dtype=torch.long)
+        if "attention_mask" in self.arguments and "input_ids" not in self.arguments and shape[1] == FRAMES:
+            made["attention_mask"] = self.mask(FRAMES, FRAMES // 3)
         return made
 
     def spectrogram(self) -> tuple[int, int, int]:
         bins = setting(self.config, "num_mel_bins", "input_feat_per_channel", "feature_size", "input_dim", "num_mels") or 16
         positions = setting(self.config, "max_source_positions")
-        return (self.batch, bins, 2 * positions) if positions else (self.batch, 48, bins)
+        return (self.batch, bins, 2 * positions) if positions else (self.batch, FRAMES, bins)
 
     def embeddings(self, name: str) -> dict[str, torch.Tensor]:
         return {name: torch.randn(self.batch, LENGTH, setting(self.config, "hidden_size", "d_model") or WIDTH)}
 
     def wave(self, name: str) -> dict[str, torch.Tensor]:
-        return {name: torch.randn(self.batch, 1920) * 0.3}
+        samples = 9600 if self.head("XVector") else 1920
+        made = {name: torch.randn(self.batch, samples) * 0.3}
+        if "attention_mask" in self.arguments and "input_ids" not in self.arguments:
+            made["attention_mask"] = self.mask(samples, samples // 3)
+        return made
 
 
 MAKERS = {

@@ -21,6 +21,16 @@ def below(size: int, *shape: int) -> Callable[[Any], torch.Tensor]:
     return lambda inputs: torch.randint(0, size, (inputs.batch, *shape))
 
 
+def unless_speech(inputs: Any) -> torch.Tensor | None:
+    """Ids of text for a head that takes no speech."""
+    return None if "input_features" in inputs.arguments else inputs.words(24)
+
+
+def half_masked(inputs: Any) -> torch.Tensor | None:
+    """Which patches of a video are masked, for a head that must know."""
+    return torch.arange(16).lt(8).repeat(inputs.batch, 1) if "bool_masked_pos" in inputs.needed else None
+
+
 def places(rows_of_patches: int, columns: int) -> Callable[[Any], torch.Tensor]:
     """Column and row of each patch of an image."""
     return lambda inputs: torch.cartesian_prod(torch.arange(rows_of_patches), torch.arange(columns)).flip(-1).repeat(inputs.batch, 1, 1)
@@ -284,8 +294,8 @@ INPUTS: dict[str, dict[str, Any]] = {
         "encoder_hidden_states": (16, 32),
         "prompt_features": (5, 32),
     },
-    "seamless_m4t": {"input_features": (24, 160), "input_ids": None, "attention_mask": ones(24)},
-    "seamless_m4t_v2": {"input_features": (24, 160), "input_ids": None, "attention_mask": ones(24)},
+    "seamless_m4t": {"input_features": (24, 160), "input_ids": unless_speech, "attention_mask": ones(24)},
+    "seamless_m4t_v2": {"input_features": (24, 160), "input_ids": unless_speech, "attention_mask": ones(24)},
     "seggpt": {"pixel_values": (3, 16, 16), "prompt_pixel_values": (3, 16, 16), "prompt_masks": (3, 16, 16)},
     "siglip2": NAFLEX,
     "siglip2_vision_model": NAFLEX,
@@ -314,7 +324,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer_encoder": {"hidden_states": (1, 400)},
     "video_llama_3": {"image_merge_sizes": lambda inputs: torch.ones(inputs.batch, dtype=torch.long)},
     "video_llama_3_vision": {"merge_sizes": lambda inputs: torch.ones(inputs.batch, dtype=torch.long)},
-    "videomae": {"pixel_values": (2, 3, 32, 32)},
+    "videomae": {"pixel_values": (2, 3, 32, 32), "bool_masked_pos": half_masked},
     "videomt": {"pixel_values_videos": (2, 3, 32, 32), "pixel_values": None},
     "videoprism": {"pixel_values_videos": (2, 3, 32, 32), "pixel_values": None},
     "videoprism_vision_model": {"pixel_values_videos": (2, 3, 32, 32), "pixel_values": None},

@@ -129,7 +129,8 @@ def tiny_config(
     for name, value in own.items():
         if isinstance(value, dict) and "model_type" in value:
             kind = value["model_type"]
-            values[name] = tiny_config(CONFIG_MAPPING[kind], kind, tokens, more={key: value[key] for key in value if key != "model_type"})
+            part = tiny_config(CONFIG_MAPPING[kind], kind, tokens, more={key: value[key] for key in value if key != "model_type"})
+            values[name] = part.to_dict() if getattr(config_class, "has_no_defaults_at_init", False) else part
         elif name not in values:
             values[name] = value
     _one_entry_per_layer(values, default, config_class, fields)
