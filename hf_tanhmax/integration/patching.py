@@ -8,7 +8,7 @@ weights; fast, without weights), nothing is copied or replaced, nothing global c
 import functools
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -242,12 +242,12 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]
 
 def _inputs(model: nn.Module) -> frozenset[str]:
     """What the modules of a model take by name, some of which they hand on to all that they call."""
-    return frozenset().union(*(_arguments(type(module)) for module in model.modules()))
+    return frozenset().union(*(_arguments(type(module).forward) for module in model.modules()))
 
 
 @functools.lru_cache(maxsize=4096)
-def _arguments(cls: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(cls.forward).parameters)
+def _arguments(forward: Callable[..., object]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def _patch_module(module: PatchableModule, view: ConfigView, settings: TanhMaxSettings) -> None:

@@ -264,7 +264,7 @@ class Trial:
             wanted = []
         if not wanted:
             raise DoesNotApply("no attention weights")
-        printed = oracle(self.model)
+        printed = answer(oracle(self.model), "eager")
         definition = attentions(printed, self.inputs)
         if self.parts and not any((each < 0).any() for each in definition):
             raise DoesNotApply("the weights are those of parts that stay softmax")
