@@ -1,9 +1,11 @@
 """Tiny random models of every model type of Transformers, and inputs for them."""
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import re
+from collections.abc import Iterator
 
 import torch
 import transformers
@@ -43,14 +45,16 @@ def tiny_model(model_type: str, auto: str | None = None) -> PreTrainedModel:
     if model_type in UNTRIED:
         raise Untried(UNTRIED[model_type])
     model_class = _model_class(CONFIG_MAPPING[model_type], auto)
-    config = tiny_config(CONFIG_MAPPING[model_type], model_type)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _new_memory_is_nan():
         torch.manual_seed(0)
         try:
+            config = _config_of_head(model_class, tiny_config(CONFIG_MAPPING[model_type], model_type))
             model = model_class(config).float().eval()
         except ImportError as error:
             missing = re.search(r"requires the (\w+) library", str(error))
             raise Untried(f"{model_type} needs the package {missing[1] if missing else error}") from error
+        except OSError as error:
+            raise Untried(f"the config of {model_type} is completed from the Hub") from error
         _make_telling(model)
     return model
 
@@ -73,6 +77,15 @@ def _model_class(config_class: type[PreTrainedConfig], auto: str | None) -> type
     return _class_of_part(config_class)
 
 
+def _config_of_head(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config that a class is made from: that of the whole, or of the part that the class is."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    found = next((part for part in parts if isinstance(part, model_class.config_class)), None)
+    if found is None:
+        raise Untried(f"{model_class.__name__} is made from a {model_class.config_class.__name__}, not from a {type(config).__name__}")
+    return found
+
+
 def _class_of_part(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
     """The model class that is made from a config that no Auto class knows."""
     name = config_class.__module__.replace(".configuration_", ".modeling_")
@@ -90,8 +103,22 @@ def _class_of_part(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel
     return next((each for each in found if each.__name__.endswith("Model")), found[0])
 
 
+@contextlib.contextmanager
+def _new_memory_is_nan() -> Iterator[None]:
+    """Fill memory that is allocated, so that parameters which a model forgets to initialise are the same at every call."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def _make_telling(model: PreTrainedModel) -> None:
-    """Draw again the weights that would hide attention: queries and keys that are small, and scales and gates at zero."""
+    """Draw again the weights that would hide attention: queries and keys that are small, and scales, gates and codebooks at zero."""
+    for name, buffer in model.named_buffers():
+        if re.search(r"embed_sum|codebook", name) and buffer.is_floating_point() and not buffer.any():
+            buffer.normal_()
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point() or not parameter.numel():
             continue

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .shapes import COUNTS, INPUTS
-from .sizes import FIRST_SPECIAL, IMAGE, PAD, WIDTH
+from .sizes import EOS, FIRST_SPECIAL, IMAGE, PAD, WIDTH
 from .untried import Untried
 
 LENGTH, PADDED = 9, 3  # of text; rows after the first end in so much padding
@@ -66,7 +66,7 @@ class _Inputs:
 
     def made(self) -> dict[str, torch.Tensor]:
         for name, value in INPUTS.get(self.type, {}).items():
-            if name in self.arguments or "kwargs" in self.arguments:
+            if name in self.arguments or ("kwargs" in self.arguments and name not in KINDS):
                 self.inputs[name] = torch.randn(self.batch, *value) if isinstance(value, tuple) else value and value(self)
         if "grid_thw" in self.needed:
             self.inputs = self.pixels(next(iter(self.arguments))) | self.inputs
@@ -77,9 +77,13 @@ class _Inputs:
             self.inputs = self.text() | self.inputs
         elif "attention_mask" in self.arguments and "attention_mask" not in self.inputs and "inputs_embeds" in self.inputs:
             self.inputs["attention_mask"] = self.mask(LENGTH)
-        if "decoder_input_ids" in self.arguments and "decoder_input_ids" not in self.inputs:
+        if "decoder_input_ids" in self.arguments and "decoder_input_ids" not in self.inputs and not self.head("SequenceClassification"):
             self.inputs["decoder_input_ids"] = self.words(5)
         return {name: value for name, value in self.inputs.items() if value is not None}
+
+    def head(self, *names: str) -> bool:
+        """Whether the model has one of some heads."""
+        return type(self.model).__name__.endswith(names)
 
     def mask(self, length: int) -> torch.Tensor:
         mask = torch.ones(self.batch, length, dtype=torch.long)
@@ -91,15 +95,19 @@ class _Inputs:
 
     def text(self) -> dict[str, torch.Tensor]:
         """Ids of text, with a place for each token of an image, a video or a sound."""
-        media = []
-        kinds = []
+        media, kinds = [], []  # ids, and whether each is text (0), of an image (1), of a video (2) or of a sound (3)
         for kind, number in (("image", 1), ("video", 2), ("audio", 3)):
             token = setting(self.config, f"{kind}_token_id", f"{kind}_token_index")
             count = self.tokens(kind) if token is not None else 0
-            media += [token] * count
-            kinds += [number] * count
+            around = [setting(self.config, f"{name}_token_id") for name in AROUND.get(kind, ())] if count else []
+            if None in around or not around:
+                media, kinds = media + [token] * count, kinds + [number] * count
+            else:
+                media, kinds = [*media, around[0], *[token] * count, around[1]], [*kinds, 0, *[number] * count, 0]
         ids = torch.cat([self.words(2), torch.tensor(media, dtype=torch.long).repeat(self.batch, 1), self.words(LENGTH - 2)], dim=1)
         mask = self.mask(ids.shape[1])
+        if "decoder_input_ids" in self.arguments and self.head("SequenceClassification"):  # it reads the decoder's state at the end token
+            ids.scatter_(1, mask.sum(1, keepdim=True) - 1, EOS)
         made = {"input_ids": ids}
         if "attention_mask" in self.arguments:
             made = {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask}
@@ -108,6 +116,8 @@ class _Inputs:
                 made[name] = torch.tensor([0] * 2 + kinds + [0] * (LENGTH - 2)).repeat(self.batch, 1)
         if "token_type_ids" in self.needed or (media and "token_type_ids" in self.arguments):
             made["token_type_ids"] = torch.tensor([0] * 2 + [int(kind > 0) for kind in kinds] + [0] * (LENGTH - 2)).repeat(self.batch, 1)
+        if self.head("MultipleChoice"):
+            made = {name: torch.stack([value, value.flip(0)], dim=1) for name, value in made.items()}
         return made
 
     def tokens(self, kind: str) -> int:
@@ -163,7 +173,7 @@ class _Inputs:
         return {name: torch.randn(self.batch, LENGTH, setting(self.config, "hidden_size", "d_model") or WIDTH)}
 
     def wave(self, name: str) -> dict[str, torch.Tensor]:
-        return {name: torch.randn(self.batch, 1920) * 0.3}
+        return {name: torch.randn(self.batch, 9600 if self.head("XVector") else 1920) * 0.3}
 
 
 MAKERS = {
@@ -175,6 +185,7 @@ MAKERS = {
     "query_embeds": _Inputs.embeddings,
     "encoder_hidden_states": _Inputs.embeddings,
 }
+AROUND = {"image": ("image_start", "image_end"), "video": ("video_start", "video_end")}  # tokens around those of a picture
 ALWAYS = ("pixel_values", "input_features")
 KINDS = {
     "pixel_values": "image",

@@ -21,6 +21,11 @@ def below(size: int, *shape: int) -> Callable[[Any], torch.Tensor]:
     return lambda inputs: torch.randint(0, size, (inputs.batch, *shape))
 
 
+def unless_speech(inputs: Any) -> torch.Tensor | None:
+    """Ids of text for a head that takes no speech."""
+    return None if "input_features" in inputs.arguments else inputs.words(24)
+
+
 def places(rows_of_patches: int, columns: int) -> Callable[[Any], torch.Tensor]:
     """Column and row of each patch of an image."""
     return lambda inputs: torch.cartesian_prod(torch.arange(rows_of_patches), torch.arange(columns)).flip(-1).repeat(inputs.batch, 1, 1)
@@ -28,7 +33,10 @@ def places(rows_of_patches: int, columns: int) -> Callable[[Any], torch.Tensor]:
 
 TILED = {"pixel_values": (2, 3, 32, 32), "image_sizes": rows(32, 32)}
 MANY = {"pixel_values": (1, 3, 32, 32)}
-GEMMA = {"pixel_values": (36, 192), "image_position_ids": places(6, 6), "pixel_position_ids": places(6, 6)}
+PATCHED = {"pixel_values": (36, 192), "image_position_ids": places(6, 6)}
+GEMMA = {"pixel_values": (36, 192), "pixel_position_ids": places(6, 6)}
+
+LARGER = {"pixel_values": (3, 96, 96)}  # so that the last stage of a backbone has more than a pixel
 
 SERIES = {
     "past_values": (15,),
@@ -59,6 +67,9 @@ INPUTS: dict[str, dict[str, Any]] = {
     "clvp": {"input_features": (16, 48)},
     "colmodernvbert": MANY,
     "colqwen2": {"pixel_values": (16, 384), "image_grid_thw": rows(1, 4, 4)},
+    "conditional_detr": LARGER,
+    "d_fine": LARGER,
+    "dab-detr": LARGER,
     "dac": {"input_values": (1, 400)},
     "decision_transformer": {
         "states": (5, 17),
@@ -70,7 +81,10 @@ INPUTS: dict[str, dict[str, Any]] = {
     },
     "deepseek_ocr2_encoder": {"inputs_embeds": (9, 32), "num_patches": lambda inputs: 5, "attention_mask": None},
     "deepseek_vl_hybrid": {"high_res_pixel_values": (3, 32, 32)},
+    "deformable_detr": LARGER,
+    "deimv2": LARGER,
     "depth_pro": {"pixel_values": (3, 128, 128)},
+    "detr": LARGER,
     "dia": {"decoder_input_ids": below(40, 5, 2)},
     "dia_decoder": {"input_ids": below(40, 9, 2), "encoder_hidden_states": (5, 32), "attention_mask": ones(9)},
     "dots3_note": {"input_features": (16, 48), "chunk_sample_lengths": lambda inputs: torch.tensor([48 * 160] * inputs.batch)},
@@ -88,7 +102,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "fun_asr_nano_encoder": {"input_features": (12, 112), "input_features_mask": ones(12)},
     "fuyu": {"pixel_values": None, "image_patches": (4, 192)},
     "gemma3n_audio": {"audio_mel": (48, 128), "audio_mel_mask": lambda inputs: torch.zeros(inputs.batch, 48, dtype=torch.bool)},
-    "gemma4": GEMMA | {"input_features": (48, 128), "input_features_mask": ones(48, dtype=torch.bool)},
+    "gemma4": PATCHED | {"input_features": (48, 128), "input_features_mask": ones(48, dtype=torch.bool)},
     "gemma4_audio": {"input_features": (48, 128), "attention_mask": ones(48)},
     "gemma4_unified": {"pixel_values": (4, 1728), "image_position_ids": places(2, 2), "input_features": None},
     "gemma4_vision": GEMMA,
@@ -107,7 +121,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "granite_speech_encoder": {"hidden_states": (24, 160)},
     "granite_speech_plus": {"input_features": (24, 160), "input_features_mask": None},
     "granite_speech_plus_encoder": {"hidden_states": (24, 160)},
-    "grounding-dino": {"attention_mask": ones(9)},
+    "grounding-dino": LARGER | {"attention_mask": ones(9)},
     "idefics": {"pixel_values": (1, 3, 32, 32), "image_attention_mask": ones(9, 1)},
     "idefics2": MANY,
     "idefics2_perceiver": {"context": (16, 32), "attention_mask": ones(16)},
@@ -139,6 +153,8 @@ INPUTS: dict[str, dict[str, Any]] = {
     "llava_next_video": TILED,
     "llava_onevision": TILED,
     "lxmert": {"visual_feats": (5, 32), "visual_pos": (5, 4)},
+    "mask2former": LARGER,
+    "maskformer": LARGER,
     "mimi": {"input_values": (1, 400)},
     "mimi_decoder": {"latents": (32, 9)},
     "mimi_encoder": {"input_values": (1, 400)},
@@ -157,7 +173,7 @@ INPUTS: dict[str, dict[str, Any]] = {
         "cross_attention_mask": ones(9, 1, 4),
     },
     "mllama_vision_model": {"pixel_values": (1, 4, 3, 32, 32), "aspect_ratio_ids": ones(1), "aspect_ratio_mask": ones(1, 4)},
-    "mm-grounding-dino": {"attention_mask": ones(9)},
+    "mm-grounding-dino": LARGER | {"attention_mask": ones(9)},
     "modernvbert": MANY,
     "molmo2": {
         "pixel_values": (16, 192),
@@ -180,6 +196,14 @@ INPUTS: dict[str, dict[str, Any]] = {
     },
     "neomme": {"pixel_values": lambda inputs: torch.randn(inputs.batch * 4, 192)},
     "neucodec": {"input_features": (6, 160), "input_values": (1, 1920)},
+    "omdet-turbo": {
+        "classes_input_ids": below(40, 5),
+        "classes_attention_mask": ones(5),
+        "tasks_input_ids": below(40, 5),
+        "tasks_attention_mask": ones(5),
+        "classes_structure": lambda inputs: torch.ones(inputs.batch, dtype=torch.long),
+    },
+    "oneformer": {"task_inputs": (77,), "pixel_values": (3, 96, 96)},
     "paddleocr_vl": {"pixel_values": lambda inputs: torch.randn(inputs.batch * 16, 3, 8, 8), "image_grid_thw": rows(1, 4, 4)},
     "paddleocr_vl_vision": {"pixel_values": lambda inputs: torch.randn(1, inputs.batch * 16, 3, 8, 8), "grid_thw": rows(1, 4, 4)},
     "patchtsmixer": {"past_values": (32, 1)},
@@ -202,6 +226,9 @@ INPUTS: dict[str, dict[str, Any]] = {
     "pocket_tts_audio_tokenizer_decoder": {"latents": (32, 9)},
     "pocket_tts_audio_tokenizer_encoder": {"input_values": (1, 400)},
     "pop2piano": {"input_features": (9, 32), "input_ids": None, "attention_mask": None},
+    "pp_doclayout_v2": LARGER,
+    "pp_doclayout_v3": LARGER,
+    "pp_doclayout_v4": LARGER,
     "pp_ocrv5_mobile_rec": {"pixel_values": (3, 96, 64)},
     "pp_ocrv5_server_rec": {"pixel_values": (3, 48, 64)},
     "pp_ocrv6_medium_rec": {"pixel_values": (3, 48, 64)},
@@ -212,7 +239,15 @@ INPUTS: dict[str, dict[str, Any]] = {
         "feature_lens": lambda inputs: torch.tensor([32] * inputs.batch),
     },
     "qwen2_5_omni_bigvgan": {"mel_spectrogram": (16, 9)},
+    "qwen2_5_omni_dit": {
+        "hidden_states": (8, 16),
+        "condition_vector": (8, 16),
+        "speaker_embedding": (8, 192),
+        "quantized_code": below(8, 4),
+        "time_step": lambda inputs: torch.rand(inputs.batch),
+    },
     "qwen2_5_omni_thinker": {"input_features": (16, 100), "feature_attention_mask": ones(100)},
+    "qwen2_5_omni_token2wav": {"code": below(8, 4), "conditioning": (192,), "reference_mel": (8, 16)},
     "qwen2_audio": {"feature_attention_mask": ones(256)},
     "qwen3_asr": {"input_features": (16, 100), "input_features_mask": ones(100)},
     "qwen3_asr_encoder": {"input_features": (16, 100), "input_features_mask": ones(100)},
@@ -223,6 +258,13 @@ INPUTS: dict[str, dict[str, Any]] = {
     "qwen3_omni_moe_talker_code_predictor": {"input_ids": None, "inputs_embeds": (9, 32)},
     "qwen3_omni_moe_talker_text": {"input_ids": None, "inputs_embeds": (9, 32)},
     "qwen3_omni_moe_thinker": {"input_features": (16, 100), "feature_attention_mask": ones(100)},
+    "rag": {
+        "context_input_ids": lambda inputs: torch.randint(4, 40, (inputs.batch * 5, 7)),
+        "context_attention_mask": lambda inputs: torch.ones(inputs.batch * 5, 7, dtype=torch.long),
+        "doc_scores": (5,),
+    },
+    "rt_detr": LARGER,
+    "rt_detr_v2": LARGER,
     "sam3_detr_decoder": {"vision_features": (16, 32), "text_features": (5, 32), "vision_pos_encoding": (16, 32)},
     "sam3_detr_encoder": {
         "vision_features": lambda inputs: [torch.randn(inputs.batch, 32, 4, 4)],
@@ -247,13 +289,18 @@ INPUTS: dict[str, dict[str, Any]] = {
         "encoder_hidden_states": (16, 32),
         "prompt_features": (5, 32),
     },
-    "seamless_m4t": {"input_features": (24, 160), "input_ids": None, "attention_mask": ones(24)},
-    "seamless_m4t_v2": {"input_features": (24, 160), "input_ids": None, "attention_mask": ones(24)},
+    "seamless_m4t": {"input_features": (24, 160), "input_ids": unless_speech, "attention_mask": ones(24)},
+    "seamless_m4t_v2": {"input_features": (24, 160), "input_ids": unless_speech, "attention_mask": ones(24)},
+    "seggpt": {"pixel_values": (3, 16, 16), "prompt_pixel_values": (3, 16, 16), "prompt_masks": (3, 16, 16)},
     "siglip2": NAFLEX,
     "siglip2_vision_model": NAFLEX,
     "smolvlm": MANY,
+    "speech-encoder-decoder": {"input_values": (1920,), "input_features": None, "inputs": None},
     "speech_to_text": {"input_features": (32, 80), "attention_mask": ones(32)},
+    "speecht5_hifigan": {"spectrogram": (9, 80)},
     "superglue": {"pixel_values": (2, 3, 32, 32)},
+    "t5gemma2_decoder": {"encoder_hidden_states": (9, 32)},
+    "table-transformer": LARGER,
     "time_series_transformer": SERIES,
     "timesfm": {
         "past_values": (64,),
@@ -262,8 +309,11 @@ INPUTS: dict[str, dict[str, Any]] = {
     },
     "timesfm2_5": {"past_values": (64,)},
     "timesformer": {"pixel_values": (2, 3, 32, 32)},
+    "tvp": {"pixel_values": (2, 3, 96, 96)},
     "udop": {"bbox": lambda inputs: torch.rand(inputs.batch, 9, 4).sort(-1)[0]},
     "ultravbert": MANY,
+    "unlimited_ocr_vision_encoder": {"patch_embeds": (32, 4, 4)},
+    "uvdoc": LARGER,
     "vibevoice_acoustic_tokenizer": {"input_values": (1, 400)},
     "vibevoice_acoustic_tokenizer_decoder": {"hidden_states": (8, 9)},
     "vibevoice_acoustic_tokenizer_encoder": {"hidden_states": (1, 400)},
@@ -277,6 +327,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "vjepa2": {"pixel_values_videos": (2, 3, 32, 32), "pixel_values": None},
     "voxtral_realtime": {"input_features": (16, 72)},
     "voxtral_realtime_encoder": {"input_features": (16, 48)},
+    "voxtral_realtime_text": {"t_cond": (1, 32)},
     "wav2vec2-bert": {"input_features": (24, 160), "attention_mask": ones(24)},
     "xclip": {"pixel_values": (2, 3, 32, 32)},
     "xcodec": {"input_values": (1, 1920)},
@@ -288,6 +339,7 @@ COUNTS: dict[str, dict[str, int]] = {
     "fuyu": {"image": 4},
     "glm_image": {"image": 16},
     "granite4_vision": {"image": 10},
+    "llama4": {"image": 4},
     "musicflamingo": {"audio": 64},
     "pi0": {"image": 16},
     "qwen2_audio": {"audio": 64},

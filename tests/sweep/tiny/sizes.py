@@ -24,7 +24,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
         lambda size: size if VOCABULARY <= size < 2 * VOCABULARY else VOCABULARY,
     ),
     (r"type_vocab_size|entity_type_vocab_size", None),
-    (r"(\w+_)?max_(2d_)?position_embeddings|n_positions|n_ctx|max_(source|target)_positions|max_sequence_length|max_seq_len", POSITIONS),
+    (r"(\w+_)?max_position_embeddings|n_positions|n_ctx|max_(source|target)_positions|max_sequence_length|max_seq_len", POSITIONS),
     (r"(\w+_)?hidden_size_per_layer_input|(\w+_)?head_hidden_size", 8),
     (r"(\w+_)?(head_dim|dim_head|head_size|key_head_dim|value_head_dim|v_head_dim|d_kv|attention_head_dim)", WIDTH // HEADS),
     (r"mamba_d_head|mamba_head_dim|kv_channels|head_dim_qk|head_width", WIDTH // HEADS),
@@ -38,7 +38,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
         r"(\w+_)?(num_(attention_)?heads|attention_heads|n_heads?|num_(key|value)_heads|resampler_heads)",
         lambda heads: 1 << min(heads.bit_length() - 1, 2) if heads else 0,
     ),
-    (r"(\w+_)?num_\w*experts|n_routed_experts|num_local_experts", 4),
+    (r"(\w+_)?num_\w*experts|n_routed_experts|num_local_experts", lambda count: min(count, 4)),
     (r"n_shared_experts|moe_num_shared_experts|num_shared_experts", None),
     (r"(\w*num_experts_per_tok\w*|moe_topk|moe_k|top_k_experts)", lambda chosen: min(chosen, 2)),
     (r"n_group|topk_group", 1),
@@ -47,7 +47,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
         lambda n: min(n, LAYERS),
     ),
     (
-        r"num_(encoder|decoder|transformer|attention|aligner|entity)_(layers|blocks)|layers|[lxr]_layers|(\w+_)?num_blocks",
+        r"num_(encoder|decoder|transformer|attention|aligner|entity)_layers|layers|[lxr]_layers|(\w+_)?num_blocks",
         lambda n: min(n, LAYERS),
     ),
     (r"first_k_dense_replace|num_dense_layers", lambda count: min(count, 1)),
@@ -67,6 +67,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
     (r"out_dim|output_dim|d_embed|codevector_dim|(\w+_)?embedding_size|(\w+_)?encoder_dim|in_dim|channels_\w+|fusion_\w+_size", WIDTH),
     (r"(encoder|decoder)_in_channels|neck_\w+|conv_dim|tdnn_dim|(\w+_)?num_channels_latents", WIDTH),
     (r"num_conv_pos_embeddings", 8),
+    (r"upsample_initial_channel", 64),
     (r"num_conv_pos_embedding_groups", 4),
     (r"(vision|image)_(seq_length|seq_len)", None),
 )
@@ -125,11 +126,13 @@ def tiny_config(
         part = getattr(default, name, None)
         if isinstance(part, PreTrainedConfig) and name in fields and isinstance(own.get(name, {}), dict):
             values[name] = tiny_part(part, tokens, own.get(name, {}))
-        elif isinstance(own.get(name), dict) and "model_type" in own[name]:
-            kind = own[name]["model_type"]
-            more = {name: value for name, value in own[name].items() if name != "model_type"}
-            values[name] = tiny_config(CONFIG_MAPPING[kind], kind, tokens, more=more)
-    values |= {name: value(tokens) if callable(value) else value for name, value in own.items() if name not in values}
+    for name, value in own.items():
+        if isinstance(value, dict) and "model_type" in value:
+            kind = value["model_type"]
+            part = tiny_config(CONFIG_MAPPING[kind], kind, tokens, more={key: value[key] for key in value if key != "model_type"})
+            values[name] = part.to_dict() if getattr(config_class, "has_no_defaults_at_init", False) else part
+        elif name not in values:
+            values[name] = value
     _one_entry_per_layer(values, default, config_class, fields)
     _enough_layers(values, default, config_class)
     return config_class(**values)
