@@ -78,12 +78,9 @@ def _model_class(config_class: type[PreTrainedConfig], auto: str | None) -> type
 
 
 def _config_of_head(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config that a class is made from: that of the whole, or of the part that the class is."""
+    """The config that a class is made from: that of its part of the whole, or else the whole."""
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
-    found = next((part for part in parts if isinstance(part, model_class.config_class)), None)
-    if found is None:
-        raise Untried(f"{model_class.__name__} is made from a {model_class.config_class.__name__}, not from a {type(config).__name__}")
-    return found
+    return next((part for part in parts if isinstance(part, model_class.config_class)), config)
 
 
 def _class_of_part(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:

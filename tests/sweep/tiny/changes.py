@@ -338,6 +338,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "sam_hq_vision_model": SAM,
     "sam_vision_model": SAM,
     "sapiens2": {"head_config": {"model_type": "sapiens2_head"}},
+    "sapiens2_head": {
+        "upsample_out_channels": [16],
+        "upsample_kernel_sizes": [4],
+        "conv_out_channels": [16],
+        "conv_kernel_sizes": [1],
+        "scale_conv_out_channels": [16],
+        "scale_conv_kernel_sizes": [1],
+        "scale_final_hidden_sizes": [16],
+    },
     "seggpt": {
         "image_size": [32, 16],
         "num_hidden_layers": 4,
@@ -353,6 +362,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "swin": SWIN,
     "swin2sr": SWIN,
     "swinv2": SWIN,
+    "t5": {"decoder_start_token_id": 0},
     "t5gemma2": {"mm_tokens_per_image": 4},
     "t5gemma2_decoder": {"dropout_rate": 0.0},
     "t5gemma2_encoder": {"dropout_rate": 0.0, "mm_tokens_per_image": 4},

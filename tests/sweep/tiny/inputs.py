@@ -11,6 +11,7 @@ from .sizes import EOS, FIRST_SPECIAL, IMAGE, PAD, WIDTH
 from .untried import Untried
 
 LENGTH, PADDED = 9, 3  # of text; rows after the first end in so much padding
+FRAMES = 48  # of a spectrogram
 GRID = (1, 4, 4)  # frames, rows and columns of patches of each image, where a model takes patches
 
 
@@ -72,7 +73,7 @@ class _Inputs:
             self.inputs = self.pixels(next(iter(self.arguments))) | self.inputs
         for name in self.arguments:
             if name not in self.inputs and name in MAKERS and (name in ALWAYS or name in self.needed or name == self.model.main_input_name):
-                self.inputs |= MAKERS[name](self, name)
+                self.inputs = MAKERS[name](self, name) | self.inputs
         if "input_ids" in self.arguments:
             self.inputs = self.text() | self.inputs
         elif "attention_mask" in self.arguments and "attention_mask" not in self.inputs and "inputs_embeds" in self.inputs:
@@ -85,9 +86,9 @@ class _Inputs:
         """Whether the model has one of some heads."""
         return type(self.model).__name__.endswith(names)
 
-    def mask(self, length: int) -> torch.Tensor:
+    def mask(self, length: int, padded: int = PADDED) -> torch.Tensor:
         mask = torch.ones(self.batch, length, dtype=torch.long)
-        mask[1:, -PADDED:] = 0
+        mask[1:, -padded:] = 0
         return mask
 
     def words(self, length: int) -> torch.Tensor:
@@ -162,18 +163,24 @@ class _Inputs:
         for mask in ("input_features_mask", "feature_attention_mask"):
             if mask in self.arguments:
                 made[mask] = torch.ones(self.batch, max(shape[1:]), dtype=torch.long)
+        if "attention_mask" in self.arguments and "input_ids" not in self.arguments and shape[1] == FRAMES:
+            made["attention_mask"] = self.mask(FRAMES, FRAMES // 3)
         return made
 
     def spectrogram(self) -> tuple[int, int, int]:
         bins = setting(self.config, "num_mel_bins", "input_feat_per_channel", "feature_size", "input_dim", "num_mels") or 16
         positions = setting(self.config, "max_source_positions")
-        return (self.batch, bins, 2 * positions) if positions else (self.batch, 48, bins)
+        return (self.batch, bins, 2 * positions) if positions else (self.batch, FRAMES, bins)
 
     def embeddings(self, name: str) -> dict[str, torch.Tensor]:
         return {name: torch.randn(self.batch, LENGTH, setting(self.config, "hidden_size", "d_model") or WIDTH)}
 
     def wave(self, name: str) -> dict[str, torch.Tensor]:
-        return {name: torch.randn(self.batch, 9600 if self.head("XVector") else 1920) * 0.3}
+        samples = 9600 if self.head("XVector") else 1920
+        made = {name: torch.randn(self.batch, samples) * 0.3}
+        if "attention_mask" in self.arguments and "input_ids" not in self.arguments:
+            made["attention_mask"] = self.mask(samples, samples // 3)
+        return made
 
 
 MAKERS = {

@@ -26,6 +26,11 @@ def unless_speech(inputs: Any) -> torch.Tensor | None:
     return None if "input_features" in inputs.arguments else inputs.words(24)
 
 
+def half_masked(inputs: Any) -> torch.Tensor | None:
+    """Which patches of a video are masked, for a head that must know."""
+    return torch.arange(16).lt(8).repeat(inputs.batch, 1) if "bool_masked_pos" in inputs.needed else None
+
+
 def places(rows_of_patches: int, columns: int) -> Callable[[Any], torch.Tensor]:
     """Column and row of each patch of an image."""
     return lambda inputs: torch.cartesian_prod(torch.arange(rows_of_patches), torch.arange(columns)).flip(-1).repeat(inputs.batch, 1, 1)
@@ -319,7 +324,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer_encoder": {"hidden_states": (1, 400)},
     "video_llama_3": {"image_merge_sizes": lambda inputs: torch.ones(inputs.batch, dtype=torch.long)},
     "video_llama_3_vision": {"merge_sizes": lambda inputs: torch.ones(inputs.batch, dtype=torch.long)},
-    "videomae": {"pixel_values": (2, 3, 32, 32)},
+    "videomae": {"pixel_values": (2, 3, 32, 32), "bool_masked_pos": half_masked},
     "videomt": {"pixel_values_videos": (2, 3, 32, 32), "pixel_values": None},
     "videoprism": {"pixel_values_videos": (2, 3, 32, 32), "pixel_values": None},
     "videoprism_vision_model": {"pixel_values_videos": (2, 3, 32, 32), "pixel_values": None},
