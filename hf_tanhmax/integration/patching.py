@@ -220,6 +220,8 @@ def own(model: PreTrainedModel) -> None:
     inputs = _inputs(model)
     for module in chosen:
         if not isinstance(module.config, ConfigView):
+            if module.config._attn_implementation is None and model.config._attn_implementation is not None:
+                module.config._attn_implementation = "eager"  # of a part that Transformers gave none, and so computes it without masks
             view = ConfigView(module.config, owned=True, carried=inputs - attention_facts(module).passes, holder=model.config)
             _patch_module(module, view, settings)
 

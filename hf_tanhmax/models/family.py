@@ -154,7 +154,13 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
                 if getattr(module, SCORE_BIAS, None) is not None:
                     init.constant_(getattr(module, SCORE_BIAS), self.config.tanhmax_score_bias)
 
-        changes = {"__init__": _construct, "initialize_weights": _initialize, "config_class": config_class}
+        changes = {
+            "__init__": _construct,
+            "initialize_weights": _initialize,
+            "config_class": config_class,
+            # Of custom code, Transformers does not let modules initialise what is not in files, such as some buffers of their children.
+            "is_custom_code": classmethod(lambda _: False),
+        }
         for name, value in changes.items():
             setattr(cls, name, value)
         cls.__annotations__ = {**cls.__annotations__, "config": config_class}
