@@ -29,11 +29,34 @@ def test_a_tiny_model_runs_with_its_inputs(model_type):
 
 
 def test_a_tiny_model_and_its_inputs_are_the_same_at_every_call():
-    first, second = tiny_model("qwen2_vl"), tiny_model("qwen2_vl")
+    first = tiny_model("qwen2_vl")
+    torch.rand(7)
+    second = tiny_model("qwen2_vl")
     assert all(torch.equal(left, right) for left, right in zip(first.parameters(), second.parameters(), strict=True))
-    inputs, again = tiny_inputs(first), tiny_inputs(second)
+    inputs = tiny_inputs(first)
+    torch.rand(7)
+    again = tiny_inputs(second)
     assert inputs.keys() == again.keys()
     assert all(torch.equal(inputs[name], again[name]) for name in inputs)
+
+
+def test_memory_that_a_model_forgets_to_initialise_is_drawn():
+    parameters = list(tiny_model("qwen3_omni_moe_talker_text").parameters())  # its experts are allocated, and no more
+    assert all(torch.isfinite(each).all() and 0 < each.abs().max() < 100 for each in parameters)
+
+
+@pytest.mark.parametrize(("model_type", "head"), [("bert", "MultipleChoice"), ("bart", "SequenceClassification")])
+def test_a_head_that_wants_other_inputs_has_them(model_type, head):
+    model = tiny_model(model_type, f"AutoModelFor{head}")
+    with torch.no_grad():
+        assert model(**tiny_inputs(model)).logits.shape[0] == 2
+
+
+def test_sounds_after_the_first_end_in_padding():
+    inputs = tiny_inputs(tiny_model("wav2vec2"))
+    assert inputs["attention_mask"].shape == inputs["input_values"].shape
+    assert inputs["attention_mask"][0].all()
+    assert not inputs["attention_mask"][1, -1]
 
 
 def test_rows_after_the_first_end_in_padding():
