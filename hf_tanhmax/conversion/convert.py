@@ -341,8 +341,11 @@ def _with_weights_of(
             f"some weights of this {type(source).__name__} are not in memory, but offloaded or not there yet; pass its name "
             "instead, with the same device_map and offload_folder"
         )
-    loader: Any = target  # which returns a report beside the model, and takes what its own `__init__` does
-    made, report = loader.from_pretrained(
+    # Not what a class makes of `from_pretrained`: it reads files beside the weights, of which a live model has none. It returns a report
+    # beside the model, and takes what its own `__init__` does.
+    loader: Any = vars(PreTrainedModel)["from_pretrained"].__func__
+    made, report = loader(
+        target,
         None,
         config=config,
         state_dict=source.state_dict() if weights is None else weights,
@@ -355,8 +358,9 @@ def _with_weights_of(
         raise ValueError(
             f"{type(source).__name__} and {target.__name__} differ in their weights: {some([*missing, *report['unexpected_keys']])}"
         )
-    if getattr(source, "generation_config", None) is not None:
-        made.generation_config = source.generation_config
+    for name, value in vars(source).items():
+        if name.endswith("_config") and value is not None:  # of generation, and of what else the class reads from a file
+            setattr(made, name, value)
     return made.to(source.device).train(source.training)
 
 

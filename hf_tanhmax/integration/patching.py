@@ -8,7 +8,7 @@ weights; fast, without weights), nothing is copied or replaced, nothing global c
 import functools
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -220,6 +220,8 @@ def own(model: PreTrainedModel) -> None:
     inputs = _inputs(model)
     for module in chosen:
         if not isinstance(module.config, ConfigView):
+            if module.config._attn_implementation is None and model.config._attn_implementation is not None:
+                module.config._attn_implementation = "eager"  # of a part that Transformers gave none, and so computes it without masks
             view = ConfigView(module.config, owned=True, carried=inputs - attention_facts(module).passes, holder=model.config)
             _patch_module(module, view, settings)
 
@@ -242,12 +244,12 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]
 
 def _inputs(model: nn.Module) -> frozenset[str]:
     """What the modules of a model take by name, some of which they hand on to all that they call."""
-    return frozenset().union(*(_arguments(type(module)) for module in model.modules()))
+    return frozenset().union(*(_arguments(type(module).forward) for module in model.modules()))
 
 
 @functools.lru_cache(maxsize=4096)
-def _arguments(cls: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(cls.forward).parameters)
+def _arguments(forward: Callable[..., object]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def _patch_module(module: PatchableModule, view: ConfigView, settings: TanhMaxSettings) -> None:

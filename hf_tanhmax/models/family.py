@@ -187,7 +187,13 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
             _refuse_weights_of_others(model, report["missing_keys"])
             return (model, report) if output_loading_info else model
 
-        changes = {"__init__": _construct, "initialize_weights": _initialize, "config_class": config_class}
+        changes = {
+            "__init__": _construct,
+            "initialize_weights": _initialize,
+            "config_class": config_class,
+            # Of custom code, Transformers does not let modules initialise what is not in files, such as some buffers of their children.
+            "is_custom_code": classmethod(lambda _: False),
+        }
         if upstream_load.__func__ is BASE.from_pretrained.__func__:
             changes["from_pretrained"] = classmethod(_load)
         for name, value in changes.items():

@@ -9,9 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
-from families import CONFIGS, FAMILIES, TINY, auto_heads, heads, tiny_config
+from families import CONFIGS, FAMILIES, TINY, assert_same, auto_heads, heads, run, tiny_config
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
@@ -218,3 +219,24 @@ def test_a_checkpoint_whose_weights_have_other_names_in_its_files(name, tmp_path
     converted, shared = hf_tanhmax.convert(str(tmp_path)).state_dict(), hf_tanhmax.convert(softmax).state_dict()
     assert converted.keys() == shared.keys()
     assert all(torch.equal(converted[key], value) for key, value in shared.items())
+
+
+def test_buffers_that_no_file_has_are_those_of_upstream(tmp_path):
+    """Falcon-H1's model sets multipliers in its layers, which are not saved."""
+    upstream = tiny.tiny_model("falcon_h1")
+    wanted = dict(upstream.named_buffers())
+    converted = hf_tanhmax.convert(upstream)
+    converted.save_pretrained(tmp_path)
+    for model in (converted, transformers.AutoModelForCausalLM.from_pretrained(tmp_path)):
+        for name, value in model.named_buffers():
+            assert torch.equal(value, wanted[name]), name
+
+
+def test_a_part_that_upstream_gives_no_implementation():
+    """The config of Fun-ASR-Nano's adaptor has none, for which Transformers makes no masks."""
+    upstream = tiny.tiny_model("fun_asr_nano")
+    assert upstream.config.adaptor_config._attn_implementation is None
+    inputs = tiny.tiny_inputs(upstream)
+    converted = hf_tanhmax.convert(upstream, polarity=0.0)
+    assert converted.config.adaptor_config._attn_implementation == "eager"
+    assert_same(run(converted, inputs), run(upstream, inputs))

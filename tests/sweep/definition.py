@@ -17,8 +17,8 @@ SPECIAL: set[str] = set()  # what was seen since it was last cleared
 
 def definition(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs
-) -> tuple[Tensor, Tensor]:
-    """Output `[batch, queries, heads, value_dim]` and weights `[batch, heads, queries, keys]`."""
+) -> tuple[Tensor, Tensor | None]:
+    """Output `[batch, queries, heads, value_dim]`, and weights `[batch, heads, queries, keys]` where the implementation gives them."""
     _note(module, query, key, attention_mask, kwargs)
     groups = query.shape[1] // key.shape[1]
     dtype, query, key, value = query.dtype, query.double(), key.double(), value.double()
@@ -31,7 +31,8 @@ def definition(
     top = torch.where(shares > 0, scores.abs(), 0).amax(-1, keepdim=True)  # a factor of both sums, for the exponentials to be finite
     up, down = shares * torch.exp(scores - top), shares * torch.exp(-scores - top)
     weights = torch.where(shares > 0, up - down, 0) / torch.where(shares > 0, up + down, 0).sum(-1, keepdim=True).clamp_min(1e-300)
-    return (weights @ value).transpose(1, 2).to(dtype).contiguous(), weights.to(dtype)
+    asked = kwargs.get("output_attentions") or module.config._attn_implementation == "eager"
+    return (weights @ value).transpose(1, 2).to(dtype).contiguous(), weights.to(dtype) if asked else None
 
 
 def _shares(module: nn.Module, scores: Tensor, mask: Tensor | None, kwargs: dict) -> Tensor:

@@ -25,7 +25,7 @@ class Call(NamedTuple):
 class Spy(TorchDispatchMode):
     """Notes each softmax over attention scores.
 
-    A softmax of `[batch, heads, queries, keys]` is one, and of three dimensions in a module whose class is called an attention. Others
+    A softmax of `[batch, heads, queries, keys]` over the last is one, and of three dimensions in a module whose class is called an attention. Others
     choose experts, or give probabilities of words.
     """
 
@@ -39,8 +39,8 @@ class Spy(TorchDispatchMode):
         if attending or "softmax" in name:
             owner, place, ours = _caller()
             dims = args[0].dim() if args else 0
-            mixing = type(owner).__name__.endswith(MIXING)
-            if not (ours or mixing) and (attending or dims > 3 or (dims == 3 and "attention" in type(owner).__name__.lower())):
+            other = type(owner).__name__.endswith(MIXING) or (not attending and args[1] not in (-1, dims - 1))
+            if not (ours or other) and (attending or dims > 3 or (dims == 3 and "attention" in type(owner).__name__.lower())):
                 self.called.append(Call(owner, place, f"{name} of {tuple(args[0].shape)}"))
         return func(*args, **(kwargs or {}))
 
