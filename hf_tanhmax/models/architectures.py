@@ -104,7 +104,7 @@ def config_of(model_type: str) -> Any:
     return made
 
 
-def head_of(upstream: type[PreTrainedModel], config_class: type[PreTrainedConfig]) -> Any:
+def head_of(upstream: Any, config_class: type[PreTrainedConfig]) -> Any:
     """The TanhMax class of an upstream model class, the same at every call.
 
     Args:
@@ -114,7 +114,9 @@ def head_of(upstream: type[PreTrainedModel], config_class: type[PreTrainedConfig
     if (upstream, config_class) not in MADE_HEADS:
         contents = {"__module__": __name__, "__doc__": f"`{upstream.__name__}` with TanhMax attention."}
         made = type(STEM + upstream.__name__, (upstream,), contents)
-        _share_conversion(made.__name__, upstream.__name__, upstream.config_class.model_type)  # its type is upstream's while it is converted
+        _share_conversion(
+            made.__name__, upstream.__name__, upstream.config_class.model_type
+        )  # its type is upstream's while it is converted
         MADE_HEADS[upstream, config_class] = tanhmax_class(config_class)(made)
     return MADE_HEADS[upstream, config_class]
 

@@ -150,7 +150,9 @@ def save_llava(folder, processor, size, image_token):
     torch.manual_seed(0)
     text = {"model_type": "llama", **VALUES["LLaMA"], "vocab_size": size, "max_position_embeddings": 64}
     vision = {"model_type": "clip_vision_model", **VALUES["CLIP"]["vision_config"], "projection_dim": 24}
-    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=image_token, image_seq_length=9, vision_feature_layer=-1)
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=image_token, image_seq_length=9, vision_feature_layer=-1
+    )
     transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)

@@ -202,7 +202,10 @@ def test_a_class_that_transformers_lacks(name, hint):
 RENAMED = {
     "LlavaForConditionalGeneration": {
         "text_config": {"model_type": "llama", **TINY["llama"]},
-        "vision_config": {"model_type": "clip_vision_model", **{key: value for key, value in TINY["vit"].items() if key != "encoder_stride"}},
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            **{key: value for key, value in TINY["vit"].items() if key != "encoder_stride"},
+        },
         "image_seq_length": 9,
         "image_token_index": 5,
     },

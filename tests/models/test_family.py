@@ -1,7 +1,10 @@
-"""What the three families share: the fields of a config, and what the decorator makes of an upstream class."""
+"""What every TanhMax class has: the fields of a config, and what the decorator makes of an upstream class."""
 
 import inspect
 import json
+import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +34,7 @@ import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.integration.registration import SCORE_BIAS
+from hf_tanhmax.models.family import ASKED_TYPES
 
 every_family = pytest.mark.parametrize("family", TINY)
 every_head = pytest.mark.parametrize(("family", "auto", "upstream"), heads(), ids=[f"{auto}-{upstream}" for _, auto, upstream in heads()])
