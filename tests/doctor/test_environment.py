@@ -50,7 +50,9 @@ def test_this_environment():
     assert "cpu computes float32, bfloat16, float16, float64" in sentences
     assert sentences[-2].startswith(("cpu runs with its C++ operator", "cpu runs without its C++ operator: "))
     assert sentences[-1] == "a tiny attention call agrees with the reference"
-    assert ("ok", "knows default target modules for bert, vit, llama, and others that it knows without TanhMax") in [(finding.level, finding.sentence) for finding in found]
+    assert ("ok", "knows default target modules for bert, vit, llama, and others that it knows without TanhMax") in [
+        (finding.level, finding.sentence) for finding in found
+    ]
 
 
 def test_versions_are_as_declared(versions):
