@@ -53,7 +53,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole model, or an adapter and its base.
+    """A whole model, or an adapter and its base. Its config is read once.
 
     Attributes:
         name: a folder, or a name on the Hub.

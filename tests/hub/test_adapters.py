@@ -100,6 +100,7 @@ def test_what_merging_needs(adapter, tmp_path, monkeypatch):
     with pytest.raises(HubError, match=r"does not name one class of its family .*save the model again"):
         save_merged(adapter, base, tmp_path / "merged", token="")
     (adapter / "base/config.json").write_text(json.dumps(config))
+    base = find_base(adapter, HfApi())
     (adapter / "base/model.safetensors").rename(adapter / "base/pytorch_model.bin")
     with pytest.raises(HubError, match=r"cannot load the base .*model.safetensors"):
         save_merged(adapter, base, tmp_path / "merged", token="")

@@ -37,7 +37,7 @@ class Explanation:
         target_name: its name in the model's config or tokenizer.
         logit: the model's output for the target, before softmax.
         probability: the same after softmax over all targets.
-        position: the query position whose output the logit is read from; None where the head pools all positions, or where a decoder writes.
+        position: the query position whose output the logit is read from; None where the head pools all positions or a decoder writes.
         layers: indices of the L layers in the model.
         signed: per layer, whether it computes TanhMax (False: softmax).
         weights: raw attention weights, [L, H, Q, K].
