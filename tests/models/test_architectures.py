@@ -126,3 +126,18 @@ def test_a_checkpoint_whose_weights_have_other_names_in_its_files(name, tmp_path
     converted, shared = hf_tanhmax.convert(str(tmp_path)).state_dict(), hf_tanhmax.convert(softmax).state_dict()
     assert converted.keys() == shared.keys()
     assert all(torch.equal(converted[key], value) for key, value in shared.items())
+
+
+def test_tables_of_class_names_have_the_types():
+    """Libraries read them: whether a type has an encoder and a decoder, and which classes a task has."""
+    architectures.config_of("t5")
+    architectures.config_of("whisper")
+    tables = vars(transformers.models.auto.modeling_auto)
+    assert tables["MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"]["tanhmax_t5"] == "TanhMaxT5ForConditionalGeneration"
+    assert tables["MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES"]["tanhmax_whisper"] == "TanhMaxWhisperForConditionalGeneration"
+    assert "tanhmax_t5" not in tables["MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES"]
+    rows = [(name, table["tanhmax_whisper"]) for name, table in tables.items() if name.endswith("_NAMES") and "tanhmax_whisper" in table]
+    assert rows
+    for name, row in rows:
+        classes = (row,) if isinstance(row, str) else row
+        assert [each.removeprefix("TanhMax") for each in classes] == [*((found,) if isinstance(found := tables[name]["whisper"], str) else found)]

@@ -2,6 +2,9 @@
 
 import inspect
 import json
+import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +34,7 @@ import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.integration.registration import SCORE_BIAS
+from hf_tanhmax.models.family import ASKED_TYPES
 
 every_family = pytest.mark.parametrize("family", TINY)
 every_head = pytest.mark.parametrize(("family", "auto", "upstream"), heads(), ids=[f"{auto}-{upstream}" for _, auto, upstream in heads()])
@@ -273,8 +277,8 @@ def test_types_that_transformers_asks_for_by_name():
     """What its pipelines and `generate` compare a model type with is found in their code, and answers to both names."""
     root = Path(transformers.__file__).parent
     code = "\n".join(path.read_text() for folder in ("pipelines", "generation") for path in sorted((root / folder).rglob("*.py")))
-    compared = re.findall(r"[^.]\bconfig\.model_type (?:==|in) (\([^)]*\)|\[[^\]]*\]|\"[^\"]*\")|model\.config\.model_type (?:==|in) (\([^)]*\)|\[[^\]]*\]|\"[^\"]*\")", code)
-    asked = {name for each in compared for name in re.findall(r'"([\w-]+)"', "".join(each))}
+    compared = re.findall(r"(?<!_)\bconfig\.model_type (?:==|!=|in|not in) (\"[^\"]*\"|\([^)]*\)|\[[^\]]*\])", code)
+    asked = {name for names in compared for name in re.findall(r'"([\w-]+)"', names)}
     assert "whisper" in asked
     assert asked <= ASKED_TYPES
 
