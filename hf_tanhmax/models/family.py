@@ -51,7 +51,7 @@ TAGS = ["tanhmax", "custom_code"]
 ASKED_TYPES = frozenset(
     {
         *("bark", "csm", "dia", "kyutai_speech_to_text", "lasr_ctc", "musicgen", "nemotron3_5_asr", "nemotron_asr_streaming"),
-        *("parakeet_rnnt", "parakeet_tdt", "speecht5", "vision-encoder-decoder", "whisper"),
+        *("parakeet_rnnt", "parakeet_tdt", "seamless_m4t", "seamless_m4t_v2", "speecht5", "vision-encoder-decoder", "whisper"),
     }
 )
 # ViT's attention projections are named as LLaMA's are; the rest of it is not. PEFT's own rows for `vit` are the names of older checkpoints.

@@ -243,3 +243,18 @@ def test_a_part_that_upstream_gives_no_implementation():
     converted = hf_tanhmax.convert(upstream, polarity=0.0)
     assert converted.config.adaptor_config._attn_implementation == "eager"
     assert_same(run(converted, inputs), run(upstream, inputs))
+
+
+def test_tables_of_class_names_have_the_types():
+    """Libraries read them: whether a type has an encoder and a decoder, and which classes a task has."""
+    architectures.config_of("t5")
+    architectures.config_of("whisper")
+    tables = vars(transformers.models.auto.modeling_auto)
+    assert tables["MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"]["tanhmax_t5"] == "TanhMaxT5ForConditionalGeneration"
+    assert tables["MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES"]["tanhmax_whisper"] == "TanhMaxWhisperForConditionalGeneration"
+    assert "tanhmax_t5" not in tables["MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES"]
+    rows = [(name, table["tanhmax_whisper"]) for name, table in tables.items() if name.endswith("_NAMES") and "tanhmax_whisper" in table]
+    assert rows
+    for name, row in rows:
+        classes = (row,) if isinstance(row, str) else row
+        assert [each.removeprefix("TanhMax") for each in classes] == [*((found,) if isinstance(found := tables[name]["whisper"], str) else found)]

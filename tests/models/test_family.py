@@ -277,11 +277,8 @@ def test_types_that_transformers_asks_for_by_name():
     """What its pipelines and `generate` compare a model type with is found in their code, and answers to both names."""
     root = Path(transformers.__file__).parent
     code = "\n".join(path.read_text() for folder in ("pipelines", "generation") for path in sorted((root / folder).rglob("*.py")))
-    compared = re.findall(
-        r"[^.]\bconfig\.model_type (?:==|in) (\([^)]*\)|\[[^\]]*\]|\"[^\"]*\")|model\.config\.model_type (?:==|in) (\([^)]*\)|\[[^\]]*\]|\"[^\"]*\")",
-        code,
-    )
-    asked = {name for each in compared for name in re.findall(r'"([\w-]+)"', "".join(each))}
+    compared = re.findall(r"(?<!_)\bconfig\.model_type (?:==|!=|in|not in) (\"[^\"]*\"|\([^)]*\)|\[[^\]]*\])", code)
+    asked = {name for names in compared for name in re.findall(r'"([\w-]+)"', names)}
     assert "whisper" in asked
     assert asked <= ASKED_TYPES
 
