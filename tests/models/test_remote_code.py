@@ -66,7 +66,14 @@ def test_the_auto_map_of_another_model_type():
 
 def test_of_several_heads_the_auto_map_names_that_of_the_checkpoint(tmp_path):
     """`AutoModelForImageClassification` has two heads of DeiT, and upstream loads the one that the config names."""
-    sizes = {"image_size": 15, "patch_size": 5, "hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 1, "intermediate_size": 13}
+    sizes = {
+        "image_size": 15,
+        "patch_size": 5,
+        "hidden_size": 12,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 1,
+        "intermediate_size": 13,
+    }
     for name in ("TanhMaxDeiTForImageClassification", "TanhMaxDeiTForImageClassificationWithTeacher"):
         cls = getattr(hf_tanhmax, name)
         cls(cls.config_class(**sizes)).save_pretrained(tmp_path / name)
