@@ -4,11 +4,11 @@ import pytest
 from transformers import AutoImageProcessor
 
 
-def _load():
+def images_load():
     try:
         return bool(AutoImageProcessor.register)
     except ImportError:
         return False
 
 
-load_images = pytest.mark.skipif(not _load(), reason="this release of Transformers loads image processors only beside torchvision")
+load_images = pytest.mark.skipif(not images_load(), reason="this release of Transformers loads image processors only beside torchvision")

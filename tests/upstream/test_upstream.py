@@ -13,9 +13,14 @@ from upstream_mixins import BATCH, LENGTH, WORDS, Decoder, Encoder, Generates, I
 ROTARY = {
     "test_model_rope_scaling": "a rotary embedding per type of layer, which the mixin does not expect; it fails with stock classes too"
 }
+DINOV2 = {
+    "test_retain_grad": "the first output of a backbone is a tuple, which the mixin does not expect; it fails with stock classes too",
+    "test_reverse_loading_mapping": "it wants the weights of a SwiGLU, which this config has not; it fails with stock classes too",
+    "test_training_gradient_checkpointing": "without masks the mask token has no gradient; it fails with stock classes too",
+}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
 T5 = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 37, "num_heads": 4, "num_layers": 2, "decoder_start_token_id": 0}
-SIDES = {"encoder_seq_length": LENGTH, "decoder_seq_length": LENGTH, "is_encoder_decoder": True}
+SIDES = {"encoder_seq_length": LENGTH, "decoder_seq_length": LENGTH}
 
 # Warnings are errors in our tests; what these tests warn of is not ours.
 pytestmark = [pytest.mark.upstream, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -51,7 +56,7 @@ class TestDeiT(Images, unittest.TestCase, of="deit", encoder_stride=6, sizes={"s
     pass
 
 
-class TestDinov2(Images, unittest.TestCase, of="dinov2", mlp_ratio=2):
+class TestDinov2(Images, unittest.TestCase, of="dinov2", mlp_ratio=2, skips=DINOV2):
     pass
 
 
@@ -80,6 +85,8 @@ class TestPhi3(Decoder, unittest.TestCase, of="phi3"):
 
 
 class TestT5(Upstream, Generates, unittest.TestCase, of="t5", heads=("AutoModel", "AutoModelForSeq2SeqLM"), **T5, sizes=SIDES):
+    is_encoder_decoder = True
+
     def inputs(self):
         """Of both sides."""
         return super().inputs() | {f"decoder_{name}": value for name, value in super().inputs().items()}
