@@ -123,7 +123,9 @@ def _collect(runner: Runner, batch: Batch, sums: dict[int, RowSums]) -> Tensor:
 def _check_sums(projections: list[Projections], sums: dict[int, RowSums]) -> None:
     for layer, each in enumerate(projections):
         if layer not in sums:
-            raise ValueError(f"{each.name} was not called for these batches, so it cannot be aligned; choose other layers or inputs")
+            raise ValueError(
+                f"{each.name} was not called for these batches, so it cannot be aligned; choose other layers or inputs, or {BALANCED}"
+            )
         rows, needed = sums[layer].rows, sums[layer].queries.shape[-1]
         if rows < needed:
             raise ValueError(
