@@ -94,7 +94,8 @@ def _class_of_part(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel
         for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, PreTrainedModel) and each.config_class is config_class
     ]
-    found = [each for each in found if not re.search("PreTrainedModel$|PretrainedModel$", each.__name__)]
+    runnable = [each for each in found if each.forward is not torch.nn.Module.forward]
+    found = runnable or [each for each in found if not each.__name__.endswith("PreTrainedModel")]
     if not found:
         raise Untried(f"{config_class.__name__} is a part of another type's config and has no model class of its own")
     return next((each for each in found if each.__name__.endswith("Model")), found[0])

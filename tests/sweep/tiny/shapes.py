@@ -252,7 +252,7 @@ INPUTS: dict[str, dict[str, Any]] = {
         "time_step": lambda inputs: torch.rand(inputs.batch),
     },
     "qwen2_5_omni_thinker": {"input_features": (16, 100), "feature_attention_mask": ones(100)},
-    "qwen2_5_omni_token2wav": {"code": below(8, 4), "conditioning": (192,), "reference_mel": (8, 16)},
+    "qwen2_5_omni_token2wav": {"code": below(8, 4), "conditioning": (192,), "reference_mel": (8, 16), "num_steps": lambda inputs: 2},
     "qwen2_audio": {"feature_attention_mask": ones(256)},
     "qwen3_asr": {"input_features": (16, 100), "input_features_mask": ones(100)},
     "qwen3_asr_encoder": {"input_features": (16, 100), "input_features_mask": ones(100)},
