@@ -224,6 +224,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "patch_size": 16,
     },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lightglue": {"depth_confidence": -1.0, "width_confidence": -1.0},
     "lilt": {"hidden_size": 48, "channel_shrink_ratio": 2},
     "llama4_vision_model": {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32, "intermediate_size": 128},
     "llava_next": {"image_grid_pinpoints": [[32, 32]], "vision_feature_layer": -1},

@@ -117,7 +117,7 @@ INPUTS: dict[str, dict[str, Any]] = {
         "images_per_sample": lambda inputs: torch.tensor([2] * inputs.batch),
     },
     "glmasr": {"input_features": (16, 48), "input_features_mask": ones(48)},
-    "glmasr_encoder": {"input_features": (16, 48), "input_features_mask": ones(48)},
+    "glmasr_encoder": {"input_features": (16, 48)},
     "granite4_vision": TILED,
     "granite_docling": MANY | {"pixel_attention_mask": ones(1, dtype=torch.bool)},
     "granite_speech": {"input_features": (24, 160), "input_features_mask": None},
@@ -335,6 +335,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "voxtral_realtime_text": {"t_cond": (1, 32)},
     "wav2vec2-bert": {"input_features": (24, 160), "attention_mask": ones(24)},
     "xclip": {"pixel_values": (2, 3, 32, 32)},
+    "xclip_vision_model": {"pixel_values": lambda inputs: torch.randn(inputs.batch * 2, 3, 32, 32)},
     "xcodec": {"input_values": (1, 1920)},
     "xcodec2": {"input_features": (6, 160), "input_values": (1, 1920)},
 }
