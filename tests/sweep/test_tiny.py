@@ -89,4 +89,4 @@ def test_a_head_is_chosen_by_the_name_of_its_auto_class():
 
 def test_a_type_without_a_class_of_its_own_is_untried():
     with pytest.raises(Untried, match="is a part of another type's config and has no model class of its own"):
-        tiny_model("sam_mask_decoder")
+        tiny_model("t5_gemma_module")

@@ -1,6 +1,7 @@
 """Tiny random models of every model type of Transformers, and inputs for them."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -44,11 +45,13 @@ def tiny_model(model_type: str, auto: str | None = None) -> PreTrainedModel:
     """
     if model_type in UNTRIED:
         raise Untried(UNTRIED[model_type])
-    model_class = _model_class(CONFIG_MAPPING[model_type], auto)
+    model_class, auto = _model_class(CONFIG_MAPPING[model_type], auto)
+    fields = {field.name for field in dataclasses.fields(CONFIG_MAPPING[model_type])}
+    more = {"is_decoder": True} if auto == "AutoModelForCausalLM" and "is_decoder" in fields else {}
     with torch.random.fork_rng(devices=[]), _new_memory_is_nan():
         torch.manual_seed(0)
         try:
-            config = _config_of_head(model_class, tiny_config(CONFIG_MAPPING[model_type], model_type))
+            config = _config_of_head(model_class, tiny_config(CONFIG_MAPPING[model_type], model_type, more=more))
             model = model_class(config).float().eval()
         except ImportError as error:
             missing = re.search(r"requires the (\w+) library", str(error))
@@ -64,17 +67,18 @@ def _auto_names() -> tuple[str, ...]:
     return tuple(name for name in dir(transformers) if name.startswith("AutoModel"))
 
 
-def _model_class(config_class: type[PreTrainedConfig], auto: str | None) -> type[PreTrainedModel]:
+def _model_class(config_class: type[PreTrainedConfig], auto: str | None) -> tuple[type[PreTrainedModel], str | None]:
+    """The class, and the Auto class that has it."""
     for name in [auto] if auto else [*AUTO, *_auto_names()]:
         mapping = getattr(getattr(transformers, name, None), "_model_mapping", None)
         try:
             found = mapping[config_class]
         except (KeyError, TypeError, ValueError):  # no such Auto class, no head, or the name of a class that is not exported
             continue
-        return found[0] if isinstance(found, list | tuple) else found
+        return found[0] if isinstance(found, list | tuple) else found, name
     if auto:
         raise Untried(f"{auto} has no head of {config_class.model_type}")
-    return _class_of_part(config_class)
+    return _class_of_part(config_class), None
 
 
 def _config_of_head(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedConfig:
@@ -94,7 +98,8 @@ def _class_of_part(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel
         for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, PreTrainedModel) and each.config_class is config_class
     ]
-    found = [each for each in found if not re.search("PreTrainedModel$|PretrainedModel$", each.__name__)]
+    runnable = [each for each in found if each.forward is not torch.nn.Module.forward]
+    found = runnable or [each for each in found if not each.__name__.endswith("PreTrainedModel")]
     if not found:
         raise Untried(f"{config_class.__name__} is a part of another type's config and has no model class of its own")
     return next((each for each in found if each.__name__.endswith("Model")), found[0])
