@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-MIXING = ("HyperConnection",)  # of streams of the residual, [batch, tokens, streams, streams]
+OTHERS = (
+    "HyperConnection",  # over streams of the residual, [batch, tokens, streams, streams]
+    "Sam2MultiScaleAttention",  # over heads, and not used, before it asks the attention interface
+)
 ATTENDING = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer", "flash_attention", "efficient_attention")
 
 
@@ -25,8 +28,8 @@ class Call(NamedTuple):
 class Spy(TorchDispatchMode):
     """Notes each softmax over attention scores.
 
-    A softmax of `[batch, heads, queries, keys]` over the last is one, and of three dimensions in a module whose class is called an attention. Others
-    choose experts, or give probabilities of words.
+    That is a softmax of `[batch, heads, queries, keys]` over the last, and one of three dimensions in a module whose class is called an
+    attention. Others choose experts, or give probabilities of words.
     """
 
     def __init__(self) -> None:
@@ -39,21 +42,21 @@ class Spy(TorchDispatchMode):
         if attending or "softmax" in name:
             owner, place, ours = _caller()
             dims = args[0].dim() if args else 0
-            other = type(owner).__name__.endswith(MIXING) or (not attending and args[1] not in (-1, dims - 1))
+            other = type(owner).__name__.endswith(OTHERS) or (not attending and args[1] not in (-1, dims - 1))
             if not (ours or other) and (attending or dims > 3 or (dims == 3 and "attention" in type(owner).__name__.lower())):
                 self.called.append(Call(owner, place, f"{name} of {tuple(args[0].shape)}"))
         return func(*args, **(kwargs or {}))
 
 
 def _caller() -> tuple[nn.Module | None, str, bool]:
-    """The innermost module that is running, the line outside torch, and whether TanhMax attention is running."""
+    """The innermost module that is running and does more than a softmax, the line outside torch, and whether TanhMax attention is running."""
     frame: Any = sys._getframe(2)
     owner, place, ours = None, "", False
     while frame is not None:
         file = frame.f_code.co_filename
         ours |= "/hf_tanhmax/attention/" in file
         module = frame.f_locals.get("self")
-        if owner is None and isinstance(module, nn.Module):
+        if owner is None and isinstance(module, nn.Module) and not isinstance(module, nn.Softmax):
             owner = module
         if not place and "/torch/" not in file and "/sweep/" not in file:
             place = f"{file.rsplit('/', 1)[1]}:{frame.f_lineno}"
