@@ -257,4 +257,6 @@ def test_tables_of_class_names_have_the_types():
     assert rows
     for name, row in rows:
         classes = (row,) if isinstance(row, str) else row
-        assert [each.removeprefix("TanhMax") for each in classes] == [*((found,) if isinstance(found := tables[name]["whisper"], str) else found)]
+        assert [each.removeprefix("TanhMax") for each in classes] == [
+            *((found,) if isinstance(found := tables[name]["whisper"], str) else found)
+        ]
