@@ -87,6 +87,7 @@ def test_ablated(name):
     labels = [0, 1] if model.config.num_labels == 2 and "Classification" in case.cls else None
     found = ablate_negatives(model, rows, case.processor(), labels=labels, samples=20, progress=False)
     assert found.negative_mass > 0.1
+    assert all(mass > 0.1 for mass in found.negative_mass_per_layer)
     assert len(found.negative_mass_per_layer) == {"bart_classifier": 4}.get(name, 2)
     assert f"in all {len(found.negative_mass_per_layer)} layers" in found.attention
 
@@ -112,6 +113,14 @@ def test_faithful(name):
 def test_refused_in_a_sentence(name, said):
     with pytest.raises(ValueError, match=said):
         explain(WALKED[name].model(), TEXT, tokenizer=tokenizer("text"))
+
+
+def test_a_text_that_is_longer_than_there_are_positions_is_refused():
+    """RoBERTa counts positions from behind the padding token's: of 64 it reads 63."""
+    model, tokens = WALKED["roberta"].model(), torch.full((1, 64), 7)
+    assert explain(model, {"input_ids": tokens[:, 1:]}, methods=("contributions",)).weights.shape[-1] == 63
+    with pytest.raises(ValueError, match=r"has 64 tokens, but TanhMaxRobertaForSequenceClassification reads 63; shorten it, or give max_l"):
+        explain(model, {"input_ids": tokens})
 
 
 def test_inputs_that_are_neither_text_nor_image_are_refused():
