@@ -112,7 +112,8 @@ def head_of(upstream: type[PreTrainedModel], config_class: type[PreTrainedConfig
     if (upstream, config_class) not in MADE_HEADS:
         contents = {"__module__": __name__, "__doc__": f"`{upstream.__name__}` with TanhMax attention."}
         made = type(STEM + upstream.__name__, (upstream,), contents)
-        _share_conversion(made.__name__, upstream.__name__, upstream.config_class.model_type)  # its type is upstream's while it is converted
+        # Its class alone tells it from upstream's while it is converted, when its config still has upstream's type.
+        _share_conversion(made.__name__, upstream.__name__, config_class.model_type.removeprefix(PREFIX))
         MADE_HEADS[upstream, config_class] = tanhmax_class(config_class)(made)
     return MADE_HEADS[upstream, config_class]
 

@@ -8,7 +8,9 @@ from tiny_checkpoints import pieces, save_converted, save_softmax, words
 from hf_tanhmax.models.family import TanhMaxFields
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::ResourceWarning"
+)
 
 
 def ended_words():
@@ -83,7 +85,12 @@ def test_a_task_from_a_file(tmp_path):
     folder = save_converted(softmax, tmp_path / "tanhmax")
     tasks = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
     report = simple_evaluate(
-        "hf", model_args={"pretrained": folder, "dtype": "float32"}, tasks=["tiny_choice"], task_manager=tasks, device="cpu", bootstrap_iters=0
+        "hf",
+        model_args={"pretrained": folder, "dtype": "float32"},
+        tasks=["tiny_choice"],
+        task_manager=tasks,
+        device="cpu",
+        bootstrap_iters=0,
     )
     assert report["results"]["tiny_choice"]["acc,none"] in (0.0, 0.5, 1.0)
     assert len(report["samples"]["tiny_choice"]) == 2

@@ -30,7 +30,14 @@ TEXT_TASKS = {
     "text-classification": ("RobertaForSequenceClassification", "RoBERTa", [words()], TEXT, {"top_k": None}, LABELS),
     "token-classification": ("DistilBertForTokenClassification", "DistilBERT", [words()], TEXT, {}, {"initializer_range": 0.3}),
     "fill-mask": ("ElectraForMaskedLM", "ELECTRA", [words(types=True)], "a gripping , [MASK] film", {}, {}),
-    "zero-shot-classification": ("RobertaForSequenceClassification", "RoBERTa", [words()], TEXT, {"candidate_labels": ["film", "user"]}, LABELS),
+    "zero-shot-classification": (
+        "RobertaForSequenceClassification",
+        "RoBERTa",
+        [words()],
+        TEXT,
+        {"candidate_labels": ["film", "user"]},
+        LABELS,
+    ),
     "feature-extraction": ("ModernBertModel", "ModernBERT", [words()], TEXT, {}, {}),
     "text-generation": ("MistralForCausalLM", "Mistral", [pieces()], TEXT, {"max_new_tokens": 7, "do_sample": False}, {}),
 }
@@ -95,14 +102,22 @@ def test_text(task, tmp_path, said):
 
 def test_a_conversation(tmp_path, said):
     talk = [{"role": "user", "content": "a film?"}]
-    found = answers("text-generation", "Qwen3ForCausalLM", "Qwen3", [pieces()], talk, {"max_new_tokens": 7, "do_sample": False}, {}, tmp_path)
+    found = answers(
+        "text-generation", "Qwen3ForCausalLM", "Qwen3", [pieces()], talk, {"max_new_tokens": 7, "do_sample": False}, {}, tmp_path
+    )
     check(found, said)
 
 
 IMAGE_TASKS = {
     "image-classification": ("Dinov2ForImageClassification", "DINOv2", [], {}, {"num_labels": 3}),
     "image-feature-extraction": ("DeiTModel", "DeiT", [], {"pool": False}, {}),
-    "zero-shot-image-classification": ("CLIPModel", "CLIP", [words()], {"candidate_labels": ["film", "a good one"]}, {"logit_scale_init_value": 0.0}),
+    "zero-shot-image-classification": (
+        "CLIPModel",
+        "CLIP",
+        [words()],
+        {"candidate_labels": ["film", "a good one"]},
+        {"logit_scale_init_value": 0.0},
+    ),
 }
 
 
@@ -135,7 +150,9 @@ def save_llava(folder, processor, size, image_token):
     torch.manual_seed(0)
     text = {"model_type": "llama", **VALUES["LLaMA"], "vocab_size": size, "max_position_embeddings": 64}
     vision = {"model_type": "clip_vision_model", **VALUES["CLIP"]["vision_config"], "projection_dim": 24}
-    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=image_token, image_seq_length=9, vision_feature_layer=-1)
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=image_token, image_seq_length=9, vision_feature_layer=-1
+    )
     transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)

@@ -1,4 +1,4 @@
-"""Weights in few bits by torchao and bitsandbytes: converted while they load, near the unquantised model, TanhMax, and the same after a reload.
+"""Weights in few bits by torchao and bitsandbytes: converted while they load, near float weights, TanhMax, and the same after a reload.
 
 Everything here runs on a CPU: int8 of torchao, weights alone and with activations, and 4 and 8 bits of bitsandbytes.
 """
@@ -17,6 +17,7 @@ import hf_tanhmax
 from hf_tanhmax.models.family import TanhMaxFields
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning"),  # it says that it computes in half precision
 ]
@@ -72,7 +73,9 @@ def test_converted_in_few_bits(kind, name, tmp_path):
     model = hf_tanhmax.convert(softmax, quantization_config=quantisation)
     assert isinstance(model.config, TanhMaxFields)
     assert type(model.model.layers[0].self_attn.q_proj.weight).__name__ == weight
-    model.save_pretrained(tmp_path / "tanhmax")  # before it runs, as bitsandbytes repacks 4 bits for the CPU then, and saves what it cannot read
+    model.save_pretrained(
+        tmp_path / "tanhmax"
+    )  # before it runs, as bitsandbytes repacks 4 bits for the CPU then, and saves what it cannot read
     found = logits(model)
 
     # The same quantised weights with TanhMax from its definition, and with softmax.

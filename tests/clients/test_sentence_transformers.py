@@ -7,13 +7,13 @@ import torch
 import transformers
 from datasets import Dataset
 from families import NAIVE
-from tiny_checkpoints import by_definition, save_converted, save_softmax, words
+from tiny_checkpoints import save_converted, save_softmax, words
 
 from hf_tanhmax.models.family import TanhMaxFields
 
 st = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses", reason="sentence-transformers is older than 6")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
 SENTENCES = ["a gripping , funny film", "not funny at all", "a film"]
 # For each architecture: the classes of the model and of the pair classifier, and the processor.
 ENCODERS = {
@@ -40,7 +40,14 @@ def inside(model):
 
 def arguments(kind, folder):
     return kind(
-        str(folder), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no"
+        str(folder),
+        max_steps=3,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
     )
 
 

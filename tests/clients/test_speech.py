@@ -10,6 +10,9 @@ from tiny_checkpoints import by_definition, save_converted, save_softmax
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import pipeline
 
+import hf_tanhmax
+from hf_tanhmax.integration.model_names import converted_name
+
 RATE = 16000  # samples per second
 END, START, ENGLISH, TRANSLATE, TRANSCRIBE, BEFORE, NO_TIMES = range(256, 263)
 SPECIAL = ("<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>", "<|notimestamps|>")
@@ -46,7 +49,6 @@ def whisper(folder):
     return str(folder)
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("times", [False, True], ids=["text", "timestamps"])
 def test_whisper_is_transcribed_as_whisper(times, tmp_path):
     softmax = whisper(tmp_path / "softmax")
@@ -73,8 +75,21 @@ def test_a_prompt_of_whisper_stands_before_the_start(tmp_path):
     assert generated.tolist() == by_definition(model, softmax).generate(**inputs).tolist()
 
 
+def test_a_softmax_whisper_in_a_tanhmax_class_is_named_as_in_memory_only(tmp_path):
+    softmax = whisper(tmp_path)
+    model = hf_tanhmax.TanhMaxWhisperForConditionalGeneration.from_pretrained(softmax)
+    assert model.name_or_path == converted_name(softmax)
+
+
 # Sound as it is, without spectra: the convolutions of a tiny model shorten half a second to a hundred vectors.
-SOUND = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 13, "vocab_size": 30, "initializer_range": 0.3}
+SOUND = {
+    "hidden_size": 24,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "intermediate_size": 13,
+    "vocab_size": 30,
+    "initializer_range": 0.3,
+}
 SOUND |= {"conv_dim": [8, 8], "conv_stride": [10, 8], "conv_kernel": [10, 8], "num_feat_extract_layers": 2, "classifier_proj_size": 7}
 SOUND |= {"num_conv_pos_embeddings": 5, "num_conv_pos_embedding_groups": 2, "pad_token_id": 0}
 RAW = {
@@ -89,8 +104,12 @@ def test_sound_without_spectra(task, tmp_path):
     torch.manual_seed(0)
     cls = getattr(transformers, head)
     cls(cls.config_class(**SOUND, **changes)).save_pretrained(tmp_path / "softmax")
-    (tmp_path / "vocab.json").write_text(json.dumps({letter: index for index, letter in enumerate(["<pad>", "|", "<unk>", *"abcdefghijklmnopqrstuvwxyz"])}))
-    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), bos_token=None, eos_token=None, pad_token="<pad>", unk_token="<unk>")
+    (tmp_path / "vocab.json").write_text(
+        json.dumps({letter: index for index, letter in enumerate(["<pad>", "|", "<unk>", *"abcdefghijklmnopqrstuvwxyz"])})
+    )
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(
+        str(tmp_path / "vocab.json"), bos_token=None, eos_token=None, pad_token="<pad>", unk_token="<unk>"
+    )
     extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE)
     if "CTC" in head:
         transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(tmp_path / "softmax")

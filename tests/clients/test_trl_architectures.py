@@ -1,13 +1,13 @@
-"""TRL on converted models: packed and padding-free sequences see themselves alone, and the reference of preferences is TanhMax or refused."""
+"""TRL on converted models: packed and padding-free sequences see themselves alone; the reference of preferences is TanhMax or refused."""
 
 import re
+from itertools import pairwise
 
 import pytest
 import torch
 import transformers
 from datasets import Dataset
-from families import NAIVE
-from tiny_checkpoints import by_definition, copy_processor, pieces, save_converted, save_softmax
+from tiny_checkpoints import by_definition, pieces, save_converted, save_softmax
 
 import hf_tanhmax
 from hf_tanhmax.integration.model_names import CONVERTED
@@ -15,6 +15,7 @@ from hf_tanhmax.models.family import TanhMaxFields
 
 trl = pytest.importorskip("trl", reason="TRL is not installed")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),  # TRL asks by old names
     pytest.mark.filterwarnings("ignore:.*use_return_dict.* is deprecated:FutureWarning"),
 ]
@@ -33,7 +34,9 @@ def folders(name, tmp_path, **settings):
 def finetuning(model, tmp_path, texts=TEXTS, **changes):
     options = {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 0.0, "logging_steps": 1, "max_length": None, **changes}
     return trl.SFTTrainer(
-        model, args=trl.SFTConfig(str(tmp_path / "run"), **options, **QUIET), train_dataset=Dataset.from_list([{"text": each} for each in texts])
+        model,
+        args=trl.SFTConfig(str(tmp_path / "run"), **options, **QUIET),
+        train_dataset=Dataset.from_list([{"text": each} for each in texts]),
     )
 
 
@@ -51,8 +54,7 @@ def logits_by_sequence(model, batch):
     logits = model.eval()(**inputs).logits
     if "position_ids" in batch and batch["input_ids"].shape[0] == 1:
         starts = [*(batch["position_ids"][0] == 0).nonzero().flatten().tolist(), batch["input_ids"].shape[1]]
-        cuts = list(zip(starts, starts[1:], strict=False))
-        return [(batch["input_ids"][0, start:end], logits[0, start:end]) for start, end in cuts]
+        return [(batch["input_ids"][0, start:end], logits[0, start:end]) for start, end in pairwise(starts)]
     lengths = batch["attention_mask"].sum(1).tolist()
     return [(batch["input_ids"][row, :length], logits[row, :length]) for row, length in enumerate(lengths)]
 

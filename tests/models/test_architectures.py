@@ -109,7 +109,10 @@ def test_the_log_of_the_package_has_no_handlers():
 RENAMED = {
     "LlavaForConditionalGeneration": {
         "text_config": {"model_type": "llama", **TINY["llama"]},
-        "vision_config": {"model_type": "clip_vision_model", **{key: value for key, value in TINY["vit"].items() if key != "encoder_stride"}},
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            **{key: value for key, value in TINY["vit"].items() if key != "encoder_stride"},
+        },
         "image_seq_length": 9,
         "image_token_index": 5,
     },
@@ -140,4 +143,6 @@ def test_tables_of_class_names_have_the_types():
     assert rows
     for name, row in rows:
         classes = (row,) if isinstance(row, str) else row
-        assert [each.removeprefix("TanhMax") for each in classes] == [*((found,) if isinstance(found := tables[name]["whisper"], str) else found)]
+        assert [each.removeprefix("TanhMax") for each in classes] == [
+            *((found,) if isinstance(found := tables[name]["whisper"], str) else found)
+        ]
