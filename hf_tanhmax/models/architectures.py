@@ -20,7 +20,6 @@ import transformers
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
 
@@ -172,7 +171,7 @@ def _share_names(model_type: str) -> None:
 
     lm-eval finds there whether a model is an encoder with a decoder, and the pipeline for speech which models generate.
     """
-    for name, table in vars(modeling_auto).items():
+    for name, table in vars(transformers.models.auto.modeling_auto).items():
         if name.startswith("MODEL_FOR_") and name.endswith("_MAPPING_NAMES") and model_type in table:
             heads = table[model_type]
             table[PREFIX + model_type] = STEM + heads if isinstance(heads, str) else tuple(STEM + head for head in heads)
