@@ -142,6 +142,12 @@ TRANSFORMERS = (
     ),
     _needs("transformers", AUTO + "configuration_auto.py", "CONFIG_MAPPING_NAMES", ARCHITECTURES, "no model type is known"),
     *(
+        _needs(
+            "transformers", AUTO + "modeling_auto.py", f"MODEL_FOR_{task}_MAPPING_NAMES", ARCHITECTURES, "libraries misjudge TanhMax types"
+        )
+        for task in ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ")
+    ),
+    *(
         _needs("transformers", AUTO + f"{path}.py", name, ARCHITECTURES, "a TanhMax type finds no such processor")
         for path, name in (
             ("tokenization_auto", "TOKENIZER_MAPPING"),

@@ -20,7 +20,6 @@ import transformers
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
 
@@ -114,9 +113,8 @@ def head_of(upstream: Any, config_class: type[PreTrainedConfig]) -> Any:
     if (upstream, config_class) not in MADE_HEADS:
         contents = {"__module__": __name__, "__doc__": f"`{upstream.__name__}` with TanhMax attention."}
         made = type(STEM + upstream.__name__, (upstream,), contents)
-        _share_conversion(
-            made.__name__, upstream.__name__, upstream.config_class.model_type
-        )  # its type is upstream's while it is converted
+        # Its class alone tells it from upstream's while it is converted, when its config still has upstream's type.
+        _share_conversion(made.__name__, upstream.__name__, config_class.model_type.removeprefix(PREFIX))
         MADE_HEADS[upstream, config_class] = tanhmax_class(config_class)(made)
     return MADE_HEADS[upstream, config_class]
 
@@ -182,7 +180,7 @@ def _share_names(model_type: str) -> None:
 
     lm-eval finds there whether a model is an encoder with a decoder, and the pipeline for speech which models generate.
     """
-    for name, table in vars(modeling_auto).items():
+    for name, table in vars(transformers.models.auto.modeling_auto).items():
         if name.startswith("MODEL_FOR_") and name.endswith("_MAPPING_NAMES") and model_type in table:
             heads = table[model_type]
             table[PREFIX + model_type] = STEM + heads if isinstance(heads, str) else tuple(STEM + head for head in heads)

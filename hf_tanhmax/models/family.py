@@ -98,7 +98,7 @@ class TanhMaxFields:
         return settings
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute, unless it is a setting and projections were refitted to another; a model type that is the class's stays there."""
+        """Set an attribute, unless it is a setting and projections were refitted to another; the class's own model type stays there."""
         if name == "model_type" and str(value) == str(type(self).model_type):  # as a config.json has it
             vars(self).pop(name, None)
             return
@@ -165,9 +165,8 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
             own(self)
             self.add_model_tags(TAGS)
             _share_out_score_biases(self)
-            if (
-                str(config.model_type) != str(type(config).model_type) and config.name_or_path
-            ):  # a softmax checkpoint, which that name would load
+            of_softmax = config.model_type != str(type(config).model_type)
+            if of_softmax and config.name_or_path:  # which that name would load
                 self.name_or_path = config.name_or_path = converted_name(config.name_or_path)
 
         upstream_initialize = cls.initialize_weights

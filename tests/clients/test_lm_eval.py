@@ -8,9 +8,10 @@ from tiny_checkpoints import pieces, save_converted, save_softmax, words
 from hf_tanhmax.models.family import TanhMaxFields
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::ResourceWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::ResourceWarning"),
+]
 
 
 def ended_words():

@@ -1,4 +1,4 @@
-"""Weights in few bits by torchao and bitsandbytes: converted while they load, near the unquantised model, TanhMax, and the same after a reload.
+"""Weights in few bits by torchao and bitsandbytes: converted while they load, near float weights, TanhMax, and the same after a reload.
 
 Everything here runs on a CPU: int8 of torchao, weights alone and with activations, and 4 and 8 bits of bitsandbytes.
 """
@@ -17,6 +17,7 @@ import hf_tanhmax
 from hf_tanhmax.models.family import TanhMaxFields
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning"),  # it says that it computes in half precision
 ]

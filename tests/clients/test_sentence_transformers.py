@@ -13,7 +13,7 @@ from hf_tanhmax.models.family import TanhMaxFields
 
 st = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses", reason="sentence-transformers is older than 6")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
 SENTENCES = ["a gripping , funny film", "not funny at all", "a film"]
 # For each architecture: the classes of the model and of the pair classifier, and the processor.
 ENCODERS = {

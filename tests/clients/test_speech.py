@@ -10,6 +10,9 @@ from tiny_checkpoints import by_definition, save_converted, save_softmax
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import pipeline
 
+import hf_tanhmax
+from hf_tanhmax.integration.model_names import converted_name
+
 RATE = 16000  # samples per second
 END, START, ENGLISH, TRANSLATE, TRANSCRIBE, BEFORE, NO_TIMES = range(256, 263)
 SPECIAL = ("<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>", "<|notimestamps|>")
@@ -46,7 +49,6 @@ def whisper(folder):
     return str(folder)
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("times", [False, True], ids=["text", "timestamps"])
 def test_whisper_is_transcribed_as_whisper(times, tmp_path):
     softmax = whisper(tmp_path / "softmax")
@@ -71,6 +73,12 @@ def test_a_prompt_of_whisper_stands_before_the_start(tmp_path):
     generated = model.generate(**inputs)
     assert first[0] == [[BEFORE, 65, 66, START, ENGLISH, TRANSCRIBE, NO_TIMES]]
     assert generated.tolist() == by_definition(model, softmax).generate(**inputs).tolist()
+
+
+def test_a_softmax_whisper_in_a_tanhmax_class_is_named_as_in_memory_only(tmp_path):
+    softmax = whisper(tmp_path)
+    model = hf_tanhmax.TanhMaxWhisperForConditionalGeneration.from_pretrained(softmax)
+    assert model.name_or_path == converted_name(softmax)
 
 
 # Sound as it is, without spectra: the convolutions of a tiny model shorten half a second to a hundred vectors.

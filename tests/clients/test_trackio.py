@@ -10,6 +10,7 @@ from transformers.integrations import TrackioCallback
 import hf_tanhmax
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning", "ignore::UserWarning"),
 ]
 

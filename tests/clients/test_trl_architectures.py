@@ -1,6 +1,7 @@
-"""TRL on converted models: packed and padding-free sequences see themselves alone, and the reference of preferences is TanhMax or refused."""
+"""TRL on converted models: packed and padding-free sequences see themselves alone; the reference of preferences is TanhMax or refused."""
 
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hf_tanhmax.models.family import TanhMaxFields
 
 trl = pytest.importorskip("trl", reason="TRL is not installed")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),  # TRL asks by old names
     pytest.mark.filterwarnings("ignore:.*use_return_dict.* is deprecated:FutureWarning"),
 ]
@@ -52,8 +54,7 @@ def logits_by_sequence(model, batch):
     logits = model.eval()(**inputs).logits
     if "position_ids" in batch and batch["input_ids"].shape[0] == 1:
         starts = [*(batch["position_ids"][0] == 0).nonzero().flatten().tolist(), batch["input_ids"].shape[1]]
-        cuts = list(zip(starts, starts[1:], strict=False))
-        return [(batch["input_ids"][0, start:end], logits[0, start:end]) for start, end in cuts]
+        return [(batch["input_ids"][0, start:end], logits[0, start:end]) for start, end in pairwise(starts)]
     lengths = batch["attention_mask"].sum(1).tolist()
     return [(batch["input_ids"][row, :length], logits[row, :length]) for row, length in enumerate(lengths)]
 

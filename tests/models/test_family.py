@@ -288,7 +288,7 @@ def test_a_type_that_is_asked_for_answers_to_both_names():
     for model_type in (config.model_type, type(config).model_type, pickle.loads(pickle.dumps(config.model_type))):
         assert model_type == "whisper"
         assert model_type == "tanhmax_whisper"
-        assert not model_type != "whisper"
+        assert (model_type != "whisper") is False
         assert model_type != "bert"
         assert json.dumps(model_type) == '"tanhmax_whisper"'
         assert model_type not in {"whisper": 1}
