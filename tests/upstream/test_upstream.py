@@ -8,8 +8,11 @@ import unittest
 
 import pytest
 import torch
+from thorough import THOROUGH
 from upstream_mixins import BATCH, LENGTH, WORDS, Decoder, Encoder, Generates, Images, Upstream
 
+LONG = {"test_training_overfit": "it takes long, and LLaMA's covers what it runs: HF_TANHMAX_THOROUGH=1 runs it"}
+REPEATED = {} if THOROUGH else LONG
 ROTARY = {
     "test_model_rope_scaling": "a rotary embedding per type of layer, which the mixin does not expect; it fails with stock classes too"
 }
@@ -66,23 +69,23 @@ class TestLlama(Decoder, unittest.TestCase, of="llama"):
     pass
 
 
-class TestMistral(Decoder, unittest.TestCase, of="mistral"):
+class TestMistral(Decoder, unittest.TestCase, of="mistral", skips=REPEATED):
     pass
 
 
-class TestQwen2(Decoder, unittest.TestCase, of="qwen2"):
+class TestQwen2(Decoder, unittest.TestCase, of="qwen2", skips=REPEATED):
     pass
 
 
-class TestQwen3(Decoder, unittest.TestCase, of="qwen3", head_dim=8):
+class TestQwen3(Decoder, unittest.TestCase, of="qwen3", head_dim=8, skips=REPEATED):
     pass
 
 
-class TestGemma3Text(Decoder, unittest.TestCase, of="gemma3_text", head_dim=8, skips=ROTARY):
+class TestGemma3Text(Decoder, unittest.TestCase, of="gemma3_text", head_dim=8, skips={**ROTARY, **REPEATED}):
     pass
 
 
-class TestPhi3(Decoder, unittest.TestCase, of="phi3"):
+class TestPhi3(Decoder, unittest.TestCase, of="phi3", skips=REPEATED):
     pass
 
 
