@@ -206,5 +206,5 @@ def _check_in_memory(found: nn.Linear, module: nn.Module, role: str, purpose: st
 
 def _words(module: nn.Module) -> Iterable[str]:
     """The names in the code of a module's forward, and those of its arguments."""
-    forward: Any = inspect.unwrap(type(module).forward)
-    return (*forward.__code__.co_names, *forward.__code__.co_varnames)
+    code: Any = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return () if code is None else (*code.co_names, *code.co_varnames)
