@@ -110,8 +110,12 @@ def why_not_aligned(model: nn.Module) -> str | None:
         changing = [name for name, child in module.named_children() if CHANGING.fullmatch(name) and not isinstance(child, nn.Identity)]
         if changing:
             return f"{owner} changes what its projections return ({changing[0]}), so it cannot be aligned; {BALANCED}"
-        if any(ROTATING.search(word) for word in _words(module)):
+        words = _words(module)
+        if any(ROTATING.search(word) for word in words):
             return _rotates(owner)
+        caps = [getattr(module, word, getattr(module.config, word, None)) for word in words if "softcap" in word]
+        if any(isinstance(cap, int | float) for cap in caps):
+            return f"{owner} caps its scores, so a key bias is no constant of a row, and it cannot be aligned; {BALANCED}"
     return None
 
 
@@ -206,5 +210,5 @@ def _check_in_memory(found: nn.Linear, module: nn.Module, role: str, purpose: st
 
 def _words(module: nn.Module) -> Iterable[str]:
     """The names in the code of a module's forward, and those of its arguments."""
-    forward: Any = inspect.unwrap(type(module).forward)
-    return (*forward.__code__.co_names, *forward.__code__.co_varnames)
+    code: Any = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return () if code is None else (*code.co_names, *code.co_varnames)

@@ -239,6 +239,19 @@ def test_keys_that_are_normalised_or_shared():
     assert why_not_aligned(model).startswith("query heads of BertSelfAttention share keys, so no key bias is one head's own")
 
 
+def test_scores_that_are_capped():
+    """So that aligning, which would be refused at the first batch, is not what is done by default."""
+    if not hasattr(transformers, "VideoPrismVisionModel"):
+        pytest.skip(f"Transformers {transformers.__version__} has no VideoPrism")
+    kept = {**CASES["ViT"].values, "num_spatial_layers": 1, "num_temporal_layers": 1, "num_frames": 1}
+    with torch.device("meta"):
+        model = transformers.VideoPrismVisionModel(transformers.VideoPrismVisionConfig(**kept))
+    assert why_not_aligned(model).startswith("VideoPrismAttention caps its scores, so a key bias is no constant of a row")
+    for module in attention_modules(model):
+        module.attn_logit_softcapping = None
+    assert why_not_aligned(model) is None
+
+
 @pytest.mark.parametrize("name", ["BERT", "DistilBERT", "GPT-2", "GPT-NeoX", "ModernBERT", "Phi-3", "T5", "BART", "CLIP"])
 def test_heads_are_counted_as_attention_has_them(name):
     model = convert(trained(name), polarity="learned")
