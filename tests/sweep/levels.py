@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import tiny
 import torch
 import transformers
-from definition import SPECIAL, answer, oracle
+from definition import KEYLESS, SPECIAL, answer, oracle
 from silence import softmaxes
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -180,14 +180,22 @@ class Trial:
         return True
 
     def softmax(self) -> None:
-        want = run(self.model, self.inputs)
-        close(run(self.convert(polarity=0.0), self.inputs), want, tolerances(self.model, self.inputs), self.kept(want))
+        want, found = run(self.model, self.inputs), run(self.convert(polarity=0.0), self.inputs)
+        allowed, kept = tolerances(self.model, self.inputs), self.kept(want)
+        try:
+            close(found, want, allowed, kept)
+        except AssertionError:
+            SPECIAL.clear()
+            zeroed = run(oracle(self.model, polarity=0.0), self.inputs)
+            if KEYLESS not in SPECIAL:  # for which softmax gives the mean of all values, or whatever
+                raise
+            close(found, zeroed, allowed, kept)
 
     def definition(self) -> None:
         SPECIAL.clear()
         printed = oracle(self.model)
         want = run(printed, self.inputs)
-        self.special |= SPECIAL
+        self.special |= SPECIAL - {KEYLESS}
         found, allowed, kept = run(self.converted, self.inputs), tolerances(printed, self.inputs), self.kept(want)
         close(found, want, allowed, kept)
         try:
