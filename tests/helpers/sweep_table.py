@@ -57,8 +57,7 @@ def _special(entry: dict) -> list[str]:
 
 
 def _levels(levels: dict[str, str]) -> str:
-    left = [name for name, outcome in levels.items() if outcome != "passed"]
-    return f"all but {', '.join(left)}" if left else "all"
+    return f"all but {', '.join(levels)}" if levels else "all"
 
 
 def refused() -> str:

@@ -5,6 +5,7 @@ attention that it was asked for.
 """
 
 import copy
+import functools
 import unittest.mock
 from collections.abc import Iterator
 
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 SPECIAL: set[str] = set()  # what was seen since it was last cleared
+KEYLESS = "queries without keys, which give 0"
 
 
 def definition(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *, polarity: float = 1.0, **kwargs
 ) -> tuple[Tensor, Tensor | None]:
     """Output `[batch, queries, heads, value_dim]`, and weights `[batch, heads, queries, keys]` where the implementation gives them."""
     _note(module, query, key, attention_mask, kwargs)
@@ -29,7 +31,9 @@ def definition(
         scores = kwargs["softcap"] * torch.tanh(scores / kwargs["softcap"])
     shares = _shares(module, scores, attention_mask, kwargs)
     top = torch.where(shares > 0, scores.abs(), 0).amax(-1, keepdim=True)  # a factor of both sums, for the exponentials to be finite
-    up, down = shares * torch.exp(scores - top), shares * torch.exp(-scores - top)
+    if not (shares > 0).any(-1).all():
+        SPECIAL.add(KEYLESS)
+    up, down = shares * torch.exp(scores - top), polarity * shares * torch.exp(-scores - top)
     weights = torch.where(shares > 0, up - down, 0) / torch.where(shares > 0, up + down, 0).sum(-1, keepdim=True).clamp_min(1e-300)
     asked = kwargs.get("output_attentions") or module.config._attn_implementation == "eager"
     return (weights @ value).transpose(1, 2).to(dtype).contiguous(), weights.to(dtype) if asked else None
@@ -89,18 +93,18 @@ def answer(model: PreTrainedModel, implementation: str) -> PreTrainedModel:
     return model
 
 
-def oracle(model: PreTrainedModel) -> PreTrainedModel:
+def oracle(model: PreTrainedModel, polarity: float = 1.0) -> PreTrainedModel:
     """A copy of an upstream model for which the attention interface gives the definition, by whatever name it is asked.
 
     The name stays what it is, and with it the masks that the model makes, also for parts that compute softmax themselves.
     """
     printed = copy.deepcopy(model)
-    forward = printed.forward
+    forward, attention = printed.forward, functools.partial(definition, polarity=polarity)
 
     def forward_of_definition(*args, **kwargs):
         with (
-            unittest.mock.patch.object(AttentionInterface, "get_interface", return_value=definition),
-            unittest.mock.patch.object(AttentionInterface, "__getitem__", return_value=definition),
+            unittest.mock.patch.object(AttentionInterface, "get_interface", return_value=attention),
+            unittest.mock.patch.object(AttentionInterface, "__getitem__", return_value=attention),
         ):
             return forward(*args, **kwargs)
 

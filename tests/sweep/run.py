@@ -63,15 +63,20 @@ def write(record: dict[str, dict]) -> None:
     """The results file of the installed Transformers: every type that is in the record, without times."""
     from levels import LEVELS
 
-    types = {
-        name: {key: value for key, value in record[name].items() if key not in ("type", "seconds")}
-        for name in CONFIG_MAPPING_NAMES
-        if name in record
-    }
+    types = {name: kept(record[name]) for name in CONFIG_MAPPING_NAMES if name in record}
     versions = {"transformers": transformers.__version__, "torch": importlib.metadata.version("torch").split("+")[0]}
     lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in types.items()]  # one line per type, for a diff to show
     head = json.dumps({**versions, "levels": LEVELS, "types": None}, indent=1).removesuffix("null\n}")
     (HERE / f"results-{transformers.__version__}.json").write_text(head + "{\n" + ",\n".join(lines) + "\n}}\n")
+
+
+def kept(entry: dict) -> dict:
+    """What the results keep of an entry: no times, and of the levels those that were not passed, with why."""
+    found = {key: value for key, value in entry.items() if key not in ("type", "seconds")}
+    if found["outcome"] == "works":
+        found.pop("reason", None)  # of a refusal that `softmax_parts` answers
+        found["levels"] = {name: outcome for name, outcome in found["levels"].items() if outcome != "passed"}
+    return found
 
 
 def examined(types: list[str]):

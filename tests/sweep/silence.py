@@ -49,7 +49,7 @@ class Spy(TorchDispatchMode):
 
 
 def _caller() -> tuple[nn.Module | None, str, bool]:
-    """The innermost module that is running and does more than a softmax, the line outside torch, and whether TanhMax attention is running."""
+    """The innermost module that does more than a softmax, the line outside torch, and whether TanhMax attention is running."""
     frame: Any = sys._getframe(2)
     owner, place, ours = None, "", False
     while frame is not None:

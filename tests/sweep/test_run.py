@@ -53,6 +53,8 @@ def test_what_is_recorded_is_left_out(arguments, asked, monkeypatch, tmp_path):
 def test_results_are_written_without_times(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "HERE", tmp_path)
     monkeypatch.setattr(run, "CONFIG_MAPPING_NAMES", {"first": "", "second": "", "third": ""})
-    run.write({name: {"type": name, "outcome": "works", "seconds": 3} for name in ("second", "first")})
+    levels = {"silent": "passed", "future": "no text"}
+    run.write({name: {"type": name, "outcome": "works", "levels": levels, "seconds": 3} for name in ("second", "first")})
     (written,) = tmp_path.glob("results-*.json")
-    assert json.loads(written.read_text())["types"] == {"first": {"outcome": "works"}, "second": {"outcome": "works"}}
+    wanted = {"outcome": "works", "levels": {"future": "no text"}}
+    assert json.loads(written.read_text())["types"] == {"first": wanted, "second": wanted}

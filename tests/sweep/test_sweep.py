@@ -28,14 +28,13 @@ NAMED = (
     ),
     *("deberta-v2", "albert", "mpnet", "camembert", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "beit", "clip", "siglip"),
     *("llava", "paligemma", "qwen2_vl", "whisper", "wav2vec2", "t5", "bart", "encoder-decoder", "vision-encoder-decoder"),
+    # what the sweep found: causal modules without masks under eager; inputs that come along; one row of queries; buffers of no file;
+    # a class that reads files; padded frames without keys; a part without an implementation
+    *("bridgetower", "gemma4_vision", "granite_speech", "falcon_h1", "jev", "canary", "fun_asr_nano"),
 )
 same_release = pytest.mark.skipif(
     transformers.__version__ != RESULTS["transformers"], reason=f"the results are of Transformers {RESULTS['transformers']}"
 )
-
-
-def without_times(entry):
-    return {name: value for name, value in entry.items() if name not in ("type", "seconds")}
 
 
 @pytest.mark.slow
@@ -44,7 +43,7 @@ def without_times(entry):
 def test_named_architectures(model_type):
     found = levels_of(model_type)
     if transformers.__version__ == RESULTS["transformers"]:
-        assert without_times(found) == TYPES[model_type]
+        assert run.kept(found) == TYPES[model_type]
     else:
         assert found["outcome"] != "failed", found
 
@@ -61,7 +60,7 @@ def test_none_fails():
 def test_whatever_does_not_work_has_a_reason():
     for name, entry in TYPES.items():
         if entry["outcome"] == "works":
-            assert entry["levels"].keys() == LEVELS.keys(), name
+            assert entry["levels"].keys() < LEVELS.keys(), name
         else:
             assert entry["reason"], name
 
@@ -74,4 +73,4 @@ def test_most_ask_the_attention_interface():
 def test_the_whole_sweep(tmp_path):
     thorough_only("the named architectures run")
     for found in run.examined(list(CONFIG_MAPPING_NAMES)):
-        assert without_times(found) == TYPES[found["type"]]
+        assert run.kept(found) == TYPES[found["type"]]
