@@ -289,7 +289,7 @@ def test_heads_that_only_the_projection_tells():
 def test_heads_that_nothing_tells():
     module = nn.Module()
     module.config = SimpleNamespace()
-    with pytest.raises(ValueError, match="cannot tell how many heads Module has, .*leave heads None, and polarity a number"):
+    with pytest.raises(ValueError, match=r"cannot tell how many heads Module has, .*leave heads None, and polarity a number"):
         heads_of(module)
 
 
