@@ -20,7 +20,7 @@ from ..conversion.calibration.calibrate import calibrate
 from ..conversion.calibration.inputs import LENGTH, calibration_batches
 from ..conversion.calibration.quality import is_language_model
 from ..conversion.convert import convert_uncalibrated
-from ..conversion.projections import why_not_aligned
+from ..conversion.projections import aligns_by_default
 from ..conversion.report import ConversionReport
 from ..conversion.runner import Batch
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines
@@ -149,7 +149,7 @@ def _forget_partial(out: Path) -> None:
 
 def _calibrated(options: argparse.Namespace, model: PreTrainedModel) -> ConversionReport:
     plan, partial = options.plan, _partial(Path(options.out))
-    plan = plan.for_model(alignable=why_not_aligned(model) is None)
+    plan = plan.for_model(alignable=aligns_by_default(model))
     folder = None if plan.refit is False else partial
     try:
         return calibrate(

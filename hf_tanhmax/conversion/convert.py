@@ -29,7 +29,7 @@ from .calibration.calibrate import calibrate as calibrate_model
 from .calibration.inputs import calibration_batches
 from .calibration.plan import BALANCE, Plan
 from .originals import Originals, say_without_biases, softmax_weights
-from .projections import projections_in, why_not_aligned
+from .projections import aligns_by_default, projections_in
 from .softmax_config import HUB, config_of_checkpoint, of_other_code, refusals_in_words
 
 logger = logging.getLogger(__name__)
@@ -107,13 +107,13 @@ def convert(
         source = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
         place = {key: kwargs[key] for key in HUB if key in kwargs}
         batches = calibration_batches(made, calibrate, processor, source=source, place=place)
-        plan = plan.for_model(alignable=why_not_aligned(made) is None)
+        plan = plan.for_model(alignable=aligns_by_default(made))
         if not isinstance(model, str | os.PathLike) and (plan.refit is not False or plan.transfer_steps):
             _own_projections(made)
         report = calibrate_model(made, batches, balance=balance, refit=plan.refit, transfer_steps=transfer_steps)
         logger.info("the %s %s", type(made).__name__, report.describe())
     elif made.config.tanhmax_polarity not in (0, LEARNED) and made.config.tanhmax_shift is None:
-        _warn_uncalibrated(alignable=why_not_aligned(made) is None)
+        _warn_uncalibrated(alignable=aligns_by_default(made))
     return made
 
 
@@ -166,7 +166,7 @@ def _decided(plan: Plan, make: Callable[[PreTrainedConfig], PreTrainedModel], co
         return plan.for_model(alignable=True)
     with torch.device("meta"):
         skeleton = make(copy.deepcopy(config))
-    return plan.for_model(alignable=why_not_aligned(skeleton) is None)
+    return plan.for_model(alignable=aligns_by_default(skeleton))
 
 
 @functools.cache

@@ -119,6 +119,14 @@ def why_not_aligned(model: nn.Module) -> str | None:
     return None
 
 
+def aligns_by_default(model: nn.Module) -> bool:
+    """Whether a conversion aligns a model unless something else is asked for: where key biases can balance its scores, and it reads text.
+
+    Models that read images can be aligned, but DINOv2-S lost 13 points of accuracy by it and 1 by a balanced shift, measured on CIFAR-10.
+    """
+    return why_not_aligned(model) is None and getattr(model, "main_input_name", None) != "pixel_values"
+
+
 def find_linear(model: nn.Module, module: nn.Module, role: str, *, purpose: str = "aligned") -> nn.Linear:
     """A projection of an attention module, whose weights are in memory.
 
