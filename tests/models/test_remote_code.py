@@ -60,7 +60,7 @@ def test_the_auto_map_names_every_head(family):
 
 
 def test_the_auto_map_of_another_model_type():
-    with pytest.raises(ValueError, match="'bert' is no TanhMax model type, such as tanhmax_bert; is it 'bert'?"):
+    with pytest.raises(ValueError, match=r"'bert' is no TanhMax model type, such as tanhmax_bert; is it 'bert'\?"):
         auto_map("bert")
 
 
