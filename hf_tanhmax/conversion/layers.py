@@ -86,6 +86,11 @@ class Layer:
                 f"{type(self.module).__name__} calls {type(self.attention).__name__} {len(real)} times, and its output projection "
                 f"{len(added)} times, so it cannot be run one layer at a time"
             )
+        if real[0].shape != hidden.shape[:2]:
+            raise NotImplementedError(
+                f"{type(self.attention).__name__} attends to pieces of what {type(self.module).__name__} is called with, so it cannot be "
+                "run one layer at a time"
+            )
         return added[0], after, real[0]
 
     def heads(self, hidden: Tensor, arguments: Arguments, *, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -309,12 +309,6 @@ def _copies(model: nn.Module, layers: list[Layer]) -> dict[str, Tensor]:
 
 def _adds_at_its_end(layer: Layer, hidden: Tensor, arguments: Arguments) -> bool:
     """Whether a layer adds what its output projection returns at its end; False where it adds it to its input at once."""
-    _, _, real = layer.softmax(hidden, arguments)
-    if real.shape != hidden.shape[:2]:
-        raise NotImplementedError(
-            f"{type(layer.attention).__name__} attends to pieces of what {type(layer.module).__name__} is called with, so it cannot be "
-            "refitted"
-        )
     if adds_to_its_input(layer, hidden, arguments):
         return False
     if adds_to_its_output(layer, hidden, arguments):
