@@ -42,7 +42,7 @@ class Spy(TorchDispatchMode):
         if attending or "softmax" in name:
             owner, place, ours = _caller()
             dims = args[0].dim() if args else 0
-            other = type(owner).__name__.endswith(OTHERS) or (not attending and args[1] not in (-1, dims - 1))
+            other = not attending and (type(owner).__name__.endswith(OTHERS) or args[1] not in (-1, dims - 1))
             if not (ours or other) and (attending or dims > 3 or (dims == 3 and "attention" in type(owner).__name__.lower())):
                 self.called.append(Call(owner, place, f"{name} of {tuple(args[0].shape)}"))
         return func(*args, **(kwargs or {}))
