@@ -80,7 +80,11 @@ class TanhMaxSettings:
             kind = f"attention of polarity {self.polarity:g}, between softmax (0) and TanhMax (1),"
         which = "all layers" if layers is None else f"all {layers} layers"
         if self.layers is not None:
-            which = _listed("layer", self.layers) + ("" if layers is None else f" of {layers}") + " (the others are softmax)"
+            which = (
+                _listed("layer", self.layers)
+                + (f" of {layers}" if layers is not None and isinstance(self.layers[-1], int) else "")
+                + " (the others are softmax)"
+            )
         heads = "all heads" if self.heads is None else f"{_listed('head', self.heads)} of each (the others are softmax)"
         parts = "" if self.softmax_parts is None else f", but for {', '.join(self.softmax_parts)}, which computes softmax by itself"
         return f"{kind} in {which} and {heads}{parts}"

@@ -149,7 +149,7 @@ def test_the_tokenizer_is_that_of_the_subfolder(family, tmp_path, encoding):
 def test_every_argument_that_says_where_a_repository_is_goes_to_the_tokenizer(softmax, encoding, monkeypatch):
     place = {"token": "hf_x", "force_download": False, "proxies": None, "cache_dir": "elsewhere", "local_files_only": True}
     tokenizer, seen = build_tokenizer(["a film"], vocabulary_size=40, max_length=9), {}
-    monkeypatch.setattr("hf_tanhmax.checkpoint.AutoTokenizer.from_pretrained", lambda name, **options: seen.update(options) or tokenizer)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name, **options: seen.update(options) or tokenizer)
     with pytest.raises(InterruptedError):
         convert(softmax, calibrate=["a film"], **place)
     assert seen == place

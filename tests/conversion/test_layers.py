@@ -218,7 +218,5 @@ def test_layers_that_do_not_call_what_they_should_or_in_pieces():
         def forward(self, hidden):
             return layer.module(hidden.unflatten(1, (2, -1)).flatten(0, 1)).unflatten(0, (-1, 2)).flatten(1, 2)
 
-    with pytest.raises(
-        NotImplementedError, match="BertSelfAttention attends to pieces of what Halves is called with, so it cannot be run"
-    ):
+    with pytest.raises(NotImplementedError, match="BertSelfAttention attends to pieces of what Halves is called with, so it cannot be run"):
         _adds_at_its_end(replace(layer, module=Halves()), hidden[:, :10], Arguments((), {}))

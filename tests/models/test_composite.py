@@ -87,7 +87,7 @@ def test_a_name_of_no_layer():
 
 
 def test_a_part_of_a_word_is_no_name():
-    with pytest.raises(ValueError, match="no attention module of 'tanhmax_clip' is in 'vision'"):
+    with pytest.raises(ValueError, match="no attention module of 'clip' is in 'vision'"):
         hf_tanhmax.convert(clip(), layers=["vision"])
 
 
@@ -141,5 +141,5 @@ def test_softmax_parts_that_are_not_there():
     settings = hf_tanhmax.TanhMaxSettings(softmax_parts=["resampler"])
     with pytest.raises(ValueError, match=r"softmax_parts names 'resampler', but there is no such part .*those of 'bert' are Multihead"):
         hf_tanhmax.use_tanhmax(pooled(), settings)
-    with pytest.raises(ValueError, match="'tanhmax_clip' has none"):
+    with pytest.raises(ValueError, match="'clip' has none"):
         hf_tanhmax.convert(clip(), softmax_parts=["resampler"])
