@@ -50,7 +50,7 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
         raise RecipeError(f"there are no results in {folder}; python -m recipes.conversion run makes them")
     first = next(iter(measured))
     ratios = read_ratios(folder / "cost.jsonl", first)
-    header = ["way", *(f"{plan.tasks[name].title}{kind}" for name in measured for kind in ("", " as is", " negative"))]
+    header = ["way", *(column for name in measured for column in (plan.tasks[name].title, "as is", "negative"))]
     rows = [
         [way.title, *(cell for lines in measured.values() for cell in _cells(lines, way.name)), _cost(measured[first], way, ratios)]
         for way in plan.ways.values()
