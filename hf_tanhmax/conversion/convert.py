@@ -234,8 +234,8 @@ def _class_in(names: list[str]) -> type:
     found = getattr(transformers, names[0], None) if len(names) == 1 else None
     if found is None and len(names) == 1:
         raise ValueError(
-            f"the checkpoint is of class {names[0]}, which Transformers {transformers.__version__} does not export; pass auto_class, such as "
-            "AutoModel, or load the model and convert that"
+            f"the checkpoint is of class {names[0]}, which Transformers {transformers.__version__} does not export; pass auto_class, such "
+            "as AutoModel, or load the model and convert that"
         )
     if found is None:
         raise ValueError(f"the checkpoint does not say its class (architectures: {names}); pass auto_class, such as AutoModel")

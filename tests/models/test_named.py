@@ -21,6 +21,12 @@ def test_every_name_is_importable():
         assert getattr(hf_tanhmax, name) is getattr(named, name) is cls
 
 
+def test_type_checkers_see_them_in_the_package():
+    code = ast.parse((FOLDER.parent / "__init__.py").read_text())
+    imported = [node for node in ast.walk(code) if isinstance(node, ast.ImportFrom) and node.module == "models.named"]
+    assert [[alias.name for alias in node.names] for node in imported] == [named.__all__]
+
+
 def test_another_name():
     with pytest.raises(AttributeError, match="has no attribute 'TanhMaxOptModel'"):
         _ = named.TanhMaxOptModel
