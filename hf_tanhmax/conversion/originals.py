@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import some
 from ..integration.hooks import computes_tanhmax
-from ..integration.patching import attention_modules, modules_by_layer
+from ..integration.patching import ConfigView, attention_modules, modules_by_layer
 from ..integration.registration import SCORE_BIAS, heads_of
 from ..settings import TanhMaxSettings, fitted_to, refitted_polarity
 from .projections import find_linear, find_plain
@@ -167,7 +167,7 @@ def say_without_biases(model: PreTrainedModel, names: Set[str], config: PreTrain
         config: of the same parts as the model's.
     """
     owners = [module for module in attention_modules(model) if _bias_of_output(model, module) in names]
-    holders = {id(getattr(module.config, "_config", module.config)) for module in owners}
+    holders = {id(module.config.plain if isinstance(module.config, ConfigView) else module.config) for module in owners}
     pairs = [(model.config, config)]
     while pairs:
         mine, other = pairs.pop()

@@ -79,6 +79,11 @@ class ConfigView:
         config = self._config
         return config.masks_are_whole if isinstance(config, ConfigView) else config._attn_implementation == "eager"
 
+    @property
+    def plain(self) -> PreTrainedConfig:
+        """The module's own config, which may be that of a part of the model."""
+        return self._config.plain if isinstance(self._config, ConfigView) else self._config
+
     def __getattr__(self, name: str) -> Any:
         if name in ("_config", "_holder"):  # while unpickling there is no config yet
             raise AttributeError(name)

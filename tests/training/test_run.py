@@ -91,7 +91,7 @@ def test_another_run_in_the_folder_is_refused(train):
         (["--batch_size", "1000"], "batch_size is 1000, but there are only 139 rows to train on"),
         (["--batch_size", "7", "--gradient_accumulation_steps", "2"], "1 x 2 must divide it, but it is 7"),
         (["--num_processes", "2"], "num_processes is 2, but 1 was launched"),
-        (["--layers", "3"], "there is no layer 3: 'tanhmax_bert' has 1 layers"),
+        (["--layers", "3"], "there is no layer 3: 'bert' has 1 layers"),
         (["--layers", "1,1"], "layers names an index twice"),
     ],
 )
