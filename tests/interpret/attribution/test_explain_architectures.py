@@ -1,4 +1,4 @@
-"""`explain` beyond the three families: whatever asks Transformers' attention interface, TanhMax by name and softmax."""
+"""`explain` beyond BERT, ViT and LLaMA: whatever asks Transformers' attention interface, TanhMax by name and softmax."""
 
 import pytest
 import torch
