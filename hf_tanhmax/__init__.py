@@ -140,6 +140,9 @@ if TYPE_CHECKING:
     from .training.annealing import PolarityCallback
 else:
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
     def __getattr__(name: str) -> object:
         """A public name that is not imported above: in the program any, and elsewhere PolarityCallback and the TanhMax classes.
 

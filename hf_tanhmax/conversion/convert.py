@@ -30,7 +30,7 @@ from .calibration.inputs import calibration_batches
 from .calibration.plan import BALANCE, Plan
 from .originals import Originals, say_without_biases, softmax_weights
 from .projections import aligns_by_default, projections_in
-from .softmax_config import HUB, config_of_checkpoint, of_other_code, refusals_in_words
+from .softmax_config import HUB, config_of_checkpoint, of_other_code, refusals_in_words, refuse_tanhmax_parts
 
 logger = logging.getLogger(__name__)
 
@@ -124,11 +124,15 @@ def convert_uncalibrated(
     _settings(plan)
     if isinstance(model, str | os.PathLike):
         return _loaded(os.fspath(model), auto_class, plan, kwargs)
+    if not isinstance(model, PreTrainedModel):
+        base = "; merge its adapters first, by merge_and_unload()" if hasattr(model, "merge_and_unload") else ""
+        raise TypeError(f"convert takes a name, a folder or a live model of Transformers, but got {type(model).__name__}{base}")
     if kwargs or auto_class is not None:
         raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
     target, config_class = _tanhmax_class_of(type(model))
     target_class: Any = target
     make = functools.partial(target_class, **_construction(model))
+    refuse_tanhmax_parts(f"this {type(model).__name__}", model.config)
     settings = _settings(_decided(plan, make, _tanhmax_config(model.config, config_class, _settings(plan))))
     made = _with_weights_of(model, target, _tanhmax_config(model.config, config_class, settings))
     return _named(made, converted_name(model.config.name_or_path or type(model).__name__))
@@ -204,6 +208,7 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
     config, kwargs = config_of_checkpoint(name, hub, kwargs)
     if isinstance(config, TanhMaxFields):
         raise ValueError(f"{name} is a TanhMax checkpoint already ({config.model_type}); load it with AutoModel.from_pretrained")
+    refuse_tanhmax_parts(name, config)
     config_class = _tanhmax_config_class(type(config), name)
     loader: Any = auto_class
     if loader is None:  # a config that was written by hand names no class, but the checkpoint's does
@@ -276,7 +281,11 @@ def _bring_score_biases(model: PreTrainedModel, settings: TanhMaxSettings) -> No
 def _in_backbone(key: str, model: PreTrainedModel) -> bool:
     """Whether a weight belongs to what every head needs; a pooler and a mask token are there for some heads only."""
     parts = key.removeprefix(f"{model.base_model_prefix}.").split(".")
-    return parts[0] in dict(model.base_model.named_children()) and not {"pooler", "mask_token"}.intersection(parts)
+    children = dict(model.base_model.named_children())
+    if parts[0] not in children or {"pooler", "mask_token"}.intersection(parts):
+        return False
+    # A head class may hold its backbone's parts itself, beside the head.
+    return model.base_model is not model or "For" not in type(model).__name__ or bool(attention_modules(children[parts[0]]))
 
 
 def _tanhmax_config_class(upstream: type[PreTrainedConfig], name: str) -> type[PreTrainedConfig]:
@@ -363,6 +372,10 @@ def _with_weights_of(
         raise ValueError(
             f"{type(source).__name__} and {target.__name__} differ in their weights: {some([*missing, *report['unexpected_keys']])}"
         )
+    parameters = dict(made.named_parameters())
+    for name, parameter in source.named_parameters():
+        if name in parameters:
+            parameters[name].requires_grad_(parameter.requires_grad)
     for name, value in vars(source).items():
         if name.endswith("_config") and value is not None:  # of generation, and of what else the class reads from a file
             setattr(made, name, value)

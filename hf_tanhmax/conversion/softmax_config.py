@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from ..checkpoint import unknown_type, written_by_newer
 from ..errors import one_line
 from ..models.architectures import upstream_type
+from ..models.family import TanhMaxFields
 
 # The arguments of `from_pretrained` that say where a repository is, for its config as for its weights.
 HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -51,6 +52,22 @@ def refusals_in_words(name: str, config: Mapping[str, Any]) -> Iterator[None]:
         newer = written_by_newer(config)
         reason = f"Transformers {newer} wrote it, and {transformers.__version__} is installed: upgrade Transformers" if newer else "mend it"
         raise ValueError(f"{name} has a config that cannot be: {one_line(error)}; {reason}") from error
+
+
+def refuse_tanhmax_parts(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a model with parts that are TanhMax already, which have settings of their own and would keep them.
+
+    Raises:
+        ValueError: there are.
+    """
+    for key, part in vars(config).items():
+        if isinstance(part, TanhMaxFields):
+            raise ValueError(
+                f"the {key} of {name} is a TanhMax model already ({part.model_type}), with settings of its own: put the whole together "
+                "from softmax models (hf_tanhmax.to_softmax), and convert that"
+            )
+        if isinstance(part, PreTrainedConfig):
+            refuse_tanhmax_parts(name, part)
 
 
 def of_other_code(name: str, kind: object) -> ValueError:

@@ -13,6 +13,7 @@ import contextlib
 import difflib
 import functools
 import importlib.util
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from .family import HEADS, OTHER_HEADS, UPSTREAM_TYPES, TanhMaxFields, tanhmax_class
 
 PREFIX, STEM = "tanhmax_", "TanhMax"
+MAKING = threading.RLock()  # a class is made once, whichever threads ask for it
 MADE_HEADS: dict[tuple[type[PreTrainedModel], type[PreTrainedConfig]], Any] = {}
 
 # For each kind of processor but image processors, the table of Transformers that has one for a config class. They are exported, and not
@@ -68,7 +70,6 @@ def register_types() -> None:
         AutoConfig.register(made.model_type, made, exist_ok=True)
 
 
-@functools.cache
 def config_of(model_type: str) -> Any:
     """The TanhMax config class of a model type of Transformers, with its heads and processors registered.
 
@@ -80,9 +81,15 @@ def config_of(model_type: str) -> Any:
     """
     if model_type not in CONFIG_MAPPING_NAMES:
         raise ValueError(f"{model_type!r} is no model type of Transformers {transformers.__version__}: {nearest_type(model_type)}")
+    with MAKING:
+        return _made_config(model_type)
+
+
+@functools.cache
+def _made_config(model_type: str) -> Any:
     upstream: Any = CONFIG_MAPPING[model_type]
     if upstream.model_type != model_type:  # some types are other words for another
-        return config_of(upstream.model_type)
+        return _made_config(upstream.model_type)
     contents = {
         "__module__": __name__,
         "__doc__": f"A `{upstream.__name__}` with the TanhMax settings; see `TanhMaxFields` and `TanhMaxSettings` for what they mean.",
@@ -110,6 +117,11 @@ def head_of(upstream: Any, config_class: type[PreTrainedConfig]) -> Any:
         upstream: a class of Transformers.
         config_class: the TanhMax config of its type.
     """
+    with MAKING:
+        return _made_head(upstream, config_class)
+
+
+def _made_head(upstream: Any, config_class: type[PreTrainedConfig]) -> Any:
     if (upstream, config_class) not in MADE_HEADS:
         contents = {"__module__": __name__, "__doc__": f"`{upstream.__name__}` with TanhMax attention."}
         made = type(STEM + upstream.__name__, (upstream,), contents)
@@ -131,6 +143,8 @@ def class_named(name: str) -> Any:
         return config_of(upstream.model_type)
     if isinstance(upstream, type) and issubclass(upstream, PreTrainedModel) and isinstance(upstream.config_class, type):
         return head_of(upstream, config_of(upstream.config_class.model_type))
+    if upstream is not None:
+        raise AttributeError(f"there is no {name}, as {wanted} of Transformers is no model or config of an architecture")
     close = difflib.get_close_matches(wanted, dir(transformers), 1) if wanted != name else []
     hint = f", or is it {STEM}{close[0]}?" if close else ""
     lacking = f"Transformers {transformers.__version__} has no {wanted}"

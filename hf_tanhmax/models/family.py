@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from ..integration.model_names import converted_name
-from ..integration.patching import attention_modules, own
+from ..integration.patching import ConfigView, attention_modules, modules_by_layer, own
 from ..integration.registration import EAGER, FUSED, SCORE_BIAS
 from ..settings import TanhMaxSettings, check_refitted, fitted_to
 from .bundle import CODE_FILE, source
@@ -115,6 +115,15 @@ class TanhMaxFields:
     def _attn_implementation(self, value: str | dict[str, str] | None) -> None:
         IMPLEMENTATION.fset(self, value)
 
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a config.json says; the settings of a whole model are also those of a part of it, which is loaded alone."""
+        values, left = super().get_config_dict(*args, **kwargs)  # type: ignore[misc]
+        part = values.get(getattr(cls, "base_config_key", ""))
+        if isinstance(part, dict):
+            part.update({name: values[name] for name in (*SETTINGS, "tanhmax_refitted_polarity") if name in values})
+        return values, left
+
     def to_dict(self) -> dict[str, Any]:
         """The config as a dictionary, which names a shift, softmax parts and a refitted polarity only where they are."""
         values = super().to_dict()  # type: ignore[misc]
@@ -163,6 +172,8 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
             _refuse_edited(config, config_class)
             upstream(self, config, *args, **kwargs)
             own(self)
+            _name_layers(self)
+            _refuse_to_save_parts(self)
             self.add_model_tags(TAGS)
             _share_out_score_biases(self)
             of_softmax = config.model_type != str(type(config).model_type)
@@ -202,6 +213,30 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
         return cls
 
     return _decorate
+
+
+def _name_layers(model: PreTrainedModel) -> None:
+    """Have the config name layers that were counted, where a model has several lists of them: another head counts others."""
+    paths = list(modules_by_layer(model))
+    chosen = model.config.tanhmax_layers
+    if chosen is not None and len({path.rpartition(".")[0] for path in paths}) > 1:
+        named = [path.removeprefix(f"{model.base_model_prefix}.") for path in paths]
+        model.config.tanhmax_layers = [named[each] if isinstance(each, int) else each for each in chosen]
+
+
+def _refuse_to_save_parts(model: PreTrainedModel) -> None:
+    """Have parts of a model refuse to be saved alone whose configs hold no settings, as they would be loaded as softmax models."""
+    plain = (part for part in model.modules() if isinstance(part, PreTrainedModel) and not isinstance(part.config, TanhMaxFields))
+    for part in plain:
+        if any(isinstance(getattr(module, "config", None), ConfigView) for module in part.modules()):
+            vars(part)["save_pretrained"] = functools.partial(_refuse_part, type(part).__name__, type(model).__name__)
+
+
+def _refuse_part(part: str, whole: str, *_: object, **__: object) -> None:
+    raise ValueError(
+        f"this {part} is a part of a {whole}, and its config holds no TanhMax settings, so that it would be loaded as a softmax model: "
+        "save the whole, or hf_tanhmax.convert the part of the softmax model, and save that"
+    )
 
 
 def _refuse_edited(config: PreTrainedConfig, config_class: type[PreTrainedConfig]) -> None:

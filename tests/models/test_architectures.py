@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from families import CONFIGS, FAMILIES, TINY, assert_same, auto_heads, heads, ru
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 import hf_tanhmax
 from hf_tanhmax.integration.patching import attention_modules
@@ -175,7 +177,7 @@ def test_processors_of_the_upstream_type():
     assert transformers.FEATURE_EXTRACTOR_MAPPING[architectures.config_of("whisper")] is transformers.WhisperFeatureExtractor
     assert transformers.PROCESSOR_MAPPING[architectures.config_of("clip")] is transformers.CLIPProcessor
     assert transformers.TOKENIZER_MAPPING[architectures.config_of("bert")] is transformers.BertTokenizer
-    assert transformers.IMAGE_PROCESSOR_MAPPING[architectures.config_of("clip")]["pil"] is transformers.CLIPImageProcessorPil
+    assert IMAGE_PROCESSOR_MAPPING[architectures.config_of("clip")]["pil"] is transformers.CLIPImageProcessorPil
 
 
 @pytest.mark.parametrize(
@@ -254,3 +256,27 @@ def test_tables_of_class_names_have_the_types():
         assert [each.removeprefix("TanhMax") for each in classes] == [
             *((found,) if isinstance(found := tables[name]["whisper"], str) else found)
         ]
+
+
+@pytest.mark.parametrize("name", ["PreTrainedModel", "AutoModel", "CLIPProcessor", "Trainer"])
+def test_a_class_of_no_architecture(name):
+    with pytest.raises(
+        AttributeError, match=f"there is no TanhMax{name}, as {name} of Transformers is no model or config of an architecture"
+    ):
+        getattr(hf_tanhmax, f"TanhMax{name}")
+
+
+def test_threads_get_the_same_class():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            for name in ("TanhMaxMptConfig", "TanhMaxGPTNeoXForCausalLM", "TanhMaxStableLmModel"):
+                found = list(pool.map(lambda wanted: getattr(hf_tanhmax, wanted), [name] * 6))
+                assert len(set(found)) == 1
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_names_are_listed():
+    assert {"TanhMaxQwen3ForCausalLM", "PolarityCallback", "convert"} <= set(dir(hf_tanhmax))

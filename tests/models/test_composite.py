@@ -143,3 +143,74 @@ def test_softmax_parts_that_are_not_there():
         hf_tanhmax.use_tanhmax(pooled(), settings)
     with pytest.raises(ValueError, match="'clip' has none"):
         hf_tanhmax.convert(clip(), softmax_parts=["resampler"])
+
+
+def bart(cls="BartForConditionalGeneration"):
+    sizes = {"d_model": 24, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 3, "decoder_attention_heads": 3}
+    config = transformers.BartConfig(**sizes, encoder_ffn_dim=13, decoder_ffn_dim=13, vocab_size=50, max_position_embeddings=20)
+    torch.manual_seed(0)
+    return getattr(transformers, cls)(config).eval()
+
+
+def test_a_part_alone_would_be_loaded_as_softmax_and_is_not_saved(tmp_path):
+    model = hf_tanhmax.convert(clip())
+    for whole in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(
+            ValueError, match=r"this CLIPVision.* is a part of a TanhMaxCLIPModel, .* loaded as a softmax model: save the whole"
+        ):
+            whole.vision_model.save_pretrained(tmp_path)
+    half = hf_tanhmax.convert(clip(), layers=["text_model"])
+    half.vision_model.save_pretrained(tmp_path)  # which is softmax
+    hf_tanhmax.TanhMaxBertModel(hf_tanhmax.TanhMaxBertConfig(**SIZES, vocab_size=50)).encoder  # noqa: B018
+
+
+def test_layers_that_were_counted_are_those_for_another_head(tmp_path):
+    """The first layer of BART is one of its encoder; of its causal head it would be one of the decoder."""
+    model = hf_tanhmax.convert(bart(), layers=[0])
+    assert list(model.config.tanhmax_layers) == ["encoder.layers.0"]
+    model.save_pretrained(tmp_path)
+    assert polarities(transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)) == polarities(model)
+    with pytest.raises(ValueError, match="no attention module of 'bart' is in 'encoder"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_a_part_that_is_loaded_alone_has_the_settings_of_the_whole(tmp_path):
+    hf_tanhmax.convert(clip(), polarity=0.25).save_pretrained(tmp_path)
+    part = hf_tanhmax.TanhMaxCLIPVisionModel.from_pretrained(tmp_path)
+    assert set(polarities(part)) == {0.25}
+
+
+def test_parts_that_are_tanhmax_already_are_not_converted(tmp_path):
+    whole = transformers.EncoderDecoderModel(
+        transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+            *(hf_tanhmax.TanhMaxBertConfig(**SIZES, vocab_size=50) for _ in range(2))
+        )
+    )
+    whole.save_pretrained(tmp_path)
+    for source in (whole, str(tmp_path)):
+        with pytest.raises(ValueError, match=r"the encoder of .* is a TanhMax model already \(tanhmax_bert\)"):
+            hf_tanhmax.convert(source, polarity=0.5)
+
+
+def test_what_is_frozen_stays_so():
+    softmax = clip()
+    softmax.text_model.requires_grad_(False)
+    model = hf_tanhmax.convert(softmax, polarity=0.0)
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == {
+        name for name, value in softmax.named_parameters() if value.requires_grad
+    }
+
+
+def test_a_new_head_beside_the_parts_of_a_backbone(tmp_path, caplog):
+    clip().save_pretrained(tmp_path)
+    model = hf_tanhmax.convert(tmp_path, transformers.AutoModelForImageClassification, polarity=0.0)
+    assert type(model).__name__ == "TanhMaxCLIPForImageClassification"
+    assert "has no weights for classifier" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("thing", "name"), [(None, "NoneType"), (transformers.BertModel, "type"), (transformers.BertConfig(), "BertConfig")]
+)
+def test_things_that_are_no_model(thing, name):
+    with pytest.raises(TypeError, match=f"convert takes a name, a folder or a live model of Transformers, but got {name}"):
+        hf_tanhmax.convert(thing)
