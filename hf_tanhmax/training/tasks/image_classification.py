@@ -179,7 +179,7 @@ def _digits() -> dict[str, Dataset]:
     from sklearn.model_selection import train_test_split
 
     found = load_digits()
-    images = [Pillow.fromarray(np.uint8(np.clip(pixels * 16, 0, 255))) for pixels in found.images]
+    images = [Pillow.fromarray(np.clip(pixels * 16, 0, 255).astype(np.uint8)) for pixels in found.images]
     split = train_test_split(range(len(images)), test_size=DIGITS_TEST_SHARE, random_state=DIGITS_SEED, stratify=found.target)
     features = Features({"image": Image(), "label": Value("int64")})
     return {
