@@ -204,7 +204,7 @@ def _check_calibration(options: argparse.Namespace) -> None:
     pictures, kind = Path(options.calibrate).is_dir(), _model_type(Path(options.source))
     known = kind in ("bert", "llama", "vit")  # of others it shows when the model is made
     if known:
-        options.plan.for_model(alignable=kind != "llama")
+        options.plan.for_model(alignable=kind == "bert" or (kind == "vit" and options.polarity is not None))
     if known and pictures != (kind == "vit"):
         wanted = "a folder of pictures" if kind == "vit" else "a file of texts"
         raise ValueError(f"a model of type {kind!r} is calibrated with {wanted}, but --calibrate is {options.calibrate}")

@@ -149,7 +149,7 @@ def _forget_partial(out: Path) -> None:
 
 def _calibrated(options: argparse.Namespace, model: PreTrainedModel) -> ConversionReport:
     plan, partial = options.plan, _partial(Path(options.out))
-    plan = plan.for_model(alignable=aligns_by_default(model))
+    plan = plan.for_model(alignable=aligns_by_default(model, plan.polarity))
     folder = None if plan.refit is False else partial
     try:
         return calibrate(

@@ -79,10 +79,10 @@ def convert(
         shift: as in `TanhMaxSettings`; `"balanced"` keeps much more of what a softmax model computed, at a polarity well below 1. Of a
             model that is calibrated but cannot be aligned None is `"balanced"`.
         calibrate: unlabelled inputs, such as 256 texts in all: texts, pictures, a `datasets.Dataset`, or batches. Where keys and values
-            have biases and are neither rotated nor normalised (BERT, ViT, CLIP, BART), the model is aligned with them: what it computes at
-            polarity 0 stays, and a live model shares the biases. Any other (LLaMA, T5), or one with a balanced shift, gets its output
-            projections refitted where its layers can be run one at a time, and shares no projections of attention with a live model. The
-            last tenth is held out to measure with.
+            have biases and are neither rotated nor normalised (BERT, CLIP, BART), the model is aligned with them: what it computes at
+            polarity 0 stays, and a live model shares the biases. Any other (LLaMA, T5, and a model of images unless a polarity is given),
+            or one with a balanced shift, gets its output projections refitted where its layers can be run one at a time, and shares no
+            projections of attention with a live model. The last tenth is held out to measure with.
         balance: the mass of negative weights over that of positive ones that calibration aims at, in (0, 1].
         refit: whether output projections are refitted, which then belong to the polarity; None as `calibrate` says.
         transfer_steps: steps of attention transfer, after which queries and keys belong to the polarity; 60 to 120 are usual, 0 for none.
@@ -107,13 +107,13 @@ def convert(
         source = os.fspath(model) if isinstance(model, str | os.PathLike) else model.config.name_or_path
         place = {key: kwargs[key] for key in HUB if key in kwargs}
         batches = calibration_batches(made, calibrate, processor, source=source, place=place)
-        plan = plan.for_model(alignable=aligns_by_default(made))
+        plan = plan.for_model(alignable=aligns_by_default(made, polarity))
         if not isinstance(model, str | os.PathLike) and (plan.refit is not False or plan.transfer_steps):
             _own_projections(made)
         report = calibrate_model(made, batches, balance=balance, refit=plan.refit, transfer_steps=transfer_steps)
         logger.info("the %s %s", type(made).__name__, report.describe())
     elif made.config.tanhmax_polarity not in (0, LEARNED) and made.config.tanhmax_shift is None:
-        _warn_uncalibrated(alignable=aligns_by_default(made))
+        _warn_uncalibrated(alignable=aligns_by_default(made, polarity))
     return made
 
 
@@ -170,7 +170,7 @@ def _decided(plan: Plan, make: Callable[[PreTrainedConfig], PreTrainedModel], co
         return plan.for_model(alignable=True)
     with torch.device("meta"):
         skeleton = make(copy.deepcopy(config))
-    return plan.for_model(alignable=aligns_by_default(skeleton))
+    return plan.for_model(alignable=aligns_by_default(skeleton, plan.polarity))
 
 
 @functools.cache

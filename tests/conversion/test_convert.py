@@ -359,7 +359,7 @@ def unlabelled(family):
     return [{"input_ids": text(5, 9)}, {"input_ids": text(5, 11)[:, :7]}]
 
 
-@pytest.mark.parametrize("family", ["bert"])
+@pytest.mark.parametrize("family", ["bert", "vit"])
 @pytest.mark.parametrize("live", [False, True], ids=["by name", "live"])
 def test_aligned(family, live, tmp_path, caplog):
     """It is at polarity 1, with the biases that `align` gives; at polarity 0 it computes what it computed."""
@@ -368,7 +368,7 @@ def test_aligned(family, live, tmp_path, caplog):
     plain = convert(tiny_model(UPSTREAM[family]), layers=[0, 2])
     align(plain, split(unlabelled(family)).fitted, balance=0.4)
     caplog.clear()
-    model = convert(source, layers=[0, 2], calibrate=unlabelled(family), balance=0.4)
+    model = convert(source, layers=[0, 2], calibrate=unlabelled(family), balance=0.4, polarity=1.0)
     assert "polarity above 0" not in caplog.text
     assert model.config.tanhmax_settings == TanhMaxSettings(layers=(0, 2))
     assert_same(run(model, inputs_for(family)), run(plain, inputs_for(family)), **EXACT)
