@@ -15,7 +15,8 @@ from hf_tanhmax.models.architectures import class_named
 from hf_tanhmax.models.remote_code import CODE_FILE
 
 CASES = {case.name: case for case in ARCHITECTURES}
-MIXTRAL = Architecture("Mixtral", "MixtralModel", {**DECODER, "num_local_experts": 2, "num_experts_per_tok": 1})
+EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size": 16}  # torch's product by groups wants rows of 16 bytes
+MIXTRAL = Architecture("Mixtral", "MixtralModel", {**DECODER, **EXPERTS})
 PUBLISHED = {
     "qwen3": (CASES["Qwen3"], "AutoModelForCausalLM"),
     "gemma3_text": (CASES["Gemma 3"], "AutoModelForCausalLM"),
