@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..functional import Shift, check_polarity
 from ..settings import Refitted, TanhMaxSettings, check_refitted, fitted_to
-from .detection.attention_facts import attention_facts
+from .detection.attention_facts import attention_facts, softmax_parts
 from .model_names import rename_patched
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
 from .serving import put_off_updates, update_at_once
@@ -316,15 +316,6 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Patchab
         if settings.heads[-1] >= fewest:
             raise ValueError(f"there is no head {settings.heads[-1]}: the chosen layers have {fewest} heads, counted from 0")
     return modules
-
-
-def softmax_parts(model: nn.Module) -> dict[str, list[str]]:
-    """The modules of a model that compute softmax attention themselves, where no patch reaches them: names of classes, and their paths."""
-    found: dict[str, list[str]] = {}
-    for path, module in model.named_modules():
-        if attention_facts(module).bypasses:
-            found.setdefault(type(module).__name__, []).append(path)
-    return dict(sorted(found.items()))
 
 
 def _check_softmax_parts(kind: str, bypassing: dict[str, list[str]], settings: TanhMaxSettings) -> None:
