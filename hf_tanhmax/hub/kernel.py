@@ -11,10 +11,11 @@ that was read pins what is run.
 """
 
 import base64
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..errors import some
 from ..models.bundle import MODULES, TRITON, digest, joined, own_version
 
 BACKENDS = ("cpu", "cuda", "rocm", "xpu", "metal")  # of torch; the code is the same, and does without Triton where there is none
-VERSION = 1  # the branch `v1`, which Transformers loads unless a revision is named
+VERSION, BRANCH = 1, "v1"  # which Transformers loads unless a revision is named
 NAME, ENTRY_FILE, KERNEL_FILE, METADATA = "tanhmax", "__init__.py", "tanhmax.py", "metadata.json"
 OWN = re.compile(r'^VERSION = "([^"\n]+)"\nDIGEST = "([0-9a-f]{64})"[^\n]*\n', re.MULTILINE)
 
@@ -54,6 +55,7 @@ hf_tanhmax {version} wrote this. Licence: Apache-2.0.
 """
 
 import base64
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -112,6 +114,7 @@ architecture that never asks the attention interface ignores the kernel without 
 '''
 
 
+@functools.cache
 def kernel_source() -> str:
     """The text of `tanhmax.py`."""
     body = f"\n{joined(KERNEL_MODULES, conditions=CONDITIONS)}\n"
@@ -125,8 +128,7 @@ def write_kernel(into: Path, *, repo_id: str) -> None:
         into: an empty folder.
         repo_id: the repository, which its card names.
     """
-    code = kernel_source().encode()
-    entry = ENTRY.format(version=own_version(), code=_encoded(code)).encode()
+    code, entry = _own_files()
     (into / "README.md").write_text(CARD.format(version=own_version(), repo=repo_id), encoding="utf-8")
     for backend in BACKENDS:
         folder = into / "build" / f"torch-{backend}"
@@ -146,9 +148,14 @@ def write_kernel(into: Path, *, repo_id: str) -> None:
         (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
 
 
-def is_kernel(folder: Path) -> bool:
-    """Whether a folder holds a kernel repository, or something that looks like one."""
-    return any(folder.glob(f"build/*/{METADATA}"))
+def builds_in(paths: Iterable[str]) -> list[str]:
+    """The names of the builds among the files of a repository."""
+    return sorted({path.split("/")[1] for path in paths if path.startswith("build/") and path.count("/") > 1})
+
+
+def is_own(path: Path) -> bool:
+    """Whether a `tanhmax.py` says that this package wrote it, of whatever version and unaltered or not."""
+    return OWN.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 def check_kernel(folder: Path) -> list[Finding]:
@@ -174,18 +181,22 @@ def _check_build(build: Path) -> Iterator[Finding]:
             yield Finding("error", subject, f"{some(names)} {say}; do not load it, and push the kernel again")
     if altered or missing or unknown:
         return
-    found = OWN.search((build / KERNEL_FILE).read_text(encoding="utf-8")) if (build / KERNEL_FILE).is_file() else None
+    found = OWN.search((build / KERNEL_FILE).read_text(encoding="utf-8", errors="replace")) if KERNEL_FILE in files else None
     if found is None:
         yield Finding("error", subject, f"is no TanhMax kernel: hf-tanhmax writes a {KERNEL_FILE} that says its version and digest")
         return
-    own = _encoded((build / KERNEL_FILE).read_bytes()) == _encoded(kernel_source().encode())
-    entry = ENTRY.format(version=own_version(), code=_encoded(kernel_source().encode())).encode()
-    if own and (build / ENTRY_FILE).read_bytes() == entry:
+    if ((build / KERNEL_FILE).read_bytes(), (build / ENTRY_FILE).read_bytes()) == _own_files():
         yield Finding("ok", subject, "is exactly what this version writes")
     elif found[1] != own_version():
         yield Finding("warning", subject, f"says that hf_tanhmax {found[1]} wrote it, and this is {own_version()}; push the kernel again")
     else:
         yield Finding("error", subject, f"says that hf_tanhmax {found[1]} wrote it, but is not what this {found[1]} writes; push it again")
+
+
+def _own_files() -> tuple[bytes, bytes]:
+    """`tanhmax.py` and the `__init__.py` that checks it, as this version writes them."""
+    code = kernel_source().encode()
+    return code, ENTRY.format(version=own_version(), code=_encoded(code)).encode()
 
 
 def _digests(path: Path) -> dict[str, str]:
