@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import CONFIG
 from ..doctor.report import Finding
 from ..errors import some
 from ..models.bundle import MODULES, TRITON, digest, joined, own_version
@@ -69,12 +70,16 @@ def _digest(name: str) -> str:
 
 def _check() -> None:
     files = (json.loads((FOLDER / "metadata.json").read_text(encoding="utf-8")).get("digest") or {{}}).get("files") or {{}}
-    for name, expected in (("__init__.py", files.get("__init__.py")), ("tanhmax.py", CODE), ("tanhmax.py", files.get("tanhmax.py"))):
-        if expected is None:
-            raise ImportError(f"metadata.json of this TanhMax kernel has no digest of {{name}}, so it is not run: pin a commit that was read")
-        if _digest(name) != expected:
-            raise ImportError(f"{{name}} of this TanhMax kernel is not the file whose digest its metadata have, so it is not run: delete it "
-                              "from the cache and load it again, or pin a commit that was read")
+    for name, own in (("__init__.py", None), ("tanhmax.py", CODE)):
+        if name not in files:
+            raise ImportError(
+                f"metadata.json of this TanhMax kernel has no digest of {{name}}, so it is not run: pin a commit that was read"
+            )
+        if _digest(name) != files[name] or own not in (None, files[name]):
+            raise ImportError(
+                f"{{name}} of this TanhMax kernel is not the file whose digest its metadata have, so it is not run: delete it from "
+                "the cache and load it again, or pin a commit that was read"
+            )
 
 
 _check()
@@ -84,7 +89,7 @@ from .tanhmax import flash_attn_forward, supports_flash_attn, tanhmax, tanhmax_a
 __all__ = ["flash_attn_forward", "supports_flash_attn", "tanhmax", "tanhmax_attention"]
 '''
 
-CARD = '''\
+CARD = """\
 ---
 library_name: kernels
 license: apache-2.0
@@ -96,8 +101,8 @@ tags:
 
 # TanhMax attention as a kernel
 
-Attention weights with a sign, w_i = sinh(a_i) / sum_j cosh(a_j), for any architecture of Transformers that asks its attention interface, where
-hf_tanhmax is not installed. Written by hf_tanhmax {version}.
+Attention weights with a sign, w_i = sinh(a_i) / sum_j cosh(a_j), for any architecture of Transformers that asks its attention interface,
+where hf_tanhmax is not installed. Written by hf_tanhmax {version}.
 
 ```python
 from transformers import AutoModel  # with the `kernels` package: pip install "transformers[kernels]"
@@ -105,13 +110,14 @@ from transformers import AutoModel  # with the `kernels` package: pip install "t
 model = AutoModel.from_pretrained("google-bert/bert-base-uncased", attn_implementation="{repo}", allow_all_kernels=True)
 ```
 
-`"{repo}@COMMIT"` pins a commit that was read. Settings are attributes of the config that the attention modules have (of a model of several
-parts, such as CLIP, `config.vision_config`): `config.tanhmax_polarity = 0.2` and `config.tanhmax_shift = "balanced"`, `config.tanhmax_heads`.
+`"{repo}@COMMIT"` pins a commit that was read. Settings are attributes of the config that the attention modules have (of a model of
+several parts, such as CLIP, `config.vision_config`): `model.config.tanhmax_polarity = 0.2`, `model.config.tanhmax_shift = "balanced"`,
+`model.config.tanhmax_heads = [0, 1]`.
 
 **It is no checkpoint format.** `save_pretrained` forgets the kernel, so that what it saves loads as softmax unless `attn_implementation` is
 given again. `hf_tanhmax.convert` makes a checkpoint that remembers it. A model part of which computes softmax by itself is refused; an
 architecture that never asks the attention interface ignores the kernel without a word, as it ignores every other.
-'''
+"""
 
 
 @functools.cache
@@ -156,6 +162,11 @@ def builds_in(paths: Iterable[str]) -> list[str]:
 def is_own(path: Path) -> bool:
     """Whether a `tanhmax.py` says that this package wrote it, of whatever version and unaltered or not."""
     return OWN.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+
+
+def is_kernel(folder: Path) -> bool:
+    """Whether a folder is that of a kernel repository, or looks like one, and not of a model."""
+    return any(folder.glob("build/torch*")) and not (folder / CONFIG).exists()
 
 
 def check_kernel(folder: Path) -> list[Finding]:

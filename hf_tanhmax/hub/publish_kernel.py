@@ -3,13 +3,17 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import huggingface_hub
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from packaging.version import Version
 
 from ..choices import check_repository, usable_token
 from .errors import HubError, in_a_sentence
 from .kernel import BRANCH, KERNEL_FILE, builds_in, check_kernel, is_own, write_kernel
 from .push import Publisher, full_name, say
+
+OLDEST_HUB = "2.3"  # whose commits may be of a kernel
 
 
 def push_kernel(
@@ -35,8 +39,12 @@ def push_kernel(
         The address of the commit on `v1`, whose hash pins the kernel: `attn_implementation="owner/name@HASH"`.
 
     Raises:
-        HubError: what the user can mend, in one sentence; or the repository holds a kernel of somebody else.
+        HubError: what the user can mend, in one sentence, such as a `huggingface_hub` that is too old, or a repository that holds a kernel
+            of somebody else.
     """
+    if Version(huggingface_hub.__version__) < Version(OLDEST_HUB):
+        have = huggingface_hub.__version__
+        raise HubError(f'huggingface_hub {have} cannot publish kernels: pip install "huggingface_hub>={OLDEST_HUB}"')
     token = usable_token(token)
     api = HfApi(token=token, library_name="hf-tanhmax")
     repo_id = full_name(api, repo_id)
@@ -79,7 +87,9 @@ def verify_kernel(repo_id: str, *, revision: str = BRANCH, token: str | None = N
         raise HubError(f"{repo_id} holds no kernel at {revision}: publish one with `hf-tanhmax push-kernel {repo_id}`")
     wrong = [finding for finding in findings if finding.level != "ok"]
     if wrong:
-        raise HubError(f"{repo_id} at {revision} is not what this version writes: " + "; ".join(f"{each.subject} {each.sentence}" for each in wrong))
+        raise HubError(
+            f"{repo_id} at {revision} is not what this version writes: " + "; ".join(f"{each.subject} {each.sentence}" for each in wrong)
+        )
     return commit
 
 
@@ -96,5 +106,6 @@ def _refuse_another(api: HfApi, repo_id: str) -> None:
                 if name in paths and is_own(Path(api.hf_hub_download(repo_id, name, repo_type="kernel", revision=revision))):
                     continue
                 raise HubError(
-                    f"{repo_id} holds a kernel that hf-tanhmax did not write (build/{build} at {revision}): take another name, or delete it there"
+                    f"{repo_id} holds a kernel that hf-tanhmax did not write (build/{build} at {revision}): take another name, or delete "
+                    "it there"
                 )

@@ -122,8 +122,8 @@ def _check_place_of_settings(model: PreTrainedModel, own: list[nn.Module]) -> No
             if getattr(each.config, name, None) != getattr(config, name):
                 where = parts.get(id(each.config), type(each.config).__name__)
                 raise ValueError(
-                    f"{name} was set on the config of the whole {type(model).__name__}, where {type(each).__name__} does not look: set it on "
-                    f"config.{where}"
+                    f"{name} was set on the config of the whole {type(model).__name__}, where {type(each).__name__} does not look: set it "
+                    f"on config.{where}"
                 )
 
 
@@ -143,8 +143,8 @@ def _check_whole(model: PreTrainedModel, own: list[nn.Module]) -> None:
 @functools.cache
 def _say_forgotten(name: str) -> None:
     warnings.warn(
-        f'the attention of this model is TanhMax because of attn_implementation="{name}", which save_pretrained forgets: what it saves loads '
-        "as softmax unless that is given again. For a checkpoint that remembers it, install hf_tanhmax and save "
+        f'the attention of this model is TanhMax because of attn_implementation="{name}", which save_pretrained forgets: what it saves '
+        "loads as softmax unless that is given again. For a checkpoint that remembers it, install hf_tanhmax and save "
         f"hf_tanhmax.convert(model); config.json keeps a note ({KERNEL_NOTE}), which hf-tanhmax doctor reads",
         stacklevel=4,
     )

@@ -67,6 +67,11 @@ class ConfigView:
                 'attn_implementation is None, for which Transformers makes no mask, so padding would be seen; set it to "sdpa" or "eager"'
             )
         if name not in FUNCTIONS:
+            if "/" in name:
+                raise ValueError(
+                    f'attn_implementation="{name}" is a kernel of the Hub, but this layer is set to TanhMax by itself; use "sdpa" (fast) '
+                    'or "eager" (returns weights)'
+                )
             raise ValueError(
                 f'attn_implementation="{name}" computes softmax, but this layer is set to TanhMax; use "sdpa" (fast) or "eager" '
                 "(returns weights), or restore the model first"

@@ -1,14 +1,17 @@
 """`push_kernel` against a Hub on loopback: what arrives and where, what is refused, and what `verify_kernel` says of it."""
 
+import huggingface_hub
 import pytest
 from huggingface_hub import HfApi
 from loopback.repositories import Blob
 from loopback.server import OWNER_TOKEN, READER_TOKEN, STRANGER_TOKEN, UNKNOWN_TOKEN
+from packaging.version import Version
 from publishable import asks_by_an_old_name
 
 from hf_tanhmax import __version__
 from hf_tanhmax.hub import HubError, push_kernel, verify_kernel
 from hf_tanhmax.hub.kernel import BACKENDS, kernel_source
+from hf_tanhmax.hub.publish_kernel import OLDEST_HUB
 
 pytestmark = asks_by_an_old_name
 REPO, STORED = "owner/tanhmax", "kernels/owner/tanhmax"
@@ -27,6 +30,18 @@ def altered(hub, path, change, revision="v1"):
     repository.commit(revision, files if content is None else files | {path: Blob(content, large=False)}, "altered")
 
 
+publishes = pytest.mark.skipif(
+    Version(huggingface_hub.__version__) < Version(OLDEST_HUB), reason=f"huggingface_hub is older than {OLDEST_HUB}"
+)
+
+
+def test_a_library_that_is_too_old(hub_here, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "__version__", "2.2.0")
+    with pytest.raises(HubError, match=r'huggingface_hub 2.2.0 cannot publish kernels: pip install "huggingface_hub>=2.3"'):
+        push_kernel(REPO)
+
+
+@publishes
 def test_it_arrives_on_main_and_on_its_version(hub_here, capfd):
     url = push_kernel(REPO, message="First")
     assert set(kernel_files(hub_here)) == FILES | {".gitattributes", "README.md"}
@@ -41,22 +56,25 @@ def test_it_arrives_on_main_and_on_its_version(hub_here, capfd):
     assert "It is no checkpoint format" in said
 
 
+@publishes
 def test_the_same_again_is_no_commit(hub_here, capfd):
     assert push_kernel(REPO) == push_kernel("tanhmax")
     assert hub_here.titles(STORED) == ["initial commit", "Publish a kernel with hf_tanhmax"]
     assert "nothing has changed since" in capfd.readouterr().err
 
 
+@publishes
 def test_private(hub_here):
     push_kernel(REPO, private=True)
     assert hub_here.store.repositories[STORED].private
     push_kernel(REPO)
-    with pytest.raises(HubError, match="exists and is private: change that at .*/kernels/owner/tanhmax/settings"):
+    with pytest.raises(HubError, match=r"exists and is private: change that at .*/kernels/owner/tanhmax/settings"):
         push_kernel(REPO, private=False)
     with pytest.raises(HubError, match="sees no repository owner/tanhmax"):
         verify_kernel(REPO, token=STRANGER_TOKEN)
 
 
+@publishes
 def test_what_an_earlier_push_left_is_deleted(hub_here):
     push_kernel(REPO)
     mine = b'VERSION = "0.0.1"\nDIGEST = "' + b"0" * 64 + b'"\n'
@@ -67,6 +85,7 @@ def test_what_an_earlier_push_left_is_deleted(hub_here):
     assert set(kernel_files(hub_here)) == FILES | {".gitattributes", "README.md", "notes.txt"}
 
 
+@publishes
 @pytest.mark.parametrize("revision", ["main", "v1"])
 def test_a_kernel_of_somebody_else_is_not_replaced(hub_here, revision):
     api = HfApi(token=OWNER_TOKEN)
@@ -80,6 +99,7 @@ def test_a_kernel_of_somebody_else_is_not_replaced(hub_here, revision):
         assert hub_here.titles(STORED)[-1] == "theirs"
 
 
+@publishes
 @pytest.mark.parametrize(
     ("path", "change", "sentence"),
     [
@@ -99,6 +119,7 @@ def test_what_is_not_ours_is_not_verified(hub_here, path, change, sentence):
     assert verify_kernel(REPO, revision="main")
 
 
+@publishes
 def test_a_kernel_with_right_digests_of_other_code(hub_here, monkeypatch):
     own = kernel_source()
     for text, sentence in (
@@ -114,14 +135,16 @@ def test_a_kernel_with_right_digests_of_other_code(hub_here, monkeypatch):
             verify_kernel(REPO)
 
 
+@publishes
 def test_an_unknown_file(hub_here):
     push_kernel(REPO)
     repository = hub_here.store.repositories[STORED]
     repository.commit("v1", repository.resolve("v1")[1] | {"build/torch-cpu/sitecustomize.py": Blob(b"1", large=False)}, "more")
-    with pytest.raises(HubError, match="build/torch-cpu sitecustomize.py has no digest; do not load it"):
+    with pytest.raises(HubError, match=r"build/torch-cpu sitecustomize.py has no digest; do not load it"):
         verify_kernel(REPO)
 
 
+@publishes
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -140,6 +163,7 @@ def test_what_cannot_be(hub_here, arguments, sentence):
     assert hub_here.store.repositories == {}
 
 
+@publishes
 def test_there_is_no_kernel(hub_here):
     with pytest.raises(HubError, match="is no name of a repository"):
         verify_kernel("a/b/c")
