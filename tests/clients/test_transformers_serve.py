@@ -1,0 +1,102 @@
+"""`transformers serve` with a TanhMax checkpoint: over HTTP the tokens of `generate`, streamed or not, with continuous batching or without."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import torch
+from families import tiny_model
+from publishable import tokenizer
+
+from hf_tanhmax import TanhMaxLlamaForCausalLM
+
+pytestmark = pytest.mark.slow
+for name in ("fastapi", "uvicorn", "openai", "accelerate"):
+    pytest.importorskip(name, reason=f"{name} is not installed, which transformers serve needs")
+TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+PROMPTS = ["a b c", "h e l l o w o r l d", "z", "t a n h m a x t a n h m a x", "s e r v e", "q u i c k"]
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny model that ends at no token, with its tokenizer."""
+    folder = tmp_path_factory.mktemp("served")
+    model = tiny_model(TanhMaxLlamaForCausalLM, max_position_embeddings=256)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    words = tokenizer()
+    words.model_input_names, words.chat_template = ["input_ids", "attention_mask"], TEMPLATE
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint):
+    model, words = TanhMaxLlamaForCausalLM.from_pretrained(checkpoint).eval(), tokenizer()
+    found = {}
+    for prompt in PROMPTS:
+        tokens = words(f"{prompt} ", return_tensors="pt", add_special_tokens=False)["input_ids"]
+        output = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=TOKENS, do_sample=False)
+        found[prompt] = words.decode(output[0, tokens.shape[1] :], skip_special_tokens=True)
+    assert len(set(found.values())) > 3
+    return found
+
+
+@contextmanager
+def server(checkpoint, *options):
+    """The address of one, until the end of the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fixed = ("--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "error")
+    command = [sys.executable, "-W", "ignore", "-m", "hf_tanhmax.cli.serve", str(checkpoint), *fixed, *options]
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    with (checkpoint / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        yield answering(process, f"http://127.0.0.1:{port}", checkpoint)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answering(process, url, checkpoint):
+    """The address, once something answers there."""
+    for _ in range(1200):
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return url
+        except (urllib.error.URLError, ConnectionError):
+            assert process.poll() is None, (checkpoint / "log").read_text()
+            time.sleep(0.1)
+    raise AssertionError((checkpoint / "log").read_text())
+
+
+def asked(url, checkpoint, prompt, *, stream):
+    body = {"model": str(checkpoint), "messages": [{"role": "user", "content": prompt}], "max_tokens": TOKENS, "stream": stream}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        if not stream:
+            return json.loads(answer.read())["choices"][0]["message"]["content"]
+        lines = [line.decode().removeprefix("data: ").strip() for line in answer]
+    parts = [json.loads(line)["choices"][0]["delta"] for line in lines if line.startswith("{")]
+    return "".join(part.get("content") or "" for part in parts)
+
+
+@pytest.mark.parametrize("options", [(), ("--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "64")], ids=["alone", "batched"])
+def test_the_tokens_of_generate(checkpoint, expected, options):
+    with server(checkpoint, *options) as url, ThreadPoolExecutor(len(PROMPTS)) as clients:
+        for stream in (False, True):
+            found = dict(zip(PROMPTS, clients.map(lambda prompt: asked(url, checkpoint, prompt, stream=stream), PROMPTS), strict=True))
+            assert found == expected, (stream, (checkpoint / "log").read_text()[-2000:])
