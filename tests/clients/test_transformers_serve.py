@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from families import tiny_model
-from publishable import tokenizer
+from families import VOCABULARY, tiny_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from hf_tanhmax import TanhMaxLlamaForCausalLM
 
@@ -22,8 +23,17 @@ pytestmark = pytest.mark.slow
 for name in ("fastapi", "uvicorn", "openai", "accelerate"):
     pytest.importorskip(name, reason=f"{name} is not installed, which transformers serve needs")
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
-PROMPTS = ["a b c", "h e l l o w o r l d", "z", "t a n h m a x t a n h m a x", "s e r v e", "q u i c k"]
+PROMPTS = [
+    " ".join(f"w{number}" for number in range(start, stop)) for start, stop in ((3, 6), (7, 17), (20, 21), (3, 40), (50, 53), (31, 36))
+]
 TOKENS = 12
+
+
+def words():
+    """A tokenizer with a word for every token of the model."""
+    vocabulary = Tokenizer(models.WordLevel({f"w{number}": number for number in range(VOCABULARY)}, unk_token="w0"))
+    vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=vocabulary, pad_token="w0", chat_template=TEMPLATE)
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +43,18 @@ def checkpoint(tmp_path_factory):
     model = tiny_model(TanhMaxLlamaForCausalLM, max_position_embeddings=256)
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
-    words = tokenizer()
-    words.model_input_names, words.chat_template = ["input_ids", "attention_mask"], TEMPLATE
-    words.save_pretrained(folder)
+    words().save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def expected(checkpoint):
-    model, words = TanhMaxLlamaForCausalLM.from_pretrained(checkpoint).eval(), tokenizer()
+    model, tokenizer = TanhMaxLlamaForCausalLM.from_pretrained(checkpoint).eval(), words()
     found = {}
     for prompt in PROMPTS:
-        tokens = words(f"{prompt} ", return_tensors="pt", add_special_tokens=False)["input_ids"]
+        tokens = tokenizer(prompt, return_tensors="pt")["input_ids"]
         output = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=TOKENS, do_sample=False)
-        found[prompt] = words.decode(output[0, tokens.shape[1] :], skip_special_tokens=True)
+        found[prompt] = tokenizer.decode(output[0, tokens.shape[1] :], skip_special_tokens=True)
     assert len(set(found.values())) > 3
     return found
 
@@ -94,7 +102,9 @@ def asked(url, checkpoint, prompt, *, stream):
     return "".join(part.get("content") or "" for part in parts)
 
 
-@pytest.mark.parametrize("options", [(), ("--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "64")], ids=["alone", "batched"])
+@pytest.mark.parametrize(
+    "options", [(), ("--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "64")], ids=["alone", "batched"]
+)
 def test_the_tokens_of_generate(checkpoint, expected, options):
     with server(checkpoint, *options) as url, ThreadPoolExecutor(len(PROMPTS)) as clients:
         for stream in (False, True):

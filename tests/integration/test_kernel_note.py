@@ -109,5 +109,7 @@ def test_a_part_may_have_the_note():
 def test_a_tanhmax_model_brings_its_own(kernel):
     model = tiny_model(hf_tanhmax.TanhMaxBertModel)
     model.config._attn_implementation = NAME
-    with pytest.raises(ValueError, match='attn_implementation="me/tanhmax" is a kernel of the Hub, but this layer is set to TanhMax by itself'):
+    with pytest.raises(
+        ValueError, match='attn_implementation="me/tanhmax" is a kernel of the Hub, but this layer is set to TanhMax by itself'
+    ):
         model(**INPUTS)
