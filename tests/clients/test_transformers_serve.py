@@ -1,4 +1,4 @@
-"""`transformers serve` with a TanhMax checkpoint: over HTTP the tokens of `generate`, streamed or not, with continuous batching or without."""
+"""`transformers serve` with a TanhMax checkpoint: over HTTP the tokens of `generate`, streamed or not, batched continuously or not."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -108,5 +109,6 @@ def asked(url, checkpoint, prompt, *, stream):
 def test_the_tokens_of_generate(checkpoint, expected, options):
     with server(checkpoint, *options) as url, ThreadPoolExecutor(len(PROMPTS)) as clients:
         for stream in (False, True):
-            found = dict(zip(PROMPTS, clients.map(lambda prompt: asked(url, checkpoint, prompt, stream=stream), PROMPTS), strict=True))
+            answers = clients.map(partial(asked, url, checkpoint, stream=stream), PROMPTS)
+            found = dict(zip(PROMPTS, answers, strict=True))
             assert found == expected, (stream, (checkpoint / "log").read_text()[-2000:])
