@@ -47,6 +47,12 @@ def _needs(package: str, path: str, name: str, used_by: str, gone: str) -> Depen
 
 
 TRANSFORMERS = (
+    *(
+        _needs("transformers", "integrations/hub_kernels.py", f'"{name}"', "integration.hub_kernel", "no kernel of ours is called")
+        for name in ("flash_attn_forward", "supports_flash_attn")
+    ),
+    _needs("transformers", "cli/transformers.py", "main", "cli.serve", "`transformers serve` cannot be called"),
+    _needs("transformers", "utils/import_utils.py", "is_serve_available", "cli.serve", "packages that serving lacks are not named"),
     _needs("transformers", "modeling_utils.py", "ALL_ATTENTION_FUNCTIONS", "integration.patching", NO_TANHMAX),
     _needs(
         "transformers", "modeling_utils.py", "AttentionInterface", "integration.registration", "no attention function can be registered"
@@ -57,7 +63,8 @@ TRANSFORMERS = (
         "transformers",
         "configuration_utils.py",
         "PreTrainedConfig._attn_implementation",
-        "integration.patching models.family conversion.convert interpret.attribution.evaluation_mode integration.hooks training.health",
+        "integration.patching integration.hub_kernel models.family conversion.convert interpret.attribution.evaluation_mode "
+        "integration.hooks training.health",
         "modules ask another question for their attention function, and a config view answers none",
     ),
     _needs(

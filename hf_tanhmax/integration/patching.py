@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..functional import Shift, check_polarity
 from ..settings import Refitted, TanhMaxSettings, check_refitted, fitted_to
-from .detection.attention_facts import attention_facts
+from .detection.attention_facts import attention_facts, softmax_parts
 from .model_names import rename_patched
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
 from .serving import put_off_updates, update_at_once
@@ -67,6 +67,11 @@ class ConfigView:
                 'attn_implementation is None, for which Transformers makes no mask, so padding would be seen; set it to "sdpa" or "eager"'
             )
         if name not in FUNCTIONS:
+            if "/" in name:
+                raise ValueError(
+                    f'attn_implementation="{name}" is a kernel of the Hub, but this layer is set to TanhMax by itself; use "sdpa" (fast) '
+                    'or "eager" (returns weights)'
+                )
             raise ValueError(
                 f'attn_implementation="{name}" computes softmax, but this layer is set to TanhMax; use "sdpa" (fast) or "eager" '
                 "(returns weights), or restore the model first"
@@ -316,15 +321,6 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Patchab
         if settings.heads[-1] >= fewest:
             raise ValueError(f"there is no head {settings.heads[-1]}: the chosen layers have {fewest} heads, counted from 0")
     return modules
-
-
-def softmax_parts(model: nn.Module) -> dict[str, list[str]]:
-    """The modules of a model that compute softmax attention themselves, where no patch reaches them: names of classes, and their paths."""
-    found: dict[str, list[str]] = {}
-    for path, module in model.named_modules():
-        if attention_facts(module).bypasses:
-            found.setdefault(type(module).__name__, []).append(path)
-    return dict(sorted(found.items()))
 
 
 def _check_softmax_parts(kind: str, bypassing: dict[str, list[str]], settings: TanhMaxSettings) -> None:
