@@ -12,9 +12,11 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
+from transformers.integrations import unset_hf_deepspeed_config
 
 from ..conversion.report import ORIGINALS
 from ..errors import Interrupted, RecipeError
+from ..integration.sharding import number_of_values
 from ..models.family import TanhMaxFields
 from ..results import Conversion, Run, gather, read_run, renamed, results_of, write_json
 from .annealing import PolarityCallback
@@ -109,6 +111,7 @@ def run_one(recipe: Recipe) -> Run:
     with space_left(folder):
         trainer.save_model(str(folder))
     PartialState().wait_for_everyone()
+    unset_hf_deepspeed_config()  # under ZeRO-3 Transformers shares out what it loads, for which all processes would have to load it
     result: Run | None = None
     if PartialState().is_main_process:
         reloaded = load_trained(folder, task).to(trainer.args.device)
@@ -368,7 +371,7 @@ def _difference(trained: list[Tensor], loaded: list[Tensor], *, rounding: float,
 
 def _described(model: Any, trainer: RecipeTrainer, config: Config) -> dict[str, Any]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    trained = [value.numel() for value in cast(PreTrainedModel, trainer.model).parameters() if value.requires_grad]
+    trained = [number_of_values(value) for value in cast(PreTrainedModel, trainer.model).parameters() if value.requires_grad]
     name = config.model_name_or_path
     return {
         "class": type(inner).__name__,
