@@ -142,5 +142,44 @@ def test_pipelining(name, found):
     passed(name, found)
 
 
+# `pipeline(...)`, which traces a model and cuts it: in one process, as between gloo processes stages of softmax models go wrong as well
+
+
+def traced(cls, cut, **settings):
+    from families import text, tiny_model
+    from torch.distributed.pipelining import SplitPoint, pipeline
+
+    model, inputs = tiny_model(cls, **settings), (text(2, LENGTH), torch.tensor([[1] * LENGTH, [1] * 5 + [0] * (LENGTH - 5)]))
+    with torch.no_grad():
+        wanted = model(*inputs).logits
+    pipe = pipeline(model, mb_args=inputs, split_spec={cut: SplitPoint.BEGINNING})
+    return [pipe.get_stage_module(stage).eval() for stage in (0, 1)], inputs, wanted
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("settings", [{}, {"tanhmax_polarity": "learned"}], ids=str)
+def test_traced_stages_of_bert(settings):
+    import hf_tanhmax
+
+    (first, second), inputs, wanted = traced(hf_tanhmax.TanhMaxBertForSequenceClassification, "bert.encoder.layer.1", **settings)
+    with torch.no_grad():
+        torch.testing.assert_close(second(*first(*inputs)), wanted, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "TanhMaxLlamaForCausalLM"])
+def test_traced_stages_of_llama_miss_an_input_with_softmax_as_well(name):
+    """Red when torch's tracer can cut a LLaMA; the table in the README says so then."""
+    import hf_tanhmax
+    import transformers
+
+    cls = getattr(transformers, name, None) or getattr(hf_tanhmax, name)
+    (first, _), inputs, _ = traced(cls, "model.layers.1", use_cache=False)
+    with pytest.raises(RuntimeError, match="Expected positional argument for parameter"):
+        first(*inputs)
+
+
 if __name__ == "__main__":
     main(checks, SHARED)
