@@ -271,9 +271,16 @@ def _put_back(module: PatchableModule, config: PreTrainedConfig | ConfigView) ->
 
 
 def add_score_bias(module: nn.Module, value: float) -> None:
-    """Give an attention module a score bias per head, float32, on the device where it computes."""
-    start = torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module))
-    module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+    """Give an attention module a score bias per head, float32, on the device where it computes.
+
+    Where DeepSpeed's ZeRO-3 shares out a model while it is made, it does so with what each module's own `__init__` makes. A score bias comes
+    later and is given to it here, or other processes than the first would not load it.
+    """
+    bias = nn.Parameter(torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module)))
+    shared_out: Any = next((each for each in module.parameters() if hasattr(each, "ds_id")), None)
+    module.register_parameter(SCORE_BIAS, bias)
+    if shared_out is not None:
+        shared_out.convert_to_zero_parameters(param_list=[bias])
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -6,6 +6,7 @@ DeepSpeed clips gradients to norm 1 where its config has no `gradient_clipping`;
 
 import copy
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from processes import Checks, launch, main, passed, raises
 
 checks = Checks()
 SHARED = Path(sys.argv[1]) if __name__ == "__main__" else Path()
-STEPS, RATE = 3, 0.1
+STEPS, RATE = 3, 0.01
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +105,8 @@ def training_equals_one_process():
             assert all(value.numel() == 0 and value.ds_numel for value in shared.module.parameters())
         train(shared)
         trained = alone(model)
-        assert difference(whole(shared.module), trained) < 1e-6
-        assert difference(whole(shared.module), model) > 1e-2
+        assert difference(whole(shared.module), trained) <= (0.0 if stage == 2 else 1e-6)  # ZeRO-3 adds up in another order
+        assert difference(whole(shared.module), model) > 1e-3
 
 
 @checks
@@ -116,7 +117,7 @@ def gradients_are_clipped_to_norm_1_unless_the_config_says_otherwise():
             model = llama(**settings)
             shared = engine(copy.deepcopy(model), stage, gradient_clipping=None)
             train(shared)
-            assert difference(whole(shared.module), alone(model)) > 0.01
+            assert difference(whole(shared.module), alone(model)) > 1e-3
             assert difference(whole(shared.module), alone(model, norm=1.0)) < 1e-6
 
 
@@ -148,9 +149,12 @@ def saved_weights_reload():
                 assert torch.equal(loaded.eval()(row()).logits, logits)
         resumed = engine(copy.deepcopy(model), stage)
         resumed.load_checkpoint(str(folder / "checkpoint"))
-        for each in (shared.train(), resumed.train()):
+        shared.train()
+        for each in (shared, resumed):
             train(each, steps=1)
-        assert difference(whole(resumed.module), alone(model, steps=STEPS + 1)) < 1e-6
+        gone_on, from_file = whole(shared.module), whole(resumed.module)
+        assert all(torch.equal(from_file[name], value) for name, value in gone_on.items())
+        assert difference(gone_on, loaded) > 1e-3
 
 
 @checks
@@ -209,7 +213,7 @@ def a_checkpoint_without_attention_is_refused_shared_out_too():
 def start():
     import deepspeed
 
-    deepspeed.init_distributed("gloo")
+    deepspeed.init_distributed("gloo", timeout=timedelta(seconds=60))
 
 
 @pytest.mark.slow
