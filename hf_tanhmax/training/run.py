@@ -28,7 +28,7 @@ from .conversion.calibration import calibrate, calibrated_before, calibration_ba
 from .conversion.check import StartCallback, is_checked, measured_at_start, softmax_loss, token_loss, warnings_about
 from .data.rows import Splits, source_fingerprint
 from .health import HealthCallback, attention_health, health_curve, softmax_norms
-from .launch import InterruptCallback, check_launch, check_switched_on
+from .launch import InterruptCallback, check_agreement, check_launch, check_switched_on
 from .lora import load_trained, save_base, with_adapters
 from .model import build_model, checkpoint_config
 from .plots import run_figures
@@ -157,6 +157,7 @@ def _check(recipe: Recipe) -> None:
     training_arguments(config, recipe.output_dir)
     state = PartialState()
     check_switched_on(state)
+    check_agreement(config.identity())
     if config.num_processes not in (None, state.num_processes):
         raise RecipeError(
             f"num_processes is {config.num_processes}, but {state.num_processes} was launched (distributed type "

@@ -104,7 +104,7 @@ class RecipeTrainer(Trainer):
         self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, PolarityCallback))
 
     def _share_out_embeddings_once(self) -> None:
-        """Have FSDP wrap the layers and not what holds the input embeddings, which accelerate wraps by themselves: nothing is wrapped twice.
+        """Have FSDP wrap the layers and not what holds the input embeddings, which accelerate wraps itself: nothing twice.
 
         What the launch names to be wrapped stays.
         """

@@ -1,6 +1,6 @@
 """accelerate as it behaves on a machine with GPUs, on the CPU over gloo: it shares parameters out (FSDP, DeepSpeed) nowhere else.
 
-As a script it runs a recipe so: `accelerate launch --config_file recipes/accelerate_configs/fsdp2.yaml as_on_gpus.py RECIPE --key value ...`.
+As a script it runs a recipe so: `accelerate launch --config_file fsdp2.yaml as_on_gpus.py RECIPE --key value ...`.
 """
 
 import os

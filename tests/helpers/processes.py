@@ -29,7 +29,18 @@ class Checks(dict):
 
 def launch(file, folder, **environment):
     """Run a file in two processes; for each of them, what became of every check."""
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(file), str(folder)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(file),
+        str(folder),
+    ]
     path = [str(ROOT), str(ROOT / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")]
     here = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore", "PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run(command, env=os.environ | here | environment, capture_output=True, text=True, timeout=SECONDS + 30, check=False)

@@ -26,9 +26,10 @@ def found(tmp_path_factory):
 
 
 def llama(softmax=False, **settings):
-    import hf_tanhmax
     import transformers
     from families import tiny_model
+
+    import hf_tanhmax
     from hf_tanhmax.integration.registration import SCORE_BIAS
 
     model = tiny_model(transformers.LlamaForCausalLM if softmax else hf_tanhmax.TanhMaxLlamaForCausalLM, use_cache=False, **settings)
@@ -172,9 +173,10 @@ def health_reads_polarities_whole():
 
 @checks
 def loaded_shared_out():
-    """`from_pretrained` where Transformers makes parameters empty from the start (zero.Init), and a checkpoint of no attention is refused."""
-    import hf_tanhmax
+    """`from_pretrained` where Transformers makes parameters empty from the start (zero.Init)."""
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    import hf_tanhmax
 
     settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "gradient_clipping": 0.0}
     for polarity in (0.6, "learned"):
@@ -194,9 +196,10 @@ def loaded_shared_out():
 
 @checks
 def a_checkpoint_without_attention_is_refused_shared_out_too():
-    import hf_tanhmax
     from safetensors.torch import load_file, save_file
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    import hf_tanhmax
 
     model, folder = llama(), SHARED / "empty"
     if dist.get_rank() == 0:

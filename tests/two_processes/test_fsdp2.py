@@ -27,12 +27,17 @@ def found(tmp_path_factory):
 
 def models():
     """LLaMA and BERT at a fixed and at a learned polarity, the same in both processes, with another score bias for every head."""
-    import hf_tanhmax
     from families import tiny_model
+
+    import hf_tanhmax
     from hf_tanhmax.integration.registration import SCORE_BIAS
 
     for family, cls in (("llama", hf_tanhmax.TanhMaxLlamaForCausalLM), ("bert", hf_tanhmax.TanhMaxBertForSequenceClassification)):
-        for settings in ({"tanhmax_polarity": 0.6}, {"tanhmax_polarity": "learned"}, {"tanhmax_shift": "balanced", "tanhmax_layers": [0, 2]}):
+        for settings in (
+            {"tanhmax_polarity": 0.6},
+            {"tanhmax_polarity": "learned"},
+            {"tanhmax_shift": "balanced", "tanhmax_layers": [0, 2]},
+        ):
             model = tiny_model(cls, **settings)
             for name, bias in model.named_parameters():
                 if name.endswith(SCORE_BIAS):

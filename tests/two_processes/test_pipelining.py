@@ -72,8 +72,9 @@ class BertStage(nn.Module):
 
 def cases():
     """A model of each family for each setting, its stage, and the targets of its loss."""
-    import hf_tanhmax
     from families import text, tiny_model
+
+    import hf_tanhmax
     from hf_tanhmax.integration.registration import SCORE_BIAS
 
     rows = text(ROWS, LENGTH)
@@ -172,8 +173,9 @@ def test_traced_stages_of_bert(settings):
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "TanhMaxLlamaForCausalLM"])
 def test_traced_stages_of_llama_miss_an_input_with_softmax_as_well(name):
     """Red when torch's tracer can cut a LLaMA; the table in the README says so then."""
-    import hf_tanhmax
     import transformers
+
+    import hf_tanhmax
 
     cls = getattr(transformers, name, None) or getattr(hf_tanhmax, name)
     (first, _), inputs, _ = traced(cls, "model.layers.1", use_cache=False)

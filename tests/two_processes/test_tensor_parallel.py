@@ -94,7 +94,9 @@ def heads_that_two_processes_cannot_share_are_refused():
     for heads, key_heads in ((3, 3), (4, 1), (6, 3)):
         for polarity in (0.5, "learned"):
             _, folder = saved("Llama", num_attention_heads=heads, num_key_value_heads=key_heads, tanhmax_polarity=polarity)
-            sentence = f"tensor parallelism of 2 processes cannot share out the {heads} heads and {key_heads} key-value heads of LlamaAttention"
+            sentence = (
+                f"tensor parallelism of 2 processes cannot share out the {heads} heads and {key_heads} key-value heads of LlamaAttention"
+            )
             with raises(ValueError, sentence):
                 in_halves(folder)
 
