@@ -245,11 +245,22 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]
     for module in chosen:
         if (refitted := _refitted(module.config)) is not None:
             check_refitted(fitted_to(asked, len(layers), heads_of(module)), refitted)
+    if settings.learned and any(getattr(module, SCORE_BIAS, None) is None for module in chosen):
+        _refuse_wrapped(model)
     inputs = _inputs(model)
     for module in chosen:
         view = ConfigView(module.config, replace(settings, layers=None), carried=inputs - attention_facts(module).passes)
         _patch_module(module, view, settings)
     return chosen
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Refuse to add score biases to a model that was handed out to processes already, which would train each its own."""
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    for kind in sorted(kinds & {"DistributedDataParallel", "FSDPModule", "FullyShardedDataParallel"}):
+        raise ValueError(
+            f"the model is inside {kind} already, which shares no parameters that come later: call use_tanhmax before it is wrapped"
+        )
 
 
 def _inputs(model: nn.Module) -> frozenset[str]:
@@ -277,8 +288,11 @@ def _put_back(module: PatchableModule, config: PreTrainedConfig | ConfigView) ->
 
 def add_score_bias(module: nn.Module, value: float) -> None:
     """Give an attention module a score bias per head, float32, on the device where it computes."""
-    start = torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module))
-    module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+    bias = nn.Parameter(torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module)))
+    shared_out: Any = next((each for each in module.parameters() if hasattr(each, "ds_id")), None)
+    module.register_parameter(SCORE_BIAS, bias)
+    if shared_out is not None:  # by ZeRO-3, which takes what comes after a module's `__init__` for no weight to load in all processes
+        shared_out.convert_to_zero_parameters(param_list=[bias])
 
 
 def _device_of(module: nn.Module) -> torch.device:
