@@ -150,13 +150,13 @@ def context_mesh() -> Any:
 
 
 def ring_module() -> Any:
-    """`ring`, which is no part of the file that is published with a checkpoint, and imports torch.distributed.
+    """`ring_context`, which is no part of the file that is published with a checkpoint, and imports torch.distributed.
 
     Raises:
         ImportError: the package is not installed.
     """
     try:
-        return import_module("hf_tanhmax.attention.ring")
+        return import_module("hf_tanhmax.attention.ring_context")
     except ModuleNotFoundError as error:
         raise ImportError("context parallelism of TanhMax attention needs the package: pip install hf-tanhmax") from error
 

@@ -18,13 +18,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from ..functional import Shift
 from .call import AutogradContext, Call, Causal, Flat, OperatorInputs, autocasts
 from .kernels.support import fused_unsupported
-from .ring_exchange import Number, Ring, check_agreement, ring_of
-from .ring_layout import Layout, Rectangle, Visibility, rectangles
+from .ring_exchange import Description, Ring, check_agreement, refusing_together, ring_of
+from .ring_layout import Layout, Rectangle, Visibility, bounds_of, rectangles
 from .ring_parts import Joined, as_computed, backward_part, forward_part, joint_gradient, polarity_gradient
 
 IMPLEMENTATIONS = ("auto", "cpu", "triton")
@@ -79,17 +78,17 @@ def ring_attention(
         NotImplementedError: dropout, or tensors that neither implementation takes.
     """
     ring = ring_of(group)
-    if dropout_p:
-        raise NotImplementedError(
-            f"ring attention has no dropout, as ranks would drop different weights of one row, but dropout_p is {dropout_p}; set it to 0"
-        )
-    # A window is checked, but not applied: rows here are not those of the sequence.
-    call = Call(query, key, value, keep, None, None, is_causal, scale, window, softcap, 0.0, polarity, None, None, False, shift)
-    kernels = _runs_kernels(implementation, call)
-    layout = _checked_layout(call, ring, zigzag, cu_seqlens)
-    _check_keep(call)
-    bounds = None if cu_seqlens is None else _checked_bounds(cu_seqlens, call, layout)
-    seen = Visibility(bool(is_causal), window, bounds)
+    with refusing_together(ring, query.device):
+        if dropout_p:
+            raise NotImplementedError(
+                f"ring attention has no dropout, as each rank would drop other weights of a row, but dropout_p is {dropout_p}; set it to 0"
+            )
+        call = Call(query, key, value, keep, None, None, is_causal, scale, window, softcap, 0.0, polarity, None, None, False, shift)
+        _check_keep(call)
+        kernels = _runs_kernels(implementation, call)
+        layout = _checked_layout(call, ring, zigzag, cu_seqlens)
+        bounds = None if cu_seqlens is None else _checked_bounds(cu_seqlens, call, layout)
+        seen = Visibility(bool(is_causal), window, bounds)
     heads_of_mask = check_agreement(ring, _described(call, layout, seen, kernels), _heads_of_mask(call), query.device)
     inputs = call.operator_inputs(kernels=kernels)
     arguments = (*inputs[:4], _padding(call, heads_of_mask), _Run(ring, layout, seen, inputs[NUMBERS:]))
@@ -97,102 +96,6 @@ def ring_attention(
         return _RingAttention.apply(*arguments)
     with torch.autocast(query.device.type, enabled=False):
         return _RingAttention.apply(*arguments)
-
-
-def attention_in_context(mesh: DeviceMesh, implementation: str, arguments: tuple[Any, ...]) -> Tensor:
-    """`tanhmax_attention` within torch's `context_parallel`, whose arguments come in the order of `Call`.
-
-    A mask `keep` of this rank's queries and keys is accepted where it says no more than which keys are padding, and what is known anyway:
-    causality, and the packed sequences.
-
-    Raises:
-        NotImplementedError: a mask that says more, and what `ring_attention` lacks.
-    """
-    (query, key, value, keep, bias, additive, is_causal, scale, window, softcap, dropout_p, polarity, cu_seqlens, table, weights, shift) = (
-        arguments
-    )
-    for name, given in (("bias", bias), ("additive mask", additive), ("block_table", table), ("returned weights", weights or None)):
-        if given is not None:
-            raise NotImplementedError(
-                f"within context_parallel a rank sees the keys of the others only as they pass by, so there is no {name}; leave it out, "
-                "or leave context parallelism out"
-            )
-    zigzag = _shards_in_a_zigzag()
-    if keep is not None and keep.dim() >= 2 and keep.shape[-2] != 1:
-        layout = Layout(mesh.size(), key.shape[2], zigzag)
-        keep, causal = _read_mask(keep, layout, mesh.get_local_rank(), _bounds(cu_seqlens))
-        keep, is_causal = None if bool(keep.all()) else keep, is_causal or causal
-    return ring_attention(
-        query,
-        key,
-        value,
-        group=mesh.get_group(),
-        zigzag=zigzag,
-        keep=keep,
-        is_causal=is_causal,
-        scale=scale,
-        window=window,
-        softcap=softcap,
-        dropout_p=dropout_p,
-        polarity=polarity,
-        shift=shift,
-        cu_seqlens=cu_seqlens,
-        implementation=implementation,
-    )
-
-
-def check_positions(mesh: DeviceMesh, position_ids: Tensor | None, cu_seqlens: Tensor | None) -> None:
-    """Refuse position ids that are not those of one sequence, as sequences that only they tell apart would see each other.
-
-    Args:
-        mesh: of torch's `context_parallel`.
-        position_ids: `[batch or 1, length]`, of this rank; others are left alone.
-        cu_seqlens: the bounds of packed sequences, if they are told.
-
-    Raises:
-        NotImplementedError: the ids begin anew, or leave some out.
-    """
-    if position_ids is None or cu_seqlens is not None or position_ids.dim() != 2:
-        return
-    wanted = Layout(mesh.size(), position_ids.shape[1], _shards_in_a_zigzag()).positions(mesh.get_local_rank()).to(position_ids.device)
-    away = position_ids - wanted
-    if not bool((away == away[:, :1]).all()):
-        raise NotImplementedError(
-            "within context_parallel position ids must be those of one sequence, sharded with its other buffers; of packed sequences give "
-            "cu_seq_lens_q, their bounds in the whole sequence, besides"
-        )
-
-
-def _shards_in_a_zigzag() -> bool:
-    """How torch's `context_parallel` has shared out its buffers. Nothing public says so."""
-    from torch.distributed.tensor.experimental._attention import _cp_options
-
-    return _cp_options.enable_load_balance
-
-
-def _read_mask(keep: Tensor, layout: Layout, rank: int, bounds: tuple[int, ...] | None) -> tuple[Tensor, bool]:
-    """Of a mask of a rank's queries and keys: which keys take part, `[.., 1, keys]`, and whether it is causal.
-
-    Transformers takes the gap between a rank's two chunks for that between two packed sequences, and masks one from the other.
-    """
-    rows, columns = keep.shape[-2:]
-    if rows == columns == layout.length:
-        shown = keep.diagonal(dim1=-2, dim2=-1)[..., None, :]
-        chunk = torch.arange(rows, device=keep.device) * (2 if layout.zigzag else 1) // rows
-        labels = [None, chunk]
-        if bounds is not None:
-            sequence = torch.searchsorted(torch.tensor(bounds), layout.positions(rank), right=True).to(keep.device)
-            labels += [sequence, sequence * 2 + chunk]
-        for label in labels:
-            alike = keep.new_ones(rows, columns) if label is None else label[:, None] == label[None, :]
-            for causal in (False, True):
-                if torch.equal(keep, (alike.tril() if causal else alike) & shown):
-                    return shown, causal
-    raise NotImplementedError(
-        f"within context_parallel a mask of this rank's queries and keys says nothing of the keys of other ranks, and this one, of shape "
-        f"{tuple(keep.shape)}, is neither causality nor padding nor the packed sequences of cu_seqlens; pass attention_mask=None or one of "
-        "[batch, length] that is sharded with the other buffers"
-    )
 
 
 NUMBERS = OperatorInputs._fields.index("scale")
@@ -207,10 +110,10 @@ class _Run:
     seen: Visibility
     numbers: tuple[Flat, ...]
 
-    def step(self, number: int) -> list[Rectangle]:
-        """What there is to compute in a step of the ring."""
+    def step(self, number: int, queries: int) -> list[Rectangle]:
+        """What so many queries have to compute in a step of the ring."""
         rank, size = self.ring.rank, self.ring.size
-        return rectangles(self.layout, self.seen, rank, (rank - number) % size)
+        return rectangles(self.layout, self.seen, rank, (rank - number) % size, queries)
 
     def inputs(
         self, query: Tensor, block: tuple[Tensor, ...], polarity: Tensor | None, rectangle: Rectangle | None = None
@@ -240,7 +143,7 @@ class _RingAttention(torch.autograd.Function):
         first = block
         for number in range(run.ring.size):
             pending = run.ring.pass_on(block, BLOCKS) if number < run.ring.size - 1 else None
-            for rectangle in run.step(number):
+            for rectangle in run.step(number, query.shape[2]):
                 joined.take(slice(*rectangle.rows), forward_part(run.inputs(query, block, polarity, rectangle)))
             if pending is not None:
                 block = pending.wait()
@@ -267,7 +170,7 @@ class _RingAttention(torch.autograd.Function):
         for number in range(size):
             pending = run.ring.pass_on(block, BLOCKS) if number < size - 1 else None
             sums = tuple(tensor.new_zeros(tensor.shape, dtype=exact) for tensor in block[:2])
-            for rectangle in run.step(number):
+            for rectangle in run.step(number, query.shape[2]):
                 rows, columns = slice(*rectangle.rows), slice(*rectangle.columns)
                 inputs = run.inputs(query, block, polarity, rectangle)
                 found = backward_part(inputs, joint.rows(rows), polarity=wants_polarity and not whole.balanced)
@@ -339,16 +242,12 @@ def _check_keep(call: Call) -> None:
         )
 
 
-def _bounds(cu_seqlens: Tensor | None) -> tuple[int, ...] | None:
-    return None if cu_seqlens is None else tuple(cu_seqlens.tolist())
-
-
 def _checked_bounds(cu_seqlens: Tensor, call: Call, layout: Layout) -> tuple[int, ...]:
     if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"cu_seqlens must be int32 or int64 [sequences + 1], but is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}")
     if call.query.shape[0] != 1:
         raise ValueError(f"cu_seqlens packs sequences into a batch of one, but the batch is {call.query.shape[0]}")
-    bounds, length = tuple(cu_seqlens.tolist()), layout.size * layout.length
+    bounds, length = bounds_of(cu_seqlens), layout.size * layout.length
     if bounds[:1] != (0,) or bounds[-1] != length or list(bounds) != sorted(bounds):
         raise ValueError(
             f"on a ring cu_seqlens must ascend from 0 to the length of the whole sequence, {layout.size} times {layout.length}, but is "
@@ -357,24 +256,26 @@ def _checked_bounds(cu_seqlens: Tensor, call: Call, layout: Layout) -> tuple[int
     return bounds
 
 
-def _described(call: Call, layout: Layout, seen: Visibility, kernels: bool) -> dict[str, Number]:
-    """What all ranks must have alike, by the names in which they are told."""
-    names = ("batch", "heads", "queries", "head size")
+def _described(call: Call, layout: Layout, seen: Visibility, kernels: bool) -> Description:
     tensors = (call.query, call.key, call.value, call.polarity)
-    return {
-        **dict(zip(names, call.query.shape, strict=True)),
-        "key heads": call.key.shape[1],
-        "keys": call.key.shape[2],
-        "value size": call.value.shape[3],
-        "dtype": call.query.dtype,
-        "zigzag": layout.zigzag,
-        "is_causal": seen.causal,
-        "window": seen.window,
-        "bounds of packed sequences": None if seen.bounds is None else hash(seen.bounds) >> 2,
-        "scale": float(call.factor),
-        "softcap": None if call.softcap is None else float(call.softcap),
-        "polarity": "learned" if isinstance(call.polarity, Tensor) else float(call.polarity),
-        "balanced shift": call.shift is not None,
-        "kernels": kernels,
-        "a gradient": torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors),
-    }
+    batch, heads, queries, head_size = call.query.shape
+    return Description(
+        batch=batch,
+        heads=heads,
+        queries=queries,
+        head_size=head_size,
+        key_heads=call.key.shape[1],
+        keys=call.key.shape[2],
+        value_size=call.value.shape[3],
+        dtype=call.query.dtype,
+        zigzag=layout.zigzag,
+        is_causal=seen.causal,
+        window=seen.window,
+        packed_sequences=None if seen.bounds is None else hash(seen.bounds) >> 2,
+        scale=float(call.factor),
+        softcap=None if call.softcap is None else float(call.softcap),
+        polarity=None if isinstance(call.polarity, Tensor) else float(call.polarity),
+        balanced_shift=call.shift is not None,
+        kernels=kernels,
+        gradient=torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors),
+    )

@@ -2,7 +2,8 @@
 
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import torch
@@ -61,13 +62,44 @@ def ring_of(group: dist.ProcessGroup | None) -> Ring:
     return Ring(found, rank, dist.get_world_size(found))
 
 
-Number = int | float | bool | str | torch.dtype | None
+class Description(NamedTuple):
+    """What all ranks must have alike in a call."""
+
+    batch: int
+    heads: int
+    queries: int
+    head_size: int
+    key_heads: int
+    keys: int
+    value_size: int
+    dtype: torch.dtype
+    zigzag: bool
+    is_causal: bool
+    window: int | None
+    packed_sequences: int | None  # a number for their bounds
+    scale: float
+    softcap: float | None
+    polarity: float | None  # None if it is a tensor
+    balanced_shift: bool
+    kernels: bool
+    gradient: bool
 
 
-def check_agreement(ring: Ring, described: dict[str, Number], largest: int, device: torch.device) -> int:
+REFUSED = -1
+NOTHING = -(1 << 62)
+REALS = ("scale", "softcap", "polarity")
+
+
+def check_agreement(ring: Ring, described: Description, largest: int, device: torch.device) -> int:
     """Refuse a call of which the ranks tell different things, as they would wait for each other forever.
 
     That is one small collective per call. On a device it waits for that once.
+
+    Args:
+        ring: of the ranks.
+        described: the call.
+        largest: a number that is not negative.
+        device: of the tensors.
 
     Returns:
         The largest of all ranks' `largest`.
@@ -77,30 +109,45 @@ def check_agreement(ring: Ring, described: dict[str, Number], largest: int, devi
     """
     if ring.size == 1:
         return largest
-    codes = [*(_code(value) for value in described.values()), largest]
-    mine = torch.tensor(codes, dtype=torch.int64, device=device)
-    gathered = [torch.empty_like(mine) for _ in range(ring.size)]
-    dist.all_gather(gathered, mine, group=ring.group)
-    everyone = [each.tolist() for each in gathered]
-    for index, name in enumerate(described):
+    everyone = _gathered(ring, [*map(_code, described), largest], device)
+    for index, name in enumerate(Description._fields):
         values = [each[index] for each in everyone]
         usual = Counter(values).most_common(1)[0][0]
         for rank, value in enumerate(values):
             if value != usual:
                 raise ValueError(
-                    f"the ranks of a ring must make the same call, but rank {rank} has {name} {_meaning(name, value)} where rank "
-                    f"{values.index(usual)} has {_meaning(name, usual)}"
+                    f"the ranks of a ring must make the same call, but rank {rank} has {name} {_meaning(name, value)} "
+                    f"where rank {values.index(usual)} has {_meaning(name, usual)}"
                 )
     return max(each[-1] for each in everyone)
 
 
-NOTHING = -(1 << 62)
-REALS = ("scale", "softcap", "polarity")
+@contextmanager
+def refusing_together(ring: Ring, device: torch.device) -> Iterator[None]:
+    """Where this rank refuses its call, tell the ranks that come to `check_agreement`, which would wait for it."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError):
+        if ring.size > 1:
+            _gathered(ring, [NOTHING] * len(Description._fields) + [REFUSED], device, refuses=True)
+        raise
 
 
-def _code(value: Number) -> int:
+def _gathered(ring: Ring, mine: list[int], device: torch.device, *, refuses: bool = False) -> list[list[int]]:
+    """The numbers of all ranks, or an error if one of the others refuses its call."""
+    sent = torch.tensor(mine, dtype=torch.int64, device=device)
+    gathered = [torch.empty_like(sent) for _ in range(ring.size)]
+    dist.all_gather(gathered, sent, group=ring.group)
+    everyone = [each.tolist() for each in gathered]
+    for rank, numbers in enumerate(everyone):
+        if numbers[-1] == REFUSED and not refuses:
+            raise ValueError(f"rank {rank} of the ring has refused its call, and says why")
+    return everyone
+
+
+def _code(value: float | torch.dtype | None) -> int:
     """A value as an integer of 64 bits."""
-    if value is None or isinstance(value, str):
+    if value is None:
         return NOTHING
     if isinstance(value, torch.dtype):
         return DTYPES.index(value) if value in DTYPES else len(DTYPES)
@@ -111,7 +158,7 @@ def _code(value: Number) -> int:
 
 def _meaning(name: str, code: int) -> str:
     if code == NOTHING:
-        return "None" if name != "polarity" else "learned"
+        return "in a tensor" if name == "polarity" else "None"
     if name == "dtype":
         return str(DTYPES[code]) if code < len(DTYPES) else "of another kind"
     if name in REALS:

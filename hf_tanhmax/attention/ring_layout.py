@@ -66,6 +66,11 @@ class Visibility(NamedTuple):
         return bounds[index - 1], bounds[index]
 
 
+def bounds_of(cu_seqlens: Tensor) -> tuple[int, ...]:
+    """The bounds of packed sequences, as numbers."""
+    return tuple(cu_seqlens.tolist())
+
+
 class Rectangle(NamedTuple):
     """Some rows (queries of this rank) and columns (keys of another), and the mask in it, as `AttentionMask` has it."""
 
@@ -87,11 +92,11 @@ class Rectangle(NamedTuple):
         return not self.causal and self.window is None and self.segments is None
 
 
-def rectangles(layout: Layout, seen: Visibility, rank: int, other: int) -> list[Rectangle]:
-    """What queries of `rank` see of the keys of `other`."""
+def rectangles(layout: Layout, seen: Visibility, rank: int, other: int, queries: int) -> list[Rectangle]:
+    """What the queries of `rank`, which are as many as its positions if anything is hidden, see of the keys of `other`."""
     whole = (0, layout.length)
     if seen.nothing:
-        return [Rectangle(whole, whole)]
+        return [Rectangle((0, queries), whole)]
     if rank == other and seen.window is None:
         return [Rectangle(whole, whole, seen.causal, segments=_segments(seen, layout.positions(rank)))]
     found = []

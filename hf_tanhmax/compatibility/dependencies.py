@@ -288,14 +288,16 @@ COMPANIONS = (
         "context parallelism is not noticed, and every rank attends to its own part",
     ),
     *(
-        _needs("torch", f"{EXPERIMENTAL}_attention.py", f'"{name}"', "attention.ring", "context parallelism fails with an ImportError")
+        _needs(
+            "torch", f"{EXPERIMENTAL}_attention.py", f'"{name}"', "attention.ring_context", "context parallelism fails with an ImportError"
+        )
         for name in ("_attention", "_cp_options")
     ),
     _needs(
         "torch",
         f"{CONTEXT_PARALLEL}_load_balancer.py",
         "_HeadTailLoadBalancer",
-        "attention.ring",
+        "attention.ring_context",
         "ranks hold other chunks than the ring takes them to",
     ),
     *(
