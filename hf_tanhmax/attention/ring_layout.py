@@ -100,14 +100,14 @@ def rectangles(layout: Layout, seen: Visibility, rank: int, other: int, queries:
     if rank == other and seen.window is None:
         return [Rectangle(whole, whole, seen.causal, segments=_segments(seen, layout.positions(rank)))]
     found = []
-    for row, queries in _placed(layout.spans(rank)):
-        for column, keys in _placed(layout.spans(other)):
-            if queries == keys:
-                inside = (row, row + queries[1] - queries[0])
-                segments = _segments(seen, torch.arange(*queries))
+    for row, own in _placed(layout.spans(rank)):
+        for column, others in _placed(layout.spans(other)):
+            if own == others:
+                inside = (row, row + own[1] - own[0])
+                segments = _segments(seen, torch.arange(*own))
                 found.append(Rectangle(inside, inside, seen.causal, window=seen.window, segments=segments))
-            elif not (seen.causal and keys[0] >= queries[1]):
-                found += _apart(seen, (row, queries), (column, keys))
+            elif not (seen.causal and others[0] >= own[1]):
+                found += _apart(seen, (row, own), (column, others))
     return _joined(_joined(found, 0), 1)
 
 
