@@ -8,6 +8,7 @@ import copy
 import json
 import os
 import sys
+import tempfile
 import traceback
 from contextlib import contextmanager
 from datetime import timedelta
@@ -31,7 +32,7 @@ from hf_tanhmax.attention.ring import ring_attention
 from hf_tanhmax.attention.ring_layout import Layout
 
 CHECKS = {}
-OF_TWO = ("kernels", "in_a_context")  # once is enough, or there is nothing to see with more ranks
+OF_TWO = ("kernels", "in_a_context", "trainer")  # once is enough, or there is nothing to see with more ranks
 B, H, HK, D, DV = 2, 4, 2, 5, 3
 LENGTH = 24
 POLARITY = torch.tensor([1.0, 0.3, 0.05, 0.7], dtype=torch.float64)
@@ -596,6 +597,48 @@ def what_a_context_lacks():
             tanhmax_attention(*buffers, keep=mask)
         with raises(NotImplementedError, "but not 'reference'"):
             tanhmax_attention(*buffers, implementation="reference")
+
+
+@check
+def trainer_with_a_cp_size_of_two():
+    """Transformers' Trainer, FSDP2 and context parallelism by accelerate. The last check: it sets accelerate's state for good."""
+    from accelerate import FullyShardedDataParallelPlugin
+    from accelerate import state as of_accelerate
+    from accelerate.parallelism_config import ParallelismConfig
+    from accelerate.utils import DistributedType
+    from transformers import Trainer, TrainingArguments
+
+    config, original = ParallelismConfig(cp_size=2), of_accelerate.AcceleratorState.__init__
+
+    def told(self, *arguments, **keywords):
+        """Where there is no accelerator, accelerate leaves FSDP out in silence, unless its state says otherwise."""
+        original(self, *arguments, **keywords)
+        if keywords.get("_from_accelerator"):
+            plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+            known = {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin, "parallelism_config": config}
+            of_accelerate.AcceleratorState._shared_state.update(known)
+            of_accelerate.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    of_accelerate.AcceleratorState.__init__ = told
+    shared = llama(tanhmax_polarity="learned").float()
+    alone, ids = copy.deepcopy(shared), batch_of(0)[0]
+    arguments = {"max_steps": 3, "per_device_train_batch_size": 2, "logging_steps": 1, "learning_rate": 0.1, "optim": "sgd"}
+    arguments |= {"lr_scheduler_type": "constant", "max_grad_norm": 0, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(folder, use_cpu=True, parallelism_config=config, **arguments)
+        trainer = Trainer(shared, settings, train_dataset=[{"input_ids": row, "labels": row} for row in ids])
+        trainer.train()
+    assert trainer.accelerator.distributed_type == DistributedType.FSDP
+    found = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    optimizer, wanted = torch.optim.SGD(alone.parameters(), lr=0.1), []
+    for _ in range(3):
+        loss = alone(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        wanted.append(float(loss))
+    assert len(set(wanted)) == 3
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), atol=2e-5, rtol=0)
 
 
 class raises:  # noqa: N801
