@@ -28,11 +28,13 @@ def check_launch() -> None:
     """
     if _asked("ACCELERATE_USE_DEEPSPEED") and importlib.util.find_spec("deepspeed") is None:
         raise RecipeError("the launch asks for DeepSpeed, which is not installed; pip install deepspeed, or launch with fsdp2.yaml instead")
-    for kind, name in (("context", "PARALLELISM_CONFIG_CP_SIZE"), ("sequence", "PARALLELISM_CONFIG_SP_SIZE")):
+    for kind, name, reason in (
+        ("context", "PARALLELISM_CONFIG_CP_SIZE", "which recipes do not run, as most of their heads and metrics want whole sequences"),
+        ("sequence", "PARALLELISM_CONFIG_SP_SIZE", "in which TanhMax attention would see the keys of its own process only"),
+    ):
         if int(os.environ.get(name, "1")) > 1:
             raise RecipeError(
-                f"the launch asks for {kind} parallelism ({name}={os.environ[name]}), in which TanhMax attention would see the keys of its "
-                f"own process only; launch with {kind} parallelism of size 1"
+                f"the launch asks for {kind} parallelism ({name}={os.environ[name]}), {reason}; launch with {kind} parallelism of size 1"
             )
 
 

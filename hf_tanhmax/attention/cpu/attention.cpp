@@ -12,6 +12,7 @@ struct Call {
   const int64_t *low, *high;              // [queries]: the keys that a query may see are from low to high,
   const uint8_t *keep;                    // and of those, where keep is not null, the ones where it is 1
   const uint8_t *plain;                   // [batch, kv_heads]: whether scores need no shift
+  const float *joint_lse, *joint_delta;   // null, or dense [batch, heads, queries]: L and D over more keys than these
   float *output, *lse;                    // dense [batch, heads, queries, value_width] and, if not balanced, [batch, heads, queries]
   float *grad_query, *grad_key, *grad_value;  // dense, and zero at the start
   float *grad_polarity;                   // null, or dense [batch, heads, queries], zero at the start: of log p by row; if balanced, of p
@@ -191,10 +192,11 @@ void forward_tile(const Call& call, const Tile& tile, float* weights) {
 }
 
 // grads: dO V^T over the denominator; becomes the gradient of the scores. Returns the sum of N (dP + D) over the denominator.
-float score_gradient(const Row& row, float* grads, float inverse, bool summed) {
+float score_gradient(const Row& row, float* grads, float inverse, const float* joint_delta, bool summed) {
   float products[LANES] = {}, parts[LANES] = {};
-  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { products[lane] += grads[column] * row.weights[column]; });
-  const float delta = total_of(products) * inverse;
+  if (joint_delta == nullptr)
+    by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { products[lane] += grads[column] * row.weights[column]; });
+  const float delta = (joint_delta == nullptr ? total_of(products) : *joint_delta) * inverse;
   if (summed)
     by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { parts[lane] += row.negatives[column] * (grads[column] + delta); });
   for (int64_t column = row.low; column < row.high; ++column)
@@ -249,20 +251,28 @@ void divide_upstream(const Call& call, const Tile& tile, float* upstream, float*
   }
 }
 
+// Denominators over more keys than the tile's, of rows that see any of these.
+void join_totals(const float* lse, int64_t rows, float* totals, const float* shifts) {
+  for (int64_t place = 0; place < rows; ++place)
+    if (totals[place] != 0.0f) totals[place] = std::exp(lse[place] - shifts[place]);
+}
+
 void backward_tile(const Call& call, const Tile& tile, float* weights) {
   const int64_t size = call.rows * call.keys, value_width = call.value_width;
+  const int64_t rows_at = (tile.entry * call.heads + tile.head) * call.queries + tile.first;
   float *negatives = weights + size, *grads = negatives + size, *upstream = grads + size, *inverses = upstream + call.rows * value_width;
   if (call.balanced) {
     balance_tile<true>(call, tile, weights, negatives, grads);
     const float* own = part(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first);
     back_through_values(call, tile, grads, own, most(call.grad_output_steps[2], value_width), grads);
   } else {
-    weigh_tile<true>(call, tile, weights, negatives, inverses, nullptr);
+    weigh_tile<true>(call, tile, weights, negatives, inverses, upstream);
+    if (call.joint_lse != nullptr) join_totals(call.joint_lse + rows_at, tile.rows, inverses, upstream);
     divide_upstream(call, tile, upstream, inverses);
     back_through_values(call, tile, weights, upstream, most(value_width, 1), grads);
   }
   const bool summed = call.grad_polarity != nullptr;
-  float* const sums = summed ? call.grad_polarity + (tile.entry * call.heads + tile.head) * call.queries + tile.first : nullptr;
+  float* const sums = summed ? call.grad_polarity + rows_at : nullptr;
   for (int64_t place = 0; place < tile.rows; ++place) {
     const Row row = row_of(call, tile, place, weights, negatives);
     float* const own = grads + place * tile.columns;
@@ -271,7 +281,7 @@ void backward_tile(const Call& call, const Tile& tile, float* weights) {
       const Shares shares = shares_at(call, tile, place);
       sum = shares.positive * shares.positive * balanced_gradient(row, own, shares);
     } else {
-      sum = score_gradient(row, own, inverses[place], summed);
+      sum = score_gradient(row, own, inverses[place], call.joint_delta == nullptr ? nullptr : call.joint_delta + rows_at + place, summed);
     }
     if (summed) sums[place] = -sum;
     clear_outside(row, own, tile.columns);

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocked import PLAIN_LIMIT, BlockedGradients, BlockedProblem
+from .blocked import PLAIN_LIMIT, BlockedGradients, BlockedProblem, JointRows
 from .build import native_library, why_no_library
 
 NATIVE_TILE = 1 << 19
@@ -42,7 +42,7 @@ PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 POINTERS = (
     *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
-    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "scratch"),
+    *("joint_lse", "joint_delta", "output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "scratch"),
 )
 STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "polarity": 2}
 NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads", "share", "balanced")
@@ -87,11 +87,15 @@ def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
     return output, lse
 
 
-def native_backward(problem: BlockedProblem, grad_output: Tensor, *, polarity: bool = False) -> BlockedGradients:
+def native_backward(
+    problem: BlockedProblem, grad_output: Tensor, joint: JointRows | None = None, *, polarity: bool = False
+) -> BlockedGradients:
     """As `blocked.blocked_backward`; there is neither bias nor additive mask."""
     query, key, value = (torch.zeros(tensor.shape, **PLACE) for tensor in (problem.query, problem.key, problem.value))
     sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if polarity else None
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_polarity": sums}
+    if joint is not None:
+        tensors |= {"joint_lse": _by_row(problem, joint.lse), "joint_delta": _by_row(problem, joint.delta)}
     spare = problem.value.shape[3] + 1
     _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
     return BlockedGradients(query, key, value, None, None, None if sums is None else sums.sum((0, 2)))
@@ -139,6 +143,11 @@ def _by_query(problem: BlockedProblem, grad_output: Tensor | None) -> dict[str, 
         found[name] = _dense_rows(found[name])
     log_polarity = found["log_polarity"].contiguous()
     return found | {"low": low, "high": high, "log_polarity": log_polarity, "polarity": torch.exp(log_polarity)}
+
+
+def _by_row(problem: BlockedProblem, rows: Tensor) -> Tensor:
+    """`[batch, heads, queries]` as the library has it, dense; a group's heads with a single query lie as its queries anyway."""
+    return rows.expand(problem.batch, problem.heads, problem.queries).contiguous()
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:
