@@ -75,6 +75,13 @@ class OperatorInputs(NamedTuple):
         return AttentionMask(self.query.shape[2], self.key.shape[2], self.causal, self.offset, self.window, self.keep, self.segments)
 
 
+class JointRows(NamedTuple):
+    """L and D of each row over more keys than those of the call, `[batch, heads, queries]` in the dtype that is computed in."""
+
+    lse: Tensor
+    delta: Tensor
+
+
 class DecodeWishes(TypedDict):
     """What a call asks for that the decoding kernel may lack: the keyword arguments of `decodable`."""
 

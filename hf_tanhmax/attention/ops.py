@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .call import AutogradContext, Flat, OperatorInputs
+from .call import AutogradContext, Flat, JointRows, OperatorInputs
 from .cpu.balanced import balanced_backward, balanced_forward
-from .cpu.blocked import BlockedProblem, JointRows, blocked_backward, blocked_forward
+from .cpu.blocked import BlockedProblem, blocked_backward, blocked_forward
 from .cpu.operator import native_backward, native_forward, why_not_native
 from .reference import reference_attention
 

@@ -155,7 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
         found = measure(given.length, given.kind)
         if found is not None:
             print(json.dumps(found), flush=True)
-        os._exit(0)
+        dist.destroy_process_group()
+        return
     if given.command == "report":
         print(report(json.loads(given.result.read_text()), markdown=False))
         return

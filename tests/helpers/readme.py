@@ -14,7 +14,7 @@ from hf_tanhmax.interpret.faithfulness.report import ARROWS, Cell
 from hf_tanhmax.results import read_lines, table
 from hf_tanhmax.training.configuration.recipe import VARIANTS
 from recipes.benchmarks import faithfulness as faithfulness_speed
-from recipes.benchmarks import polarity_scan
+from recipes.benchmarks import polarity_scan, ring, ring_plan
 from recipes.benchmarks.attention import __main__ as benchmark
 from recipes.conversion import language_table, pattern
 from recipes.conversion import table as conversion_table
@@ -48,6 +48,11 @@ def speed():
 def accuracy():
     """The errors in half precision."""
     return benchmark.report(json.loads((RESULTS / "accuracy-cpu.json").read_text()))
+
+
+def shared():
+    """What a ring of processes costs."""
+    return ring.report(json.loads((RESULTS / "ring" / "ring-cpu.json").read_text()))
 
 
 def clocks():
@@ -145,6 +150,8 @@ BLOCKS = {
     "predicted": clocks,
     "accuracy": accuracy,
     "benchmark": speed,
+    "ring": shared,
+    "ring plan": ring_plan.rendered,
 }
 
 

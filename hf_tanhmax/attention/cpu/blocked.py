@@ -27,13 +27,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...functional import hides
-from ..call import OperatorInputs
+from ..call import JointRows, OperatorInputs
 
 LOG2_OF_E = math.log2(math.e)
 PLAIN_LIMIT, SMALL_LIMIT = 60.0, 1.0
@@ -329,13 +329,6 @@ class BlockedGradients:
 
         added = _like(problem.bias, bias), _like(problem.additive_mask, additive_mask)
         return cls(_like(problem.query), _like(problem.key), _like(problem.value), *added, _like(problem.log_polarity, polarity))
-
-
-class JointRows(NamedTuple):
-    """L and D of each row over more keys than those of the call, `[batch, heads, queries]` in the dtype that is computed in."""
-
-    lse: Tensor
-    delta: Tensor
 
 
 def blocked_backward(

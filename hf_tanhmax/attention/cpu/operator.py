@@ -32,7 +32,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocked import PLAIN_LIMIT, BlockedGradients, BlockedProblem, JointRows
+from ..call import JointRows
+from .blocked import PLAIN_LIMIT, BlockedGradients, BlockedProblem
 from .build import native_library, why_no_library
 
 NATIVE_TILE = 1 << 19
