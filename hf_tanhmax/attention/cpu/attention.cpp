@@ -1,32 +1,9 @@
 
-// Tiles of queries times keys, forward and backward; rows.h stands in front of this.
-
-// Integers are passed as 64 bits: on the little-endian machines that this is built for, a library that wants 32 reads the lower half.
-extern "C" void sgemm_(const char*, const char*, const int64_t*, const int64_t*, const int64_t*, const float*, const float*, const int64_t*,
-                       const float*, const int64_t*, const float*, float*, const int64_t*);
-
-// Tensors [batch, heads or kv_heads, length, width] of dense rows; steps: the strides of the first three dimensions.
-struct Call {
-  const float *query, *key, *value, *grad_output;
-  const float *polarity, *log_polarity;   // by head and query: with steps, as that of queries may be 0
-  const int64_t *low, *high;              // [queries]: the keys that a query may see are from low to high,
-  const uint8_t *keep;                    // and of those, where keep is not null, the ones where it is 1
-  const uint8_t *plain;                   // [batch, kv_heads]: whether scores need no shift
-  float *output, *lse;                    // dense [batch, heads, queries, value_width] and, if not balanced, [batch, heads, queries]
-  float *grad_query, *grad_key, *grad_value;  // dense, and zero at the start
-  float *grad_polarity;                   // null, or dense [batch, heads, queries], zero at the start: of log p by row; if balanced, of p
-  float *scratch;                         // share numbers for each thread
-  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], polarity_steps[2];
-  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, balanced;
-  double scale;
-};
+// Tiles of queries times keys, forward and backward; rows.h, products.h and half.h stand in front of this. Products is Exact or Half.
 
 namespace {
 
-struct Tile {
-  int64_t entry, head, kv_head, first, rows, low, columns;
-};
-
+template <class Products>
 Tile tile_at(const Call& call, int64_t entry, int64_t head, int64_t first) {
   Tile tile{entry, head, head / (call.heads / call.kv_heads), first, least(call.rows, call.queries - first), call.keys, 0};
   int64_t high = 0;
@@ -35,24 +12,9 @@ Tile tile_at(const Call& call, int64_t entry, int64_t head, int64_t first) {
     tile.low = least(tile.low, call.low[row]);
     high = most(high, call.high[row]);
   }
-  tile.columns = most(0, high - tile.low);
+  tile.low -= tile.low % Products::WHOLE;
+  tile.columns = high <= tile.low ? 0 : (high - tile.low + Products::WHOLE - 1) / Products::WHOLE * Products::WHOLE;
   return tile;
-}
-
-const float* part(const float* tensor, const int64_t* steps, int64_t entry, int64_t head, int64_t place) {
-  return tensor + entry * steps[0] + head * steps[1] + place * steps[2];
-}
-
-// C [m, n] = alpha A B + beta C, for rows as C has them: the library has columns where we have rows, so A and B change places.
-void multiply(bool a_turned, bool b_turned, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t a_step, const float* b,
-              int64_t b_step, float beta, float* c, int64_t c_step) {
-  const char first = b_turned ? 'T' : 'N', second = a_turned ? 'T' : 'N';
-  sgemm_(&first, &second, &n, &m, &k, &alpha, b, &b_step, a, &a_step, &beta, c, &c_step);
-}
-
-// [rows, columns] = alpha X Y^T, with rows of X by query and of Y by key.
-void scores_of(const Tile& tile, int64_t width, float alpha, const float* x, int64_t x_step, const float* y, int64_t y_step, float* found) {
-  multiply(false, true, tile.rows, tile.columns, width, alpha, x, most(x_step, width), y, most(y_step, width), 0.0f, found, tile.columns);
 }
 
 template <bool KEPT>
@@ -69,24 +31,26 @@ void clear_outside(const Row& row, float* values, int64_t columns) {
   for (int64_t column = row.high; column < columns; ++column) values[column] = 0.0f;
 }
 
-Row row_of(const Call& call, const Tile& tile, int64_t place, float* weights, float* negatives) {
-  const int64_t query = tile.first + place, start = place * tile.columns;
+template <class Products>
+Row row_of(const Products& own, int64_t place, float* weights, float* negatives, float unit = 1.0f) {
+  const Call& call = own.call;
+  const Tile& tile = own.tile;
+  const int64_t query = tile.first + place, start = place * own.step;
   const int64_t low = least(most(call.low[query] - tile.low, 0), tile.columns), high = most(low, call.high[query] - tile.low);
   const uint8_t* seen = nullptr;
   if (call.keep != nullptr) {
     seen = call.keep + tile.entry * call.keep_steps[0] + tile.head * call.keep_steps[1] + query * call.keep_steps[2];
     seen += tile.low * call.keep_steps[3];
   }
-  return {weights + start, negatives == nullptr ? nullptr : negatives + start, seen, call.keep_steps[3], low, least(high, tile.columns)};
+  float* const second = negatives == nullptr ? nullptr : negatives + start;
+  return {weights + start, second, seen, call.keep_steps[3], low, least(high, tile.columns), unit};
 }
 
-// Writes the scores of a tile, and says whether they need no shift: then they are times log2(e).
-bool write_scores(const Call& call, const Tile& tile, float* scores) {
-  const bool plain = call.plain[tile.entry * call.kv_heads + tile.kv_head];
-  const float alpha = static_cast<float>(plain ? call.scale * 1.44269504088896341 : call.scale);
-  const float* query = part(call.query, call.query_steps, tile.entry, tile.head, tile.first);
-  const float* key = part(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low);
-  scores_of(tile, call.width, alpha, query, call.query_steps[2], key, call.key_steps[2], scores);
+// Writes the scores of a tile; says whether they need no shift, where they are times log2(e), and what they are to be multiplied by.
+template <class Products>
+bool write_scores(const Products& own, float* scores, float& unit) {
+  const bool plain = own.call.plain[key_head_at(own.call, own.tile)];
+  unit = own.score(static_cast<float>(plain ? own.call.scale * 1.44269504088896341 : own.call.scale), scores);
   return plain;
 }
 
@@ -95,14 +59,16 @@ int64_t polarity_at(const Call& call, const Tile& tile, int64_t place) {
 }
 
 // Scores of a tile as weights without their denominator; totals: the denominators. shifts may be null.
-template <bool KEPT>
-void weigh_tile(const Call& call, const Tile& tile, float* weights, float* negatives, float* totals, float* shifts) {
-  const bool plain = write_scores(call, tile, weights);
+template <bool KEPT, class Products>
+void weigh_tile(const Products& own, float* weights, float* negatives, float* totals, float* shifts) {
+  const Tile& tile = own.tile;
+  float unit;
+  const bool plain = write_scores(own, weights, unit);
   for (int64_t place = 0; place < tile.rows; ++place) {
-    const Row row = row_of(call, tile, place, weights, negatives);
+    const Row row = row_of(own, place, weights, negatives, unit);
     float shift = 0.0f;
-    const int64_t own = polarity_at(call, tile, place);
-    totals[place] = weigh<KEPT>(row, plain, call.polarity[own], call.log_polarity[own], shift);
+    const int64_t at = polarity_at(own.call, tile, place);
+    totals[place] = weigh<KEPT>(row, plain, own.call.polarity[at], own.call.log_polarity[at], shift);
     if (shifts != nullptr) shifts[place] = shift;
     clear_outside(row, row.weights, tile.columns);
   }
@@ -136,14 +102,16 @@ Shares shares_at(const Call& call, const Tile& tile, int64_t place) {
 
 // Scores of a tile as balanced weights, which are written to weights. With KEPT, P takes the place of the scores, and negatives is a tile
 // for N; else the weights do, and negatives has two rows for what is on the way.
-template <bool KEPT>
-void balance_tile(const Call& call, const Tile& tile, float* scores, float* negatives, float* weights) {
-  const bool plain = write_scores(call, tile, scores);
+template <bool KEPT, class Products>
+void balance_tile(const Products& own, float* scores, float* negatives, float* weights) {
+  const Tile& tile = own.tile;
+  float unit;
+  const bool plain = write_scores(own, scores, unit);
   for (int64_t place = 0; place < tile.rows; ++place) {
-    Row row = row_of(call, tile, place, scores, negatives);
+    Row row = row_of(own, place, scores, negatives, unit);
     if (!KEPT) row.negatives = negatives;
-    float *const joint = weights + place * tile.columns, *const differences = KEPT ? joint : negatives + tile.columns;
-    const Shares shares = shares_at(call, tile, place);
+    float *const joint = weights + place * own.step, *const differences = KEPT ? joint : negatives + tile.columns;
+    const Shares shares = shares_at(own.call, tile, place);
     Sums sums;
     Joint factors;
     if (plain) {
@@ -164,41 +132,36 @@ void balance_tile(const Call& call, const Tile& tile, float* scores, float* nega
   }
 }
 
-// The output of a tile's queries, from their weights.
-void weigh_values(const Call& call, const Tile& tile, const float* weights, float* output) {
-  const float* value = part(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low);
-  const int64_t width = call.value_width;
-  multiply(false, false, tile.rows, width, tile.columns, 1.0f, weights, tile.columns, value, most(call.value_steps[2], width), 0.0f, output,
-           most(width, 1));
-}
-
-void forward_tile(const Call& call, const Tile& tile, float* weights) {
-  const int64_t start = (tile.entry * call.heads + tile.head) * call.queries + tile.first, width = call.value_width;
-  float *output = call.output + start * width, *spare = weights + call.rows * call.keys;
+// scratch: spare rows of numbers, then tiles, then what the products need.
+template <class Products>
+void forward_tile(const Call& call, const Tile& tile, float* scratch) {
+  float *const totals = scratch, *const weights = totals + call.rows + (call.balanced ? 2 * tile.columns : 0);
+  const Products own(call, tile, weights + call.tile_size);
   if (call.balanced) {
-    balance_tile<false>(call, tile, weights, spare, weights);
-    return weigh_values(call, tile, weights, output);
+    balance_tile<false>(own, weights, totals + call.rows, weights);
+    return own.weigh_values(weights, nullptr);
   }
-  float* const lse = call.lse + start;
-  weigh_tile<false>(call, tile, weights, nullptr, spare, lse);
-  weigh_values(call, tile, weights, output);
+  float* const lse = call.lse + query_at(call, tile);
+  weigh_tile<false>(own, weights, nullptr, totals, lse);
   for (int64_t place = 0; place < tile.rows; ++place) {
-    const bool empty = spare[place] == 0.0f;
-    const float inverse = empty ? 0.0f : 1.0f / spare[place];
-    for (int64_t column = 0; column < width; ++column) output[place * width + column] *= inverse;
-    lse[place] = empty ? INFINITY : std::log(spare[place]) + lse[place];
+    lse[place] = totals[place] == 0.0f ? INFINITY : std::log(totals[place]) + lse[place];
+    totals[place] = inverse_of(totals[place]);
   }
+  own.weigh_values(weights, totals);
 }
 
-// grads: dO V^T over the denominator; becomes the gradient of the scores. Returns the sum of N (dP + D) over the denominator.
-float score_gradient(const Row& row, float* grads, float inverse, bool summed) {
+// grads: dO V^T times factor; becomes the gradient of the scores. inverse: of the denominator, as is factor, unless it is in grads already.
+// Returns the sum of N (dP + D) over the denominator.
+float score_gradient(const Row& row, float* grads, float factor, float inverse, bool summed) {
   float products[LANES] = {}, parts[LANES] = {};
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { products[lane] += grads[column] * row.weights[column]; });
-  const float delta = total_of(products) * inverse;
+  const float delta = total_of(products) * factor * inverse;
   if (summed)
-    by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { parts[lane] += row.negatives[column] * (grads[column] + delta); });
-  for (int64_t column = row.low; column < row.high; ++column)
-    grads[column] = row.weights[column] * (grads[column] - delta) + 2.0f * row.negatives[column] * grads[column];
+    by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { parts[lane] += row.negatives[column] * (factor * grads[column] + delta); });
+  for (int64_t column = row.low; column < row.high; ++column) {
+    const float grad = factor * grads[column];
+    grads[column] = row.weights[column] * (grad - delta) + 2.0f * row.negatives[column] * grad;
+  }
   return total_of(parts);
 }
 
@@ -216,91 +179,79 @@ float balanced_gradient(const Row& row, float* grads, Shares shares) {
   return positive + negative;
 }
 
-// From the gradient of the output, or that over the denominator for weights without it: adds up that of the values, and writes that of the
-// weights, which may take their place.
-void back_through_values(const Call& call, const Tile& tile, const float* weights, const float* upstream, int64_t step, float* grads) {
-  const int64_t keys = (tile.entry * call.kv_heads + tile.kv_head) * call.keys + tile.low, width = call.value_width;
-  multiply(true, false, tile.columns, width, tile.rows, 1.0f, weights, tile.columns, upstream, step, 1.0f, call.grad_value + keys * width,
-           most(width, 1));
-  const float* value = part(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low);
-  scores_of(tile, width, 1.0f, upstream, step, value, call.value_steps[2], grads);
-}
-
-// From the gradient of a tile's scores to those of its queries and keys.
-void back_to_inputs(const Call& call, const Tile& tile, const float* grads) {
-  const int64_t width = call.width, queries = (tile.entry * call.heads + tile.head) * call.queries + tile.first;
-  const int64_t keys = (tile.entry * call.kv_heads + tile.kv_head) * call.keys + tile.low;
-  const float scale = static_cast<float>(call.scale);
-  const float* query = part(call.query, call.query_steps, tile.entry, tile.head, tile.first);
-  const float* key = part(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low);
-  multiply(false, false, tile.rows, width, tile.columns, scale, grads, tile.columns, key, most(call.key_steps[2], width), 0.0f,
-           call.grad_query + queries * width, most(width, 1));
-  multiply(true, false, tile.columns, width, tile.rows, scale, grads, tile.columns, query, most(call.query_steps[2], width), 1.0f,
-           call.grad_key + keys * width, most(width, 1));
-}
-
-// Upstream for weights without their denominator; inverses: the denominators, which become their inverses.
-void divide_upstream(const Call& call, const Tile& tile, float* upstream, float* inverses) {
-  for (int64_t place = 0; place < tile.rows; ++place) {
-    const float* own = part(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first + place);
-    inverses[place] = inverses[place] == 0.0f ? 0.0f : 1.0f / inverses[place];
-    float* into = upstream + place * call.value_width;
-    for (int64_t column = 0; column < call.value_width; ++column) into[column] = own[column] * inverses[place];
-  }
-}
-
-void backward_tile(const Call& call, const Tile& tile, float* weights) {
-  const int64_t size = call.rows * call.keys, value_width = call.value_width;
-  float *negatives = weights + size, *grads = negatives + size, *upstream = grads + size, *inverses = upstream + call.rows * value_width;
+template <class Products>
+void backward_tile(const Call& call, const Tile& tile, float* scratch) {
+  float *const inverses = scratch, *const weights = inverses + call.rows, *const negatives = weights + call.tile_size;
+  float* const grads = negatives + call.tile_size;
+  const Products own(call, tile, grads + call.tile_size);
+  bool later = false;
   if (call.balanced) {
-    balance_tile<true>(call, tile, weights, negatives, grads);
-    const float* own = part(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first);
-    back_through_values(call, tile, grads, own, most(call.grad_output_steps[2], value_width), grads);
+    balance_tile<true>(own, weights, negatives, grads);
+    own.back_through_values(grads, nullptr, grads);
   } else {
-    weigh_tile<true>(call, tile, weights, negatives, inverses, nullptr);
-    divide_upstream(call, tile, upstream, inverses);
-    back_through_values(call, tile, weights, upstream, most(value_width, 1), grads);
+    weigh_tile<true>(own, weights, negatives, inverses, nullptr);
+    for (int64_t place = 0; place < tile.rows; ++place) inverses[place] = inverse_of(inverses[place]);
+    later = own.back_through_values(weights, inverses, grads);
   }
   const bool summed = call.grad_polarity != nullptr;
-  float* const sums = summed ? call.grad_polarity + (tile.entry * call.heads + tile.head) * call.queries + tile.first : nullptr;
+  float* const sums = summed ? call.grad_polarity + query_at(call, tile) : nullptr;
   for (int64_t place = 0; place < tile.rows; ++place) {
-    const Row row = row_of(call, tile, place, weights, negatives);
-    float* const own = grads + place * tile.columns;
+    const Row row = row_of(own, place, weights, negatives);
+    float* const found = grads + place * own.step;
     float sum;
     if (call.balanced) {
       const Shares shares = shares_at(call, tile, place);
-      sum = shares.positive * shares.positive * balanced_gradient(row, own, shares);
+      sum = shares.positive * shares.positive * balanced_gradient(row, found, shares);
     } else {
-      sum = score_gradient(row, own, inverses[place], summed);
+      sum = score_gradient(row, found, later ? inverses[place] : 1.0f, inverses[place], summed);
     }
     if (summed) sums[place] = -sum;
-    clear_outside(row, own, tile.columns);
+    clear_outside(row, found, tile.columns);
   }
-  back_to_inputs(call, tile, grads);
+  own.back_to_inputs(grads);
+}
+
+template <class Products>
+void forward(const Call& call) {
+  const int64_t blocks = (call.queries + call.rows - 1) / call.rows, units = call.batch * call.heads * blocks;
+#pragma omp parallel num_threads(call.threads) if (units > 1 && units * call.share > ALONE)
+  {
+    Products::begin(call, false);
+#pragma omp for schedule(dynamic)
+    for (int64_t unit = 0; unit < units; ++unit) {
+      const Tile tile = tile_at<Products>(call, unit / blocks / call.heads, unit / blocks % call.heads, unit % blocks * call.rows);
+      if (tile.columns > 0) forward_tile<Products>(call, tile, call.scratch + omp_get_thread_num() * call.share);
+    }
+    Products::end();
+  }
+}
+
+template <class Products>
+void backward(const Call& call) {
+  const int64_t units = call.batch * call.kv_heads, groups = call.heads / call.kv_heads;
+#pragma omp parallel num_threads(call.threads) if (units > 1 && units * call.share > ALONE)
+  {
+    Products::begin(call, true);
+#pragma omp for schedule(dynamic)
+    for (int64_t unit = 0; unit < units; ++unit)
+      for (int64_t head = unit % call.kv_heads * groups; head < (unit % call.kv_heads + 1) * groups; ++head)
+        for (int64_t first = 0; first < call.queries; first += call.rows) {
+          const Tile tile = tile_at<Products>(call, unit / call.kv_heads, head, first);
+          if (tile.columns > 0) backward_tile<Products>(call, tile, call.scratch + omp_get_thread_num() * call.share);
+        }
+    Products::end();
+  }
 }
 
 }  // namespace
 
 extern "C" {
 
-void hf_tanhmax_forward(const Call* call) {
-  const int64_t blocks = (call->queries + call->rows - 1) / call->rows, units = call->batch * call->heads * blocks;
-#pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * call->share > ALONE)
-  for (int64_t unit = 0; unit < units; ++unit) {
-    const Tile tile = tile_at(*call, unit / blocks / call->heads, unit / blocks % call->heads, unit % blocks * call->rows);
-    if (tile.columns > 0) forward_tile(*call, tile, call->scratch + omp_get_thread_num() * call->share);
-  }
-}
+void hf_tanhmax_forward(const Call* call) { call->half ? forward<Half>(*call) : forward<Exact>(*call); }
 
-void hf_tanhmax_backward(const Call* call) {
-  const int64_t units = call->batch * call->kv_heads, groups = call->heads / call->kv_heads;
-#pragma omp parallel for schedule(dynamic) num_threads(call->threads) if (units > 1 && units * call->share > ALONE)
-  for (int64_t unit = 0; unit < units; ++unit)
-    for (int64_t head = unit % call->kv_heads * groups; head < (unit % call->kv_heads + 1) * groups; ++head)
-      for (int64_t first = 0; first < call->queries; first += call->rows) {
-        const Tile tile = tile_at(*call, unit / call->kv_heads, head, first);
-        if (tile.columns > 0) backward_tile(*call, tile, call->scratch + omp_get_thread_num() * call->share);
-      }
-}
+void hf_tanhmax_backward(const Call* call) { call->half ? backward<Half>(*call) : backward<Exact>(*call); }
+
+// Whether products of bfloat16 numbers are computed here faster than in float32.
+int hf_tanhmax_half() { return half_works(); }
 
 }  // extern "C"

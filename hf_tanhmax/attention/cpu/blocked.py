@@ -59,15 +59,15 @@ class BlockedProblem:
 
     def __init__(self, inputs: OperatorInputs) -> None:
         self.exact = torch.promote_types(inputs.query.dtype, torch.float32)
-        self.query, self.key, self.value = (tensor.to(self.exact) for tensor in (inputs.query, inputs.key, inputs.value))
+        self.given = {"query": inputs.query, "key": inputs.key, "value": inputs.value}
         self.mask, self.bias, self.additive_mask = inputs.mask, inputs.bias, inputs.additive_mask
         self.scale, self.softcap, self.dropout_p = inputs.scale, inputs.softcap, inputs.dropout_p
-        self.batch, self.heads, self.queries, _ = self.query.shape
-        self.kv_heads, self.keys = self.key.shape[1:3]
+        self.batch, self.heads, self.queries, self.width = inputs.query.shape
+        self.kv_heads, self.keys, self.value_width = inputs.value.shape[1:]
         self.groups = self.heads // self.kv_heads
         self.balanced = inputs.balanced
         if inputs.polarity is None:
-            self.log_polarity = self.query.new_full((self.heads,), 0.0 if inputs.signed else -math.inf)
+            self.log_polarity = torch.full((self.heads,), 0.0 if inputs.signed else -math.inf, dtype=self.exact, device=inputs.query.device)
         else:
             polarity = inputs.polarity.to(self.exact)
             self.log_polarity = torch.log(polarity) if self.balanced else polarity
@@ -99,10 +99,26 @@ class BlockedProblem:
                     )
 
     @cached_property
+    def query(self) -> Tensor:
+        """In the dtype that is computed in, as are key and value."""
+        return self.given["query"].to(self.exact)
+
+    @cached_property
+    def key(self) -> Tensor:
+        """`[batch, kv_heads, keys, head_dim]`."""
+        return self.given["key"].to(self.exact)
+
+    @cached_property
+    def value(self) -> Tensor:
+        """`[batch, kv_heads, keys, value_dim]`."""
+        return self.given["value"].to(self.exact)
+
+    @cached_property
     def bounds(self) -> Tensor:
         """A bound of |a| for each batch entry and key head: `[batch, kv_heads]`."""
-        longest_key = torch.linalg.vector_norm(self.key, dim=-1).amax(-1)
-        longest_query = torch.linalg.vector_norm(self.query, dim=-1).amax(-1).unflatten(1, (self.kv_heads, self.groups)).amax(-1)
+        query, key = self.given["query"], self.given["key"]
+        longest_key = torch.linalg.vector_norm(key, dim=-1, dtype=self.exact).amax(-1)
+        longest_query = torch.linalg.vector_norm(query, dim=-1, dtype=self.exact).amax(-1).unflatten(1, (self.kv_heads, self.groups)).amax(-1)
         bound = longest_key * longest_query * abs(self.scale)
         if self.softcap is not None:
             bound = bound.clamp(max=abs(self.softcap))

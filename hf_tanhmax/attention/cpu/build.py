@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 # In the file that is published with a checkpoint, the texts themselves stand here (`models.bundle`).
 ROWS_CODE = Path(__file__).with_name("rows.h").read_text(encoding="utf-8")
-SOURCE = ROWS_CODE + Path(__file__).with_name("attention.cpp").read_text(encoding="utf-8")
+PRODUCTS_CODE = Path(__file__).with_name("products.h").read_text(encoding="utf-8")
+HALF_CODE = Path(__file__).with_name("half.h").read_text(encoding="utf-8")
+SOURCE = ROWS_CODE + PRODUCTS_CODE + HALF_CODE + Path(__file__).with_name("attention.cpp").read_text(encoding="utf-8")
 NATIVE_SWITCH = "HF_TANHMAX_NATIVE"
 NATIVE_FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 NATIVE_NAME = "hf_tanhmax_attention"

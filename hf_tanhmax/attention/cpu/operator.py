@@ -27,6 +27,7 @@ queries of a key head, so that nothing is added in an order that changes from ru
 
 import ctypes
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,18 +35,21 @@ from torch import Tensor
 
 from .blocked import PLAIN_LIMIT, BlockedGradients, BlockedProblem
 from .build import native_library, why_no_library
+from .sizes import LINE, NativeSizes, filled
 
-NATIVE_TILE = 1 << 19
-NATIVE_ROWS = 128
+FEW_QUERIES = 8  # for which packing keys and values is not worth its while
 # Always said, as the library writes there: torch's defaults may be set otherwise.
 PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 POINTERS = (
     *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
-    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "scratch"),
+    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "scratch", "packed"),
 )
 STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "polarity": 2}
-NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads", "share", "balanced")
+NUMBERS = (
+    *("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width"),
+    *("rows", "threads", "share", "tile_size", "packed_share", "balanced", "half"),
+)
 
 
 class NativeCall(ctypes.Structure):
@@ -66,54 +70,69 @@ def why_not_native(problem: BlockedProblem) -> str | None:
     added = problem.bias is not None or problem.additive_mask is not None
     if added or problem.softcap is not None or problem.dropout_p > 0.0:
         return "has no bias, no additive mask, no softcap and no dropout"
-    if 0 in (*problem.query.shape, *problem.key.shape, *problem.value.shape):
+    if any(0 in tensor.shape for tensor in problem.given.values()):
         return "computes nothing from empty tensors"
     if not bool(torch.isfinite(problem.bounds).all()):
         return "needs queries, keys and log-polarities that bound the scores by a finite number"
     return why_no_library()
 
 
-def native_rows(queries: int, keys: int) -> int:
-    """Queries per tile: about `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS` queries."""
-    return max(1, min(queries, NATIVE_ROWS, max(16, NATIVE_TILE // max(1, keys))))
+def multiplies_half(problem: BlockedProblem) -> bool:
+    """Whether the operator multiplies bfloat16 numbers as they are, and not in float32."""
+    if problem.given["query"].dtype != torch.bfloat16 or problem.queries <= FEW_QUERIES:
+        return False
+    library = native_library()
+    return library is not None and bool(library.hf_tanhmax_half())
+
+
+def native_sizes(problem: BlockedProblem) -> NativeSizes:
+    """The sizes of a call that the operator computes."""
+    half = multiplies_half(problem)
+    return NativeSizes(problem.queries, problem.keys, problem.width, problem.value_width, problem.balanced, half)
 
 
 def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
-    """As `blocked.blocked_forward`."""
-    shape = (problem.batch, problem.heads, problem.queries)
-    output = torch.zeros(*shape, problem.value.shape[3], **PLACE)
+    """As `blocked.blocked_forward`; an output of products of bfloat16 numbers is in bfloat16."""
+    shape, sizes = (problem.batch, problem.heads, problem.queries), native_sizes(problem)
+    output = torch.zeros(*shape, problem.value_width, dtype=sizes.dtype, device="cpu")
     lse = torch.full((0,) if problem.balanced else shape, math.inf, **PLACE)
-    _call_library("hf_tanhmax_forward", problem, None, tiles=1, spare=1, output=output, lse=lse)
+    _call_library("hf_tanhmax_forward", problem, None, sizes, output=output, lse=lse)
     return output, lse
 
 
 def native_backward(problem: BlockedProblem, grad_output: Tensor, *, polarity: bool = False) -> BlockedGradients:
-    """As `blocked.blocked_backward`; there is neither bias nor additive mask."""
-    query, key, value = (torch.zeros(tensor.shape, **PLACE) for tensor in (problem.query, problem.key, problem.value))
-    sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if polarity else None
+    """As `blocked.blocked_backward`; there is neither bias nor additive mask. Gradients of queries as the output of `native_forward`."""
+    sizes, shape = native_sizes(problem), (problem.batch, problem.heads, problem.queries)
+    query = torch.zeros(*shape, problem.width, dtype=sizes.dtype, device="cpu")
+    sums = torch.zeros(*shape, **PLACE) if polarity else None
+    key, value = (
+        torch.zeros(problem.batch, problem.kv_heads, *((filled(width, LINE), sizes.filled_keys) if sizes.half else (problem.keys, width)), **PLACE)
+        for width in (problem.width, problem.value_width)
+    )
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_polarity": sums}
-    spare = problem.value.shape[3] + 1
-    _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
+    _call_library("hf_tanhmax_backward", problem, grad_output.to(sizes.dtype), sizes, **tensors)
+    if sizes.half:
+        key, value = (tensor.transpose(2, 3)[:, :, : problem.keys] for tensor in (key, value))
+        key, value = key[..., : problem.width], value[..., : problem.value_width]
     return BlockedGradients(query, key, value, None, None, None if sums is None else sums.sum((0, 2)))
 
 
-def _call_library(
-    function: str, problem: BlockedProblem, grad_output: Tensor | None, *, tiles: int, spare: int, **results: Tensor | None
-) -> None:
-    """Call a function of the library.
-
-    Scratch memory of each thread: `tiles` tiles, `spare` numbers more for each of their rows, and two rows more if the shift is balanced.
-    """
-    by_query = _by_query(problem, grad_output)
+def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes, **results: Tensor | None) -> None:
+    """Call a function of the library."""
+    by_query, backward = _by_query(problem, grad_output, sizes), grad_output is not None
     batch, heads, queries, width = by_query["query"].shape
-    rows, threads, balanced = native_rows(queries, problem.keys), torch.get_num_threads(), problem.balanced
-    share = rows * (tiles * problem.keys + spare) + 2 * balanced * problem.keys
-    held = results | by_query
-    held |= {"key": _dense_rows(problem.key), "value": _dense_rows(problem.value), "plain": (problem.bounds < PLAIN_LIMIT).contiguous()}
+    sizes = replace(sizes, queries=queries)
+    threads, share, packed_share = torch.get_num_threads(), sizes.share(backward=backward), sizes.packed_share(backward=backward)
+    tensors = problem.given if sizes.half else {"key": problem.key, "value": problem.value}
+    held = results | by_query | {name: _dense_rows(tensors[name]) for name in ("key", "value")}
+    held["plain"] = (problem.bounds < PLAIN_LIMIT).contiguous()
     held["scratch"] = torch.empty(threads * share, **PLACE)
-    sizes = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
-    sizes |= {"width": width, "value_width": problem.value.shape[3], "rows": rows, "threads": threads, "share": share}
-    call = NativeCall(**sizes, balanced=balanced, scale=problem.scale)
+    held["packed"] = torch.zeros(batch * problem.kv_heads * packed_share, **PLACE)
+    counts = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
+    counts |= {"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share}
+    call = NativeCall(
+        **counts, tile_size=sizes.tile, packed_share=packed_share, balanced=problem.balanced, half=sizes.half, scale=problem.scale
+    )
     for name, tensor in held.items():
         if tensor is not None:
             setattr(call, name, tensor.data_ptr())
@@ -122,10 +141,11 @@ def _call_library(
     getattr(native_library(), function)(ctypes.byref(call))
 
 
-def _by_query(problem: BlockedProblem, grad_output: Tensor | None) -> dict[str, Tensor]:
+def _by_query(problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes) -> dict[str, Tensor]:
     """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
-    low, high = problem.mask.row_ranges(problem.query.device)
-    found = {"query": problem.query, "log_polarity": problem.log_polarity[:, None].expand(problem.heads, problem.queries)}
+    query = problem.given["query"] if sizes.half else problem.query
+    low, high = problem.mask.row_ranges(query.device)
+    found = {"query": query, "log_polarity": problem.log_polarity[:, None].expand(problem.heads, problem.queries)}
     if grad_output is not None:
         found["grad_output"] = grad_output
     if problem.mask.keep is not None:

@@ -105,11 +105,12 @@ struct ShiftedApart {
   }
 };
 
-// A row of scores that becomes weights in place; N goes to negatives if it is kept.
+// A row of scores over their unit that becomes weights in place; N goes to negatives if it is kept.
 struct Row {
   float *weights, *negatives;
   const uint8_t* seen;  // by column; null: all
   int64_t step, low, high;
+  float unit;
 };
 
 template <bool MASKED, bool KEPT, class Map>
@@ -117,7 +118,7 @@ float weigh_columns(const Row& row, const Map& map, int64_t step) {
   float sums[LANES] = {};
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     float positive, negative;
-    map(row.weights[column], positive, negative);
+    map(row.unit * row.weights[column], positive, negative);
     if (MASKED) {
       const float visible = static_cast<float>(row.seen[column * step]);
       positive *= visible;
@@ -146,7 +147,7 @@ Sums part_columns(const Row& row, const Map& map, float* differences, int64_t st
   float positives[LANES] = {}, negatives[LANES] = {}, sums[LANES] = {};
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     float positive, negative, difference;
-    map(row.weights[column], positive, negative, difference);
+    map(row.unit * row.weights[column], positive, negative, difference);
     if (MASKED) {
       const float visible = static_cast<float>(row.seen[column * step]);
       positive *= visible;
@@ -176,7 +177,7 @@ Extremes extremes_of(const Row& row, int64_t step) {
   float highest[LANES], lowest[LANES];
   for (int64_t lane = 0; lane < LANES; ++lane) highest[lane] = -INFINITY, lowest[lane] = INFINITY;
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
-    const float x = row.weights[column];
+    const float x = row.unit * row.weights[column];
     const bool visible = !MASKED || row.seen[column * step] != 0;
     const float high = visible ? x : -INFINITY, low = visible ? x : INFINITY;
     highest[lane] = high > highest[lane] ? high : highest[lane];
