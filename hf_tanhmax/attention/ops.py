@@ -16,7 +16,7 @@ from torch import Tensor
 from .call import AutogradContext, Flat, OperatorInputs
 from .cpu.balanced import balanced_backward, balanced_forward
 from .cpu.blocked import BlockedProblem, blocked_backward, blocked_forward
-from .cpu.operator import native_backward, native_forward, why_not_native
+from .cpu.operator import native_backward, native_forward
 from .reference import reference_attention
 
 # What this code calls itself where names are global to a process: torch's operators, and Transformers' attention functions. The file that
@@ -67,10 +67,8 @@ def fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
 
         return _launched(launch_forward, inputs, exact=is_exact(inputs.query))
     problem = BlockedProblem(inputs)
-    if why_not_native(problem) is None:
-        output, lse = native_forward(problem)
-    else:
-        output, lse = (balanced_forward if problem.balanced else blocked_forward)(problem)
+    found = native_forward(problem)
+    output, lse = (balanced_forward if problem.balanced else blocked_forward)(problem) if found is None else found
     return output.to(inputs.query.dtype), lse, lse.new_empty(0)
 
 
@@ -136,9 +134,8 @@ def _kernel_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Te
 
 def _blocked_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
     problem, wanted = BlockedProblem(inputs), {"polarity": given.wants_polarity}
-    if why_not_native(problem) is None:
-        found = native_backward(problem, given.grad_output, **wanted)
-    else:
+    found = native_backward(problem, given.grad_output, **wanted)
+    if found is None:
         backward = balanced_backward if problem.balanced else blocked_backward
         found = backward(problem, given.grad_output, bias=given.wants_bias, additive_mask=given.wants_mask, **wanted)
     return found.query, found.key, found.value, found.polarity, found.bias, found.additive_mask

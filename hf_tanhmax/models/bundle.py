@@ -44,6 +44,7 @@ MODULES = (
     "attention/cpu/blocked",
     "attention/cpu/balanced",
     "attention/cpu/build",
+    "attention/cpu/sizes",
     "attention/cpu/operator",
     "attention/kernels/support",
     "attention/kernels/schedule",

@@ -1,136 +1,7 @@
 
-// Tiles of queries times keys, forward and backward; rows.h, products.h and half.h stand in front of this. Products is Exact or Half.
+// Forward and backward passes, and what is called from outside. The headers stand in front of this; Products is Exact or Half.
 
 namespace {
-
-template <class Products>
-Tile tile_at(const Call& call, int64_t entry, int64_t head, int64_t first) {
-  Tile tile{entry, head, head / (call.heads / call.kv_heads), first, least(call.rows, call.queries - first), call.keys, 0};
-  int64_t high = 0;
-  for (int64_t row = first; row < first + tile.rows; ++row) {
-    if (call.low[row] >= call.high[row]) continue;
-    tile.low = least(tile.low, call.low[row]);
-    high = most(high, call.high[row]);
-  }
-  tile.low -= tile.low % Products::WHOLE;
-  tile.columns = high <= tile.low ? 0 : (high - tile.low + Products::WHOLE - 1) / Products::WHOLE * Products::WHOLE;
-  return tile;
-}
-
-template <bool KEPT>
-float weigh(const Row& row, bool plain, float polarity, float log_polarity, float& shift) {
-  if (plain) return weigh_row<KEPT>(row, Plain{polarity});
-  const Extremes scores = extremes_of(row);
-  const float found = std::fmax(scores.highest, log_polarity - scores.lowest);
-  shift = found == -INFINITY ? 0.0f : found;
-  return weigh_row<KEPT>(row, Shifted{shift, log_polarity});
-}
-
-void clear_outside(const Row& row, float* values, int64_t columns) {
-  for (int64_t column = 0; column < row.low; ++column) values[column] = 0.0f;
-  for (int64_t column = row.high; column < columns; ++column) values[column] = 0.0f;
-}
-
-template <class Products>
-Row row_of(const Products& own, int64_t place, float* weights, float* negatives, float unit = 1.0f) {
-  const Call& call = own.call;
-  const Tile& tile = own.tile;
-  const int64_t query = tile.first + place, start = place * own.step;
-  const int64_t low = least(most(call.low[query] - tile.low, 0), tile.columns), high = most(low, call.high[query] - tile.low);
-  const uint8_t* seen = nullptr;
-  if (call.keep != nullptr) {
-    seen = call.keep + tile.entry * call.keep_steps[0] + tile.head * call.keep_steps[1] + query * call.keep_steps[2];
-    seen += tile.low * call.keep_steps[3];
-  }
-  float* const second = negatives == nullptr ? nullptr : negatives + start;
-  return {weights + start, second, seen, call.keep_steps[3], low, least(high, tile.columns), unit};
-}
-
-// Writes the scores of a tile; says whether they need no shift, where they are times log2(e), and what they are to be multiplied by.
-template <class Products>
-bool write_scores(const Products& own, float* scores, float& unit) {
-  const bool plain = own.call.plain[key_head_at(own.call, own.tile)];
-  unit = own.score(static_cast<float>(plain ? own.call.scale * 1.44269504088896341 : own.call.scale), scores);
-  return plain;
-}
-
-int64_t polarity_at(const Call& call, const Tile& tile, int64_t place) {
-  return tile.head * call.polarity_steps[0] + (tile.first + place) * call.polarity_steps[1];
-}
-
-// Scores of a tile as weights without their denominator; totals: the denominators. shifts may be null.
-template <bool KEPT, class Products>
-void weigh_tile(const Products& own, float* weights, float* negatives, float* totals, float* shifts) {
-  const Tile& tile = own.tile;
-  float unit;
-  const bool plain = write_scores(own, weights, unit);
-  for (int64_t place = 0; place < tile.rows; ++place) {
-    const Row row = row_of(own, place, weights, negatives, unit);
-    float shift = 0.0f;
-    const int64_t at = polarity_at(own.call, tile, place);
-    totals[place] = weigh<KEPT>(row, plain, own.call.polarity[at], own.call.log_polarity[at], shift);
-    if (shifts != nullptr) shifts[place] = shift;
-    clear_outside(row, row.weights, tile.columns);
-  }
-}
-
-// With a balanced shift, the weights are positive P - negative N, each of P and N over its own denominator.
-struct Shares {
-  float positive, negative;  // 1 / (1 + p) and p / (1 + p)
-};
-
-float inverse_of(float total) { return total == 0.0f ? 0.0f : 1.0f / total; }
-
-struct Joint {
-  float positive, negative, difference;  // what P, N and P - N, without denominators, are multiplied by in a weight
-};
-
-// s+ P - s- N = (s+ - s-) P + s- (P - N), and with the difference d of both without denominators and its sum D,
-// P - N = (d - N D) / S+ = (d - P D) / S-: the larger of the two sums S loses no digits.
-Joint joint_plain(Sums sums, Shares shares) {
-  const bool up = sums.difference >= 0.0f;
-  const float larger = inverse_of(up ? sums.positive : sums.negative), smaller = inverse_of(up ? sums.negative : sums.positive);
-  const float common = -shares.negative * (sums.difference * larger) * smaller;
-  const float rest = (shares.positive - shares.negative) * inverse_of(sums.positive);
-  return {up ? rest : rest + common, up ? common : 0.0f, shares.negative * larger};
-}
-
-Shares shares_at(const Call& call, const Tile& tile, int64_t place) {
-  const float log_polarity = call.log_polarity[polarity_at(call, tile, place)];
-  return {1.0f / (1.0f + std::exp(log_polarity)), 1.0f / (1.0f + std::exp(-log_polarity))};
-}
-
-// Scores of a tile as balanced weights, which are written to weights. With KEPT, P takes the place of the scores, and negatives is a tile
-// for N; else the weights do, and negatives has two rows for what is on the way.
-template <bool KEPT, class Products>
-void balance_tile(const Products& own, float* scores, float* negatives, float* weights) {
-  const Tile& tile = own.tile;
-  float unit;
-  const bool plain = write_scores(own, scores, unit);
-  for (int64_t place = 0; place < tile.rows; ++place) {
-    Row row = row_of(own, place, scores, negatives, unit);
-    if (!KEPT) row.negatives = negatives;
-    float *const joint = weights + place * own.step, *const differences = KEPT ? joint : negatives + tile.columns;
-    const Shares shares = shares_at(own.call, tile, place);
-    Sums sums;
-    Joint factors;
-    if (plain) {
-      sums = part_row(row, PlainApart{}, differences);
-      factors = joint_plain(sums, shares);
-    } else {
-      const Extremes found = extremes_of(row);
-      sums = part_row(row, ShiftedApart{found.highest, found.lowest}, differences);
-      factors = {shares.positive * inverse_of(sums.positive), -shares.negative * inverse_of(sums.negative), 0.0f};
-    }
-    const float positive = inverse_of(sums.positive), negative = inverse_of(sums.negative);
-    for (int64_t column = row.low; column < row.high; ++column) {
-      const float p = row.weights[column], n = row.negatives[column];
-      if (KEPT) row.weights[column] = p * positive, row.negatives[column] = n * negative;
-      joint[column] = factors.positive * p + factors.negative * n + factors.difference * differences[column];
-    }
-    clear_outside(row, joint, tile.columns);
-  }
-}
 
 // scratch: spare rows of numbers, then tiles, then what the products need.
 template <class Products>
@@ -200,7 +71,7 @@ void backward_tile(const Call& call, const Tile& tile, float* scratch) {
     float* const found = grads + place * own.step;
     float sum;
     if (call.balanced) {
-      const Shares shares = shares_at(call, tile, place);
+      const Shares shares = shares_of(log_polarity_at(call, tile, place));
       sum = shares.positive * shares.positive * balanced_gradient(row, found, shares);
     } else {
       sum = score_gradient(row, found, later ? inverses[place] : 1.0f, inverses[place], summed);
@@ -209,6 +80,65 @@ void backward_tile(const Call& call, const Tile& tile, float* scratch) {
     clear_outside(row, found, tile.columns);
   }
   own.back_to_inputs(grads);
+}
+
+// The square of the length of the longest row of a head; NaN if one of them is.
+template <class Number>
+float longest_of(const void* tensor, const int64_t* steps, int64_t entry, int64_t head, int64_t rows, int64_t width) {
+  float longest = 0.0f;
+  bool known = true;
+  const Number* row = part<Number>(tensor, steps, entry, head, 0);
+  for (int64_t place = 0; place < rows; ++place, row += steps[2]) {
+    float sums[LANES] = {};
+    by_lanes(0, width, [&](int64_t column, int64_t lane) { sums[lane] += number_of(row[column]) * number_of(row[column]); });
+    const float length = total_of(sums);
+    known = known && length == length;
+    longest = length > longest ? length : longest;
+  }
+  return known ? longest : NAN;
+}
+
+// Writes which heads need no shift, by Cauchy and Schwarz; says whether all bounds are finite. Two numbers are read of each product.
+template <class Number>
+bool bounds_of(const Call& call, int64_t key_head) {
+  const int64_t entry = key_head / call.kv_heads, kv_head = key_head % call.kv_heads, groups = call.heads / call.kv_heads;
+  float longest = 0.0f, above = 0.0f;
+  for (int64_t head = kv_head * groups; head < (kv_head + 1) * groups; ++head) {
+    const float found = longest_of<Number>(call.query, call.query_steps, entry, head, call.queries, call.width);
+    longest = found > longest || found != found ? found : longest;
+  }
+  for (int64_t head = 0; call.log_polarity != nullptr && head < call.heads; ++head)
+    for (int64_t query = 0; query < (call.log_polarity_steps[1] ? call.queries : 1); ++query) {
+      const float found = call.log_polarity[head * call.log_polarity_steps[0] + query * call.log_polarity_steps[1]];
+      above = found > above || found != found ? found : above;
+    }
+  const float keys = longest_of<Number>(call.key, call.key_steps, entry, kv_head, call.keys, call.width);
+  const float bound = std::sqrt(keys) * std::sqrt(longest) * static_cast<float>(std::fabs(call.scale)) + above;
+  call.plain[key_head] = bound < PLAIN_LIMIT;
+  return std::isfinite(bound);
+}
+
+bool find_bounds(const Call& call) {
+  const int64_t units = call.batch * call.kv_heads;
+  int finite = 1;
+#pragma omp parallel for reduction(&& : finite) num_threads(call.threads) if (units > 1 && units * call.share > ALONE)
+  for (int64_t unit = 0; unit < units; ++unit)
+    finite = (call.half ? bounds_of<uint16_t>(call, unit) : bounds_of<float>(call, unit)) && finite;
+  return finite;
+}
+
+// What there is for queries without any key.
+void clear_tile(const Call& call, const Tile& tile) {
+  const int64_t number = call.half ? 2 : 4, at = query_at(call, tile);
+  std::memset(static_cast<char*>(call.output) + at * call.value_width * number, 0, tile.rows * call.value_width * number);
+  if (!call.balanced)
+    for (int64_t place = 0; place < tile.rows; ++place) call.lse[at + place] = INFINITY;
+}
+
+void clear_gradients(const Call& call, const Tile& tile) {
+  const int64_t number = call.half ? 2 : 4, at = query_at(call, tile);
+  std::memset(static_cast<char*>(call.grad_query) + at * call.width * number, 0, tile.rows * call.width * number);
+  if (call.grad_polarity != nullptr) std::memset(call.grad_polarity + at, 0, tile.rows * sizeof(float));
 }
 
 template <class Products>
@@ -220,7 +150,10 @@ void forward(const Call& call) {
 #pragma omp for schedule(dynamic)
     for (int64_t unit = 0; unit < units; ++unit) {
       const Tile tile = tile_at<Products>(call, unit / blocks / call.heads, unit / blocks % call.heads, unit % blocks * call.rows);
-      if (tile.columns > 0) forward_tile<Products>(call, tile, call.scratch + omp_get_thread_num() * call.share);
+      if (tile.columns > 0)
+        forward_tile<Products>(call, tile, call.scratch + omp_get_thread_num() * call.share);
+      else
+        clear_tile(call, tile);
     }
     Products::end();
   }
@@ -237,7 +170,10 @@ void backward(const Call& call) {
       for (int64_t head = unit % call.kv_heads * groups; head < (unit % call.kv_heads + 1) * groups; ++head)
         for (int64_t first = 0; first < call.queries; first += call.rows) {
           const Tile tile = tile_at<Products>(call, unit / call.kv_heads, head, first);
-          if (tile.columns > 0) backward_tile<Products>(call, tile, call.scratch + omp_get_thread_num() * call.share);
+          if (tile.columns > 0)
+            backward_tile<Products>(call, tile, call.scratch + omp_get_thread_num() * call.share);
+          else
+            clear_gradients(call, tile);
         }
     Products::end();
   }
@@ -247,11 +183,21 @@ void backward(const Call& call) {
 
 extern "C" {
 
-void hf_tanhmax_forward(const Call* call) { call->half ? forward<Half>(*call) : forward<Exact>(*call); }
+// Both return 1, and compute nothing, if nothing finite bounds the scores.
+int hf_tanhmax_forward(const Call* call) {
+  if (call->partial != nullptr) return call->half ? !forward_few<uint16_t>(*call) : !forward_few<float>(*call);
+  if (!find_bounds(*call)) return 1;
+  call->half ? forward<Half>(*call) : forward<Exact>(*call);
+  return 0;
+}
 
-void hf_tanhmax_backward(const Call* call) { call->half ? backward<Half>(*call) : backward<Exact>(*call); }
+int hf_tanhmax_backward(const Call* call) {
+  if (!find_bounds(*call)) return 1;
+  call->half ? backward<Half>(*call) : backward<Exact>(*call);
+  return 0;
+}
 
-// Whether products of bfloat16 numbers are computed here faster than in float32.
+// Whether products of bfloat16 numbers are computed here as such.
 int hf_tanhmax_half() { return half_works(); }
 
 }  // extern "C"

@@ -66,11 +66,7 @@ class BlockedProblem:
         self.kv_heads, self.keys, self.value_width = inputs.value.shape[1:]
         self.groups = self.heads // self.kv_heads
         self.balanced = inputs.balanced
-        if inputs.polarity is None:
-            self.log_polarity = torch.full((self.heads,), 0.0 if inputs.signed else -math.inf, dtype=self.exact, device=inputs.query.device)
-        else:
-            polarity = inputs.polarity.to(self.exact)
-            self.log_polarity = torch.log(polarity) if self.balanced else polarity
+        self.signed, self.polarity = inputs.signed, inputs.polarity
         self.generator = torch.Generator()
         if inputs.seed is not None:
             self.generator.manual_seed(int(inputs.seed))
@@ -112,6 +108,14 @@ class BlockedProblem:
     def value(self) -> Tensor:
         """`[batch, kv_heads, keys, value_dim]`."""
         return self.given["value"].to(self.exact)
+
+    @cached_property
+    def log_polarity(self) -> Tensor:
+        """`[heads]`."""
+        if self.polarity is None:
+            return self.given["query"].new_full((self.heads,), 0.0 if self.signed else -math.inf, dtype=self.exact)
+        polarity = self.polarity.to(self.exact)
+        return torch.log(polarity) if self.balanced else polarity
 
     @cached_property
     def bounds(self) -> Tensor:

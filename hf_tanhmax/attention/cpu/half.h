@@ -69,10 +69,11 @@ struct Packed {
   }
 };
 
-// Packs a key head; packed memory is zero before.
+// Packs a key head; what is filled up is zero.
 void pack_key_head(const Call& call, int64_t key_head, bool backward) {
   const Sizes sizes(call);
   const Packed packed(call, sizes, key_head);
+  std::memset(packed.keys_turned, 0, call.packed_share * sizeof(uint32_t));
   const int64_t entry = key_head / call.kv_heads, head = key_head % call.kv_heads;
   const uint16_t* key = part<uint16_t>(call.key, call.key_steps, entry, head, 0);
   const uint16_t* value = part<uint16_t>(call.value, call.value_steps, entry, head, 0);
@@ -148,14 +149,15 @@ struct Half {
     return unit;
   }
 
-  // Rows of float32 numbers become rows of bfloat16 numbers, in place.
-  void narrow(float* numbers, float factor) const {
-    for (int64_t place = 0; place < rows; ++place) {
-      const float* from = numbers + place * step;
-      uint16_t* to = reinterpret_cast<uint16_t*>(numbers + place * step);
-      for (int64_t column = 0; column < tile.columns; ++column) to[column] = static_cast<uint16_t>(rounded(factor * from[column]) >> 16);
-    }
+  // A row of float32 numbers becomes one of bfloat16 numbers, in place.
+  void narrow(int64_t place, float factor, float* numbers) const {
+    const float* from = numbers + place * step;
+    uint16_t* to = reinterpret_cast<uint16_t*>(numbers + place * step);
+    for (int64_t column = 0; column < tile.columns; ++column) to[column] = static_cast<uint16_t>(rounded(factor * from[column]) >> 16);
   }
+
+  // What is done with a row of weights once it is known, in the forward pass.
+  void finish(int64_t place, float* weights) const { narrow(place, 1.0f, weights); }
 
   // [rows, columns] times factor, and each row times its own where there are factors, in panels of columns; 0 after the tile's rows.
   void pack(const float* numbers, float factor, const float* factors) const {
@@ -182,7 +184,6 @@ struct Half {
   }
 
   void weigh_values(float* weights, const float* inverses) const {
-    narrow(weights, 1.0f);
     multiply_upright(rows, sizes.value_width, tile.columns, reinterpret_cast<const uint16_t*>(weights), 2 * step, packed.values, tile.low,
                      sizes.keys, sums);
     write(call.output, call.value_width, sizes.value_width, inverses);
@@ -202,7 +203,7 @@ struct Half {
     take(call.query, call.query_steps, call.width, sizes.width, true);
     pack(found, scale, nullptr);
     add_by_key(call.grad_key, sizes.width);
-    narrow(found, scale);
+    for (int64_t place = 0; place < rows; ++place) narrow(place, scale, found);
     multiply_upright(rows, sizes.width, tile.columns, reinterpret_cast<const uint16_t*>(found), 2 * step, packed.keys, tile.low, sizes.keys,
                      sums);
     write(call.grad_query, call.width, sizes.width, nullptr);

@@ -33,22 +33,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocked import PLAIN_LIMIT, BlockedGradients, BlockedProblem
+from .blocked import BlockedGradients, BlockedProblem
 from .build import native_library, why_no_library
-from .sizes import LINE, NativeSizes, filled
+from .sizes import NativeSizes
 
-FEW_QUERIES = 8  # for which packing keys and values is not worth its while
+FEW_QUERIES = 8  # for which keys and values are read where they lie
 # Always said, as the library writes there: torch's defaults may be set otherwise.
 PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 POINTERS = (
-    *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
-    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "scratch", "packed"),
+    *("query", "key", "value", "grad_output", "log_polarity", "low", "high", "keep", "plain"),
+    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "partial", "scratch", "packed"),
 )
-STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "polarity": 2}
+STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "log_polarity": 2}
 NUMBERS = (
     *("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width"),
-    *("rows", "threads", "share", "tile_size", "packed_share", "balanced", "half"),
+    *("rows", "threads", "share", "tile_size", "packed_share", "balanced", "half", "is_signed"),
+    *("causal", "window", "offset", "position_step"),
 )
 
 
@@ -65,6 +66,14 @@ class NativeCall(ctypes.Structure):
 
 def why_not_native(problem: BlockedProblem) -> str | None:
     """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native_library`."""
+    reason = _why_declined(problem)
+    if reason is None and not bool(torch.isfinite(problem.bounds).all()):
+        reason = "needs queries, keys and log-polarities that bound the scores by a finite number"
+    return reason
+
+
+def _why_declined(problem: BlockedProblem) -> str | None:
+    """As `why_not_native`, before any number is read."""
     if problem.exact != torch.float32:
         return f"computes in float32, not in {problem.exact}"
     added = problem.bias is not None or problem.additive_mask is not None
@@ -72,93 +81,97 @@ def why_not_native(problem: BlockedProblem) -> str | None:
         return "has no bias, no additive mask, no softcap and no dropout"
     if any(0 in tensor.shape for tensor in problem.given.values()):
         return "computes nothing from empty tensors"
-    if not bool(torch.isfinite(problem.bounds).all()):
-        return "needs queries, keys and log-polarities that bound the scores by a finite number"
     return why_no_library()
 
 
-def multiplies_half(problem: BlockedProblem) -> bool:
-    """Whether the operator multiplies bfloat16 numbers as they are, and not in float32."""
-    if problem.given["query"].dtype != torch.bfloat16 or problem.queries <= FEW_QUERIES:
-        return False
-    library = native_library()
-    return library is not None and bool(library.hf_tanhmax_half())
-
-
-def native_sizes(problem: BlockedProblem) -> NativeSizes:
+def native_sizes(problem: BlockedProblem, *, backward: bool = False) -> NativeSizes:
     """The sizes of a call that the operator computes."""
-    half = multiplies_half(problem)
-    return NativeSizes(problem.queries, problem.keys, problem.width, problem.value_width, problem.balanced, half)
+    few, half = problem.queries <= FEW_QUERIES and not backward, problem.given["query"].dtype == torch.bfloat16
+    if half and not few:
+        library = native_library()
+        half = library is not None and bool(library.hf_tanhmax_half())
+    return NativeSizes(problem.queries, problem.keys, problem.width, problem.value_width, problem.balanced, half, few)
 
 
-def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
-    """As `blocked.blocked_forward`; an output of products of bfloat16 numbers is in bfloat16."""
+def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor] | None:
+    """As `blocked.blocked_forward`, or None if the operator does not compute the call. Its output may be in bfloat16."""
+    if _why_declined(problem) is not None:
+        return None
     shape, sizes = (problem.batch, problem.heads, problem.queries), native_sizes(problem)
-    output = torch.zeros(*shape, problem.value_width, dtype=sizes.dtype, device="cpu")
-    lse = torch.full((0,) if problem.balanced else shape, math.inf, **PLACE)
-    _call_library("hf_tanhmax_forward", problem, None, sizes, output=output, lse=lse)
-    return output, lse
+    output = torch.empty(*shape, problem.value_width, dtype=sizes.dtype, device="cpu")
+    lse = torch.empty((0,) if problem.balanced else shape, **PLACE)
+    done = _call_library("hf_tanhmax_forward", problem, None, sizes, output=output, lse=lse)
+    return (output, lse) if done else None
 
 
-def native_backward(problem: BlockedProblem, grad_output: Tensor, *, polarity: bool = False) -> BlockedGradients:
-    """As `blocked.blocked_backward`; there is neither bias nor additive mask. Gradients of queries as the output of `native_forward`."""
-    sizes, shape = native_sizes(problem), (problem.batch, problem.heads, problem.queries)
-    query = torch.zeros(*shape, problem.width, dtype=sizes.dtype, device="cpu")
-    sums = torch.zeros(*shape, **PLACE) if polarity else None
+def native_backward(problem: BlockedProblem, grad_output: Tensor, *, polarity: bool = False) -> BlockedGradients | None:
+    """As `blocked.blocked_backward`, or None as `native_forward`; there is neither bias nor additive mask."""
+    if _why_declined(problem) is not None:
+        return None
+    sizes, shape = native_sizes(problem, backward=True), (problem.batch, problem.heads, problem.queries)
+    query = torch.empty(*shape, problem.width, dtype=sizes.dtype, device="cpu")
+    sums = torch.empty(*shape, **PLACE) if polarity else None
     key, value = (
-        torch.zeros(problem.batch, problem.kv_heads, *((filled(width, LINE), sizes.filled_keys) if sizes.half else (problem.keys, width)), **PLACE)
-        for width in (problem.width, problem.value_width)
+        torch.zeros(problem.batch, problem.kv_heads, *sizes.by_key(width), **PLACE) for width in (problem.width, problem.value_width)
     )
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_polarity": sums}
-    _call_library("hf_tanhmax_backward", problem, grad_output.to(sizes.dtype), sizes, **tensors)
+    if not _call_library("hf_tanhmax_backward", problem, grad_output.to(sizes.dtype), sizes, **tensors):
+        return None
     if sizes.half:
         key, value = (tensor.transpose(2, 3)[:, :, : problem.keys] for tensor in (key, value))
         key, value = key[..., : problem.width], value[..., : problem.value_width]
     return BlockedGradients(query, key, value, None, None, None if sums is None else sums.sum((0, 2)))
 
 
-def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes, **results: Tensor | None) -> None:
-    """Call a function of the library."""
+def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes, **results: Tensor | None) -> bool:
+    """Call a function of the library, and say whether it has computed."""
     by_query, backward = _by_query(problem, grad_output, sizes), grad_output is not None
     batch, heads, queries, width = by_query["query"].shape
-    sizes = replace(sizes, queries=queries)
-    threads, share, packed_share = torch.get_num_threads(), sizes.share(backward=backward), sizes.packed_share(backward=backward)
-    tensors = problem.given if sizes.half else {"key": problem.key, "value": problem.value}
-    held = results | by_query | {name: _dense_rows(tensors[name]) for name in ("key", "value")}
-    held["plain"] = (problem.bounds < PLAIN_LIMIT).contiguous()
-    held["scratch"] = torch.empty(threads * share, **PLACE)
-    held["packed"] = torch.zeros(batch * problem.kv_heads * packed_share, **PLACE)
-    counts = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
-    counts |= {"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share}
+    if queries != problem.queries:
+        sizes = replace(sizes, queries=queries)
+    mask, threads = problem.mask, torch.get_num_threads()
+    share, packed_share = sizes.share(backward=backward), sizes.packed_share(backward=backward)
+    given = problem.given if sizes.half else {"key": problem.key, "value": problem.value}
+    held = results | by_query | {name: _dense_rows(given[name]) for name in ("key", "value")}
+    held["plain"] = torch.empty(batch * problem.kv_heads, dtype=torch.uint8, device="cpu")
+    if sizes.few:
+        held["partial"] = torch.empty(sizes.partial(batch * heads, threads), **PLACE)
+    held["scratch"] = torch.empty(threads * share + batch * problem.kv_heads * packed_share, **PLACE)
     call = NativeCall(
-        **counts, tile_size=sizes.tile, packed_share=packed_share, balanced=problem.balanced, half=sizes.half, scale=problem.scale
+        **{"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys},
+        **{"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share},
+        **{"tile_size": sizes.tile, "packed_share": packed_share, "balanced": problem.balanced, "half": sizes.half},
+        **{"causal": mask.causal, "window": mask.window or 0, "offset": mask.offset, "position_step": queries == problem.queries},
+        is_signed=problem.signed,
+        scale=problem.scale,
     )
     for name, tensor in held.items():
         if tensor is not None:
             setattr(call, name, tensor.data_ptr())
             if name in STEPS:
                 getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
-    getattr(native_library(), function)(ctypes.byref(call))
+    call.packed = held["scratch"].data_ptr() + 4 * threads * share
+    return getattr(native_library(), function)(ctypes.byref(call)) == 0
 
 
 def _by_query(problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes) -> dict[str, Tensor]:
     """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
-    query = problem.given["query"] if sizes.half else problem.query
-    low, high = problem.mask.row_ranges(query.device)
-    found = {"query": query, "log_polarity": problem.log_polarity[:, None].expand(problem.heads, problem.queries)}
+    found = {"query": problem.given["query"] if sizes.half else problem.query}
+    if problem.polarity is not None:
+        found["log_polarity"] = problem.log_polarity[:, None].expand(problem.heads, problem.queries)
     if grad_output is not None:
         found["grad_output"] = grad_output
     if problem.mask.keep is not None:
         found["keep"] = problem.mask.keep.expand(problem.batch, problem.heads, problem.queries, problem.keys)
-    if problem.queries == 1:
-        low, high = (ends.repeat(problem.groups) for ends in (low, high))
+    if problem.queries == 1 and problem.groups > 1:
         for name, tensor in found.items():
             dim = tensor.dim() // 4
             found[name] = tensor.unflatten(dim, (problem.kv_heads, problem.groups)).squeeze(dim + 2)
     for name in found.keys() & {"query", "grad_output"}:
         found[name] = _dense_rows(found[name])
-    log_polarity = found["log_polarity"].contiguous()
-    return found | {"low": low, "high": high, "log_polarity": log_polarity, "polarity": torch.exp(log_polarity)}
+    if problem.mask.segments is not None:
+        found["low"], found["high"] = problem.mask.row_ranges(found["query"].device)
+    return found
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

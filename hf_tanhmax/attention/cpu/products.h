@@ -19,19 +19,21 @@ __attribute__((weak)) void brgemm_release(bool pairs);
 // Tensors [batch, heads or kv_heads, length, width] of dense rows; steps: the strides of the first three dimensions.
 struct Call {
   const void *query, *key, *value, *grad_output;  // float32, or bfloat16 if half
-  const float *polarity, *log_polarity;           // by head and query: with steps, as that of queries may be 0
-  const int64_t *low, *high;                      // [queries]: the keys that a query may see are from low to high,
-  const uint8_t *keep;                            // and of those, where keep is not null, the ones where it is 1
-  const uint8_t *plain;                           // [batch, kv_heads]: whether scores need no shift
-  void *output;                                   // dense [batch, heads, queries, value_width], as query; zero at the start
+  const float *log_polarity;                      // by head and query: with steps, as that of queries may be 0; null: all are of `signed`
+  const int64_t *low, *high;                      // [positions]: where not null, the keys that a query may see at most
+  const uint8_t *keep;                            // of the keys that a query may see, where not null, the ones where it is 1
+  uint8_t *plain;                                 // [batch, kv_heads], is written: whether scores need no shift
+  void *output;                                   // dense [batch, heads, queries, value_width], as query
   float *lse;                                     // if not balanced, dense [batch, heads, queries]
-  void *grad_query;                               // dense, as query; zero at the start, as are those below
-  float *grad_key, *grad_value;                   // dense; if half, [batch, kv_heads, filled width, filled keys]
+  void *grad_query;                               // dense, as query
+  float *grad_key, *grad_value;                   // dense, zero at the start; if half, [batch, kv_heads, filled width, filled keys]
   float *grad_polarity;                           // null, or dense [batch, heads, queries]: of log p by row; if balanced, of p
+  float *partial;                                 // null, or what parts of the keys leave of a few queries: few.h
   float *scratch;                                 // share numbers for each thread; tile_size of them hold the scores of a tile
   uint32_t *packed;                               // if half, packed_share pairs of numbers for each key head
-  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], polarity_steps[2];
-  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, tile_size, packed_share, balanced, half;
+  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], log_polarity_steps[2];
+  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, tile_size, packed_share, balanced, half, is_signed;
+  int64_t causal, window, offset, position_step;  // a query's position: its number times the step, and the offset; window: 0 is none
   double scale;
 };
 
@@ -44,6 +46,20 @@ struct Tile {
 template <class Number>
 const Number* part(const void* tensor, const int64_t* steps, int64_t entry, int64_t head, int64_t place) {
   return static_cast<const Number*>(tensor) + entry * steps[0] + head * steps[1] + place * steps[2];
+}
+
+struct Range {
+  int64_t low, high;
+};
+
+// The keys that a query may see at most, half-open; `mask.py` says so too.
+Range range_of(const Call& call, int64_t query) {
+  const int64_t at = query * call.position_step, position = at + call.offset;
+  int64_t low = 0, high = call.keys;
+  if (call.causal) high = least(high, position + 1);
+  if (call.window > 0) low = most(low, position - call.window + 1), high = least(high, position + call.window);
+  if (call.low != nullptr) low = most(low, call.low[at]), high = least(high, call.high[at]);
+  return {low, most(low, high)};
 }
 
 inline int64_t query_at(const Call& call, const Tile& tile) {
@@ -84,6 +100,9 @@ struct Exact {
              most(call.key_steps[2], call.width), 0.0f, scores, step);
     return 1.0f;
   }
+
+  // What is done with a row of weights once it is known, in the forward pass.
+  void finish(int64_t, float*) const {}
 
   // The output; inverses, if not null: what its rows are multiplied by.
   void weigh_values(float* weights, const float* inverses) const {

@@ -11,7 +11,7 @@ PANEL, LINE = 64, 16  # of `half.h`: columns of a panel, and what rows and width
 
 @dataclass(frozen=True)
 class NativeSizes:
-    """Sizes of a call, and whether its products are of bfloat16 numbers. Counts are of float32 numbers."""
+    """Sizes of a call, whether its tensors are read as bfloat16, and whether it has few queries. Counts are of float32 numbers."""
 
     queries: int
     keys: int
@@ -19,6 +19,7 @@ class NativeSizes:
     value_width: int
     balanced: bool
     half: bool
+    few: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -40,8 +41,14 @@ class NativeSizes:
         """Keys, up to a whole panel."""
         return filled(self.keys, PANEL)
 
+    def by_key(self, width: int) -> tuple[int, int]:
+        """The last two dimensions of a gradient of keys or values."""
+        return (filled(width, LINE), self.filled_keys) if self.half else (self.keys, width)
+
     def share(self, *, backward: bool) -> int:
         """Of a thread: sums of rows, tiles, and what the products need."""
+        if self.few:
+            return (self.queries + 2) * self.keys
         tiles = (3 if backward else 1) * self.tile + self.rows + 2 * self.balanced * (self.filled_keys if self.half else self.keys)
         if not self.half:
             return tiles + (self.rows * self.value_width if backward else 0)
@@ -49,9 +56,13 @@ class NativeSizes:
         pairs = rows // 2 * self.filled_keys if backward else 0
         return tiles + 2 * rows * filled(max(self.width, self.value_width), LINE) + pairs
 
+    def partial(self, heads: int, threads: int) -> int:
+        """What parts of the keys leave: each of every head, for each query a row of values and two numbers."""
+        return self.few * max(heads, heads + threads) * self.queries * (self.value_width + 2)
+
     def packed_share(self, *, backward: bool) -> int:
         """Of a key head: its keys and values in panels; in the backward pass its keys twice."""
-        if not self.half:
+        if self.few or not self.half:
             return 0
         upright = filled(self.width if backward else self.value_width, PANEL)
         turned = filled(self.width, LINE) + (filled(self.value_width, LINE) if backward else 0)

@@ -13,7 +13,7 @@ from hf_tanhmax.attention.cpu import operator as native_attention
 from hf_tanhmax.attention.cpu.balanced import balanced_backward, balanced_forward
 from hf_tanhmax.attention.cpu.blocked import blocked_backward, blocked_forward
 from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, why_no_library
-from hf_tanhmax.attention.cpu.operator import native_backward, native_forward, native_rows, why_not_native
+from hf_tanhmax.attention.cpu.operator import native_backward, native_forward, native_sizes, why_not_native
 from hf_tanhmax.attention.mask import AttentionMask
 
 pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operator {why_no_library()}")
@@ -29,8 +29,9 @@ def computed_by(monkeypatch):
 
     def recorded(name, real):
         def call(*args, **kwargs):
-            found.append(name)
-            return real(*args, **kwargs)
+            result = real(*args, **kwargs)
+            found.extend([name] * (result is not None))
+            return result
 
         return call
 
@@ -292,13 +293,14 @@ def test_a_large_constant_in_each_row_leaves_balanced_digits_alone():
         assert all(gradient.isfinite().all() for gradient in gradients(native_backward(case, 1e6 * upstream, polarity=True)))
 
 
-def test_memory_is_linear_in_the_length(monkeypatch):
-    """A tile has at most 128 rows, and where so many would be too much, 16."""
-    assert [native_rows(*sizes) for sizes in ((53, 67), (300, 300), (300, 2**16))] == [53, 128, 16]
-    query = torch.randn(1, 1, 4096, 8)
-    sizes = []
-    real = torch.empty
-    monkeypatch.setattr(native_attention.torch, "empty", lambda *shape, **kwargs: (sizes.append(shape), real(*shape, **kwargs))[1])
-    native_backward(problem(query, query, query), query)
-    native_forward(problem(query, query, query, balanced=True))
-    assert sizes == [(128 * (3 * 4096 + 9),), (128 * (4096 + 1) + 2 * 4096,)]
+def test_memory_is_linear_in_the_length():
+    """A tile has at most 128 rows, and where so many would be too much, 16; few queries hold their scores alone."""
+
+    def sizes(queries, keys, **options):
+        tensor = torch.empty(1, 1, keys, 8, device="meta")
+        return native_sizes(problem(torch.empty(1, 1, queries, 8, device="meta"), tensor, tensor, **options), backward=queries > 8)
+
+    assert [sizes(*lengths).rows for lengths in ((53, 67), (300, 300), (300, 2**16))] == [53, 128, 16]
+    assert sizes(4096, 4096).share(backward=True) == 128 * (3 * 4096 + 9)
+    assert sizes(4096, 4096, balanced=True).share(backward=False) == 128 * (4096 + 1) + 2 * 4096
+    assert sizes(1, 4096).share(backward=False) == 3 * 4096
