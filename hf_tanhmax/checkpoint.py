@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from .choices import PIPELINES
 from .errors import one_line
+from .integration.kernel_note import forgotten, kernel_of
 from .models.architectures import PREFIX, class_named, config_of, nearest_type, upstream_heads, upstream_type
 from .models.family import TanhMaxFields
 from .processors import KINDS, Processor, auto_processor, load_processors, modalities, modality
@@ -282,8 +283,9 @@ def read_config(path: Path) -> PreTrainedConfig:
     if upstream is None and str(kind).startswith(PREFIX):
         raise CheckpointError(path, f"is of model type {kind!r}, {unknown_type(values)}")
     if upstream is None:
+        kernel = kernel_of(values)
         reason = f"is of model type {kind!r}, which is no TanhMax model (such as tanhmax_bert); `hf-tanhmax convert` makes one of it"
-        raise CheckpointError(path, reason)
+        raise CheckpointError(path, reason if kernel is None else f"is of model type {kind!r} and {forgotten(kernel)}")
     config_class: type[PreTrainedConfig] = config_of(upstream)
     try:
         return config_class.from_dict(values)

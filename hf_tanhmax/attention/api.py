@@ -1,7 +1,12 @@
 """`tanhmax_attention` and `why_not`: check the arguments once, choose an implementation and run it."""
 
+from importlib import import_module
+from types import BuiltinFunctionType
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..functional import Shift
 from .call import Call, Causal, autocasts
@@ -78,9 +83,15 @@ def tanhmax_attention(
     Raises:
         ValueError, TypeError: an argument that does not fit; the sentence names it.
         NotImplementedError: a named implementation that does not do what is asked.
+
+    Within torch's `context_parallel` the tensors are this rank's part of a sequence, and `ring` computes.
     """
     numbers = (scale, window, softcap, dropout_p, polarity)
-    call = Call(query, key, value, keep, bias, additive_mask, is_causal, *numbers, cu_seqlens, block_table, return_weights, shift)
+    arguments = (query, key, value, keep, bias, additive_mask, is_causal, *numbers, cu_seqlens, block_table, return_weights, shift)
+    mesh = context_mesh()
+    if mesh is not None:
+        return ring_module().attention_in_context(mesh, implementation, arguments)
+    call = Call(*arguments)
     name = _chosen(implementation, call)
     if not autocasts(query.device.type):
         return _run(name, call)
@@ -124,6 +135,30 @@ def why_not(
     if implementation == "native" and reason is None:
         reason = why_not_native(BlockedProblem(call.operator_inputs(kernels=False)))
     return None if reason is None else f"implementation={implementation!r} {reason}"
+
+
+def context_mesh() -> Any:
+    """The device mesh of torch's `context_parallel` where that is on, so that a rank has a part of the sequence; else None.
+
+    It replaces torch's own attention by a closure over the mesh, and leaves no other trace.
+    """
+    if isinstance(functional.scaled_dot_product_attention, BuiltinFunctionType):
+        return None
+    attention: Any = functional.scaled_dot_product_attention
+    names = getattr(getattr(attention, "__code__", None), "co_freevars", ())
+    return attention.__closure__[names.index("device_mesh")].cell_contents if "device_mesh" in names else None
+
+
+def ring_module() -> Any:
+    """`ring_context`, which is no part of the file that is published with a checkpoint, and imports torch.distributed.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    try:
+        return import_module("hf_tanhmax.attention.ring_context")
+    except ModuleNotFoundError as error:
+        raise ImportError("context parallelism of TanhMax attention needs the package: pip install hf-tanhmax") from error
 
 
 def _chosen(implementation: str, call: Call) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .call import AutogradContext, Flat, OperatorInputs
 from .cpu.balanced import balanced_backward, balanced_forward
-from .cpu.blocked import BlockedProblem, blocked_backward, blocked_forward
+from .cpu.blocked import BlockedProblem, JointRows, blocked_backward, blocked_forward
 from .cpu.operator import native_backward, native_forward
 from .reference import reference_attention
 
@@ -36,12 +36,17 @@ TENSORS = 9  # the first of `OperatorInputs`
 
 
 class BackwardInputs(NamedTuple):
-    """What the backward operator takes besides `OperatorInputs`. The kernels need the results of the forward operator, the CPU does not."""
+    """What the backward operator takes besides `OperatorInputs`. The kernels need the results of the forward operator, the CPU does not.
+
+    With a `delta`, L is that over more keys than these, as in `ring`, and so is `delta`: the products of a row's output and its gradient,
+    in the shape and dtype of L. For kernels in full float32 the statistics are then L and ones; the CPU takes no balanced shift.
+    """
 
     grad_output: Tensor
     output: Tensor | None
     lse: Tensor | None
     statistics: Tensor | None
+    delta: Tensor | None
     wants_polarity: bool
     wants_bias: bool
     wants_mask: bool
@@ -128,16 +133,24 @@ def _kernel_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Te
 
     exact = was_exact(given.statistics, balanced=inputs.balanced)
     wanted = {"polarity": given.wants_polarity, "bias": given.wants_bias or given.wants_mask}
-    found = _launched(launch_backward, inputs, *given[:4], exact=exact, **wanted)
+    found = _launched(launch_backward, inputs, *given[:5], exact=exact, **wanted)
     return found.query, found.key, found.value, found.polarity, found.bias, found.bias
 
 
 def _blocked_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[Tensor | None, ...]:
-    problem, wanted = BlockedProblem(inputs), {"polarity": given.wants_polarity}
-    found = native_backward(problem, given.grad_output, **wanted)
-    if found is None:
-        backward = balanced_backward if problem.balanced else blocked_backward
-        found = backward(problem, given.grad_output, bias=given.wants_bias, additive_mask=given.wants_mask, **wanted)
+    problem, joint = BlockedProblem(inputs), None
+    if given.lse is not None and given.delta is not None:
+        if problem.balanced:
+            raise ValueError(
+                "with a balanced shift a row has two L; give the operator the softmax of the scores and that of their negatives"
+            )
+        joint = JointRows(given.lse.to(problem.exact), given.delta.to(problem.exact))
+    wanted = {"bias": given.wants_bias, "additive_mask": given.wants_mask, "polarity": given.wants_polarity}
+    found = native_backward(problem, given.grad_output, joint, polarity=given.wants_polarity)
+    if found is None and problem.balanced:
+        found = balanced_backward(problem, given.grad_output, **wanted)
+    elif found is None:
+        found = blocked_backward(problem, given.grad_output, joint, **wanted)
     return found.query, found.key, found.value, found.polarity, found.bias, found.additive_mask
 
 
@@ -163,7 +176,7 @@ def _(*flat: Flat) -> tuple[Tensor, ...]:
         gradients = [dense(tensor, tensor.shape[3]) for tensor in inputs[:3]]
     else:
         gradients = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs[:3]]
-    for tensor, wanted in zip(inputs.differentiable[3:], given[4:], strict=True):
+    for tensor, wanted in zip(inputs.differentiable[3:], given[-3:], strict=True):
         gradients.append(tensor.new_empty(tensor.shape) if wanted and tensor is not None else inputs.query.new_empty(0))
     return tuple(gradients)
 
@@ -190,7 +203,7 @@ def _backward(ctx: AutogradContext, grad_output: Tensor, *_: Tensor) -> tuple[Te
     if torch.is_grad_enabled():
         found = _second_order(inputs, wants, grad_output)
     else:
-        found = fused_attention_backward(grad_output, *results, *wants[3:], *inputs)
+        found = fused_attention_backward(grad_output, *results, None, *wants[3:], *inputs)
     wanted = [gradient if wanted else None for gradient, wanted in zip(found, wants, strict=True)]
     return (*wanted, *(None for _ in inputs[6:]))
 

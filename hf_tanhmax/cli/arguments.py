@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_module_commands(commands)
     _add_push(commands)
+    _add_push_kernel(commands)
     _add_card(commands)
     _add_doctor(commands)
     _add_explain(commands)
@@ -214,6 +215,22 @@ def _add_push(commands: Commands) -> None:
     parser.set_defaults(check=checks.check_push)
 
 
+def _add_push_kernel(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "push-kernel",
+        "publish TanhMax attention as a kernel on the Hub, for stock models where hf_tanhmax is not installed",
+        "you/tanhmax --private",
+        "you/tanhmax --out kernel",
+        more="It is no checkpoint format: what such a model saves loads as softmax. Accounts may create kernels once the Hub allows it.",
+    )
+    parser.add_argument("repo", metavar="REPO", help="owner/name")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--message", help="the title of the commits")
+    parser.add_argument("--out", metavar="FOLDER", help="write the repository to a new folder instead, and publish nothing")
+    parser.set_defaults(check=checks.check_push_kernel)
+
+
 def _add_card(commands: Commands) -> None:
     parser = _command(
         commands,
@@ -243,7 +260,7 @@ def _add_doctor(commands: Commands) -> None:
         "runs/bert--text_classification--annealed--seed0",
         more="Ends with 1 if there are errors. Nothing is unpickled, and no code that a checkpoint brings along is run.",
     )
-    parser.add_argument("path", metavar="PATH", nargs="?", help="the folder of a checkpoint; without it, the environment is examined")
+    parser.add_argument("path", metavar="PATH", nargs="?", help="the folder of a checkpoint or a kernel; default the environment")
     parser.set_defaults(check=checks.check_doctor)
 
 

@@ -47,9 +47,7 @@ def check_convert(options: argparse.Namespace) -> None:
     What to calibrate with is read into `inputs`, all texts or as many pictures as were asked for; it is None if there is nothing. `plan`
     holds what was asked for.
     """
-    out = Path(options.out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise SystemExit(f"{out} is there already and not an empty folder; name one that is new")
+    _check_new_folder(Path(options.out))
     tasks = {task: auto for auto, task in reversed(PIPELINES.items())}  # the first Auto class of a task
     if options.task is not None:
         if options.task not in tasks:
@@ -65,9 +63,27 @@ def check_convert(options: argparse.Namespace) -> None:
 def check_push(options: argparse.Namespace) -> None:
     """There is something to push, somebody who may, and a name that a repository can have."""
     check_folder(options.path)
+    _check_publishing(options.repo)
+
+
+def check_push_kernel(options: argparse.Namespace) -> None:
+    """A name that a repository can have, and a new folder to write to or somebody who may publish."""
+    if options.out is None:
+        _check_publishing(options.repo)
+        return
+    if options.private or options.message:
+        raise SystemExit("--out publishes nothing, so leave --private and --message away")
+    try:
+        check_repository(options.repo)
+    except HubError as error:
+        raise SystemExit(str(error)) from error
+    _check_new_folder(Path(options.out))
+
+
+def _check_publishing(repo: str) -> None:
     try:
         usable_token()
-        check_repository(options.repo)
+        check_repository(repo)
     except HubError as error:
         raise SystemExit(str(error)) from error
 
@@ -161,6 +177,11 @@ def check_rank_collapse(options: argparse.Namespace) -> None:
     with in_a_sentence(f"cannot measure {options.model}"):
         _check_model(options.model)
         options.pictures = [read_picture(Path(name)) for name in options.image or ()]
+
+
+def _check_new_folder(out: Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise SystemExit(f"{out} is there already and not an empty folder; name one that is new")
 
 
 def check_folder(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The commands convert, push, card and doctor of `hf-tanhmax`.
+"""The commands convert, push, push-kernel, card and doctor of `hf-tanhmax`.
 
 Each takes the parsed options and returns an exit code. What the user has to mend ends it as `SystemExit` with one sentence.
 """
@@ -25,7 +25,8 @@ from ..conversion.report import ConversionReport
 from ..conversion.runner import Batch
 from ..doctor import check_checkpoint, check_environment, errors_in, in_lines
 from ..errors import one_line
-from ..hub import HubError, push
+from ..hub import HubError, push, push_kernel
+from ..hub.kernel import check_kernel, is_kernel, write_kernel
 from ..integration.summary import attention_summary, parts_summary, softmax_summary
 from ..processors import KINDS, Processor, knows_words, modalities, modality, nouns
 from .checks import CARD, LONGEST, RESULTS, ROWS, in_a_sentence, no_auto_class
@@ -79,6 +80,22 @@ def run_push(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_push_kernel(options: argparse.Namespace) -> int:
+    """TanhMax attention as a kernel, to the Hub or to a folder."""
+    if options.out is not None:
+        out = Path(options.out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_kernel(out, repo_id=options.repo)
+        builds = ", ".join(sorted(build.name for build in (out / "build").iterdir()))
+        print(f"wrote a kernel repository to {out}: {builds}; LOCAL_KERNELS={options.repo}={out.resolve()} loads it from there")
+        return 0
+    try:
+        print(push_kernel(options.repo, private=options.private or None, message=options.message))
+    except HubError as error:
+        raise SystemExit(str(error)) from error
+    return 0
+
+
 def run_card(options: argparse.Namespace) -> int:
     """A model card for a folder."""
     try:
@@ -101,7 +118,11 @@ def run_card(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """What is wrong with a checkpoint, or with the environment."""
-    findings = check_environment() if options.path is None else check_checkpoint(options.path)
+    if options.path is None:
+        findings = check_environment()
+    else:
+        folder = Path(options.path)
+        findings = check_kernel(folder) if is_kernel(folder) else check_checkpoint(folder)
     print(in_lines(findings))
     return FOUND_ERRORS if errors_in(findings) else 0
 

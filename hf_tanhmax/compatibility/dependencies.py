@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from .sources import Release
 
+EXPERIMENTAL = "distributed/tensor/experimental/"
+CONTEXT_PARALLEL = f"{EXPERIMENTAL}_context_parallel/"
 CONTINUOUS = "generation/continuous_batching/"
 AUTO = "models/auto/"
 ARCHITECTURES = "models.architectures"
@@ -47,6 +49,12 @@ def _needs(package: str, path: str, name: str, used_by: str, gone: str) -> Depen
 
 
 TRANSFORMERS = (
+    *(
+        _needs("transformers", "integrations/hub_kernels.py", f'"{name}"', "integration.hub_kernel", "no kernel of ours is called")
+        for name in ("flash_attn_forward", "supports_flash_attn")
+    ),
+    _needs("transformers", "cli/transformers.py", "main", "cli.serve", "`transformers serve` cannot be called"),
+    _needs("transformers", "utils/import_utils.py", "is_serve_available", "cli.serve", "packages that serving lacks are not named"),
     _needs("transformers", "modeling_utils.py", "ALL_ATTENTION_FUNCTIONS", "integration.patching", NO_TANHMAX),
     _needs(
         "transformers", "modeling_utils.py", "AttentionInterface", "integration.registration", "no attention function can be registered"
@@ -57,7 +65,8 @@ TRANSFORMERS = (
         "transformers",
         "configuration_utils.py",
         "PreTrainedConfig._attn_implementation",
-        "integration.patching models.family conversion.convert interpret.attribution.evaluation_mode integration.hooks training.health",
+        "integration.patching integration.hub_kernel models.family conversion.convert interpret.attribution.evaluation_mode "
+        "integration.hooks training.health",
         "modules ask another question for their attention function, and a config view answers none",
     ),
     _needs(
@@ -268,15 +277,35 @@ COMPANIONS = (
         "models.family",
         "PEFT does not ask for a config's dictionary before it looks a table up, so the rows come too late",
     ),
+    _needs(
+        "accelerate",
+        "parallelism_config.py",
+        '"PARALLELISM_CONFIG_SP_SIZE"',
+        "integration.registration",
+        "sequence parallelism is not refused, and every rank attends to its own part",
+    ),
+    _needs(
+        "accelerate", "state.py", "is_initialized", "integration.registration", "sequence parallelism that a script asks for is not refused"
+    ),
+    _needs(
+        "torch",
+        f"{CONTEXT_PARALLEL}_attention.py",
+        "_distribute_function(device_mesh)",
+        "attention.api",
+        "context parallelism is not noticed, and every rank attends to its own part",
+    ),
     *(
         _needs(
-            "accelerate",
-            "parallelism_config.py",
-            f'"PARALLELISM_CONFIG_{size}_SIZE"',
-            "integration.registration",
-            "context or sequence parallelism is not refused, and every rank attends to its own part",
+            "torch", f"{EXPERIMENTAL}_attention.py", f'"{name}"', "attention.ring_context", "context parallelism fails with an ImportError"
         )
-        for size in ("CP", "SP")
+        for name in ("_attention", "_cp_options")
+    ),
+    _needs(
+        "torch",
+        f"{CONTEXT_PARALLEL}_load_balancer.py",
+        "_HeadTailLoadBalancer",
+        "attention.ring_context",
+        "ranks hold other chunks than the ring takes them to",
     ),
     *(
         _needs(

@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import some
 from ..functional import Shift
+from ..integration.kernel_note import compare_with_kernel, is_own_kernel, without_kernel
 from ..integration.model_names import converted_name
 from ..integration.patching import add_score_bias, attention_modules
 from ..integration.registration import SCORE_BIAS
@@ -312,6 +313,7 @@ def _tanhmax_class_of(upstream: type[PreTrainedModel]) -> tuple[type[PreTrainedM
 
 
 def _tanhmax_config(config: PreTrainedConfig, config_class: type[PreTrainedConfig], settings: TanhMaxSettings) -> PreTrainedConfig:
+    compare_with_kernel(config, settings)
     converted: Any = _same_config(config, config_class)
     converted.tanhmax_polarity = settings.polarity
     converted.tanhmax_layers = None if settings.layers is None else list(settings.layers)
@@ -323,7 +325,7 @@ def _tanhmax_config(config: PreTrainedConfig, config_class: type[PreTrainedConfi
 
 
 def _same_config(config: PreTrainedConfig, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    values = {key: value for key, value in config.to_dict().items() if key not in ORIGIN}
+    values = without_kernel({key: value for key, value in config.to_dict().items() if key not in ORIGIN})
     known = set(config_class.__dataclass_fields__)
     converted = config_class(**{key: value for key, value in values.items() if not key.startswith("tanhmax_") or key in known})
     converted._attn_implementation = _implementations(config)
@@ -333,6 +335,7 @@ def _same_config(config: PreTrainedConfig, config_class: type[PreTrainedConfig])
 def _implementations(config: PreTrainedConfig) -> str | dict[str, object] | None:
     """The attention implementation of a config; with sub-configs a dictionary, as Transformers takes it, since each may have its own."""
     own = getattr(config, "_attn_implementation", None)
+    own = "sdpa" if is_own_kernel(own) else own
     parts = {key: getattr(config, key, None) for key in getattr(config, "sub_configs", {})}
     return {"": own} | {key: _implementations(part) for key, part in parts.items() if part is not None} if parts else own
 

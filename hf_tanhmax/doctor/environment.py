@@ -30,7 +30,7 @@ def check_environment() -> list[Finding]:
     findings = [Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}"), *_versions()]
     for device in _devices():
         findings += _check_device(device)
-    return [*findings, *_check_peft()]
+    return [*findings, *_check_peft(), *_kernels()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -125,6 +125,24 @@ def _compared(device: torch.device) -> Finding:
     if not difference <= TOLERANCE:
         return Finding("error", str(device), f"a tiny attention call differs from the reference by {difference:g}; please report it")
     return Finding("ok", str(device), "a tiny attention call agrees with the reference")
+
+
+def _kernels() -> Iterator[Finding]:
+    """Whether Transformers takes the installed `kernels`, by which it loads attention from the Hub; nothing else needs it."""
+    wanted = next((one for text in metadata.requires("transformers") or [] if (one := Requirement(text)).name == "kernels"), None)
+    if wanted is None:
+        return
+    line = f'pip install "kernels{wanted.specifier}"'
+    try:
+        have = metadata.version("kernels")
+    except metadata.PackageNotFoundError:
+        yield Finding("ok", "kernels", f'is not installed; attn_implementation="owner/name" needs it: {line}')
+        return
+    if wanted.specifier.contains(have, prereleases=True):
+        yield Finding("ok", "kernels", f'{have}, with which attn_implementation="owner/name" loads attention from the Hub')
+        return
+    say = f'{have} is none that Transformers takes, so attn_implementation="owner/name" loads nothing from the Hub: {line}'
+    yield Finding("warning", "kernels", say)
 
 
 def _check_peft() -> Iterator[Finding]:

@@ -5,8 +5,10 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
@@ -63,8 +65,8 @@ def push(
         raise HubError(f"{revision} is a commit, which cannot be added to: name a branch")
     token = usable_token(token)
     api = HfApi(token=token, library_name="hf-tanhmax")
-    repo_id = _full_name(api, repo_id)
-    publisher = _Publisher(api, token, private, message or "Publish with hf_tanhmax", create)
+    repo_id = full_name(api, repo_id)
+    publisher = Publisher(api, token, private, message or "Publish with hf_tanhmax", create)
     with TemporaryDirectory(prefix="hf-tanhmax-") as scratch:
         if not adapter:
             return publisher.send_model(folder, Path(scratch), repo_id, revision)
@@ -72,7 +74,7 @@ def push(
         if not merge:
             return publisher.send_adapter(folder, base, Path(scratch), repo_id, revision)
         merged, staged = Path(scratch, "merged"), Path(scratch, "staged")
-        _say(f"merging {folder} with {base.name}")
+        say(f"merging {folder} with {base.name}")
         save_merged(folder, base, merged, token=token)
         staged.mkdir()
         return publisher.send_model(merged, staged, repo_id, revision)
@@ -88,7 +90,7 @@ def check_login(repo_id: str, *, token: str | None = None) -> str:
     Raises:
         HubError: not the name of a repository, no login, or a token that the Hub does not know.
     """
-    return _full_name(HfApi(token=usable_token(token)), repo_id)
+    return full_name(HfApi(token=usable_token(token)), repo_id)
 
 
 def find_base(folder: Path, api: HfApi) -> Checkpoint:
@@ -153,21 +155,31 @@ def save_merged(folder: Path, base: Checkpoint, into: Path, *, token: str) -> No
 
 
 @dataclass(frozen=True)
-class _Publisher:
-    """One push: who pushes, and how."""
+class Publisher:
+    """One push: who pushes, and how.
+
+    Attributes:
+        api: of the Hub.
+        token: of who pushes, which must not be published.
+        private: None makes a new repository as the account's settings say.
+        message: the title of commits.
+        create: make the repository and the branch if they do not exist.
+        repo_type: what kind of repository it is.
+    """
 
     api: HfApi
     token: str
     private: bool | None
     message: str
     create: bool
+    repo_type: Literal["model", "kernel"] = "model"
 
     def send_model(self, folder: Path, staged: Path, repo_id: str, revision: str | None) -> str:
         """Check and publish one model; the address of the commit."""
-        _say(f"checking {folder}")
+        say(f"checking {folder}")
         _say_all("may surprise", stage_model(folder, staged, repo_id=repo_id, secrets=[self.token]))
         _say_all("not published", [", ".join(left_behind(folder, staged))])
-        return self._commit(staged, repo_id, revision, self._prepare(repo_id, revision, self.private)).commit_url
+        return self._commit(staged, repo_id, revision, self.prepare(repo_id, revision, self.private)).commit_url
 
     def send_adapter(self, folder: Path, base: Checkpoint, scratch: Path, repo_id: str, revision: str | None) -> str:
         """Both are checked before anything is sent, and the base arrives before what names it."""
@@ -175,57 +187,78 @@ class _Publisher:
         staged, staged_base = scratch / "adapter", scratch / "base"
         staged.mkdir()
         staged_base.mkdir()
-        _say(f"checking {folder}")
+        say(f"checking {folder}")
         if base.is_local:
             _say_all("may surprise", stage_model(Path(base.name), staged_base, repo_id=base_id, secrets=[self.token]))
         at = staged_base if base.is_local else None
         _say_all("may surprise", stage_adapter(folder, staged, repo_id=repo_id, base_id=base_id, base=at, secrets=[self.token]))
         _say_all("not published", [", ".join(name for name in left_behind(folder, staged) if name != BASE)])
-        info = self._prepare(repo_id, revision, self.private)
+        info = self.prepare(repo_id, revision, self.private)
         if base.is_local:
-            base_info = self._prepare(base_id, None, info.private)
+            base_info = self.prepare(base_id, None, info.private)
             pin_base(staged, self._commit(staged_base, base_id, None, base_info).oid)
         return self._commit(staged, repo_id, revision, info).commit_url
 
-    def _prepare(self, repo_id: str, revision: str | None, private: bool | None) -> ModelInfo:
+    def prepare(self, repo_id: str, revision: str | None, private: bool | None) -> ModelInfo:
         """Make what does not exist, and look at what does."""
+        kind: dict[str, Any] = {"repo_type": self.repo_type}
+        look: Any = partial(self.api.repo_info, repo_id, **kind)
         with in_a_sentence(repo_id):
             if self.create:
-                self.api.create_repo(repo_id, private=private, exist_ok=True)
-            info = self.api.model_info(repo_id)
+                self.api.create_repo(repo_id, private=private, exist_ok=True, **kind)
+            info = look()
             if self.private is not None and info.private != self.private:
-                kind = "private" if info.private else "public"
-                raise HubError(
-                    f"{repo_id} exists and is {kind}: change that at {self.api.endpoint}/{repo_id}/settings, or do not ask for it"
-                )
+                said = "private" if info.private else "public"
+                raise HubError(f"{repo_id} exists and is {said}: change that at {self.address(repo_id)}/settings, or do not ask for it")
             if revision is None:
                 return info
             try:
-                return self.api.model_info(repo_id, revision=revision)
+                return look(revision=revision)
             except RevisionNotFoundError:
                 if not self.create:
                     raise
-            self.api.create_branch(repo_id, branch=revision)
-            return self.api.model_info(repo_id, revision=revision)
+            self.api.create_branch(repo_id, branch=revision, **kind)
+            return look(revision=revision)
 
-    def _commit(self, staged: Path, repo_id: str, revision: str | None, info: ModelInfo) -> CommitInfo:
-        """`upload_folder` would send large folders in several commits, the first of which could already be loaded."""
+    def published(self, repo_id: str, commit: str | None) -> list[str]:
+        """Paths of the files that a repository holds."""
+        with in_a_sentence(repo_id):
+            return self.api.list_repo_files(repo_id, revision=commit, repo_type=self.repo_type)
+
+    def commit(self, staged: Path, repo_id: str, revision: str | None, info: ModelInfo, old: Iterable[str]) -> CommitInfo:
+        """Publish a staged folder in one commit, and delete old files with it.
+
+        `upload_folder` would send large folders in several commits, the first of which could already be loaded.
+        """
         files = dict(files_of(staged))
-        _say(f"publishing {_summary(files)} to {self.api.endpoint}/{repo_id}")
-        old = stale((sibling.rfilename for sibling in info.siblings or ()), files)
+        say(f"publishing {_summary(files)} to {self.address(repo_id)}")
         with in_a_sentence(repo_id):
             found = self.api.create_commit(
                 repo_id,
-                [CommitOperationAdd(name, path) for name, path in files.items()] + [CommitOperationDelete(name) for name in old],
+                [CommitOperationAdd(name, path) for name, path in files.items()] + [CommitOperationDelete(name) for name in sorted(old)],
                 commit_message=self.message,
                 revision=revision,
                 parent_commit=info.sha,
+                repo_type=self.repo_type,
             )
-        _say(f"nothing has changed since {found.commit_url}" if found.oid == info.sha else f"published: {found.commit_url}")
+        say(f"nothing has changed since {found.commit_url}" if found.oid == info.sha else f"published: {found.commit_url}")
         return found
 
+    def address(self, repo_id: str) -> str:
+        """Where a browser finds a repository."""
+        return f"{self.api.endpoint}/{'' if self.repo_type == 'model' else f'{self.repo_type}s/'}{repo_id}"
 
-def _full_name(api: HfApi, repo_id: str) -> str:
+    def _commit(self, staged: Path, repo_id: str, revision: str | None, info: ModelInfo) -> CommitInfo:
+        old = stale((sibling.rfilename for sibling in info.siblings or ()), dict(files_of(staged)))
+        return self.commit(staged, repo_id, revision, info, old)
+
+
+def full_name(api: HfApi, repo_id: str) -> str:
+    """A name of a repository with its owner, who is by default whom the token belongs to.
+
+    Raises:
+        HubError: no repository can have it, or a token that the Hub does not know.
+    """
     check_repository(repo_id)
     with in_a_sentence(repo_id):
         owner = api.whoami()["name"]
@@ -239,8 +272,9 @@ def _summary(files: dict[str, Path]) -> str:
 
 def _say_all(what: str, sentences: Iterable[str]) -> None:
     for sentence in filter(None, sentences):
-        _say(f"{what}: {sentence}")
+        say(f"{what}: {sentence}")
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """Print what is done, beside a progress bar."""
     tqdm.write(sentence, file=sys.stderr)

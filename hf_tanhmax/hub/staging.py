@@ -15,6 +15,7 @@ from ..ablation import ABLATION
 from ..checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, CONFIG, INDEX, RESULTS, WEIGHTS, CheckpointError, JsonObject
 from ..conversion.report import CONVERSION, ORIGINALS
 from ..doctor import check_checkpoint, errors_in
+from ..integration.kernel_note import forgotten, kernel_of
 from ..models.architectures import upstream_type
 from ..models.remote_code import CODE_FILE, auto_map, source
 from .documents import CARD, with_base, write_documents
@@ -174,6 +175,8 @@ def _config(folder: Path) -> JsonObject:
         raise HubError(f"{folder} holds no checkpoint (no {CONFIG}): {hint}")
     config = read_json(folder / CONFIG)
     if upstream_type(config.get("model_type")) is None:
+        if (kernel := kernel_of(config)) is not None:
+            raise HubError(f"{folder} is no TanhMax checkpoint: it {forgotten(kernel)}")
         raise HubError(
             f"{folder} is no TanhMax checkpoint: its model type is {config.get('model_type')!r}, and not one such as 'tanhmax_bert'; "
             "turn it into one with hf_tanhmax.convert, train it, and save it"

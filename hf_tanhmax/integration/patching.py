@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..functional import Shift, check_polarity
 from ..settings import Refitted, TanhMaxSettings, check_refitted, fitted_to
-from .detection.attention_facts import attention_facts
+from .detection.attention_facts import attention_facts, softmax_parts
 from .model_names import rename_patched
 from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
 from .serving import put_off_updates, update_at_once
@@ -67,6 +67,11 @@ class ConfigView:
                 'attn_implementation is None, for which Transformers makes no mask, so padding would be seen; set it to "sdpa" or "eager"'
             )
         if name not in FUNCTIONS:
+            if "/" in name:
+                raise ValueError(
+                    f'attn_implementation="{name}" is a kernel of the Hub, but this layer is set to TanhMax by itself; use "sdpa" (fast) '
+                    'or "eager" (returns weights)'
+                )
             raise ValueError(
                 f'attn_implementation="{name}" computes softmax, but this layer is set to TanhMax; use "sdpa" (fast) or "eager" '
                 "(returns weights), or restore the model first"
@@ -240,11 +245,22 @@ def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]
     for module in chosen:
         if (refitted := _refitted(module.config)) is not None:
             check_refitted(fitted_to(asked, len(layers), heads_of(module)), refitted)
+    if settings.learned and any(getattr(module, SCORE_BIAS, None) is None for module in chosen):
+        _refuse_wrapped(model)
     inputs = _inputs(model)
     for module in chosen:
         view = ConfigView(module.config, replace(settings, layers=None), carried=inputs - attention_facts(module).passes)
         _patch_module(module, view, settings)
     return chosen
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Refuse to add score biases to a model that was handed out to processes already, which would train each its own."""
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    for kind in sorted(kinds & {"DistributedDataParallel", "FSDPModule", "FullyShardedDataParallel"}):
+        raise ValueError(
+            f"the model is inside {kind} already, which shares no parameters that come later: call use_tanhmax before it is wrapped"
+        )
 
 
 def _inputs(model: nn.Module) -> frozenset[str]:
@@ -272,8 +288,11 @@ def _put_back(module: PatchableModule, config: PreTrainedConfig | ConfigView) ->
 
 def add_score_bias(module: nn.Module, value: float) -> None:
     """Give an attention module a score bias per head, float32, on the device where it computes."""
-    start = torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module))
-    module.register_parameter(SCORE_BIAS, nn.Parameter(start))
+    bias = nn.Parameter(torch.full((heads_of(module),), value, dtype=torch.float32, device=_device_of(module)))
+    shared_out: Any = next((each for each in module.parameters() if hasattr(each, "ds_id")), None)
+    module.register_parameter(SCORE_BIAS, bias)
+    if shared_out is not None:  # by ZeRO-3, which takes what comes after a module's `__init__` for no weight to load in all processes
+        shared_out.convert_to_zero_parameters(param_list=[bias])
 
 
 def _device_of(module: nn.Module) -> torch.device:
@@ -316,15 +335,6 @@ def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[Patchab
         if settings.heads[-1] >= fewest:
             raise ValueError(f"there is no head {settings.heads[-1]}: the chosen layers have {fewest} heads, counted from 0")
     return modules
-
-
-def softmax_parts(model: nn.Module) -> dict[str, list[str]]:
-    """The modules of a model that compute softmax attention themselves, where no patch reaches them: names of classes, and their paths."""
-    found: dict[str, list[str]] = {}
-    for path, module in model.named_modules():
-        if attention_facts(module).bypasses:
-            found.setdefault(type(module).__name__, []).append(path)
-    return dict(sorted(found.items()))
 
 
 def _check_softmax_parts(kind: str, bypassing: dict[str, list[str]], settings: TanhMaxSettings) -> None:

@@ -12,6 +12,7 @@ of the other sign. So it is an `additive_mask`, never a `bias`. This module only
 import functools
 import logging
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from ..attention.api import tanhmax_attention
+from ..attention.api import context_mesh, ring_module, tanhmax_attention
 from ..attention.ops import NAMESPACE
 from ..functional import Shift, hides
 from ..settings import LEARNED
@@ -94,7 +95,8 @@ def fused_forward(
         Output `[batch, queries, heads, value_dim]`, contiguous, and the weights or None.
 
     Raises:
-        NotImplementedError: attention sinks, sparse key selection, context parallelism, or a tensor of unknown meaning.
+        NotImplementedError: attention sinks, sparse key selection, sequence parallelism, or a tensor of unknown meaning; within torch's
+            `context_parallel`, what `attention.ring` cannot do.
         TypeError: a mask that is not a 4-dimensional tensor.
     """
     return _forward(module, query, key, value, attention_mask, bool(kwargs.get("output_attentions")), kwargs)
@@ -179,12 +181,24 @@ def _refuse(module: nn.Module, kwargs: dict[str, object]) -> None:
             raise NotImplementedError(
                 f"{type(module).__name__} passed the tensor {name!r}, which TanhMax attention does not know and will not ignore"
             )
-    for size in () if torch.compiler.is_compiling() else ("cp_size", "sp_size"):
-        if int(os.environ.get(f"PARALLELISM_CONFIG_{size.upper()}", "1")) > 1:
-            raise NotImplementedError(
-                "context and sequence parallelism replace softmax attention, which TanhMax does not call, so each rank would see its own "
-                f"keys only; set {size} to 1"
-            )
+    if not torch.compiler.is_compiling() and _shares_out_heads():
+        raise NotImplementedError(
+            "sequence parallelism (Ulysses) replaces softmax attention, which TanhMax does not call, so each rank would see its own keys "
+            "only; set sp_size to 1, and cp_size to the number of ranks"
+        )
+    if (mesh := context_mesh()) is not None:
+        ring_module().check_positions(mesh, kwargs.get("position_ids"), kwargs.get("cu_seq_lens_q"))
+
+
+def _shares_out_heads() -> bool:
+    """Whether accelerate is told to share out sequences over ranks between attentions, and heads within, by a launch or by a script."""
+    if int(os.environ.get("PARALLELISM_CONFIG_SP_SIZE", "1")) > 1:
+        return True
+    state = sys.modules.get("accelerate.state")
+    if state is None or not state.is_initialized():
+        return False
+    config = getattr(state.AcceleratorState(), "parallelism_config", None)
+    return config is not None and config.sp_size > 1
 
 
 def refused_argument(module: nn.Module, argument: str) -> str:

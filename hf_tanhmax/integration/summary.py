@@ -5,7 +5,8 @@ from collections import defaultdict
 
 from transformers import PreTrainedModel
 
-from .patching import ConfigView, modules_by_layer, softmax_parts
+from .detection.attention_facts import softmax_parts
+from .patching import ConfigView, modules_by_layer
 
 
 def attention_summary(model: PreTrainedModel) -> str:

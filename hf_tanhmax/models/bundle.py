@@ -24,6 +24,7 @@ import hashlib
 import re
 import symtable
 import textwrap
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -116,10 +117,13 @@ register_attention()
 
 READ_FILE = re.compile(r'Path\(__file__\)\.with_name\("(.+)"\)\.read_text\(encoding="utf-8"\)')
 
-CONDITION = """\
+# Packages that may be absent, and behind what the modules that import them stand.
+TRITON = {
+    "triton": """\
 if triton_missing() is None:
     # Not by import statements: Transformers has everybody install whatever a file imports.
 """
+}
 
 
 @functools.cache
@@ -144,20 +148,38 @@ def digest(body: str) -> str:
 
 
 def _body() -> str:
-    texts = {f"hf_tanhmax/{name}.py": text_of(name) for name in MODULES}
-    _refuse_clashes({"the prelude": PRELUDE, **texts})
-    imports = {"import importlib", *_imports(PRELUDE)}
-    sections = [_without_imports(PRELUDE)]
-    for needs_triton, names in groupby(texts, lambda name: any(map(_is_triton, _imports(texts[name])))):
+    return f"{CHECK}\n{joined(MODULES, prelude=PRELUDE, conditions=TRITON)}\n\n\n{EPILOGUE}"
+
+
+def joined(modules: Iterable[str], *, conditions: Mapping[str, str], prelude: str = "") -> str:
+    """Modules as one text: their imports at its top, then what else they say, in their order.
+
+    Args:
+        modules: paths in this package, without their ending; each imports others of them that come before it.
+        conditions: packages that may be absent, and a statement, such as `if ...:`, behind which modules stand that import them.
+        prelude: what comes before them.
+
+    Raises:
+        ValueError: a name that means one thing in one module and another in another.
+    """
+    texts = {f"hf_tanhmax/{name}.py": text_of(name) for name in modules}
+    _refuse_clashes({"the prelude": prelude, **texts})
+    imports = {"import importlib", *_imports(prelude)}
+    sections = [_without_imports(prelude)] if prelude else []
+
+    def _condition(name: str) -> str | None:
+        return next((package for line in _imports(texts[name]) if (package := _package(line)) in conditions), None)
+
+    for package, names in groupby(texts, _condition):
         found = [(name, texts[name]) for name in names]
         lines = {line for _, text in found for line in _imports(text)}
-        imports |= {line for line in lines if not _is_triton(line)}
-        joined = "\n\n\n".join(f"# {name}\n{_without_imports(text)}" for name, text in found)
-        if needs_triton:
-            bindings = "\n".join(_binding(line) for line in sorted(filter(_is_triton, lines)))
-            joined = CONDITION + textwrap.indent(f"{bindings}\n\n{joined}", "    ")
-        sections.append(joined)
-    return "\n\n\n".join([f"{CHECK}\n{_gathered(imports)}", *sections, EPILOGUE])
+        imports |= {line for line in lines if _package(line) not in conditions}
+        section = "\n\n\n".join(f"# {name}\n{_without_imports(text)}" for name, text in found)
+        if package is not None:
+            bindings = "\n".join(_binding(line) for line in sorted(lines) if _package(line) in conditions)
+            section = conditions[package] + textwrap.indent(f"{bindings}\n\n{section}", "    ")
+        sections.append(section)
+    return "\n\n\n".join([_gathered(imports), *sections])
 
 
 def text_of(module: str) -> str:
@@ -201,8 +223,9 @@ def _without_imports(text: str) -> str:
     return re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip("\n")
 
 
-def _is_triton(line: str) -> bool:
-    return line.split()[1].split(".")[0] == "triton"
+def _package(line: str) -> str:
+    """The package that an import of one name is from."""
+    return line.split()[1].split(".")[0]
 
 
 def _bound_by(line: str) -> str:

@@ -25,7 +25,7 @@ from transformers import initialization as init
 
 from ..integration.model_names import converted_name
 from ..integration.patching import ConfigView, attention_modules, modules_by_layer, own
-from ..integration.registration import EAGER, FUSED, SCORE_BIAS
+from ..integration.registration import EAGER, FUSED, SCORE_BIAS, heads_of
 from ..settings import TanhMaxSettings, check_refitted, fitted_to
 from .bundle import CODE_FILE, source
 
@@ -195,6 +195,7 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
         def _load(cls: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
             model, report = upstream_load.__func__(cls, *args, output_loading_info=True, **kwargs)
             _refuse_weights_of_others(model, report["missing_keys"])
+            _refuse_uneven_heads(model)
             return (model, report) if output_loading_info else model
 
         changes = {
@@ -264,6 +265,20 @@ def _refuse_weights_of_others(model: PreTrainedModel, missing: Iterable[str]) ->
             f"the checkpoint has no weight of the attention of a {type(model).__name__}, such as {min(needed)}: it is of another "
             f"architecture than its config says (model type {model.config.model_type!r}), or of no model at all"
         )
+
+
+def _refuse_uneven_heads(model: PreTrainedModel) -> None:
+    """Refuse tensor parallelism over processes that the heads cannot be shared out to evenly: the first call would say a shape."""
+    processes = getattr(getattr(model.config, "distributed_config", None), "tp_size", None) or 1
+    split = {rule.rpartition(".")[2] for rule, style in (model.tp_plan or {}).items() if style == "colwise"} if processes > 1 else set()
+    for module in attention_modules(model) if split & {"q_proj", "k_proj"} else ():
+        query = heads_of(module)
+        key = getattr(module.config, "num_key_value_heads", None) or query
+        if query % processes or key % processes:
+            raise ValueError(
+                f"tensor parallelism of {processes} processes cannot share out the {query} heads and {key} key-value heads of "
+                f"{type(module).__name__} evenly: choose a tp_size that divides both"
+            )
 
 
 def _share_out_score_biases(model: PreTrainedModel) -> None:

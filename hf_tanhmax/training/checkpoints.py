@@ -50,9 +50,9 @@ class Start:
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Write the list of a checkpoint's files."""
-    sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != MANIFEST}
-    write_json(checkpoint / MANIFEST, sizes)
+    """Write the list of a checkpoint's files, those in its folders included, where FSDP and DeepSpeed keep each process's part."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
+    write_json(checkpoint / MANIFEST, {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files})
 
 
 def whole(checkpoint: Path) -> bool:

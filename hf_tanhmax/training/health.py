@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from ..integration.hooks import AttentionCall, AttentionFunction, replace_attention
 from ..integration.patching import attention_modules, tanhmax_on
+from ..integration.sharding import whole_parameter
 from ..models.family import TanhMaxFields
 from ..processors import modality
 
@@ -146,7 +147,7 @@ def attention_health(
         report["names"] = names
     biases = [value for name, value in model.named_parameters() if name.endswith("tanhmax_score_bias")]
     if biases:
-        report["polarity_per_head"] = [torch.exp(-2.0 * bias.detach().double()).tolist() for bias in biases]
+        report["polarity_per_head"] = [torch.exp(-2.0 * whole_parameter(bias).double()).tolist() for bias in biases]
     return report
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import RecipeError
@@ -28,11 +28,13 @@ def check_launch() -> None:
     """
     if _asked("ACCELERATE_USE_DEEPSPEED") and importlib.util.find_spec("deepspeed") is None:
         raise RecipeError("the launch asks for DeepSpeed, which is not installed; pip install deepspeed, or launch with fsdp2.yaml instead")
-    for kind, name in (("context", "PARALLELISM_CONFIG_CP_SIZE"), ("sequence", "PARALLELISM_CONFIG_SP_SIZE")):
+    for kind, name, reason in (
+        ("context", "PARALLELISM_CONFIG_CP_SIZE", "which recipes do not run, as most of their heads and metrics want whole sequences"),
+        ("sequence", "PARALLELISM_CONFIG_SP_SIZE", "in which TanhMax attention would see the keys of its own process only"),
+    ):
         if int(os.environ.get(name, "1")) > 1:
             raise RecipeError(
-                f"the launch asks for {kind} parallelism ({name}={os.environ[name]}), in which TanhMax attention would see the keys of its "
-                f"own process only; launch with {kind} parallelism of size 1"
+                f"the launch asks for {kind} parallelism ({name}={os.environ[name]}), {reason}; launch with {kind} parallelism of size 1"
             )
 
 
@@ -60,6 +62,20 @@ def check_switched_on(state: PartialState) -> None:
             f"{launched} processes were launched, but each trains alone (distributed type {found.value}); set use_cpu to true where there "
             f"is no accelerator"
         )
+
+
+def check_agreement(settings: dict[str, object]) -> None:
+    """Fail in every process if one of them was launched with other settings than the first, as machines may read other files.
+
+    Raises:
+        RecipeError: which process, and in what it differs.
+    """
+    first, *others = gather_object([settings])
+    for process, found in enumerate(others, 1):
+        differing = [name for name in sorted({*first, *found}) if first.get(name) != found.get(name)]
+        if differing:
+            told = ", ".join(f"{name} ({found.get(name)!r}, on the first {first.get(name)!r})" for name in differing)
+            raise RecipeError(f"process {process} has other settings than the first: {told}; launch all with the same recipe and flags")
 
 
 class InterruptCallback(TrainerCallback):

@@ -12,9 +12,11 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
+from transformers.integrations import unset_hf_deepspeed_config
 
 from ..conversion.report import ORIGINALS
 from ..errors import Interrupted, RecipeError
+from ..integration.sharding import number_of_values
 from ..models.family import TanhMaxFields
 from ..results import Conversion, Run, gather, read_run, renamed, results_of, write_json
 from .annealing import PolarityCallback
@@ -26,7 +28,7 @@ from .conversion.calibration import calibrate, calibrated_before, calibration_ba
 from .conversion.check import StartCallback, is_checked, measured_at_start, softmax_loss, token_loss, warnings_about
 from .data.rows import Splits, source_fingerprint
 from .health import HealthCallback, attention_health, health_curve, softmax_norms
-from .launch import InterruptCallback, check_launch, check_switched_on
+from .launch import InterruptCallback, check_agreement, check_launch, check_switched_on
 from .lora import load_trained, save_base, with_adapters
 from .model import build_model, checkpoint_config
 from .plots import run_figures
@@ -109,6 +111,7 @@ def run_one(recipe: Recipe) -> Run:
     with space_left(folder):
         trainer.save_model(str(folder))
     PartialState().wait_for_everyone()
+    unset_hf_deepspeed_config()  # under ZeRO-3 Transformers shares out what it loads, for which all processes would have to load it
     result: Run | None = None
     if PartialState().is_main_process:
         reloaded = load_trained(folder, task).to(trainer.args.device)
@@ -154,6 +157,7 @@ def _check(recipe: Recipe) -> None:
     training_arguments(config, recipe.output_dir)
     state = PartialState()
     check_switched_on(state)
+    check_agreement(config.identity())
     if config.num_processes not in (None, state.num_processes):
         raise RecipeError(
             f"num_processes is {config.num_processes}, but {state.num_processes} was launched (distributed type "
@@ -368,7 +372,7 @@ def _difference(trained: list[Tensor], loaded: list[Tensor], *, rounding: float,
 
 def _described(model: Any, trainer: RecipeTrainer, config: Config) -> dict[str, Any]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    trained = [value.numel() for value in cast(PreTrainedModel, trainer.model).parameters() if value.requires_grad]
+    trained = [number_of_values(value) for value in cast(PreTrainedModel, trainer.model).parameters() if value.requires_grad]
     name = config.model_name_or_path
     return {
         "class": type(inner).__name__,

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import RecipeError, one_line
 from .annealing import PolarityCallback
@@ -96,11 +96,23 @@ class RecipeTrainer(Trainer):
     ) -> None:
         self.score_bias_learning_rate, self.sampler, self.training_collator = score_bias_learning_rate, sampler, training_collator
         super().__init__(**kwargs)
+        self._share_out_embeddings_once()
         self.add_callback(EpochCallback(sampler))
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(QuietProgress)
         # The polarity is added to what is logged, so before anything that reports it.
         self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, PolarityCallback))
+
+    def _share_out_embeddings_once(self) -> None:
+        """Have FSDP wrap the layers and not what holds the input embeddings, which accelerate wraps itself: nothing twice.
+
+        What the launch names to be wrapped stays.
+        """
+        plugin, model = getattr(self.accelerator.state, "fsdp_plugin", None), cast(PreTrainedModel, self.model)
+        if plugin is not None and plugin.transformer_cls_names_to_wrap is None:
+            embeddings = model.get_input_embeddings()
+            holders = {type(module).__name__ for module in model.modules() if embeddings in set(module.modules())}
+            plugin.transformer_cls_names_to_wrap = [name for name in model._no_split_modules or () if name not in holders]
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches in the sampler's order; the last one is dropped if it is not full, so that all weigh the same."""

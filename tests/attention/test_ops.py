@@ -77,7 +77,7 @@ def test_opcheck_backward(wants, implementation):
     inputs = arguments(implementation, **{"additive_mask" if wants[2] else "bias": torch.randn(1, 4, 1, 11)})
     upstream = torch.randn(2, 4, 7, 5, device=device_of(implementation))
     results = fused_attention(*inputs) if implementation == "triton" else (None, None, None)
-    torch.library.opcheck(fused_attention_backward, (upstream, *results, *wants, *inputs))
+    torch.library.opcheck(fused_attention_backward, (upstream, *results, None, *wants, *inputs))
 
 
 @pytest.mark.parametrize("extra", [*EXTRAS, "constant"])
@@ -88,7 +88,7 @@ def test_opcheck_with_a_balanced_shift(extra):
     torch.library.opcheck(fused_attention, tuple(inputs))
     assert fused_attention(*made)[1].shape == (0,)
     wants = [made.polarity is not None, made.bias is not None, made.additive_mask is not None]
-    torch.library.opcheck(fused_attention_backward, (torch.randn_like(fused_attention(*made)[0]), None, None, None, *wants, *made))
+    torch.library.opcheck(fused_attention_backward, (torch.randn_like(fused_attention(*made)[0]), None, None, None, None, *wants, *made))
 
 
 @pytest.mark.slow_in_interpreter

@@ -12,7 +12,10 @@ import hf_tanhmax
 from hf_tanhmax.cli import arguments as cli
 from hf_tanhmax.cli.arguments import main
 
-COMMANDS = ["convert", "train", "evaluate", "bench", "push", "card", "doctor", "explain", "faithfulness", "ablate", "rank-collapse"]
+COMMANDS = [
+    *("convert", "train", "evaluate", "bench", "push", "push-kernel", "card", "doctor", "explain", "faithfulness", "ablate"),
+    "rank-collapse",
+]
 
 
 def refused(capsys, *arguments):
@@ -140,6 +143,7 @@ def test_the_installed_program_is_the_one_that_is_told():
         ),
         (["convert", "a", "b", "--task", "x", "--auto-class", "y"], "argument --auto-class: not allowed with argument --task"),
         (["push", "a"], "the following arguments are required: REPO"),
+        (["push-kernel"], "the following arguments are required: REPO"),
         (["train"], "name a recipe first, such as bert/text_classification/tanhmax.yaml; see hf-tanhmax train --help"),
         (["train", "--config_file", "a.yaml"], "name a recipe first"),
         (["train", "gone.yaml"], "there is no recipe gone.yaml; there are bert/masked_lm/aligned.yaml, "),

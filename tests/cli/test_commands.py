@@ -20,6 +20,7 @@ from hf_tanhmax.cli.input_files import read_inputs
 from hf_tanhmax.conversion.refitting import _Run
 from hf_tanhmax.conversion.report import read_report
 from hf_tanhmax.doctor import check_checkpoint
+from hf_tanhmax.hub import HubError
 from hf_tanhmax.training.configuration.schema import ROOT
 from hf_tanhmax.training.train import main as train
 
@@ -454,6 +455,36 @@ def test_push_passes_everything_on(tmp_path, monkeypatch, capsys):
     assert main(["push", str(tmp_path), "you/model", "--private", "--revision", "next", "--message", "Better", "--merge"]) == 0
     assert asked == {"folder": str(tmp_path), "repo": "you/model", "private": True, "revision": "next", "message": "Better", "merge": True}
     assert capsys.readouterr().out == "https://hub/commit\n" * 2
+
+
+def test_push_kernel_passes_everything_on(monkeypatch, capsys):
+    asked = []
+
+    def push_kernel(repo, **options):
+        asked.append((repo, options))
+        if options["message"] == "no":
+            raise HubError("the Hub says no")
+        return "https://hub/commit"
+
+    monkeypatch.setattr(commands, "push_kernel", push_kernel)
+    monkeypatch.setenv("HF_TOKEN", "hf_token")
+    assert main(["push-kernel", "you/kernel"]) == 0
+    assert main(["push-kernel", "you/kernel", "--private", "--message", "Better"]) == 0
+    assert asked == [("you/kernel", {"private": None, "message": None}), ("you/kernel", {"private": True, "message": "Better"})]
+    assert capsys.readouterr().out == "https://hub/commit\n" * 2
+    assert refused(capsys, "push-kernel", "you/kernel", "--message", "no") == "the Hub says no"
+
+
+def test_a_kernel_in_a_folder(tmp_path, capsys):
+    out = tmp_path / "kernel"
+    assert main(["push-kernel", "you/kernel", "--out", str(out)]) == 0
+    builds = "torch-cpu, torch-cuda, torch-metal, torch-rocm, torch-xpu"
+    assert capsys.readouterr().out == f"wrote a kernel repository to {out}: {builds}; LOCAL_KERNELS=you/kernel={out} loads it from there\n"
+    assert main(["doctor", str(out)]) == 0
+    assert "ok       build/torch-cpu    is exactly what this version writes" in capsys.readouterr().out
+    (out / "build" / "torch-xpu" / "tanhmax.py").write_text("")
+    assert main(["doctor", str(out)]) == 1
+    assert "error    build/torch-xpu    tanhmax.py differs from its digest; do not load it" in capsys.readouterr().out
 
 
 def test_what_the_hub_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):

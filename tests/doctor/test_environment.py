@@ -1,5 +1,6 @@
 """The environment: versions against what is declared, what runs on a device, and what is said if something does not."""
 
+import re
 from importlib import metadata
 
 import pytest
@@ -79,6 +80,28 @@ def test_metadata_that_are_old(versions):
     level, sentence = versions(declared=DECLARED[:-1])["triton"]
     assert level == "warning"
     assert sentence == "is unknown to the metadata of hf-tanhmax, which are older than its code; install it again"
+
+
+@pytest.mark.parametrize(
+    ("have", "level", "said"),
+    [
+        ("0.18.3", "ok", '0.18.3, with which attn_implementation="owner/name" loads attention from the Hub'),
+        ("0.17.2", "warning", '0.17.2 is none that Transformers takes, .*: pip install "kernels<0.19,>=0.18.2"'),
+        (None, "ok", 'is not installed; attn_implementation="owner/name" needs it: pip install "kernels<0.19,>=0.18.2"'),
+    ],
+)
+def test_the_kernels_that_transformers_takes(have, level, said, monkeypatch):
+    def version(name):
+        assert name == "kernels"
+        if have is None:
+            raise metadata.PackageNotFoundError(name)
+        return have
+
+    monkeypatch.setattr(metadata, "requires", lambda name: ['kernels<0.19,>=0.18.2; extra == "kernels"', "torch>=2"])
+    monkeypatch.setattr(metadata, "version", version)
+    (found,) = environment._kernels()
+    assert (found.level, found.subject) == (level, "kernels")
+    assert re.fullmatch(said, found.sentence)
 
 
 def test_not_installed(monkeypatch):

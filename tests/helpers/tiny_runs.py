@@ -67,7 +67,8 @@ def launched(variant, tmp_path):
 
     def run(name, *flags, folder="run", launcher=("-m", "recipes.train"), task=TEXT):
         output = tmp_path / folder
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
         command = [sys.executable, *launcher, variant(name, task), *tiny("--output_dir", str(output), *flags, task=task)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
         results = output / "results.json"

@@ -345,13 +345,17 @@ def test_unknown_tensors_are_refused(forward, tensors):
 
 
 @both
-@pytest.mark.parametrize("size", ["cp_size", "sp_size"])
-def test_context_and_sequence_parallelism_are_refused(forward, size, tensors, monkeypatch):
-    monkeypatch.setenv(f"PARALLELISM_CONFIG_{size.upper()}", "2")
-    with pytest.raises(NotImplementedError, match=f"context and sequence parallelism replace softmax attention.* set {size} to 1"):
+def test_sequence_parallelism_is_refused(forward, tensors, monkeypatch):
+    refused = pytest.raises(NotImplementedError, match=r"sequence parallelism \(Ulysses\) replaces softmax attention.* set sp_size to 1")
+    monkeypatch.setenv("PARALLELISM_CONFIG_SP_SIZE", "2")
+    with refused:
         forward(module_with(), *tensors, None)
-    monkeypatch.setenv(f"PARALLELISM_CONFIG_{size.upper()}", "1")
+    monkeypatch.setenv("PARALLELISM_CONFIG_SP_SIZE", "1")
     forward(module_with(), *tensors, None)
+    state = pytest.importorskip("accelerate.state", reason="accelerate is not installed")
+    monkeypatch.setattr(state.AcceleratorState, "_shared_state", {"parallelism_config": SimpleNamespace(sp_size=2)})
+    with refused:
+        forward(module_with(), *tensors, None)
 
 
 @both

@@ -23,7 +23,10 @@ class Account:
     role: str = "write"
 
     def may_write_to(self, repo_id: str) -> bool:
-        return self.role == "write" and repo_id.split("/")[0] == self.name
+        return self.role == "write" and self.owns(repo_id)
+
+    def owns(self, repo_id: str) -> bool:
+        return repo_id.removeprefix("kernels/").split("/")[0] == self.name
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Store:
     def readable(self, account: Account | None, repo_id: str) -> Repository:
         """A repository that the account may see; what it may not see does not exist for it."""
         found = self.repositories.get(repo_id)
-        if found is not None and (not found.private or (account is not None and account.name == repo_id.split("/")[0])):
+        if found is not None and (not found.private or (account is not None and account.owns(repo_id))):
             return found
         if account is None:
             raise RefusalError(401, "RepoNotFound", "Invalid username or password.")

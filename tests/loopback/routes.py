@@ -3,6 +3,9 @@
 Publishing: `POST /api/repos/create`, `/api/models/REPO/preupload/REVISION`, `/REPO.git/info/lfs/objects/batch`, `PUT` of each large
 file to where the batch says, `POST` to verify it, `POST /api/models/REPO/commit/REVISION`. Loading: `GET /api/models/REPO`, then
 `HEAD` and `GET` of `/REPO/resolve/REVISION/FILE`.
+
+Repositories of kernels are answered as those of models are: `/api/kernels/REPO/...` and `/kernels/REPO/resolve/...`, by the name
+`kernels/REPO`.
 """
 
 import base64
@@ -16,7 +19,7 @@ from urllib.parse import unquote
 from .faults import Faults
 from .repositories import LARGE, Account, Blob, Files, RefusalError, Repository, Store
 
-REPO = r"(?P<repo>[^/]+/[^/]+?)"
+REPO = r"(?P<repo>(?:kernels/)?[^/]+/[^/]+?)"
 REVISION = r"(?P<revision>[^/]+)"
 
 
@@ -59,8 +62,9 @@ def route(methods: str, pattern: str) -> Callable[[Route], Route]:
 
 def answer(store: Store, faults: Faults, request: Request) -> Answer:
     """The answer of the first route that fits."""
+    path = re.sub("^/api/kernels/", "/api/models/kernels/", request.path)
     for method, pattern, function in ROUTES:
-        if method == request.method and (found := pattern.fullmatch(request.path)):
+        if method == request.method and (found := pattern.fullmatch(path)):
             parts = {name: value and unquote(value) for name, value in found.groupdict().items()}
             return function(store, faults, request, **parts)
     raise RefusalError(404, None, f"the loopback Hub has no route for {request.method} {request.path}")
@@ -74,11 +78,17 @@ def whoami(store: Store, faults: Faults, request: Request) -> Answer:
     return Answer({"type": "user", "name": request.account.name, "orgs": [], "auth": {"type": "access_token", "accessToken": token}})
 
 
+@route("GET", "/api/organizations/(?P<name>[^/]+)/overview")
+def organization(store: Store, faults: Faults, request: Request, name: str) -> Answer:
+    """The `kernels` package asks whether it may trust a publisher; on the real Hub there are few."""
+    return Answer({"name": name, "fullname": name, "trustedKernelPublisher": False})
+
+
 @route("POST", "/api/repos/create")
 def create(store: Store, faults: Faults, request: Request) -> Answer:
     wanted = request.json()
     namespace = wanted.get("organization") or (request.account.name if request.account else "")
-    repo_id = f"{namespace}/{wanted['name']}"
+    repo_id = f"{'kernels/' if wanted.get('type') == 'kernel' else ''}{namespace}/{wanted['name']}"
     found = {"url": f"{request.base}/{repo_id}", "name": repo_id, "id": repo_id}
     try:
         store.create(request.account, repo_id, private=wanted.get("visibility") == "private")
@@ -205,6 +215,13 @@ def tree(store: Store, faults: Faults, request: Request, repo: str, revision: st
     return Answer(entries)
 
 
+@route("GET", f"/api/models/{REPO}/refs")
+def refs(store: Store, faults: Faults, request: Request, repo: str) -> Answer:
+    branches = store.readable(request.account, repo).branches
+    found = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in branches.items()]
+    return Answer({"branches": found, "tags": [], "converts": []})
+
+
 def _entry(path: str, blob: Blob) -> dict[str, Any]:
     size = len(blob.content)
     large = {"lfs": {"oid": blob.sha256, "size": size, "pointerSize": 128}} if blob.large else {}
@@ -216,7 +233,8 @@ def info(store: Store, faults: Faults, request: Request, repo: str, revision: st
     repository = store.readable(request.account, repo)
     sha, files = repository.resolve(revision or "main")
     names = [{"rfilename": path} for path in sorted(files)]
-    found = {"_id": "0", "id": repo, "modelId": repo, "sha": sha, "private": repository.private, "tags": [], "downloads": 0, "likes": 0}
+    name = repo.removeprefix("kernels/")
+    found = {"_id": "0", "id": name, "modelId": name, "sha": sha, "private": repository.private, "tags": [], "downloads": 0, "likes": 0}
     return Answer({**found, "siblings": names}, headers={"X-Repo-Commit": sha})
 
 

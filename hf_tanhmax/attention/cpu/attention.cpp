@@ -22,11 +22,12 @@ void forward_tile(const Call& call, const Tile& tile, float* scratch) {
 }
 
 // grads: dO V^T times factor; becomes the gradient of the scores. inverse: of the denominator, as is factor, unless it is in grads already.
-// Returns the sum of N (dP + D) over the denominator.
-float score_gradient(const Row& row, float* grads, float factor, float inverse, bool summed) {
+// joint: null, or D over more keys. Returns the sum of N (dP + D) over the denominator.
+float score_gradient(const Row& row, float* grads, float factor, float inverse, const float* joint, bool summed) {
   float products[LANES] = {}, parts[LANES] = {};
-  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { products[lane] += grads[column] * row.weights[column]; });
-  const float delta = total_of(products) * factor * inverse;
+  if (joint == nullptr)
+    by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { products[lane] += grads[column] * row.weights[column]; });
+  const float delta = (joint == nullptr ? total_of(products) * factor : *joint) * inverse;
   if (summed)
     by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { parts[lane] += row.negatives[column] * (factor * grads[column] + delta); });
   for (int64_t column = row.low; column < row.high; ++column) {
@@ -50,22 +51,31 @@ float balanced_gradient(const Row& row, float* grads, Shares shares) {
   return positive + negative;
 }
 
+// Denominators over more keys than the tile's, of rows that see any of these.
+void join_totals(const float* lse, int64_t rows, float* totals, const float* shifts) {
+  for (int64_t place = 0; place < rows; ++place)
+    if (totals[place] != 0.0f) totals[place] = std::exp(lse[place] - shifts[place]);
+}
+
 template <class Products>
 void backward_tile(const Call& call, const Tile& tile, float* scratch) {
-  float *const inverses = scratch, *const weights = inverses + call.rows, *const negatives = weights + call.tile_size;
-  float* const grads = negatives + call.tile_size;
+  float *const inverses = scratch, *const shifts = inverses + call.rows, *const weights = shifts + call.rows;
+  float *const negatives = weights + call.tile_size, *const grads = negatives + call.tile_size;
+  const int64_t rows_at = query_at(call, tile);
   const Products own(call, tile, grads + call.tile_size);
   bool later = false;
   if (call.balanced) {
     balance_tile<true>(own, weights, negatives, grads);
     own.back_through_values(grads, nullptr, grads);
   } else {
-    weigh_tile<true>(own, weights, negatives, inverses, nullptr);
+    weigh_tile<true>(own, weights, negatives, inverses, shifts);
+    if (call.joint_lse != nullptr) join_totals(call.joint_lse + rows_at, tile.rows, inverses, shifts);
     for (int64_t place = 0; place < tile.rows; ++place) inverses[place] = inverse_of(inverses[place]);
     later = own.back_through_values(weights, inverses, grads);
   }
   const bool summed = call.grad_polarity != nullptr;
-  float* const sums = summed ? call.grad_polarity + query_at(call, tile) : nullptr;
+  float* const sums = summed ? call.grad_polarity + rows_at : nullptr;
+  const float* const joint = call.joint_delta == nullptr ? nullptr : call.joint_delta + rows_at;
   for (int64_t place = 0; place < tile.rows; ++place) {
     const Row row = row_of(own, place, weights, negatives);
     float* const found = grads + place * own.step;
@@ -74,7 +84,7 @@ void backward_tile(const Call& call, const Tile& tile, float* scratch) {
       const Shares shares = shares_of(log_polarity_at(call, tile, place));
       sum = shares.positive * shares.positive * balanced_gradient(row, found, shares);
     } else {
-      sum = score_gradient(row, found, later ? inverses[place] : 1.0f, inverses[place], summed);
+      sum = score_gradient(row, found, later ? inverses[place] : 1.0f, inverses[place], joint == nullptr ? nullptr : joint + place, summed);
     }
     if (summed) sums[place] = -sum;
     clear_outside(row, found, tile.columns);

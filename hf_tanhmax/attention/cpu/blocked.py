@@ -27,7 +27,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -351,26 +351,44 @@ class BlockedGradients:
         return cls(_like(problem.query), _like(problem.key), _like(problem.value), *added, _like(problem.log_polarity, polarity))
 
 
+class JointRows(NamedTuple):
+    """L and D of each row over more keys than those of the call, `[batch, heads, queries]` in the dtype that is computed in."""
+
+    lse: Tensor
+    delta: Tensor
+
+
 def blocked_backward(
-    problem: BlockedProblem, grad_output: Tensor, *, bias: bool = False, additive_mask: bool = False, polarity: bool = False
+    problem: BlockedProblem,
+    grad_output: Tensor,
+    joint: JointRows | None = None,
+    *,
+    bias: bool = False,
+    additive_mask: bool = False,
+    polarity: bool = False,
 ) -> BlockedGradients:
     """Gradients from that of the output; `bias`, `additive_mask` and `polarity` (its logarithm) say whether theirs are wanted.
 
-    Every block holds whole rows, so the denominator and D are computed anew: L and O carry a rounding that grows with the scores.
+    Every block holds whole rows, so the denominator and D are computed anew: L and O carry a rounding that grows with the scores. But with
+    `joint` the keys are some of a row's alone, and its denominator and D are given.
     """
     grad_output = grad_output.to(problem.exact)
     gradients = BlockedGradients.zeros(problem, bias=bias, additive_mask=additive_mask, polarity=polarity)
     buffers = problem.scratch(4)
     for block in problem.blocks():
         scores, weights, grad_scores, product = (problem.tile_in(buffer, block) for buffer in buffers)
-        total, _, negative, capped = _weigh(problem, block, scores, weights, negative=polarity)
-        inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
+        total, shift, negative, capped = _weigh(problem, block, scores, weights, negative=polarity)
+        empty = total == 0
+        if joint is not None:
+            total = torch.exp(problem.rows_of(joint.lse[..., None], block) - shift)
+        inverse = total.reciprocal().masked_fill_(empty, 0.0)
         row_grad = problem.rows_of(grad_output, block) * inverse
         factors = problem.dropout(block)
         torch.bmm(row_grad, problem.columns_of(problem.value, block).transpose(1, 2), out=grad_scores)
         if factors is not None:
             grad_scores.mul_(factors)
-        row_delta = torch.mul(grad_scores, weights, out=product).sum(-1, keepdim=True).mul_(inverse)
+        row_delta = torch.mul(grad_scores, weights, out=product).sum(-1, keepdim=True)
+        row_delta = row_delta.mul_(inverse) if joint is None else problem.rows_of(joint.delta[..., None], block) * inverse
         if negative is not None and gradients.polarity is not None:
             per_row = negative.mul_(grad_scores + row_delta).sum(-1, keepdim=True)
             gradients.polarity[block.heads] -= problem.by_head(per_row, block).sum((0, 2, 3))

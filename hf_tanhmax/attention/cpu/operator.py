@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocked import BlockedGradients, BlockedProblem
+from .blocked import BlockedGradients, BlockedProblem, JointRows
 from .build import native_library, why_no_library
 from .sizes import NativeSizes
 
@@ -42,7 +42,7 @@ FEW_QUERIES = 8  # for which keys and values are read where they lie
 PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 POINTERS = (
-    *("query", "key", "value", "grad_output", "log_polarity", "low", "high", "keep", "plain"),
+    *("query", "key", "value", "grad_output", "log_polarity", "low", "high", "keep", "plain", "joint_lse", "joint_delta"),
     *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "partial", "scratch", "packed"),
 )
 STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "log_polarity": 2}
@@ -104,7 +104,9 @@ def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor] | None:
     return (output, lse) if done else None
 
 
-def native_backward(problem: BlockedProblem, grad_output: Tensor, *, polarity: bool = False) -> BlockedGradients | None:
+def native_backward(
+    problem: BlockedProblem, grad_output: Tensor, joint: JointRows | None = None, *, polarity: bool = False
+) -> BlockedGradients | None:
     """As `blocked.blocked_backward`, or None as `native_forward`; there is neither bias nor additive mask."""
     if _why_declined(problem) is not None:
         return None
@@ -115,6 +117,8 @@ def native_backward(problem: BlockedProblem, grad_output: Tensor, *, polarity: b
         torch.zeros(problem.batch, problem.kv_heads, *sizes.by_key(width), **PLACE) for width in (problem.width, problem.value_width)
     )
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_polarity": sums}
+    if joint is not None:
+        tensors |= {"joint_lse": _by_row(problem, joint.lse), "joint_delta": _by_row(problem, joint.delta)}
     if not _call_library("hf_tanhmax_backward", problem, grad_output.to(sizes.dtype), sizes, **tensors):
         return None
     if sizes.half:
@@ -172,6 +176,11 @@ def _by_query(problem: BlockedProblem, grad_output: Tensor | None, sizes: Native
     if problem.mask.segments is not None:
         found["low"], found["high"] = problem.mask.row_ranges(found["query"].device)
     return found
+
+
+def _by_row(problem: BlockedProblem, rows: Tensor) -> Tensor:
+    """`[batch, heads, queries]` as the library has it, dense; a group's heads with a single query lie as its queries anyway."""
+    return rows.expand(problem.batch, problem.heads, problem.queries).contiguous()
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ struct Call {
   const int64_t *low, *high;                      // [positions]: where not null, the keys that a query may see at most
   const uint8_t *keep;                            // of the keys that a query may see, where not null, the ones where it is 1
   uint8_t *plain;                                 // [batch, kv_heads], is written: whether scores need no shift
+  const float *joint_lse, *joint_delta;           // null, or dense [batch, heads, queries]: L and D over more keys than these
   void *output;                                   // dense [batch, heads, queries, value_width], as query
   float *lse;                                     // if not balanced, dense [batch, heads, queries]
   void *grad_query;                               // dense, as query

@@ -61,7 +61,7 @@ float log_polarity_at(const Call& call, const Tile& tile, int64_t place) {
   return call.log_polarity[tile.head * call.log_polarity_steps[0] + (tile.first + place) * call.log_polarity_steps[1]];
 }
 
-// Scores of a tile as weights without their denominator; totals: the denominators. shifts may be null.
+// Scores of a tile as weights without their denominator; totals: the denominators.
 template <bool KEPT, class Products>
 void weigh_tile(const Products& own, float* weights, float* negatives, float* totals, float* shifts) {
   const Tile& tile = own.tile;
@@ -72,7 +72,7 @@ void weigh_tile(const Products& own, float* weights, float* negatives, float* to
     float shift = 0.0f;
     const Extremes found = plain ? Extremes{} : extremes_of(row);
     totals[place] = weigh<KEPT>(row, found, plain, log_polarity_at(own.call, tile, place), shift);
-    if (shifts != nullptr) shifts[place] = shift;
+    shifts[place] = shift;
     clear_outside(row, row.weights, tile.columns);
     if (!KEPT) own.finish(place, weights);
   }

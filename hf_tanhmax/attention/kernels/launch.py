@@ -297,18 +297,33 @@ class FusedGradients:
 
 @faithful()
 def launch_backward(
-    problem: FusedProblem, grad_output: Tensor, output: Tensor, lse: Tensor, stats: Tensor, *, polarity: bool, bias: bool
+    problem: FusedProblem,
+    grad_output: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    stats: Tensor,
+    joint_delta: Tensor | None = None,
+    *,
+    polarity: bool,
+    bias: bool,
 ) -> FusedGradients:
-    """Gradients in the dtypes of their tensors (polarity: float32), from that of the output; the flags ask for two of them."""
+    """Gradients in the dtypes of their tensors (polarity: float32), from that of the output; the flags ask for two of them.
+
+    With a `joint_delta`, D, L and the statistics are those over more keys than these.
+    """
     grad_query, grad_key, grad_value = (dense(tensor, tensor.shape[3]) for tensor in (problem.query, problem.key, problem.value))
     grad_output, lse = grad_output.transpose(1, 2).contiguous(), lse.contiguous()
-    delta = torch.empty_like(lse) if problem.exact else _row_products(problem, grad_output, output, stats)
+    if joint_delta is not None:
+        delta = joint_delta.contiguous()
+    else:
+        delta = torch.empty_like(lse) if problem.exact else _row_products(problem, grad_output, output, stats)
+    passes = 2 if problem.exact and joint_delta is None else 1
     by_row = torch.zeros_like(lse) if polarity and not problem.balanced else None
     shared = {"GRAD": grad_output, "LSE": lse, "STATS": stats if problem.exact else None, "DELTA": delta}
     reduced = problem.reduced(polarity=polarity)
     summed = lse.new_zeros(grad_query.transpose(1, 2).shape).transpose(1, 2) if reduced else None
     if lse.numel() and not reduced:
-        results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": 2 if problem.exact else 1, "factor": problem.scale}
+        results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": passes, "factor": problem.scale}
 
         def _launch_rows(tile: Tile) -> None:
             arguments = problem.arguments(tile, problem.spans(tile.rows))

@@ -50,6 +50,15 @@ def attention_facts(module: nn.Module) -> AttentionFacts:
     return read(cls, methods, state, hasattr(module, "config"))
 
 
+def softmax_parts(model: nn.Module) -> dict[str, list[str]]:
+    """The modules of a model that compute softmax attention themselves, where no patch reaches them: names of classes, and their paths."""
+    found: dict[str, list[str]] = {}
+    for path, module in model.named_modules():
+        if attention_facts(module).bypasses:
+            found.setdefault(type(module).__name__, []).append(path)
+    return dict(sorted(found.items()))
+
+
 def _unwrapped(forward: object) -> list[object]:
     """A decorated function, and what the decorator hides."""
     found = [forward]

@@ -272,7 +272,7 @@ def test_opcheck(dtype):
     inputs = operator_inputs(dtype)
     torch.library.opcheck(fused_attention, tuple(inputs))
     results, upstream = fused_attention(*inputs), torch.randn_like(inputs.query)
-    torch.library.opcheck(fused_attention_backward, (upstream, *results, True, False, False, *inputs))
+    torch.library.opcheck(fused_attention_backward, (upstream, *results, None, True, False, False, *inputs))
     torch.library.opcheck(decode_attention, (*inputs, None, None))
 
 
