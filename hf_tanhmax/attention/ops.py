@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .call import AutogradContext, Flat, OperatorInputs
 from .cpu.balanced import balanced_backward, balanced_forward
-from .cpu.blocked import BlockedProblem, JointRows, blocked_backward, blocked_forward
+from .cpu.blocked import JointRows, blocked_backward, blocked_forward
 from .cpu.operator import native_backward, native_forward
+from .cpu.problem import BlockedProblem
 from .reference import reference_attention
 
 # What this code calls itself where names are global to a process: torch's operators, and Transformers' attention functions. The file that

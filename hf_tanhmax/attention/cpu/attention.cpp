@@ -29,7 +29,8 @@ float score_gradient(const Row& row, float* grads, float factor, float inverse, 
     by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { products[lane] += grads[column] * row.weights[column]; });
   const float delta = (joint == nullptr ? total_of(products) * factor : *joint) * inverse;
   if (summed)
-    by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { parts[lane] += row.negatives[column] * (factor * grads[column] + delta); });
+    by_lanes(row.low, row.high,
+             [&](int64_t column, int64_t lane) { parts[lane] += row.negatives[column] * (factor * grads[column] + delta); });
   for (int64_t column = row.low; column < row.high; ++column) {
     const float grad = factor * grads[column];
     grads[column] = row.weights[column] * (grad - delta) + 2.0f * row.negatives[column] * grad;

@@ -1,6 +1,6 @@
 
-// A few queries against many keys, as in decoding: keys and values are read once, where they lie, and none is copied. The keys of a head may
-// be split over threads; each part has a shift of its own, and parts merge by it. The other headers stand in front of this.
+// A few queries against many keys, as in decoding: keys and values are read once, where they lie, and none is copied. The keys of a head
+// may be split over threads; each part has a shift of its own, and parts merge by it. The other headers stand in front of this.
 
 namespace {
 

@@ -99,7 +99,8 @@ void multiply_upright(int64_t rows, int64_t width, int64_t keys, const uint16_t*
 }
 
 // C [rows, columns] (+)= A [rows, depth] B [depth, columns], which is packed in panels of columns.
-void multiply_panels(int64_t rows, int64_t columns, int64_t depth, const uint16_t* a, const uint32_t* b, float* c, int64_t c_step, bool add) {
+void multiply_panels(int64_t rows, int64_t columns, int64_t depth, const uint16_t* a, const uint32_t* b, float* c, int64_t c_step,
+                     bool add) {
   for (int64_t column = 0; column < columns; column += PANEL, b += depth / 2 * PANEL)
     multiply_half(rows, PANEL, depth, a, depth, b, c + column, c_step, add);
 }

@@ -26,15 +26,15 @@ queries of a key head, so that nothing is added in an order that changes from ru
 """
 
 import ctypes
-import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .blocked import BlockedGradients, BlockedProblem, JointRows
+from .blocked import BlockedGradients, JointRows
 from .build import native_library, why_no_library
+from .problem import BlockedProblem
 from .sizes import NativeSizes
 
 FEW_QUERIES = 8  # for which keys and values are read where they lie
@@ -142,10 +142,24 @@ def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | 
         held["partial"] = torch.empty(sizes.partial(batch * heads, threads), **PLACE)
     held["scratch"] = torch.empty(threads * share + batch * problem.kv_heads * packed_share, **PLACE)
     call = NativeCall(
-        **{"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys},
-        **{"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share},
-        **{"tile_size": sizes.tile, "packed_share": packed_share, "balanced": problem.balanced, "half": sizes.half},
-        **{"causal": mask.causal, "window": mask.window or 0, "offset": mask.offset, "position_step": queries == problem.queries},
+        batch=batch,
+        heads=heads,
+        kv_heads=problem.kv_heads,
+        queries=queries,
+        keys=problem.keys,
+        width=width,
+        value_width=problem.value_width,
+        rows=sizes.rows,
+        threads=threads,
+        share=share,
+        tile_size=sizes.tile,
+        packed_share=packed_share,
+        balanced=problem.balanced,
+        half=sizes.half,
+        causal=mask.causal,
+        window=mask.window or 0,
+        offset=mask.offset,
+        position_step=queries == problem.queries,
         is_signed=problem.signed,
         scale=problem.scale,
     )

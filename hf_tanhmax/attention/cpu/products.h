@@ -33,7 +33,8 @@ struct Call {
   float *scratch;                                 // share numbers for each thread; tile_size of them hold the scores of a tile
   uint32_t *packed;                               // if half, packed_share pairs of numbers for each key head
   int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], log_polarity_steps[2];
-  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, tile_size, packed_share, balanced, half, is_signed;
+  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, tile_size, packed_share;
+  int64_t balanced, half, is_signed;
   int64_t causal, window, offset, position_step;  // a query's position: its number times the step, and the offset; window: 0 is none
   double scale;
 };
@@ -128,8 +129,8 @@ struct Exact {
           own[place * width + column] = upstream[place * upstream_step + column] * inverses[place];
       upstream = own, upstream_step = most(width, 1);
     }
-    multiply(true, false, tile.columns, width, tile.rows, 1.0f, weights, step, upstream, upstream_step, 1.0f, call.grad_value + keys * width,
-             most(width, 1));
+    multiply(true, false, tile.columns, width, tile.rows, 1.0f, weights, step, upstream, upstream_step, 1.0f,
+             call.grad_value + keys * width, most(width, 1));
     multiply(false, true, tile.rows, tile.columns, width, 1.0f, upstream, upstream_step, values(), most(call.value_steps[2], width), 0.0f,
              found, step);
     return false;

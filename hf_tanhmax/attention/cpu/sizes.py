@@ -49,7 +49,11 @@ class NativeSizes:
         """Of a thread: sums of rows, tiles, and what the products need."""
         if self.few:
             return (self.queries + 2) * self.keys
-        tiles = (3 if backward else 1) * self.tile + (2 if backward else 1) * self.rows + 2 * self.balanced * (self.filled_keys if self.half else self.keys)
+        tiles = (
+            (3 if backward else 1) * self.tile
+            + (2 if backward else 1) * self.rows
+            + 2 * self.balanced * (self.filled_keys if self.half else self.keys)
+        )
         if not self.half:
             return tiles + (self.rows * self.value_width if backward else 0)
         rows = filled(self.rows, LINE)

@@ -9,7 +9,6 @@ from cases import BALANCED, CASES, allowed, error, measured, with_gradients
 
 from hf_tanhmax import tanhmax_attention, why_not
 from hf_tanhmax.attention import ops
-from hf_tanhmax.attention.cpu import operator as native_attention
 from hf_tanhmax.attention.cpu.balanced import balanced_backward, balanced_forward
 from hf_tanhmax.attention.cpu.blocked import blocked_backward, blocked_forward
 from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, why_no_library
