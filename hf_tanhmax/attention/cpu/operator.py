@@ -8,13 +8,18 @@ Nothing is tried: the reasons are known before.
 * a tensor without elements;
 * no finite bound of the scores (`BlockedProblem.bounds`): NaN, infinity, or lengths whose squares overflow.
 
-It computes in float32 (a bfloat16 or float16 call is widened first, as `blocked` does). Whole rows of scores are held, for `native_rows`
-queries of one head and each thread, and three times in the backward pass: memory grows with the length, not with its square.
+It computes in float32. Whole rows of scores are held, for `NativeSizes.rows` queries of one head and each thread, and three times in the
+backward pass: memory grows with the length, not with its square.
 
-A tile of `attention.cpp` is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the
-values and, in the backward pass, the three products of the gradients are matrix products by `sgemm_`, which torch's own library exports;
-between them each row is passed over once, with both exponentials of a score from one split of the exponent :math:`x = n + f`, `n` whole,
-:math:`f^2 \le 1/4`. With the even and odd parts of :math:`2^f` as polynomials :math:`e` and :math:`o` in :math:`f`,
+A tile is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the values and, in the
+backward pass, the three products of the gradients are matrix products. Where the processor multiplies bfloat16 numbers itself (AMX,
+AVX512-BF16), those of a bfloat16 call are oneDNN's `brgemm`, with sums in float32 and weights rounded to bfloat16 after P - N is formed
+(`half.h`); else they are `sgemm_`, and a bfloat16 or float16 call is widened first. torch's own library exports both. For up to
+`FEW_QUERIES` queries without gradients, keys and values are read once, where they lie, by as many threads as there are (`few.h`): only
+then does the number of threads change the last digits.
+
+Between the products each row is passed over once, with both exponentials of a score from one split of the exponent :math:`x = n + f`,
+`n` whole, :math:`f^2 \le 1/4`. With the even and odd parts of :math:`2^f` as polynomials :math:`e` and :math:`o` in :math:`f`,
 
 .. math:: P = 2^n (e + o), \quad N = p\,2^{-n} (e - o), \quad W' = P - N.
 
@@ -141,34 +146,17 @@ def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | 
     if sizes.few:
         held["partial"] = torch.empty(sizes.partial(batch * heads, threads), **PLACE)
     held["scratch"] = torch.empty(threads * share + batch * problem.kv_heads * packed_share, **PLACE)
-    call = NativeCall(
-        batch=batch,
-        heads=heads,
-        kv_heads=problem.kv_heads,
-        queries=queries,
-        keys=problem.keys,
-        width=width,
-        value_width=problem.value_width,
-        rows=sizes.rows,
-        threads=threads,
-        share=share,
-        tile_size=sizes.tile,
-        packed_share=packed_share,
-        balanced=problem.balanced,
-        half=sizes.half,
-        causal=mask.causal,
-        window=mask.window or 0,
-        offset=mask.offset,
-        position_step=queries == problem.queries,
-        is_signed=problem.signed,
-        scale=problem.scale,
-    )
-    for name, tensor in held.items():
-        if tensor is not None:
-            setattr(call, name, tensor.data_ptr())
-            if name in STEPS:
-                getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
-    call.packed = held["scratch"].data_ptr() + 4 * threads * share
+    numbers = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
+    numbers |= {"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share}
+    numbers |= {"tile_size": sizes.tile, "packed_share": packed_share, "balanced": problem.balanced, "half": sizes.half}
+    numbers |= {"is_signed": problem.signed, "causal": mask.causal, "window": mask.window or 0, "offset": mask.offset}
+    call = NativeCall(**numbers, position_step=queries == problem.queries, scale=problem.scale)
+    addresses = {name: tensor for name, tensor in held.items() if tensor is not None}
+    for name, tensor in addresses.items():
+        setattr(call, name, tensor.data_ptr())
+        if name in STEPS:
+            getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
+    call.packed = addresses["scratch"].data_ptr() + 4 * threads * share
     return getattr(native_library(), function)(ctypes.byref(call)) == 0
 
 
