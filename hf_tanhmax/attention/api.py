@@ -12,8 +12,8 @@ from ..functional import Shift
 from .call import Call, Causal, autocasts
 from .composed.balanced import balanced_attention
 from .composed.identities import composed_attention
-from .cpu.blocked import BlockedProblem
 from .cpu.operator import why_not_native
+from .cpu.problem import BlockedProblem
 from .kernels.support import decodable, decode_unsupported, fused_unsupported
 from .ops import decode_attention, fused_attention
 from .reference import reference_attention

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .call import AutogradContext, Flat, JointRows, OperatorInputs
 from .cpu.balanced import balanced_backward, balanced_forward
-from .cpu.blocked import BlockedProblem, blocked_backward, blocked_forward
-from .cpu.operator import native_backward, native_forward, why_not_native
+from .cpu.blocked import blocked_backward, blocked_forward
+from .cpu.operator import native_backward, native_forward
+from .cpu.problem import BlockedProblem
 from .reference import reference_attention
 
 # What this code calls itself where names are global to a process: torch's operators, and Transformers' attention functions. The file that
@@ -72,10 +73,8 @@ def fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
 
         return _launched(launch_forward, inputs, exact=is_exact(inputs.query))
     problem = BlockedProblem(inputs)
-    if why_not_native(problem) is None:
-        output, lse = native_forward(problem)
-    else:
-        output, lse = (balanced_forward if problem.balanced else blocked_forward)(problem)
+    found = native_forward(problem)
+    output, lse = (balanced_forward if problem.balanced else blocked_forward)(problem) if found is None else found
     return output.to(inputs.query.dtype), lse, lse.new_empty(0)
 
 
@@ -148,11 +147,10 @@ def _blocked_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[T
             )
         joint = JointRows(given.lse.to(problem.exact), given.delta.to(problem.exact))
     wanted = {"bias": given.wants_bias, "additive_mask": given.wants_mask, "polarity": given.wants_polarity}
-    if why_not_native(problem) is None:
-        found = native_backward(problem, given.grad_output, joint, polarity=given.wants_polarity)
-    elif problem.balanced:
+    found = native_backward(problem, given.grad_output, joint, polarity=given.wants_polarity)
+    if found is None and problem.balanced:
         found = balanced_backward(problem, given.grad_output, **wanted)
-    else:
+    elif found is None:
         found = blocked_backward(problem, given.grad_output, joint, **wanted)
     return found.query, found.key, found.value, found.polarity, found.bias, found.additive_mask
 

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         return _mistake(USAGE)
     try:
-        config = transformers.AutoConfig.from_pretrained(arguments[0])
+        config: transformers.PreTrainedConfig = transformers.AutoConfig.from_pretrained(arguments[0])
         if not isinstance(config, TanhMaxFields):
             return _mistake(f"{arguments[0]} is of model type {config.model_type!r}, no TanhMax model: `transformers serve` serves it")
         cls = class_of(config, Path(arguments[0]))[1]

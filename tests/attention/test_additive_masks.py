@@ -6,7 +6,7 @@ from torch import nn
 from transformers.generation.continuous_batching.utils import build_attention_mask
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.cpu import blocked
+from hf_tanhmax.attention.cpu import problem as blocked_problem
 from hf_tanhmax.integration.registration import eager_forward, fused_forward
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -125,8 +125,8 @@ def test_plain_and_shifted_blocks_agree_under_a_mask(polarity, monkeypatch):
     query, key, identity = tensors(torch.float32, std=6.0)
     mask = -torch.tensor([0.0, 5.0, 100.0, 88.0, 0.5, 1000.0, 30.0])
     found = []
-    for limit in (blocked.PLAIN_LIMIT_FADED, 0.0):
-        monkeypatch.setattr(blocked, "PLAIN_LIMIT_FADED", limit)
+    for limit in (blocked_problem.PLAIN_LIMIT_FADED, 0.0):
+        monkeypatch.setattr(blocked_problem, "PLAIN_LIMIT_FADED", limit)
         found.append(tanhmax_attention(query, key, identity, additive_mask=mask, polarity=polarity, implementation="cpu"))
     doubled = [tensor.double() for tensor in (query, key, identity)]
     exact = tanhmax_attention(*doubled, additive_mask=mask.double(), polarity=polarity, implementation="reference").float()

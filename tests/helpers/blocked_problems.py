@@ -3,7 +3,7 @@
 import torch
 
 from hf_tanhmax.attention.call import OperatorInputs
-from hf_tanhmax.attention.cpu.blocked import BlockedProblem
+from hf_tanhmax.attention.cpu.problem import BlockedProblem
 from hf_tanhmax.attention.mask import AttentionMask
 
 

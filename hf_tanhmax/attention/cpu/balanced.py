@@ -19,7 +19,8 @@ import math
 import torch
 from torch import Tensor
 
-from .blocked import LOG2_OF_E, SMALL_LIMIT, Block, BlockedGradients, BlockedProblem, add_up, back_to_inputs
+from .blocked import LOG2_OF_E, BlockedGradients, add_up, back_to_inputs
+from .problem import SMALL_LIMIT, Block, BlockedProblem
 
 
 def balanced_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Builds `rows.h` and `attention.cpp`, as one, on first use with torch's extension loader; keeps and loads the library, if it can.
+"""Builds `attention.cpp` and its headers, as one, on first use with torch's extension loader; keeps and loads the library, if it can.
 
 It needs a C++ compiler with OpenMP, and ninja. It is kept in torch's folder for extensions (`TORCH_EXTENSIONS_DIR`, by default
 `~/.cache/torch_extensions`), in a folder of its own for each version of the code, its flags, torch and kind of CPU. A process that finds
@@ -28,10 +28,19 @@ import torch
 logger = logging.getLogger(__name__)
 
 # In the file that is published with a checkpoint, the texts themselves stand here (`models.bundle`).
-ROWS_CODE = Path(__file__).with_name("rows.h").read_text(encoding="utf-8")
-SOURCE = ROWS_CODE + Path(__file__).with_name("attention.cpp").read_text(encoding="utf-8")
+PARTS = (
+    Path(__file__).with_name("rows.h").read_text(encoding="utf-8"),
+    Path(__file__).with_name("products.h").read_text(encoding="utf-8"),
+    Path(__file__).with_name("half.h").read_text(encoding="utf-8"),
+    Path(__file__).with_name("weights.h").read_text(encoding="utf-8"),
+    Path(__file__).with_name("few.h").read_text(encoding="utf-8"),
+    Path(__file__).with_name("attention.cpp").read_text(encoding="utf-8"),
+)
+SOURCE = "".join(PARTS)
 NATIVE_SWITCH = "HF_TANHMAX_NATIVE"
-NATIVE_FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
+# As wide vectors as the processor has: compilers prefer half as wide ones.
+WIDE_FLAGS = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
+NATIVE_FLAGS = ("-O3", "-std=c++17", "-march=native", *WIDE_FLAGS, "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 NATIVE_NAME = "hf_tanhmax_attention"
 
 

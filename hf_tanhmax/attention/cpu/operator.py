@@ -8,13 +8,18 @@ Nothing is tried: the reasons are known before.
 * a tensor without elements;
 * no finite bound of the scores (`BlockedProblem.bounds`): NaN, infinity, or lengths whose squares overflow.
 
-It computes in float32 (a bfloat16 or float16 call is widened first, as `blocked` does). Whole rows of scores are held, for `native_rows`
-queries of one head and each thread, and three times in the backward pass: memory grows with the length, not with its square.
+It computes in float32. Whole rows of scores are held, for `NativeSizes.rows` queries of one head and each thread, and three times in the
+backward pass: memory grows with the length, not with its square.
 
-A tile of `attention.cpp` is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the
-values and, in the backward pass, the three products of the gradients are matrix products by `sgemm_`, which torch's own library exports;
-between them each row is passed over once, with both exponentials of a score from one split of the exponent :math:`x = n + f`, `n` whole,
-:math:`f^2 \le 1/4`. With the even and odd parts of :math:`2^f` as polynomials :math:`e` and :math:`o` in :math:`f`,
+A tile is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the values and, in the
+backward pass, the three products of the gradients are matrix products. Where the processor multiplies bfloat16 numbers itself (AMX,
+AVX512-BF16), those of a bfloat16 call are oneDNN's `brgemm`, with sums in float32 and weights rounded to bfloat16 after P - N is formed
+(`half.h`); else they are `sgemm_`, and a bfloat16 or float16 call is widened first. torch's own library exports both. For up to
+`FEW_QUERIES` queries without gradients, keys and values are read once, where they lie, by as many threads as there are (`few.h`): only
+then does the number of threads change the last digits.
+
+Between the products each row is passed over once, with both exponentials of a score from one split of the exponent :math:`x = n + f`,
+`n` whole, :math:`f^2 \le 1/4`. With the even and odd parts of :math:`2^f` as polynomials :math:`e` and :math:`o` in :math:`f`,
 
 .. math:: P = 2^n (e + o), \quad N = p\,2^{-n} (e - o), \quad W' = P - N.
 
@@ -26,27 +31,32 @@ queries of a key head, so that nothing is added in an order that changes from ru
 """
 
 import ctypes
-import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..call import JointRows
-from .blocked import PLAIN_LIMIT, BlockedGradients, BlockedProblem
+from .blocked import BlockedGradients
 from .build import native_library, why_no_library
+from .problem import BlockedProblem
+from .sizes import NativeSizes
 
-NATIVE_TILE = 1 << 19
-NATIVE_ROWS = 128
+FEW_QUERIES = 8  # for which keys and values are read where they lie
 # Always said, as the library writes there: torch's defaults may be set otherwise.
 PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 POINTERS = (
-    *("query", "key", "value", "grad_output", "polarity", "log_polarity", "low", "high", "keep", "plain"),
-    *("joint_lse", "joint_delta", "output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "scratch"),
+    *("query", "key", "value", "grad_output", "log_polarity", "low", "high", "keep", "plain", "joint_lse", "joint_delta"),
+    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "partial", "scratch", "packed"),
 )
-STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "polarity": 2}
-NUMBERS = ("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width", "rows", "threads", "share", "balanced")
+STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "log_polarity": 2}
+NUMBERS = (
+    *("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width"),
+    *("rows", "threads", "share", "tile_size", "packed_share", "balanced", "half", "is_signed"),
+    *("causal", "window", "offset", "position_step"),
+)
 
 
 class NativeCall(ctypes.Structure):
@@ -62,88 +72,113 @@ class NativeCall(ctypes.Structure):
 
 def why_not_native(problem: BlockedProblem) -> str | None:
     """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native_library`."""
+    reason = _why_declined(problem)
+    if reason is None and not bool(torch.isfinite(problem.bounds).all()):
+        reason = "needs queries, keys and log-polarities that bound the scores by a finite number"
+    return reason
+
+
+def _why_declined(problem: BlockedProblem) -> str | None:
+    """As `why_not_native`, before any number is read."""
     if problem.exact != torch.float32:
         return f"computes in float32, not in {problem.exact}"
     added = problem.bias is not None or problem.additive_mask is not None
     if added or problem.softcap is not None or problem.dropout_p > 0.0:
         return "has no bias, no additive mask, no softcap and no dropout"
-    if 0 in (*problem.query.shape, *problem.key.shape, *problem.value.shape):
+    if any(0 in tensor.shape for tensor in problem.given.values()):
         return "computes nothing from empty tensors"
-    if not bool(torch.isfinite(problem.bounds).all()):
-        return "needs queries, keys and log-polarities that bound the scores by a finite number"
     return why_no_library()
 
 
-def native_rows(queries: int, keys: int) -> int:
-    """Queries per tile: about `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS` queries."""
-    return max(1, min(queries, NATIVE_ROWS, max(16, NATIVE_TILE // max(1, keys))))
+def native_sizes(problem: BlockedProblem, *, backward: bool = False) -> NativeSizes:
+    """The sizes of a call that the operator computes."""
+    few, half = problem.queries <= FEW_QUERIES and not backward, problem.given["query"].dtype == torch.bfloat16
+    if half and not few:
+        library = native_library()
+        half = library is not None and bool(library.hf_tanhmax_half())
+    return NativeSizes(problem.queries, problem.keys, problem.width, problem.value_width, problem.balanced, half, few)
 
 
-def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor]:
-    """As `blocked.blocked_forward`."""
-    shape = (problem.batch, problem.heads, problem.queries)
-    output = torch.zeros(*shape, problem.value.shape[3], **PLACE)
-    lse = torch.full((0,) if problem.balanced else shape, math.inf, **PLACE)
-    _call_library("hf_tanhmax_forward", problem, None, tiles=1, spare=1, output=output, lse=lse)
-    return output, lse
+def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor] | None:
+    """As `blocked.blocked_forward`, or None if the operator does not compute the call. Its output may be in bfloat16."""
+    if _why_declined(problem) is not None:
+        return None
+    shape, sizes = (problem.batch, problem.heads, problem.queries), native_sizes(problem)
+    output = torch.empty(*shape, problem.value_width, dtype=sizes.dtype, device="cpu")
+    lse = torch.empty((0,) if problem.balanced else shape, **PLACE)
+    done = _call_library("hf_tanhmax_forward", problem, None, sizes, output=output, lse=lse)
+    return (output, lse) if done else None
 
 
 def native_backward(
     problem: BlockedProblem, grad_output: Tensor, joint: JointRows | None = None, *, polarity: bool = False
-) -> BlockedGradients:
-    """As `blocked.blocked_backward`; there is neither bias nor additive mask."""
-    query, key, value = (torch.zeros(tensor.shape, **PLACE) for tensor in (problem.query, problem.key, problem.value))
-    sums = torch.zeros(problem.batch, problem.heads, problem.queries, **PLACE) if polarity else None
+) -> BlockedGradients | None:
+    """As `blocked.blocked_backward`, or None as `native_forward`; there is neither bias nor additive mask."""
+    if _why_declined(problem) is not None:
+        return None
+    sizes, shape = native_sizes(problem, backward=True), (problem.batch, problem.heads, problem.queries)
+    query = torch.empty(*shape, problem.width, dtype=sizes.dtype, device="cpu")
+    sums = torch.empty(*shape, **PLACE) if polarity else None
+    key, value = (
+        torch.zeros(problem.batch, problem.kv_heads, *sizes.by_key(width), **PLACE) for width in (problem.width, problem.value_width)
+    )
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_polarity": sums}
     if joint is not None:
         tensors |= {"joint_lse": _by_row(problem, joint.lse), "joint_delta": _by_row(problem, joint.delta)}
-    spare = problem.value.shape[3] + 1
-    _call_library("hf_tanhmax_backward", problem, grad_output.to(torch.float32), tiles=3, spare=spare, **tensors)
+    if not _call_library("hf_tanhmax_backward", problem, grad_output.to(sizes.dtype), sizes, **tensors):
+        return None
+    if sizes.half:
+        key, value = (tensor.transpose(2, 3)[:, :, : problem.keys] for tensor in (key, value))
+        key, value = key[..., : problem.width], value[..., : problem.value_width]
     return BlockedGradients(query, key, value, None, None, None if sums is None else sums.sum((0, 2)))
 
 
-def _call_library(
-    function: str, problem: BlockedProblem, grad_output: Tensor | None, *, tiles: int, spare: int, **results: Tensor | None
-) -> None:
-    """Call a function of the library.
-
-    Scratch memory of each thread: `tiles` tiles, `spare` numbers more for each of their rows, and two rows more if the shift is balanced.
-    """
-    by_query = _by_query(problem, grad_output)
+def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes, **results: Tensor | None) -> bool:
+    """Call a function of the library, and say whether it has computed."""
+    by_query, backward = _by_query(problem, grad_output, sizes), grad_output is not None
     batch, heads, queries, width = by_query["query"].shape
-    rows, threads, balanced = native_rows(queries, problem.keys), torch.get_num_threads(), problem.balanced
-    share = rows * (tiles * problem.keys + spare) + 2 * balanced * problem.keys
-    held = results | by_query
-    held |= {"key": _dense_rows(problem.key), "value": _dense_rows(problem.value), "plain": (problem.bounds < PLAIN_LIMIT).contiguous()}
-    held["scratch"] = torch.empty(threads * share, **PLACE)
-    sizes = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
-    sizes |= {"width": width, "value_width": problem.value.shape[3], "rows": rows, "threads": threads, "share": share}
-    call = NativeCall(**sizes, balanced=balanced, scale=problem.scale)
-    for name, tensor in held.items():
-        if tensor is not None:
-            setattr(call, name, tensor.data_ptr())
-            if name in STEPS:
-                getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
-    getattr(native_library(), function)(ctypes.byref(call))
+    if queries != problem.queries:
+        sizes = replace(sizes, queries=queries)
+    mask, threads = problem.mask, torch.get_num_threads()
+    share, packed_share = sizes.share(backward=backward), sizes.packed_share(backward=backward)
+    given = problem.given if sizes.half else {"key": problem.key, "value": problem.value}
+    held = results | by_query | {name: _dense_rows(given[name]) for name in ("key", "value")}
+    held["plain"] = torch.empty(batch * problem.kv_heads, dtype=torch.uint8, device="cpu")
+    if sizes.few:
+        held["partial"] = torch.empty(sizes.partial(batch * heads, threads), **PLACE)
+    held["scratch"] = torch.empty(threads * share + batch * problem.kv_heads * packed_share, **PLACE)
+    numbers = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
+    numbers |= {"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share}
+    numbers |= {"tile_size": sizes.tile, "packed_share": packed_share, "balanced": problem.balanced, "half": sizes.half}
+    numbers |= {"is_signed": problem.signed, "causal": mask.causal, "window": mask.window or 0, "offset": mask.offset}
+    call = NativeCall(**numbers, position_step=queries == problem.queries, scale=problem.scale)
+    addresses = {name: tensor for name, tensor in held.items() if tensor is not None}
+    for name, tensor in addresses.items():
+        setattr(call, name, tensor.data_ptr())
+        if name in STEPS:
+            getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
+    call.packed = addresses["scratch"].data_ptr() + 4 * threads * share
+    return getattr(native_library(), function)(ctypes.byref(call)) == 0
 
 
-def _by_query(problem: BlockedProblem, grad_output: Tensor | None) -> dict[str, Tensor]:
+def _by_query(problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes) -> dict[str, Tensor]:
     """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
-    low, high = problem.mask.row_ranges(problem.query.device)
-    found = {"query": problem.query, "log_polarity": problem.log_polarity[:, None].expand(problem.heads, problem.queries)}
+    found = {"query": problem.given["query"] if sizes.half else problem.query}
+    if problem.polarity is not None:
+        found["log_polarity"] = problem.log_polarity[:, None].expand(problem.heads, problem.queries)
     if grad_output is not None:
         found["grad_output"] = grad_output
     if problem.mask.keep is not None:
         found["keep"] = problem.mask.keep.expand(problem.batch, problem.heads, problem.queries, problem.keys)
-    if problem.queries == 1:
-        low, high = (ends.repeat(problem.groups) for ends in (low, high))
+    if problem.queries == 1 and problem.groups > 1:
         for name, tensor in found.items():
             dim = tensor.dim() // 4
             found[name] = tensor.unflatten(dim, (problem.kv_heads, problem.groups)).squeeze(dim + 2)
     for name in found.keys() & {"query", "grad_output"}:
         found[name] = _dense_rows(found[name])
-    log_polarity = found["log_polarity"].contiguous()
-    return found | {"low": low, "high": high, "log_polarity": log_polarity, "polarity": torch.exp(log_polarity)}
+    if problem.mask.segments is not None:
+        found["low"], found["high"] = problem.mask.row_ranges(found["query"].device)
+    return found
 
 
 def _by_row(problem: BlockedProblem, rows: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ constexpr int64_t LANES = 16;       // independent sums, so that loops become ve
 constexpr int64_t ALONE = 1 << 14;  // fewer scores are not worth a second thread
 constexpr float LOG2_OF_E = 1.44269504088896341f;
 
+constexpr float PLAIN_LIMIT = 60.0f;  // scores that are known to be below need no shift
+
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -49,6 +51,15 @@ inline float exponential(float x) {  // e^x for x <= 0; 0 below -87; finite abov
   return x < -87.0f ? 0.0f : found;
 }
 
+inline float number_of(float number) { return number; }
+
+inline float number_of(uint16_t half) {  // of bfloat16
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float found;
+  std::memcpy(&found, &bits, sizeof found);
+  return found;
+}
+
 // visit(column, lane) for the columns from low to high, in lanes.
 template <class Visit>
 inline void by_lanes(int64_t low, int64_t high, const Visit& visit) {
@@ -59,9 +70,10 @@ inline void by_lanes(int64_t low, int64_t high, const Visit& visit) {
 }
 
 float total_of(const float* sums) {
-  float found = 0.0f;
-  for (int64_t lane = 0; lane < LANES; ++lane) found += sums[lane];
-  return found;
+  float halves[LANES / 2], quarters[LANES / 4];
+  for (int64_t lane = 0; lane < LANES / 2; ++lane) halves[lane] = sums[lane] + sums[lane + LANES / 2];
+  for (int64_t lane = 0; lane < LANES / 4; ++lane) quarters[lane] = halves[lane] + halves[lane + LANES / 4];
+  return (quarters[0] + quarters[2]) + (quarters[1] + quarters[3]);
 }
 
 // The map of one row: how a score becomes P and N.
@@ -105,11 +117,12 @@ struct ShiftedApart {
   }
 };
 
-// A row of scores that becomes weights in place; N goes to negatives if it is kept.
+// A row of scores over their unit that becomes weights in place; N goes to negatives if it is kept.
 struct Row {
   float *weights, *negatives;
   const uint8_t* seen;  // by column; null: all
   int64_t step, low, high;
+  float unit;
 };
 
 template <bool MASKED, bool KEPT, class Map>
@@ -117,7 +130,7 @@ float weigh_columns(const Row& row, const Map& map, int64_t step) {
   float sums[LANES] = {};
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     float positive, negative;
-    map(row.weights[column], positive, negative);
+    map(row.unit * row.weights[column], positive, negative);
     if (MASKED) {
       const float visible = static_cast<float>(row.seen[column * step]);
       positive *= visible;
@@ -146,7 +159,7 @@ Sums part_columns(const Row& row, const Map& map, float* differences, int64_t st
   float positives[LANES] = {}, negatives[LANES] = {}, sums[LANES] = {};
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     float positive, negative, difference;
-    map(row.weights[column], positive, negative, difference);
+    map(row.unit * row.weights[column], positive, negative, difference);
     if (MASKED) {
       const float visible = static_cast<float>(row.seen[column * step]);
       positive *= visible;
@@ -176,7 +189,7 @@ Extremes extremes_of(const Row& row, int64_t step) {
   float highest[LANES], lowest[LANES];
   for (int64_t lane = 0; lane < LANES; ++lane) highest[lane] = -INFINITY, lowest[lane] = INFINITY;
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
-    const float x = row.weights[column];
+    const float x = row.unit * row.weights[column];
     const bool visible = !MASKED || row.seen[column * step] != 0;
     const float high = visible ? x : -INFINITY, low = visible ? x : INFINITY;
     highest[lane] = high > highest[lane] ? high : highest[lane];

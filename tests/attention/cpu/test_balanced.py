@@ -6,7 +6,8 @@ import pytest
 import torch
 from blocked_problems import problem
 
-from hf_tanhmax.attention.cpu import balanced, blocked
+from hf_tanhmax.attention.cpu import balanced
+from hf_tanhmax.attention.cpu import problem as blocked_problem
 from hf_tanhmax.attention.cpu.balanced import balanced_backward, balanced_forward
 from hf_tanhmax.attention.mask import AttentionMask
 from hf_tanhmax.attention.reference import reference_attention
@@ -48,8 +49,8 @@ def test_both_ways_to_the_shares_agree(mask, added, monkeypatch):
         monkeypatch.setattr(balanced, name, lambda *args, real=real, name=name: (ways.append(name), real(*args))[1])
     found = []
     for limit in (60.0, 0.0):
-        monkeypatch.setattr(blocked, "PLAIN_LIMIT", limit)
-        monkeypatch.setattr(blocked, "PLAIN_LIMIT_FADED", limit)
+        monkeypatch.setattr(blocked_problem, "PLAIN_LIMIT", limit)
+        monkeypatch.setattr(blocked_problem, "PLAIN_LIMIT_FADED", limit)
         found.append(results(case, upstream))
     assert set(ways) == {"_plain_shares", "_softmax_shares"}
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
@@ -58,8 +59,8 @@ def test_both_ways_to_the_shares_agree(mask, added, monkeypatch):
 @pytest.mark.parametrize("std", [0.1, 1.0, 200.0])
 @pytest.mark.parametrize(("rows", "tile"), [(16, 1), (16, 4000), (32, 20000), (7, 10**4)])
 def test_every_tiling_gives_the_same(rows, tile, std, monkeypatch):
-    monkeypatch.setattr(blocked, "ROWS", rows)
-    monkeypatch.setattr(blocked, "TILE", tile)
+    monkeypatch.setattr(blocked_problem, "ROWS", rows)
+    monkeypatch.setattr(blocked_problem, "TILE", tile)
     inputs = [tensor.requires_grad_() for tensor in (*tensors(std=std), torch.full((6,), 0.3, dtype=torch.float64))]
     mask = AttentionMask(53, 67, causal=True, offset=14)
     expected, _ = reference_attention(*inputs[:3], mask, scale=1.0, polarity=inputs[3], shift="balanced")

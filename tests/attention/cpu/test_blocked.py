@@ -6,7 +6,7 @@ import pytest
 import torch
 from blocked_problems import problem
 
-from hf_tanhmax.attention.cpu import blocked
+from hf_tanhmax.attention.cpu import problem as blocked_problem
 from hf_tanhmax.attention.cpu.blocked import blocked_backward, blocked_forward
 from hf_tanhmax.attention.mask import AttentionMask
 from hf_tanhmax.attention.reference import reference_attention
@@ -21,8 +21,8 @@ def tensors(batch=3, heads=6, kv_heads=2, queries=53, keys=67, dim=5, std=1.0):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("rows", "tile"), [(16, 1), (16, 4000), (32, 20000), (64, 10**6), (7, 10**4)])
 def test_every_tiling_gives_the_same(rows, tile, causal, monkeypatch):
-    monkeypatch.setattr(blocked, "ROWS", rows)
-    monkeypatch.setattr(blocked, "TILE", tile)
+    monkeypatch.setattr(blocked_problem, "ROWS", rows)
+    monkeypatch.setattr(blocked_problem, "TILE", tile)
     inputs = [tensor.requires_grad_() for tensor in tensors()]
     mask = AttentionMask(53, 67, causal=causal, offset=14)
     expected, _ = reference_attention(*inputs, mask, scale=1.0)
@@ -51,7 +51,7 @@ def test_plain_and_shifted_blocks_agree(std, polarity, monkeypatch):
     case = problem(*tensors(std=std), polarity=polarity)
     output, lse = blocked_forward(case)
     assert case.plain(next(case.blocks())) is (std == 0.5)
-    monkeypatch.setattr(blocked, "PLAIN_LIMIT", 0.0)
+    monkeypatch.setattr(blocked_problem, "PLAIN_LIMIT", 0.0)
     shifted = problem(case.query, case.key, case.value, polarity=polarity)
     again, again_lse = blocked_forward(shifted)
     torch.testing.assert_close(again, output)
@@ -115,7 +115,7 @@ def test_memory_is_linear_in_the_length():
     query, key, value = torch.randn(3, 1, 1, 4096, 8).unbind()
     case = problem(query, key, value)
     largest = max(case.tile_size(block) for block in case.blocks())
-    assert largest <= blocked.ROWS * 4096
+    assert largest <= blocked_problem.ROWS * 4096
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         output, _ = blocked_forward(case)
         blocked_backward(case, torch.ones_like(output))

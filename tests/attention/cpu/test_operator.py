@@ -9,11 +9,10 @@ from cases import BALANCED, CASES, allowed, error, measured, with_gradients
 
 from hf_tanhmax import tanhmax_attention, why_not
 from hf_tanhmax.attention import ops
-from hf_tanhmax.attention.cpu import operator as native_attention
 from hf_tanhmax.attention.cpu.balanced import balanced_backward, balanced_forward
 from hf_tanhmax.attention.cpu.blocked import blocked_backward, blocked_forward
-from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, why_no_library
-from hf_tanhmax.attention.cpu.operator import native_backward, native_forward, native_rows, why_not_native
+from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, native_library, why_no_library
+from hf_tanhmax.attention.cpu.operator import native_backward, native_forward, why_not_native
 from hf_tanhmax.attention.mask import AttentionMask
 
 pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operator {why_no_library()}")
@@ -29,8 +28,9 @@ def computed_by(monkeypatch):
 
     def recorded(name, real):
         def call(*args, **kwargs):
-            found.append(name)
-            return real(*args, **kwargs)
+            result = real(*args, **kwargs)
+            found.extend([name] * (result is not None))
+            return result
 
         return call
 
@@ -292,13 +292,74 @@ def test_a_large_constant_in_each_row_leaves_balanced_digits_alone():
         assert all(gradient.isfinite().all() for gradient in gradients(native_backward(case, 1e6 * upstream, polarity=True)))
 
 
-def test_memory_is_linear_in_the_length(monkeypatch):
-    """A tile has at most 128 rows, and where so many would be too much, 16."""
-    assert [native_rows(*sizes) for sizes in ((53, 67), (300, 300), (300, 2**16))] == [53, 128, 16]
-    query = torch.randn(1, 1, 4096, 8)
-    sizes = []
-    real = torch.empty
-    monkeypatch.setattr(native_attention.torch, "empty", lambda *shape, **kwargs: (sizes.append(shape), real(*shape, **kwargs))[1])
-    native_backward(problem(query, query, query), query)
-    native_forward(problem(query, query, query, balanced=True))
-    assert sizes == [(128 * (3 * 4096 + 9),), (128 * (4096 + 1) + 2 * 4096,)]
+def worst(call, tensors, upstream, **options):
+    """The largest error of output and gradients, over the largest number of each, in float64 by the reference."""
+    results = []
+    for kind, name in ((tensors[0].dtype, "cpu"), (torch.float64, "reference")):
+        inputs = [tensor.to(kind).requires_grad_() for tensor in tensors]
+        output = tanhmax_attention(*inputs, implementation=name, **options)
+        results.append([output, *torch.autograd.grad(output, inputs, upstream.to(kind))])
+    return max(error(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.skipif(bool(why_no_library()) or not native_library().hf_tanhmax_half(), reason="no products of bfloat16 on this processor")
+@pytest.mark.parametrize("shift", [None, "balanced"])
+@pytest.mark.parametrize(
+    "options", [{}, {"is_causal": True}, {"is_causal": "lower_right", "window": 70}, {"scale": 9.0}, {"polarity": 0.3}]
+)
+@pytest.mark.parametrize(("queries", "keys", "dim", "value_dim"), [(9, 1, 64, 64), (70, 65, 5, 7), (65, 200, 80, 16), (130, 600, 33, 130)])
+def test_products_of_bfloat16_round_once(queries, keys, dim, value_dim, options, shift, computed_by):
+    """Sums are in float32, so the error is that of the results' own dtype, of weights and of the gradient of the scores: 2^-9 each."""
+    one, key, value = (tensor.bfloat16() for tensor in tensors(queries=queries, keys=keys, dim=dim, value_dim=value_dim))
+    upstream = torch.randn(3, 6, queries, value_dim).bfloat16()
+    if keys == 1 and shift is not None:
+        return  # where nothing but rounding reaches query and key
+    assert worst(one, (one, key, value), upstream, shift=shift, **options) < 2**-6
+    assert set(computed_by) == {"native"}
+
+
+MANY = 1700  # keys, of which a part has at least 512
+FEW = {
+    "none": {},
+    "rows without keys in a part": {"causal": True, "offset": 900},
+    "lower right": {"causal": True, "offset": MANY - 2},
+    "window": {"window": 40, "offset": 1000},
+    "padding": {"keep": torch.arange(MANY) < torch.tensor([MANY, 600, 0]).view(3, 1, 1, 1)},
+    "by query": {"keep": (torch.arange(2 * MANY) % 7 > 2).view(1, 1, 2, MANY)},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("std", [0.1, 1.0, 40.0])
+@pytest.mark.parametrize("mask", FEW)
+def test_parts_of_the_keys_of_few_queries_merge(mask, std, dtype):
+    """Several threads take a part each, with shifts of their own; one takes all."""
+    made = tensors(batch=3 if mask == "padding" else 1, heads=1, kv_heads=1, queries=2, keys=MANY, std=std, value_dim=37)
+    case = problem(*(tensor.to(dtype) for tensor in made), mask=AttentionMask(2, MANY, **FEW[mask]))
+    expected, expected_lse = blocked_forward(case)
+    for threads in (1, 3, 9):
+        try:
+            torch.set_num_threads(threads)
+            output, lse = native_forward(case)
+        finally:
+            torch.set_num_threads(1)
+        assert output.dtype == dtype
+        assert error(output, expected) < (1e-5 if dtype == torch.float32 else 2**-7)
+        torch.testing.assert_close(lse, expected_lse)
+
+
+def test_few_queries_of_bfloat16_are_not_widened_whole(monkeypatch):
+    """The keys of a cache are read where they lie."""
+    query, key, value = (tensor.bfloat16() for tensor in tensors(queries=1))
+    case = problem(query, key, value)
+    native_forward(case)
+    assert not {"query", "key", "value"} & vars(case).keys()
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("queries", [1, 20])
+def test_what_nothing_finite_bounds_is_left_to_others(queries, number):
+    query, key, value = tensors(queries=queries)
+    key[1, 0, 3] = number
+    assert native_forward(problem(query, key, value)) is None
+    assert native_backward(problem(query, key, value), torch.randn(3, 6, queries, 7)) is None

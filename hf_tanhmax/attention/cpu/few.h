@@ -1,0 +1,149 @@
+
+// A few queries against many keys, as in decoding: keys and values are read once, where they lie, and none is copied. The keys of a head
+// may be split over threads; each part has a shift of its own, and parts merge by it. The other headers stand in front of this.
+
+namespace {
+
+constexpr int64_t LEAST_KEYS = 512;  // of a part
+
+struct Parts {
+  int64_t count, keys;  // of a head, and of a part
+  explicit Parts(const Call& call) {
+    const int64_t heads = call.batch * call.heads, wanted = call.balanced ? 1 : (call.threads + heads - 1) / heads;
+    count = most(1, least(wanted, call.keys / LEAST_KEYS));
+    keys = (call.keys + count - 1) / count;
+  }
+};
+
+struct Scores {  // as Products, for row_of
+  const Call& call;
+  const Tile& tile;
+  const int64_t step;
+};
+
+// What a part leaves of each query: a shift, the denominator, and the sum of values [value_width], which is without it.
+struct Left {
+  float *shift, *total, *sums;
+  Left(const Call& call, int64_t unit, int64_t place) {
+    shift = call.partial + (unit * call.queries + place) * (call.value_width + 2);
+    total = shift + 1, sums = shift + 2;
+  }
+};
+
+// Scores [rows, columns] of a tile; says whether all are finite.
+template <class Number>
+bool score_few(const Call& call, const Tile& tile, float* scores) {
+  float checked[LANES] = {};
+  for (int64_t column = 0; column < tile.columns; ++column) {
+    const Number* key = part<Number>(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low + column);
+    for (int64_t place = 0; place < tile.rows; ++place) {
+      const Number* query = part<Number>(call.query, call.query_steps, tile.entry, tile.head, tile.first + place);
+      float sums[LANES] = {};
+      by_lanes(0, call.width, [&](int64_t at, int64_t lane) { sums[lane] += number_of(query[at]) * number_of(key[at]); });
+      const float score = static_cast<float>(call.scale) * total_of(sums);
+      scores[place * tile.columns + column] = score;
+      checked[column % LANES] += score;
+    }
+  }
+  return std::isfinite(total_of(checked));
+}
+
+// sums [value_width] of the values of a tile, each times its weight.
+template <class Number>
+void sum_values(const Call& call, const Tile& tile, const float* weights, float* sums) {
+  constexpr int64_t NEAR = 32;  // rows of values that are passed over while they are in the cache
+  const int64_t step = call.value_steps[2], whole = call.value_width - call.value_width % LANES;
+  for (int64_t column = 0; column < call.value_width; ++column) sums[column] = 0.0f;
+  for (int64_t first = 0; first < tile.columns; first += NEAR) {
+    const int64_t count = least(NEAR, tile.columns - first);
+    const Number* values = part<Number>(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low + first);
+    for (int64_t start = 0; start < whole; start += LANES) {
+      float even[LANES] = {}, odd[LANES] = {};
+      for (int64_t place = 0; place + 1 < count; place += 2)
+        for (int64_t lane = 0; lane < LANES; ++lane) {
+          even[lane] += weights[first + place] * number_of(values[place * step + start + lane]);
+          odd[lane] += weights[first + place + 1] * number_of(values[(place + 1) * step + start + lane]);
+        }
+      const float last = count % 2 ? weights[first + count - 1] : 0.0f;
+      const Number* const row = values + (count - 1) * step + start;
+      for (int64_t lane = 0; lane < LANES; ++lane) sums[start + lane] += even[lane] + odd[lane] + last * number_of(row[lane]);
+    }
+    for (int64_t column = whole; column < call.value_width; ++column)
+      for (int64_t place = 0; place < count; ++place) sums[column] += weights[first + place] * number_of(values[place * step + column]);
+  }
+}
+
+// One part of the keys of a head, for all its queries; says whether its scores are finite.
+template <class Number>
+bool weigh_part(const Call& call, const Parts& parts, int64_t unit, float* scores) {
+  const int64_t at = unit / parts.count, low = unit % parts.count * parts.keys;
+  const int64_t entry = at / call.heads, head = at % call.heads;
+  const Tile tile{entry, head, head / (call.heads / call.kv_heads), 0, call.queries, low, most(0, least(parts.keys, call.keys - low))};
+  if (!score_few<Number>(call, tile, scores)) return false;
+  const Scores own{call, tile, tile.columns};
+  float* const spare = scores + tile.rows * tile.columns;
+  for (int64_t place = 0; place < tile.rows; ++place) {
+    const Left left(call, unit, place);
+    const float log_polarity = log_polarity_at(call, tile, place);
+    Row row = row_of(own, place, scores, nullptr);
+    const Extremes found = extremes_of(row);
+    const bool plain = std::fmax(std::fabs(found.highest), std::fabs(found.lowest)) + std::fmax(log_polarity, 0.0f) < PLAIN_LIMIT;
+    row.unit = plain ? LOG2_OF_E : 1.0f;
+    *left.shift = 0.0f, *left.total = 1.0f;
+    if (call.balanced) {
+      row.negatives = spare;
+      balance_row<false>(row, found, plain, shares_of(log_polarity), row.weights, spare + tile.columns);
+    } else {
+      *left.total = weigh<false>(row, found, plain, log_polarity, *left.shift);
+    }
+    clear_outside(row, row.weights, tile.columns);
+    sum_values<Number>(call, tile, row.weights, left.sums);
+  }
+  return true;
+}
+
+void write_number(void* tensor, int64_t at, float number, const float*) { static_cast<float*>(tensor)[at] = number; }
+
+void write_number(void* tensor, int64_t at, float number, const uint16_t*) {
+  static_cast<uint16_t*>(tensor)[at] = static_cast<uint16_t>(rounded(number) >> 16);
+}
+
+template <class Number>
+void merge_parts(const Call& call, const Parts& parts, int64_t row) {
+  const int64_t at = row / call.queries, place = row % call.queries, first = at * parts.count;
+  float shift = -INFINITY, total = 0.0f;
+  for (int64_t unit = first; unit < first + parts.count; ++unit) {
+    const Left left(call, unit, place);
+    if (*left.total > 0.0f) shift = std::fmax(shift, *left.shift);
+  }
+  const Left into(call, first, place);
+  for (int64_t unit = first; unit < first + parts.count; ++unit) {
+    const Left left(call, unit, place);
+    const float factor = *left.total > 0.0f ? std::exp(*left.shift - shift) : 0.0f;
+    total += factor * *left.total;
+    for (int64_t column = 0; column < call.value_width; ++column)
+      into.sums[column] = (unit == first ? 0.0f : into.sums[column]) + factor * left.sums[column];
+  }
+  const float inverse = inverse_of(total);
+  for (int64_t column = 0; column < call.value_width; ++column)
+    write_number(call.output, row * call.value_width + column, inverse * into.sums[column], static_cast<const Number*>(nullptr));
+  if (!call.balanced) call.lse[row] = total == 0.0f ? INFINITY : std::log(total) + shift;
+}
+
+template <class Number>
+bool forward_few(const Call& call) {
+  const Parts parts(call);
+  const int64_t heads = call.batch * call.heads, units = heads * parts.count;
+  int finite = 1;
+#pragma omp parallel num_threads(call.threads) if (units > 1 && call.batch * call.heads * call.keys > ALONE)
+  {
+#pragma omp for schedule(dynamic) reduction(&& : finite)
+    for (int64_t unit = 0; unit < units; ++unit)
+      finite = weigh_part<Number>(call, parts, unit, call.scratch + omp_get_thread_num() * call.share) && finite;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < heads * call.queries; ++row) merge_parts<Number>(call, parts, row);
+  }
+  return finite;
+}
+
+}  // namespace

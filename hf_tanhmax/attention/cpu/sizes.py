@@ -1,0 +1,78 @@
+"""How much memory a call of the C++ operator takes: what `Sizes` in `half.h` says, and the scratch memory of its tiles."""
+
+from dataclasses import dataclass
+
+import torch
+
+NATIVE_TILE = 1 << 19
+NATIVE_ROWS = 128
+PANEL, LINE = 64, 16  # of `half.h`: columns of a panel, and what rows and widths are filled up to
+
+
+@dataclass(frozen=True)
+class NativeSizes:
+    """Sizes of a call, whether its tensors are read as bfloat16, and whether it has few queries. Counts are of float32 numbers."""
+
+    queries: int
+    keys: int
+    width: int
+    value_width: int
+    balanced: bool
+    half: bool
+    few: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensors that are read, of the output and of the gradient of the queries."""
+        return torch.bfloat16 if self.half else torch.float32
+
+    @property
+    def rows(self) -> int:
+        """Queries of a tile: as many as make `NATIVE_TILE` scores, but 16 to `NATIVE_ROWS`; half of both for bfloat16."""
+        return max(1, min(self.queries, NATIVE_ROWS >> self.half, max(16, (NATIVE_TILE >> self.half) // max(1, self.keys))))
+
+    @property
+    def tile(self) -> int:
+        """Of a tile of scores."""
+        return filled(self.rows, LINE) * (self.filled_keys + LINE) if self.half else self.rows * self.keys
+
+    @property
+    def filled_keys(self) -> int:
+        """Keys, up to a whole panel."""
+        return filled(self.keys, PANEL)
+
+    def by_key(self, width: int) -> tuple[int, int]:
+        """The last two dimensions of a gradient of keys or values."""
+        return (filled(width, LINE), self.filled_keys) if self.half else (self.keys, width)
+
+    def share(self, *, backward: bool) -> int:
+        """Of a thread: sums of rows, tiles, and what the products need."""
+        if self.few:
+            return (self.queries + 2) * self.keys
+        tiles = (
+            (3 if backward else 1) * self.tile
+            + (2 if backward else 1) * self.rows
+            + 2 * self.balanced * (self.filled_keys if self.half else self.keys)
+        )
+        if not self.half:
+            return tiles + (self.rows * self.value_width if backward else 0)
+        rows = filled(self.rows, LINE)
+        pairs = rows // 2 * self.filled_keys if backward else 0
+        return tiles + 2 * rows * filled(max(self.width, self.value_width), LINE) + pairs
+
+    def partial(self, heads: int, threads: int) -> int:
+        """What parts of the keys leave: each of every head, for each query a row of values and two numbers."""
+        return self.few * max(heads, heads + threads) * self.queries * (self.value_width + 2)
+
+    def packed_share(self, *, backward: bool) -> int:
+        """Of a key head: its keys and values in panels; in the backward pass its keys twice."""
+        if self.few or not self.half:
+            return 0
+        upright = filled(self.width if backward else self.value_width, PANEL)
+        turned = filled(self.width, LINE) + (filled(self.value_width, LINE) if backward else 0)
+        return (upright + turned) * self.filled_keys // 2
+
+
+def filled(count: int, whole: int) -> int:
+    """The next multiple of `whole`."""
+    return -(-count // whole) * whole
