@@ -41,6 +41,7 @@ MODULES = (
     "attention/composed/aten_kernels",
     "attention/composed/identities",
     "attention/composed/balanced",
+    "attention/portable",
     "attention/cpu/blocked",
     "attention/cpu/balanced",
     "attention/cpu/build",
