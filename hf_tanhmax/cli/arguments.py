@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_convert(commands)
     _add_module_commands(commands)
+    _add_export(commands)
     _add_push(commands)
     _add_card(commands)
     _add_doctor(commands)
@@ -194,6 +195,30 @@ def _add_module_commands(commands: Commands) -> None:
     bench.set_defaults(run=processes.run_bench)
     for parser, module in ((evaluate, processes.EVALUATE), (bench, processes.BENCH)):
         parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help=f"passed on to python -m {module}")
+
+
+def _add_export(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "export",
+        "write a TanhMax model as files of another runtime, and compare them with it",
+        "runs/bert--text_classification--aligned--seed0 bert-onnx --int8",
+        "my-vit vit-openvino --format openvino",
+        "my-llama llama-onnx --task text-generation",
+        more="Batch and length are left open. A model that generates becomes two graphs, for the prompt and for each token after it, with\n"
+        "a KV cache. OUT/export.json says how far the files are from the live model, at several sizes and with padding.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder, or a name on the Hub")
+    parser.add_argument("out", metavar="OUT", help="a new folder")
+    parser.add_argument("--format", default="onnx", metavar="F", help=f"{', '.join(checks.FORMATS)}; default onnx")
+    head = parser.add_mutually_exclusive_group()
+    head.add_argument("--task", help="the task, such as text-classification; default that of the checkpoint")
+    head.add_argument("--auto-class", metavar="CLASS", help="the Auto class of Transformers, instead of a task")
+    parser.add_argument("--with-past", action=argparse.BooleanOptionalAction, help="with a KV cache; default for a causal language model")
+    parser.add_argument("--opset", type=values.count, metavar="N", help="of ONNX; default 23, the first with a node for attention")
+    parser.add_argument("--int8", action="store_true", help="also write ONNX files with int8 weights, ..._quantized.onnx")
+    parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
+    parser.set_defaults(check=checks.check_export, module="export_commands")
 
 
 def _add_push(commands: Commands) -> None:
