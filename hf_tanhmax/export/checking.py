@@ -32,7 +32,7 @@ def differences(exported: Any, model: PreTrainedModel, examples: Iterable[Inputs
     """
     calls = examples or (random_inputs(model, *size) for size in checked_sizes(model))
     for inputs in calls:
-        stages = {"model": inputs} if list(exported.components) == ["model"] else _stages(model, inputs)
+        stages = {"model": inputs} if list(exported.components) == ["model"] else stages_of(model, inputs)
         for component, arguments in stages.items():
             names = exported.components[component].metadata.kwargs
             given = {name: value for name, value in arguments.items() if name in names}
@@ -44,7 +44,7 @@ def differences(exported: Any, model: PreTrainedModel, examples: Iterable[Inputs
             yield Difference(component=component, batch=main.shape[0], length=main.shape[1], difference=difference, largest=largest)
 
 
-def _stages(model: PreTrainedModel, inputs: Inputs) -> dict[str, dict[str, Any]]:
+def stages_of(model: PreTrainedModel, inputs: Inputs) -> dict[str, dict[str, Any]]:
     """What `generate` calls a model with, for the prompt and for the first token after it, as the exporters of Transformers record it.
 
     It leaves out a mask that hides nothing, which a graph is still asked for.

@@ -119,7 +119,7 @@ def export_model(
         quantized = None
         if int8:
             say("quantising its weights to int8")
-            quantized = _quantized(exported, out, live, examples)
+            quantized = list(differences(quantize(exported, out), live, examples))
     if name is not None:
         for each in read_checkpoint(name, revision=revision).processors(modalities(live))[0]:
             each.save_pretrained(out)
@@ -143,7 +143,7 @@ def exported_model(
         ImportError: as `export_model`.
         ExportError: the model cannot be exported whole.
     """
-    with _quietly():
+    with quietly():
         exporter, configuration = exporter_of(name)
     options = dict(format_named(name).options)
     if opset is not None:
@@ -153,7 +153,7 @@ def exported_model(
     if name == "executorch" and not past and inputs is None:
         options["dynamic_shapes"] = bounded_shapes(model, given)
     run = exporter.export_for_generation if past else exporter.export
-    with _quietly(), _named_in_error(model):
+    with quietly(), _named_in_error(model):
         return run(model, given, configuration(dynamic=True, **options))
 
 
@@ -218,7 +218,7 @@ def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without what exporters print and warn about themselves."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
@@ -282,21 +282,20 @@ def _checked(exported: Any, model: PreTrainedModel, name: str, examples: list[In
     return checks
 
 
-def _quantized(exported: Any, out: Path, model: PreTrainedModel, examples: list[Inputs] | None) -> list[Difference]:
-    """Write every graph once more with int8 weights, and compare it."""
+def quantize(exported: Any, out: Path) -> Any:
+    """Every graph of an `ExportedModel` in ONNX with int8 weights, written beside the others and ready to run."""
     exporters, base = import_module("transformers.exporters"), import_module("transformers.exporters.base")
     parts = {}
     for part, component in exported.components.items():
         # The quantiser of onnxruntime takes ONNX's own node for its older one of that name, whose int8 form has other inputs.
         kept = [node.name for node in component.program.graph if node.op_type == "Attention"]
         quantizer = exporters.OnnxRuntimeQuantizer(exporters.OnnxRuntimeDynamicConfig(nodes_to_exclude=kept))
-        with _quietly():
+        with quietly():
             program = quantizer.quantize(component.program, {}, "onnx")
         exporters.OnnxExporter.save_program(program, out / f"{part}_quantized.onnx")
         parts[part] = base.ExportedComponent(program, component.metadata)
     smaller = exporters.ExportedModel(parts, "onnx", config=exported.config)
-    smaller.to()
-    return list(differences(smaller, model, examples))
+    return smaller.to()
 
 
 def _add_to_manifest(path: Path, report: ExportReport) -> None:

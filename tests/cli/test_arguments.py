@@ -12,7 +12,20 @@ import hf_tanhmax
 from hf_tanhmax.cli import arguments as cli
 from hf_tanhmax.cli.arguments import main
 
-COMMANDS = ["convert", "train", "evaluate", "bench", "push", "card", "doctor", "explain", "faithfulness", "ablate", "rank-collapse"]
+COMMANDS = [
+    "convert",
+    "train",
+    "evaluate",
+    "bench",
+    "export",
+    "push",
+    "card",
+    "doctor",
+    "explain",
+    "faithfulness",
+    "ablate",
+    "rank-collapse",
+]
 
 
 def refused(capsys, *arguments):
