@@ -27,6 +27,7 @@ ROOMS = (
     ("cards",),
     ("hub",),
     ("interpret",),
+    ("export",),
     ("training",),
     ("cli",),
     ("__init__",),

@@ -16,9 +16,10 @@ from .cpu.operator import why_not_native
 from .cpu.problem import BlockedProblem
 from .kernels.support import decodable, decode_unsupported, fused_unsupported
 from .ops import decode_attention, fused_attention
+from .portable import portable_attention
 from .reference import reference_attention
 
-IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu")
+IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu", "portable")
 INFERENCE_ONLY = ("decode",)
 # What "auto" tries, by type of device, before the reference.
 AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
@@ -70,8 +71,9 @@ def tanhmax_attention(
             counts those of each entry, `[batch, blocks]`, or, if blocks hold one key, of one entry after the other. `is_causal` is False or
             `"lower_right"`, and there is no keep, no bias and no additive mask.
         implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU and `"triton"` on CUDA where they can run (`why_not` says why
-            not), else `"composed"`, and `"reference"` where weights are wanted, where `"composed"` would lack dropout or softcap, and
-            in `torch.export`, `torch.onnx.export` and `torch.jit.trace`, which write for runtimes that have no operators but torch's.
+            not), else `"composed"`, and `"reference"` where weights are wanted, or where `"composed"` would lack dropout or softcap. In
+            `torch.export`, `torch.onnx.export` and `torch.jit.trace`, which write for runtimes that have no operators but torch's, it is
+            `"portable"`, made of torch's `scaled_dot_product_attention`, and else `"reference"` likewise.
             `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
             and through the block table. The reference gathers blocks first, and the others take none.
         return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them. Gradients pass through them,
@@ -163,7 +165,7 @@ def ring_module() -> Any:
 
 def _chosen(implementation: str, call: Call) -> str:
     if implementation == "auto":
-        names = () if _exporting() else AUTOMATIC.get(call.query.device.type, ("composed",))
+        names = ("portable",) if _exporting() else AUTOMATIC.get(call.query.device.type, ("composed",))
         return next((name for name in names if unsupported(name, call) is None), "reference")
     _check_name(implementation)
     reason = unsupported(implementation, call)
@@ -198,9 +200,9 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return "reads no block table"
     if implementation == "cpu" and call.query.device.type != "cpu":
         return f"runs on the CPU alone, but the tensors are on {call.query.device}"
-    if implementation == "composed" and call.softcap is not None:
+    if implementation in ("composed", "portable") and call.softcap is not None:
         return "has no softcap: stock softmax kernels lack it"
-    if implementation == "composed" and call.dropout_p > 0:
+    if implementation in ("composed", "portable") and call.dropout_p > 0:
         return "has no dropout: a softmax kernel would drop the two halves of a weight separately"
     return None
 
@@ -234,6 +236,16 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
             additive_mask=call.additive_mask,
             scale=call.factor,
             polarity=call.polarities,
+        )
+    if implementation == "portable" and (_exporting() or (call.key.numel() and call.query.numel())):
+        return portable_attention(
+            *tensors,
+            mask,
+            bias=call.bias,
+            additive_mask=call.additive_mask,
+            scale=call.factor,
+            polarity=call.polarity,
+            shift=call.shift,
         )
     output, weights = reference_attention(
         *tensors,

@@ -6,27 +6,19 @@ that was started returned.
 
 import argparse
 import sys
-from importlib import import_module, metadata
-from typing import NoReturn, TypeAlias
+from importlib import metadata
 
 from . import checks, processes, values
+from .parser import Commands, Parser, add_command
+from .publishing_arguments import add_publishing_commands
 
 MISTAKE, STOPPED = 2, 130
-Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 SUMMARY = """\
 TanhMax attention for Hugging Face Transformers: attention weights with a sign.
 
 `hf-tanhmax COMMAND --help` explains a command and shows examples.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without all of the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with the sentence, which `main` prints."""
-        raise SystemExit(f"{message}; see {self.prog} --help")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,14 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hf-tanhmax", description=SUMMARY, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="hf-tanhmax", description=SUMMARY, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"hf-tanhmax {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_convert(commands)
     _add_module_commands(commands)
-    _add_push(commands)
-    _add_push_kernel(commands)
-    _add_card(commands)
+    add_publishing_commands(commands)
     _add_doctor(commands)
     _add_explain(commands)
     _add_faithfulness(commands)
@@ -71,18 +61,8 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _command(commands: Commands, name: str, summary: str, *examples: str, more: str = "", usage: str | None = None) -> _Parser:
-    shown = "\n".join(f"  hf-tanhmax {name} {example}".rstrip() for example in examples)
-    text = f"{summary}\n\n{more}".strip()
-    raw = argparse.RawDescriptionHelpFormatter
-    called = None if usage is None else f"hf-tanhmax {name} {usage}"
-    parser = commands.add_parser(name, help=summary, description=text, epilog=f"examples:\n{shown}", formatter_class=raw, usage=called)
-    parser.set_defaults(run=_run, command=name, module="commands")
-    return parser
-
-
 def _add_convert(commands: Commands) -> None:
-    parser = _command(
+    parser = add_command(
         commands,
         "convert",
         "make a TanhMax checkpoint of a softmax one, of any architecture that asks Transformers' attention interface",
@@ -157,7 +137,7 @@ def _add_convert(commands: Commands) -> None:
 
 
 def _add_module_commands(commands: Commands) -> None:
-    train = _command(
+    train = add_command(
         commands,
         "train",
         "train a recipe, through `accelerate launch`",
@@ -174,7 +154,7 @@ def _add_module_commands(commands: Commands) -> None:
     train.add_argument("--config_file", metavar="FILE", help="accelerate's configuration: how many processes, and where")
     train.add_argument("arguments", nargs=argparse.REMAINDER, metavar="RECIPE [--key value ...]", help="a YAML file, and keys to change")
     train.set_defaults(run=processes.run_train)
-    evaluate = _command(
+    evaluate = add_command(
         commands,
         "evaluate",
         "measure a trained model again, on its own rows or on others",
@@ -182,7 +162,7 @@ def _add_module_commands(commands: Commands) -> None:
         "runs/bert--text_classification--tanhmax--seed0 --test_file other.csv",
         usage="FOLDER [--key value ...]",
     )
-    bench = _command(
+    bench = add_command(
         commands,
         "bench",
         "measure speed and accuracy of attention on this machine",
@@ -197,62 +177,8 @@ def _add_module_commands(commands: Commands) -> None:
         parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help=f"passed on to python -m {module}")
 
 
-def _add_push(commands: Commands) -> None:
-    parser = _command(
-        commands,
-        "push",
-        "publish a checkpoint or a run's folder on the Hub",
-        "runs/bert--text_classification--annealed--seed0 you/bert-tanhmax-sst2 --private",
-        "runs/bert--text_classification--lora--seed0 you/bert-tanhmax-lora --merge",
-        more="Only what loading needs is sent, with the card and the results. Log in with `hf auth login`, or set HF_TOKEN.",
-    )
-    parser.add_argument("path", metavar="PATH", help="the folder of a checkpoint or a run")
-    parser.add_argument("repo", metavar="REPO", help="owner/name")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", help="a branch; default main")
-    parser.add_argument("--message", help="the title of the commit")
-    parser.add_argument("--merge", action="store_true", help="publish an adapter and its base as one model")
-    parser.set_defaults(check=checks.check_push)
-
-
-def _add_push_kernel(commands: Commands) -> None:
-    parser = _command(
-        commands,
-        "push-kernel",
-        "publish TanhMax attention as a kernel on the Hub, for stock models where hf_tanhmax is not installed",
-        "you/tanhmax --private",
-        "you/tanhmax --out kernel",
-        more="It is no checkpoint format: what such a model saves loads as softmax. Accounts may create kernels once the Hub allows it.",
-    )
-    parser.add_argument("repo", metavar="REPO", help="owner/name")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--message", help="the title of the commits")
-    parser.add_argument("--out", metavar="FOLDER", help="write the repository to a new folder instead, and publish nothing")
-    parser.set_defaults(check=checks.check_push_kernel)
-
-
-def _add_card(commands: Commands) -> None:
-    parser = _command(
-        commands,
-        "card",
-        "write the model card of a checkpoint or a run's folder",
-        "runs/bert--text_classification--annealed--seed0 --repo you/bert-tanhmax-sst2 --overwrite",
-        "my-model --results results/bert--masked_lm--annealed.json --compare_with results/bert--masked_lm--softmax.json",
-    )
-    parser.add_argument("path", metavar="PATH", help="the folder of a checkpoint or a run")
-    parser.add_argument("--repo", help="owner/name, from which the code on the card loads")
-    parser.add_argument("--results", nargs="+", metavar="FILE", help="results of the model's runs; default PATH/results.json")
-    parser.add_argument("--compare_with", nargs="+", metavar="FILE", default=[], help="results of other runs, for a comparison table")
-    parser.add_argument("--out", metavar="FILE", help="default PATH/README.md")
-    parser.add_argument("--overwrite", action="store_true", help="replace a card that is there")
-    parser.add_argument("--base-model", metavar="NAME", help="the model on the Hub that it was made from")
-    parser.add_argument("--license", help="as the Hub writes it, such as apache-2.0; default that of the base model, if its card says one")
-    parser.add_argument("--language", help="language of the data, such as en")
-    parser.set_defaults(check=checks.check_card)
-
-
 def _add_doctor(commands: Commands) -> None:
-    parser = _command(
+    parser = add_command(
         commands,
         "doctor",
         "examine this environment, or a checkpoint",
@@ -265,7 +191,7 @@ def _add_doctor(commands: Commands) -> None:
 
 
 def _add_explain(commands: Commands) -> None:
-    parser = _command(
+    parser = add_command(
         commands,
         "explain",
         "show what speaks for and against an output of a model",
@@ -306,7 +232,7 @@ def _add_explain(commands: Commands) -> None:
 
 
 def _add_faithfulness(commands: Commands) -> None:
-    parser = _command(
+    parser = add_command(
         commands,
         "faithfulness",
         "measure how far explanations of a model can be trusted",
@@ -327,7 +253,7 @@ def _add_faithfulness(commands: Commands) -> None:
 
 
 def _add_ablate(commands: Commands) -> None:
-    parser = _command(
+    parser = add_command(
         commands,
         "ablate",
         "measure whether a model uses its negative attention weights",
@@ -354,7 +280,7 @@ def _add_ablate(commands: Commands) -> None:
 
 
 def _add_rank_collapse(commands: Commands) -> None:
-    parser = _command(
+    parser = add_command(
         commands,
         "rank-collapse",
         "measure how similar all tokens become from layer to layer",
@@ -370,27 +296,14 @@ def _add_rank_collapse(commands: Commands) -> None:
     parser.set_defaults(check=checks.check_rank_collapse)
 
 
-def _add_model(parser: _Parser) -> None:
+def _add_model(parser: Parser) -> None:
     parser.add_argument("--model", required=True, metavar="M", help="a folder, or a name on the Hub")
     parser.add_argument("--out", required=True, metavar="FILE", help="a new file")
     _add_place(parser)
 
 
-def _add_place(parser: _Parser) -> None:
+def _add_place(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
     parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')
     parser.set_defaults(module="explain_commands")
-
-
-def _run(options: argparse.Namespace) -> int:
-    """Look for mistakes, and only then import the package, which takes seconds, and run the command."""
-    options.check(options)
-
-    from ..integration import registration
-    from ..models import architectures
-
-    registration.register_attention()
-    architectures.register_types()
-    module = import_module(f".{options.module}", __package__)
-    return int(getattr(module, f"run_{options.command.replace('-', '_')}")(options))

@@ -36,6 +36,7 @@ KINDS = {
     "faithfulness": (".json", ".md"),
     "rank-collapse": (".json", *FIGURES),
 }
+FORMATS = ("onnx", "openvino", "executorch", "torch")
 GENERATING = "--generate needs a causal language model, one --text, and no --target"
 ROWS = 256  # texts or pictures to calibrate with
 LONGEST = 400  # characters of somebody else's message
@@ -48,16 +49,22 @@ def check_convert(options: argparse.Namespace) -> None:
     holds what was asked for.
     """
     _check_new_folder(Path(options.out))
-    tasks = {task: auto for auto, task in reversed(PIPELINES.items())}  # the first Auto class of a task
-    if options.task is not None:
-        if options.task not in tasks:
-            raise SystemExit(f"there is no task {options.task!r}; there are {', '.join(tasks)}")
-        options.auto_class = tasks[options.task]
-    if options.auto_class is not None and not options.auto_class.startswith("AutoModel"):
-        raise SystemExit(no_auto_class(options.auto_class))
+    _check_head(options)
     with in_a_sentence(f"cannot convert {options.source}"):
         _check_model(options.source)
         _check_calibration(options)
+
+
+def check_export(options: argparse.Namespace) -> None:
+    """The model could be a checkpoint, the format and the head exist, and nothing is overwritten; `auto_class` is then its name or None."""
+    with in_a_sentence(f"cannot export {options.model}"):
+        check_choice("format", [options.format], FORMATS)
+        for name in ("opset", "int8"):
+            if getattr(options, name) and options.format != "onnx":
+                raise ValueError(f"--{name} is of ONNX alone, but --format is {options.format}")
+        _check_model(options.model)
+    _check_new_folder(Path(options.out))
+    _check_head(options)
 
 
 def check_push(options: argparse.Namespace) -> None:
@@ -203,6 +210,17 @@ def in_a_sentence(beginning: str) -> Iterator[None]:
         yield
     except (ImportError, OSError, RecipeError, RuntimeError, TypeError, ValueError) as error:
         raise SystemExit(f"{beginning}: {one_line(error, LONGEST)}") from error
+
+
+def _check_head(options: argparse.Namespace) -> None:
+    """The head that a task or an Auto class names; `auto_class` is then its name or None."""
+    tasks = {task: auto for auto, task in reversed(PIPELINES.items())}  # the first Auto class of a task
+    if options.task is not None:
+        if options.task not in tasks:
+            raise SystemExit(f"there is no task {options.task!r}; there are {', '.join(tasks)}")
+        options.auto_class = tasks[options.task]
+    if options.auto_class is not None and not options.auto_class.startswith("AutoModel"):
+        raise SystemExit(no_auto_class(options.auto_class))
 
 
 def _check_model(name: str) -> None:

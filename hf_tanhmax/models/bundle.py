@@ -42,6 +42,7 @@ MODULES = (
     "attention/composed/aten_kernels",
     "attention/composed/identities",
     "attention/composed/balanced",
+    "attention/portable",
     "attention/cpu/problem",
     "attention/cpu/blocked",
     "attention/cpu/balanced",

@@ -41,6 +41,7 @@ HALF = {
     "packed_causal",
     "long",
 }
+STOCK = ("composed", "portable")  # out of softmax attention
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
@@ -48,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("small_tiles")
 
 def refusal(case, implementation):
     """Why an implementation refuses a case of the table, as matched in the error; None if it does not."""
-    if implementation == "composed" and "softcap" in case.arguments:
+    if implementation in STOCK and "softcap" in case.arguments:
         return "has no softcap"
     if implementation == "triton" and {"bias", "additive_mask"} <= case.arguments.keys():
         return "takes a bias or an additive mask, but both are given"
@@ -108,7 +109,8 @@ def test_float64_equals_the_oracle(name, implementation):
 def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation, request):
     """No worse than the worst of eager runs in the same dtype, number by number, whatever order a processor adds in.
 
-    `composed` is held against eager compositions too, whose two halves cancel as its own do (documented), and may be half as much worse.
+    What is out of softmax attention is held against eager compositions too, whose two halves cancel as its own do (documented), and may be
+    half as much worse.
     """
     case = CASES[name]
     if refusal(case, implementation):
@@ -121,12 +123,12 @@ def test_lower_precision_is_no_worse_than_eager(name, dtype, implementation, req
         thorough_only("bfloat16 runs the tiles of the table too")
     if name in ("long", "additive_long"):
         request.getfixturevalue("shipped_tiles")
-    exact, roundings = measured(name, dtype, EAGER if implementation == "composed" else (doubled_softmax,))
+    exact, roundings = measured(name, dtype, EAGER if implementation in STOCK else (doubled_softmax,))
     for found, true, rounding in zip(run(case, implementation, dtype), exact, roundings, strict=True):
         assert found.dtype == dtype
         assert found.isfinite().all()
         if true.isfinite().all() and math.isfinite(rounding):
-            assert error(found, true) <= (1.5 if implementation == "composed" else 1.0) * allowed(rounding, dtype)
+            assert error(found, true) <= (1.5 if implementation in STOCK else 1.0) * allowed(rounding, dtype)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "cpu"])
@@ -265,9 +267,7 @@ def test_nan_propagates_only_to_its_rows(implementation):
     query[0, 0, 3] = float("nan")
     output = tanhmax_attention(query, key, value, implementation=implementation)
     stock = torch.nn.functional.scaled_dot_product_attention(query, key, value)
-    expected = (
-        stock[0, 0, 3] if implementation == "composed" else torch.full_like(query[0, 0, 3], float("nan"))
-    )  # the stock kernel may write 0
+    expected = stock[0, 0, 3] if implementation in STOCK else torch.full_like(query[0, 0, 3], float("nan"))  # the stock kernel may write 0
     torch.testing.assert_close(output[0, 0, 3], expected, equal_nan=True)
     assert output[0, 1].isfinite().all()
 
@@ -336,7 +336,7 @@ def test_dropout_gradients(shift, implementation):
 
 
 @pytest.mark.slow_in_interpreter
-@pytest.mark.parametrize("implementation", ["reference", "cpu"])
+@pytest.mark.parametrize("implementation", ["reference", "cpu", "portable"])
 def test_second_derivatives(implementation):
     mask = torch.tensor([0.0, -0.7, -20.0, -9001.0, 0.3], dtype=torch.float64)
     inputs, _ = Case({"bias": torch.randn(1, 6, 1, 1, dtype=torch.float64), "additive_mask": mask}, queries=3, keys=5, batch=1).tensors()
@@ -361,6 +361,9 @@ Q = torch.randn(2, 4, 5, 8)
         ({"implementation": "composed", "shift": "balanced", "dropout_p": 0.1}, NotImplementedError, "'composed' has no dropout"),
         ({"implementation": "composed", "softcap": 2.0}, NotImplementedError, "'composed' has no softcap"),
         ({"implementation": "composed", "dropout_p": 0.1}, NotImplementedError, "'composed' has no dropout"),
+        ({"implementation": "portable", "softcap": 2.0}, NotImplementedError, "'portable' has no softcap"),
+        ({"implementation": "portable", "dropout_p": 0.1}, NotImplementedError, "'portable' has no dropout"),
+        ({"implementation": "portable", "return_weights": True}, NotImplementedError, "'portable' has no weights to return"),
     ],
 )
 def test_what_an_implementation_refuses(arguments, error_type, message):

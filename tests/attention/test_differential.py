@@ -19,7 +19,9 @@ from hf_tanhmax import tanhmax_attention, why_not
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"triton": ("float32", "bfloat16", "float16"), "cpu": ("float64", "float32", "bfloat16"), "composed": ("float64", "float32")}
-EXAMPLES = {"triton": 4, "hopper": 8, "decode": 8, "cpu": 100, "composed": 60}
+DTYPES["portable"] = ("float64", "float32", "bfloat16")
+EXAMPLES = {"triton": 4, "hopper": 8, "decode": 8, "cpu": 100, "composed": 60, "portable": 60}
+STOCK = ("composed", "portable")  # out of softmax attention
 # Errors in units of the dtype's: those of eager runs in several orders of summation, at least one rounding, times this.
 SLACK, ORDERS = 2.5, 3
 
@@ -169,7 +171,7 @@ def check(drawn, implementation, dtype):
     found = with_gradients(tanhmax_attention(*leaves[:3], implementation=implementation, **arguments), leaves)
     exact, softmax = exactly(call), exactly(call, polarity=0.0)
     # What is composed of softmax attention has the errors of such compositions, whose halves cancel where scores are small.
-    eager = worst_rounding(*placed(call, dtype), exact, EAGER if implementation == "composed" else (doubled_softmax,), ORDERS)
+    eager = worst_rounding(*placed(call, dtype), exact, EAGER if implementation in STOCK else (doubled_softmax,), ORDERS)
     eps = torch.finfo(dtype).eps * (2 if dtype is torch.float64 else 1)  # to which the reference is rounded as well
     if drawn.additive is not None and implementation != "cpu":  # the sum of score and mask is rounded, as in softmax attention
         eps = max(eps, 100.0 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps)

@@ -13,7 +13,7 @@ from hf_tanhmax.cli import arguments as cli
 from hf_tanhmax.cli.arguments import main
 
 COMMANDS = [
-    *("convert", "train", "evaluate", "bench", "push", "push-kernel", "card", "doctor", "explain", "faithfulness", "ablate"),
+    *("convert", "train", "evaluate", "bench", "export", "push", "push-kernel", "card", "doctor", "explain", "faithfulness", "ablate"),
     "rank-collapse",
 ]
 

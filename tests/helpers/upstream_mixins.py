@@ -95,7 +95,7 @@ class Upstream(modeling.ModelTesterMixin):
         self.config_tester.run_common_tests()
 
     def test_model_weights_reload_no_missing_tied_weights(self):
-        """It loads a file without any of the model's weights and reads what is reported: here that is refused, so the refusal is set aside."""
+        """It loads a file without any of the weights, and reads what is reported: that is refused here, so the refusal is set aside."""
         with patch.object(family, "_refuse_weights_of_others"):
             super().test_model_weights_reload_no_missing_tied_weights()
 

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from ...functional import hides, log_polarity
 from ..call import AutogradContext, Flat
@@ -102,6 +101,22 @@ class ScoreMods(NamedTuple):
             keep = open_keys if keep is None else keep & open_keys
         return None if keep is None else keep[(None,) * (4 - keep.dim())]
 
+    def stock_masks(self, query: Tensor, keep: Tensor | None, empty: Tensor | None, log_polarity: Tensor | None = None) -> list[Tensor]:
+        """The masks of a stock call for the scores and for their negatives, 4-dimensional and with all keys; none if nothing is hidden.
+
+        Boolean where they add nothing. What is `empty` stays open. The logarithm of the polarity, a scalar or `[heads]`, is added to the
+        second.
+        """
+        hidden = None if keep is None or empty is None else ~(keep | empty)
+        if self.bias is None and self.additive_mask is None and log_polarity is None:
+            return [] if hidden is None else [(~hidden).expand(-1, -1, -1, self.mask.keys)] * 2
+        positive, negative = self.halves(query, keep)
+        if log_polarity is not None:
+            negative = negative + log_polarity.to(query.dtype).view(1, -1, 1, 1)
+        shape = torch.broadcast_shapes(positive.shape, negative.shape, () if hidden is None else hidden.shape)
+        halves = [half.expand(*shape[:3], self.mask.keys) for half in (positive, negative)]
+        return halves if hidden is None else [half.masked_fill(hidden, -math.inf) for half in halves]
+
     @property
     def pattern(self) -> Pattern:
         """What a kernel has to know of it."""
@@ -123,22 +138,23 @@ def _check_kernel(kernel: str, query: Tensor, key: Tensor, value: Tensor, patter
         raise NotImplementedError(f"kernel={kernel!r} {reason}; use kernel=None, which takes another way")
 
 
-def doubled_keys(query: Tensor, key: Tensor, value: Tensor, mods: ScoreMods, *, scale: float, log_polarity: Tensor) -> Tensor:
-    """Identity (a) over `torch.nn.functional.scaled_dot_product_attention`, on any device."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = (torch.cat([half, -half], dim=2).repeat_interleave(groups, dim=1) for half in (key, value))
+def doubled_keys(query: Tensor, key: Tensor, value: Tensor, mods: ScoreMods, *, scale: float, log_polarity: Tensor | None) -> Tensor:
+    """Identity (a) over `torch.nn.functional.scaled_dot_product_attention`, on any device; no `log_polarity` is polarity 1."""
     keep = mods.seen(query.device)
-    positive, negative = mods.halves(query, keep)
-    negative = negative + log_polarity.to(query.dtype).view(1, -1, 1, 1)
-    shape = torch.broadcast_shapes(positive.shape, negative.shape, () if keep is None else keep.shape)
-    shape = (*shape[:3], mods.mask.keys)
-    halves = [half.expand(shape) for half in (positive, negative)]
-    if keep is None:
-        return scaled_dot_product_attention(query, key, value, torch.cat(halves, dim=-1), scale=scale)
-    mask = torch.cat([half.masked_fill(~keep, -math.inf) for half in halves], dim=-1)
-    empty = ~keep.any(-1, keepdim=True)
-    output = scaled_dot_product_attention(query, key, value, mask.masked_fill(empty, 0.0), scale=scale)
-    return output.masked_fill(empty, 0.0)
+    empty = None if keep is None else ~keep.any(-1, keepdim=True)
+    halves = mods.stock_masks(query, keep, empty, log_polarity)
+    mask = torch.cat(halves, dim=-1) if halves else None
+    key, value = (torch.cat([half, -half], dim=2) for half in (key, value))
+    output = stock_attention(query, key, value, mask, scale=scale)
+    return output if empty is None else output.masked_fill(empty, 0.0)
+
+
+def stock_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scale: float) -> Tensor:
+    """torch's own softmax attention, looked up at each call, as exporters put another function in its place."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:  # as Transformers writes it, which runtimes know
+        key, value = (tensor[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for tensor in (key, value))
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scale)
 
 
 class TwoCalls(NamedTuple):

@@ -72,6 +72,8 @@ def test_an_exported_program_serves_every_length(family, implementation):
     model, calls = exportable(family, implementation)
     program = torch.export.export(model, calls[0], dynamic_shapes=(dynamic(family),))
     assert not any("tanhmax" in name for name in operators(program))
+    # Where no weights are asked for, a runtime finds the node of softmax attention, for which it has a kernel.
+    assert ("aten.scaled_dot_product_attention.default" in operators(program)) == (implementation == "sdpa")
     assert_the_same(program.module(), model, calls, atol=1e-5, rtol=1e-4)
 
 
@@ -121,6 +123,51 @@ def test_a_strict_export_takes_the_same():
     program = torch.export.export(Attention(is_causal=True), calls[0], dynamic_shapes=dims_of_masked_calls(), strict=True)
     assert not any("tanhmax" in name for name in operators(program))
     assert_the_same(program.module(), Attention(is_causal=True), calls)
+
+
+@pytest.mark.parametrize("arguments", [{"softcap": 2.0}, {"dropout_p": 0.1}], ids=str)
+def test_what_stock_attention_lacks_is_exported_as_the_definition(arguments):
+    calls = [masked_call(*size) for size in ((3, 5, 7), (2, 19, 23))]
+    program = torch.export.export(Attention(**arguments), calls[0], dynamic_shapes=dims_of_masked_calls())
+    assert not any("tanhmax" in name or "scaled_dot_product" in name for name in operators(program))
+
+
+@pytest.mark.parametrize("shift", [None, "balanced"])
+@pytest.mark.parametrize("polarity", [1.0, 0.0, 0.3, torch.tensor([1.0, 0.0, 0.2, 0.9])], ids=str)
+def test_one_graph_serves_every_size_of_a_masked_call(polarity, shift):
+    """The calls of other sizes too have a row that keeps no key."""
+    calls = [masked_call(*size) for size in ((3, 5, 7), (2, 19, 23), (1, 2, 31))]
+    model = Attention(polarity=polarity, shift=shift, is_causal="lower_right")
+    program = torch.export.export(model, calls[0], dynamic_shapes=dims_of_masked_calls())
+    targets = [str(node.target) for node in program.graph.nodes]
+    softmax = not isinstance(polarity, torch.Tensor) and polarity == 0.0
+    assert targets.count("aten.scaled_dot_product_attention.default") == (2 if shift and not softmax else 1)
+    assert_the_same(program.module(), model, calls)
+    assert not program.module()(*calls[1])[0, :, 1].any()
+
+
+def test_compilation_keeps_the_operators_of_this_package():
+    """Only what is written for other runtimes goes without them."""
+    found = set()
+
+    def backend(graph, _):
+        found.update(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    model, calls = exportable("bert")
+    with torch.no_grad():
+        torch.compile(model, backend=backend, fullgraph=True)(*calls[0])
+    assert any("fused_attention" in name for name in found)
+
+
+@pytest.mark.slow
+@FAMILIES
+@torch.no_grad()
+def test_a_library_by_aot_inductor(family, tmp_path):
+    model, calls = exportable(family)
+    program = torch.export.export(model, calls[0], dynamic_shapes=(dynamic(family),))
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    assert_the_same(torch._inductor.aoti_load_package(path), model, calls)
 
 
 # ONNX
