@@ -202,11 +202,7 @@ def _add_export(commands: Commands) -> None:
         commands,
         "export",
         "write a TanhMax model as files of another runtime, and compare them with it",
-        "runs/bert--text_classification--aligned--seed0 bert-onnx --int8",
-        "my-vit vit-openvino --format openvino",
-        "my-llama llama-onnx --task text-generation",
-        more="Batch and length are left open. A model that generates becomes two graphs, for the prompt and for each token after it, with\n"
-        "a KV cache. OUT/export.json says how far the files are from the live model, at several sizes and with padding.",
+        "runs/bert--text_classification--aligned--seed0 bert-onnx --format onnx --int8",
     )
     parser.add_argument("model", metavar="MODEL", help="a folder, or a name on the Hub")
     parser.add_argument("out", metavar="OUT", help="a new folder")
