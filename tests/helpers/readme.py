@@ -13,6 +13,7 @@ from hf_tanhmax.interpret import MEASURES
 from hf_tanhmax.interpret.faithfulness.report import ARROWS, Cell
 from hf_tanhmax.results import read_lines, table
 from hf_tanhmax.training.configuration.recipe import VARIANTS
+from recipes.benchmarks import export as export_benchmark
 from recipes.benchmarks import faithfulness as faithfulness_speed
 from recipes.benchmarks import polarity_scan, ring, ring_plan
 from recipes.benchmarks.attention import __main__ as benchmark
@@ -31,6 +32,7 @@ DOCUMENTS = (
     "hf_tanhmax/README.md",
     "hf_tanhmax/attention/README.md",
     "hf_tanhmax/attention/kernels/README.md",
+    "hf_tanhmax/export/README.md",
     "hf_tanhmax/interpret/README.md",
     "hf_tanhmax/models/README.md",
     "recipes/README.md",
@@ -129,6 +131,16 @@ def variants():
     return table(["variant", "for"], [[f"`{name}`", sentence] for name, sentence in VARIANTS.items()], markdown=True, align="none")
 
 
+def export_speed():
+    """Exported TanhMax beside exported softmax."""
+    return export_benchmark.speed_table(json.loads((RESULTS / "export" / "speed-cpu.json").read_text()))
+
+
+def export_int8():
+    """What int8 weights cost in accuracy."""
+    return export_benchmark.int8_table(json.loads((RESULTS / "export" / "int8-sst2.json").read_text()))
+
+
 DATA = ("sst2", "20news", "cifar10", "cifar10-dinov2s", "tinyshakespeare")
 BLOCKS = {
     "supported models": supported_table,
@@ -152,6 +164,8 @@ BLOCKS = {
     "benchmark": speed,
     "ring": shared,
     "ring plan": ring_plan.rendered,
+    "export speed": export_speed,
+    "export int8": export_int8,
 }
 
 
