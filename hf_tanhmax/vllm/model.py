@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 from vllm.model_executor.models.transformers import TransformersForCausalLM
+from vllm.model_executor.models.transformers.moe import MoEMixin
 
 from ..integration.patching import ConfigView
 from ..models.architectures import config_of, upstream_type
@@ -24,9 +25,15 @@ LAYER = "attn"  # where vLLM puts the layer of an attention module
 class TanhMaxForCausalLM(TransformersForCausalLM):
     """Any TanhMax causal language model."""
 
+    def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
+        """Of a model with experts, the class that vLLM's layers of experts belong to."""
+        return super().__new__(TanhMaxMoEForCausalLM if vllm_config.model_config.is_moe else cls)
+
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         refuse_settings(vllm_config)
-        vllm_config.model_config.hf_config = own_config(vllm_config.model_config.hf_config)
+        model_config = vllm_config.model_config
+        model_config.hf_config = own_config(model_config.hf_config)
+        model_config.hf_text_config = model_config.hf_config.get_text_config()
         self.views: dict[str, ConfigView] = {}
         super().__init__(vllm_config=vllm_config, prefix=prefix)
 
@@ -53,6 +60,10 @@ class TanhMaxForCausalLM(TransformersForCausalLM):
                 take_over(module, view)
             elif any(True for _ in module.parameters()):  # those of other ranks have none
                 refuse(f"attention layer for {path}", "serve another model")
+
+
+class TanhMaxMoEForCausalLM(MoEMixin, TanhMaxForCausalLM):
+    """One with experts."""
 
 
 def own_config(config: Any) -> Any:

@@ -129,6 +129,11 @@ class Step:
         return self.masks[keys, window]
 
 
+def kernels_run(query: Tensor, cache: Tensor) -> bool:
+    """Whether our kernels compute such queries, `[tokens, heads, head_dim]`, over such a cache."""
+    return reads_blocks(query[:1, :, None], cache[..., query.shape[2] :])
+
+
 def _attention(tensors: Iterable[Tensor], call: LayerCall, **options: object) -> Tensor:
     found = tanhmax_attention(*tensors, **call._asdict(), **options)  # type: ignore[arg-type]
     return found[0] if isinstance(found, tuple) else found
