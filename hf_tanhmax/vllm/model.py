@@ -53,13 +53,13 @@ class TanhMaxForCausalLM(TransformersForCausalLM):
     def _create_attention_instances(self, prefix: str = "") -> None:
         super()._create_attention_instances(prefix)
         if not self.views:
-            refuse(f"layer that computes TanhMax, as a {type(self.model).__name__} is served", "check tanhmax_layers in its config.json")
+            refuse(f"no layer that computes TanhMax, as this {type(self.model).__name__} is", "check tanhmax_layers in its config.json")
         for path, view in self.views.items():
             module = self.model.get_submodule(path)
             if isinstance(getattr(module, LAYER, None), nn.Module):
                 take_over(module, view)
             elif any(True for _ in module.parameters()):  # those of other ranks have none
-                refuse(f"attention layer for {path}", "serve another model")
+                refuse(f"no attention layer of its own for {path}", "serve another model")
 
 
 class TanhMaxMoEForCausalLM(MoEMixin, TanhMaxForCausalLM):
@@ -72,7 +72,7 @@ def own_config(config: Any) -> Any:
         return config
     model_type = upstream_type(config.model_type)
     if model_type is None:
-        refuse(f"config of a model type like {config.model_type!r}", "convert the model with hf_tanhmax.convert")
+        refuse(f"the model type {config.model_type!r}", "convert the model with hf_tanhmax.convert")
     return config_of(str(model_type)).from_dict(config.to_dict())
 
 

@@ -82,7 +82,7 @@ def refuse_layer(layer: Any) -> None:
     """
     impl = layer.impl
     if layer.attn_backend.get_name() not in ("CPU_ATTN", "FLASH_ATTN"):
-        refuse(f"its attention backend {layer.attn_backend.get_name()}, whose cache is laid out otherwise", "start it with --attention-backend FLASH_ATTN")
+        refuse(f"the attention backend {layer.attn_backend.get_name()}, whose cache is laid out otherwise", "start it with --attention-backend FLASH_ATTN")
     for name, what in (("sinks", "attention sinks"), ("alibi_slopes", "ALiBi"), ("kv_sharing_target_layer_name", "layers that share keys")):
         if getattr(impl, name, None) is not None:
             refuse(f"{what}, as {layer.layer_name} has", "serve another model")
@@ -96,4 +96,4 @@ def refuse_layer(layer: Any) -> None:
 
 def refuse(what: str, remedy: str) -> None:
     """Raise the sentence."""
-    raise NotImplementedError(f"with vLLM {engine_version()} a TanhMax model has no {what}; {remedy}")
+    raise NotImplementedError(f"vLLM {engine_version()} does not serve a TanhMax model with {what}; {remedy}")
