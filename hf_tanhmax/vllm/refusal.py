@@ -61,6 +61,8 @@ def refuse_settings(vllm_config: Any) -> None:
         NotImplementedError: the sentence says what, and what to do.
     """
     parallel, config = vllm_config.parallel_config, vllm_config.model_config.hf_config
+    if getattr(vllm_config.model_config, "runner_type", "generate") != "generate":
+        refuse("classification or embeddings", "leave runner and convert out, and serve a causal language model")
     if vllm_config.speculative_config is not None:
         refuse("speculative decoding, whose drafts were not tried", "leave speculative_config out")
     if vllm_config.cache_config.cache_dtype not in PLAIN_CACHES:

@@ -14,14 +14,14 @@ def _version(monkeypatch):
     monkeypatch.setattr(refusal, "engine_version", lambda: "0.32.0")
 
 
-def settings(*, cache="auto", drafts=None, tanhmax=None, **parallel):
+def settings(*, cache="auto", drafts=None, tanhmax=None, runner="generate", **parallel):
     sizes = {"tensor_parallel_size": 1, "decode_context_parallel_size": 1, "prefill_context_parallel_size": 1, **parallel}
     config = SimpleNamespace(tanhmax_settings=hf_tanhmax.TanhMaxSettings(**tanhmax or {}))
     return SimpleNamespace(
         speculative_config=drafts,
         cache_config=SimpleNamespace(cache_dtype=cache),
         parallel_config=SimpleNamespace(**sizes),
-        model_config=SimpleNamespace(hf_config=config),
+        model_config=SimpleNamespace(hf_config=config, runner_type=runner),
     )
 
 
@@ -37,6 +37,7 @@ def test_settings_that_are_served(changes):
     ("changes", "message"),
     [
         ({"drafts": object()}, "vLLM 0.32.0 does not serve a TanhMax model with speculative decoding.*leave speculative_config out"),
+        ({"runner": "pooling"}, "with classification or embeddings; leave runner and convert out"),
         ({"cache": "fp8_e4m3"}, 'with a KV cache of fp8_e4m3, whose keys have scales; set kv_cache_dtype to "auto"'),
         ({"decode_context_parallel_size": 2}, "with context parallelism.*set decode_context_parallel_size to 1"),
         ({"prefill_context_parallel_size": 2}, "with context parallelism.*set prefill_context_parallel_size to 1"),

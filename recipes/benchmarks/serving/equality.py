@@ -54,6 +54,7 @@ CASES = {
     "llama, preempted": Case("tanhmax_llama", engine=FEW_BLOCKS),
     "llama, balanced": Case("tanhmax_llama", {"tanhmax_shift": "balanced"}, SMALL_CHUNKS),
     "llama, learned": Case("tanhmax_llama", {"tanhmax_polarity": "learned", "tanhmax_heads": [0, 3]}),
+    "llama, compiled": Case("tanhmax_llama", engine={"enforce_eager": False}),
     "mistral": Case("tanhmax_mistral", WINDOW),
     "mistral, chunked": Case("tanhmax_mistral", WINDOW | {"tanhmax_polarity": 0.7}, SMALL_CHUNKS | {"block_size": 32}),
     "mistral, some layers": Case("tanhmax_mistral", WINDOW | {"tanhmax_layers": [1, 2]}, {"block_size": 32}),

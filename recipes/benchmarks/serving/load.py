@@ -2,7 +2,7 @@
 
 python -m recipes.benchmarks.serving.load [--requests 200] [--output FILE]
 
-A server of a tiny TanhMax model first answers every prompt by itself, one after the other. Then all are sent at once; a part of the clients
+A server of a tiny TanhMax model first answers every prompt, eight at a time. Then all are sent at once; a part of the clients
 hang up in the middle of their answers, and the worker, the process that computes, is killed while others are being answered. Each answer that came to its
 end must be the one from before, each cancelled one its beginning, and each other request must have got an error. The server is started
 again, and asked what was refused.
@@ -77,7 +77,7 @@ def run(count: int, folder: Path) -> dict[str, Any]:
     save_tiny(folder / "model", "tanhmax_llama")
     asked, start = bodies(count), time.perf_counter()
     with Server(folder / "model", folder / "first.log", OPTIONS) as server:
-        expected = asyncio.run(ask_all(server.url, asked, concurrent=1))
+        expected = asyncio.run(ask_all(server.url, asked, concurrent=8))
         answers = asyncio.run(under_load(server, asked, killed_after=count // 8))
         deadline = time.monotonic() + 60
         while server.is_healthy() and time.monotonic() < deadline:

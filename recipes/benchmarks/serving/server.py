@@ -132,7 +132,7 @@ async def ask(client: httpx.AsyncClient, url: str, body: dict[str, Any], *, canc
                         break
                     piece = json.loads(line.removeprefix("data: "))
                     if "error" in piece:
-                        error = str(piece["error"])[:200]
+                        error = str(piece["error"].get("message", piece["error"]))[:200]
                         continue
                     tokens += piece["choices"][0].get("token_ids") or []
                     if cancel_after is not None and len(tokens) >= cancel_after:
