@@ -3,8 +3,8 @@
 The cache of a layer is `[blocks, kv_heads, keys of a block, 2 * head_dim]`, a key and its value side by side, and a block table says which
 blocks hold the keys of a request. The new keys are in the cache before anything is computed. The requests are of three kinds:
 
-* **decoding**: one new token. All of them are one call: through the block table where the decoding kernel runs, else over a dense copy of
-  their keys, padded to the longest;
+* **decoding**: one new token. All of them are one call through the block table where the decoding kernel runs. Else those whose numbers of
+  keys are within a factor of two are one call over a dense copy of their keys, padded to the longest;
 * **new**: all tokens are new. All of them are one call, as packed sequences, and the cache is not read;
 * **continued**: several new tokens after others, which is a chunk of a prompt, or a prompt whose beginning was cached. One call each, over a
   dense copy of its keys.
@@ -12,8 +12,9 @@ blocks hold the keys of a request. The new keys are in the cache before anything
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from ..attention.api import reads_blocks, tanhmax_attention
 from ..functional import Shift
 
 Rows = slice | Tensor
+LEAST = 128  # keys; requests with fewer are padded together
 
 
 class LayerCall(NamedTuple):
@@ -44,6 +46,43 @@ class Continued(NamedTuple):
 
 
 @dataclass
+class Decoding:
+    """Some requests with one new token each.
+
+    Attributes:
+        rows: of their queries.
+        tables: `[requests, blocks]`, the blocks of their keys.
+        counts: `[requests]`, how many keys they have.
+        longest: the most that one has.
+    """
+
+    rows: Rows
+    tables: Tensor
+    counts: Tensor
+    longest: int
+    masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
+    gathers: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def gathered(self, cache: Tensor) -> Tensor:
+        """Their keys and values, `[requests, kv_heads, keys, 2 * head_dim]`; a row of the cache is a head's block."""
+        _, kv_heads, size, width = cache.shape
+        if (kv_heads, size) not in self.gathers:
+            blocks = self.tables[:, None, : -(-self.longest // size)].to(torch.int64)
+            rows = blocks * kv_heads + torch.arange(kv_heads, device=cache.device)[None, :, None]
+            self.gathers[kv_heads, size] = rows.flatten()
+        found = cache.reshape(-1, size * width).index_select(0, self.gathers[kv_heads, size])
+        return found.view(self.tables.shape[0], kv_heads, -1, width)
+
+    def mask(self, keys: int, window: int | None) -> Tensor:
+        """Which of its gathered keys a request has, and sees, `[requests, 1, 1, keys]`."""
+        if (keys, window) not in self.masks:
+            place, count = torch.arange(keys, device=self.counts.device), self.counts[:, None]
+            seen = place < count
+            self.masks[keys, window] = (seen if window is None else seen & (place >= count - window))[:, None, None]
+        return self.masks[keys, window]
+
+
+@dataclass
 class Step:
     """The requests of a step by their kinds, made once and used by all layers that share a block table.
 
@@ -58,19 +97,12 @@ class Step:
     lengths: list[int]
     block_table: Tensor
     seq_lens: Tensor
-    masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
-    gathers: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         device, spans = self.block_table.device, list(pairwise(self.starts))
         counts = [stop - start for start, stop in spans]
-        decoding = [number for number, count in enumerate(counts) if count == 1]
+        self.single = [number for number, count in enumerate(counts) if count == 1]
         new = [number for number, count in enumerate(counts) if count == self.lengths[number] > 1]
-        every = len(decoding) == len(counts)
-        picked = slice(None) if every else torch.tensor(decoding, dtype=torch.int64, device=device)
-        self.decoding = _rows([self.starts[number] for number in decoding], device)
-        self.tables, self.counts = self.block_table[picked], self.seq_lens[picked]
-        self.longest = max((self.lengths[number] for number in decoding), default=0)
         self.new = _rows([row for number in new for row in range(*spans[number])], device)
         self.new_bounds = torch.tensor([0, *accumulate(counts[number] for number in new)], device=device)
         self.continued = [
@@ -78,6 +110,25 @@ class Step:
             for number, count in enumerate(counts)
             if 1 < count < self.lengths[number]
         ]
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """All requests with one new token."""
+        return self._decoding(self.single)
+
+    @cached_property
+    def alike(self) -> list[Decoding]:
+        """The same in groups in which none has more than about twice as many keys as another."""
+        groups: dict[int, list[int]] = {}
+        for number in self.single:
+            groups.setdefault((max(self.lengths[number], LEAST) - 1).bit_length(), []).append(number)
+        return [self._decoding(group) for group in groups.values()]
+
+    def _decoding(self, numbers: list[int]) -> Decoding:
+        picked = slice(None) if len(numbers) == len(self.lengths) else torch.tensor(numbers, device=self.block_table.device)
+        rows = _rows([self.starts[number] for number in numbers], self.block_table.device)
+        longest = max(self.lengths[number] for number in numbers)
+        return Decoding(rows, self.block_table[picked], self.seq_lens[picked], longest)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, cache: Tensor, call: LayerCall, output: Tensor) -> None:
         """Write the attention of all new tokens into `output`, `[tokens, heads, head_dim]`.
@@ -89,9 +140,9 @@ class Step:
             call: what the layer computes.
             output: may have more rows than there are tokens.
         """
-        if self.decoding is not None:
-            output[self.decoding] = self._decoded(query[self.decoding][:, :, None], cache, call)[:, :, 0]
-        if self.new is not None:
+        if self.single:
+            self._decode(query, cache, call, output)
+        if len(self.new_bounds) > 1:
             packed = [tensor[self.new].transpose(0, 1)[None] for tensor in (query, key, value)]
             output[self.new] = _attention(packed, call, cu_seqlens=self.new_bounds, is_causal=True)[0].transpose(0, 1)
         for each in self.continued:
@@ -100,33 +151,19 @@ class Step:
             tensors = [query[each.rows].transpose(0, 1)[None], *dense.split(query.shape[2], 3)]
             output[each.rows] = _attention(tensors, call, is_causal="lower_right")[0].transpose(0, 1)
 
-    def _decoded(self, query: Tensor, cache: Tensor, call: LayerCall) -> Tensor:
-        """`[requests, heads, 1, head_dim]`, for as many queries."""
-        keys, values = cache.split(query.shape[3], 3)
-        if call.implementation != "auto" or reads_blocks(query, values):
-            bounds = torch.nn.functional.pad(self.counts.cumsum(0, dtype=torch.int32), (1, 0))
-            return _attention([query, keys, values], call, block_table=self.tables, cu_seqlens=bounds, is_causal="lower_right")
-        dense = self._gathered(cache)
-        call, window = call._replace(window=None), call.window
-        return _attention([query, *dense.split(query.shape[3], 3)], call, keep=self._mask(dense.shape[2], window))
-
-    def _gathered(self, cache: Tensor) -> Tensor:
-        """Keys and values of the decoding requests, `[requests, kv_heads, keys, 2 * head_dim]`; a row of the cache is a head's block."""
-        _, kv_heads, size, width = cache.shape
-        if (kv_heads, size) not in self.gathers:
-            blocks = self.tables[:, None, : -(-self.longest // size)].to(torch.int64)
-            rows = blocks * kv_heads + torch.arange(kv_heads, device=cache.device)[None, :, None]
-            self.gathers[kv_heads, size] = rows.flatten()
-        found = cache.reshape(-1, size * width).index_select(0, self.gathers[kv_heads, size])
-        return found.view(self.tables.shape[0], kv_heads, -1, width)
-
-    def _mask(self, keys: int, window: int | None) -> Tensor:
-        """Which of its gathered keys a request has, and sees, `[requests, 1, 1, keys]`."""
-        if (keys, window) not in self.masks:
-            place, count = torch.arange(keys, device=self.counts.device), self.counts[:, None]
-            seen = place < count
-            self.masks[keys, window] = (seen if window is None else seen & (place >= count - window))[:, None, None]
-        return self.masks[keys, window]
+    def _decode(self, query: Tensor, cache: Tensor, call: LayerCall, output: Tensor) -> None:
+        width = query.shape[2]
+        if call.implementation != "auto" or kernels_run(query, cache):
+            group, (keys, values) = self.decoding, cache.split(width, 3)
+            bounds = torch.nn.functional.pad(group.counts.cumsum(0, dtype=torch.int32), (1, 0))
+            options: dict[str, Any] = {"block_table": group.tables, "cu_seqlens": bounds, "is_causal": "lower_right"}
+            output[group.rows] = _attention([query[group.rows][:, :, None], keys, values], call, **options)[:, :, 0]
+            return
+        for group in self.alike:
+            dense = group.gathered(cache)
+            keep = group.mask(dense.shape[2], call.window)
+            tensors = [query[group.rows][:, :, None], *dense.split(width, 3)]
+            output[group.rows] = _attention(tensors, call._replace(window=None), keep=keep)[:, :, 0]
 
 
 def kernels_run(query: Tensor, cache: Tensor) -> bool:
@@ -139,10 +176,10 @@ def _attention(tensors: Iterable[Tensor], call: LayerCall, **options: object) ->
     return found[0] if isinstance(found, tuple) else found
 
 
-def _rows(numbers: list[int], device: torch.device) -> Rows | None:
-    """Some rows of a tensor, as a slice where they follow each other; None for none."""
+def _rows(numbers: list[int], device: torch.device) -> Rows:
+    """Some rows of a tensor, as a slice where they follow each other."""
     if not numbers:
-        return None
+        return slice(0)
     if numbers[-1] - numbers[0] + 1 == len(numbers):
         return slice(numbers[0], numbers[-1] + 1)
     return torch.tensor(numbers, device=device)

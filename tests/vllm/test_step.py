@@ -30,15 +30,21 @@ def test_by_the_triton_kernels(batch, call, monkeypatch):
     assert any(table is not None for table in tables)  # decoding requests are read through it
 
 
-def test_requests_of_a_kind_are_one_call(monkeypatch):
+def shapes_of_calls(paged, monkeypatch):
     shapes = []
     attend = step_module.tanhmax_attention
-    monkeypatch.setattr(step_module, "tanhmax_attention", lambda *args, **options: shapes.append(args[0].shape) or attend(*args, **options))
-    Paged(MIXED).attend(CALLS["tanhmax"])
-    decoding, new, *continued = [tuple(shape) for shape in shapes]
-    assert decoding == (4, 6, 1, DIM)
-    assert new == (1, 6, 20, DIM)
-    assert continued == [(1, 6, 5, DIM), (1, 6, 23, DIM)]
+    monkeypatch.setattr(step_module, "tanhmax_attention", lambda *args, **options: shapes.append(tuple(args[0].shape)) or attend(*args, **options))
+    assert (paged.attend(CALLS["window"]) - paged.expected(CALLS["window"])).abs().max() < 1e-5
+    return shapes
+
+
+def test_requests_of_a_kind_are_one_call(monkeypatch):
+    assert shapes_of_calls(Paged(MIXED), monkeypatch) == [(4, 6, 1, DIM), (1, 6, 20, DIM), (1, 6, 5, DIM), (1, 6, 23, DIM)]
+
+
+def test_a_long_request_is_not_padded_for(monkeypatch):
+    paged = Paged([(5, 1), (400, 1), (17, 1), (300, 1), (130, 1)])
+    assert shapes_of_calls(paged, monkeypatch) == [(2, 6, 1, DIM), (2, 6, 1, DIM), (1, 6, 1, DIM)]
 
 
 def test_layers_share_what_a_step_looks_up():
@@ -47,8 +53,9 @@ def test_layers_share_what_a_step_looks_up():
     for call in ("tanhmax", "heads", "window"):
         step.attend(paged.query, paged.key, paged.value, paged.cache, CALLS[call], output)
         assert (output - paged.expected(CALLS[call])).abs().max() < 1e-5
-    assert len(step.gathers) == 1
-    assert len(step.masks) == 2  # with a window and without
+    (group,) = step.alike
+    assert len(group.gathers) == 1
+    assert len(group.masks) == 2  # with a window and without
 
 
 def test_without_a_gpu_kernels_do_not_run():
