@@ -1,8 +1,8 @@
 """The class that vLLM makes for a TanhMax checkpoint: Transformers' own modules, whose attention layers vLLM allocates and this computes.
 
-vLLM's backend for Transformers models builds the model with `AutoModel`, replaces its projections by parallel ones, and gives each attention
-module a layer of its own, which holds the paged cache. Here each such layer of a module that computes TanhMax gets an implementation that
-does; the layers that `tanhmax_layers` leaves softmax keep vLLM's.
+vLLM's backend for Transformers models builds the model with `AutoModel`, replaces its projections by parallel ones, and gives each
+attention module a layer of its own, which holds the paged cache. Here each such layer of a module that computes TanhMax gets an
+implementation that does; the layers that `tanhmax_layers` leaves softmax keep vLLM's.
 """
 
 from importlib import import_module
@@ -25,7 +25,7 @@ LAYER = "attn"  # where vLLM puts the layer of an attention module
 class TanhMaxForCausalLM(TransformersForCausalLM):
     """Any TanhMax causal language model."""
 
-    def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
+    def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:  # noqa: ARG004
         """Of a model with experts, the class that vLLM's layers of experts belong to."""
         return super().__new__(TanhMaxMoEForCausalLM if vllm_config.model_config.is_moe else cls)
 

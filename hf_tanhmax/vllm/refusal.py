@@ -84,7 +84,10 @@ def refuse_layer(layer: Any) -> None:
     """
     impl = layer.impl
     if layer.attn_backend.get_name() not in ("CPU_ATTN", "FLASH_ATTN"):
-        refuse(f"the attention backend {layer.attn_backend.get_name()}, whose cache is laid out otherwise", "start it with --attention-backend FLASH_ATTN")
+        refuse(
+            f"the attention backend {layer.attn_backend.get_name()}, whose cache is laid out otherwise",
+            "start it with --attention-backend FLASH_ATTN",
+        )
     for name, what in (("sinks", "attention sinks"), ("alibi_slopes", "ALiBi"), ("kv_sharing_target_layer_name", "layers that share keys")):
         if getattr(impl, name, None) is not None:
             refuse(f"{what}, as {layer.layer_name} has", "serve another model")

@@ -6,11 +6,10 @@ blocks hold the keys of a request. The new keys are in the cache before anything
 * **decoding**: one new token. All of them are one call through the block table where the decoding kernel runs. Else those whose numbers of
   keys are within a factor of two are one call over a dense copy of their keys, padded to the longest;
 * **new**: all tokens are new. All of them are one call, as packed sequences, and the cache is not read;
-* **continued**: several new tokens after others, which is a chunk of a prompt, or a prompt whose beginning was cached. One call each, over a
-  dense copy of its keys.
+* **continued**: several new tokens after others, which is a chunk of a prompt, or a prompt whose beginning was cached. One call each, over
+  a dense copy of its keys.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -171,8 +170,9 @@ def kernels_run(query: Tensor, cache: Tensor) -> bool:
     return reads_blocks(query[:1, :, None], cache[..., query.shape[2] :])
 
 
-def _attention(tensors: Iterable[Tensor], call: LayerCall, **options: object) -> Tensor:
-    found = tanhmax_attention(*tensors, **call._asdict(), **options)  # type: ignore[arg-type]
+def _attention(tensors: list[Tensor], call: LayerCall, **options: Any) -> Tensor:
+    query, key, value = tensors
+    found = tanhmax_attention(query, key, value, **call._asdict(), **options)
     return found[0] if isinstance(found, tuple) else found
 
 
@@ -183,4 +183,3 @@ def _rows(numbers: list[int], device: torch.device) -> Rows:
     if numbers[-1] - numbers[0] + 1 == len(numbers):
         return slice(numbers[0], numbers[-1] + 1)
     return torch.tensor(numbers, device=device)
-

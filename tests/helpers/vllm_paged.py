@@ -73,7 +73,7 @@ class Paged:
 
 
 def flash(q, k, v, *, cu_seqlens_q, seqused_k, block_table, softmax_scale, causal, window_size, softcap, return_softmax_lse, **told):
-    """Outputs `[tokens, heads, dim]` and log-sum-exps `[heads, tokens]` of softmax attention over `[blocks, keys of a block, kv_heads, dim]`."""
+    """Outputs `[tokens, heads, dim]` and log-sum-exps `[heads, tokens]` of softmax over `[blocks, keys of a block, kv_heads, dim]`."""
     assert causal
     assert return_softmax_lse
     assert told == {"max_seqlen_q": max(cu_seqlens_q.diff()), "max_seqlen_k": max(seqused_k), "fa_version": 3}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("vllm.version", reason="vLLM is not installed (pip install --group client-vllm)")  # this folder is called vllm, too
-pytestmark = pytest.mark.slow
-
 from recipes.benchmarks.serving.engine import ENVIRONMENT, save_tiny
 from recipes.benchmarks.serving.equality import CASES, LIMIT
+
+pytest.importorskip("vllm.version", reason="vLLM is not installed (pip install --group client-vllm)")  # this folder is called vllm, too
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 900

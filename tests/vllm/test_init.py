@@ -44,7 +44,9 @@ def test_another_version_registers_what_refuses(registry, monkeypatch, version):
     module, name = registry.models["TanhMaxLlamaForCausalLM"].split(":")
     assert not registry.checks
     refused = getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)
-    with pytest.raises(ImportError, match=r"vLLM .* is installed, and TanhMax models are served by 0.32.0 and later below 0.33.*pip install"):
+    with pytest.raises(
+        ImportError, match=r"vLLM .* is installed, and TanhMax models are served by 0.32.0 and later below 0.33.*pip install"
+    ):
         refused(vllm_config=None)
 
 

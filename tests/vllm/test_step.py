@@ -33,7 +33,9 @@ def test_by_the_triton_kernels(batch, call, monkeypatch):
 def shapes_of_calls(paged, monkeypatch):
     shapes = []
     attend = step_module.tanhmax_attention
-    monkeypatch.setattr(step_module, "tanhmax_attention", lambda *args, **options: shapes.append(tuple(args[0].shape)) or attend(*args, **options))
+    monkeypatch.setattr(
+        step_module, "tanhmax_attention", lambda *args, **options: shapes.append(tuple(args[0].shape)) or attend(*args, **options)
+    )
     assert (paged.attend(CALLS["window"]) - paged.expected(CALLS["window"])).abs().max() < 1e-5
     return shapes
 

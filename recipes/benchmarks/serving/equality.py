@@ -118,7 +118,7 @@ def compared(model: Any, prompt: list[int], answer: Any) -> tuple[bool, float]:
 
 def softmax_twin(model: Any) -> Any:
     """The softmax model with the same weights."""
-    upstream = type(model).__mro__[1]
+    upstream: Any = type(model).__mro__[1]
     values = {name: value for name, value in model.config.to_dict().items() if not name.startswith("tanhmax_") and name != "model_type"}
     twin = upstream(upstream.config_class(**values)).eval()
     twin.load_state_dict(model.state_dict(), strict=False)

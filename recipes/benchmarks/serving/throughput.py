@@ -2,9 +2,9 @@
 
 python -m recipes.benchmarks.serving.throughput --model FOLDER [--output FILE]
 
-The folder holds a softmax language model with its tokenizer; its TanhMax twin is made of it. Both servers run all the time, and one of them is
-asked at a time, in an order that alternates; a ratio is of two rounds that follow each other. A first round of each is not counted. Prompts
-are random tokens, and answers are as long as they are asked for.
+The folder holds a softmax language model with its tokenizer; its TanhMax twin is made of it. Both servers run all the time, and one of them
+is asked at a time, in an order that alternates; a ratio is of two rounds that follow each other. A first round of each is not counted.
+Prompts are random tokens, and answers are as long as they are asked for.
 """
 
 import argparse
