@@ -2,9 +2,9 @@
 
 python -m recipes.benchmarks.serving.load [--requests 200] [--output FILE]
 
-A server of a tiny TanhMax model first answers every prompt, eight at a time. Then all are sent at once; a part of the clients hang up in the
-middle of their answers, and the worker, the process that computes, is killed while others are being answered. Each answer that came to its
-end must be the one from before, each cancelled one its beginning, and each other request must have got an error. The server is started
+A server of a tiny TanhMax model first answers every prompt, eight at a time. Then all are sent at once; a part of the clients hang up in
+the middle of their answers, and the worker, the process that computes, is killed while others are being answered. Each answer that came to
+its end must be the one from before, each cancelled one its beginning, and each other request must have got an error. The server is started
 again, and asked what was refused.
 """
 
