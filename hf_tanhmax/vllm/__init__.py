@@ -29,9 +29,13 @@ def register() -> None:
         raise ImportError(f'TanhMax models are served by vLLM, which is not installed: pip install "vllm>={OLDEST},<{BELOW}"') from error
     tried = untried() is None
     place = f"{__name__}.model:TanhMaxForCausalLM" if tried else f"{__name__}.refusal:Refused"
-    names = {STEM + name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in ([names] if isinstance(names, str) else names)}
+    names = {
+        STEM + name.removeprefix(STEM)
+        for each in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        for name in ([each] if isinstance(each, str) else each)
+    }
     for name in names:
-        registry.register_model(name.replace(STEM * 2, STEM), place)
+        registry.register_model(name, place)
     if tried:
         import_module(".refusal", __name__).check_settings_of(names)
 

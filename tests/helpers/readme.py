@@ -16,6 +16,7 @@ from hf_tanhmax.training.configuration.recipe import VARIANTS
 from recipes.benchmarks import faithfulness as faithfulness_speed
 from recipes.benchmarks import polarity_scan
 from recipes.benchmarks.attention import __main__ as benchmark
+from recipes.benchmarks.serving import report as serving
 from recipes.conversion import language_table, pattern
 from recipes.conversion import table as conversion_table
 from recipes.paper import report as paper_report
@@ -33,6 +34,7 @@ DOCUMENTS = (
     "hf_tanhmax/attention/kernels/README.md",
     "hf_tanhmax/interpret/README.md",
     "hf_tanhmax/models/README.md",
+    "hf_tanhmax/vllm/README.md",
     "recipes/README.md",
     "recipes/paper/README.md",
     "tests/README.md",
@@ -142,6 +144,9 @@ BLOCKS = {
     "paper": paper,
     "faithfulness": faithfulness,
     "faithfulness speed": faithfulness_timed,
+    "serving equality": serving.equality,
+    "serving speed": serving.throughput,
+    "serving load": serving.load,
     "predicted": clocks,
     "accuracy": accuracy,
     "benchmark": speed,
