@@ -18,6 +18,7 @@ MEASURES = {
     "tokens_per_second": "new tokens per second",
     "latency_p50": "latency, median, s",
     "latency_p95": "latency, 95th percentile, s",
+    "processor_seconds": "processor time per request, s",
 }
 
 

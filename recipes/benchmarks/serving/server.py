@@ -79,15 +79,27 @@ class Server:
                     self.process.wait(timeout=15)
             self.process = None
 
-    def workers(self) -> list[int]:
-        """The processes that compute: those of its session that vLLM named so."""
-        found = []
+    def processes(self) -> dict[int, Path]:
+        """The folders in /proc of the processes of its session, by their numbers."""
+        found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                own = self.process is not None and os.getsid(int(folder.name)) == self.process.pid
-                if own and b"VLLM::Worker" in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
+                if self.process is not None and os.getsid(int(folder.name)) == self.process.pid:
+                    found[int(folder.name)] = folder
         return found
+
+    def workers(self) -> list[int]:
+        """The processes that compute, by the name that vLLM gives them."""
+        return [number for number, folder in self.processes().items() if b"VLLM::Worker" in (folder / "cmdline").read_bytes()]
+
+    def processor_seconds(self) -> float:
+        """The processor time that its processes have taken, whatever else the machine did."""
+        ticks = 0
+        for folder in self.processes().values():
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass

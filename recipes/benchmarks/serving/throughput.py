@@ -4,7 +4,8 @@ python -m recipes.benchmarks.serving.throughput --model FOLDER [--output FILE]
 
 The folder holds a softmax language model with its tokenizer; its TanhMax twin is made of it. Both servers run all the time, and one of them
 is asked at a time, in an order that alternates; a ratio is of two rounds that follow each other. A first round of each is not counted.
-Prompts are random tokens, and answers are as long as they are asked for.
+Prompts are random tokens, and answers are as long as they are asked for. On a machine that does other things as well, the processor time of
+a server's processes says more than the clock.
 """
 
 import argparse
@@ -45,8 +46,8 @@ def bodies(count: int, seed: int, *, vocabulary: int, longest: int, new: int) ->
     return [{"prompt": prompt, "max_tokens": new, "temperature": 0, "ignore_eos": True} for prompt in prompts]
 
 
-def measured(answers: list[Answer], seconds: float) -> dict[str, float]:
-    """Requests and new tokens per second, and percentiles of the latency of a request in seconds.
+def measured(answers: list[Answer], seconds: float, processor: float) -> dict[str, float]:
+    """Requests and new tokens per second, percentiles of the latency of a request, and processor time per request, in seconds.
 
     Raises:
         RuntimeError: a request was not answered.
@@ -59,6 +60,7 @@ def measured(answers: list[Answer], seconds: float) -> dict[str, float]:
         "tokens_per_second": sum(len(each.tokens) for each in answers) / seconds,
         "latency_p50": twentieths[9],
         "latency_p95": twentieths[18],
+        "processor_seconds": processor / len(answers),
     }
 
 
@@ -72,9 +74,10 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for number in range(arguments.rounds + 1):
             asked = bodies(arguments.requests, number, vocabulary=vocabulary, longest=arguments.longest, new=arguments.new)
             for name in VARIANTS if number % 2 else VARIANTS[::-1]:
-                start = time.perf_counter()
+                start, before = time.perf_counter(), servers[name].processor_seconds()
                 answers = asyncio.run(ask_all(servers[name].url, asked, concurrent=arguments.concurrent))
-                rounds[name].append(measured(answers, time.perf_counter() - start))
+                seconds = time.perf_counter() - start
+                rounds[name].append(measured(answers, seconds, servers[name].processor_seconds() - before))
     counted = {name: each[1:] for name, each in rounds.items()}
     ratios = {
         key: spread([a[key] / b[key] for a, b in zip(counted["tanhmax"], counted["softmax"], strict=True)]) for key in counted["softmax"][0]
