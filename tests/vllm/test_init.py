@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import hf_tanhmax
 from hf_tanhmax import vllm
 
 
@@ -29,6 +30,7 @@ def registry(monkeypatch):
 
 def test_every_causal_language_model_is_registered_lazily(registry, monkeypatch):
     monkeypatch.setattr(vllm, "engine_version", lambda: "0.32.1")
+    assert hf_tanhmax.TanhMaxLlamaForCausalLM  # which adds its name to the table of Transformers
     vllm.register()
     vllm.register()
     for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma2", "Mixtral"):
