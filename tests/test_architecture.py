@@ -21,6 +21,7 @@ ROOMS = (
     ("integration",),
     ("compatibility",),
     ("models",),
+    ("vllm",),
     ("ablation", "checkpoint", "processors", "provenance", "results"),
     ("conversion",),
     ("doctor",),

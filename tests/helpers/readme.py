@@ -17,6 +17,7 @@ from recipes.benchmarks import export as export_benchmark
 from recipes.benchmarks import faithfulness as faithfulness_speed
 from recipes.benchmarks import polarity_scan, ring, ring_plan
 from recipes.benchmarks.attention import __main__ as benchmark
+from recipes.benchmarks.serving import report as serving
 from recipes.conversion import language_table, pattern
 from recipes.conversion import table as conversion_table
 from recipes.paper import report as paper_report
@@ -35,6 +36,7 @@ DOCUMENTS = (
     "hf_tanhmax/export/README.md",
     "hf_tanhmax/interpret/README.md",
     "hf_tanhmax/models/README.md",
+    "hf_tanhmax/vllm/README.md",
     "recipes/README.md",
     "recipes/paper/README.md",
     "tests/README.md",
@@ -159,6 +161,9 @@ BLOCKS = {
     "paper": paper,
     "faithfulness": faithfulness,
     "faithfulness speed": faithfulness_timed,
+    "serving equality": serving.equality,
+    "serving speed": serving.throughput,
+    "serving load": serving.load,
     "predicted": clocks,
     "accuracy": accuracy,
     "benchmark": speed,

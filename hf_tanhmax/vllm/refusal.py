@@ -1,0 +1,104 @@
+"""What vLLM can be asked for that a TanhMax model does not do: one sentence each, which names the version."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import engine_version, untried
+
+PLAIN_CACHES = ("auto", "float16", "bfloat16", "float32")
+
+
+class Refused(nn.Module):
+    """What is registered with a vLLM that was not tried; it has what vLLM looks for in a class, and cannot be made."""
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__()
+        raise ImportError(untried())
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Never called."""
+        raise NotImplementedError
+
+    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Never called."""
+        raise NotImplementedError
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Never called."""
+        raise NotImplementedError
+
+
+class SettingsCheck:
+    """What vLLM calls with the settings of an engine, in the process that starts it, before any weight is read."""
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: Any) -> None:
+        """Refuse settings that TanhMax models do not do."""
+        refuse_settings(vllm_config)
+
+    @staticmethod
+    def verify_and_update_model_config(model_config: Any) -> None:
+        """Nothing is changed."""
+
+
+def check_settings_of(architectures: Iterable[str]) -> None:
+    """Have vLLM check its settings where one of these architectures is served.
+
+    Its table of such checks by architecture has no function that adds to it.
+    """
+    table = import_module("vllm.model_executor.models.config").MODELS_CONFIG_MAP
+    table.update(dict.fromkeys(architectures, SettingsCheck))
+
+
+def refuse_settings(vllm_config: Any) -> None:
+    """Refuse what the settings of an engine ask for and TanhMax models do not do.
+
+    Raises:
+        NotImplementedError: the sentence says what, and what to do.
+    """
+    parallel, config = vllm_config.parallel_config, vllm_config.model_config.hf_config
+    if getattr(vllm_config.model_config, "runner_type", "generate") != "generate":
+        refuse("classification or embeddings", "leave runner and convert out, and serve a causal language model")
+    if vllm_config.speculative_config is not None:
+        refuse("speculative decoding, whose drafts were not tried", "leave speculative_config out")
+    if vllm_config.cache_config.cache_dtype not in PLAIN_CACHES:
+        refuse(f"a KV cache of {vllm_config.cache_config.cache_dtype}, whose keys have scales", 'set kv_cache_dtype to "auto"')
+    for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
+        if getattr(parallel, name, 1) > 1:
+            refuse("context parallelism, whose ranks merge softmax outputs", f"set {name} to 1")
+    settings = getattr(config, "tanhmax_settings", None)
+    if parallel.tensor_parallel_size > 1 and settings is not None and (settings.learned or settings.heads is not None):
+        what = "a learned polarity" if settings.learned else "tanhmax_heads"
+        refuse(f"{what} under tensor parallelism, where a rank has some of the heads", "set tensor_parallel_size to 1")
+
+
+def refuse_layer(layer: Any) -> None:
+    """Refuse an attention layer of vLLM that computes what TanhMax attention does not.
+
+    Raises:
+        NotImplementedError: the sentence says what, and what to do.
+    """
+    impl = layer.impl
+    if layer.attn_backend.get_name() not in ("CPU_ATTN", "FLASH_ATTN"):
+        refuse(
+            f"the attention backend {layer.attn_backend.get_name()}, whose cache is laid out otherwise",
+            "start it with --attention-backend FLASH_ATTN",
+        )
+    for name, what in (("sinks", "attention sinks"), ("alibi_slopes", "ALiBi"), ("kv_sharing_target_layer_name", "layers that share keys")):
+        if getattr(impl, name, None) is not None:
+            refuse(f"{what}, as {layer.layer_name} has", "serve another model")
+    if layer.attn_type != "decoder":
+        refuse(f"attention of type {layer.attn_type}, as {layer.layer_name} has", "serve a causal language model")
+    if layer.kv_cache_dtype not in PLAIN_CACHES:
+        refuse(f"a KV cache of {layer.kv_cache_dtype}, as {layer.layer_name} has", 'set kv_cache_dtype to "auto"')
+    if layer.head_size_v != layer.head_size:
+        refuse(f"values of another size than keys, as {layer.layer_name} has", "serve another model")
+
+
+def refuse(what: str, remedy: str) -> None:
+    """Raise the sentence."""
+    raise NotImplementedError(f"vLLM {engine_version()} does not serve a TanhMax model with {what}; {remedy}")

@@ -1,0 +1,151 @@
+"""Whether vLLM answers as Transformers does: tokens chosen greedily, and their log-probabilities, of tiny models of many architectures.
+
+python -m recipes.benchmarks.serving.equality [--cases llama mistral ...] [--output FILE]
+
+Each case is a checkpoint and an engine. Twenty prompts of mixed lengths are given at once and 64 tokens asked for each; then Transformers
+says, one prompt after the other, which token it would have chosen in each place, and how probable it takes vLLM's to be. How much softmax
+attention with the same weights would differ is given beside it.
+"""
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .engine import conditions, save_tiny, set_environment
+
+TOKENS, LIMIT = 64, 1e-4
+LENGTHS = (1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 53, 64, 65, 79, 97, 130)
+SHARED = 70  # tokens that all prompts begin with, where prefixes are shared
+WINDOW: dict[str, Any] = {"sliding_window": 24}
+SMALL_CHUNKS: dict[str, Any] = {"max_num_batched_tokens": 16, "max_num_seqs": 8}
+# Blocks of 32 keys for six requests of up to 194 tokens: too few, so that requests are put off and computed again.
+FEW_BLOCKS: dict[str, Any] = {"num_gpu_blocks_override": 16, "block_size": 32, "max_num_seqs": 6}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checkpoint and the engine that serves it.
+
+    Attributes:
+        model_type: of the checkpoint.
+        values: of its config: sizes, and the TanhMax settings.
+        engine: arguments of `vllm.LLM`.
+        shared: whether all prompts begin alike.
+    """
+
+    model_type: str
+    values: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+    shared: bool = False
+
+
+CASES = {
+    "llama": Case("tanhmax_llama"),
+    "llama, chunked": Case("tanhmax_llama", engine=SMALL_CHUNKS),
+    "llama, shared prefixes": Case("tanhmax_llama", engine={"block_size": 32, "max_num_seqs": 4}, shared=True),
+    "llama, preempted": Case("tanhmax_llama", engine=FEW_BLOCKS),
+    "llama, balanced": Case("tanhmax_llama", {"tanhmax_shift": "balanced"}, SMALL_CHUNKS),
+    "llama, learned": Case("tanhmax_llama", {"tanhmax_polarity": "learned", "tanhmax_heads": [0, 3]}),
+    "llama, compiled": Case("tanhmax_llama", engine={"enforce_eager": False}),
+    "mistral": Case("tanhmax_mistral", WINDOW),
+    "mistral, chunked": Case("tanhmax_mistral", WINDOW | {"tanhmax_polarity": 0.7}, SMALL_CHUNKS | {"block_size": 32}),
+    "mistral, some layers": Case("tanhmax_mistral", WINDOW | {"tanhmax_layers": [1, 2]}, {"block_size": 32}),
+    "qwen2": Case("tanhmax_qwen2", {"tanhmax_layers": [0, 3], "tanhmax_polarity": 0.5}),
+    "qwen3": Case("tanhmax_qwen3", {"tanhmax_heads": [1, 2], "tanhmax_shift": "balanced"}),
+    "gemma": Case("tanhmax_gemma"),
+    "gemma2": Case("tanhmax_gemma2", WINDOW | {"query_pre_attn_scalar": 32, "attn_logit_softcapping": 5.0}, SMALL_CHUNKS),
+    "gemma3_text": Case("tanhmax_gemma3_text", WINDOW | {"query_pre_attn_scalar": 32, "num_hidden_layers": 6}),
+    "phi3": Case("tanhmax_phi3"),
+    "granite": Case("tanhmax_granite", {"attention_multiplier": 0.25}),
+    "smollm3": Case("tanhmax_smollm3"),
+    "olmo": Case("tanhmax_olmo"),
+    "starcoder2": Case("tanhmax_starcoder2", WINDOW),
+    "mixtral": Case("tanhmax_mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": Case("tanhmax_qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
+}
+
+
+def prompts(shared: bool) -> list[list[int]]:
+    """Twenty prompts of tokens from 3 on."""
+    start = [3 + (5 * place) % 125 for place in range(SHARED)] if shared else []
+    return [start + [3 + (7 * place + 11 * length) % 125 for place in range(length)] for length in LENGTHS]
+
+
+def run(case: Case, folder: Path, *, tokens: int = TOKENS) -> dict[str, Any]:
+    """What came of a case: how many prompts got the same tokens, the largest difference of a log-probability, and what the engine did."""
+    from vllm import LLM, SamplingParams
+
+    model, given = save_tiny(folder, case.model_type, **case.values), prompts(case.shared)
+    options = {"dtype": "float32", "enforce_eager": True, "skip_tokenizer_init": True, "max_model_len": 320, "max_num_seqs": 8}
+    engine = LLM(model=str(folder), **options | case.engine, disable_log_stats=False)
+    asked = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True, logprobs=1, detokenize=False)
+    start = time.perf_counter()
+    answers = engine.generate([{"prompt_token_ids": each} for each in given], asked, use_tqdm=False)
+    seconds = time.perf_counter() - start
+    counters = {metric.name.removeprefix("vllm:"): metric.value for metric in engine.get_metrics() if hasattr(metric, "value")}
+    del engine
+    gc.collect()
+    found = [compared(model, prompt, answer.outputs[0]) for prompt, answer in zip(given, answers, strict=True)]
+    softmax = softmax_twin(model)
+    return {
+        "prompts": len(given),
+        "tokens": tokens,
+        "same": sum(same for same, _ in found),
+        "difference": max(difference for _, difference in found),
+        "difference_of_softmax": compared(softmax, given[-1], answers[-1].outputs[0])[1],
+        "seconds": round(seconds, 2),
+        "preemptions": counters.get("num_preemptions", 0),
+        "cached_tokens": counters.get("prefix_cache_hits", 0),
+    }
+
+
+def compared(model: Any, prompt: list[int], answer: Any) -> tuple[bool, float]:
+    """Whether a model of Transformers chooses the tokens of vLLM, and the largest difference of their log-probabilities."""
+    chosen = list(answer.token_ids)
+    with torch.no_grad():
+        expected = model(torch.tensor([prompt + chosen])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    pairs = zip(chosen, answer.logprobs, expected, strict=True)
+    return expected.argmax(-1).tolist() == chosen, max(abs(found[token].logprob - row[token].item()) for token, found, row in pairs)
+
+
+def softmax_twin(model: Any) -> Any:
+    """The softmax model with the same weights."""
+    upstream: Any = type(model).__mro__[1]
+    values = {name: value for name, value in model.config.to_dict().items() if not name.startswith("tanhmax_") and name != "model_type"}
+    twin = upstream(upstream.config_class(**values)).eval()
+    twin.load_state_dict(model.state_dict(), strict=False)
+    return twin
+
+
+def main() -> None:
+    """Run cases, and print or write what came of them; the exit status says whether all are right."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    set_environment(VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    cases: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(arguments.cases):
+            cases[name] = run(CASES[name], Path(folder) / str(number))
+            print(name, json.dumps(cases[name]), file=sys.stderr, flush=True)
+    text = json.dumps({"conditions": conditions(), "cases": cases}, indent=1) + "\n"
+    if arguments.output is None:
+        print(text)
+    else:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(text, encoding="utf-8")
+    if not all(case["same"] == case["prompts"] and case["difference"] <= LIMIT for case in cases.values()):
+        sys.exit("vLLM and Transformers differ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Settings and layers of an engine that TanhMax models do not do: one sentence each, with the version."""
+
+from types import SimpleNamespace
+
+import pytest
+
+import hf_tanhmax
+from hf_tanhmax.vllm import refusal
+from hf_tanhmax.vllm.layer import refuse_fused_output
+
+
+@pytest.fixture(autouse=True)
+def _version(monkeypatch):
+    monkeypatch.setattr(refusal, "engine_version", lambda: "0.32.0")
+
+
+def settings(*, cache="auto", drafts=None, tanhmax=None, runner="generate", **parallel):
+    sizes = {"tensor_parallel_size": 1, "decode_context_parallel_size": 1, "prefill_context_parallel_size": 1, **parallel}
+    config = SimpleNamespace(tanhmax_settings=hf_tanhmax.TanhMaxSettings(**tanhmax or {}))
+    return SimpleNamespace(
+        speculative_config=drafts,
+        cache_config=SimpleNamespace(cache_dtype=cache),
+        parallel_config=SimpleNamespace(**sizes),
+        model_config=SimpleNamespace(hf_config=config, runner_type=runner),
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"cache": "bfloat16"}, {"tensor_parallel_size": 2}, {"tanhmax": {"heads": (0,)}}, {"tanhmax": {"polarity": "learned"}}],
+)
+def test_settings_that_are_served(changes):
+    refusal.SettingsCheck.verify_and_update_config(settings(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"drafts": object()}, "vLLM 0.32.0 does not serve a TanhMax model with speculative decoding.*leave speculative_config out"),
+        ({"runner": "pooling"}, "with classification or embeddings; leave runner and convert out"),
+        ({"cache": "fp8_e4m3"}, 'with a KV cache of fp8_e4m3, whose keys have scales; set kv_cache_dtype to "auto"'),
+        ({"decode_context_parallel_size": 2}, "with context parallelism.*set decode_context_parallel_size to 1"),
+        ({"prefill_context_parallel_size": 2}, "with context parallelism.*set prefill_context_parallel_size to 1"),
+        ({"tensor_parallel_size": 2, "tanhmax": {"heads": (0,)}}, "with tanhmax_heads under tensor parallelism"),
+        ({"tensor_parallel_size": 2, "tanhmax": {"polarity": "learned"}}, "with a learned polarity under tensor parallelism"),
+    ],
+)
+def test_settings_that_are_refused(changes, message):
+    with pytest.raises(NotImplementedError, match=message):
+        refusal.refuse_settings(settings(**changes))
+
+
+def layer(*, backend="CPU_ATTN", kind="decoder", cache="auto", value_size=32, **impl):
+    return SimpleNamespace(
+        layer_name="model.layers.0.self_attn.attn",
+        attn_backend=SimpleNamespace(get_name=lambda: backend),
+        attn_type=kind,
+        kv_cache_dtype=cache,
+        head_size=32,
+        head_size_v=value_size,
+        impl=SimpleNamespace(**{"sinks": None, "alibi_slopes": None, "kv_sharing_target_layer_name": None, **impl}),
+    )
+
+
+@pytest.mark.parametrize("backend", ["CPU_ATTN", "FLASH_ATTN"])
+def test_layers_that_are_taken_over(backend):
+    refusal.refuse_layer(layer(backend=backend))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backend": "FLASHINFER"}, "with the attention backend FLASHINFER.*start it with --attention-backend FLASH_ATTN"),
+        ({"sinks": object()}, "with attention sinks, as model.layers.0.self_attn.attn has"),
+        ({"alibi_slopes": object()}, "with ALiBi"),
+        ({"kv_sharing_target_layer_name": "model.layers.0"}, "with layers that share keys"),
+        ({"kind": "encoder_only"}, "with attention of type encoder_only.*serve a causal language model"),
+        ({"cache": "fp8"}, "with a KV cache of fp8, as"),
+        ({"value_size": 16}, "with values of another size than keys"),
+    ],
+)
+def test_layers_that_are_refused(changes, message):
+    with pytest.raises(NotImplementedError, match=message):
+        refusal.refuse_layer(layer(**changes))
+
+
+def test_a_quantized_output_is_refused():
+    refuse_fused_output(None, None)
+    with pytest.raises(NotImplementedError, match="with fused quantization of attention outputs"):
+        refuse_fused_output(None, object())
