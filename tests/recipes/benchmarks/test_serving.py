@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("httpx", reason="httpx is not installed, which comes with vLLM")
 
-from recipes.benchmarks.serving import equality, load, throughput  # noqa: E402
-from recipes.benchmarks.serving.server import Answer, free_port  # noqa: E402
+from recipes.benchmarks.serving import equality, load, throughput
+from recipes.benchmarks.serving.server import Answer, free_port
 
 EXPECTED = [Answer("complete", [1, 2, 3], 1.0)] * 4
 
