@@ -32,6 +32,24 @@ class Refused(nn.Module):
         raise NotImplementedError
 
 
+class SoftmaxCheck:
+    """What vLLM calls with the settings of an engine of one of its own classes, which computes softmax."""
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: Any) -> None:
+        """Refuse a TanhMax checkpoint whose architecture was edited, or overridden."""
+        config = vllm_config.model_config.hf_config
+        if str(config.model_type).startswith("tanhmax_"):
+            refuse(
+                f"the softmax class {vllm_config.model_config.architecture}, as its config is of type {config.model_type}",
+                "leave architectures as the checkpoint has them",
+            )
+
+    @staticmethod
+    def verify_and_update_model_config(model_config: Any) -> None:
+        """Nothing is changed."""
+
+
 class SettingsCheck:
     """What vLLM calls with the settings of an engine, in the process that starts it, before any weight is read."""
 
@@ -46,12 +64,14 @@ class SettingsCheck:
 
 
 def check_settings_of(architectures: Iterable[str]) -> None:
-    """Have vLLM check its settings where one of these architectures is served.
+    """Have vLLM check its settings where one of these architectures is served, or its softmax class in its place.
 
     Its table of such checks by architecture has no function that adds to it.
     """
     table = import_module("vllm.model_executor.models.config").MODELS_CONFIG_MAP
-    table.update(dict.fromkeys(architectures, SettingsCheck))
+    for name in architectures:
+        table[name] = SettingsCheck
+        table.setdefault(name.removeprefix("TanhMax"), SoftmaxCheck)
 
 
 def refuse_settings(vllm_config: Any) -> None:

@@ -97,6 +97,7 @@ REFUSED = [
     ("llama", {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "a TanhMax model with speculative decoding"),
     ("learned", {"tensor_parallel_size": 2}, "with a learned polarity under tensor parallelism"),
     ("heads", {"tensor_parallel_size": 2}, "with tanhmax_heads under tensor parallelism"),
+    ("llama", {"hf_overrides": {"architectures": ["LlamaForCausalLM"]}}, "with the softmax class LlamaForCausalLM"),
     ("classifier", {}, "with classification or embeddings"),
     ("llama", {"model_impl": "transformers"}, "TanhMaxLlamaForCausalLM' is not a registered model in the Transformers library"),
 ]

@@ -1,5 +1,7 @@
 """Settings and layers of an engine that TanhMax models do not do: one sentence each, with the version."""
 
+import contextlib
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +50,15 @@ def test_settings_that_are_served(changes):
 def test_settings_that_are_refused(changes, message):
     with pytest.raises(NotImplementedError, match=message):
         refusal.refuse_settings(settings(**changes))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "tanhmax_llama"])
+def test_a_softmax_class_serves_softmax_checkpoints_alone(model_type):
+    model_config = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type), architecture="LlamaForCausalLM")
+    check = functools.partial(refusal.SoftmaxCheck.verify_and_update_config, SimpleNamespace(model_config=model_config))
+    message = "with the softmax class LlamaForCausalLM, as its config is of type tanhmax_llama; leave"
+    with contextlib.nullcontext() if model_type == "llama" else pytest.raises(NotImplementedError, match=message):
+        check()
 
 
 def layer(*, backend="CPU_ATTN", kind="decoder", cache="auto", value_size=32, **impl):
