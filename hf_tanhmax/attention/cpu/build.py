@@ -99,7 +99,9 @@ def _built_library() -> Path:
 
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as own, _quiet_loader():
-            options = {"no_implicit_headers": True, "is_python_module": False, "with_cuda": False}
+            # What gcc calls for threads, torch's own library has loaded; clang calls others.
+            threads = ["-fopenmp"] if "clang" in os.environ.get("CXX", "") else None
+            options = {"no_implicit_headers": True, "is_python_module": False, "with_cuda": False, "extra_ldflags": threads}
             load_inline(NATIVE_NAME, SOURCE, extra_cflags=list(NATIVE_FLAGS), build_directory=own, **options)
             next(Path(own).glob("*.so")).replace(path)
     return path

@@ -153,6 +153,36 @@ def test_processes_may_build_it_at_the_same_time(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+BY_CLANG = """
+import torch
+from hf_tanhmax import tanhmax_attention, why_not
+
+torch.set_num_threads(2)
+query = torch.randn(2, 3, 70, 8)
+assert why_not(query, query, query, implementation="native") is None
+for many in (query, query.repeat(1, 1, 40, 1)):
+    found = tanhmax_attention(query, many, many, implementation="cpu")
+    torch.testing.assert_close(found, tanhmax_attention(query, many, many, implementation="reference"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("clang++") and shutil.which("ninja")), reason="needs clang and ninja")
+def test_clang_builds_it_too(tmp_path):
+    """With the threads that it has of its own."""
+    settings = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path), NATIVE_SWITCH: "1", "CXX": "clang++"}
+    done = subprocess.run([sys.executable, "-c", BY_CLANG], env=settings, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="needs a compiler for aarch64")
+def test_it_compiles_for_aarch64(tmp_path):
+    (tmp_path / "attention.cpp").write_text(SOURCE)
+    command = ["aarch64-linux-gnu-g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fopenmp", "-fsyntax-only", "attention.cpp"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_code_stays_small():
     assert all(len(part.splitlines()) < 400 for part in PARTS)
     assert max(map(len, SOURCE.splitlines())) <= 140
