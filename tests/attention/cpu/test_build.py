@@ -162,7 +162,8 @@ query = torch.randn(2, 3, 70, 8)
 assert why_not(query, query, query, implementation="native") is None
 for many in (query, query.repeat(1, 1, 40, 1)):
     found = tanhmax_attention(query, many, many, implementation="cpu")
-    torch.testing.assert_close(found, tanhmax_attention(query, many, many, implementation="reference"))
+    exact = tanhmax_attention(query.double(), many.double(), many.double(), implementation="reference")
+    assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
 """
 
 
