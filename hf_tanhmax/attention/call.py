@@ -11,6 +11,7 @@ from .mask import AttentionMask, packed_segments
 from .paged_cache import Paging, checked_paging
 
 Causal = bool | Literal["upper_left", "lower_right"]
+ENDLESS = 2**31  # a window of as many keys hides none of any length, and its sum with a position may be no integer of 64 bits
 Flat = Tensor | bool | int | float | None  # what an operator's schema may hold
 
 
@@ -203,7 +204,7 @@ class Call:
             keys=keys,
             causal=bool(self.is_causal),
             offset=keys - queries if self.is_causal == "lower_right" else 0,
-            window=self.window,
+            window=None if self.window is None or self.window >= ENDLESS else self.window,
             keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
             segments=None if packed is None else packed_segments(packed, self.query, self.key),
         )

@@ -88,7 +88,7 @@ def ring_attention(
         kernels = _runs_kernels(implementation, call)
         layout = _checked_layout(call, ring, zigzag, cu_seqlens)
         bounds = None if cu_seqlens is None else _checked_bounds(cu_seqlens, call, layout)
-        seen = Visibility(bool(is_causal), window, bounds)
+        seen = Visibility(bool(is_causal), call.mask.window, bounds)
     heads_of_mask = check_agreement(ring, _described(call, layout, seen, kernels), _heads_of_mask(call), query.device)
     inputs = call.operator_inputs(kernels=kernels)
     arguments = (*inputs[:4], _padding(call, heads_of_mask), _Run(ring, layout, seen, inputs[NUMBERS:]))

@@ -21,7 +21,7 @@ struct Call {
   const void *query, *key, *value, *grad_output;  // float32, or bfloat16 if half
   const float *log_polarity;                      // by head and query: with steps, as that of queries may be 0; null: all are of `signed`
   const int64_t *low, *high;                      // [positions]: where not null, the keys that a query may see at most
-  const uint8_t *keep;                            // of the keys that a query may see, where not null, the ones where it is 1
+  const uint8_t *keep;                            // of the keys that a query may see, where not null, the ones where it is not 0
   uint8_t *plain;                                 // [batch, kv_heads], is written: whether scores need no shift
   const float *joint_lse, *joint_delta;           // null, or dense [batch, heads, queries]: L and D over more keys than these
   void *output;                                   // dense [batch, heads, queries, value_width], as query

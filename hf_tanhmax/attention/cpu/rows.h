@@ -131,10 +131,10 @@ float weigh_columns(const Row& row, const Map& map, int64_t step) {
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     float positive, negative;
     map(row.unit * row.weights[column], positive, negative);
-    if (MASKED) {
-      const float visible = static_cast<float>(row.seen[column * step]);
-      positive *= visible;
-      negative *= visible;
+    if (MASKED) {  // no product with 0: what a hidden score comes to may be anything
+      const bool visible = row.seen[column * step] != 0;
+      positive = visible ? positive : 0.0f;
+      negative = visible ? negative : 0.0f;
     }
     row.weights[column] = positive - negative;
     if (KEPT) row.negatives[column] = negative;
@@ -161,10 +161,10 @@ Sums part_columns(const Row& row, const Map& map, float* differences, int64_t st
     float positive, negative, difference;
     map(row.unit * row.weights[column], positive, negative, difference);
     if (MASKED) {
-      const float visible = static_cast<float>(row.seen[column * step]);
-      positive *= visible;
-      negative *= visible;
-      difference *= visible;
+      const bool visible = row.seen[column * step] != 0;
+      positive = visible ? positive : 0.0f;
+      negative = visible ? negative : 0.0f;
+      difference = visible ? difference : 0.0f;
     }
     positives[lane] += row.weights[column] = positive;
     negatives[lane] += row.negatives[column] = negative;

@@ -363,3 +363,40 @@ def test_what_nothing_finite_bounds_is_left_to_others(queries, number):
     key[1, 0, 3] = number
     assert native_forward(problem(query, key, value)) is None
     assert native_backward(problem(query, key, value), torch.randn(3, 6, queries, 7)) is None
+
+
+@pytest.mark.parametrize("shift", [None, "balanced"])
+@pytest.mark.parametrize("queries", [1, 5, 20])
+@pytest.mark.parametrize("hidden", [88.8, -88.8, 300.0, 1e10])
+def test_scores_of_hidden_keys_may_be_anything(hidden, queries, shift, computed_by):
+    """Those of the visible ones say whether a row needs a shift: what hidden ones come to is left out, not multiplied by 0."""
+    query, key, value = tensors(queries=queries, keys=9)
+    key[:, :, 3:6, 0] = hidden
+    query[..., 0] = 1.0
+    keep = torch.ones(3, 1, 1, 9, dtype=torch.bool)
+    keep[..., 3:6] = False
+    found = tanhmax_attention(query, key, value, keep=keep, scale=1.0, shift=shift, implementation="cpu")
+    assert computed_by == ["native"]
+    shown = [0, 1, 2, 6, 7, 8]
+    exact = tanhmax_attention(
+        query.double(), key[:, :, shown].double(), value[:, :, shown].double(), scale=1.0, shift=shift, implementation="reference"
+    )
+    assert error(found, exact) < 2e-6
+
+
+@pytest.mark.parametrize("shift", [None, "balanced"])
+@pytest.mark.parametrize("queries", [1, 20])
+def test_any_byte_but_0_is_true(queries, shift):
+    """As torch itself reads a boolean tensor that is a view of bytes."""
+    query, key, value = tensors(queries=queries)
+    keep = torch.randint(256, (3, 1, queries, 67), dtype=torch.uint8) * torch.randint(2, (67,), dtype=torch.uint8)
+    found = [tanhmax_attention(query, key, value, keep=each, shift=shift) for each in (keep.view(torch.bool), keep != 0)]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("causal", [False, True, "lower_right"])
+@pytest.mark.parametrize("queries", [5, 20])
+def test_a_window_may_be_as_large_as_an_integer(queries, causal):
+    query, key, value = tensors(queries=queries)
+    found = [tanhmax_attention(query, key, value, is_causal=causal, window=window) for window in (2**63 - 1, 2**31, None)]
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[2])
