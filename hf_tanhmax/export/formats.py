@@ -4,9 +4,14 @@ import contextlib
 import importlib.metadata
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
+
+from ..errors import first_cause
+
+if TYPE_CHECKING:
+    from transformers.exporters import HfExporter
 
 # The first whose exporters save and run what they export; before it, each returned the bare program of its backend.
 TRANSFORMERS = "5.23"
@@ -77,7 +82,7 @@ def check_packages(name: str) -> None:
             )
 
 
-def exporter_of(name: str) -> tuple[Any, type]:
+def exporter_of(name: str) -> "tuple[HfExporter, type]":
     """The exporter of a format, and the class of its configuration.
 
     Raises:
@@ -89,10 +94,7 @@ def exporter_of(name: str) -> tuple[Any, type]:
     try:
         return getattr(exporters, f"{chosen.exporter}Exporter")(), getattr(exporters, f"{chosen.exporter}Config")
     except ImportError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise ImportError(f'{chosen.title} cannot be exported, as {cause}: pip install "hf-tanhmax[{name}]"') from error
+        raise ImportError(f'{chosen.title} cannot be exported, as {first_cause(error)}: pip install "hf-tanhmax[{name}]"') from error
 
 
 def versions_of(name: str) -> dict[str, str]:

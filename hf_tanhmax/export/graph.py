@@ -29,6 +29,6 @@ def attention_nodes(counted: Counter[str], name: str) -> int:
     return sum(counted[each] for each in ATTENTION[name])
 
 
-def _name_of(target: Any) -> str:
+def _name_of(target: object) -> str:
     named = getattr(target, "_opname", None) or getattr(target, "__name__", str(target))
     return str(named).split(".")[0]
