@@ -27,8 +27,7 @@ from ..errors import first_cause, first_line
 from ..integration.patching import ConfigView, attention_modules
 from ..processors import modalities
 from .checking import Difference, differences
-from .formats import check_packages, exporter_of, format_named, versions_of
-from .graph import attention_nodes, operators
+from .formats import check_packages, exporter_of, format_named, node_counts, versions_of
 from .inputs import TRACED, Inputs, bounded_shapes, generates, random_inputs
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def export_model(
     with _undisturbed(live):
         say(f"tracing {type(live).__name__} for {format_named(format).title}")
         exported = exported_model(live, format, with_past=with_past, opset=opset, inputs=inputs)
-        graphs = {part: _counted(component.program, format) for part, component in exported.components.items()}
+        graphs = {part: node_counts(component.program, format) for part, component in exported.components.items()}
         say("comparing it with the live model")
         examples = None if inputs is None else [dict(inputs)]
         checks = _checked(exported, live, format, examples)
@@ -261,11 +260,6 @@ class _Traced:
 
     def _leave(self, *_: object) -> None:
         self.entered.pop()
-
-
-def _counted(program: object, name: str) -> dict[str, int]:
-    found = operators(program, name)
-    return {"nodes": sum(found.values()), "attention_nodes": attention_nodes(found, name)}
 
 
 def _checked(exported: "ExportedModel", model: PreTrainedModel, name: str, examples: list[Inputs] | None) -> list[Difference]:

@@ -8,11 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from ring_ranks import checks_of
-
-from hf_tanhmax.attention.api import context_mesh, ring_module
-from hf_tanhmax.attention.ring import ring_attention
 
 WORKER = Path(__file__).parents[1] / "helpers" / "ring_ranks.py"
 
@@ -42,21 +38,3 @@ def outcomes(tmp_path_factory):
 def test_ranks(size, name, outcomes):
     for rank, found in enumerate(outcomes(size)):
         assert found[name] == "passed", f"rank {rank}: {found[name]}"
-
-
-def test_there_must_be_a_process_group():
-    tensors = [torch.randn(1, 2, 4, 5) for _ in range(3)]
-    with pytest.raises(RuntimeError, match=r"torch\.distributed is not initialized; launch with torchrun and call"):
-        ring_attention(*tensors)
-
-
-def test_torchs_own_attention_has_no_mesh(monkeypatch):
-    assert context_mesh() is None
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *_: None)  # as others replace it
-    assert context_mesh() is None
-
-
-def test_a_checkpoints_file_alone_has_no_ring(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hf_tanhmax.attention.ring_context", None)
-    with pytest.raises(ImportError, match="needs the package: pip install hf-tanhmax"):
-        ring_module()
