@@ -121,7 +121,7 @@ def versions_of(name: str) -> dict[str, str]:
     return found
 
 
-def node_counts(program: Any, name: str) -> dict[str, int]:
+def node_counts(program: object, name: str) -> dict[str, int]:
     """How many nodes a program of the format's exporter has, and how many of them are the attention of its runtime."""
     counted = Counter(_operators(program, name))
     return {"nodes": sum(counted.values()), "attention_nodes": sum(counted[each] for each in format_named(name).attention)}

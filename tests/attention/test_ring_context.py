@@ -47,10 +47,11 @@ def test_two_chunks_are_taken_for_two_sequences_by_transformers():
         _read_mask(mask, Layout(2, LENGTH, zigzag=False), 0, None)
 
 
-def test_bounds_of_packed_sequences_explain_a_mask():
-    sequence = torch.tensor([0, 0, 1, 1, 1, 1])  # of the first rank of two in one piece
+@pytest.mark.parametrize(("zigzag", "bounds"), [(False, (0, 2, 9, 12)), (True, (0, 2, 12))])
+def test_bounds_of_packed_sequences_explain_a_mask(zigzag, bounds):
+    sequence = torch.tensor([0, 0, 1, 1, 1, 1])  # of the first rank of two
     mask = CAUSAL & (sequence[:, None] == sequence)
-    layout = Layout(2, LENGTH, zigzag=False)
-    assert _read_mask(mask, layout, 0, (0, 2, 9, 12))[1]
+    layout = Layout(2, LENGTH, zigzag)
+    assert _read_mask(mask, layout, 0, bounds)[1]
     with pytest.raises(NotImplementedError, match="is neither causality nor padding nor the packed sequences of cu_seqlens"):
         _read_mask(mask, layout, 0, (0, 3, 9, 12))

@@ -28,6 +28,7 @@ def test_positions_of_padding_do_not_count():
 def test_what_generates_is_compared_at_its_prompt_and_at_the_token_after_it():
     model = tiny_model(hf_tanhmax.TanhMaxLlamaForCausalLM, num_hidden_layers=2).eval()
     inputs = random_inputs(model, 2, 7)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])  # which generate leaves out, as it hides nothing
     stages = stages_of(model, inputs)
     assert {name: tuple(given["input_ids"].shape) for name, given in stages.items()} == {"prefill": (2, 7), "decode": (2, 1)}
     assert [given["attention_mask"].shape[1] for given in stages.values()] == [7, 8]
