@@ -27,6 +27,13 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """What an error was raised from, at the beginning of the chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error whose others are a list of details; of an error without a text its type."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """`tanhmax_attention` and `why_not`: check the arguments once, choose an implementation and run it."""
 
 from importlib import import_module
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -139,7 +139,7 @@ def why_not(
     return None if reason is None else f"implementation={implementation!r} {reason}"
 
 
-def context_mesh() -> Any:
+def context_mesh() -> object:
     """The device mesh of torch's `context_parallel` where that is on, so that a rank has a part of the sequence; else None.
 
     It replaces torch's own attention by a closure over the mesh, and leaves no other trace.
@@ -151,7 +151,7 @@ def context_mesh() -> Any:
     return attention.__closure__[names.index("device_mesh")].cell_contents if "device_mesh" in names else None
 
 
-def ring_module() -> Any:
+def ring_module() -> ModuleType:
     """`ring_context`, which is no part of the file that is published with a checkpoint, and imports torch.distributed.
 
     Raises:

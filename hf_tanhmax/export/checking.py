@@ -1,14 +1,17 @@
 """Whether an exported model computes what the live one does: at several batches and lengths, with padding and a cache if it has one."""
 
 import copy
-from collections.abc import Iterable, Iterator
-from typing import Any, TypedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .inputs import Inputs, checked_sizes, random_inputs
+
+if TYPE_CHECKING:
+    from transformers.exporters import ExportedModel
 
 
 class Difference(TypedDict):
@@ -22,7 +25,7 @@ class Difference(TypedDict):
 
 
 @torch.no_grad()
-def differences(exported: Any, model: PreTrainedModel, examples: Iterable[Inputs] | None = None) -> Iterator[Difference]:
+def differences(exported: "ExportedModel", model: PreTrainedModel, examples: Iterable[Inputs] | None = None) -> Iterator[Difference]:
     """Compare an exported model with the live one, call by call.
 
     Args:
@@ -32,7 +35,7 @@ def differences(exported: Any, model: PreTrainedModel, examples: Iterable[Inputs
     """
     calls = examples or (random_inputs(model, *size) for size in checked_sizes(model))
     for inputs in calls:
-        stages = {"model": inputs} if list(exported.components) == ["model"] else stages_of(model, inputs)
+        stages: Mapping[str, Mapping[str, Any]] = {"model": inputs} if list(exported.components) == ["model"] else stages_of(model, inputs)
         for component, arguments in stages.items():
             names = exported.components[component].metadata.kwargs
             given = {name: value for name, value in arguments.items() if name in names}
@@ -59,7 +62,7 @@ def stages_of(model: PreTrainedModel, inputs: Inputs) -> dict[str, dict[str, Any
     return stages
 
 
-def _compared(found: Any, live: Any, seen: Tensor | None, main: Tensor) -> tuple[float, float]:
+def _compared(found: Mapping[str, Tensor], live: Mapping[str, object], seen: Tensor | None, main: Tensor) -> tuple[float, float]:
     """The largest difference, and the largest number of the live model, of all outputs that are tensors and of positions that are seen."""
     pairs = [(found[name], value) for name, value in live.items() if isinstance(value, Tensor) and value.is_floating_point()]
     kept = None if seen is None or seen.dim() != 2 else seen[:, -main.shape[1] :].bool()

@@ -14,21 +14,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..checkpoint import read_checkpoint
-from ..errors import first_line
+from ..errors import first_cause, first_line
 from ..integration.patching import ConfigView, attention_modules
 from ..processors import modalities
 from .checking import Difference, differences
-from .formats import check_packages, exporter_of, format_named, versions_of
-from .graph import attention_nodes, operators
+from .formats import check_packages, exporter_of, format_named, node_counts, versions_of
 from .inputs import TRACED, Inputs, bounded_shapes, generates, random_inputs
+
+if TYPE_CHECKING:
+    from transformers.exporters import ExportedModel
 
 REPORT = "export.json"  # written by the exporters of Transformers, which skip what they do not know
 OURS = "hf_tanhmax"
@@ -110,7 +113,7 @@ def export_model(
     with _undisturbed(live):
         say(f"tracing {type(live).__name__} for {format_named(format).title}")
         exported = exported_model(live, format, with_past=with_past, opset=opset, inputs=inputs)
-        graphs = {part: _counted(component.program, format) for part, component in exported.components.items()}
+        graphs = {part: node_counts(component.program, format) for part, component in exported.components.items()}
         say("comparing it with the live model")
         examples = None if inputs is None else [dict(inputs)]
         checks = _checked(exported, live, format, examples)
@@ -136,7 +139,7 @@ def exported_model(
     with_past: bool | None = None,
     opset: int | None = None,
     inputs: Mapping[str, Tensor] | None = None,
-) -> Any:
+) -> "ExportedModel":
     """A model as an `ExportedModel` of Transformers, with batch and length left open: a graph "model", or "prefill" and "decode".
 
     Raises:
@@ -153,8 +156,8 @@ def exported_model(
     if name == "executorch" and not past and inputs is None:
         options["dynamic_shapes"] = bounded_shapes(model, given)
     run = exporter.export_for_generation if past else exporter.export
-    with quietly(), _named_in_error(model):
-        return run(model, given, configuration(dynamic=True, **options))
+    with quietly(), _Traced(model):
+        return run(model, {**given}, configuration(dynamic=True, **options))
 
 
 def check_exportable(model: object, *, with_past: bool | None = None) -> None:
@@ -168,7 +171,7 @@ def check_exportable(model: object, *, with_past: bool | None = None) -> None:
         more = "; merge it first: model.merge_and_unload()" if hasattr(model, "merge_and_unload") else ""
         raise TypeError(f"export takes a model of Transformers, but got {type(model).__name__}{more}")
     named = {"tanhmax", "tanhmax_eager"}  # asked for by attn_implementation
-    if not any(isinstance(each.config, ConfigView) or each.config._attn_implementation in named for each in _with_config(model)):
+    if not any(isinstance(each, ConfigView) or each._attn_implementation in named for each in _configs(model)):
         raise ValueError(
             f"a {type(model).__name__} computes softmax, which the exporters of Transformers export as it is; for TanhMax convert it "
             "first: hf-tanhmax convert SOURCE OUT"
@@ -177,8 +180,8 @@ def check_exportable(model: object, *, with_past: bool | None = None) -> None:
         raise ValueError(f"a {type(model).__name__} does not generate, so it has no past to export; leave with_past out")
 
 
-def _with_config(model: nn.Module) -> list[Any]:
-    return [module for module in attention_modules(model) if getattr(module, "config", None) is not None]
+def _configs(model: nn.Module) -> list[PreTrainedConfig | ConfigView]:
+    return [config for module in attention_modules(model) if (config := getattr(module, "config", None)) is not None]
 
 
 def _has_past(model: PreTrainedModel, with_past: bool | None) -> bool:
@@ -194,9 +197,9 @@ def _check_options(name: str, out: Path, *, opset: int | None, int8: bool) -> No
             raise ValueError(f"{option} is of ONNX alone, but the format is {name!r}; leave it out")
 
 
-def _loaded(name: object, auto_class: type | None, revision: str | None) -> Any:
+def _loaded(name: object, auto_class: type | None, revision: str | None) -> PreTrainedModel:
     if not isinstance(name, str | os.PathLike):
-        return name  # which is refused with its type
+        return cast(PreTrainedModel, name)  # which is refused with its type
     return read_checkpoint(name, revision=revision).load(auto_class)
 
 
@@ -229,41 +232,37 @@ def quietly() -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
 
 
-@contextmanager
-def _named_in_error(model: nn.Module) -> Iterator[None]:
-    """An error of an exporter as one of ours, with the module that was being traced."""
-    entered: list[str] = []
+class _Traced:
+    """A model that is traced: whatever an exporter raises meanwhile leaves as one of our errors, with the module that it came to."""
 
-    def _enter(path: str) -> Callable[..., None]:
-        return lambda *_: entered.append(path)
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.entered: list[str] = []
 
-    def _leave(*_: object) -> None:
-        entered.pop()
+    def __enter__(self) -> None:
+        self.hooks = []
+        for path, module in self.model.named_modules():
+            self.hooks += [module.register_forward_pre_hook(self._enter(path)), module.register_forward_hook(self._leave)]
 
-    hooks = []
-    for path, module in model.named_modules():
-        hooks += [module.register_forward_pre_hook(_enter(path)), module.register_forward_hook(_leave)]
-    try:
-        yield
-    except ImportError:
-        raise
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        place = f" in its {entered[-1]} ({type(model.get_submodule(entered[-1])).__name__})" if entered and entered[-1] else ""
-        raise ExportError(f"{type(model).__name__} cannot be exported whole: it fails{place}, {first_line(cause)}") from error
-    finally:
-        for hook in hooks:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for hook in self.hooks:
             hook.remove()
+        if not isinstance(error, Exception) or isinstance(error, ImportError):
+            return
+        path = self.entered[-1] if self.entered else ""
+        place = f" in its {path} ({type(self.model.get_submodule(path)).__name__})" if path else ""
+        raise ExportError(
+            f"{type(self.model).__name__} cannot be exported whole: it fails{place}, {first_line(first_cause(error))}"
+        ) from error
+
+    def _enter(self, path: str) -> Callable[..., None]:
+        return lambda *_: self.entered.append(path)
+
+    def _leave(self, *_: object) -> None:
+        self.entered.pop()
 
 
-def _counted(program: Any, name: str) -> dict[str, int]:
-    found = operators(program, name)
-    return {"nodes": sum(found.values()), "attention_nodes": attention_nodes(found, name)}
-
-
-def _checked(exported: Any, model: PreTrainedModel, name: str, examples: list[Inputs] | None) -> list[Difference]:
+def _checked(exported: "ExportedModel", model: PreTrainedModel, name: str, examples: list[Inputs] | None) -> list[Difference]:
     """The comparison with the live model, if it comes out well."""
     try:
         exported.to(**format_named(name).runs_with)
@@ -282,7 +281,7 @@ def _checked(exported: Any, model: PreTrainedModel, name: str, examples: list[In
     return checks
 
 
-def quantize(exported: Any, out: Path) -> Any:
+def quantize(exported: "ExportedModel", out: Path) -> "ExportedModel":
     """Every graph of an `ExportedModel` in ONNX with int8 weights, written beside the others and ready to run."""
     exporters, base = import_module("transformers.exporters"), import_module("transformers.exporters.base")
     parts = {}

@@ -52,7 +52,8 @@ def flash_attn_forward(
 
     Raises:
         ValueError: part of the model would stay softmax, or a setting has no effect.
-        NotImplementedError: attention sinks, sparse key selection, context parallelism, or a tensor of unknown meaning.
+        NotImplementedError: attention sinks, sparse key selection, sequence parallelism, or a tensor of unknown meaning.
+        ImportError: within torch's `context_parallel`, where hf_tanhmax is not installed.
     """
     if not getattr(module, KERNEL_EXAMINED, False):
         _examine(module)

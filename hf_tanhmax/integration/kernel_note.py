@@ -18,7 +18,7 @@ from .hub_kernel import KERNEL_NOTE, KERNEL_SETTINGS
 KERNEL_ID = "_tanhmax_"
 
 
-def kernel_of(values: Mapping[str, Any]) -> str | None:
+def kernel_of(values: Mapping[str, object]) -> str | None:
     """The kernel that a config, or that of a part of the model, names as a dictionary; None if there is none."""
     found = values.get(KERNEL_NOTE)
     if isinstance(found, str):

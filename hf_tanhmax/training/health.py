@@ -13,6 +13,7 @@ Over the weights w of real (not padded) queries and keys of one layer:
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from ..integration.hooks import AttentionCall, AttentionFunction, replace_attention
 from ..integration.patching import attention_modules, tanhmax_on
-from ..integration.sharding import whole_parameter
 from ..models.family import TanhMaxFields
 from ..processors import modality
 
@@ -176,6 +176,21 @@ def health_curve(history: Iterable[dict[str, float]]) -> list[dict[str, object]]
             layers = [found[f"layer_{index}"] for index in range(len(found) - 1)]
             curve.append({"step": record["step"], "overall": found["overall"], "layers": layers})
     return curve
+
+
+def whole_parameter(parameter: nn.Parameter) -> Tensor:
+    """The values of a parameter, without gradient, gathered where processes share it out; then every process must ask for it.
+
+    FSDP 2 and tensor parallelism share it out as a DTensor; DeepSpeed's ZeRO-3 leaves an empty tensor in its place while no module
+    computes with it.
+    """
+    shared: Any = parameter
+    if hasattr(shared, "full_tensor"):
+        return shared.detach().full_tensor()
+    if hasattr(shared, "ds_id"):
+        with import_module("deepspeed").zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    return parameter.detach()
 
 
 def _measured(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], options: dict[str, bool]) -> AttentionHealth:

@@ -16,7 +16,6 @@ from transformers.integrations import unset_hf_deepspeed_config
 
 from ..conversion.report import ORIGINALS
 from ..errors import Interrupted, RecipeError
-from ..integration.sharding import number_of_values
 from ..models.family import TanhMaxFields
 from ..results import Conversion, Run, gather, read_run, renamed, results_of, write_json
 from .annealing import PolarityCallback
@@ -372,7 +371,8 @@ def _difference(trained: list[Tensor], loaded: list[Tensor], *, rounding: float,
 
 def _described(model: Any, trainer: RecipeTrainer, config: Config) -> dict[str, Any]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    trained = [number_of_values(value) for value in cast(PreTrainedModel, trainer.model).parameters() if value.requires_grad]
+    parameters = [value for value in cast(PreTrainedModel, trainer.model).parameters() if value.requires_grad]
+    trained = [int(getattr(value, "ds_numel", value.numel())) for value in parameters]  # on all processes of ZeRO-3 together
     name = config.model_name_or_path
     return {
         "class": type(inner).__name__,

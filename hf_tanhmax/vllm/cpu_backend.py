@@ -1,10 +1,9 @@
 """TanhMax in vLLM's attention layers on the CPU: its paged cache, in a layout of ours, and the C++ operator."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionBackendImpl
+from vllm.v1.attention.backend import AttentionLayer
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionBackendImpl, CPUAttentionMetadata
 
 from .layer import layer_call, refuse_fused_output
 from .step import Step
@@ -19,12 +18,13 @@ class TanhMaxImpl(CPUAttentionBackendImpl):
 
     def forward(
         self,
-        layer: Any,
+        layer: AttentionLayer,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         kv_cache: Tensor,
-        attn_metadata: Any,
+        attn_metadata: CPUAttentionMetadata | None,
+        *,
         output: Tensor,
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
@@ -52,7 +52,7 @@ class TanhMaxBackend(CPUAttentionBackend):
         return TanhMaxImpl
 
 
-def step_of(metadata: Any) -> Step:
+def step_of(metadata: CPUAttentionMetadata) -> Step:
     """The step of a batch, which all layers that share its metadata share."""
     step = getattr(metadata, "tanhmax_step", None)
     if step is None:

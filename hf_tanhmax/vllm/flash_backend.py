@@ -2,10 +2,16 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
-from vllm.v1.attention.backend import AttentionCGSupport
+from vllm.v1.attention.backend import AttentionCGSupport, AttentionLayer, CommonAttentionMetadata
 from vllm.v1.attention.backends import flash_attn
-from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend, FlashAttentionImpl, FlashAttentionMetadataBuilder
+from vllm.v1.attention.backends.flash_attn import (
+    FlashAttentionBackend,
+    FlashAttentionImpl,
+    FlashAttentionMetadata,
+    FlashAttentionMetadataBuilder,
+)
 
 from .identities import FlashCall, attend_by_identities
 from .layer import layer_call, refuse_fused_output
@@ -15,18 +21,19 @@ from .step import Step, kernels_run
 class TanhMaxImpl(FlashAttentionImpl):
     """An attention layer; it has the attributes of the one whose place it takes, the module, and its config view."""
 
-    def process_weights_after_loading(self, act_dtype: Any) -> None:
+    def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """Keep what the layer computes, which a learned polarity says once its weights are read."""
         self.call = layer_call(self, self.sliding_window[0] + 1)
 
     def forward(
         self,
-        layer: Any,
+        layer: AttentionLayer,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         kv_cache: Tensor,
-        attn_metadata: Any,
+        attn_metadata: FlashAttentionMetadata | None,
+        *,
         output: Tensor,
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
@@ -53,7 +60,9 @@ class TanhMaxBuilder(FlashAttentionMetadataBuilder):
     _cudagraph_support = AttentionCGSupport.NEVER
     supports_update_block_table = False  # a step has a table of its own
 
-    def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+    ) -> FlashAttentionMetadata:
         """The metadata of a batch, with its `Step`; lengths on the host are exact but for drafts, which are refused."""
         metadata = super().build(common_prefix_len, common_attn_metadata, fast_build)
         count = common_attn_metadata.num_reqs
@@ -77,7 +86,7 @@ class TanhMaxBackend(FlashAttentionBackend):
         return TanhMaxBuilder
 
 
-def paged_arguments(metadata: Any, version: int | None) -> dict[str, Any]:
+def paged_arguments(metadata: FlashAttentionMetadata, version: int | None) -> dict[str, Any]:
     """What vLLM's flash kernel is told of the requests."""
     return {
         "cu_seqlens_q": metadata.query_start_loc,

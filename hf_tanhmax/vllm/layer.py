@@ -1,29 +1,40 @@
 """What a layer of vLLM computes, from its own attributes and the config view of its attention module."""
 
-from typing import Any, cast
+from typing import Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..functional import Shift
+from ..integration.patching import ConfigView
 from ..integration.registration import SCORE_BIAS
 from ..settings import LEARNED
 from .refusal import refuse
 from .step import LayerCall
 
 
-def layer_call(impl: Any, window: int) -> LayerCall:
+class TanhMaxLayer(Protocol):
+    """What vLLM says of a layer that was taken over, and the attention module and its config view, of which it is the layer."""
+
+    scale: float
+    logits_soft_cap: float | None
+    num_heads: int
+    module: nn.Module
+    view: ConfigView
+
+
+def layer_call(impl: TanhMaxLayer, window: int) -> LayerCall:
     """The call of a layer.
 
     Args:
-        impl: with vLLM's attributes, `module` and `view`.
+        impl: vLLM's, with the module and its view.
         window: as `LayerCall` has it, or less than 1 for none.
     """
     shift = cast(Shift, impl.view.tanhmax_shift)
     return LayerCall(impl.scale, window if window > 0 else None, impl.logits_soft_cap or None, layer_polarity(impl), shift)
 
 
-def layer_polarity(impl: Any) -> float | Tensor:
+def layer_polarity(impl: TanhMaxLayer) -> float | Tensor:
     """A number, or `[heads]` where heads differ or learned."""
     polarity, heads = impl.view.tanhmax_polarity, impl.view.tanhmax_heads
     if polarity == LEARNED:

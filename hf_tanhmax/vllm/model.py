@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
+from vllm.config import VllmConfig
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 from vllm.model_executor.models.transformers.moe import MoEMixin
 
@@ -25,11 +27,11 @@ LAYER = "attn"  # where vLLM puts the layer of an attention module
 class TanhMaxForCausalLM(TransformersForCausalLM):
     """Any TanhMax causal language model."""
 
-    def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:  # noqa: ARG004
+    def __new__(cls, *, vllm_config: VllmConfig, prefix: str = "") -> "TanhMaxForCausalLM":  # noqa: ARG004
         """Of a model with experts, the class that vLLM's layers of experts belong to."""
         return super().__new__(TanhMaxMoEForCausalLM if vllm_config.model_config.is_moe else cls)
 
-    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         refuse_settings(vllm_config)
         model_config = vllm_config.model_config
         model_config.hf_config = own_config(model_config.hf_config)
@@ -38,7 +40,7 @@ class TanhMaxForCausalLM(TransformersForCausalLM):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
 
     @property
-    def _from_config_kwargs(self) -> dict[str, Any]:
+    def _from_config_kwargs(self) -> dict[str, object]:
         """The model is of the installed package's class, and not of the file that came with the checkpoint."""
         return {"config": self.config, "dtype": self.model_config.dtype, "trust_remote_code": False}
 
@@ -66,7 +68,7 @@ class TanhMaxMoEForCausalLM(MoEMixin, TanhMaxForCausalLM):
     """One with experts."""
 
 
-def own_config(config: Any) -> Any:
+def own_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config as the installed package has it, where a checkpoint's own code made it."""
     if isinstance(config, TanhMaxFields):
         return config

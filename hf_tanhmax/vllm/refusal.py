@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from . import engine_version, untried
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig, VllmConfig
+    from vllm.model_executor.layers.attention import Attention
 
 PLAIN_CACHES = ("auto", "float16", "bfloat16", "float32")
 
@@ -15,7 +19,7 @@ PLAIN_CACHES = ("auto", "float16", "bfloat16", "float32")
 class Refused(nn.Module):
     """What is registered with a vLLM that was not tried; it has what vLLM looks for in a class, and cannot be made."""
 
-    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+    def __init__(self, *, vllm_config: "VllmConfig", prefix: str = "") -> None:
         super().__init__()
         raise ImportError(untried())
 
@@ -54,12 +58,12 @@ class SettingsCheck:
     """What vLLM calls with the settings of an engine, in the process that starts it, before any weight is read."""
 
     @staticmethod
-    def verify_and_update_config(vllm_config: Any) -> None:
+    def verify_and_update_config(vllm_config: "VllmConfig") -> None:
         """Refuse settings that TanhMax models do not do."""
         refuse_settings(vllm_config)
 
     @staticmethod
-    def verify_and_update_model_config(model_config: Any) -> None:
+    def verify_and_update_model_config(model_config: "ModelConfig") -> None:
         """Nothing is changed."""
 
 
@@ -74,7 +78,7 @@ def check_settings_of(architectures: Iterable[str]) -> None:
         table.setdefault(name.removeprefix("TanhMax"), SoftmaxCheck)
 
 
-def refuse_settings(vllm_config: Any) -> None:
+def refuse_settings(vllm_config: "VllmConfig") -> None:
     """Refuse what the settings of an engine ask for and TanhMax models do not do.
 
     Raises:
@@ -96,7 +100,7 @@ def refuse_settings(vllm_config: Any) -> None:
         refuse(f"{what} under tensor parallelism, where a rank has some of the heads", "set tensor_parallel_size to 1")
 
 
-def refuse_layer(layer: Any) -> None:
+def refuse_layer(layer: "Attention") -> None:
     """Refuse an attention layer of vLLM that computes what TanhMax attention does not.
 
     Raises:

@@ -27,8 +27,7 @@ import hf_tanhmax
 from hf_tanhmax.checkpoint import read_checkpoint
 from hf_tanhmax.export.checking import differences, stages_of
 from hf_tanhmax.export.exporting import exported_model, quantize, quietly
-from hf_tanhmax.export.formats import FORMATS, versions_of
-from hf_tanhmax.export.graph import attention_nodes, operators
+from hf_tanhmax.export.formats import FORMATS, node_counts, versions_of
 from hf_tanhmax.export.inputs import random_inputs
 from hf_tanhmax.provenance import git_commit
 from hf_tanhmax.results import table
@@ -71,10 +70,7 @@ def exported(model: PreTrainedModel, engine: str) -> tuple[dict[str, Callable[..
     """An exported model as functions by stage, and what is known of it."""
     name, options = ENGINES[engine]
     found = exported_model(model, name, **options)
-    graphs = {}
-    for part, component in found.components.items():
-        counted = operators(component.program, name)
-        graphs[part] = {"nodes": sum(counted.values()), "attention_nodes": attention_nodes(counted, name)}
+    graphs = {part: node_counts(component.program, name) for part, component in found.components.items()}
     found.to(**_on_one_thread(name))
     worst = max(each["difference"] for each in differences(found, model))
     runners: dict[str, Callable[..., Any]] = dict(found.runners)

@@ -1,62 +1,32 @@
-"""A ring of two and of four processes computes what one does, and says what it does not; and what needs no ring."""
+"""A ring of two and of four processes computes what one does, and says what it does not."""
 
-import functools
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
+from processes import launch, passed
 from ring_ranks import checks_of
-
-from hf_tanhmax.attention.api import context_mesh, ring_module
-from hf_tanhmax.attention.ring import ring_attention
 
 WORKER = Path(__file__).parents[1] / "helpers" / "ring_ranks.py"
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """What became of every check, in each of so many processes; all run in one launch."""
+def two(tmp_path_factory):
+    """What became of every check, in each of two processes; all run in one launch."""
+    return launch(WORKER, tmp_path_factory.mktemp("two"), processes=2)
 
-    @functools.cache
-    def of(size):
-        folder = tmp_path_factory.mktemp("ranks")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(size), str(WORKER), str(folder)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-        except subprocess.TimeoutExpired:
-            return [dict.fromkeys(checks_of(size), "the launch took longer than 240 seconds")] * size
-        if done.returncode:
-            return [dict.fromkeys(checks_of(size), done.stderr[-5000:])] * size
-        return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
-    return of
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    return launch(WORKER, tmp_path_factory.mktemp("four"), processes=4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "name"), [(size, name) for size in (2, 4) for name in checks_of(size)])
-def test_ranks(size, name, outcomes):
-    for rank, found in enumerate(outcomes(size)):
-        assert found[name] == "passed", f"rank {rank}: {found[name]}"
+@pytest.mark.parametrize("name", checks_of(2))
+def test_two_ranks(name, two):
+    passed(name, two)
 
 
-def test_there_must_be_a_process_group():
-    tensors = [torch.randn(1, 2, 4, 5) for _ in range(3)]
-    with pytest.raises(RuntimeError, match=r"torch\.distributed is not initialized; launch with torchrun and call"):
-        ring_attention(*tensors)
-
-
-def test_torchs_own_attention_has_no_mesh(monkeypatch):
-    assert context_mesh() is None
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *_: None)  # as others replace it
-    assert context_mesh() is None
-
-
-def test_a_checkpoints_file_alone_has_no_ring(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hf_tanhmax.attention.ring_context", None)
-    with pytest.raises(ImportError, match="needs the package: pip install hf-tanhmax"):
-        ring_module()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", checks_of(4))
+def test_four_ranks(name, four):
+    passed(name, four)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from command_line import COMMANDS, refused
 from readme import ROOT
 from saved_models import save_model
 
@@ -12,29 +13,7 @@ import hf_tanhmax
 from hf_tanhmax.cli import arguments as cli
 from hf_tanhmax.cli.arguments import main
 
-COMMANDS = [
-    *("convert", "train", "evaluate", "bench", "export", "push", "push-kernel", "card", "doctor", "explain", "faithfulness", "ablate"),
-    "rank-collapse",
-]
-
-
-def refused(capsys, *arguments):
-    """The sentence on stderr about a mistake, which is one line."""
-    assert main(list(arguments)) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    (line,) = printed.err.splitlines()
-    return line
-
-
 # Help
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_examples(command, capsys):
-    assert main([command, "--help"]) == 0
-    printed = capsys.readouterr().out
-    assert f"hf-tanhmax {command}" in printed.split("examples:")[1]
 
 
 def test_help_names_every_command(capsys):
@@ -142,8 +121,6 @@ def test_the_installed_program_is_the_one_that_is_told():
             "argument --layers: must be numbers or names with commas between them, such as 0,1 or vision_model, but",
         ),
         (["convert", "a", "b", "--task", "x", "--auto-class", "y"], "argument --auto-class: not allowed with argument --task"),
-        (["push", "a"], "the following arguments are required: REPO"),
-        (["push-kernel"], "the following arguments are required: REPO"),
         (["train"], "name a recipe first, such as bert/text_classification/tanhmax.yaml; see hf-tanhmax train --help"),
         (["train", "--config_file", "a.yaml"], "name a recipe first"),
         (["train", "gone.yaml"], "there is no recipe gone.yaml; there are bert/masked_lm/aligned.yaml, "),

@@ -147,24 +147,6 @@ def test_a_model_that_cannot_be_exported_whole(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
-    packages("torch")
-    model = model_of("vit")
-    exporting = import_module("hf_tanhmax.export.exporting")
-    plain = exporting.exported_model
-
-    def altered(live, *arguments, **options):
-        found = plain(live, *arguments, **options)
-        live.classifier.bias = torch.nn.Parameter(live.classifier.bias.detach() + 1.0)  # of which the export has the old one
-        return found
-
-    monkeypatch.setattr(exporting, "exported_model", altered)
-    with pytest.raises(ExportError, match=r"differs from the live model by 1 in 'model' at batch .* nothing was written"):
-        export_model(model, tmp_path / "out", format="torch")
-    assert not (tmp_path / "out").exists()
-
-
 def test_softmax_is_not_exported_as_tanhmax(tmp_path):
     packages("torch")
     softmax = BertModel(BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8, vocab_size=11))

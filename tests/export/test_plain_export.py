@@ -3,16 +3,14 @@
 import pytest
 import torch
 from families import BACKBONES, images, right_padding, text, tiny_model
+from masked_calls import Attention, assert_the_same, dims_of_masked_calls, masked_call, operators
 from torch import nn
 from torch.export import Dim
 from transformers import DynamicCache
 
-from hf_tanhmax import tanhmax_attention
-
 # Batch and length of the calls that an exported model is tried with; the first is its example.
 SIZES = ((3, 20), (2, 7), (1, 31), (5, 16), (2, 17), (1, 5))
 NAMES = {"bert": ("input_ids", "attention_mask"), "llama": ("input_ids", "attention_mask"), "vit": ("pixel_values",)}
-TOLERANCE = {"atol": 3e-5, "rtol": 1e-4}
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 FAMILIES = pytest.mark.parametrize("family", BACKBONES)
 
@@ -53,18 +51,6 @@ def dynamic(family):
     return ({0: batch},) if family == "vit" else ({0: batch, 1: length},) * 2
 
 
-@torch.no_grad()
-def assert_the_same(run, model, calls, **tolerance):
-    for call in calls:
-        torch.testing.assert_close(run(*call), model(*call), **(tolerance or TOLERANCE))
-
-
-def operators(program):
-    """The names of all operators in an exported program, those of nested graphs included."""
-    modules = [module for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
-    return {str(node.target) for module in modules for node in module.graph.nodes if node.op == "call_function"}
-
-
 @IMPLEMENTATIONS
 @FAMILIES
 @torch.no_grad()
@@ -84,66 +70,6 @@ def test_a_traced_model_holds_nothing_of_this_package(family):
     traced = torch.jit.trace(model, calls[0])
     assert "tanhmax::" not in str(traced.inlined_graph)
     assert_the_same(traced, model, calls, atol=1e-5, rtol=1e-4)
-
-
-class Attention(nn.Module):
-    """One call of the door, with a mask."""
-
-    def __init__(self, **arguments):
-        super().__init__()
-        self.arguments = arguments
-
-    def forward(self, query, key, value, keep):
-        return tanhmax_attention(query, key, value, keep=keep, **self.arguments)
-
-
-def masked_call(batch, queries, keys):
-    """Tensors of which the second query of the first entry keeps no key."""
-    keep = torch.rand(batch, 1, queries, keys) > 0.4
-    keep[0, 0, 1] = False
-    return torch.randn(batch, 4, queries, 8), torch.randn(batch, 2, keys, 8), torch.randn(batch, 2, keys, 6), keep
-
-
-def dims_of_masked_calls():
-    batch, queries, keys = Dim("batch", max=64), Dim("queries", min=2, max=64), Dim("keys", min=2, max=64)
-    return {0: batch, 2: queries}, {0: batch, 2: keys}, {0: batch, 2: keys}, {0: batch, 2: queries, 3: keys}
-
-
-@pytest.mark.parametrize("shift", [None, "balanced"])
-def test_a_named_implementation_is_exported_as_it_is(shift):
-    calls = [masked_call(*size) for size in ((3, 5, 7), (2, 19, 23))]
-    model = Attention(implementation="cpu", shift=shift)
-    program = torch.export.export(model, calls[0], dynamic_shapes=dims_of_masked_calls())
-    assert any("fused_attention" in name for name in operators(program))
-    assert_the_same(program.module(), model, calls)
-
-
-def test_a_strict_export_takes_the_same():
-    calls = [masked_call(*size) for size in ((3, 5, 7), (2, 19, 23))]
-    program = torch.export.export(Attention(is_causal=True), calls[0], dynamic_shapes=dims_of_masked_calls(), strict=True)
-    assert not any("tanhmax" in name for name in operators(program))
-    assert_the_same(program.module(), Attention(is_causal=True), calls)
-
-
-@pytest.mark.parametrize("arguments", [{"softcap": 2.0}, {"dropout_p": 0.1}], ids=str)
-def test_what_stock_attention_lacks_is_exported_as_the_definition(arguments):
-    calls = [masked_call(*size) for size in ((3, 5, 7), (2, 19, 23))]
-    program = torch.export.export(Attention(**arguments), calls[0], dynamic_shapes=dims_of_masked_calls())
-    assert not any("tanhmax" in name or "scaled_dot_product" in name for name in operators(program))
-
-
-@pytest.mark.parametrize("shift", [None, "balanced"])
-@pytest.mark.parametrize("polarity", [1.0, 0.0, 0.3, torch.tensor([1.0, 0.0, 0.2, 0.9])], ids=str)
-def test_one_graph_serves_every_size_of_a_masked_call(polarity, shift):
-    """The calls of other sizes too have a row that keeps no key."""
-    calls = [masked_call(*size) for size in ((3, 5, 7), (2, 19, 23), (1, 2, 31))]
-    model = Attention(polarity=polarity, shift=shift, is_causal="lower_right")
-    program = torch.export.export(model, calls[0], dynamic_shapes=dims_of_masked_calls())
-    targets = [str(node.target) for node in program.graph.nodes]
-    softmax = not isinstance(polarity, torch.Tensor) and polarity == 0.0
-    assert targets.count("aten.scaled_dot_product_attention.default") == (2 if shift and not softmax else 1)
-    assert_the_same(program.module(), model, calls)
-    assert not program.module()(*calls[1])[0, :, 1].any()
 
 
 def test_compilation_keeps_the_operators_of_this_package():

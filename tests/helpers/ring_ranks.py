@@ -5,20 +5,17 @@ every check to `FOLDER/<rank>.json`.
 """
 
 import copy
-import json
 import os
 import sys
 import tempfile
-import traceback
 from contextlib import contextmanager
-from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import torch
 import torch.distributed as dist
+from processes import Checks, main, raises
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.experimental import context_parallel
 from torch.distributed.tensor.experimental._attention import _cp_options, _templated_ring_attention, set_rotate_method
@@ -31,17 +28,12 @@ from hf_tanhmax.attention import ring
 from hf_tanhmax.attention.ring import ring_attention
 from hf_tanhmax.attention.ring_layout import Layout
 
-CHECKS = {}
+CHECKS = check = Checks()
 OF_TWO = ("kernels", "in_a_context", "trainer")  # once is enough, or there is nothing to see with more ranks
 B, H, HK, D, DV = 2, 4, 2, 5, 3
 LENGTH = 24
 POLARITY = torch.tensor([1.0, 0.3, 0.05, 0.7], dtype=torch.float64)
 PACKED = torch.tensor([0, 3, 4, 4, 17, 23, 24])
-
-
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
 
 
 def part(tensor, zigzag=True, dim=2):
@@ -641,43 +633,10 @@ def trainer_with_a_cp_size_of_two():
     torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), atol=2e-5, rtol=0)
 
 
-class raises:  # noqa: N801
-    """`pytest.raises` without pytest, for a sentence that every process says."""
-
-    def __init__(self, error, *sentences):
-        self.error, self.sentences = error, sentences
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        assert kind is not None, f"nothing raised: {self.sentences}"
-        assert isinstance(error, self.error), repr(error)
-        for sentence in self.sentences:
-            assert sentence in str(error), str(error)
-        return True
-
-
 def checks_of(size):
     """The checks that so many processes make."""
     return [name for name in CHECKS if size == 2 or not name.startswith(OF_TWO)]
 
 
-def main():
-    shared = Path(sys.argv[1])
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    torch.set_num_threads(1)
-    found = {}
-    for name in checks_of(dist.get_world_size()):
-        try:
-            CHECKS[name]()
-            found[name] = "passed"
-        except Exception:
-            found[name] = traceback.format_exc()
-    (shared / f"{dist.get_rank()}.json").write_text(json.dumps(found))
-    dist.barrier()
-    os._exit(0)  # delivered; what is left is only the end of threads
-
-
 if __name__ == "__main__":
-    main()
+    main({name: CHECKS[name] for name in checks_of(int(os.environ["WORLD_SIZE"]))}, sys.argv[1])

@@ -5,16 +5,14 @@ became of every check to `FOLDER/<rank>.json`.
 """
 
 import copy
-import json
 import sys
-import traceback
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import transformers
 from families import TINY, inputs_for, run, tensors_of, text, tiny_model
+from processes import Checks, main, raises
 from torch.distributed import init_device_mesh
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
@@ -25,8 +23,7 @@ import hf_tanhmax
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.integration.registration import SCORE_BIAS
 
-CHECKS = {}
-DISTRIBUTED_CONFIG = ("tensor_parallel", "pipeline_parallel", "fsdp_of_transformers")
+CHECKS = check = Checks()
 SHARED = Path(sys.argv[1]) if __name__ == "__main__" else Path()
 CAUSAL = hf_tanhmax.TanhMaxLlamaForCausalLM
 # For each family a class with a loss, its Auto class, and the sizes that two processes can share out evenly.
@@ -35,15 +32,9 @@ CASES = {
     "vit": (hf_tanhmax.TanhMaxViTForImageClassification, "AutoModelForImageClassification", {}),
     "llama": (CAUSAL, "AutoModelForCausalLM", {"vocab_size": 54, "intermediate_size": 14}),
 }
-
-
 # Transformers puts a distributed model on the kind of device that torch was built for, whether there is one or not.
 BUILT_FOR = torch.accelerator.current_accelerator()
-
-
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
+DISTRIBUTED_CONFIG = ("tensor_parallel", "pipeline_parallel", "fsdp_of_transformers")
 
 
 def saved(family, **settings):
@@ -285,39 +276,10 @@ def data_parallel():
             same_weights(wrapped.module, model)
 
 
-class raises:  # noqa: N801
-    """`pytest.raises` without pytest, for a sentence that both processes say."""
-
-    def __init__(self, error, sentence):
-        self.error, self.sentence = error, sentence
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        assert kind is not None, f"nothing raised: {self.sentence}"
-        assert isinstance(error, self.error), repr(error)
-        assert self.sentence in str(error), str(error)
-        return True
-
-
-def main():
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    assert dist.get_world_size() == 2
-    found = {}
-    for name, function in CHECKS.items():
-        if name.startswith(DISTRIBUTED_CONFIG) and BUILT_FOR is not None:
-            found[name] = f"skipped: DistributedConfig would use {BUILT_FOR.type}, as this torch is built for it"
-            continue
-        try:
-            function()
-            found[name] = "passed"
-        except Exception:
-            found[name] = traceback.format_exc()
-    (SHARED / f"{dist.get_rank()}.json").write_text(json.dumps(found))
-    dist.barrier()
-    dist.destroy_process_group()
+def is_left_out(name):
+    """Whether a check would not run on the CPU."""
+    return name.startswith(DISTRIBUTED_CONFIG) and BUILT_FOR is not None
 
 
 if __name__ == "__main__":
-    main()
+    main({name: function for name, function in CHECKS.items() if not is_left_out(name)}, SHARED)

@@ -82,7 +82,7 @@ def alone(model, steps=STEPS, norm=None):
 
 
 def whole(model):
-    from hf_tanhmax.integration.sharding import whole_parameter
+    from hf_tanhmax.training.health import whole_parameter
 
     return {name: whole_parameter(value) for name, value in model.named_parameters()}
 

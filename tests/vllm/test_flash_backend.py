@@ -51,7 +51,7 @@ def forward(module, paged, call, metadata):
     vars(impl).update(call=call, vllm_flash_attn_version=3)
     output = torch.zeros(paged.starts[-1] + 5, *paged.query.shape[1:])
     padded = [torch.cat([each, torch.full_like(each[:5], 9.0)]) for each in (paged.query, paged.key, paged.value)]
-    impl.forward(None, *padded, paged.cache, metadata, output)
+    impl.forward(None, *padded, paged.cache, metadata, output=output)
     assert not output[paged.starts[-1] :].any()
     return output[: paged.starts[-1]]
 
@@ -75,7 +75,7 @@ def test_our_kernels_run_as_triton_does(module, call, monkeypatch):
 
 def test_memory_is_profiled_without_a_batch(module):
     impl, output = object.__new__(module.TanhMaxImpl), torch.ones(2, 3, 4)
-    assert not impl.forward(None, None, None, None, None, None, output).any()
+    assert not impl.forward(None, None, None, None, None, None, output=output).any()
 
 
 def test_attention_stays_out_of_cuda_graphs(module):
