@@ -40,7 +40,7 @@ class SoftmaxCheck:
     """What vLLM calls with the settings of an engine of one of its own classes, which computes softmax."""
 
     @staticmethod
-    def verify_and_update_config(vllm_config: Any) -> None:
+    def verify_and_update_config(vllm_config: "VllmConfig") -> None:
         """Refuse a TanhMax checkpoint whose architecture was edited, or overridden."""
         config = vllm_config.model_config.hf_config
         if str(config.model_type).startswith("tanhmax_"):
@@ -50,7 +50,7 @@ class SoftmaxCheck:
             )
 
     @staticmethod
-    def verify_and_update_model_config(model_config: Any) -> None:
+    def verify_and_update_model_config(model_config: "ModelConfig") -> None:
         """Nothing is changed."""
 
 

@@ -120,7 +120,8 @@ def report(result: dict[str, Any]) -> str:
         lines.append([label, *("-" if cell is None else f"{cell.p50:.2f} ({cell.p20:.2f} to {cell.p80:.2f})" for cell in cells)])
     versions = result["environment"]
     operator = "with" if result["native"] else "without"
-    machine = f"{versions['cpu']} ({versions['capability']}), one thread, torch {versions['torch']}, {operator} the C++ operator, {result['rounds']} rounds"
+    processor = f"{versions['cpu']} ({versions['capability']})"
+    machine = f"{processor}, one thread, torch {versions['torch']}, {operator} the C++ operator, {result['rounds']} rounds"
     return "\n".join(
         [f"Time over softmax SDPA's: median (p20 to p80). {machine}.", "", table(header, lines, markdown=True), "", *targets(rows)]
     )
