@@ -159,6 +159,8 @@ def _code(value: float | torch.dtype | None) -> int:
 def _meaning(name: str, code: int) -> str:
     if code == NOTHING:
         return "in a tensor" if name == "polarity" else "None"
+    if name == "packed_sequences":
+        return f"by cu_seqlens of its own (number {code % 10_000})"
     if name == "dtype":
         return str(DTYPES[code]) if code < len(DTYPES) else "of another kind"
     if name in REALS:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from ..checkpoint import read_checkpoint
 from ..errors import first_cause, first_line
@@ -165,7 +165,7 @@ def check_exportable(model: object, *, with_past: bool | None = None) -> None:
 
     Raises:
         TypeError: it is no model of Transformers, such as an adapter on its base.
-        ValueError: it computes softmax, or has no cache where one is asked for.
+        ValueError: it computes softmax, has no cache where one is asked for, or one that a window cuts off.
     """
     if not isinstance(model, PreTrainedModel):
         more = "; merge it first: model.merge_and_unload()" if hasattr(model, "merge_and_unload") else ""
@@ -178,6 +178,11 @@ def check_exportable(model: object, *, with_past: bool | None = None) -> None:
         )
     if with_past and not model.can_generate():
         raise ValueError(f"a {type(model).__name__} does not generate, so it has no past to export; leave with_past out")
+    if _has_past(model, with_past) and any(DynamicCache(config=model.config).is_sliding):
+        raise ValueError(
+            f"the cache of a {type(model).__name__} forgets what is behind its window (sliding_window), but an exported graph masks it as "
+            "if no prompt were longer, so its decoding would be wrong after one that is; export it without a cache: with_past=False"
+        )
 
 
 def _configs(model: nn.Module) -> list[PreTrainedConfig | ConfigView]:

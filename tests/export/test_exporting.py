@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 import torch
 from families import tiny_model
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, MistralConfig, MistralForCausalLM
 
 import hf_tanhmax
 from hf_tanhmax.cli import checks
@@ -184,3 +184,14 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 def test_the_command_knows_the_same_formats():
     assert tuple(FORMATS) == checks.FORMATS
+
+
+def test_a_cache_that_a_window_cuts_off_is_refused(tmp_path):
+    """Its decoding would be right up to the window and wrong after it, at lengths that no check at export reaches."""
+    packages("torch")
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = MistralForCausalLM(MistralConfig(vocab_size=64, sliding_window=40, **size))
+    hf_tanhmax.use_tanhmax(model)
+    with pytest.raises(ValueError, match=r"forgets what is behind its window .* export it without a cache: with_past=False"):
+        export_model(model, tmp_path / "out", format="torch")
+    assert not (tmp_path / "out").exists()
