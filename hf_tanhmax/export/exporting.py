@@ -118,6 +118,9 @@ def export_model(
         examples = None if inputs is None else [dict(inputs)]
         checks = _checked(exported, live, format, examples)
         out.mkdir(parents=True, exist_ok=True)
+        if format == "torch":
+            for component in exported.components.values():
+                component.program.example_inputs = None  # a cache among them is a class that torch.export.load refuses
         exported.save_pretrained(out)
         quantized = None
         if int8:
