@@ -346,7 +346,31 @@ COMPANIONS = (
         for name in ("_buffers", "_modules")
     ),
 )
-DEPENDENCIES = TRANSFORMERS + COMPANIONS
+ENGINES = (
+    _needs(
+        "transformers",
+        "integrations/deepspeed.py",
+        "unset_hf_deepspeed_config",
+        "training.run",
+        "a run with ZeRO-3 ends with an error when its model is read again",
+    ),
+    _needs(
+        "transformers",
+        "modeling_utils.py",
+        '"_no_split_modules"',
+        "training.trainer",
+        "FSDP 2 does not train a model whose embeddings nest",
+    ),
+    _needs(
+        "vllm",
+        "model_executor/models/transformers/base.py",
+        '"_create_attention_instances"',
+        "vllm.model",
+        "vLLM's attention layers are not taken over, and no TanhMax model starts",
+    ),
+    _needs("torch", "_inductor/__init__.py", '"_inductor"', "recipes.benchmarks.export", "AOTInductor's speed is not measured"),
+)
+DEPENDENCIES = TRANSFORMERS + COMPANIONS + ENGINES
 PACKAGES = tuple(dict.fromkeys(each.package for each in DEPENDENCIES))
 
 

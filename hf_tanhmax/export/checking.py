@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
@@ -52,9 +53,8 @@ def stages_of(model: PreTrainedModel, inputs: Inputs) -> dict[str, dict[str, Any
 
     It leaves out a mask that hides nothing, which a graph is still asked for.
     """
-    from transformers.exporters.utils import decompose_for_generation
-
-    stages = {name: arguments for name, (_, arguments) in decompose_for_generation(model, dict(inputs)).items()}
+    utilities = import_module("transformers.exporters.utils")  # which Transformers has from 5.23 on, as `exporter_of` says
+    stages = {name: arguments for name, (_, arguments) in utilities.decompose_for_generation(model, dict(inputs)).items()}
     for name, arguments in stages.items():
         if arguments.get("attention_mask") is None and "input_ids" in inputs:
             batch, length = inputs["input_ids"].shape

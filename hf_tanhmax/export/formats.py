@@ -136,5 +136,5 @@ def _operators(program: Any, name: str) -> Iterator[str]:
     else:
         graph = program.graph if name == "torch" else program.exported_program().graph
         for target in (node.target for node in graph.nodes if node.op == "call_function"):
-            named = getattr(target, "_opname", None) or getattr(target, "__name__", str(target))
-            yield str(named).split(".")[0]
+            named = target.name().split("::")[-1] if hasattr(target, "name") else getattr(target, "__name__", str(target))
+            yield named.split(".")[0]

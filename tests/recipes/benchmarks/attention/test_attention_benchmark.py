@@ -75,7 +75,8 @@ def test_targets_say_met_and_missed():
     lines = attention_cpu.targets(rows)
     assert lines[0] == "* `cpu` over softmax SDPA, float32, forward, 512 and 2048: worst median 1.20, target 1.15: missed"
     assert lines[1].endswith("worst median 1.20, target 1.25: met")
-    assert lines[3].endswith("worst median 0.60, target 0.2: missed")
+    assert lines[2].endswith("worst median 1.20, target 1: missed")
+    assert lines[4].endswith("worst median 0.60, target 0.12: missed")
 
 
 @pytest.mark.parametrize("words", [("attention",), ("accuracy",)])
