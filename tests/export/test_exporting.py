@@ -43,7 +43,8 @@ def model_of(family, settings="tanhmax", **changes):
 
 
 def reloaded(folder):
-    return import_module("transformers.exporters").ExportedModel.from_pretrained(folder, trust_remote_code=True)  # a pickle, in the format torch
+    saved = import_module("transformers.exporters").ExportedModel
+    return saved.from_pretrained(folder, trust_remote_code=True)  # a pickle, in the format torch
 
 
 @pytest.mark.slow
