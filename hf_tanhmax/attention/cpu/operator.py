@@ -15,8 +15,8 @@ A tile is a block of queries of one head, times all keys that any of them may se
 backward pass, the three products of the gradients are matrix products. Where the processor multiplies bfloat16 numbers itself (AMX,
 AVX512-BF16), those of a bfloat16 call are oneDNN's `brgemm`, with sums in float32 and weights rounded to bfloat16 after P - N is formed
 (`half.h`); else they are `sgemm_`, and a bfloat16 or float16 call is widened first. torch's own library exports both. For up to
-`FEW_QUERIES` queries without gradients, keys and values are read once, where they lie, by as many threads as there are (`few.h`): only
-then does the number of threads change the last digits.
+`FEW_QUERIES` queries the forward pass reads keys and values once, where they lie, by as many threads as there are (`few.h`): only then
+does the number of threads change the last digits.
 
 Between the products each row is passed over once, with both exponentials of a score from one split of the exponent :math:`x = n + f`,
 `n` whole, :math:`f^2 \le 1/4`. With the even and odd parts of :math:`2^f` as polynomials :math:`e` and :math:`o` in :math:`f`,
