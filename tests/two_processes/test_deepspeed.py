@@ -93,6 +93,15 @@ def difference(found, wanted):
     return max(float((value - pairs[name]).abs().max()) for name, value in found.items())
 
 
+def of_a_rounding(model, norm=None):
+    """How far a rounding error in every weight leads one process away from itself: another order of a sum may do as much."""
+    nudged = copy.deepcopy(model)
+    with torch.no_grad():
+        for value in nudged.parameters():
+            value.mul_(1 + 2**-23 * torch.randint(-1, 2, value.shape))
+    return difference(dict(alone(nudged, norm=norm).named_parameters()), alone(model, norm=norm))
+
+
 def kinds():
     yield from ((stage, settings) for stage in (2, 3) for settings in ({"tanhmax_polarity": 0.6}, {"tanhmax_polarity": "learned"}))
 
@@ -104,9 +113,11 @@ def training_equals_one_process():
         shared = engine(copy.deepcopy(model), stage)
         if stage == 3:
             assert all(value.numel() == 0 and value.ds_numel for value in shared.module.parameters())
-        train(shared)
-        trained = alone(model)
-        assert difference(whole(shared.module), trained) <= (0.0 if stage == 2 else 1e-6)  # ZeRO-3 adds up in another order
+        train(shared, 1)
+        assert difference(whole(shared.module), alone(model, 1)) <= (0.0 if stage == 2 else 2**-22)  # ZeRO-3 adds up in another order,
+        train(shared, STEPS - 1)
+        gap = difference(whole(shared.module), alone(model))
+        assert gap <= (0.0 if stage == 2 else of_a_rounding(model)), gap  # and later steps widen that
         assert difference(whole(shared.module), model) > 1e-3
 
 
@@ -119,7 +130,7 @@ def gradients_are_clipped_to_norm_1_unless_the_config_says_otherwise():
             shared = engine(copy.deepcopy(model), stage, gradient_clipping=None)
             train(shared)
             assert difference(whole(shared.module), alone(model)) > 1e-3
-            assert difference(whole(shared.module), alone(model, norm=1.0)) < 1e-6
+            assert difference(whole(shared.module), alone(model, norm=1.0)) <= max(2**-22, of_a_rounding(model, norm=1.0))
 
 
 @checks
@@ -190,7 +201,7 @@ def loaded_shared_out():
         assert difference(whole(empty), model) == 0.0
         shared = engine(empty, 3)
         train(shared)
-        assert difference(whole(shared.module), alone(model)) < 1e-6
+        assert difference(whole(shared.module), alone(model)) <= max(2**-22, of_a_rounding(model))
         del kept
 
 
