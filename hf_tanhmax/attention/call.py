@@ -222,8 +222,9 @@ class Call:
 
 
 def autocasts(device_type: str) -> bool:
-    """Whether autocast is on for a type of device."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    """Whether autocast is on for a type of device. The two that are named always have it: torch 2.11 cannot compile the question."""
+    available = device_type in ("cpu", "cuda") or torch.amp.is_autocast_available(device_type)
+    return available and torch.is_autocast_enabled(device_type)
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.call import Call
+from hf_tanhmax.attention.call import Call, autocasts
 
 Q = torch.randn(2, 4, 5, 8)
 
@@ -110,3 +110,15 @@ def test_a_balanced_shift_takes_the_polarity_itself_and_is_none_at_0(polarity):
 def test_the_scale_is_that_of_the_head_size_unless_given():
     assert call().operator_inputs(kernels=True).scale == 8**-0.5
     assert call(scale=0.0).operator_inputs(kernels=True).scale == 0.0
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_where_autocast_is_always_there_nothing_asks_for_it(kind, monkeypatch):
+    """torch.compile of torch 2.11 breaks the graph at that question."""
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device_type: pytest.fail(f"asked about {device_type}"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert autocasts(kind) == (kind == "cpu")
+
+
+def test_a_device_without_autocast_has_none_on():
+    assert not autocasts("meta")
