@@ -216,7 +216,8 @@ class _TwoCalls(torch.autograd.Function):
         output = positive * torch.sigmoid(plus - minus)[..., None] - negative * torch.sigmoid(minus - plus)[..., None]
         if calls.empty is not None:
             output, lse = output.masked_fill(calls.empty[..., None], 0.0), lse.masked_fill(calls.empty, math.inf)
-        output = output.to(query.dtype)
+        if output.dtype != query.dtype:  # what comes of a cast to its own dtype has no gradient in the compiled code of torch 2.11
+            output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, calls.mask, calls.negative_mask, output, lse, log_p, *state)
         ctx.constants = (calls.causal, calls.scale, calls.name)
         return output
