@@ -15,6 +15,7 @@ import functools
 import importlib.util
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -138,7 +139,7 @@ def class_named(name: str) -> Any:
         AttributeError: Transformers has no such model or config; the message has the name that is spelled most like it.
     """
     wanted = name.removeprefix(STEM)
-    upstream: Any = getattr(transformers, wanted, None) if wanted != name else None
+    upstream: Any = (getattr(transformers, wanted, None) or _not_exported(wanted)) if wanted != name else None
     if isinstance(upstream, type) and issubclass(upstream, PreTrainedConfig) and upstream.model_type in CONFIG_MAPPING_NAMES:
         return config_of(upstream.model_type)
     if isinstance(upstream, type) and issubclass(upstream, PreTrainedModel) and isinstance(upstream.config_class, type):
@@ -149,6 +150,16 @@ def class_named(name: str) -> Any:
     hint = f", or is it {STEM}{close[0]}?" if close else ""
     lacking = f"Transformers {transformers.__version__} has no {wanted}"
     raise AttributeError(f"there is no {name}, as {lacking}; install a newer one that has it (pip install -U transformers){hint}")
+
+
+@functools.cache
+def _not_exported(name: str) -> Any:
+    """A model class that Transformers has in a module of its models alone, such as a part that no Auto class knows; None if it has none."""
+    if name.isidentifier():
+        for path in sorted(Path(transformers.__file__).parent.glob("models/*/modeling_*.py")):
+            if f"\nclass {name}(" in path.read_text(encoding="utf-8"):
+                return getattr(importlib.import_module(f"transformers.models.{path.parent.name}.{path.stem}"), name)
+    return None
 
 
 def __getattr__(name: str) -> Any:
@@ -165,7 +176,15 @@ def _auto_classes() -> list[str]:
 
 
 def upstream_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Each Auto class that has a head for a config class, and its classes that are made from it.
+    """Each Auto class that has a head for a config class, and its classes that are made from it."""
+    for auto, classes in mapped_heads(config):
+        fitting = tuple(cls for cls in classes if getattr(cls, "config_class", None) is config)
+        if fitting:
+            yield auto, fitting
+
+
+def mapped_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Each Auto class that has a head for a config class, and its classes, which may be those of another type, such as LLaMA's.
 
     Which architectures an Auto class knows, it says nowhere but in `_model_mapping`.
     """
@@ -173,10 +192,7 @@ def upstream_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[
         mapping = getattr(getattr(transformers, auto), "_model_mapping", None)
         if mapping is not None and config in mapping:
             found = mapping[config]
-            classes = found if isinstance(found, list | tuple) else (found,)
-            fitting = tuple(cls for cls in classes if getattr(cls, "config_class", None) is config)
-            if fitting:
-                yield auto, fitting
+            yield auto, tuple(found) if isinstance(found, list | tuple) else (found,)
 
 
 def _share_conversion(ours: str, *upstream: str) -> None:
