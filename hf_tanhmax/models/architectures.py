@@ -126,8 +126,7 @@ def _made_head(upstream: Any, config_class: type[PreTrainedConfig]) -> Any:
     if (upstream, config_class) not in MADE_HEADS:
         contents = {"__module__": __name__, "__doc__": f"`{upstream.__name__}` with TanhMax attention."}
         made = type(STEM + upstream.__name__, (upstream,), contents)
-        # Its class alone tells it from upstream's while it is converted, when its config still has upstream's type.
-        _share_conversion(made.__name__, upstream.__name__, config_class.model_type.removeprefix(PREFIX))
+        _share_conversion(made.__name__, upstream.__name__)
         MADE_HEADS[upstream, config_class] = tanhmax_class(config_class)(made)
     return MADE_HEADS[upstream, config_class]
 
@@ -195,12 +194,13 @@ def mapped_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[An
             yield auto, tuple(found) if isinstance(found, list | tuple) else (found,)
 
 
-def _share_conversion(ours: str, *upstream: str) -> None:
+def _share_conversion(ours: str, upstream: str) -> None:
     """Let weights whose names in files differ from those of the modules load into a TanhMax class, and be saved from it.
 
-    Transformers has this by class name or else by model type, and leaves custom classes out, so that without it such weights would be new.
+    Transformers has this by class name or else by model type, so that without it such weights would be new. What it has by model type must
+    not be shared by class name: the renaming would be done again in parts of the model that are of the same type.
     """
-    conversion = next(filter(None, map(get_checkpoint_conversion_mapping, upstream)), None)
+    conversion = get_checkpoint_conversion_mapping(upstream)
     if conversion is not None:
         register_checkpoint_conversion_mapping(ours, conversion, overwrite=True)
 

@@ -1,6 +1,7 @@
-"""Types whose models are of another type's classes, and classes that read more files than their weights."""
+"""Types whose models are of another type's classes, whose parts are of the same type, and classes that read more files than weights."""
 
 import pytest
+import tiny
 import torch
 import transformers
 from families import run
@@ -42,3 +43,11 @@ def test_a_class_that_reads_files_of_its_own(folder):
     transformers.LlamaForCausalLM.from_pretrained(folder).save_pretrained(folder)
     with pytest.raises(ValueError, match="Reading reads files beside its weights, in a way of its own: load the softmax model"):
         hf_tanhmax.convert(folder, Reading)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the architecture, about its own settings
+def test_weights_that_are_renamed_in_a_model_with_a_part_of_the_same_type(tmp_path):
+    softmax = tiny.tiny_model("pi0")
+    softmax.save_pretrained(tmp_path)
+    model = hf_tanhmax.convert(tmp_path, type(softmax), polarity=0.0)
+    assert [name for name, value in softmax.state_dict().items() if not torch.equal(model.state_dict()[name], value)] == []
