@@ -31,7 +31,7 @@ from .calibration.inputs import calibration_batches
 from .calibration.plan import BALANCE, Plan
 from .originals import Originals, say_without_biases, softmax_weights
 from .projections import aligns_by_default, projections_in
-from .softmax_config import HUB, config_of_checkpoint, of_other_code, refusals_in_words, refuse_tanhmax_parts
+from .softmax_config import HUB, class_that_loads, config_of_checkpoint, of_other_code, refusals_in_words, refuse_tanhmax_parts
 
 logger = logging.getLogger(__name__)
 
@@ -214,10 +214,9 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
     loader: Any = auto_class
     if loader is None:  # a config that was written by hand names no class, but the checkpoint's does
         loader = _class_in(config.architectures or AutoConfig.from_pretrained(name, **hub).architectures or [])
+    loader = class_that_loads(name, loader, config)
     if isinstance(loader, type) and issubclass(loader, PreTrainedModel):
-        asked, (loader, wanted) = loader, _tanhmax_class_of(loader)
-        if wanted is not config_class:
-            raise ValueError(f"{name} is of model type {config.model_type!r}, but {asked.__name__} is of another; pass an Auto class")
+        loader, config_class = _tanhmax_class_of(loader)
     make: Any = loader.from_config if hasattr(loader, "from_config") else loader
     with refusals_in_words(name, {"transformers_version": config.transformers_version}):
         settings = _settings(_decided(plan, make, _tanhmax_config(config, config_class, _settings(plan))))

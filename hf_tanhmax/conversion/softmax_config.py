@@ -6,11 +6,11 @@ from typing import Any
 
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..checkpoint import unknown_type, written_by_newer
 from ..errors import one_line
-from ..models.architectures import upstream_type
+from ..models.architectures import mapped_heads, upstream_type
 from ..models.family import TanhMaxFields
 
 # The arguments of `from_pretrained` that say where a repository is, for its config as for its weights.
@@ -41,6 +41,30 @@ def config_of_checkpoint(name: str, hub: dict[str, Any], kwargs: dict[str, Any])
     with refusals_in_words(name, written):
         config, left = AutoConfig.from_pretrained(passed or name, return_unused_kwargs=True, **hub, **others)
     return config, {**{key: value for key, value in left.items() if key in others}, **kept}
+
+
+def class_that_loads(name: str, asked: Any, config: PreTrainedConfig) -> Any:
+    """An Auto class or a model class as it was asked for, but for an Auto class that has a class of another type for it, such as LLaMA's.
+
+    Args:
+        name: of the checkpoint.
+        asked: the class.
+        config: of the checkpoint.
+
+    Raises:
+        ValueError: a model class of another type, or one that reads files beside its weights.
+    """
+    mapped = dict(mapped_heads(type(config)))
+    borrowed = {auto: classes[0] for auto, classes in mapped.items() if classes[0].config_class is not type(config)}
+    found = borrowed.get(getattr(asked, "__name__", ""), asked)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        return found
+    if found.config_class is not type(config) and found not in borrowed.values() and found.__module__.startswith("transformers."):
+        raise ValueError(f"{name} is of model type {config.model_type!r}, but {found.__name__} is of another; pass an Auto class")
+    own: Any = found.from_pretrained
+    if own.__func__ is not vars(PreTrainedModel)["from_pretrained"].__func__:
+        raise ValueError(f"{found.__name__} reads files beside its weights, in a way of its own: load the softmax model, and convert that")
+    return found
 
 
 @contextmanager

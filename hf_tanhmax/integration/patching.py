@@ -22,11 +22,12 @@ from ..functional import Shift, check_polarity
 from ..settings import Refitted, TanhMaxSettings, check_refitted, fitted_to
 from .detection.attention_facts import attention_facts, softmax_parts
 from .model_names import rename_patched
-from .registration import EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
+from .registration import CLASSES_ONLY, EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
 from .serving import put_off_updates, update_at_once
 
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
 FUNCTIONS = {"eager": EAGER, "sdpa": FUSED, "paged|eager": PAGED, "paged|sdpa": PAGED, FUSED: FUSED, EAGER: EAGER}
+FUNCTIONS[CLASSES_ONLY] = FUSED  # of a config that a softmax class has taken as well
 
 
 class ConfigView:
@@ -54,6 +55,7 @@ class ConfigView:
         vars(self)["_holder"] = config if holder is None else holder
         vars(self)["owned"] = owned
         vars(self)["carried"] = carried
+        vars(self)["checks_layers"] = False
         if settings is not None:
             vars(self)["tanhmax_polarity"] = settings.polarity
             vars(self)["tanhmax_heads"] = settings.heads
@@ -61,6 +63,11 @@ class ConfigView:
 
     @property
     def _attn_implementation(self) -> str:
+        if self.checks_layers and _layer_list(self._holder.tanhmax_layers) != self.layers_of_model:
+            raise ValueError(
+                f"tanhmax_layers of the config was changed from {self.layers_of_model} to {_layer_list(self._holder.tanhmax_layers)}, but "
+                "which layers compute TanhMax is settled when a model is made: put it back, or make a model of a copy of the config"
+            )
         name = self._config._attn_implementation
         if name is None:
             raise ValueError(
@@ -99,6 +106,10 @@ class ConfigView:
             vars(self)[name] = value
         else:
             setattr(self._holder if name.startswith("tanhmax_") else self._config, name, value)
+
+
+def _layer_list(layers: Iterable[int | str] | None) -> list[int | str] | None:
+    return None if layers is None else list(layers)
 
 
 class PatchableModule(nn.Module):
@@ -234,6 +245,14 @@ def own(model: PreTrainedModel) -> None:
                 module.config._attn_implementation = "eager"  # of a part that Transformers gave none, and so computes it without masks
             view = ConfigView(module.config, owned=True, carried=inputs - attention_facts(module).passes, holder=model.config)
             _patch_module(module, view, settings)
+
+
+def settle_layers(model: PreTrainedModel) -> None:
+    """Have the views of a model of a TanhMax class refuse a config whose layers are changed: which modules are patched stays."""
+    for module in attention_modules(model):
+        view = module.config
+        if isinstance(view, ConfigView) and view.owned:
+            vars(view).update(checks_layers=True, layers_of_model=_layer_list(model.config.tanhmax_layers))
 
 
 def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:

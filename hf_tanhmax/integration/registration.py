@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ from .serving import CachedBlocks, PassedArguments, cached_blocks, in_continuous
 
 FUSED = NAMESPACE.removeprefix("hf_")
 EAGER, PAGED = f"{FUSED}_eager", f"{FUSED}_paged"
+# What the config of a TanhMax model answers to softmax classes, also from its config.json. It is the same in every copy of this code; where
+# none is imported, Transformers refuses the name when a model is made.
+CLASSES_ONLY = "tanhmax_classes_only"
 SCORE_BIAS = "tanhmax_score_bias"
 
 # What attention modules and configs call the number of heads, the size of one, and the projection that takes the outputs of all.
@@ -76,6 +79,20 @@ def register_attention() -> None:
     for name, function in ((FUSED, fused_forward), (EAGER, eager_forward), (PAGED, paged_forward)):
         AttentionInterface.register(name, function)
         AttentionMaskInterface.register(name, sdpa_mask)
+    AttentionInterface.register(CLASSES_ONLY, refuse_softmax_class)
+    AttentionMaskInterface.register(CLASSES_ONLY, sdpa_mask)
+
+
+def refuse_softmax_class(module: nn.Module, *_: object, **__: object) -> NoReturn:
+    """What attention modules call that a softmax class made from the config of a TanhMax model.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"this {type(module).__name__} is in a softmax model, but was made from the config of a TanhMax model: load or make that by an "
+        "Auto class, or by the class whose name begins with TanhMax"
+    )
 
 
 def fused_forward(
@@ -315,6 +332,8 @@ def _polarity(module: nn.Module, query: Tensor) -> float | Tensor:
         polarity = torch.exp(-2.0 * _score_bias(module, query))
     if heads is None:
         return polarity
+    if any(head >= heads_of(module) for head in heads):
+        raise ValueError(f"tanhmax_heads is {[*heads]}, but {type(module).__name__} has {heads_of(module)} heads, counted from 0")
     if query.shape[1] != heads_of(module):
         raise NotImplementedError(
             f"tanhmax_heads counts the {heads_of(module)} heads of the whole {type(module).__name__}, but tensor parallelism shows this "
@@ -341,7 +360,12 @@ def _head_mask(chosen: Iterable[int], query: Tensor) -> Tensor:
 
 def _score_bias(module: nn.Module, query: Tensor) -> Tensor:
     """The score bias of each head of the query; where tensor parallelism shares them out, those of this rank."""
-    bias: Any = getattr(module, SCORE_BIAS)
+    bias: Any = getattr(module, SCORE_BIAS, None)
+    if bias is None:
+        raise ValueError(
+            f'tanhmax_polarity is "learned", but {type(module).__name__} has no score bias: these are made with a model, so make it from a '
+            "config that says so"
+        )
     if hasattr(bias, "to_local"):
         bias = bias.to_local()
     if bias.shape[0] != query.shape[1]:

@@ -15,6 +15,7 @@ import functools
 import importlib.util
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -125,8 +126,7 @@ def _made_head(upstream: Any, config_class: type[PreTrainedConfig]) -> Any:
     if (upstream, config_class) not in MADE_HEADS:
         contents = {"__module__": __name__, "__doc__": f"`{upstream.__name__}` with TanhMax attention."}
         made = type(STEM + upstream.__name__, (upstream,), contents)
-        # Its class alone tells it from upstream's while it is converted, when its config still has upstream's type.
-        _share_conversion(made.__name__, upstream.__name__, config_class.model_type.removeprefix(PREFIX))
+        _share_conversion(made.__name__, upstream.__name__)
         MADE_HEADS[upstream, config_class] = tanhmax_class(config_class)(made)
     return MADE_HEADS[upstream, config_class]
 
@@ -138,7 +138,7 @@ def class_named(name: str) -> Any:
         AttributeError: Transformers has no such model or config; the message has the name that is spelled most like it.
     """
     wanted = name.removeprefix(STEM)
-    upstream: Any = getattr(transformers, wanted, None) if wanted != name else None
+    upstream: Any = (getattr(transformers, wanted, None) or _not_exported(wanted)) if wanted != name else None
     if isinstance(upstream, type) and issubclass(upstream, PreTrainedConfig) and upstream.model_type in CONFIG_MAPPING_NAMES:
         return config_of(upstream.model_type)
     if isinstance(upstream, type) and issubclass(upstream, PreTrainedModel) and isinstance(upstream.config_class, type):
@@ -149,6 +149,16 @@ def class_named(name: str) -> Any:
     hint = f", or is it {STEM}{close[0]}?" if close else ""
     lacking = f"Transformers {transformers.__version__} has no {wanted}"
     raise AttributeError(f"there is no {name}, as {lacking}; install a newer one that has it (pip install -U transformers){hint}")
+
+
+@functools.cache
+def _not_exported(name: str) -> Any:
+    """A model class that Transformers has in a module of its models alone, such as a part that no Auto class knows; None if it has none."""
+    if name.isidentifier():
+        for path in sorted(Path(transformers.__file__).parent.glob("models/*/modeling_*.py")):
+            if f"\nclass {name}(" in path.read_text(encoding="utf-8"):
+                return getattr(importlib.import_module(f"transformers.models.{path.parent.name}.{path.stem}"), name)
+    return None
 
 
 def __getattr__(name: str) -> Any:
@@ -165,7 +175,15 @@ def _auto_classes() -> list[str]:
 
 
 def upstream_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Each Auto class that has a head for a config class, and its classes that are made from it.
+    """Each Auto class that has a head for a config class, and its classes that are made from it."""
+    for auto, classes in mapped_heads(config):
+        fitting = tuple(cls for cls in classes if getattr(cls, "config_class", None) is config)
+        if fitting:
+            yield auto, fitting
+
+
+def mapped_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Each Auto class that has a head for a config class, and its classes, which may be those of another type, such as LLaMA's.
 
     Which architectures an Auto class knows, it says nowhere but in `_model_mapping`.
     """
@@ -173,18 +191,16 @@ def upstream_heads(config: type[PreTrainedConfig]) -> Iterator[tuple[str, tuple[
         mapping = getattr(getattr(transformers, auto), "_model_mapping", None)
         if mapping is not None and config in mapping:
             found = mapping[config]
-            classes = found if isinstance(found, list | tuple) else (found,)
-            fitting = tuple(cls for cls in classes if getattr(cls, "config_class", None) is config)
-            if fitting:
-                yield auto, fitting
+            yield auto, tuple(found) if isinstance(found, list | tuple) else (found,)
 
 
-def _share_conversion(ours: str, *upstream: str) -> None:
+def _share_conversion(ours: str, upstream: str) -> None:
     """Let weights whose names in files differ from those of the modules load into a TanhMax class, and be saved from it.
 
-    Transformers has this by class name or else by model type, and leaves custom classes out, so that without it such weights would be new.
+    Transformers has this by class name or else by model type, so that without it such weights would be new. What it has by model type must
+    not be shared by class name: the renaming would be done again in parts of the model that are of the same type.
     """
-    conversion = next(filter(None, map(get_checkpoint_conversion_mapping, upstream)), None)
+    conversion = get_checkpoint_conversion_mapping(upstream)
     if conversion is not None:
         register_checkpoint_conversion_mapping(ours, conversion, overwrite=True)
 

@@ -11,10 +11,13 @@ No table says so; the types that are asked for (`ASKED_TYPES`) therefore answer 
 
 import difflib
 import functools
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -24,17 +27,21 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from ..integration.model_names import converted_name
-from ..integration.patching import ConfigView, attention_modules, modules_by_layer, own
-from ..integration.registration import EAGER, FUSED, SCORE_BIAS, heads_of
+from ..integration.patching import ConfigView, attention_modules, modules_by_layer, own, settle_layers
+from ..integration.registration import CLASSES_ONLY, EAGER, FUSED, SCORE_BIAS, heads_of
 from ..settings import TanhMaxSettings, check_refitted, fitted_to
 from .bundle import CODE_FILE, source
 
 # In a TanhMax model the names of Transformers mean TanhMax already. Ours are other words for them: taken as they are, they would make
 # TanhMax of the layers that `tanhmax_layers` leaves softmax, and of a model that `to_softmax` made. In a published file FUSED and EAGER are
 # names of its own.
-STOCK_NAMES = {"tanhmax": "sdpa", "tanhmax_eager": "eager", FUSED: "sdpa", EAGER: "eager"}
+STOCK_NAMES = {"tanhmax": "sdpa", "tanhmax_eager": "eager", FUSED: "sdpa", EAGER: "eager", CLASSES_ONLY: None}
 IMPLEMENTATION: Any = PreTrainedConfig._attn_implementation  # a property
 BASE: Any = PreTrainedModel
+
+# Whether what sets the attention of a config now is that config, or a model of a TanhMax class.
+OWN: ContextVar[bool] = ContextVar("OWN", default=False)
+TAKEN = "_tanhmax_taken"  # the attribute of a config that a softmax class has taken
 
 Model = TypeVar("Model", bound=type[PreTrainedModel])
 
@@ -105,15 +112,21 @@ class TanhMaxFields:
         if vars(self).get("tanhmax_refitted_polarity") is not None and name in SETTINGS:
             self._settings({**vars(self), name: value})
         super().__setattr__(name, value)
+        # Transformers has no hook for the making of a model, but each writes down in its config the attention that it chose.
+        if name == "_attn_implementation_internal" and not OWN.get() and TAKEN not in vars(self):
+            vars(self)[TAKEN] = True
+            with owning():
+                IMPLEMENTATION.fset(self, CLASSES_ONLY)
 
     @property
     def _attn_implementation(self) -> str | None:
         name = IMPLEMENTATION.fget(self)
-        return STOCK_NAMES.get(name, name)
+        return CLASSES_ONLY if TAKEN in vars(self) else STOCK_NAMES.get(name, name)
 
     @_attn_implementation.setter
-    def _attn_implementation(self, value: str | dict[str, str] | None) -> None:
-        IMPLEMENTATION.fset(self, value)
+    def _attn_implementation(self, value: str | dict[str, str | None] | None) -> None:
+        with owning():
+            IMPLEMENTATION.fset(self, None if value == CLASSES_ONLY else value)
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -127,16 +140,24 @@ class TanhMaxFields:
     def to_dict(self) -> dict[str, Any]:
         """The config as a dictionary, which names a shift, softmax parts and a refitted polarity only where they are."""
         values = super().to_dict()  # type: ignore[misc]
+        values.pop(TAKEN, None)
         for name in ("tanhmax_shift", "tanhmax_softmax_parts", "tanhmax_refitted_polarity"):
             if values.get(name) is None:
                 values.pop(name, None)
         return values
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The config as config.json has it: it and its parts name an attention that Transformers computes in TanhMax classes alone."""
+        values = json.loads(super().to_json_string(use_diff))  # type: ignore[misc]
+        _name_attention(self, values)
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write the config, and beside it the file of code that it names, by which it loads where this package is not installed.
 
         However a config or a model is saved, it comes by here, and that before anything is uploaded.
         """
+        _refuse_settings_of_parts(self)
         config_class: Any = type(self)
         published = config_class in HEADS
         if published:
@@ -148,6 +169,24 @@ class TanhMaxFields:
     def validate_tanhmax(self) -> None:
         """Refuse what `TanhMaxSettings` refuses; Transformers calls it when a config is made."""
         _ = self.tanhmax_settings
+
+
+@contextmanager
+def owning() -> Iterator[None]:
+    """What is done inside sets attention for a config itself, or for a model of a TanhMax class."""
+    before = OWN.set(True)
+    try:
+        yield
+    finally:
+        OWN.reset(before)
+
+
+def _name_attention(config: Any, values: dict[str, Any]) -> None:
+    """Add the name of the attention to the values of a config and of its parts."""
+    values["attn_implementation"] = CLASSES_ONLY
+    for name in config.sub_configs:
+        if isinstance(values.get(name), dict) and isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            _name_attention(part, values[name])
 
 
 def auto_map(config_class: type[PreTrainedConfig], architectures: Iterable[str] = ()) -> dict[str, str]:
@@ -170,9 +209,11 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
         @functools.wraps(upstream)
         def _construct(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             _refuse_edited(config, config_class)
-            upstream(self, config, *args, **kwargs)
+            with owning():
+                upstream(self, config, *args, **kwargs)
             own(self)
             _name_layers(self)
+            settle_layers(self)
             _refuse_to_save_parts(self)
             self.add_model_tags(TAGS)
             _share_out_score_biases(self)
@@ -189,6 +230,13 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
                 if getattr(module, SCORE_BIAS, None) is not None:
                     init.constant_(getattr(module, SCORE_BIAS), self.config.tanhmax_score_bias)
 
+        upstream_choice: Any = cls.set_attn_implementation
+
+        @functools.wraps(upstream_choice)
+        def _choose_attention(self: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+            with owning():
+                upstream_choice(self, *args, **kwargs)
+
         upstream_load: Any = cls.from_pretrained
 
         @functools.wraps(upstream_load.__func__)
@@ -201,6 +249,7 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
         changes = {
             "__init__": _construct,
             "initialize_weights": _initialize,
+            "set_attn_implementation": _choose_attention,
             "config_class": config_class,
             # Of custom code, Transformers does not let modules initialise what is not in files, such as some buffers of their children.
             "is_custom_code": classmethod(lambda _: False),
@@ -246,6 +295,7 @@ def _refuse_edited(config: PreTrainedConfig, config_class: type[PreTrainedConfig
     for name in sorted(name for name in vars(config) if name.startswith("tanhmax_") and name not in known):
         near = difflib.get_close_matches(name, known, 1)
         raise ValueError(f"the config has {name}, which is no setting of TanhMax" + (f"; is it {near[0]}?" if near else "; take it out"))
+    _refuse_settings_of_parts(config)
     for name in config.architectures or ():
         upstream = getattr(transformers, name.removeprefix("TanhMax"), None) if name.startswith("TanhMax") else None
         other = getattr(upstream, "config_class", None)
@@ -254,6 +304,19 @@ def _refuse_edited(config: PreTrainedConfig, config_class: type[PreTrainedConfig
                 f"the config names {name} as the model's class, but is of model type {config.model_type!r}, which is another architecture: "
                 "put right whichever was edited, as no weights of one fit the other"
             )
+
+
+def _refuse_settings_of_parts(config: Any) -> None:
+    """Refuse settings that were written into the config of a part, where nothing reads them."""
+    for part in config.sub_configs:
+        inner = getattr(config, part, None)
+        if isinstance(inner, PreTrainedConfig) and not isinstance(inner, TanhMaxFields):
+            for name in sorted(name for name in vars(inner) if name.startswith("tanhmax_")):
+                raise ValueError(
+                    f"{part} has {name}, but settings count for the whole model, and stand beside {part}: write it there, and choose parts "
+                    'by tanhmax_layers, such as ["vision_model"]'
+                )
+            _refuse_settings_of_parts(inner)
 
 
 def _refuse_weights_of_others(model: PreTrainedModel, missing: Iterable[str]) -> None:

@@ -288,3 +288,12 @@ def test_threads_get_the_same_class():
 
 def test_names_are_listed():
     assert {"TanhMaxQwen3ForCausalLM", "PolarityCallback", "convert"} <= set(dir(hf_tanhmax))
+
+
+def test_a_class_that_transformers_does_not_export():
+    """A fresh process must find it by its name alone, for a pickle and for the published file."""
+    found = hf_tanhmax.TanhMaxAltRobertaModel
+    assert (found.__mro__[1].__name__, found.config_class) == ("AltRobertaModel", hf_tanhmax.TanhMaxAltCLIPTextConfig)
+    assert pickle.loads(pickle.dumps(found)) is found
+    with pytest.raises(AttributeError, match=r"there is no TanhMaxAltRobertaModell, as Transformers .* has no AltRobertaModell"):
+        hf_tanhmax.TanhMaxAltRobertaModell  # noqa: B018

@@ -10,12 +10,14 @@ import re
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import tiny
 import torch
 import transformers
 from definition import KEYLESS, SPECIAL, answer, oracle
+from published import Reader
+from running import aligned, copied, run, tensors_of
 from silence import softmaxes
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -34,6 +36,8 @@ LEVELS = {
     "silent": "no softmax over attention scores is called",
     "learned": "a learned polarity, which at score bias 0 is polarity 1",
     "restored": "`to_softmax` gives the softmax model back, to the bit",
+    "folder": "a folder of the softmax model is converted to what the live model is, to the bit",
+    "published": "the published file gives the same outputs where this package is not installed, to the bit",
 }
 ROUNDINGS = 64  # rounding errors of a weight that a result may be off by
 TOKENS = 4  # that are generated
@@ -44,8 +48,8 @@ class DoesNotApply(Exception):  # noqa: N818, nothing is wrong
     """A level that an architecture cannot have, in words that say why."""
 
 
-def levels_of(model_type: str) -> dict:
-    """What came of every level of a model type.
+def levels_of(model_type: str, levels: Iterable[str] = LEVELS) -> dict:
+    """What came of every level of a model type, or of some.
 
     Returns:
         `outcome`, one of `works`, `refused`, `failed` and `untried`; `reason` for all but the first; and where it was converted, its
@@ -53,13 +57,13 @@ def levels_of(model_type: str) -> dict:
     """
     start = time.monotonic()
     try:
-        found = _levels(model_type)
+        found = _levels(model_type, levels)
     except tiny.Untried as error:
         found = {"outcome": "untried", "reason": sentence(error)}
     return {"type": model_type, **found, "seconds": round(time.monotonic() - start, 1)}
 
 
-def _levels(model_type: str) -> dict:
+def _levels(model_type: str, levels: Iterable[str]) -> dict:
     try:
         model = tiny.tiny_model(model_type)
     except tiny.Untried:
@@ -90,7 +94,7 @@ def _levels(model_type: str) -> dict:
         except Exception as error:
             return found | ({"reason": sentence(error)} if refuses(error) else {"outcome": "failed", "reason": described(error)})
         found["softmax_parts"] = trial.parts
-    results = {name: _outcome(getattr(trial, name)) for name in LEVELS}
+    results = {name: _outcome(getattr(trial, name)) for name in levels}
     if not trial.telling:
         raise tiny.Untried("TanhMax and softmax give the same outputs of the tiny model, so that nothing is shown")
     failed = [f"{name}: {result}" for name, result in results.items() if result.startswith("failed")]
@@ -163,12 +167,12 @@ class Trial:
             same_weights(again, self.converted)
             same(run(aligned(again), self.inputs), run(aligned(self.converted), self.inputs))
         except AssertionError:
-            if not self._comes_back():
-                raise DoesNotApply("the softmax model does not come back from its files either") from None
+            if lost := self._lost():
+                raise DoesNotApply(lost) from None
             raise
 
-    def _comes_back(self) -> bool:
-        """Whether the softmax model is the same after it was saved and loaded."""
+    def _lost(self) -> str | None:
+        """What to say of a softmax model that is not the same after it was saved and loaded; None of one that is."""
         with tempfile.TemporaryDirectory() as folder:
             self.model.save_pretrained(folder)
             again = type(self.model).from_pretrained(folder).eval()
@@ -176,8 +180,8 @@ class Trial:
             same_weights(again, self.model)
             same(run(aligned(again), self.inputs), run(aligned(self.model), self.inputs))
         except AssertionError:
-            return False
-        return True
+            return "the softmax model does not come back from its files either"
+        return None
 
     def softmax(self) -> None:
         want, found = run(self.model, self.inputs), run(self.convert(polarity=0.0), self.inputs)
@@ -337,38 +341,45 @@ class Trial:
         same_weights(back, self.model)
         same(run(aligned(back), self.inputs), run(aligned(self.model), self.inputs))
 
+    def folder(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.save_pretrained(folder)
+            cls = type(self.model)
+            try:
+                made = hf_tanhmax.convert(folder, cls, softmax_parts=self.parts).eval()
+            except Exception as error:
+                if refuses(error):
+                    raise DoesNotApply(self._lost() or sentence(error).replace(folder, "the folder")) from None
+                raise
+        if type(made) is not type(self.converted):
+            raise AssertionError(f"the folder gives a {type(made).__name__}")
+        try:
+            same_weights(made, self.converted)
+            same(run(aligned(made), self.inputs), run(aligned(self.converted), self.inputs))
+        except AssertionError:
+            if lost := self._lost():
+                raise DoesNotApply(lost) from None
+            raise
+
+    def published(self) -> None:
+        auto = next((auto for auto, cls in HEADS[self.converted.config_class].items() if cls is type(self.converted)), None)
+        with tempfile.TemporaryDirectory() as folder:
+            self.converted.save_pretrained(folder)
+            again = type(self.converted).from_pretrained(folder).eval()
+            wanted = run(aligned(again), self.inputs)
+            found = READER.ask(folder, auto, type(self.converted).__name__, self.inputs)
+        try:
+            same(found, wanted)
+        except AssertionError:
+            if lost := self._lost():
+                raise DoesNotApply(lost) from None
+            raise
+
+
+READER = Reader()
+
 
 # Running
-
-
-@torch.no_grad()
-def run(model: PreTrainedModel, inputs: dict[str, Tensor], **options) -> list[Tensor]:
-    """The floating-point outputs of a model, in their order."""
-    torch.manual_seed(0)
-    return list(tensors_of(model(**copied(inputs), **options)))
-
-
-def aligned(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy whose weights lie as torch places them; from a file they lie otherwise, and convolutions round otherwise then."""
-    return copy.deepcopy(model)
-
-
-def copied(inputs: dict) -> dict:
-    return {name: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in inputs.items()}
-
-
-def tensors_of(output: object) -> Iterator[Tensor]:
-    """The floating-point tensors in an output; caches are left out."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif hasattr(output, "to_tuple"):
-        yield from tensors_of(output.to_tuple())
-    elif isinstance(output, tuple | list):
-        for each in output:
-            yield from tensors_of(each)
-    elif isinstance(output, dict):
-        yield from tensors_of(list(output.values()))
 
 
 @torch.no_grad()

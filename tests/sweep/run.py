@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
@@ -31,22 +32,25 @@ def main() -> None:
     parser.add_argument("--record", type=Path, required=True, help="a file of one line of JSON per type, which grows")
     parser.add_argument("--only", nargs="+", default=[], metavar="TYPE")
     parser.add_argument("--again", nargs="+", default=[], metavar="OUTCOME", help="works, refused, failed, untried, or all")
+    parser.add_argument("--levels", nargs="+", default=[], metavar="LEVEL", help="only these, of what works; the rest stays as it is")
     parser.add_argument("--share", default="1/1", metavar="N/OF", help="every OF-th type from the N-th, for several runs at once")
     parser.add_argument("--write", action="store_true", help="only write results and table")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
-        return work()
-    if chosen.write:
-        return write(read_record(chosen.record))
+        return work(chosen.levels)
     known = read_record(chosen.record)
+    if chosen.write:
+        return write(completed(known, recorded()) if chosen.levels else known)
     share, of = map(int, chosen.share.split("/"))
     types = [name for name in list(CONFIG_MAPPING_NAMES)[share - 1 :: of] if not chosen.only or name in chosen.only]
+    if chosen.levels:
+        types = [name for name in types if recorded()[name]["outcome"] == "works"]
     if not chosen.only:
         again = {*chosen.again, *(("works", "refused", "failed", "untried") if "all" in chosen.again else ())}
         types = [name for name in types if name not in known or known[name]["outcome"] in again]
     with chosen.record.open("a") as record:
-        for number, found in enumerate(examined(types)):
+        for number, found in enumerate(examined(types, chosen.levels)):
             record.write(json.dumps(found) + "\n")
             record.flush()
             print(f"{number + 1}/{len(types)} {found['type']}: {found['outcome']} {found.get('reason', '')[:200]}", flush=True)
@@ -57,6 +61,21 @@ def read_record(path: Path) -> dict[str, dict]:
     """The last entry of each type."""
     lines = path.read_text().splitlines() if path.exists() else []
     return {entry["type"]: entry for entry in map(json.loads, lines)}
+
+
+def recorded() -> dict[str, dict]:
+    """What the results file of the installed Transformers has."""
+    return json.loads((HERE / f"results-{transformers.__version__}.json").read_text())["types"]
+
+
+def completed(record: dict[str, dict], results: dict[str, dict]) -> dict[str, dict]:
+    """Results in which each type has the levels that a record has of it."""
+    for name, entry in results.items():
+        if name in record:
+            entry["levels"] = entry.get("levels", {}) | record[name].get("levels", {})
+            if record[name]["outcome"] != "works":
+                entry |= {key: record[name][key] for key in ("outcome", "reason")}
+    return results
 
 
 def write(record: dict[str, dict]) -> None:
@@ -79,11 +98,11 @@ def kept(entry: dict) -> dict:
     return found
 
 
-def examined(types: list[str]):
+def examined(types: list[str], levels: Sequence[str] = ()):
     """What came of each type, in their order; in processes that are replaced when they die, hang or grow old."""
     worker, served = None, 0
     for name in types:
-        worker = worker or Worker()
+        worker = worker or Worker(levels)
         served += 1
         try:
             yield worker.ask(name)
@@ -100,8 +119,8 @@ def examined(types: list[str]):
 class Worker:
     """A process that examines one type after the other."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, str(Path(__file__)), "--worker", "--record", os.devnull]
+    def __init__(self, levels: Sequence[str]) -> None:
+        command = [sys.executable, str(Path(__file__)), "--worker", "--record", os.devnull, *(["--levels", *levels] if levels else [])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.answers: queue.Queue = queue.Queue()
         self.listener = threading.Thread(target=self._listen, daemon=True)
@@ -141,18 +160,18 @@ class Worker:
             self.process.stdin.close()
 
 
-def work() -> None:
+def work(levels: Sequence[str]) -> None:
     """Answer each line, a model type, by a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever else prints
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     import torch
-    from levels import levels_of
+    from levels import LEVELS, levels_of
 
     torch.set_num_threads(1)
     for line in sys.stdin:
-        print(json.dumps(levels_of(line.strip())), file=answers, flush=True)
+        print(json.dumps(levels_of(line.strip(), levels or LEVELS)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

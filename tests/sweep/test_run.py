@@ -42,7 +42,7 @@ def test_what_is_recorded_is_left_out(arguments, asked, monkeypatch, tmp_path):
     record = tmp_path / "record.jsonl"
     record.write_text(json.dumps({"type": "first", "outcome": "refused"}) + "\n")
     monkeypatch.setattr(run, "CONFIG_MAPPING_NAMES", {"first": "", "second": ""})
-    monkeypatch.setattr(run, "examined", lambda types: [{"type": name, "outcome": "works"} for name in types])
+    monkeypatch.setattr(run, "examined", lambda types, levels: [{"type": name, "outcome": "works"} for name in types])
     monkeypatch.setattr(run.sys, "argv", ["run.py", "--record", str(record), *arguments])
     run.main()
     added = [json.loads(line)["type"] for line in record.read_text().splitlines()[1:]]
