@@ -124,7 +124,7 @@ def _new_library(own: Path, unwritable: str) -> Path:
                 raise RuntimeError(prebuilt)
             shutil.copyfile(prebuilt, path)
             _try_library(path)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             reason = f"; the one that is installed {_telling_line(error)}"
         else:
             return path
@@ -142,20 +142,23 @@ def _prebuilt_libraries() -> Iterator[Path | str]:
     """Libraries of the wheel that this processor can run, the fastest first, or why there is none, as the end of a sentence."""
     try:
         known = json.loads((PREBUILT / "libraries.json").read_text(encoding="utf-8"))
+        source, machine, libraries = (known[name] for name in ("source", "machine", "libraries"))
     except FileNotFoundError:
         return
+    except (OSError, ValueError, KeyError, TypeError):
+        yield "has no readable libraries.json"
+        return
     oldest, newest = PREBUILT_TORCH
-    have = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if not oldest <= have <= newest:
-        yield f"was tried with torch {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}, and this is {torch.__version__}"
-    elif known["source"] != source_digest():
+    if not oldest <= tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) <= newest:
+        tried = " to ".join(".".join(map(str, version)) for version in PREBUILT_TORCH)
+        yield f"was tried with torch {tried}, and this is {torch.__version__}"
+    elif source != source_digest():
         yield "is of other code"
-    elif known["machine"] != platform.machine():
-        yield f"is for {known['machine']}, and this is {platform.machine()}"
+    elif machine != platform.machine():
+        yield f"is for {machine}, and this is {platform.machine()}"
     else:
         able = set(_processor().split())
-        found = [PREBUILT / name for name, needed in known["libraries"].items() if able.issuperset(needed)]
-        yield from found or ["is for other processors"]
+        yield from [PREBUILT / name for name, needed in libraries.items() if able.issuperset(needed)] or ["is for other processors"]
 
 
 def _try_library(path: Path) -> None:

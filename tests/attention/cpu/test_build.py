@@ -74,8 +74,8 @@ def test_it_is_kept_by_source_flags_torch_compiler_and_cpu(empty_cache, monkeypa
     assert len(kinds) == 6
 
 
-TRAP = "\nextern \"C\" int hf_tanhmax_try() { __builtin_trap(); }"
-WRONG = "\nextern \"C\" int hf_tanhmax_try() { return 0; }"
+TRAP = '\nextern "C" int hf_tanhmax_try() { __builtin_trap(); }'
+WRONG = '\nextern "C" int hf_tanhmax_try() { return 0; }'
 FAKE = """#!/bin/sh
 case "$*" in *--version*) echo fake; exit 0;; esac
 %s
@@ -100,7 +100,9 @@ def spoil(kind, monkeypatch, folder):
     elif kind == "bad code":
         monkeypatch.setattr(native, "SOURCE", "int function( { return 1; }")
     elif kind == "missing symbol":
-        monkeypatch.setattr(native, "SOURCE", 'extern "C" int hf_tanhmax_nowhere_(); extern "C" int call() { return hf_tanhmax_nowhere_(); }')
+        monkeypatch.setattr(
+            native, "SOURCE", 'extern "C" int hf_tanhmax_nowhere_(); extern "C" int call() { return hf_tanhmax_nowhere_(); }'
+        )
     elif kind == "a flag that lies":
         monkeypatch.setattr(native, "SOURCE", TRAP)
     elif kind == "wrong results":
@@ -365,6 +367,35 @@ def test_it_compiles_for_aarch64(tmp_path):
     command = ["aarch64-linux-gnu-g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fopenmp", "-fsyntax-only", "attention.cpp"]
     done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+# Row by row and column by column, as the library of torch would have it.
+PRODUCTS = """
+extern "C" void sgemm_(const char* ta, const char* tb, const int64_t* m, const int64_t* n, const int64_t* k, const float* alpha,
+                       const float* a, const int64_t* as, const float* b, const int64_t* bs, const float* beta, float* c,
+                       const int64_t* cs) {
+  for (int64_t i = 0; i < *m; ++i)
+    for (int64_t j = 0; j < *n; ++j) {
+      float sum = 0.0f;
+      for (int64_t l = 0; l < *k; ++l) sum += (*ta == 'T' ? a[l + i * *as] : a[i + l * *as]) * (*tb == 'T' ? b[j + l * *bs] : b[l + j * *bs]);
+      float& to = c[i + j * *cs];
+      to = *alpha * sum + (*beta == 0.0f ? 0.0f : *beta * to);
+    }
+}
+
+int main() { return !hf_tanhmax_try(); }
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64-static")), reason="needs a compiler for aarch64, and qemu"
+)
+def test_it_computes_on_aarch64(tmp_path):
+    (tmp_path / "attention.cpp").write_text(SOURCE + PRODUCTS)
+    command = ["aarch64-linux-gnu-g++", *cxx.CODE_FLAGS, "-march=armv8-a", "-static", "attention.cpp", "-o", "tried"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    assert subprocess.run(["qemu-aarch64-static", "./tried"], cwd=tmp_path, timeout=300).returncode == 0
 
 
 def test_the_code_stays_small():
