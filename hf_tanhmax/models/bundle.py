@@ -46,6 +46,7 @@ MODULES = (
     "attention/cpu/problem",
     "attention/cpu/blocked",
     "attention/cpu/balanced",
+    "attention/cpu/compiler",
     "attention/cpu/build",
     "attention/cpu/sizes",
     "attention/cpu/operator",
