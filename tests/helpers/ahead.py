@@ -30,11 +30,11 @@ FEATURES = {
     "masked": {"CAUSAL": True, "KEEP": True},
     "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
 }
-POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "SPANS": "i32", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
+POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "BITS": "i32", "TILES": "i8", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
 POINTERS |= {"RANGES": "i32", "TABLE": "i64", "BOUNDS": "i32", "OUT": "fp32", "PARTS": "fp32", "LSES": "fp32", "NORMS": "fp32"}
 DECODE_FEATURES = ("full", "softmax", "additive", "balanced", "paged", "everything")
 # Kernels whose blocks are not in the table of tiles: their constants.
-FIXED = {"delta": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_M": 64}, "span": {"DENSE": 1, "BLOCK_R": 128, "BLOCK_C": 32}}
+FIXED = {"delta": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_M": 64}, "mask": {}}
 FIXED |= {"norm": {"DIM": 64, "BLOCK_DIM": 64, "ALIGN": 8, "BLOCK_N": 128}}
 FIXED |= {kernel: {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_S": 16} for kernel in ("combine", "combine_halves")}
 FIXED |= {"range": {"BLOCK_N": 1024}}
@@ -102,7 +102,7 @@ def arguments(build):
     from hf_tanhmax.attention.kernels.schedule import Tile
 
     if build.kernel in FIXED:
-        return Tile(0, 0, 8 if build.kernel in ("span", "norm") else 4, 1), FIXED[build.kernel], set()
+        return Tile(0, 0, 8 if build.kernel == "norm" else 4, 1), FIXED[build.kernel], set()
     tile = rows_of(build.kernel, build.head, build.size, build.architecture)[build.row]
     wanted = FEATURES[build.features]
     constants = dict.fromkeys(("DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE"), build.head)
@@ -118,7 +118,8 @@ def arguments(build):
         "LOG_P": constants["POLARITY"] == 2 or constants["BALANCED"],
         "SEED": "DROPOUT" in wanted,
         "KEEP": "KEEP" in wanted,
-        "SPANS": "KEEP" in wanted,
+        "BITS": "KEEP" in wanted,
+        "TILES": "KEEP" in wanted,
     }
     present |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
     present |= {"RANGES": "KEEP" in wanted, "TABLE": "TABLE" in wanted, "BOUNDS": "TABLE" in wanted}
@@ -133,11 +134,11 @@ def compiled(build):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from hf_tanhmax.attention.kernels import backward, decode, forward, shift
+    from hf_tanhmax.attention.kernels import backward, decode, forward, masks, shift
 
     kernel = "forward" if build.kernel == "balanced" else build.kernel
     names = f"{kernel}_kernel", f"{kernel.split('_')[0]}_kernel"
-    function = next(getattr(module, name) for module in (forward, backward, decode, shift) for name in names if hasattr(module, name))
+    function = next(getattr(module, name) for module in (forward, backward, decode, masks, shift) for name in names if hasattr(module, name))
     tile, constants, absent = arguments(build)
     signature, values, attributes = {}, {}, {}
     for index, name in enumerate(function.arg_names):

@@ -14,17 +14,19 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..mask import AttentionMask
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
-from .forward import forward_kernel, span_kernel
+from .forward import forward_kernel
 from .interpreter import faithful
 from .layout import ALIGN, Layout, Numbers, launch_constants, launch_numbers
+from .masks import TILE, WORD, mask_kernel
 from .primitives import LOG2E
-from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, length_bucket, padded_size, tiles
+from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, group_splits, length_bucket, padded_size, tiles
 from .shift import NORM_BLOCK, norm_kernel
-from .support import capability
+from .support import capability, multiprocessors
 
 # What a kernel is compiled for, besides its tile and which tensors there are.
 FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED")
 Argument: TypeAlias = Tensor | TensorDescriptor | int | float | str | None
+MASK_STRIDES = [f"{tensor}_{dim}" for tensor in ("keep", "tile") for dim in "bhmn"]
 LONGEST_ROW_STRIDE = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
@@ -160,15 +162,14 @@ class FusedProblem:
             balanced=self.balanced,
         )
 
-    def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Argument]:
-        """The arguments that every kernel takes."""
+    def arguments(self, tile: Tile) -> dict[str, Argument]:
+        """The arguments that every kernel takes, but for decoding."""
         starts, ends = self.bounds
-        strides = {
-            name: 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)
-            for dim, name in enumerate(("span_b", "span_h", "span_m"))
-        }
-        tensors = {**self.tensors, "SPANS": spans, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
-        return {**tensors, **strides, **launch_numbers(self.layout, tile)}
+        bits, tiles_of_mask = self.packed_mask
+        tensors = {**self.tensors, "BITS": bits, "TILES": tiles_of_mask, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
+        del tensors["KEEP"]
+        strides = dict(zip(MASK_STRIDES, [*_broadcast_strides(bits), *_broadcast_strides(tiles_of_mask)], strict=True))
+        return {**tensors, **launch_numbers(self.layout, tile), **strides}
 
     @property
     def tensors(self) -> dict[str, Tensor | None]:
@@ -186,28 +187,26 @@ class FusedProblem:
         """What a kernel is compiled for: no length is among it."""
         return launch_constants(self.layout, tile)
 
-    def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
-        """The spans of the mask by blocks of rows (or of keys), int32 `[batch or 1, heads or 1, blocks or 1, 4]`."""
+    @cached_property
+    def packed_mask(self) -> tuple[Tensor | None, Tensor | None]:
+        """The bits of the boolean mask, int32, and the map of its tiles, int8: `[batch or 1, heads or 1, rows or 1, ..]` (`masks`)."""
         keep = self.visibility.keep
         if keep is None:
-            return None
-        reach = self.queries if transposed else self.keys
+            return None, None
         mask = keep.view(torch.uint8)
-        if transposed:
-            mask = mask.transpose(2, 3)
+        if mask.shape[3] == 1:  # one column stands for all: it fills a word, which is read for all
+            mask = mask.expand(-1, -1, -1, WORD.value)
         batch, heads, rows, columns = mask.shape
-        blocks = math.ceil(rows / block)
-        spans = mask.new_empty((batch, heads, blocks, 4), dtype=torch.int32)
-        if spans.numel():
-            span_kernel[batch * heads * blocks,](
-                mask, spans, *mask.stride(), heads, rows, columns, reach if columns == 1 else 1, DENSE=_dense_dimension(mask),
-                BLOCK_R=block, BLOCK_C=32, num_warps=8,
-            )  # fmt: skip
-        return spans
+        bits = mask.new_empty((batch, heads, rows, math.ceil(columns / WORD.value)), dtype=torch.int32)
+        tiles_of_mask = mask.new_empty((batch, heads, math.ceil(rows / TILE.value), math.ceil(columns / TILE.value)), dtype=torch.int8)
+        if tiles_of_mask.numel():
+            mask_kernel[tiles_of_mask.numel(),](mask, bits, tiles_of_mask, *mask.stride(), heads, rows, columns)
+        return bits, tiles_of_mask
 
 
-def _dense_dimension(mask: Tensor) -> int:
-    return 1 if mask.stride(3) == 1 else 0 if mask.stride(2) == 1 else -1
+def _broadcast_strides(tensor: Tensor | None) -> list[int]:
+    """Strides of a tensor, 0 in dimensions of size 1."""
+    return [0] * 4 if tensor is None else [0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[None]:
@@ -238,7 +237,7 @@ def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
         return output, lse, stats
 
     def _launch(tile: Tile) -> None:
-        arguments = problem.arguments(tile, problem.spans(tile.rows))
+        arguments = problem.arguments(tile)
         results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if problem.exact else None}
         results["OPPOSITE"] = stats.transpose(1, 2) if problem.balanced and not problem.exact else None
         results["NORMS"] = problem.norms() if tile.static else None
@@ -326,17 +325,22 @@ def launch_backward(
         results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": passes, "factor": problem.scale}
 
         def _launch_rows(tile: Tile) -> None:
-            arguments = problem.arguments(tile, problem.spans(tile.rows))
+            arguments = problem.arguments(tile)
             query_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **shared, **results)
 
         problem.run("query", _launch_rows)
     if problem.batch * problem.keys:
-        into = {"DK": grad_key.transpose(1, 2), "DV": grad_value.transpose(1, 2), "factor": problem.scale}
+        into = {"DK": grad_key.transpose(1, 2), "DV": grad_value.transpose(1, 2)}
 
         def _launch_columns(tile: Tile) -> None:
-            arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+            arguments = problem.arguments(tile)
             arguments["SUM_Q"] = None if summed is None or not summed.numel() else _described(summed, tile.rows)
-            key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
+            programs = math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads
+            splits = group_splits(programs, problem.heads // problem.kv_heads, problem.queries, multiprocessors(problem.query.device))
+            parts = {name: _parts(whole, splits) for name, whole in into.items()}
+            key_value_kernel[programs * splits,](**arguments, **shared, **parts, splits=splits, factor=problem.scale)
+            for name, whole in into.items() if splits > 1 else ():
+                whole.copy_(parts[name].sum(1))
 
         if reduced:
             _launch_columns(reduced)
@@ -348,6 +352,11 @@ def launch_backward(
     if polarity and problem.balanced:
         by_head = -delta.sum((0, 1, 3)) / (1.0 + problem.polarities.flatten()) ** 2
     return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
+
+
+def _parts(whole: Tensor, splits: int) -> Tensor:
+    """The tensor itself, or room for the parts of it that several programs compute, float32 `[batch, splits, ..]`."""
+    return whole if splits == 1 else whole.new_empty((whole.shape[0], splits, *whole.shape[1:]), dtype=torch.float32)
 
 
 def _row_products(problem: FusedProblem, grad_output: Tensor, output: Tensor, opposite: Tensor) -> Tensor:
@@ -376,7 +385,7 @@ def _bias_gradient(problem: FusedProblem, shared: dict[str, Tensor | None]) -> T
     partial = bias.new_empty((batch, heads, *sizes), dtype=torch.float32)
     strides = dict(zip(("out_b", "out_h", "out_m", "out_n"), partial.stride(), strict=True))
     bias_kernel[blocks[0] * blocks[1] * batch * heads,](
-        **problem.arguments(tile, problem.spans(tile.rows)),
+        **problem.arguments(tile),
         **shared,
         **strides,
         D_BIAS=partial,

@@ -21,6 +21,8 @@ import torch
 Kernel = Literal["forward", "balanced", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64"]
 HEAD_SIZES = (16, 32, 64, 128, 256)
 SHORTEST = 256  # keys: a shorter chunk takes less time than it takes to start a program and to combine its result
+PROGRAMS = 2  # of the backward pass for each multiprocessor, below which groups are split; one at a time fits
+LEAST_ROWS = 2048  # rows of a share of a group: fewer take less time than it takes to add up one part more
 WAVES = 4  # programs for each multiprocessor, so that the memory is busy while some of them begin or end
 
 
@@ -188,6 +190,19 @@ def splits(programs: int, keys: int, processors: int) -> int:
         processors: multiprocessors of the GPU.
     """
     return max(1, min(math.ceil(WAVES * processors / max(programs, 1)), math.ceil(keys / SHORTEST)))
+
+
+def group_splits(programs: int, groups: int, queries: int, processors: int) -> int:
+    """The number of shares that the backward pass splits the heads of a group into, so that few key heads keep all multiprocessors busy.
+
+    Args:
+        programs: the number without splitting: batch entries times key heads times blocks of keys.
+        groups: query heads per key head.
+        queries: rows of each of them; a share has at least `LEAST_ROWS`.
+        processors: multiprocessors of the GPU.
+    """
+    most = min(groups, groups * queries // LEAST_ROWS, math.ceil(PROGRAMS * processors / max(programs, 1)))
+    return math.ceil(groups / math.ceil(groups / most)) if most > 1 else 1
 
 
 TuningKey = tuple[Hashable, ...]

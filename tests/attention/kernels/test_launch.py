@@ -99,8 +99,8 @@ def test_every_run_time_integer_is_left_unspecialised():
     """Triton compiles anew for integers that are 1 or divisible by 16, unless told not to."""
     code = """
 import json
-from hf_tanhmax.attention.kernels import backward, forward, shift
-kernels = [forward.forward_kernel, forward.span_kernel, shift.norm_kernel]
+from hf_tanhmax.attention.kernels import backward, forward, masks, shift
+kernels = [forward.forward_kernel, masks.mask_kernel, shift.norm_kernel]
 kernels += [getattr(backward, f"{name}_kernel") for name in ("delta", "key_value", "query", "bias")]
 floats = ("scale", "cap", "factor", "dropout_p")
 print(json.dumps([
@@ -229,9 +229,9 @@ def test_no_kernel_adds_atomically():
     """So every result is the same to the bit; but for the one sum that a user asks for, which the launcher hands in as SUM_Q."""
     import inspect
 
-    from hf_tanhmax.attention.kernels import backward, forward, primitives, shift
+    from hf_tanhmax.attention.kernels import backward, forward, masks, primitives, shift
 
     found = [
-        line for module in (backward, forward, primitives, shift) for line in inspect.getsource(module).split('"""', 2)[2].splitlines()
+        line for module in (backward, forward, masks, primitives, shift) for line in inspect.getsource(module).split('"""', 2)[2].splitlines()
     ]
     assert [line.split("(")[0].strip() for line in found if "atomic" in line] == ["SUM_Q.atomic_add"]
