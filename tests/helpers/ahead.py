@@ -28,6 +28,8 @@ FEATURES = {
     "balanced": {"CAUSAL": True, "BALANCED": True},
     "paged": {"PAGE": 1, "TABLE": True, "CAUSAL": True},
     "masked": {"CAUSAL": True, "KEEP": True},
+    "split": {"CAUSAL": True, "PRECISION": "tf32x3"},
+    "tf32": {"CAUSAL": True, "PRECISION": "tf32", "EXACT": False, "PASSES": 1},
     "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
 }
 POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "BITS": "i32", "TILES": "i8", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
@@ -72,12 +74,18 @@ def builds():
             continue
         for architecture in ARCHITECTURES:
             for row in range(len(rows_of(kernel, head, size, architecture))):
-                if architecture == 90 or (head in (64, 128) and size == 2 and row == 0 and kernel != "bias"):
+                tile = rows_of(kernel, head, size, architecture)[row]
+                if tile.rounded and architecture != 100:
+                    yield from (Build(kernel, head, size, row, features, architecture) for features in ("split", "tf32"))
+                elif not tile.rounded and (architecture == 90 or (head in (64, 128) and size == 2 and row == 0 and kernel != "bias")):
                     yield Build(kernel, head, size, row, "causal", architecture)
+                if tile.crowded and kernel != "bias":
+                    features = ("additive", "everything")
+                    yield from (Build(kernel, head, size, row, each, architecture) for each in features if architecture == 90)
                 if head in (64, 128) and size == 2 and kernel != "bias" and (architecture == 90 or row == 0):
                     yield Build(kernel, head, size, row, "masked", architecture)
         if head == 64 and size == 2 and kernel in ("forward", "balanced", "key_value"):
-            known = ("causal", "paged", "masked", "balanced", "softmax" if kernel == "balanced" else None)
+            known = ("causal", "paged", "masked", "balanced", "split", "tf32", "softmax" if kernel == "balanced" else None)
             yield from (Build(kernel, head, size, 0, features, 90) for features in FEATURES if features not in known)
         if head in (64, 128) and size == 2 and kernel in ("key_value", "query", "bias"):
             yield Build(kernel, head, size, 0, "balanced", 90)
@@ -123,7 +131,8 @@ def arguments(build):
     }
     present |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
     present |= {"RANGES": "KEEP" in wanted, "TABLE": "TABLE" in wanted, "BOUNDS": "TABLE" in wanted}
-    present |= {"SUM_Q": False, "NORMS": tile.static, "STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
+    present |= {"SUM_Q": False, "NORMS": tile.static, "D_LOG_P": constants["POLARITY"] == 2}
+    present["STATS"] = build.size == 4 and constants["PRECISION"] != "tf32"
     present["OPPOSITE"] = constants["BALANCED"] and (build.size == 2 or build.kernel.startswith("decode"))
     return tile, constants, {name for name, given in present.items() if not given}
 
@@ -138,7 +147,8 @@ def compiled(build):
 
     kernel = "forward" if build.kernel == "balanced" else build.kernel
     names = f"{kernel}_kernel", f"{kernel.split('_')[0]}_kernel"
-    function = next(getattr(module, name) for module in (forward, backward, decode, masks, shift) for name in names if hasattr(module, name))
+    modules = forward, backward, decode, masks, shift
+    function = next(getattr(module, name) for module in modules for name in names if hasattr(module, name))
     tile, constants, absent = arguments(build)
     signature, values, attributes = {}, {}, {}
     for index, name in enumerate(function.arg_names):

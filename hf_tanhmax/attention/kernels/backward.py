@@ -8,7 +8,8 @@ With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C =
 
 * `delta_kernel`: D, row by row, from the rounded output (float32 sums it exactly instead, in `query_kernel`);
 * `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group, or of a share of
-  them, so that a few key heads keep a GPU busy: the parts are added up in a fixed order afterwards. If asked to, it adds its part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
+  them, so that few key heads keep a GPU busy: the parts of dK and dV are added up afterwards, in a fixed order. If asked to, it adds its
+  part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
 * `query_kernel`: one program owns a block of rows and walks their keys; the gradient of log p comes along, a number per row;
 * `bias_kernel`: one program owns a tile of the bias, or of the additive mask (:math:`dM = W \circ dP - C \circ D`), and walks the batch
   entries and heads that share it.
@@ -55,8 +56,8 @@ def delta_kernel(O, GRAD, DELTA, batch, heads, queries, VALUE_DIM: tl.constexpr,
 @triton.jit(do_not_specialize=[*RUNTIME, "splits"])
 def key_value_kernel(
     Q, K, V, LOG_P, BIAS, BITS, TILES, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV, SUM_Q,
-    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, tile_b, tile_h, tile_m, tile_n,
-    queries, keys, heads, groups, rows, offset, window, splits, scale, cap, factor, dropout_p,
+    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n,
+    tile_b, tile_h, tile_m, tile_n, queries, keys, heads, groups, rows, offset, window, splits, scale, cap, factor, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
@@ -150,8 +151,8 @@ def key_value_kernel(
 @triton.jit(do_not_specialize=RUNTIME)
 def query_kernel(
     Q, K, V, LOG_P, BIAS, BITS, TILES, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DQ, D_LOG_P,
-    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, tile_b, tile_h, tile_m, tile_n,
-    queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
+    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n,
+    tile_b, tile_h, tile_m, tile_n, queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, PASSES: tl.constexpr,
@@ -251,8 +252,9 @@ def query_kernel(
 @triton.jit(do_not_specialize=[*RUNTIME, "batch", "bias_batch", "bias_heads", "out_b", "out_h", "out_m", "out_n"])
 def bias_kernel(
     Q, K, V, LOG_P, BIAS, BITS, TILES, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, D_BIAS,
-    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, tile_b, tile_h, tile_m, tile_n,
-    queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p, batch, bias_batch, bias_heads, out_b, out_h, out_m, out_n,
+    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n,
+    tile_b, tile_h, tile_m, tile_n, queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
+    batch, bias_batch, bias_heads, out_b, out_h, out_m, out_n,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,

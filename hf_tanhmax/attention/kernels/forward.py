@@ -54,8 +54,8 @@ class Sums(NamedTuple):
 @triton.jit(do_not_specialize=RUNTIME)
 def forward_kernel(
     Q, K, V, LOG_P, BIAS, BITS, TILES, STARTS, ENDS, SEED, O, LSE, STATS, NORMS, OPPOSITE,
-    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, tile_b, tile_h, tile_m, tile_n,
-    queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
+    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n,
+    tile_b, tile_h, tile_m, tile_n, queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, POLYNOMIAL: tl.constexpr,

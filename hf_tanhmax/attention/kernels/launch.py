@@ -17,16 +17,15 @@ from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel
 from .interpreter import faithful
 from .layout import ALIGN, Layout, Numbers, launch_constants, launch_numbers
-from .masks import TILE, WORD, mask_kernel
+from .masks import PackedMask, pack_mask
 from .primitives import LOG2E
-from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, group_splits, length_bucket, padded_size, tiles
+from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, group_splits, length_bucket, padded_size, splits_products, tiles
 from .shift import NORM_BLOCK, norm_kernel
 from .support import capability, multiprocessors
 
 # What a kernel is compiled for, besides its tile and which tensors there are.
-FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED")
+FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "PRECISION", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED")
 Argument: TypeAlias = Tensor | TensorDescriptor | int | float | str | None
-MASK_STRIDES = [f"{tensor}_{dim}" for tensor in ("keep", "tile") for dim in "bhmn"]
 LONGEST_ROW_STRIDE = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
@@ -73,8 +72,9 @@ class FusedProblem:
             compiled = tuple(known[name] for name in FEATURES)
             lengths = (length_bucket(self.queries), length_bucket(self.keys))
             key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
-            rows = (fastest(key, rows, launch, do_bench),)
-        launch(rows[0])
+            launch(fastest(key, rows, launch, do_bench))
+        else:
+            launch(next((tile for tile in rows if tile.rounded == self.rounded and tile.crowded == self.crowded), rows[0]))
 
     def fits(self, tile: Tile) -> bool:
         """Whether this call may have a tile.
@@ -87,7 +87,7 @@ class FusedProblem:
             return False
         if tile.polynomial and self.query.dtype != torch.bfloat16:
             return False
-        if tile.reduced:
+        if tile.reduced or (tile.rounded and not self.rounded):
             return False
         bounded = self.signed and not self.balanced and self.query.dtype != torch.float16
         bounded = bounded and self.polarity is None and self.bias is None
@@ -102,6 +102,16 @@ class FusedProblem:
             return None
         rows = tiles("key_value", max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
         return next((tile for tile in rows if tile.reduced), None)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether tensor cores multiply float32."""
+        return self.layout.precision != "ieee"
+
+    @property
+    def crowded(self) -> bool:
+        """Whether registers hold more than the scores and a mask of bits."""
+        return self.bias is not None or self.dropout_p > 0 or self.softcap is not None or self.visibility.segments is not None
 
     def norms(self) -> Tensor:
         """The largest squared norms of the keys by blocks of `NORM_BLOCK`, float32 `[batch * kv_heads, blocks]`."""
@@ -158,6 +168,7 @@ class FusedProblem:
             polarity=2 if self.polarity is not None and not self.balanced else int(self.signed),
             single=self.query.dtype == torch.float32,
             exact=self.exact,
+            split=self.exact and splits_products(),
             additive=self.additive,
             balanced=self.balanced,
         )
@@ -165,11 +176,9 @@ class FusedProblem:
     def arguments(self, tile: Tile) -> dict[str, Argument]:
         """The arguments that every kernel takes, but for decoding."""
         starts, ends = self.bounds
-        bits, tiles_of_mask = self.packed_mask
-        tensors = {**self.tensors, "BITS": bits, "TILES": tiles_of_mask, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
+        tensors = {**self.tensors, **self.packed_mask.tensors, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
         del tensors["KEEP"]
-        strides = dict(zip(MASK_STRIDES, [*_broadcast_strides(bits), *_broadcast_strides(tiles_of_mask)], strict=True))
-        return {**tensors, **launch_numbers(self.layout, tile), **strides}
+        return {**tensors, **launch_numbers(self.layout, tile), **self.packed_mask.strides}
 
     @property
     def tensors(self) -> dict[str, Tensor | None]:
@@ -188,25 +197,9 @@ class FusedProblem:
         return launch_constants(self.layout, tile)
 
     @cached_property
-    def packed_mask(self) -> tuple[Tensor | None, Tensor | None]:
-        """The bits of the boolean mask, int32, and the map of its tiles, int8: `[batch or 1, heads or 1, rows or 1, ..]` (`masks`)."""
-        keep = self.visibility.keep
-        if keep is None:
-            return None, None
-        mask = keep.view(torch.uint8)
-        if mask.shape[3] == 1:  # one column stands for all: it fills a word, which is read for all
-            mask = mask.expand(-1, -1, -1, WORD.value)
-        batch, heads, rows, columns = mask.shape
-        bits = mask.new_empty((batch, heads, rows, math.ceil(columns / WORD.value)), dtype=torch.int32)
-        tiles_of_mask = mask.new_empty((batch, heads, math.ceil(rows / TILE.value), math.ceil(columns / TILE.value)), dtype=torch.int8)
-        if tiles_of_mask.numel():
-            mask_kernel[tiles_of_mask.numel(),](mask, bits, tiles_of_mask, *mask.stride(), heads, rows, columns)
-        return bits, tiles_of_mask
-
-
-def _broadcast_strides(tensor: Tensor | None) -> list[int]:
-    """Strides of a tensor, 0 in dimensions of size 1."""
-    return [0] * 4 if tensor is None else [0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    def packed_mask(self) -> PackedMask:
+        """The boolean mask as the kernels read it; one launch per pass."""
+        return pack_mask(self.visibility.keep)
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[None]:

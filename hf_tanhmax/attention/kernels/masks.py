@@ -2,20 +2,21 @@ r"""Which keys a row sees, and which blocks of keys it need not look at.
 
 Positions decide by comparisons: causality, windows, packed sequences. A boolean mask is read once per pass, by `mask_kernel`, which leaves
 
-* its bits, 32 keys to a word: a tile of 128 rows and 64 keys is 2 KiB for all heads that share it. Read byte by byte by all kernels it would
-  cost two registers of addresses per score, and on a Hopper a thread holds 32 scores and more of a tile;
+* its bits, 32 keys to a word: a tile of 128 rows and 64 keys is 1 KiB. Read byte by byte, a mask costs two registers for the address of
+  each score, of which a thread holds 32 and more;
 * a map of its tiles, `TILE` rows by `TILE` keys: whether it keeps nothing of a tile, or something, or all. A block of rows (or of keys)
   finds in it from where to where anything is kept, and the first run of tiles that are kept whole, which need no mask.
 
-Both lie in memory so that either pass, along rows or along keys, reads the same ones.
+Both serve the forward pass, along rows, and the backward passes, along rows and along keys.
 """
 
+import math
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
-
-from .primitives import Rows
+from torch import Tensor
 
 TILE = tl.constexpr(64)  # rows and keys of a tile of the map; multiples of WORD
 WORD = tl.constexpr(32)  # keys of a word
@@ -244,3 +245,31 @@ def mask_kernel(KEEP, BITS, TILES, keep_b, keep_h, keep_m, keep_n, heads, rows, 
     o_word = i_n // WORD + tl.arange(0, TILE // WORD)
     p_word = BITS + (i_bh.to(tl.int64) * rows + i_m) * words + o_m[:, None] * words + o_word[None, :]
     tl.store(p_word, tl.sum(b_bits, 2), mask=(i_m + o_m < rows)[:, None] & (o_word < words)[None, :])
+
+
+class PackedMask(NamedTuple):
+    """Launch arguments of a boolean mask: `BITS` and `TILES`, which are None without one, and their strides, 0 where they broadcast."""
+
+    tensors: dict[str, Tensor | None]
+    strides: dict[str, int]
+
+
+def pack_mask(keep: Tensor | None) -> PackedMask:
+    """Launch the kernel that packs a mask, which broadcasts to `[batch, heads, queries, keys]`."""
+    bits = tiles_of_mask = None
+    if keep is not None:
+        mask = keep.view(torch.uint8)
+        if mask.shape[3] == 1:  # one column stands for all: it fills a word, which is read for all
+            mask = mask.expand(-1, -1, -1, WORD.value)
+        rows, columns = mask.shape[2:]
+        bits = mask.new_empty((*mask.shape[:3], math.ceil(columns / WORD.value)), dtype=torch.int32)
+        sizes = (math.ceil(rows / TILE.value), math.ceil(columns / TILE.value))
+        tiles_of_mask = mask.new_empty((*mask.shape[:2], *sizes), dtype=torch.int8)
+        if tiles_of_mask.numel():
+            mask_kernel[tiles_of_mask.numel(),](mask, bits, tiles_of_mask, *mask.stride(), mask.shape[1], rows, columns)
+    strides = {
+        f"{name}_{dim}": 0 if tensor is None or tensor.shape[axis] == 1 else tensor.stride(axis)
+        for name, tensor in (("keep", bits), ("tile", tiles_of_mask))
+        for axis, dim in enumerate("bhmn")
+    }
+    return PackedMask({"BITS": bits, "TILES": tiles_of_mask}, strides)

@@ -17,16 +17,14 @@ from torch import Tensor
 
 import hf_tanhmax
 from hf_tanhmax.attention.composed.identities import composed_attention
-from hf_tanhmax.attention.kernels.schedule import Kernel, Tile, tiles
 from hf_tanhmax.attention.mask import AttentionMask
 
 from ..attention.contenders import LIMITS, output_of
+from .forced import TIMED_KERNELS, atomic, environment, least_share, row, rows
 
 HEAD_DIMS = (64, 128)
-HOPPER = (9, 0)
 CRASH = "crash"  # ends its process without a word, as an illegal access does; run only by name
 STOCK = ("flash", "cudnn", "efficient")
-TIMED_KERNELS: tuple[Kernel, ...] = ("forward", "key_value", "query")
 SMALL: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "vocab_size": 512}
 
 
@@ -128,41 +126,6 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30)).item()
 
 
-@contextlib.contextmanager
-def row(first: Kernel, number: int) -> Iterator[None]:
-    """Make one row of a Hopper's table of tiles the first of its kernel; a call that it does not fit takes the usual first row."""
-    from hf_tanhmax.attention.kernels import launch
-
-    usual = launch.tiles
-
-    def _tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
-        known = usual(kernel, head_dim, element_size, capability or HOPPER)
-        return (known[number], known[0]) if kernel == first else known
-
-    launch.tiles = _tiles
-    try:
-        yield
-    finally:
-        launch.tiles = usual
-
-
-@contextlib.contextmanager
-def atomic() -> Iterator[None]:
-    """The backward pass in one kernel, where there is one."""
-    before, os.environ["HF_TANHMAX_ATOMIC"] = os.environ.get("HF_TANHMAX_ATOMIC", "0"), "1"
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        os.environ["HF_TANHMAX_ATOMIC"] = before
-
-
-def rows(kernel: Kernel, head_dim: int) -> list[int]:
-    """Numbers of the rows that a Hopper has besides the first, in bfloat16, without those that need `atomic`."""
-    known = tiles(kernel, head_dim, 2, HOPPER)
-    return [number for number, tile in enumerate(known) if number and not tile.reduced]
-
-
 def _arguments(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {
         name: item.detach().to(dtype, copy=True).requires_grad_() if isinstance(item, Tensor) and item.is_floating_point() else item
@@ -235,8 +198,24 @@ def _attention_cases(shape: Shape) -> dict[str, Case]:
         found[f"float32 D{dim}"] = _case({"head_dim": dim, "dtype": torch.float32}, dict)
         for name in ("causal", "additive", "balanced"):
             found[f"float32 D{dim} {name}"] = _case({"head_dim": dim, "dtype": torch.float32}, masks[name])
+    for name in ("causal", "keep", "everything"):
+        found[f"float32 D64 {name}, split"] = partial(_split, _case({"dtype": torch.float32}, masks[name]))
     found["float32 by TF32"] = partial(_tf32, replace(shape, dtype=torch.float32))
+    for dim in HEAD_DIMS:  # one key head for all queries: the backward pass splits the group
+        long = replace(shape, head_dim=dim, batch=1, heads=8, kv_heads=1, queries=4 * shape.queries, keys=4 * shape.queries)
+        found[f"bfloat16 D{dim} one key head"] = partial(_one_key_head, long)
     return found
+
+
+def _split(case: Case) -> Outcome:
+    """A case in float32, multiplied as three TF32 products of split numbers, which keep 21 bits of 24."""
+    with environment("HF_TANHMAX_FLOAT32", "tf32x3"):
+        return replace(case(), limit=2e-5)
+
+
+def _one_key_head(shape: Shape) -> Outcome:
+    with least_share(shape.queries):
+        return compared(shape, is_causal=True)
 
 
 def _packed(shape: Shape) -> Outcome:
