@@ -99,14 +99,15 @@ def hot_loop(code, operations):
 
 def predict(loop, operations):
     """Clock cycles per score: of each unit, and of the kernel if all units overlap, and if the matrix unit overlaps with none."""
-    clocks = {"issue": loop.issue / ISSUE, "special": loop.special / SPECIAL, "matrix": operations / MATRIX, "shared": loop.shared / SHARED}
+    clocks = {"issue": loop.issue / ISSUE, "special": loop.special / SPECIAL, "matrix": operations / MATRIX}
+    clocks["shared"] = loop.shared / SHARED
     longest = max(clocks, key=clocks.get)
     serial = max(clocks["matrix"], clocks["shared"]) + max(clocks["issue"], clocks["special"])
     return {**clocks, "overlapped": clocks[longest], "limit": longest, "serial": serial}
 
 
 def entries():
-    """The builds of the table: every tile of the schedule, the softmax twins of the first and of those with descriptors, balanced weights."""
+    """The builds of the table: every tile of the schedule, softmax twins of the first and of those with descriptors, balanced weights."""
     for kernel in PRODUCTS:
         for head in HEADS:
             for row, tile in enumerate(rows_of(kernel, head, 2, 90)):
@@ -119,7 +120,8 @@ def entries():
 
 def entry(build):
     """What the table says of a build, which is compiled."""
-    products = REDUCED_PRODUCTS if rows_of(build.kernel, build.head, build.size, build.architecture)[build.row].reduced else PRODUCTS[build.kernel]
+    tile = rows_of(build.kernel, build.head, build.size, build.architecture)[build.row]
+    products = REDUCED_PRODUCTS if tile.reduced else PRODUCTS[build.kernel]
     return described(build, hot_loop(disassembled(compiled(build)), products * 2 * build.head))
 
 
@@ -164,7 +166,8 @@ def fewest(twins, kernel, head, name):
 
 def rendered(result):
     """The table as Markdown."""
-    columns = ("kernel", "D", "weights", "tile", "instructions", "special functions", "shared bytes", *UNITS, "limit", "serial", "to softmax")
+    counts = ("instructions", "special functions", "shared bytes")
+    columns = ("kernel", "D", "weights", "tile", *counts, *UNITS, "limit", "serial", "to softmax")
     lines = [
         f"**{result['warning']}**",
         "",
@@ -177,7 +180,8 @@ def rendered(result):
         parts = ("query", "key_value") if each["tile"]["reduced"] else (TWINS.get(each["kernel"], each["kernel"]),)
         clocks, twin = each["clocks"], {name: sum(fewest(twins, part, each["head_dim"], name) for part in parts) for name in SUMS}
         cells = [each["kernel"], each["head_dim"], each["weights"], tile_text(each["tile"])]
-        cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}", f"{each['shared_bytes']:.1f}", *(f"{clocks[name]:.3f}" for name in UNITS)]
+        cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}", f"{each['shared_bytes']:.1f}"]
+        cells += [f"{clocks[name]:.3f}" for name in UNITS]
         cells += [clocks["limit"], f"{clocks['serial']:.3f}"]
         cells += [" / ".join(f"{clocks[name] / twin[name]:.2f}" for name in SUMS)]
         rows.append(list(map(str, cells)))
@@ -187,9 +191,10 @@ def rendered(result):
 TWINS = {"balanced": "forward"}  # whose softmax is meant where a kernel has none
 UNITS, SUMS = ("issue", "special", "matrix", "shared", "overlapped"), ("overlapped", "serial")
 EXPLAINED = (
-    "By unit (per cycle, 128 threads issue an instruction, 16 special functions and 4096 matrix operations are computed, and "
-    "128 bytes of shared memory move); overlapped: the largest of them; serial: the larger of matrix and shared plus that of the other two; to softmax: both, relative to the fewest that a softmax "
-    "twin of the kernel has (reduced: the backward pass in one kernel, relative to the twins of the two kernels that it replaces)."
+    "By unit (per cycle, 128 threads issue an instruction, 16 special functions and 4096 matrix operations are computed, and 128 bytes of "
+    "shared memory move); overlapped: the largest of them; serial: the larger of matrix and shared, plus the larger of the other two; to "
+    "softmax: both, relative to the fewest that a softmax twin of the kernel has (balanced: of the forward kernel; reduced: the backward "
+    "pass in one kernel, relative to the twins of the two kernels that it replaces)."
 )
 
 

@@ -90,8 +90,7 @@ def read_kernel(
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("window", [None, 90])
-@pytest.mark.parametrize(("block_m", "block_n"), [(16, 16), (32, 64), (128, 32)])
+@pytest.mark.parametrize(("block_m", "block_n", "window"), [(16, 16, None), (32, 64, 90), (128, 32, None)])
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
 def test_what_the_kernels_see(shape, block_m, block_n, window, transposed):
     """The mask, whichever way around; nothing is kept outside of a span, and nothing is hidden within its full part."""
