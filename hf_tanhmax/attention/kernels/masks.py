@@ -4,7 +4,7 @@ Positions decide by comparisons: causality, windows, packed sequences. A boolean
 
 * its bits, 32 keys to a word: a tile of 128 rows and 64 keys is 1 KiB. Read byte by byte, a mask costs two registers for the address of
   each score, of which a thread holds 32 and more;
-* a map of its tiles, `TILE` rows by `TILE` keys: whether it keeps nothing of a tile, or something, or all. A block of rows (or of keys)
+* a map of its tiles, `MASK_TILE` rows by `MASK_TILE` keys: whether it keeps nothing of a tile, or something, or all. A block of rows (or of keys)
   finds in it from where to where anything is kept, and the first run of tiles that are kept whole, which need no mask.
 
 Both serve the forward pass, along rows, and the backward passes, along rows and along keys.
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = tl.constexpr(64)  # rows and keys of a tile of the map; multiples of WORD
+MASK_TILE = tl.constexpr(64)  # rows and keys of a tile of the map; multiples of WORD
 WORD = tl.constexpr(32)  # keys of a word
 SOME, ALL = tl.constexpr(1), tl.constexpr(2)  # what is kept of a tile; 0 is nothing
 TILES_AT_ONCE = tl.constexpr(128)
@@ -133,25 +133,25 @@ def kept_span(span, first, last, length, tiles):
     Of the tiles that are kept whole it takes the first run within the full range so far.
     """
     low, full_low, full_high, high = span
-    count = tl.cdiv(length, TILE)
+    count = tl.cdiv(length, MASK_TILE)
     first_kept, last_kept, first_whole, end_whole = count, 0, count, count
     for i in range(0, count, TILES_AT_ONCE):
         o_tile = i + tl.arange(0, TILES_AT_ONCE)
         b_least = tl.full([TILES_AT_ONCE], ALL, tl.int32)
         b_most = tl.zeros([TILES_AT_ONCE], tl.int32)
-        p_tile = tiles.pointer + (first // TILE).to(tl.int64) * tiles.stride_m + o_tile * tiles.stride_n
-        for _ in range(first // TILE, last // TILE + 1):
+        p_tile = tiles.pointer + (first // MASK_TILE).to(tl.int64) * tiles.stride_m + o_tile * tiles.stride_n
+        for _ in range(first // MASK_TILE, last // MASK_TILE + 1):
             b_tile = tl.load(p_tile, mask=o_tile < count, other=0).to(tl.int32)
             b_least, b_most = tl.minimum(b_least, b_tile), tl.maximum(b_most, b_tile)
             p_tile += tiles.stride_m
         first_kept = tl.minimum(first_kept, tl.min(tl.where(b_most > 0, o_tile, count), 0))
         last_kept = tl.maximum(last_kept, tl.max(tl.where(b_most > 0, o_tile + 1, 0), 0))
-        m_whole = (b_least == ALL) & ((o_tile + 1) * TILE > full_low) & (o_tile * TILE < full_high)
+        m_whole = (b_least == ALL) & ((o_tile + 1) * MASK_TILE > full_low) & (o_tile * MASK_TILE < full_high)
         first_whole = tl.minimum(first_whole, tl.min(tl.where(m_whole, o_tile, count), 0))
         end_whole = tl.minimum(end_whole, tl.min(tl.where(~m_whole & (o_tile > first_whole), o_tile, count), 0))
     return (
-        tl.maximum(low, first_kept * TILE), tl.maximum(full_low, first_whole * TILE), tl.minimum(full_high, end_whole * TILE),
-        tl.minimum(high, last_kept * TILE),
+        tl.maximum(low, first_kept * MASK_TILE), tl.maximum(full_low, first_whole * MASK_TILE), tl.minimum(full_high, end_whole * MASK_TILE),
+        tl.minimum(high, last_kept * MASK_TILE),
     )  # fmt: skip
 
 
@@ -229,20 +229,20 @@ def mask_kernel(KEEP, BITS, TILES, keep_b, keep_h, keep_m, keep_n, heads, rows, 
 
     What lies beyond the bounds, has no bits, and keeps no tile from being whole.
     """
-    tiles_n = tl.cdiv(columns, TILE)
-    tiles_m = tl.cdiv(rows, TILE)
+    tiles_n = tl.cdiv(columns, MASK_TILE)
+    tiles_m = tl.cdiv(rows, MASK_TILE)
     i_bh = tl.program_id(0) // (tiles_m * tiles_n)
     i_b, i_h = (i_bh // heads).to(tl.int64), (i_bh % heads).to(tl.int64)
-    i_m, i_n = tl.program_id(0) // tiles_n % tiles_m * TILE, tl.program_id(0) % tiles_n * TILE
-    o_m, o_n = tl.arange(0, TILE), tl.arange(0, TILE)
+    i_m, i_n = tl.program_id(0) // tiles_n % tiles_m * MASK_TILE, tl.program_id(0) % tiles_n * MASK_TILE
+    o_m, o_n = tl.arange(0, MASK_TILE), tl.arange(0, MASK_TILE)
     m_in = (i_m + o_m < rows)[:, None] & (i_n + o_n < columns)[None, :]
     p_tile = KEEP + i_b * keep_b + i_h * keep_h + i_m.to(tl.int64) * keep_m + i_n.to(tl.int64) * keep_n
     b_kept = (tl.load(p_tile + o_m[:, None] * keep_m + o_n[None, :] * keep_n, mask=m_in, other=0) != 0).to(tl.int32)
     most, least = tl.max(tl.max(b_kept, 1), 0), tl.min(tl.min(tl.where(m_in, b_kept, 1), 1), 0)
     tl.store(TILES + tl.program_id(0), (most * SOME + least * (ALL - SOME)).to(TILES.dtype.element_ty))
     words = tl.cdiv(columns, WORD)
-    b_bits = b_kept.reshape([TILE, TILE // WORD, WORD]) << tl.arange(0, WORD)[None, None, :]
-    o_word = i_n // WORD + tl.arange(0, TILE // WORD)
+    b_bits = b_kept.reshape([MASK_TILE, MASK_TILE // WORD, WORD]) << tl.arange(0, WORD)[None, None, :]
+    o_word = i_n // WORD + tl.arange(0, MASK_TILE // WORD)
     p_word = BITS + (i_bh.to(tl.int64) * rows + i_m) * words + o_m[:, None] * words + o_word[None, :]
     tl.store(p_word, tl.sum(b_bits, 2), mask=(i_m + o_m < rows)[:, None] & (o_word < words)[None, :])
 
@@ -263,7 +263,7 @@ def pack_mask(keep: Tensor | None) -> PackedMask:
             mask = mask.expand(-1, -1, -1, WORD.value)
         rows, columns = mask.shape[2:]
         bits = mask.new_empty((*mask.shape[:3], math.ceil(columns / WORD.value)), dtype=torch.int32)
-        sizes = (math.ceil(rows / TILE.value), math.ceil(columns / TILE.value))
+        sizes = (math.ceil(rows / MASK_TILE.value), math.ceil(columns / MASK_TILE.value))
         tiles_of_mask = mask.new_empty((*mask.shape[:2], *sizes), dtype=torch.int8)
         if tiles_of_mask.numel():
             mask_kernel[tiles_of_mask.numel(),](mask, bits, tiles_of_mask, *mask.stride(), mask.shape[1], rows, columns)
