@@ -4,8 +4,8 @@ Positions decide by comparisons: causality, windows, packed sequences. A boolean
 
 * its bits, 32 keys to a word: a tile of 128 rows and 64 keys is 1 KiB. Read byte by byte, a mask costs two registers for the address of
   each score, of which a thread holds 32 and more;
-* a map of its tiles, `MASK_TILE` rows by `MASK_TILE` keys: whether it keeps nothing of a tile, or something, or all. A block of rows (or of keys)
-  finds in it from where to where anything is kept, and the first run of tiles that are kept whole, which need no mask.
+* a map of its tiles, `MASK_TILE` rows by `MASK_TILE` keys: whether it keeps nothing of a tile, or something, or all. A block of rows (or
+  of keys) finds in it from where to where anything is kept, and the first run of tiles that are kept whole, which need no mask.
 
 Both serve the forward pass, along rows, and the backward passes, along rows and along keys.
 """
@@ -150,8 +150,8 @@ def kept_span(span, first, last, length, tiles):
         first_whole = tl.minimum(first_whole, tl.min(tl.where(m_whole, o_tile, count), 0))
         end_whole = tl.minimum(end_whole, tl.min(tl.where(~m_whole & (o_tile > first_whole), o_tile, count), 0))
     return (
-        tl.maximum(low, first_kept * MASK_TILE), tl.maximum(full_low, first_whole * MASK_TILE), tl.minimum(full_high, end_whole * MASK_TILE),
-        tl.minimum(high, last_kept * MASK_TILE),
+        tl.maximum(low, first_kept * MASK_TILE), tl.maximum(full_low, first_whole * MASK_TILE),
+        tl.minimum(full_high, end_whole * MASK_TILE), tl.minimum(high, last_kept * MASK_TILE),
     )  # fmt: skip
 
 
