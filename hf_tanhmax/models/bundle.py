@@ -53,6 +53,7 @@ MODULES = (
     "attention/kernels/support",
     "attention/kernels/schedule",
     "attention/kernels/primitives",
+    "attention/kernels/masks",
     "attention/kernels/layout",
     "attention/kernels/shift",
     "attention/kernels/balanced",

@@ -28,13 +28,15 @@ FEATURES = {
     "balanced": {"CAUSAL": True, "BALANCED": True},
     "paged": {"PAGE": 1, "TABLE": True, "CAUSAL": True},
     "masked": {"CAUSAL": True, "KEEP": True},
+    "split": {"CAUSAL": True, "PRECISION": "tf32x3"},
+    "tf32": {"CAUSAL": True, "PRECISION": "tf32", "EXACT": False, "PASSES": 1},
     "everything": {"POLARITY": 2, **dict.fromkeys(("CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "KEEP", "BIAS", "PACKED"), True)},
 }
-POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "SPANS": "i32", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
+POINTERS = {"LOG_P": "fp32", "KEEP": "u8", "BITS": "i32", "TILES": "i8", "STARTS": "i32", "ENDS": "i32", "SEED": "i64", "D_BIAS": "fp32"}
 POINTERS |= {"RANGES": "i32", "TABLE": "i64", "BOUNDS": "i32", "OUT": "fp32", "PARTS": "fp32", "LSES": "fp32", "NORMS": "fp32"}
 DECODE_FEATURES = ("full", "softmax", "additive", "balanced", "paged", "everything")
 # Kernels whose blocks are not in the table of tiles: their constants.
-FIXED = {"delta": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_M": 64}, "span": {"DENSE": 1, "BLOCK_R": 128, "BLOCK_C": 32}}
+FIXED = {"delta": {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_M": 64}, "mask": {}}
 FIXED |= {"norm": {"DIM": 64, "BLOCK_DIM": 64, "ALIGN": 8, "BLOCK_N": 128}}
 FIXED |= {kernel: {"VALUE_DIM": 64, "BLOCK_VALUE": 64, "BLOCK_S": 16} for kernel in ("combine", "combine_halves")}
 FIXED |= {"range": {"BLOCK_N": 1024}}
@@ -72,12 +74,18 @@ def builds():
             continue
         for architecture in ARCHITECTURES:
             for row in range(len(rows_of(kernel, head, size, architecture))):
-                if architecture == 90 or (head in (64, 128) and size == 2 and row == 0 and kernel != "bias"):
+                tile = rows_of(kernel, head, size, architecture)[row]
+                if tile.rounded and architecture != 100:
+                    yield from (Build(kernel, head, size, row, features, architecture) for features in ("split", "tf32"))
+                elif not tile.rounded and (architecture == 90 or (head in (64, 128) and size == 2 and row == 0 and kernel != "bias")):
                     yield Build(kernel, head, size, row, "causal", architecture)
+                if tile.crowded and kernel != "bias":
+                    features = ("additive", "everything")
+                    yield from (Build(kernel, head, size, row, each, architecture) for each in features if architecture == 90)
                 if head in (64, 128) and size == 2 and kernel != "bias" and (architecture == 90 or row == 0):
                     yield Build(kernel, head, size, row, "masked", architecture)
         if head == 64 and size == 2 and kernel in ("forward", "balanced", "key_value"):
-            known = ("causal", "paged", "masked", "balanced", "softmax" if kernel == "balanced" else None)
+            known = ("causal", "paged", "masked", "balanced", "split", "tf32", "softmax" if kernel == "balanced" else None)
             yield from (Build(kernel, head, size, 0, features, 90) for features in FEATURES if features not in known)
         if head in (64, 128) and size == 2 and kernel in ("key_value", "query", "bias"):
             yield Build(kernel, head, size, 0, "balanced", 90)
@@ -102,7 +110,7 @@ def arguments(build):
     from hf_tanhmax.attention.kernels.schedule import Tile
 
     if build.kernel in FIXED:
-        return Tile(0, 0, 8 if build.kernel in ("span", "norm") else 4, 1), FIXED[build.kernel], set()
+        return Tile(0, 0, 8 if build.kernel == "norm" else 4, 1), FIXED[build.kernel], set()
     tile = rows_of(build.kernel, build.head, build.size, build.architecture)[build.row]
     wanted = FEATURES[build.features]
     constants = dict.fromkeys(("DIM", "VALUE_DIM", "BLOCK_DIM", "BLOCK_VALUE"), build.head)
@@ -118,11 +126,13 @@ def arguments(build):
         "LOG_P": constants["POLARITY"] == 2 or constants["BALANCED"],
         "SEED": "DROPOUT" in wanted,
         "KEEP": "KEEP" in wanted,
-        "SPANS": "KEEP" in wanted,
+        "BITS": "KEEP" in wanted,
+        "TILES": "KEEP" in wanted,
     }
     present |= {"BIAS": "BIAS" in wanted or build.kernel == "bias", "STARTS": "PACKED" in wanted, "ENDS": "PACKED" in wanted}
     present |= {"RANGES": "KEEP" in wanted, "TABLE": "TABLE" in wanted, "BOUNDS": "TABLE" in wanted}
-    present |= {"SUM_Q": False, "NORMS": tile.static, "STATS": build.size == 4, "D_LOG_P": constants["POLARITY"] == 2}
+    present |= {"SUM_Q": False, "NORMS": tile.static, "D_LOG_P": constants["POLARITY"] == 2}
+    present["STATS"] = build.size == 4 and constants["PRECISION"] != "tf32"
     present["OPPOSITE"] = constants["BALANCED"] and (build.size == 2 or build.kernel.startswith("decode"))
     return tile, constants, {name for name, given in present.items() if not given}
 
@@ -133,11 +143,12 @@ def compiled(build):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from hf_tanhmax.attention.kernels import backward, decode, forward, shift
+    from hf_tanhmax.attention.kernels import backward, decode, forward, masks, shift
 
     kernel = "forward" if build.kernel == "balanced" else build.kernel
     names = f"{kernel}_kernel", f"{kernel.split('_')[0]}_kernel"
-    function = next(getattr(module, name) for module in (forward, backward, decode, shift) for name in names if hasattr(module, name))
+    modules = forward, backward, decode, masks, shift
+    function = next(getattr(module, name) for module in modules for name in names if hasattr(module, name))
     tile, constants, absent = arguments(build)
     signature, values, attributes = {}, {}, {}
     for index, name in enumerate(function.arg_names):

@@ -3,10 +3,10 @@
 `python tests/helpers/predicted.py` compiles the forward and backward kernels and their softmax twins for sm_90, as `ahead` does, and writes
 `predicted-clocks-<version of Triton>.json` into `recipes/results`, and prints the table. Run it without TRITON_INTERPRET.
 
-Per clock cycle a Hopper multiprocessor issues instructions for 128 threads, and computes 16 special functions and 4096 dense half-precision
-operations. A score thus takes at least the largest of (instructions / 128), (special functions / 16) and (matrix operations / 4096) cycles,
-which is what the kernel takes if the units overlap fully; if the matrix unit overlaps with nothing, its cycles are added to the larger of
-the other two.
+Per clock cycle a Hopper multiprocessor issues instructions for 128 threads, computes 16 special functions and 4096 dense half-precision
+operations, and moves 128 bytes from or to shared memory. A score thus takes at least the largest of (instructions / 128), (special
+functions / 16), (matrix operations / 4096) and (bytes / 128) cycles, which is what the kernel takes if the units overlap fully. If the
+matrix unit overlaps with nothing, its cycles, or those of its operands in shared memory, are added to the larger of the other two.
 """
 
 import argparse
@@ -23,8 +23,10 @@ from ahead import DTYPES, Build, compiled, disassembled, rows_of
 from hf_tanhmax.results import table
 
 RESULTS = Path(__file__).parents[2] / "recipes/results"
-ISSUE, SPECIAL, MATRIX = 128, 16, 4096  # instructions of threads, special functions and operations of a multiprocessor per clock cycle
-PRODUCTS = {"forward": 2, "query": 3, "key_value": 4}  # matrix products, of 2 D operations per score each
+# Instructions of threads, special functions, operations and bytes of shared memory of a multiprocessor per clock cycle.
+ISSUE, SPECIAL, MATRIX, SHARED = 128, 16, 4096, 128
+GROUP = 128  # threads that issue a matrix instruction of a Hopper together; an operand in shared memory is read once for all of them
+PRODUCTS = {"forward": 2, "balanced": 3, "query": 3, "key_value": 4}  # matrix products, of 2 D operations per score each
 REDUCED_PRODUCTS = 5  # of a key_value kernel that adds up dQ, which then is the whole backward pass
 HEADS = (64, 128)
 # Rows of a warp, and columns and depth of an instruction of a tensor core, in the name that the disassembler gives it.
@@ -34,10 +36,11 @@ WARNING = "Predictions from compiled instructions, not measurements: no GPU has 
 
 @dataclass(frozen=True)
 class Loop:
-    """What a loop takes per score: instructions, and how many of them are special functions."""
+    """What a loop takes per score: instructions, how many of them are special functions, and bytes from or to shared memory."""
 
     issue: float
     special: float
+    shared: float = 0.0
 
 
 def loops(code):
@@ -66,6 +69,20 @@ def matrix_operations(instruction):
     return 0
 
 
+def shared_bytes(instruction):
+    """Bytes of shared memory per thread of an instruction: operands of the tensor cores, loads, stores and copies from global memory."""
+    matrix = re.match(r"HGMMA\.64x(?P<columns>\d+)x(?P<depth>\d+)\S* \w+, (?P<first>R\d+|gdesc)", instruction)
+    if matrix:
+        rows = 64 if matrix["first"] == "gdesc" else 0  # else that operand is in registers
+        return (rows + int(matrix["columns"])) * int(matrix["depth"]) * 2 / GROUP
+    if instruction.startswith("LDSM"):
+        return 4 * int(re.search(r"\.(?:M88|MT88)(?:\.(\d))?", instruction)[1] or 1)
+    if re.match(r"(LDS|STS|LDGSTS)\b", instruction):
+        width = re.match(r"\S*\.(128|64|U16|S16|U8|S8)\b", instruction)
+        return {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}.get(width and width[1], 4)
+    return 0
+
+
 def hot_loop(code, operations):
     """The loop with the fewest instructions per score, of those that multiply matrices: it is the one without a mask.
 
@@ -75,34 +92,45 @@ def hot_loop(code, operations):
     for body in loops(code):
         scores = sum(map(matrix_operations, body)) / operations
         if scores:
-            found.append(Loop(len(body) / scores, sum(name.startswith("MUFU") for name in body) / scores))
+            special = sum(name.startswith("MUFU") for name in body)
+            found.append(Loop(len(body) / scores, special / scores, sum(map(shared_bytes, body)) / scores))
     return min(found, key=lambda loop: loop.issue)
 
 
 def predict(loop, operations):
     """Clock cycles per score: of each unit, and of the kernel if all units overlap, and if the matrix unit overlaps with none."""
     clocks = {"issue": loop.issue / ISSUE, "special": loop.special / SPECIAL, "matrix": operations / MATRIX}
+    clocks["shared"] = loop.shared / SHARED
     longest = max(clocks, key=clocks.get)
-    serial = clocks["matrix"] + max(clocks["issue"], clocks["special"])
+    serial = max(clocks["matrix"], clocks["shared"]) + max(clocks["issue"], clocks["special"])
     return {**clocks, "overlapped": clocks[longest], "limit": longest, "serial": serial}
 
 
 def entries():
-    """The builds of the table: every tile of the schedule, and the softmax twins of the first and of those with descriptors."""
+    """The builds of the table: every tile of the schedule, softmax twins of the first and of those with descriptors, balanced weights."""
     for kernel in PRODUCTS:
         for head in HEADS:
             for row, tile in enumerate(rows_of(kernel, head, 2, 90)):
                 yield Build(kernel, head, 2, row, "causal", 90)
-                if row == 0 or (tile.described and not tile.static and tile.registers is None):
+                if kernel != "balanced" and (row == 0 or (tile.described and not tile.static and tile.registers is None)):
                     yield Build(kernel, head, 2, row, "softmax", 90)
+            if kernel in ("query", "key_value"):
+                yield Build(kernel, head, 2, 0, "balanced", 90)
 
 
 def entry(build):
+    """What the table says of a build, which is compiled."""
+    tile = rows_of(build.kernel, build.head, build.size, build.architecture)[build.row]
+    products = REDUCED_PRODUCTS if tile.reduced else PRODUCTS[build.kernel]
+    return described(build, hot_loop(disassembled(compiled(build)), products * 2 * build.head))
+
+
+def described(build, loop):
+    """What the table says of a build whose loop is known."""
     tile = asdict(rows_of(build.kernel, build.head, build.size, build.architecture)[build.row])
     products = REDUCED_PRODUCTS if tile["reduced"] else PRODUCTS[build.kernel]
     operations = products * 2 * build.head
-    loop = hot_loop(disassembled(compiled(build)), operations)
-    weights = "softmax" if build.features == "softmax" else "TanhMax"
+    weights = "balanced" if "balanced" in (build.kernel, build.features) else {"softmax": "softmax"}.get(build.features, "TanhMax")
     named = {
         "kernel": build.kernel,
         "head_dim": build.head,
@@ -118,6 +146,7 @@ def entry(build):
         "products": products,
         "instructions": round(loop.issue, 2),
         "special_functions": round(loop.special, 3),
+        "shared_bytes": round(loop.shared, 3),
         "clocks": rounded,
     }
 
@@ -137,7 +166,8 @@ def fewest(twins, kernel, head, name):
 
 def rendered(result):
     """The table as Markdown."""
-    columns = ("kernel", "D", "weights", "tile", "instructions", "special functions", *UNITS, "limit", "serial", "to softmax")
+    counts = ("instructions", "special functions", "shared bytes")
+    columns = ("kernel", "D", "weights", "tile", *counts, *UNITS, "limit", "serial", "to softmax")
     lines = [
         f"**{result['warning']}**",
         "",
@@ -147,21 +177,24 @@ def rendered(result):
     rows = []
     twins = [each for each in result["entries"] if each["weights"] == "softmax"]
     for each in result["entries"]:
-        parts = ("query", "key_value") if each["tile"]["reduced"] else (each["kernel"],)
+        parts = ("query", "key_value") if each["tile"]["reduced"] else (TWINS.get(each["kernel"], each["kernel"]),)
         clocks, twin = each["clocks"], {name: sum(fewest(twins, part, each["head_dim"], name) for part in parts) for name in SUMS}
         cells = [each["kernel"], each["head_dim"], each["weights"], tile_text(each["tile"])]
-        cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}", *(f"{clocks[name]:.3f}" for name in UNITS)]
+        cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}", f"{each['shared_bytes']:.1f}"]
+        cells += [f"{clocks[name]:.3f}" for name in UNITS]
         cells += [clocks["limit"], f"{clocks['serial']:.3f}"]
         cells += [" / ".join(f"{clocks[name] / twin[name]:.2f}" for name in SUMS)]
         rows.append(list(map(str, cells)))
     return "\n".join([*lines, table(columns, rows, markdown=True, align="none")])
 
 
-UNITS, SUMS = ("issue", "special", "matrix", "overlapped"), ("overlapped", "serial")
+TWINS = {"balanced": "forward"}  # whose softmax is meant where a kernel has none
+UNITS, SUMS = ("issue", "special", "matrix", "shared", "overlapped"), ("overlapped", "serial")
 EXPLAINED = (
-    "By unit (per cycle, 128 threads issue an instruction, 16 special functions and 4096 matrix operations are computed); overlapped: the "
-    "largest of them; serial: the matrix unit's plus the larger of the other two; to softmax: both, relative to the fewest that a softmax "
-    "twin of the kernel has (reduced: the backward pass in one kernel, relative to the twins of the two kernels that it replaces)."
+    "By unit (per cycle, 128 threads issue an instruction, 16 special functions and 4096 matrix operations are computed, and 128 bytes of "
+    "shared memory move); overlapped: the largest of them; serial: the larger of matrix and shared, plus the larger of the other two; to "
+    "softmax: both, relative to the fewest that a softmax twin of the kernel has (balanced: of the forward kernel; reduced: the backward "
+    "pass in one kernel, relative to the twins of the two kernels that it replaces)."
 )
 
 

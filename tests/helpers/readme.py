@@ -4,6 +4,7 @@ import functools
 import json
 from pathlib import Path
 
+import goals
 import predicted
 import sweep_table
 from made_cards import compared
@@ -63,12 +64,10 @@ def clocks():
     """Predicted clock cycles per score: of each kernel and head size the default, and the best of TanhMax and of softmax."""
     result = json.loads((RESULTS / "predicted-clocks-triton-3.9.json").read_text())
     chosen = []
-    for kind in dict.fromkeys((each["kernel"], each["head_dim"]) for each in result["entries"]):
-        rows = [each for each in result["entries"] if (each["kernel"], each["head_dim"]) == kind]
-        signed = [each for each in rows if each["weights"] != "softmax"]
-        softmax = [each for each in rows if each["weights"] == "softmax"]
-        best = [min(some, key=lambda each: (each["clocks"]["overlapped"], each["clocks"]["serial"])) for some in (signed, softmax)]
-        chosen += [signed[0], *(each for each in best if each is not signed[0])]
+    for kind in dict.fromkeys((each["kernel"], each["head_dim"], each["weights"]) for each in result["entries"]):
+        rows = [each for each in result["entries"] if (each["kernel"], each["head_dim"], each["weights"]) == kind]
+        best = min(rows, key=lambda each: (each["clocks"]["overlapped"], each["clocks"]["serial"]))
+        chosen += [best] if kind[2] == "softmax" or best is rows[0] else [rows[0], best]
     return predicted.rendered(result | {"entries": chosen})
 
 
@@ -165,6 +164,7 @@ BLOCKS = {
     "serving speed": serving.throughput,
     "serving load": serving.load,
     "predicted": clocks,
+    "kernel goals": goals.rendered,
     "accuracy": accuracy,
     "benchmark": speed,
     "ring": shared,

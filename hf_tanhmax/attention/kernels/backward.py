@@ -7,8 +7,9 @@ With :math:`P = 2^{x - L}`, :math:`N = 2^{y - L}`, :math:`W = P - N`, :math:`C =
           \frac{dL}{d\log p} = -\sum_j N_j (dP_j + D)
 
 * `delta_kernel`: D, row by row, from the rounded output (float32 sums it exactly instead, in `query_kernel`);
-* `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group; if asked to, it
-  adds its part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
+* `key_value_kernel`: one program owns a block of keys of one key head and walks the rows of all query heads of its group, or of a share of
+  them, so that few key heads keep a GPU busy: the parts of dK and dV are added up afterwards, in a fixed order. If asked to, it adds its
+  part of dQ to that of the others, in no certain order, and saves `query_kernel`, two matrix products and half the exponentials;
 * `query_kernel`: one program owns a block of rows and walks their keys; the gradient of log p comes along, a number per row;
 * `bias_kernel`: one program owns a tile of the bias, or of the additive mask (:math:`dM = W \circ dP - C \circ D`), and walks the batch
   entries and heads that share it.
@@ -19,28 +20,21 @@ import triton.language as tl
 
 from .balanced import halves_gradient, load_polarity
 from .forward import RUNTIME
+from .masks import Band, Mask, Tiles, block_start, blocks_of, key_span, query_span, sequence_bounds, visible
 from .primitives import (
-    Band,
     Bias,
     Dropout,
-    Mask,
     Matrix,
     Rows,
     Scoring,
     Statistics,
-    block_start,
-    blocks_of,
     exponents,
     faded,
-    key_span,
     load_tile,
-    query_span,
     row_statistics,
     score_gradient,
     scores,
-    sequence_bounds,
     survives,
-    visible,
 )
 
 
@@ -59,24 +53,25 @@ def delta_kernel(O, GRAD, DELTA, batch, heads, queries, VALUE_DIM: tl.constexpr,
     tl.store(p_delta, tl.sum(b_out * b_grad, 1), mask=m_row)
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@triton.jit(do_not_specialize=[*RUNTIME, "splits"])
 def key_value_kernel(
-    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV, SUM_Q,
-    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
-    queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
+    Q, K, V, LOG_P, BIAS, BITS, TILES, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DK, DV, SUM_Q,
+    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n,
+    tile_b, tile_h, tile_m, tile_n, queries, keys, heads, groups, rows, offset, window, splits, scale, cap, factor, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
     BALANCED: tl.constexpr,
 ):  # fmt: skip
-    """dK [batch, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; SPANS are those of the transposed mask, by blocks of keys.
+    """dK [batch, splits, keys, key heads, DIM] and dV [.., VALUE_DIM], dense; each split has a share of the heads of each group.
 
     SUM_Q, if dQ is to be added up, is a tensor descriptor of [batch, heads, queries, DIM] in float32, with blocks of [1, 1, BLOCK_M,
     BLOCK_DIM].
     """
     blocks = tl.cdiv(keys, BLOCK_N)
     i_n = tl.program_id(0) % blocks * BLOCK_N
-    i_bkv = tl.program_id(0) // blocks
+    i_s = tl.program_id(0) // blocks % splits
+    i_bkv = tl.program_id(0) // blocks // splits
     kv_heads = heads // groups
     i_b, i_kv = (i_bkv // kv_heads).to(tl.int64), i_bkv % kv_heads
     o_m, o_n, o_d, o_v = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DIM), tl.arange(0, BLOCK_VALUE)
@@ -90,23 +85,24 @@ def key_value_kernel(
     seed = 0
     if DROPOUT:
         seed = tl.load(SEED)
-    for i_g in range(groups):
+    share = tl.cdiv(groups, splits)
+    for i_g in range(i_s * share, tl.minimum(i_s * share + share, groups)):
         i_h = i_kv * groups + i_g
         i_bh = (i_b * heads + i_h).to(tl.int32)
         p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
         p_grad = GRAD + (i_b * queries * heads + i_h) * VALUE_DIM
         p_row = (i_b * heads + i_h) * queries
-        p_bias, p_keep, p_span = BIAS, KEEP, SPANS
+        p_bias, p_keep, p_tiles = BIAS, BITS, TILES
         if BIAS is not None:
             p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
-        if KEEP is not None:
-            p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
-            p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_n // BLOCK_N).to(tl.int64) * span_m
+        if BITS is not None:
+            p_keep = BITS + i_b * keep_b + i_h.to(tl.int64) * keep_h
+            p_tiles = TILES + i_b * tile_b + i_h.to(tl.int64) * tile_h
         log_p = 0.0
         if POLARITY == 2:
             log_p = tl.load(LOG_P + i_h)
         low, full_low, full_high, high = query_span(
-            Rows(0, o_m, queries), Rows(i_n, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span
+            Rows(0, o_m, queries), Rows(i_n, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, Tiles(p_tiles, tile_m, tile_n)
         )  # fmt: skip
         if SUM_Q is not None:  # what keys beyond the last get is not stored, but would meet their zeros in dQ: 2^(0 - L) may be infinite
             full_high = tl.where(i_n + BLOCK_N > keys, full_low, full_high)
@@ -145,8 +141,8 @@ def key_value_kernel(
                     b_dq = tl.dot(tl.trans(b_ds.to(b_k.dtype)), b_k, input_precision=PRECISION) * factor
                     SUM_Q.atomic_add([i_b.to(tl.int32), i_h, i_m, 0], b_dq.reshape([1, 1, BLOCK_M, BLOCK_DIM]))
 
-    p_dk = DK + ((i_b * keys + i_n) * kv_heads + i_kv) * DIM + o_n[:, None] * (kv_heads * DIM) + o_d[None, :]
-    p_dv = DV + ((i_b * keys + i_n) * kv_heads + i_kv) * VALUE_DIM + o_n[:, None] * (kv_heads * VALUE_DIM) + o_v[None, :]
+    p_dk = DK + (((i_b * splits + i_s) * keys + i_n) * kv_heads + i_kv) * DIM + o_n[:, None] * (kv_heads * DIM) + o_d[None, :]
+    p_dv = DV + (((i_b * splits + i_s) * keys + i_n) * kv_heads + i_kv) * VALUE_DIM + o_n[:, None] * (kv_heads * VALUE_DIM) + o_v[None, :]
     m_key = (i_n + o_n < keys)[:, None]
     tl.store(p_dk, (b_dk * factor).to(DK.dtype.element_ty), mask=m_key & (o_d < DIM)[None, :])
     tl.store(p_dv, (b_dv * (1.0 / (1.0 - dropout_p))).to(DV.dtype.element_ty), mask=m_key & (o_v < VALUE_DIM)[None, :])
@@ -154,9 +150,9 @@ def key_value_kernel(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def query_kernel(
-    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DQ, D_LOG_P,
-    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
-    queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
+    Q, K, V, LOG_P, BIAS, BITS, TILES, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, DQ, D_LOG_P,
+    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n,
+    tile_b, tile_h, tile_m, tile_n, queries, keys, heads, groups, rows, offset, window, scale, cap, factor, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, PASSES: tl.constexpr,
@@ -177,12 +173,12 @@ def query_kernel(
 
     p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
     p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
-    p_bias, p_keep, p_span = BIAS, KEEP, SPANS
+    p_bias, p_keep, p_tiles = BIAS, BITS, TILES
     if BIAS is not None:
         p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
-    if KEEP is not None:
-        p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
-        p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
+    if BITS is not None:
+        p_keep = BITS + i_b * keep_b + i_h.to(tl.int64) * keep_h
+        p_tiles = TILES + i_b * tile_b + i_h.to(tl.int64) * tile_h
     block = Rows(i_m, o_m, queries)
     b_start, b_end = sequence_bounds(STARTS, ENDS, block, 1)
     log_p, seed = 0.0, 0
@@ -210,7 +206,7 @@ def query_kernel(
     b_dq = tl.zeros([BLOCK_M, BLOCK_DIM], tl.float32)
     b_dlog = tl.zeros([BLOCK_M], tl.float32)
 
-    span = key_span(block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span)
+    span = key_span(block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, Tiles(p_tiles, tile_m, tile_n))
     for PASS in tl.static_range(PASSES):
         for EDGES in tl.static_range(2):
             count, left = blocks_of(span, BLOCK_N, EDGES == 1)
@@ -255,9 +251,10 @@ def query_kernel(
 
 @triton.jit(do_not_specialize=[*RUNTIME, "batch", "bias_batch", "bias_heads", "out_b", "out_h", "out_m", "out_n"])
 def bias_kernel(
-    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, D_BIAS,
-    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
-    queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p, batch, bias_batch, bias_heads, out_b, out_h, out_m, out_n,
+    Q, K, V, LOG_P, BIAS, BITS, TILES, STARTS, ENDS, SEED, GRAD, LSE, STATS, DELTA, D_BIAS,
+    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n,
+    tile_b, tile_h, tile_m, tile_n, queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
+    batch, bias_batch, bias_heads, out_b, out_h, out_m, out_n,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr,
@@ -283,12 +280,12 @@ def bias_kernel(
         i_b, i_h = (i_out_b + i // shared_heads).to(tl.int64), i_out_h + i % shared_heads
         i_bh = (i_b * heads + i_h).to(tl.int32)
         i_kv = (i_h // groups).to(tl.int64)
-        p_keep, p_span = KEEP, SPANS
-        if KEEP is not None:
-            p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
-            p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
+        p_keep, p_tiles = BITS, TILES
+        if BITS is not None:
+            p_keep = BITS + i_b * keep_b + i_h.to(tl.int64) * keep_h
+            p_tiles = TILES + i_b * tile_b + i_h.to(tl.int64) * tile_h
         low, _full_low, _full_high, high = key_span(
-            block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span
+            block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, Tiles(p_tiles, tile_m, tile_n)
         )  # fmt: skip
         if (i_n >= low) & (i_n < high):
             log_p = 0.0

@@ -30,19 +30,17 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from .masks import block_start, blocks_of, visible
 from .primitives import (
     LN2,
     NAN_STAYS,
     Rows,
-    block_start,
-    blocks_of,
     exponents,
     faded,
     load_tile,
     power,
     scores,
     survives,
-    visible,
 )
 
 LEAST = tl.constexpr(1e-30)  # a polarity that no sum can tell from 0; of 0 itself no gradient would be left

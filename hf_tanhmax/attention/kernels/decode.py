@@ -23,11 +23,10 @@ import triton.language as tl
 
 from .balanced import Halves, join_halves, load_polarity, log_share, take_halves
 from .forward import STRIDES, Sums
+from .masks import Band, Mask, visible
 from .primitives import (
     LN2,
-    Band,
     Bias,
-    Mask,
     Matrix,
     Rows,
     Scoring,
@@ -38,10 +37,9 @@ from .primitives import (
     load_tile,
     power,
     scores,
-    visible,
 )
 
-DECODING = [stride for stride in STRIDES if not stride.startswith("span")]
+DECODING = [stride for stride in STRIDES if not stride.startswith("tile")]
 DECODING += ["range_b", "table_b", "batch", "queries", "keys", "heads", "groups", "splits", "chunks", "offset", "window", "shortest"]
 DECODING += ["ragged"]
 

@@ -1,4 +1,4 @@
-r"""The forward kernel, and the kernel that finds the range of keys that a boolean mask keeps.
+r"""The forward kernel.
 
 One program computes BLOCK_M rows of one head. It walks the keys that its rows can see, block by block, with a running shift
 :math:`m = \max_k \max(x_k, y_k)`:
@@ -18,33 +18,27 @@ import triton
 import triton.language as tl
 
 from .balanced import Halves, inverse, join_halves, load_polarity, log_share, walk_halves
+from .masks import Band, Mask, Tiles, block_start, blocks_of, key_span, sequence_bounds, visible
 from .primitives import (
     LN2,
-    Band,
     Bias,
     Dropout,
-    Mask,
     Matrix,
     Rows,
     Scoring,
-    block_start,
-    blocks_of,
     difference,
     exponents,
     faded,
-    key_span,
     largest,
     load_tile,
     power,
     scores,
-    sequence_bounds,
     survives,
-    visible,
 )
 from .shift import all_finite, mixed_pair, static_shift
 
 # Run-time integers: a new length, stride or number of heads compiles nothing anew.
-STRIDES = [f"{tensor}_{dim}" for tensor, dims in {"q": "bhm", "k": "bhn", "v": "bhn", "span": "bhm"}.items() for dim in dims]
+STRIDES = [f"{tensor}_{dim}" for tensor, dims in {"q": "bhm", "k": "bhn", "v": "bhn", "tile": "bhmn"}.items() for dim in dims]
 STRIDES += [f"{tensor}_{dim}" for tensor in ("bias", "keep") for dim in "bhmn"]
 RUNTIME = [*STRIDES, "queries", "keys", "heads", "groups", "rows", "offset", "window"]
 
@@ -59,9 +53,9 @@ class Sums(NamedTuple):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def forward_kernel(
-    Q, K, V, LOG_P, BIAS, KEEP, SPANS, STARTS, ENDS, SEED, O, LSE, STATS, NORMS, OPPOSITE,
-    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n, span_b, span_h, span_m,
-    queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
+    Q, K, V, LOG_P, BIAS, BITS, TILES, STARTS, ENDS, SEED, O, LSE, STATS, NORMS, OPPOSITE,
+    q_b, q_h, q_m, k_b, k_h, k_n, v_b, v_h, v_n, bias_b, bias_h, bias_m, bias_n, keep_b, keep_h, keep_m, keep_n,
+    tile_b, tile_h, tile_m, tile_n, queries, keys, heads, groups, rows, offset, window, scale, cap, dropout_p,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, POLARITY: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CAPPED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, ADDITIVE: tl.constexpr, POLYNOMIAL: tl.constexpr,
@@ -85,12 +79,12 @@ def forward_kernel(
     else:
         p_k = K + (i_b * k_b + i_kv.to(tl.int64) * k_h) * ALIGN
         p_v = V + (i_b * v_b + i_kv.to(tl.int64) * v_h) * ALIGN
-    p_bias, p_keep, p_span = BIAS, KEEP, SPANS
+    p_bias, p_keep, p_tiles = BIAS, BITS, TILES
     if BIAS is not None:
         p_bias = BIAS + i_b * bias_b + i_h.to(tl.int64) * bias_h
-    if KEEP is not None:
-        p_keep = KEEP + i_b * keep_b + i_h.to(tl.int64) * keep_h
-        p_span = SPANS + i_b * span_b + i_h.to(tl.int64) * span_h + (i_m // BLOCK_M).to(tl.int64) * span_m
+    if BITS is not None:
+        p_keep = BITS + i_b * keep_b + i_h.to(tl.int64) * keep_h
+        p_tiles = TILES + i_b * tile_b + i_h.to(tl.int64) * tile_h
     block = Rows(i_m, o_m, queries)
     b_start, b_end = sequence_bounds(STARTS, ENDS, block, 1)
     log_p, seed = 0.0, 0
@@ -101,7 +95,7 @@ def forward_kernel(
 
     p_q = Q + (i_b * q_b + i_h.to(tl.int64) * q_h) * ALIGN
     b_q = load_tile(Matrix(p_q, q_m * ALIGN, o_d, DIM, BLOCK_DIM), block, MASKED=True)
-    span = key_span(block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, p_span)
+    span = key_span(block, Rows(0, o_n, keys), Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, Tiles(p_tiles, tile_m, tile_n))
     if BALANCED:
         polarity = load_polarity(LOG_P, i_h, None)
         b_acc, b_opposite, b_sum, b_sum_n, b_max, b_max_n, b_ratio = walk_halves(
@@ -231,41 +225,3 @@ def attend(
     b_v = load_tile(value, keys, MASKED)  # [BLOCK_N, BLOCK_VALUE]
     b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc if STATIC else b_acc * b_shrink[:, None], input_precision=PRECISION)
     return b_acc, b_sum, b_new
-
-
-@triton.jit(do_not_specialize=["keep_b", "keep_h", "keep_r", "keep_c", "heads", "rows", "columns", "reach"])
-def span_kernel(
-    KEEP, SPANS, keep_b, keep_h, keep_r, keep_c, heads, rows, columns, reach, DENSE: tl.constexpr, BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """For each block of mask rows, [batch, heads, blocks, 4]: from where to where any row keeps, and from where to where all rows keep.
-
-    `reach` is how many columns one column of the mask stands for (1, or all of them where the mask has but one). DENSE names the dimension
-    whose elements lie next to each other, 0 for rows and 1 for columns, so that threads read them so; -1 is neither.
-    """
-    blocks = tl.cdiv(rows, BLOCK_R)
-    i_bh = tl.program_id(0) // blocks
-    i_b, i_h = (i_bh // heads).to(tl.int64), (i_bh % heads).to(tl.int64)
-    i_r = tl.program_id(0) % blocks * BLOCK_R
-    o_r, o_c = tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_C)
-    step_r = 1 if DENSE == 0 else keep_r
-    step_c = 1 if DENSE == 1 else keep_c
-    p_tile = KEEP + i_b * keep_b + i_h * keep_h + i_r.to(tl.int64) * keep_r + o_r[:, None] * step_r + o_c[None, :] * step_c
-    b_first = tl.full([BLOCK_R], 0, tl.int32) + columns
-    b_last = tl.full([BLOCK_R], 0, tl.int32)
-    b_count = tl.full([BLOCK_R], 0, tl.int32)
-    for i_c in range(0, columns, BLOCK_C):
-        o_column = i_c + o_c[None, :]
-        m_in = (i_r + o_r < rows)[:, None] & (o_column < columns)
-        m_kept = tl.load(p_tile, mask=m_in, other=0) != 0
-        p_tile += BLOCK_C * keep_c
-        b_first = tl.minimum(b_first, tl.min(tl.where(m_kept, o_column, columns), 1))
-        b_last = tl.maximum(b_last, tl.max(tl.where(m_kept, o_column + 1, 0), 1))
-        b_count += tl.sum(m_kept.to(tl.int32), 1)
-    m_row = i_r + o_r < rows
-    holes = tl.max(tl.where(m_row & (b_count != b_last - b_first), 1, 0), 0)
-    p_span = SPANS + tl.program_id(0).to(tl.int64) * 4
-    tl.store(p_span, tl.min(tl.where(m_row, b_first, columns), 0) * reach)
-    tl.store(p_span + 1, tl.max(tl.where(m_row, b_last, 0), 0) * reach)
-    tl.store(p_span + 2, tl.max(tl.where(m_row, b_first, 0), 0) * reach)
-    tl.store(p_span + 3, tl.where(holes == 0, tl.min(tl.where(m_row, b_last, columns), 0), 0) * reach)

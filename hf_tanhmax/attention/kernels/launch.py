@@ -14,16 +14,17 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..mask import AttentionMask
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
-from .forward import forward_kernel, span_kernel
+from .forward import forward_kernel
 from .interpreter import faithful
 from .layout import ALIGN, Layout, Numbers, launch_constants, launch_numbers
+from .masks import PackedMask, pack_mask
 from .primitives import LOG2E
-from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, length_bucket, padded_size, tiles
+from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, group_splits, length_bucket, padded_size, splits_products, tiles
 from .shift import NORM_BLOCK, norm_kernel
-from .support import capability
+from .support import capability, multiprocessors
 
 # What a kernel is compiled for, besides its tile and which tensors there are.
-FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED")
+FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "PRECISION", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED")
 Argument: TypeAlias = Tensor | TensorDescriptor | int | float | str | None
 LONGEST_ROW_STRIDE = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
@@ -71,8 +72,9 @@ class FusedProblem:
             compiled = tuple(known[name] for name in FEATURES)
             lengths = (length_bucket(self.queries), length_bucket(self.keys))
             key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
-            rows = (fastest(key, rows, launch, do_bench),)
-        launch(rows[0])
+            launch(fastest(key, rows, launch, do_bench))
+        else:
+            launch(next((tile for tile in rows if tile.rounded == self.rounded and tile.crowded == self.crowded), rows[0]))
 
     def fits(self, tile: Tile) -> bool:
         """Whether this call may have a tile.
@@ -85,7 +87,7 @@ class FusedProblem:
             return False
         if tile.polynomial and self.query.dtype != torch.bfloat16:
             return False
-        if tile.reduced:
+        if tile.reduced or (tile.rounded and not self.rounded):
             return False
         bounded = self.signed and not self.balanced and self.query.dtype != torch.float16
         bounded = bounded and self.polarity is None and self.bias is None
@@ -100,6 +102,16 @@ class FusedProblem:
             return None
         rows = tiles("key_value", max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
         return next((tile for tile in rows if tile.reduced), None)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether tensor cores multiply float32."""
+        return self.layout.precision != "ieee"
+
+    @property
+    def crowded(self) -> bool:
+        """Whether registers hold more than the scores and a mask of bits."""
+        return self.bias is not None or self.dropout_p > 0 or self.softcap is not None or self.visibility.segments is not None
 
     def norms(self) -> Tensor:
         """The largest squared norms of the keys by blocks of `NORM_BLOCK`, float32 `[batch * kv_heads, blocks]`."""
@@ -156,19 +168,17 @@ class FusedProblem:
             polarity=2 if self.polarity is not None and not self.balanced else int(self.signed),
             single=self.query.dtype == torch.float32,
             exact=self.exact,
+            split=self.exact and splits_products(),
             additive=self.additive,
             balanced=self.balanced,
         )
 
-    def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Argument]:
-        """The arguments that every kernel takes."""
+    def arguments(self, tile: Tile) -> dict[str, Argument]:
+        """The arguments that every kernel takes, but for decoding."""
         starts, ends = self.bounds
-        strides = {
-            name: 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)
-            for dim, name in enumerate(("span_b", "span_h", "span_m"))
-        }
-        tensors = {**self.tensors, "SPANS": spans, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
-        return {**tensors, **strides, **launch_numbers(self.layout, tile)}
+        tensors = {**self.tensors, **self.packed_mask.tensors, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
+        del tensors["KEEP"]
+        return {**tensors, **launch_numbers(self.layout, tile), **self.packed_mask.strides}
 
     @property
     def tensors(self) -> dict[str, Tensor | None]:
@@ -186,28 +196,10 @@ class FusedProblem:
         """What a kernel is compiled for: no length is among it."""
         return launch_constants(self.layout, tile)
 
-    def spans(self, block: int, *, transposed: bool = False) -> Tensor | None:
-        """The spans of the mask by blocks of rows (or of keys), int32 `[batch or 1, heads or 1, blocks or 1, 4]`."""
-        keep = self.visibility.keep
-        if keep is None:
-            return None
-        reach = self.queries if transposed else self.keys
-        mask = keep.view(torch.uint8)
-        if transposed:
-            mask = mask.transpose(2, 3)
-        batch, heads, rows, columns = mask.shape
-        blocks = math.ceil(rows / block)
-        spans = mask.new_empty((batch, heads, blocks, 4), dtype=torch.int32)
-        if spans.numel():
-            span_kernel[batch * heads * blocks,](
-                mask, spans, *mask.stride(), heads, rows, columns, reach if columns == 1 else 1, DENSE=_dense_dimension(mask),
-                BLOCK_R=block, BLOCK_C=32, num_warps=8,
-            )  # fmt: skip
-        return spans
-
-
-def _dense_dimension(mask: Tensor) -> int:
-    return 1 if mask.stride(3) == 1 else 0 if mask.stride(2) == 1 else -1
+    @cached_property
+    def packed_mask(self) -> PackedMask:
+        """The boolean mask as the kernels read it; one launch per pass."""
+        return pack_mask(self.visibility.keep)
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[None]:
@@ -238,7 +230,7 @@ def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
         return output, lse, stats
 
     def _launch(tile: Tile) -> None:
-        arguments = problem.arguments(tile, problem.spans(tile.rows))
+        arguments = problem.arguments(tile)
         results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if problem.exact else None}
         results["OPPOSITE"] = stats.transpose(1, 2) if problem.balanced and not problem.exact else None
         results["NORMS"] = problem.norms() if tile.static else None
@@ -326,17 +318,22 @@ def launch_backward(
         results = {"DQ": grad_query.transpose(1, 2), "D_LOG_P": by_row, "PASSES": passes, "factor": problem.scale}
 
         def _launch_rows(tile: Tile) -> None:
-            arguments = problem.arguments(tile, problem.spans(tile.rows))
+            arguments = problem.arguments(tile)
             query_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **shared, **results)
 
         problem.run("query", _launch_rows)
     if problem.batch * problem.keys:
-        into = {"DK": grad_key.transpose(1, 2), "DV": grad_value.transpose(1, 2), "factor": problem.scale}
+        into = {"DK": grad_key.transpose(1, 2), "DV": grad_value.transpose(1, 2)}
 
         def _launch_columns(tile: Tile) -> None:
-            arguments = problem.arguments(tile, problem.spans(tile.columns, transposed=True))
+            arguments = problem.arguments(tile)
             arguments["SUM_Q"] = None if summed is None or not summed.numel() else _described(summed, tile.rows)
-            key_value_kernel[math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads,](**arguments, **shared, **into)
+            programs = math.ceil(problem.keys / tile.columns) * problem.batch * problem.kv_heads
+            splits = group_splits(programs, problem.heads // problem.kv_heads, problem.queries, multiprocessors(problem.query.device))
+            parts = {name: _parts(whole, splits) for name, whole in into.items()}
+            key_value_kernel[programs * splits,](**arguments, **shared, **parts, splits=splits, factor=problem.scale)
+            for name, whole in into.items() if splits > 1 else ():
+                whole.copy_(parts[name].sum(1))
 
         if reduced:
             _launch_columns(reduced)
@@ -348,6 +345,11 @@ def launch_backward(
     if polarity and problem.balanced:
         by_head = -delta.sum((0, 1, 3)) / (1.0 + problem.polarities.flatten()) ** 2
     return FusedGradients(grad_query, grad_key, grad_value, by_head, _bias_gradient(problem, shared) if bias else None)
+
+
+def _parts(whole: Tensor, splits: int) -> Tensor:
+    """The tensor itself, or room for the parts of it that several programs compute, float32 `[batch, splits, ..]`."""
+    return whole if splits == 1 else whole.new_empty((whole.shape[0], splits, *whole.shape[1:]), dtype=torch.float32)
 
 
 def _row_products(problem: FusedProblem, grad_output: Tensor, output: Tensor, opposite: Tensor) -> Tensor:
@@ -376,7 +378,7 @@ def _bias_gradient(problem: FusedProblem, shared: dict[str, Tensor | None]) -> T
     partial = bias.new_empty((batch, heads, *sizes), dtype=torch.float32)
     strides = dict(zip(("out_b", "out_h", "out_m", "out_n"), partial.stride(), strict=True))
     bias_kernel[blocks[0] * blocks[1] * batch * heads,](
-        **problem.arguments(tile, problem.spans(tile.rows)),
+        **problem.arguments(tile),
         **shared,
         **strides,
         D_BIAS=partial,

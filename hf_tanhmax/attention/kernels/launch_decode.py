@@ -1,6 +1,6 @@
 """Launches the decoding kernels: their arguments, grids, chunks and partial results. Nothing here waits for the device."""
 
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import torch
 import triton
@@ -11,12 +11,12 @@ from .interpreter import faithful
 from .launch import FusedProblem, dense
 from .layout import CACHED_LAYOUTS, Layout, Numbers, launch_numbers
 from .schedule import SHORTEST, Tile, decode_kernel_for, padded_size, splits
+from .support import multiprocessors
 
 # What the decoding kernel takes of the numbers that all kernels are called with.
 SHARED = frozenset((*decode_kernel.arg_names, "num_warps", "num_stages", "enable_fp_fusion"))
 SCANNED_KEYS = 1024  # keys of the mask that a program looks through
 COMBINED_CHUNKS = 16  # chunks that are combined at a time
-MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
 
 
 @faithful()
@@ -36,7 +36,7 @@ def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | 
 
     def _launch(tile: Tile) -> None:
         longest = _longest(problem, table)
-        programs, count, known = _scheduled(problem.layout, tile, table is not None, longest, _multiprocessors(problem.query.device))
+        programs, count, known = _scheduled(problem.layout, tile, table is not None, longest, multiprocessors(problem.query.device))
         arguments = {**problem.tensors, **known, "RANGES": ranges, "TABLE": table, "BOUNDS": bounds}
         arguments["range_b"] = 0 if ranges is None or ranges.shape[0] == 1 else ranges.stride(0)
         arguments["chunks"] = 0 if ranges is None else ranges.shape[1]
@@ -95,8 +95,3 @@ def _ranges(problem: FusedProblem) -> Tensor | None:
     ranges = mask.new_empty((batch, chunks, 2), dtype=torch.int32)
     range_kernel[batch * chunks,](mask, ranges, *mask.stride(), heads, queries, keys, chunks, BLOCK_N=SCANNED_KEYS)
     return ranges
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else MULTIPROCESSORS

@@ -20,7 +20,8 @@ class Layout(NamedTuple):
         bias_strides, keep_strides: of the expanded tensors; zeros where there is none.
         polarity: 0, 1, or 2 for one per head; 1 if balanced, whatever the polarity.
         single: whether the tensors are float32.
-        exact: whether float32 is multiplied without TF32.
+        exact: whether float32 is computed to its last digits, which TF32 does not.
+        split: whether it is multiplied as three TF32 products of split numbers then.
         additive: whether what the pointer of the bias holds is an additive mask.
         balanced: whether the shift is balanced, and each row has two sums.
     """
@@ -44,6 +45,7 @@ class Layout(NamedTuple):
     polarity: int
     single: bool
     exact: bool
+    split: bool
     additive: bool
     balanced: bool
 
@@ -51,6 +53,13 @@ class Layout(NamedTuple):
     def alignment(self) -> int:
         """What all strides and sizes are multiples of: `ALIGN`, or 1."""
         return ALIGN if all(size % ALIGN == 0 for size in (self.dim, self.value_dim, *self.row_strides)) else 1
+
+    @property
+    def precision(self) -> str:
+        """How `tl.dot` multiplies; half precision knows one way."""
+        if not self.single or (self.exact and not self.split):
+            return "ieee"
+        return "tf32x3" if self.exact else "tf32"
 
 
 @lru_cache(maxsize=CACHED_LAYOUTS)
@@ -93,7 +102,7 @@ def launch_constants(layout: Layout, tile: Tile) -> Numbers:
         "DROPOUT": layout.dropout_p > 0,
         "ADDITIVE": layout.additive,
         "BALANCED": layout.balanced,
-        "PRECISION": "tf32" if layout.single and not layout.exact else "ieee",
+        "PRECISION": layout.precision,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
         "enable_fp_fusion": True,

@@ -1,4 +1,4 @@
-r"""Steps that the kernels share: loading tiles, which keys a row sees, scores, exponents, the gradient of the scores.
+r"""Steps that the kernels share: loading tiles, scores, exponents, the gradient of the scores.
 
 The alphabet inside kernels: `i_` a first index, `o_` offsets from it, `p_` a pointer, `m_` a mask, `b_` a block of values.
 
@@ -48,27 +48,6 @@ class Matrix(NamedTuple):
     dim: tl.constexpr
     block_dim: tl.constexpr
     described: tl.constexpr = False
-
-
-class Band(NamedTuple):
-    """Keys that a row may see by position, `offset` more for a row: none beyond it (causal), all nearer than `window` (windowed)."""
-
-    offset: tl.tensor
-    window: tl.tensor
-    causal: tl.constexpr
-    windowed: tl.constexpr
-
-
-class Mask(NamedTuple):
-    """Which keys take part: a band, `packed` sequences that start and end at given keys, and a boolean mask by its strides, or None."""
-
-    band: Band
-    start: tl.tensor
-    end: tl.tensor
-    packed: tl.constexpr
-    keep: tl.tensor
-    keep_m: tl.tensor
-    keep_n: tl.tensor
 
 
 class Bias(NamedTuple):
@@ -125,118 +104,6 @@ def load_tile(matrix, rows, MASKED: tl.constexpr):
         else:
             b_tile = tl.load(p_tile)
     return b_tile
-
-
-@triton.jit
-def sequence_bounds(starts, ends, rows, AXIS: tl.constexpr):
-    """The first key of the packed sequence of each row and the last plus 1, with a new dimension at AXIS; 0 if nothing is packed."""
-    b_start, b_end = 0, 0
-    if starts is not None:
-        m_row = rows.start + rows.offsets < rows.length
-        b_start = tl.load(starts + rows.start + rows.offsets, mask=m_row, other=0).expand_dims(AXIS)
-        b_end = tl.load(ends + rows.start + rows.offsets, mask=m_row, other=0).expand_dims(AXIS)
-    return b_start, b_end
-
-
-@triton.jit
-def key_span(queries, keys, band, starts, ends, p_span):
-    """Which keys a block of rows needs: `low, full_low, full_high, high`, multiples of the keys of a block but for the last.
-
-    Keys outside [low, high) are hidden from all rows, those in [full_low, full_high) from none.
-    """
-    first = queries.start
-    last = tl.minimum(first + queries.offsets.shape[0], queries.length) - 1
-    low, high = 0, keys.length
-    full_low, full_high = 0, keys.length
-    if band.causal:
-        high = tl.minimum(high, last + band.offset + 1)
-        full_high = tl.minimum(full_high, first + band.offset + 1)
-    if band.windowed:
-        low = tl.maximum(low, first + band.offset - band.window + 1)
-        high = tl.minimum(high, last + band.offset + band.window)
-        full_low = tl.maximum(full_low, last + band.offset - band.window + 1)
-        full_high = tl.minimum(full_high, first + band.offset + band.window)
-    return narrowed((low, full_low, full_high, high), first, last, starts, ends, p_span, keys.offsets.shape[0])
-
-
-@triton.jit
-def query_span(queries, keys, band, starts, ends, p_span):
-    """Which rows see a block of keys, as `key_span` gives which keys a block of rows sees; multiples of the rows of a block."""
-    first = keys.start
-    last = tl.minimum(first + keys.offsets.shape[0], keys.length) - 1
-    low, high = 0, queries.length
-    full_low, full_high = 0, queries.length
-    if band.causal:
-        low = tl.maximum(low, first - band.offset)
-        full_low = tl.maximum(full_low, last - band.offset)
-    if band.windowed:
-        low = tl.maximum(low, first - band.offset - band.window + 1)
-        high = tl.minimum(high, last - band.offset + band.window)
-        full_low = tl.maximum(full_low, last - band.offset - band.window + 1)
-        full_high = tl.minimum(full_high, first - band.offset + band.window)
-    return narrowed((low, full_low, full_high, high), first, last, starts, ends, p_span, queries.offsets.shape[0])
-
-
-@triton.jit
-def narrowed(span, first, last, starts, ends, p_span, BLOCK: tl.constexpr):
-    """A span within packed sequences and the span of a mask, its bounds at multiples of BLOCK (but `high`) and in order."""
-    low, full_low, full_high, high = span
-    if starts is not None:
-        low = tl.maximum(low, tl.load(starts + first))
-        high = tl.minimum(high, tl.load(ends + last))
-        full_low = tl.maximum(full_low, tl.load(starts + last))
-        full_high = tl.minimum(full_high, tl.load(ends + first))
-    if p_span is not None:
-        low = tl.maximum(low, tl.load(p_span))
-        high = tl.minimum(high, tl.load(p_span + 1))
-        full_low = tl.maximum(full_low, tl.load(p_span + 2))
-        full_high = tl.minimum(full_high, tl.load(p_span + 3))
-    low = low // BLOCK * BLOCK
-    full_low = tl.maximum(tl.cdiv(full_low, BLOCK) * BLOCK, low)
-    full_high = tl.maximum(full_high // BLOCK * BLOCK, full_low)
-    return low, full_low, full_high, high
-
-
-@triton.jit
-def blocks_of(span, BLOCK: tl.constexpr, EDGES: tl.constexpr):
-    """How many blocks lie in the full range; or how many at its edges need a mask, and how many of these on its left."""
-    low, full_low, full_high, high = span
-    if EDGES:
-        left = tl.cdiv(tl.maximum(tl.minimum(full_low, high) - low, 0), BLOCK)
-        count = left + tl.cdiv(tl.maximum(high - full_high, 0), BLOCK)
-    else:
-        left = 0
-        count = (full_high - full_low) // BLOCK
-    return count, left
-
-
-@triton.jit
-def block_start(i, left, span, BLOCK: tl.constexpr, EDGES: tl.constexpr):
-    """Where the i-th block of `blocks_of` begins."""
-    low, full_low, full_high, _high = span
-    if EDGES:
-        start = tl.where(i < left, low + i * BLOCK, full_high + (i - left) * BLOCK)
-    else:
-        start = full_low + i * BLOCK
-    return start
-
-
-@triton.jit
-def visible(rows, columns, mask):
-    """True where the key takes part; offsets of rows, `mask.start` and `mask.end` broadcast against those of columns, either way around."""
-    row, column = rows.start + rows.offsets, columns.start + columns.offsets
-    m_seen = (row < rows.length) & (column < columns.length)
-    row += mask.band.offset
-    if mask.band.causal:
-        m_seen &= column <= row
-    if mask.band.windowed:
-        m_seen &= (row - column < mask.band.window) & (column - row < mask.band.window)
-    if mask.packed:
-        m_seen &= (column >= mask.start) & (column < mask.end)
-    if mask.keep is not None:
-        p_tile = mask.keep + rows.start.to(tl.int64) * mask.keep_m + columns.start.to(tl.int64) * mask.keep_n
-        m_seen &= tl.load(p_tile + rows.offsets * mask.keep_m + columns.offsets * mask.keep_n, mask=m_seen, other=0) != 0
-    return m_seen
 
 
 @triton.jit

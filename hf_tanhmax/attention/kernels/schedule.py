@@ -21,6 +21,8 @@ import torch
 Kernel = Literal["forward", "balanced", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64"]
 HEAD_SIZES = (16, 32, 64, 128, 256)
 SHORTEST = 256  # keys: a shorter chunk takes less time than it takes to start a program and to combine its result
+PROGRAMS = 2  # of the backward pass for each multiprocessor, below which groups are split; one at a time fits
+LEAST_ROWS = 2048  # rows of a share of a group: fewer take less time than it takes to add up one part more
 WAVES = 4  # programs for each multiprocessor, so that the memory is busy while some of them begin or end
 
 
@@ -37,6 +39,8 @@ class Tile:
         described: keys and values are loaded by tensor descriptors.
         registers: the most that a thread may have, so that more programs run at once.
         reduced: the whole backward pass in one kernel, which adds dQ up atomically; taken only if the user asks.
+        rounded: for float32 that tensor cores multiply, by TF32 or as products of split numbers; the default for such calls.
+        crowded: fewer registers; the default where a bias, an additive mask, dropout, a softcap or packed sequences take them.
     """
 
     rows: int
@@ -48,6 +52,8 @@ class Tile:
     described: bool = False
     registers: int | None = None
     reduced: bool = False
+    rounded: bool = False
+    crowded: bool = False
 
 
 # (kernel, padded head size, bytes of an element) -> tiles, the default first.
@@ -55,17 +61,17 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
     ("forward", 16, 2): (Tile(128, 64, 4, 3),),
     ("forward", 32, 2): (Tile(128, 64, 4, 3),),
     ("forward", 64, 2): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
-    ("forward", 128, 2): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+    ("forward", 128, 2): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(128, 32, 8, 2, crowded=True)),
     ("forward", 256, 2): (Tile(64, 32, 8, 2), Tile(64, 16, 4, 2)),
     ("forward", 16, 4): (Tile(64, 32, 4, 2),),
     ("forward", 32, 4): (Tile(64, 32, 4, 2),),
-    ("forward", 64, 4): (Tile(32, 32, 4, 2),),
+    ("forward", 64, 4): (Tile(32, 32, 4, 2), Tile(128, 32, 8, 2, rounded=True)),
     ("forward", 128, 4): (Tile(16, 32, 4, 2),),
     ("forward", 256, 4): (Tile(16, 32, 8, 1),),
     ("balanced", 16, 2): (Tile(128, 64, 4, 3),),
     ("balanced", 32, 2): (Tile(64, 64, 4, 3),),
-    ("balanced", 64, 2): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
-    ("balanced", 128, 2): (Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+    ("balanced", 64, 2): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(128, 32, 8, 3, crowded=True)),
+    ("balanced", 128, 2): (Tile(128, 64, 8, 2), Tile(128, 32, 8, 2, crowded=True)),
     ("balanced", 256, 2): (Tile(64, 16, 8, 2), Tile(64, 32, 8, 2)),
     ("balanced", 16, 4): (Tile(64, 32, 4, 2),),
     ("balanced", 32, 4): (Tile(64, 32, 4, 2),),
@@ -74,22 +80,22 @@ TABLE: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
     ("balanced", 256, 4): (Tile(16, 32, 8, 1),),
     ("key_value", 16, 2): (Tile(64, 64, 4, 2),),
     ("key_value", 32, 2): (Tile(64, 64, 4, 2),),
-    ("key_value", 64, 2): (Tile(32, 128, 8, 2), Tile(64, 128, 8, 2)),
-    ("key_value", 128, 2): (Tile(32, 128, 8, 2), Tile(16, 128, 8, 1)),
+    ("key_value", 64, 2): (Tile(32, 128, 8, 2), Tile(64, 128, 8, 2), Tile(16, 128, 8, 2, crowded=True)),
+    ("key_value", 128, 2): (Tile(32, 128, 8, 2), Tile(16, 128, 8, 1, crowded=True)),
     ("key_value", 256, 2): (Tile(32, 32, 8, 1),),
     ("key_value", 16, 4): (Tile(32, 32, 4, 1),),
     ("key_value", 32, 4): (Tile(32, 32, 4, 1),),
-    ("key_value", 64, 4): (Tile(32, 32, 4, 1),),
+    ("key_value", 64, 4): (Tile(32, 32, 4, 1), Tile(32, 64, 8, 1, rounded=True)),
     ("key_value", 128, 4): (Tile(16, 32, 4, 1),),
     ("key_value", 256, 4): (Tile(16, 16, 8, 1),),
     ("query", 16, 2): (Tile(128, 64, 4, 2),),
     ("query", 32, 2): (Tile(128, 64, 4, 2),),
     ("query", 64, 2): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
-    ("query", 128, 2): (Tile(128, 32, 8, 1), Tile(64, 64, 8, 1)),
+    ("query", 128, 2): (Tile(128, 32, 8, 1), Tile(64, 64, 8, 1), Tile(128, 16, 8, 1, crowded=True)),
     ("query", 256, 2): (Tile(32, 32, 8, 1), Tile(64, 16, 4, 1)),
     ("query", 16, 4): (Tile(32, 32, 4, 1),),
     ("query", 32, 4): (Tile(32, 32, 4, 1),),
-    ("query", 64, 4): (Tile(16, 32, 4, 1),),
+    ("query", 64, 4): (Tile(16, 32, 4, 1), Tile(64, 32, 4, 1, rounded=True)),
     ("query", 128, 4): (Tile(16, 16, 8, 1),),
     ("query", 256, 4): (Tile(16, 16, 8, 1),),
     ("bias", 16, 2): (Tile(64, 64, 4, 1),),
@@ -159,6 +165,12 @@ HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
     ("key_value", 128, 2): (Tile(32, 128, 8, 1, reduced=True),),
 }
 
+# What GPUs of compute capability 8 take first: without the Hopper's matrix instructions, the other tiles do not fit into registers.
+OLDER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
+    ("key_value", 128, 2): (Tile(32, 64, 8, 2),),
+    ("balanced", 128, 2): (Tile(64, 32, 8, 2),),
+}
+
 
 def padded_size(head_dim: int) -> int:
     """The head size that a kernel is compiled for: the next power of two, from 16 on."""
@@ -168,10 +180,11 @@ def padded_size(head_dim: int) -> int:
 def tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
     """The tiles of a kernel, the default first, for the larger of head size and value size, and the bytes of an element (2 or 4).
 
-    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the tiles of `HOPPER`.
+    `capability` is the compute capability of an NVIDIA GPU: (9, 0) adds the tiles of `HOPPER`, (8, ..) puts those of `OLDER` first.
     """
     entry = kernel, padded_size(head_dim), element_size
-    return TABLE[entry] + (HOPPER.get(entry, ()) if capability == (9, 0) else ())
+    first = OLDER.get(entry, ()) if capability is not None and capability[0] == 8 else ()
+    return first + TABLE[entry] + (HOPPER.get(entry, ()) if capability == (9, 0) else ())
 
 
 def decode_kernel_for(rows: int) -> Kernel:
@@ -190,6 +203,19 @@ def splits(programs: int, keys: int, processors: int) -> int:
     return max(1, min(math.ceil(WAVES * processors / max(programs, 1)), math.ceil(keys / SHORTEST)))
 
 
+def group_splits(programs: int, groups: int, queries: int, processors: int) -> int:
+    """The number of shares that the backward pass splits the heads of a group into, so that few key heads keep all multiprocessors busy.
+
+    Args:
+        programs: the number without splitting: batch entries times key heads times blocks of keys.
+        groups: query heads per key head.
+        queries: rows of each of them; a share has at least `LEAST_ROWS`.
+        processors: multiprocessors of the GPU.
+    """
+    most = min(groups, groups * queries // LEAST_ROWS, math.ceil(PROGRAMS * processors / max(programs, 1)))
+    return math.ceil(groups / math.ceil(groups / most)) if most > 1 else 1
+
+
 TuningKey = tuple[Hashable, ...]
 _fastest: dict[TuningKey, Tile] = {}
 
@@ -199,6 +225,18 @@ def autotuning() -> bool:
     if os.environ.get("HF_TANHMAX_AUTOTUNE", "0") != "1":
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def splits_products() -> bool:
+    """Whether float32 that is not to be rounded to TF32 is multiplied as three TF32 products of split numbers (HF_TANHMAX_FLOAT32=tf32x3).
+
+    Raises:
+        ValueError: the variable is something else than `ieee` (or empty) and `tf32x3`.
+    """
+    chosen = os.environ.get("HF_TANHMAX_FLOAT32", "")
+    if chosen not in ("", "ieee", "tf32x3"):
+        raise ValueError(f"HF_TANHMAX_FLOAT32 must be ieee or tf32x3, but is {chosen!r}")
+    return chosen == "tf32x3"
 
 
 def adds_atomically() -> bool:

@@ -16,6 +16,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
 MOST_QUERIES = 16
 DEVICES = ("cuda", "xpu")
+MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
 TOO_LATE = "has an interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; set it before triton or hf_tanhmax is imported"
 
 
@@ -61,6 +62,12 @@ def decodable(query: Tensor, *, needs_gradient: bool, dropout_p: float, packed: 
 def capability(device: torch.device) -> tuple[int, int] | None:
     """The compute capability of an NVIDIA GPU; None for any other device."""
     return _probe_capability(device.index or 0) if device.type == "cuda" and torch.version.hip is None else None
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a GPU, or of the one that the interpreter stands for."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else MULTIPROCESSORS
 
 
 def _device(query: Tensor) -> str | None:

@@ -17,16 +17,14 @@ from torch import Tensor
 
 import hf_tanhmax
 from hf_tanhmax.attention.composed.identities import composed_attention
-from hf_tanhmax.attention.kernels.schedule import Kernel, Tile, tiles
 from hf_tanhmax.attention.mask import AttentionMask
 
 from ..attention.contenders import LIMITS, output_of
+from .forced import TIMED_KERNELS, atomic, environment, least_share, row, rows
 
 HEAD_DIMS = (64, 128)
-HOPPER = (9, 0)
 CRASH = "crash"  # ends its process without a word, as an illegal access does; run only by name
-STOCK = ("flash", "cudnn", "efficient")
-TIMED_KERNELS: tuple[Kernel, ...] = ("forward", "key_value", "query")
+STOCK = ("flash", "cudnn", "efficient")  # the first takes no mask
 SMALL: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "vocab_size": 512}
 
 
@@ -82,6 +80,7 @@ def cases(device: str) -> dict[str, Case]:
     if device == "cuda":
         found |= _row_cases(shape) | _device_cases(shape)
         found |= {f"stock {kernel}": partial(stock, shape, kernel) for kernel in STOCK}
+        found |= {f"stock {kernel}, mask": partial(lambda each: stock(shape, each, keep=_padded(shape)), kernel) for kernel in STOCK[1:]}
     return found | {CRASH: os.abort}
 
 
@@ -108,15 +107,15 @@ def decoded(shape: Shape, **arguments: Any) -> Outcome:
     return Outcome([relative_error(found, expected)], LIMITS[shape.dtype])
 
 
-def stock(shape: Shape, kernel: str) -> Outcome:
-    """TanhMax by two calls of one of torch's softmax kernels."""
+def stock(shape: Shape, kernel: str, keep: Tensor | None = None) -> Outcome:
+    """TanhMax by two calls of one of torch's softmax kernels; cuDNN may have no plan for a mask and an odd number of keys."""
     query, key, value = tensors = shape.tensors()
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     polarity = torch.ones(shape.heads, device=shape.device)
     scale = shape.head_dim**-0.5
-    mask = AttentionMask(shape.queries, shape.keys)
+    mask = AttentionMask(shape.queries, shape.keys, keep=keep)
     found = composed_attention(query, key, value, mask, scale=scale, polarity=polarity, kernel=kernel)
-    expected = output_of(*exact, implementation="reference")
+    expected = output_of(*exact, implementation="reference", keep=keep)
     upstream = torch.randn_like(found)
     gradients = torch.autograd.grad(found, tensors, upstream), torch.autograd.grad(expected, exact, upstream.double())
     pairs = [(found, expected), *zip(*gradients, strict=True)]
@@ -126,41 +125,6 @@ def stock(shape: Shape, kernel: str) -> Outcome:
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """In the Frobenius norm, against a float64 value."""
     return ((found.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30)).item()
-
-
-@contextlib.contextmanager
-def row(first: Kernel, number: int) -> Iterator[None]:
-    """Make one row of a Hopper's table of tiles the first of its kernel; a call that it does not fit takes the usual first row."""
-    from hf_tanhmax.attention.kernels import launch
-
-    usual = launch.tiles
-
-    def _tiles(kernel: Kernel, head_dim: int, element_size: int, capability: tuple[int, int] | None = None) -> tuple[Tile, ...]:
-        known = usual(kernel, head_dim, element_size, capability or HOPPER)
-        return (known[number], known[0]) if kernel == first else known
-
-    launch.tiles = _tiles
-    try:
-        yield
-    finally:
-        launch.tiles = usual
-
-
-@contextlib.contextmanager
-def atomic() -> Iterator[None]:
-    """The backward pass in one kernel, where there is one."""
-    before, os.environ["HF_TANHMAX_ATOMIC"] = os.environ.get("HF_TANHMAX_ATOMIC", "0"), "1"
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        os.environ["HF_TANHMAX_ATOMIC"] = before
-
-
-def rows(kernel: Kernel, head_dim: int) -> list[int]:
-    """Numbers of the rows that a Hopper has besides the first, in bfloat16, without those that need `atomic`."""
-    known = tiles(kernel, head_dim, 2, HOPPER)
-    return [number for number, tile in enumerate(known) if number and not tile.reduced]
 
 
 def _arguments(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
@@ -235,8 +199,24 @@ def _attention_cases(shape: Shape) -> dict[str, Case]:
         found[f"float32 D{dim}"] = _case({"head_dim": dim, "dtype": torch.float32}, dict)
         for name in ("causal", "additive", "balanced"):
             found[f"float32 D{dim} {name}"] = _case({"head_dim": dim, "dtype": torch.float32}, masks[name])
+    for name in ("causal", "keep", "everything"):
+        found[f"float32 D64 {name}, split"] = partial(_split, _case({"dtype": torch.float32}, masks[name]))
     found["float32 by TF32"] = partial(_tf32, replace(shape, dtype=torch.float32))
+    for dim in HEAD_DIMS:  # one key head for all queries: the backward pass splits the group
+        long = replace(shape, head_dim=dim, batch=1, heads=8, kv_heads=1, queries=4 * shape.queries, keys=4 * shape.queries)
+        found[f"bfloat16 D{dim} one key head"] = partial(_one_key_head, long)
     return found
+
+
+def _split(case: Case) -> Outcome:
+    """A case in float32, multiplied as three TF32 products of split numbers, which keep 21 bits of 24."""
+    with environment("HF_TANHMAX_FLOAT32", "tf32x3"):
+        return replace(case(), limit=2e-5)
+
+
+def _one_key_head(shape: Shape) -> Outcome:
+    with least_share(shape.queries):
+        return compared(shape, is_causal=True)
 
 
 def _packed(shape: Shape) -> Outcome:

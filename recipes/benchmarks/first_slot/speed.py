@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hf_tanhmax.attention.kernels.schedule import Kernel, tiles
+from hf_tanhmax.attention.kernels.schedule import LEAST_ROWS, Kernel, tiles
 from hf_tanhmax.errors import one_line
 
 from ..attention.contenders import BASELINE, Contender, named, output_of, softmax
@@ -22,7 +22,8 @@ from ..attention.gpu import FLOPS, inputs
 from ..attention.gpu_contenders import softmax_cudnn
 from ..attention.gpu_plan import Setting
 from ..measure import CudaMeter
-from .cases import HEAD_DIMS, HOPPER, TIMED_KERNELS, atomic, row, rows
+from .cases import HEAD_DIMS
+from .forced import HOPPER, TIMED_KERNELS, atomic, environment, least_share, row, rows
 
 ROUNDS = 12
 HOST_CALLS = 200
@@ -61,6 +62,7 @@ def _contenders(device: str) -> Iterator[tuple[Setting, str, Contender, Manager]
             yield setting, name, function, nullcontext
         if setting.causal and setting.length == settings[-1].length:
             yield setting, "fused, additive mask", faded, nullcontext
+            yield setting, "fused, boolean mask", kept, nullcontext
             yield setting, "fused, balanced", named("triton", shift="balanced", polarity=0.2), nullcontext
         for kernel, number in _promising(setting.head_dim) if setting.length == settings[0].length else ():
             yield setting, f"{kernel} row {number}", fused, partial(row, kernel, number)
@@ -68,6 +70,11 @@ def _contenders(device: str) -> Iterator[tuple[Setting, str, Contender, Manager]
         setting = _small(Setting("float32", 32, 12, 12, 128, 64, False), device)  # BERT-base, by the Trainer's default
         for name, function in {BASELINE: softmax, "fused": fused, "reference": named("reference")}.items():
             yield setting, f"{name}, {precision}", function, partial(_precision, precision)
+        if precision == "highest":
+            yield setting, "fused, highest, split products", fused, partial(environment, "HF_TANHMAX_FLOAT32", "tf32x3")
+    setting = Setting("bfloat16", 1, 32, 1, 8192, 64, True) if device == "cuda" else Setting("bfloat16", 1, 2, 1, 24, 64, True)
+    yield setting, "fused, one key head", fused, partial(least_share, LEAST_ROWS if device == "cuda" else 1)
+    yield setting, "fused, one key head, not split", fused, partial(least_share, 1 << 62)
     for setting in settings:
         if setting.length == settings[0].length and setting.causal:
             for kernel in TIMED_KERNELS:
@@ -108,6 +115,13 @@ def faded(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     """The fused kernels with a padding mask to add, which hides nothing: what it costs to add one."""
     mask = query.new_zeros(query.shape[0], 1, 1, key.shape[2])
     return output_of(query, key, value, is_causal=causal, additive_mask=mask, implementation="triton")
+
+
+def kept(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """The fused kernels with a boolean mask of all scores that hides one key in eight: no block of keys is kept whole."""
+    positions = torch.arange(key.shape[2], device=key.device)
+    mask = ((positions[:, None] + positions) % 8 > 0).view(1, 1, *[key.shape[2]] * 2)
+    return output_of(query, key, value, is_causal=causal, keep=mask, implementation="triton")
 
 
 @contextmanager

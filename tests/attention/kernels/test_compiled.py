@@ -50,7 +50,7 @@ def compiled(kernels):
 @pytest.mark.parametrize(
     "kernels",
     [
-        ("forward", "query", "span", "norm"),
+        ("forward", "query", "mask", "norm"),
         ("balanced", "key_value", "bias", "delta"),
         ("decode_16", "decode_32", "decode_64", "combine", "combine_halves", "range"),
     ],

@@ -116,36 +116,3 @@ def test_far_strides_are_64_bit():
         tensor.copy_(torch.randn(2, 1, 17, 8))
     near = [tensor.contiguous() for tensor in (query, key, value)]
     assert torch.equal(fused(query, key, value, is_causal=True), fused(*near, is_causal=True))
-
-
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("shape", [(2, 3, 37, 45), (1, 1, 37, 1), (2, 1, 1, 45), (1, 3, 37, 45)])
-def test_spans_of_a_mask(shape, transposed):
-    launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch")
-    from hf_tanhmax.attention.mask import AttentionMask
-
-    positions = torch.arange(shape[2])[:, None] // 2 + torch.arange(shape[3])
-    keep = ((positions % 13 < 9) & (positions > 5) & (positions < 51)).expand(shape).clone()
-    if shape[0] > 1:
-        keep[1, :, :16] = False
-    tensors = (torch.randn(2, 3, 37, 8), torch.randn(2, 3, 45, 8), torch.randn(2, 3, 45, 8))
-    placed = [tensor.to(GPU) for tensor in tensors]
-    problem = launch.FusedProblem(*placed, None, True, AttentionMask(37, 45, keep=keep.to(GPU)), None, 1.0, None, 0.0, None, True)
-    found = problem.spans(16, transposed=transposed).cpu()
-    broad = keep.expand(*shape[:2], 37, 45)
-    mask = broad.transpose(2, 3) if transposed else broad
-    rows_shared = shape[3 if transposed else 2] == 1
-    for batch, head in torch.cartesian_prod(torch.arange(shape[0]), torch.arange(shape[1])).tolist():
-        for block in range(found.shape[2]):
-            rows = slice(None) if rows_shared else slice(block * 16, block * 16 + 16)
-            part = mask[batch, head, rows]
-            low, high, full_low, full_high = found[batch, head, block].tolist()
-            kept = part.any(0).nonzero().flatten().tolist()
-            if not kept:
-                assert low >= high
-                continue
-            assert (low, high) == (kept[0], kept[-1] + 1)
-            assert part[:, full_low:full_high].all()
-            firsts = [row.nonzero().flatten().tolist() for row in part]
-            if all(row and row == list(range(row[0], row[-1] + 1)) for row in firsts):  # no row has a hole
-                assert (full_low, full_high) == (max(row[0] for row in firsts), min(row[-1] + 1 for row in firsts))

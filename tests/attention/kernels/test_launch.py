@@ -99,8 +99,8 @@ def test_every_run_time_integer_is_left_unspecialised():
     """Triton compiles anew for integers that are 1 or divisible by 16, unless told not to."""
     code = """
 import json
-from hf_tanhmax.attention.kernels import backward, forward, shift
-kernels = [forward.forward_kernel, forward.span_kernel, shift.norm_kernel]
+from hf_tanhmax.attention.kernels import backward, forward, masks, shift
+kernels = [forward.forward_kernel, masks.mask_kernel, shift.norm_kernel]
 kernels += [getattr(backward, f"{name}_kernel") for name in ("delta", "key_value", "query", "bias")]
 floats = ("scale", "cap", "factor", "dropout_p")
 print(json.dumps([
@@ -229,9 +229,43 @@ def test_no_kernel_adds_atomically():
     """So every result is the same to the bit; but for the one sum that a user asks for, which the launcher hands in as SUM_Q."""
     import inspect
 
-    from hf_tanhmax.attention.kernels import backward, forward, primitives, shift
+    from hf_tanhmax.attention.kernels import backward, forward, masks, primitives, shift
 
-    found = [
-        line for module in (backward, forward, primitives, shift) for line in inspect.getsource(module).split('"""', 2)[2].splitlines()
-    ]
+    modules = backward, forward, masks, primitives, shift
+    found = [line for module in modules for line in inspect.getsource(module).split('"""', 2)[2].splitlines()]
     assert [line.split("(")[0].strip() for line in found if "atomic" in line] == ["SUM_Q.atomic_add"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_a_group_that_is_split_has_the_same_gradients(monkeypatch, kv_heads, dtype):
+    """The heads of a group in shares of unequal size, several blocks of rows and of keys; every run has the same bits."""
+    torch.manual_seed(0)
+    sizes = ((10, 67, 16), (kv_heads, 70, 16), (kv_heads, 70, 16))
+    tensors = [torch.randn(1, *size, device=GPU, dtype=dtype, requires_grad=True) for size in sizes]
+    upstream = torch.randn(1, 10, 67, 16, device=GPU, dtype=dtype)
+
+    def gradients(rows, processors):
+        launched = []
+        usual = launch.group_splits
+
+        def split(*sizes):
+            launched.append(usual(*sizes))
+            return launched[-1]
+
+        with monkeypatch.context() as context:
+            context.setattr("hf_tanhmax.attention.kernels.schedule.LEAST_ROWS", rows)
+            context.setattr(launch, "multiprocessors", lambda _: processors)
+            context.setattr(launch, "group_splits", split)
+            output = tanhmax_attention(*tensors, is_causal="lower_right", polarity=0.5, implementation="triton")
+            return launched, torch.autograd.grad(output, tensors, upstream)
+
+    (whole, expected), (split, found), (_, again) = gradients(10**9, 4), gradients(1, 4), gradients(1, 4)
+    assert whole == [1]
+    assert split[0] in (2, 3, 4)
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+    wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    output = tanhmax_attention(*wide, is_causal="lower_right", polarity=0.5, implementation="reference")
+    true = torch.autograd.grad(output, wide, upstream.double())
+    for one, other, third in zip(found, expected, true, strict=True):
+        assert error(one.cpu(), third.cpu()) < 1.1 * error(other.cpu(), third.cpu())

@@ -24,10 +24,10 @@ def test_calls_of_one_layout_share_what_follows_from_it():
     one, other = problem(), problem()
     assert one.layout == other.layout
     assert launch_numbers(one.layout, TILE) is launch_numbers(other.layout, TILE)
-    arguments = one.arguments(TILE, None)
+    arguments = one.arguments(TILE)
     assert arguments["Q"] is one.query
     arguments["queries"] = -1
-    assert other.arguments(TILE, None)["queries"] == 19
+    assert other.arguments(TILE)["queries"] == 19
     changes = ({"scale": 0.25}, {"softcap": 3.0}, {"signed": False}, {"exact": True}, {"queries": 20})
     for change in changes:
         assert problem(**change).layout != one.layout

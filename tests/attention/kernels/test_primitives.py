@@ -13,8 +13,9 @@ tl = pytest.importorskip("triton.language", reason="needs triton")
 import triton
 from gpu_exponentials import gpu_exponentials
 
-from hf_tanhmax.attention.kernels import primitives
-from hf_tanhmax.attention.kernels.primitives import Band, Dropout, Rows
+from hf_tanhmax.attention.kernels import masks, primitives
+from hf_tanhmax.attention.kernels.masks import Band, Tiles
+from hf_tanhmax.attention.kernels.primitives import Dropout, Rows
 from hf_tanhmax.attention.mask import AttentionMask
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +57,8 @@ def test_exponentials_at_the_ends():
 def spans(OUT, STARTS, ENDS, queries, keys, offset, window, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
     i_m = tl.program_id(0) * BM
     rows, columns = Rows(i_m, tl.arange(0, BM), queries), Rows(0, tl.arange(0, BN), keys)
-    low, full_low, full_high, high = primitives.key_span(rows, columns, Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, None)
+    band, tiles = Band(offset, window, CAUSAL, WINDOW), Tiles(None, 0, 0)
+    low, full_low, full_high, high = masks.key_span(rows, columns, band, STARTS, ENDS, tiles)
     tl.store(OUT + tl.program_id(0) * 4, low)
     tl.store(OUT + tl.program_id(0) * 4 + 1, full_low)
     tl.store(OUT + tl.program_id(0) * 4 + 2, full_high)
@@ -69,7 +71,8 @@ def transposed_spans(
 ):  # fmt: skip
     i_n = tl.program_id(0) * BN
     rows, columns = Rows(0, tl.arange(0, BM), queries), Rows(i_n, tl.arange(0, BN), keys)
-    low, full_low, full_high, high = primitives.query_span(rows, columns, Band(offset, window, CAUSAL, WINDOW), STARTS, ENDS, None)
+    band, tiles = Band(offset, window, CAUSAL, WINDOW), Tiles(None, 0, 0)
+    low, full_low, full_high, high = masks.query_span(rows, columns, band, STARTS, ENDS, tiles)
     tl.store(OUT + tl.program_id(0) * 4, low)
     tl.store(OUT + tl.program_id(0) * 4 + 1, full_low)
     tl.store(OUT + tl.program_id(0) * 4 + 2, full_high)

@@ -1,6 +1,7 @@
 """Tuning is off unless asked for, takes the fastest, and asks once a kind of call."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,16 +119,58 @@ def test_a_choice_is_for_calls_that_compile_the_same(monkeypatch):
     monkeypatch.setattr(launch, "tiles", lambda *_: (SLOW, FAST))
     keep, segments = torch.ones(1, 1, 7, 7, dtype=torch.bool), torch.zeros(7, dtype=torch.int64)
     masks = ({}, {"causal": True}, {"window": 3}, {"keep": keep}, {"segments": segments})
-    numbers = {"polarity": None, "signed": True, "bias": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None}
     added = {"bias": torch.zeros(1, 1, 7, 7)}  # an additive mask shares its pointer
     changes = ({"polarity": torch.zeros(2)}, {"signed": False}, {"softcap": 5.0}, {"dropout_p": 0.1}, {"exact": True})
     calls = [(mask, {}) for mask in masks] + [({}, change) for change in (*changes, added, added | {"additive": True})]
     for mask, change in calls:
-        tensors = [torch.zeros(1, heads, 7, 8) for heads in (2, 1, 1)]
-        problem = launch.FusedProblem(*tensors, visibility=AttentionMask(7, 7, **mask), **numbers | {"exact": False} | change)
         for _ in range(2):
-            problem.run("query", lambda tile: None)
+            tiny(launch, mask, change).run("query", lambda tile: None)
     assert len(schedule._fastest) == len(calls)
+    monkeypatch.setenv("HF_TANHMAX_FLOAT32", "tf32x3")
+    tiny(launch, {}, {"exact": True}).run("query", lambda tile: None)
+    assert len(schedule._fastest) == len(calls) + 1
+
+
+NUMBERS = {"polarity": None, "signed": True, "bias": None, "scale": 1.0, "softcap": None, "dropout_p": 0.0, "seed": None, "exact": False}
+
+
+def tiny(launch, mask, change, dtype=torch.float32):
+    tensors = [torch.zeros(1, heads, 7, 8, dtype=dtype) for heads in (2, 1, 1)]
+    return launch.FusedProblem(*tensors, visibility=AttentionMask(7, 7, **mask), **NUMBERS | change)
+
+
+@pytest.mark.parametrize(
+    ("mask", "change", "dtype", "split", "expected"),
+    [
+        ({}, {}, torch.bfloat16, False, "plain"),
+        ({"keep": torch.ones(1, 1, 7, 7, dtype=torch.bool)}, {}, torch.bfloat16, False, "plain"),  # one bit per score
+        ({"segments": torch.zeros(7, dtype=torch.int64)}, {}, torch.bfloat16, False, "crowded"),
+        ({}, {"softcap": 5.0}, torch.bfloat16, False, "crowded"),
+        ({}, {"dropout_p": 0.1}, torch.bfloat16, False, "crowded"),
+        ({}, {"bias": torch.zeros(1, 1, 7, 7)}, torch.bfloat16, False, "crowded"),
+        ({}, {"exact": True}, torch.float32, False, "plain"),
+        ({}, {"exact": True}, torch.float32, True, "rounded"),
+        ({}, {}, torch.float32, True, "rounded"),  # torch was told that TF32 is enough
+        ({}, {}, torch.float32, False, "rounded"),
+    ],
+)
+def test_the_default_is_the_tile_for_such_calls(monkeypatch, mask, change, dtype, split, expected):
+    launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch", reason="needs triton")
+    rows = {"plain": SLOW, "crowded": replace(SLOW, crowded=True), "rounded": replace(SLOW, rounded=True)}
+    monkeypatch.setattr(launch, "tiles", lambda *_: tuple(rows.values()))
+    monkeypatch.setenv("HF_TANHMAX_FLOAT32", "tf32x3" if split else "")
+    taken = []
+    tiny(launch, mask, change, dtype).run("query", taken.append)
+    assert taken == [rows[expected]]
+
+
+def test_where_there_is_no_tile_for_such_calls_the_first_is_taken(monkeypatch):
+    launch = pytest.importorskip("hf_tanhmax.attention.kernels.launch", reason="needs triton")
+    monkeypatch.setattr(launch, "tiles", lambda *_: (SLOW, FAST))
+    taken = []
+    for dtype in (torch.float32, torch.bfloat16):
+        tiny(launch, {}, {"softcap": 5.0}, dtype).run("query", taken.append)
+    assert taken == [SLOW, SLOW]
 
 
 @pytest.mark.slow

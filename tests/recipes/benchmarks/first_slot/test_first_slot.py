@@ -19,7 +19,8 @@ from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.kernels import launch
 from recipes.benchmarks.first_slot import __main__ as first_slot
 from recipes.benchmarks.first_slot import speed as first_slot_speed
-from recipes.benchmarks.first_slot.cases import CRASH, Outcome, Shape, cases, row, rows
+from recipes.benchmarks.first_slot.cases import CRASH, Outcome, Shape, cases
+from recipes.benchmarks.first_slot.forced import environment, least_share, row, rows
 
 ROOT = Path(__file__).parents[4]
 GPU = torch.cuda.is_available()
@@ -159,7 +160,7 @@ def test_an_additive_mask_has_a_case_in_every_kernel():
 def test_a_row_is_what_a_call_takes(monkeypatch):
     from hf_tanhmax.attention.kernels.schedule import tiles
 
-    assert rows("key_value", 64) == [1], "the row that adds dQ up is taken otherwise"
+    assert rows("key_value", 64) == [1, 2], "the row that adds dQ up is taken otherwise"
     taken = []
     run = launch.FusedProblem.run
     monkeypatch.setattr(
@@ -196,3 +197,29 @@ def test_what_decides_most_is_timed_first():
 def test_the_row_with_an_additive_mask_computes_what_one_without_does():
     tensors = Shape("cuda" if GPU else "cpu", 5, 7, heads=1, kv_heads=1, batch=1, dtype=torch.float32).tensors()
     torch.testing.assert_close(first_slot_speed.faded(*tensors, False), tanhmax_attention(*tensors, implementation="reference"))
+
+
+def test_what_is_forced_lasts_as_long_as_its_context(monkeypatch):
+    from hf_tanhmax.attention.kernels import schedule
+
+    usual = schedule.LEAST_ROWS
+    with least_share(7), environment("HF_TANHMAX_FLOAT32", "tf32x3"):
+        assert usual != schedule.LEAST_ROWS
+        assert schedule.splits_products()
+    assert usual == schedule.LEAST_ROWS
+    assert not schedule.splits_products()
+
+
+def test_a_crowded_row_can_be_forced_upon_any_call():
+    number = next(number for number in rows("query", 128) if launch.tiles("query", 128, 2, (9, 0))[number].crowded)
+    with row("query", number):
+        first = launch.tiles("query", 128, 2)[0]
+    assert first.columns == 16
+    assert not first.crowded
+
+
+def test_the_row_with_a_boolean_mask_hides_keys_in_every_block():
+    query, key, value = torch.randn(3, 1, 1, 24, 16).unbind()
+    keep = (torch.arange(24)[:, None] + torch.arange(24)) % 8 > 0
+    found = first_slot_speed.kept(query, key, value, False)
+    torch.testing.assert_close(found, tanhmax_attention(query, key, value, keep=keep[None, None], implementation="reference"))
