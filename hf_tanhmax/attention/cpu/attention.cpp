@@ -129,25 +129,32 @@ bool bounds_of(const Call& call, int64_t key_head) {
   return std::isfinite(bound);
 }
 
+// Runs what depends on the kind of number, given one of it.
+template <class Run>
+auto by_kind(const Call& call, const Run& run) {
+  if (call.kind == 0) return run(float());
+  return call.kind == 1 ? run(Bfloat16()) : run(Float16());
+}
+
 bool find_bounds(const Call& call) {
   const int64_t units = call.batch * call.kv_heads;
   int finite = 1;
 #pragma omp parallel for reduction(&& : finite) num_threads(call.threads) if (units > 1 && units * call.share > ALONE)
   for (int64_t unit = 0; unit < units; ++unit)
-    finite = (call.half ? bounds_of<uint16_t>(call, unit) : bounds_of<float>(call, unit)) && finite;
+    finite = by_kind(call, [&](auto number) { return bounds_of<decltype(number)>(call, unit); }) && finite;
   return finite;
 }
 
 // What there is for queries without any key.
 void clear_tile(const Call& call, const Tile& tile) {
-  const int64_t number = call.half ? 2 : 4, at = query_at(call, tile);
+  const int64_t number = call.kind ? 2 : 4, at = query_at(call, tile);
   std::memset(static_cast<char*>(call.output) + at * call.value_width * number, 0, tile.rows * call.value_width * number);
   if (!call.balanced)
     for (int64_t place = 0; place < tile.rows; ++place) call.lse[at + place] = INFINITY;
 }
 
 void clear_gradients(const Call& call, const Tile& tile) {
-  const int64_t number = call.half ? 2 : 4, at = query_at(call, tile);
+  const int64_t number = call.kind ? 2 : 4, at = query_at(call, tile);
   std::memset(static_cast<char*>(call.grad_query) + at * call.width * number, 0, tile.rows * call.width * number);
   if (call.grad_polarity != nullptr) std::memset(call.grad_polarity + at, 0, tile.rows * sizeof(float));
 }
@@ -196,15 +203,21 @@ extern "C" {
 
 // Both return 1, and compute nothing, if nothing finite bounds the scores.
 int hf_tanhmax_forward(const Call* call) {
-  if (call->partial != nullptr) return call->half ? !forward_few<uint16_t>(*call) : !forward_few<float>(*call);
+  if (call->partial != nullptr) return !by_kind(*call, [&](auto number) { return forward_few<decltype(number)>(*call); });
   if (!find_bounds(*call)) return 1;
-  call->half ? forward<Half>(*call) : forward<Exact>(*call);
+  if (call->half)
+    forward<Half>(*call);
+  else
+    by_kind(*call, [&](auto number) { return forward<Exact<decltype(number)>>(*call); });
   return 0;
 }
 
 int hf_tanhmax_backward(const Call* call) {
   if (!find_bounds(*call)) return 1;
-  call->half ? backward<Half>(*call) : backward<Exact>(*call);
+  if (call->half)
+    backward<Half>(*call);
+  else
+    by_kind(*call, [&](auto number) { return backward<Exact<decltype(number)>>(*call); });
   return 0;
 }
 

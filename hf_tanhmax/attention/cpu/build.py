@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 # In the file that is published with a checkpoint, the texts themselves stand here (`models.bundle`).
 PARTS = (
+    Path(__file__).with_name("numbers.h").read_text(encoding="utf-8"),
     Path(__file__).with_name("rows.h").read_text(encoding="utf-8"),
     Path(__file__).with_name("products.h").read_text(encoding="utf-8"),
     Path(__file__).with_name("half.h").read_text(encoding="utf-8"),

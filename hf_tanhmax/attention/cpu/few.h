@@ -94,12 +94,6 @@ bool weigh_part(const Call& call, const Parts& parts, int64_t unit, float* score
   return true;
 }
 
-void write_number(void* tensor, int64_t at, float number, const float*) { static_cast<float*>(tensor)[at] = number; }
-
-void write_number(void* tensor, int64_t at, float number, const uint16_t*) {
-  static_cast<uint16_t*>(tensor)[at] = static_cast<uint16_t>(rounded(number) >> 16);
-}
-
 template <class Number>
 void merge_parts(const Call& call, const Parts& parts, int64_t row) {
   const int64_t at = row / call.queries, place = row % call.queries, first = at * parts.count;
@@ -118,7 +112,7 @@ void merge_parts(const Call& call, const Parts& parts, int64_t row) {
   }
   const float inverse = inverse_of(total);
   for (int64_t column = 0; column < call.value_width; ++column)
-    write_number(call.output, row * call.value_width + column, inverse * into.sums[column], static_cast<const Number*>(nullptr));
+    narrow(inverse * into.sums[column], static_cast<Number*>(call.output)[row * call.value_width + column]);
   if (!call.balanced) call.lse[row] = total == 0.0f ? INFINITY : std::log(total) + shift;
 }
 

@@ -14,7 +14,9 @@ backward pass: memory grows with the length, not with its square.
 A tile is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the values and, in the
 backward pass, the three products of the gradients are matrix products. Where the processor multiplies bfloat16 numbers itself (AMX,
 AVX512-BF16), those of a bfloat16 call are oneDNN's `brgemm`, with sums in float32 and weights rounded to bfloat16 after P - N is formed
-(`half.h`); else they are `sgemm_`, and a bfloat16 or float16 call is widened first. torch's own library exports both. For up to
+(`half.h`); else they are `sgemm_`, for which numbers of bfloat16 and float16 are widened as they are needed: those of a tile's queries, and
+keys and values once for each key head. So no weight is rounded to float16, whose range those without a denominator would leave. torch's own
+library exports both. For up to
 `FEW_QUERIES` queries the forward pass reads keys and values once, where they lie, by as many threads as there are (`few.h`): only then
 does the number of threads change the last digits.
 
@@ -43,6 +45,7 @@ from .build import native_library, why_no_library
 from .problem import BlockedProblem
 from .sizes import NativeSizes
 
+KINDS = (torch.float32, torch.bfloat16, torch.float16)  # by the numbers that the library has for them
 FEW_QUERIES = 8  # for which keys and values are read where they lie
 # Always said, as the library writes there: torch's defaults may be set otherwise.
 PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
@@ -54,7 +57,7 @@ POINTERS = (
 STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "log_polarity": 2}
 NUMBERS = (
     *("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width"),
-    *("rows", "threads", "share", "tile_size", "packed_share", "balanced", "half", "is_signed"),
+    *("rows", "threads", "share", "tile_size", "packed_share", "kind", "half", "balanced", "is_signed"),
     *("causal", "window", "offset", "position_step"),
 )
 
@@ -92,15 +95,13 @@ def _why_declined(problem: BlockedProblem) -> str | None:
 
 def native_sizes(problem: BlockedProblem, *, backward: bool = False) -> NativeSizes:
     """The sizes of a call that the operator computes."""
-    few, half = problem.queries <= FEW_QUERIES and not backward, problem.given["query"].dtype == torch.bfloat16
-    if half and not few:
-        library = native_library()
-        half = library is not None and bool(library.hf_tanhmax_half())
-    return NativeSizes(problem.queries, problem.keys, problem.width, problem.value_width, problem.balanced, half, few)
+    few, dtype, library = problem.queries <= FEW_QUERIES and not backward, problem.given["query"].dtype, native_library()
+    half = dtype == torch.bfloat16 and not few and library is not None and bool(library.hf_tanhmax_half())
+    return NativeSizes(problem.queries, problem.keys, problem.width, problem.value_width, problem.balanced, dtype, half, few)
 
 
 def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor] | None:
-    """As `blocked.blocked_forward`, or None if the operator does not compute the call. Its output may be in bfloat16."""
+    """As `blocked.blocked_forward`, or None if the operator does not compute the call. Its output is in the dtype of the query."""
     if _why_declined(problem) is not None:
         return None
     shape, sizes = (problem.batch, problem.heads, problem.queries), native_sizes(problem)
@@ -135,14 +136,13 @@ def native_backward(
 
 def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes, **results: Tensor | None) -> bool:
     """Call a function of the library, and say whether it has computed."""
-    by_query, backward = _by_query(problem, grad_output, sizes), grad_output is not None
+    by_query, backward = _by_query(problem, grad_output), grad_output is not None
     batch, heads, queries, width = by_query["query"].shape
     if queries != problem.queries:
         sizes = replace(sizes, queries=queries)
     mask, threads = problem.mask, torch.get_num_threads()
     share, packed_share = sizes.share(backward=backward), sizes.packed_share(backward=backward)
-    given = problem.given if sizes.half else {"key": problem.key, "value": problem.value}
-    held = results | by_query | {name: _dense_rows(given[name]) for name in ("key", "value")}
+    held = results | by_query | {name: _dense_rows(problem.given[name]) for name in ("key", "value")}
     held["plain"] = torch.empty(batch * problem.kv_heads, dtype=torch.uint8, device="cpu")
     if sizes.few:
         held["partial"] = torch.empty(sizes.partial(batch * heads, threads), **PLACE)
@@ -150,6 +150,7 @@ def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | 
     numbers = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
     numbers |= {"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share}
     numbers |= {"tile_size": sizes.tile, "packed_share": packed_share, "balanced": problem.balanced, "half": sizes.half}
+    numbers |= {"kind": KINDS.index(sizes.dtype)}
     numbers |= {"is_signed": problem.signed, "causal": mask.causal, "window": mask.window or 0, "offset": mask.offset}
     call = NativeCall(**numbers, position_step=queries == problem.queries, scale=problem.scale)
     addresses = {name: tensor for name, tensor in held.items() if tensor is not None}
@@ -161,9 +162,9 @@ def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | 
     return getattr(native_library(), function)(ctypes.byref(call)) == 0
 
 
-def _by_query(problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes) -> dict[str, Tensor]:
+def _by_query(problem: BlockedProblem, grad_output: Tensor | None) -> dict[str, Tensor]:
     """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
-    found = {"query": problem.given["query"] if sizes.half else problem.query}
+    found = {"query": problem.given["query"]}
     if problem.polarity is not None:
         found["log_polarity"] = problem.log_polarity[:, None].expand(problem.heads, problem.queries)
     if grad_output is not None:
