@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <omp.h>
+#include <type_traits>
 
 namespace {
 

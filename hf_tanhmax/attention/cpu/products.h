@@ -1,8 +1,6 @@
 
-// Matrix products of a tile: in float32 by the BLAS of torch (Exact, which widens numbers of 16 bits first), or of bfloat16 numbers by oneDNN
-// through torch (Half), which uses the tiles of AMX or the products of AVX512-BF16, as the processor has them. rows.h stands in front of this.
-
-#include <type_traits>
+// Matrix products of a tile: in float32 by the BLAS of torch (Exact, which widens numbers of 16 bits), or of bfloat16 numbers by oneDNN
+// through torch (Half), which uses the tiles of AMX or the products of AVX512-BF16, as the processor has them. rows.h stands in front.
 
 // Integers are passed as 64 bits: on the little-endian machines that this is built for, a library that wants 32 reads the lower half.
 extern "C" void sgemm_(const char*, const char*, const int64_t*, const int64_t*, const int64_t*, const float*, const float*, const int64_t*,
@@ -24,6 +22,7 @@ struct Call {
   const float *log_polarity;                      // by head and query: with steps, as that of queries may be 0; null: all are of `signed`
   const int64_t *low, *high;                      // [positions]: where not null, the keys that a query may see at most
   const uint8_t *keep;                            // of the keys that a query may see, where not null, the ones where it is not 0
+  const float *bias, *additive;                   // null, or what is added to the scores, and the additive mask: steps may be 0
   uint8_t *plain;                                 // [batch, kv_heads], is written: whether scores need no shift
   const float *joint_lse, *joint_delta;           // null, or dense [batch, heads, queries]: L and D over more keys than these
   void *output;                                   // dense [batch, heads, queries, value_width], as query
@@ -31,14 +30,17 @@ struct Call {
   void *grad_query;                               // dense, as query
   float *grad_key, *grad_value;                   // dense, zero at the start; if half, [batch, kv_heads, filled width, filled keys]
   float *grad_polarity;                           // null, or dense [batch, heads, queries]: of log p by row; if balanced, of p
+  float *grad_bias, *grad_additive;               // null, or zero at the start: with steps, which are 0 where the gradient is a sum
   float *partial;                                 // null, or what parts of the keys leave of a few queries: few.h
   float *scratch;                                 // share numbers for each thread; tile_size of them hold the scores of a tile
   uint32_t *packed;                               // packed_share numbers for each key head: keys and values as the products want them
   int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], log_polarity_steps[2];
+  int64_t bias_steps[4], additive_steps[4], grad_bias_steps[4], grad_additive_steps[4];
   int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, tile_size, packed_share;
   int64_t kind, half, balanced, is_signed;  // kind: 0 is float32, 1 bfloat16, 2 float16; half: products of bfloat16 numbers as such
   int64_t causal, window, offset, position_step;  // a query's position: its number times the step, and the offset; window: 0 is none
-  double scale;
+  int64_t seed, dropped;  // of 2^32 weights so many are dropped; 0: no dropout
+  double scale, softcap, bias_bound;  // softcap: 0 is none; bias_bound: of |bias|
 };
 
 namespace {
@@ -71,6 +73,10 @@ inline int64_t query_at(const Call& call, const Tile& tile) {
 }
 
 inline int64_t key_head_at(const Call& call, const Tile& tile) { return tile.entry * call.kv_heads + tile.kv_head; }
+
+inline const float* added_at(const float* tensor, const int64_t* steps, const Tile& tile, int64_t place) {
+  return tensor + tile.entry * steps[0] + tile.head * steps[1] + (tile.first + place) * steps[2] + tile.low * steps[3];
+}
 
 // C [m, n] = alpha A B + beta C, for rows as C has them: the library has columns where we have rows, so A and B change places.
 void multiply(bool a_turned, bool b_turned, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t a_step, const float* b,

@@ -3,7 +3,7 @@
 
 namespace {
 
-// The map of one row: how a score becomes P and N.
+// The map of one row: how a score becomes P and N, and with its level m both times e^m: for rows without a shift the level is e^m itself.
 struct Plain {
   float polarity;
   inline void operator()(float x, float& positive, float& negative) const {  // x: times log2(e), |x| < 126
@@ -12,6 +12,11 @@ struct Plain {
     positive = power_of_two(parts.whole) * (parts.even + parts.odd);
     negative = polarity * (power_of_two(-parts.whole) * (parts.even - parts.odd));
   }
+  inline void operator()(float x, float level, float& positive, float& negative) const {
+    (*this)(x, positive, negative);
+    positive *= level;
+    negative *= level;
+  }
 };
 
 struct Shifted {
@@ -19,6 +24,10 @@ struct Shifted {
   inline void operator()(float x, float& positive, float& negative) const {
     positive = exponential(x - highest);
     negative = exponential((log_polarity - highest) - x);
+  }
+  inline void operator()(float x, float level, float& positive, float& negative) const {
+    positive = exponential((x - highest) + level);
+    negative = exponential(((log_polarity - highest) - x) + level);
   }
 };
 
@@ -33,6 +42,12 @@ struct PlainApart {
     negative = down * (parts.even - parts.odd);
     difference = (up - down) * parts.even + (up + down) * parts.odd;
   }
+  inline void operator()(float x, float level, float& positive, float& negative, float& difference) const {
+    (*this)(x, positive, negative, difference);
+    positive *= level;
+    negative *= level;
+    difference *= level;
+  }
 };
 
 struct ShiftedApart {
@@ -42,6 +57,11 @@ struct ShiftedApart {
     negative = exponential(lowest - x);
     difference = 0.0f;  // as their shifts differ
   }
+  inline void operator()(float x, float level, float& positive, float& negative, float& difference) const {
+    positive = exponential((x - highest) + level);
+    negative = exponential((lowest - x) + level);
+    difference = 0.0f;
+  }
 };
 
 // A row of scores over their unit that becomes weights in place; N goes to negatives if it is kept.
@@ -50,15 +70,30 @@ struct Row {
   const uint8_t* seen;  // by column; null: all
   int64_t step, low, high;
   float unit;
+  const float* levels;  // by column; null: none; where there are some, they say what is hidden too: -inf, or 0 without a shift
 };
 
-template <bool MASKED, bool KEPT, class Map>
-float weigh_columns(const Row& row, const Map& map, int64_t step) {
+enum Hidden { NONE, MASKED, FADED };  // which keys of a row are: as `seen` says, or as levels say
+
+// Runs run(constant of Hidden, step) as the row has them.
+template <class Run>
+auto by_hidden(const Row& row, const Run& run) {
+  if (row.levels != nullptr) return run(std::integral_constant<Hidden, FADED>(), int64_t(0));
+  if (row.seen == nullptr) return run(std::integral_constant<Hidden, NONE>(), int64_t(0));
+  return row.step == 1 ? run(std::integral_constant<Hidden, MASKED>(), std::integral_constant<int64_t, 1>())
+                       : run(std::integral_constant<Hidden, MASKED>(), row.step);
+}
+
+template <Hidden HIDDEN, bool KEPT, class Map, class Step>
+float weigh_columns(const Row& row, const Map& map, Step step) {
   float sums[LANES] = {};
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     float positive, negative;
-    map(row.unit * row.weights[column], positive, negative);
-    if (MASKED) {  // no product with 0: what a hidden score comes to may be anything
+    if constexpr (HIDDEN == FADED)
+      map(row.unit * row.weights[column], row.levels[column], positive, negative);
+    else
+      map(row.unit * row.weights[column], positive, negative);
+    if (HIDDEN == MASKED) {  // no product with 0: what a hidden score comes to may be anything
       const bool visible = row.seen[column * step] != 0;
       positive = visible ? positive : 0.0f;
       negative = visible ? negative : 0.0f;
@@ -72,8 +107,7 @@ float weigh_columns(const Row& row, const Map& map, int64_t step) {
 
 template <bool KEPT, class Map>
 float weigh_row(const Row& row, const Map& map) {  // returns the sum of P + N
-  if (row.seen == nullptr) return weigh_columns<false, KEPT>(row, map, 0);
-  return row.step == 1 ? weigh_columns<true, KEPT>(row, map, 1) : weigh_columns<true, KEPT>(row, map, row.step);
+  return by_hidden(row, [&](auto hidden, auto step) { return weigh_columns<decltype(hidden)::value, KEPT>(row, map, step); });
 }
 
 struct Sums {
@@ -81,13 +115,16 @@ struct Sums {
 };
 
 // P takes the place of the scores, N goes to negatives.
-template <bool MASKED, class Map>
-Sums part_columns(const Row& row, const Map& map, float* differences, int64_t step) {
+template <Hidden HIDDEN, class Map, class Step>
+Sums part_columns(const Row& row, const Map& map, float* differences, Step step) {
   float positives[LANES] = {}, negatives[LANES] = {}, sums[LANES] = {};
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     float positive, negative, difference;
-    map(row.unit * row.weights[column], positive, negative, difference);
-    if (MASKED) {
+    if constexpr (HIDDEN == FADED)
+      map(row.unit * row.weights[column], row.levels[column], positive, negative, difference);
+    else
+      map(row.unit * row.weights[column], positive, negative, difference);
+    if (HIDDEN == MASKED) {
       const bool visible = row.seen[column * step] != 0;
       positive = visible ? positive : 0.0f;
       negative = visible ? negative : 0.0f;
@@ -102,23 +139,22 @@ Sums part_columns(const Row& row, const Map& map, float* differences, int64_t st
 
 template <class Map>
 Sums part_row(const Row& row, const Map& map, float* differences) {
-  if (row.seen == nullptr) return part_columns<false>(row, map, differences, 0);
-  return row.step == 1 ? part_columns<true>(row, map, differences, 1) : part_columns<true>(row, map, differences, row.step);
+  return by_hidden(row, [&](auto hidden, auto step) { return part_columns<decltype(hidden)::value>(row, map, differences, step); });
 }
 
 struct Extremes {
   float highest, lowest;
 };
 
-// Of the scores of a row over its visible keys; without such keys -inf and inf.
-template <bool MASKED>
-Extremes extremes_of(const Row& row, int64_t step) {
+// Of the scores of a row over its visible keys; without such keys -inf and inf. With levels, of score plus and minus level.
+template <Hidden HIDDEN, class Step>
+Extremes extremes_of(const Row& row, Step step) {
   float highest[LANES], lowest[LANES];
   for (int64_t lane = 0; lane < LANES; ++lane) highest[lane] = -INFINITY, lowest[lane] = INFINITY;
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
-    const float x = row.unit * row.weights[column];
-    const bool visible = !MASKED || row.seen[column * step] != 0;
-    const float high = visible ? x : -INFINITY, low = visible ? x : INFINITY;
+    const float x = row.unit * row.weights[column], level = HIDDEN == FADED ? row.levels[column] : 0.0f;
+    const bool visible = HIDDEN != MASKED || row.seen[column * step] != 0;
+    const float high = visible ? x + level : -INFINITY, low = visible ? x - level : INFINITY;
     highest[lane] = high > highest[lane] ? high : highest[lane];
     lowest[lane] = low < lowest[lane] ? low : lowest[lane];
   });
@@ -130,8 +166,7 @@ Extremes extremes_of(const Row& row, int64_t step) {
 }
 
 Extremes extremes_of(const Row& row) {
-  if (row.seen == nullptr) return extremes_of<false>(row, 0);
-  return row.step == 1 ? extremes_of<true>(row, 1) : extremes_of<true>(row, row.step);
+  return by_hidden(row, [&](auto hidden, auto step) { return extremes_of<decltype(hidden)::value>(row, step); });
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ PANEL, LINE = 64, 16  # of `half.h`: columns of a panel, and what rows and width
 
 @dataclass(frozen=True)
 class NativeSizes:
-    """Sizes of a call and its dtype, whether bfloat16 is multiplied as such, and whether it has few queries.
+    """Sizes of a call and its dtype; whether bfloat16 is multiplied as such, there are few queries, a softcap, an additive mask.
 
     Counts are of float32 numbers.
     """
@@ -24,6 +24,8 @@ class NativeSizes:
     dtype: torch.dtype
     half: bool
     few: bool
+    capped: bool = False
+    faded: bool = False
 
     @property
     def widened(self) -> bool:
@@ -52,11 +54,11 @@ class NativeSizes:
     def share(self, *, backward: bool) -> int:
         """Of a thread: sums of rows, tiles, and what the products need."""
         if self.few:
-            return (self.queries + 2) * self.keys
+            return (self.queries + 2 + self.faded) * self.keys
         tiles = (
-            (3 if backward else 1) * self.tile
+            (3 + self.capped if backward else 1) * self.tile
             + (2 if backward else 1) * self.rows
-            + 2 * self.balanced * (self.filled_keys if self.half else self.keys)
+            + (2 * self.balanced + self.faded) * (self.filled_keys if self.half else self.keys)
         )
         if self.widened:
             return tiles + 2 * self.rows * max(self.width, self.value_width)
