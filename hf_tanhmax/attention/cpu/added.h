@@ -97,7 +97,7 @@ inline uint64_t mixed(uint64_t bits) {
 void drop_row(const Call& call, int64_t number, int64_t first, int64_t columns, const float* from, float* to) {
   const uint64_t own = mixed(static_cast<uint64_t>(call.seed) + static_cast<uint64_t>(number + 1) * 0x9e3779b97f4a7c15u);
   const uint32_t low = static_cast<uint32_t>(own), high = static_cast<uint32_t>(own >> 32), dropped = static_cast<uint32_t>(call.dropped);
-  const float kept = 1.0f / (1.0f - static_cast<float>(call.dropped * 0x1p-32));
+  const float kept = static_cast<float>(1.0 / (1.0 - call.dropped * 0x1p-32));
   for (int64_t column = 0; column < columns; ++column) {
     uint32_t bits = low + static_cast<uint32_t>(first + column) * 0x9e3779b9u;
     bits = ((bits ^ bits >> 16) * 0x7feb352du) ^ high;

@@ -3,31 +3,32 @@
 
 namespace {
 
-// The map of one row: how a score becomes P and N, and with its level m both times e^m: for rows without a shift the level is e^m itself.
+// What a score becomes: P - N, P + N and N.
+struct Weighed {
+  float difference, sum, negative;
+};
+
+// The map of one row: of a score, and with its level m all times e^m: for rows without a shift the level is e^m itself.
 struct Plain {
   float polarity;
-  inline void operator()(float x, float& positive, float& negative) const {  // x: times log2(e), |x| < 126
+  inline Weighed operator()(float x) const {  // x: times log2(e), |x| < 126; the difference is formed first, which keeps its digits
     const float n = nearest(x);
     const Split parts = split(x - n, n);
-    positive = power_of_two(parts.whole) * (parts.even + parts.odd);
-    negative = polarity * (power_of_two(-parts.whole) * (parts.even - parts.odd));
+    const float up = power_of_two(parts.whole), down = polarity * power_of_two(-parts.whole), less = up - down, more = up + down;
+    return {less * parts.even + more * parts.odd, more * parts.even + less * parts.odd, down * (parts.even - parts.odd)};
   }
-  inline void operator()(float x, float level, float& positive, float& negative) const {
-    (*this)(x, positive, negative);
-    positive *= level;
-    negative *= level;
+  inline Weighed operator()(float x, float level) const {
+    const Weighed found = (*this)(x);
+    return {level * found.difference, level * found.sum, level * found.negative};
   }
 };
 
 struct Shifted {
   float highest, log_polarity;
-  inline void operator()(float x, float& positive, float& negative) const {
-    positive = exponential(x - highest);
-    negative = exponential((log_polarity - highest) - x);
-  }
-  inline void operator()(float x, float level, float& positive, float& negative) const {
-    positive = exponential((x - highest) + level);
-    negative = exponential(((log_polarity - highest) - x) + level);
+  static inline Weighed joined(float positive, float negative) { return {positive - negative, positive + negative, negative}; }
+  inline Weighed operator()(float x) const { return joined(exponential(x - highest), exponential((log_polarity - highest) - x)); }
+  inline Weighed operator()(float x, float level) const {
+    return joined(exponential((x - highest) + level), exponential(((log_polarity - highest) - x) + level));
   }
 };
 
@@ -88,19 +89,16 @@ template <Hidden HIDDEN, bool KEPT, class Map, class Step>
 float weigh_columns(const Row& row, const Map& map, Step step) {
   float sums[LANES] = {};
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
-    float positive, negative;
+    Weighed found;
     if constexpr (HIDDEN == FADED)
-      map(row.unit * row.weights[column], row.levels[column], positive, negative);
+      found = map(row.unit * row.weights[column], row.levels[column]);
     else
-      map(row.unit * row.weights[column], positive, negative);
-    if (HIDDEN == MASKED) {  // no product with 0: what a hidden score comes to may be anything
-      const bool visible = row.seen[column * step] != 0;
-      positive = visible ? positive : 0.0f;
-      negative = visible ? negative : 0.0f;
-    }
-    row.weights[column] = positive - negative;
-    if (KEPT) row.negatives[column] = negative;
-    sums[lane] += positive + negative;
+      found = map(row.unit * row.weights[column]);
+    // No product with 0: what a hidden score comes to may be anything.
+    const bool visible = HIDDEN != MASKED || row.seen[column * step] != 0;
+    row.weights[column] = visible ? found.difference : 0.0f;
+    if (KEPT) row.negatives[column] = visible ? found.negative : 0.0f;
+    sums[lane] += visible ? found.sum : 0.0f;
   });
   return total_of(sums);
 }
