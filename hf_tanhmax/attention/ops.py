@@ -147,7 +147,7 @@ def _blocked_gradients(given: BackwardInputs, inputs: OperatorInputs) -> tuple[T
             )
         joint = JointRows(given.lse.to(problem.exact), given.delta.to(problem.exact))
     wanted = {"bias": given.wants_bias, "additive_mask": given.wants_mask, "polarity": given.wants_polarity}
-    found = native_backward(problem, given.grad_output, joint, polarity=given.wants_polarity)
+    found = native_backward(problem, given.grad_output, joint, **wanted)
     if found is None and problem.balanced:
         found = balanced_backward(problem, given.grad_output, **wanted)
     elif found is None:

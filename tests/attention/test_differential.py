@@ -18,7 +18,11 @@ from thorough import thorough_only
 from hf_tanhmax import tanhmax_attention, why_not
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = {"triton": ("float32", "bfloat16", "float16"), "cpu": ("float64", "float32", "bfloat16"), "composed": ("float64", "float32")}
+DTYPES = {
+    "triton": ("float32", "bfloat16", "float16"),
+    "cpu": ("float64", "float32", "bfloat16", "float16"),
+    "composed": ("float64", "float32"),
+}
 DTYPES["portable"] = ("float64", "float32", "bfloat16")
 EXAMPLES = {"triton": 4, "hopper": 8, "decode": 8, "cpu": 100, "composed": 60, "portable": 60}
 STOCK = ("composed", "portable")  # out of softmax attention

@@ -3,17 +3,28 @@
 
 namespace {
 
-// scratch: spare rows of numbers, then tiles, then what the products need.
+// The scratch memory of a thread.
+struct Scratch {
+  float* next;
+  float* take(int64_t count) {
+    float* const found = next;
+    next += count;
+    return found;
+  }
+};
+
 template <class Products>
-void forward_tile(const Call& call, const Tile& tile, float* scratch) {
-  float *const totals = scratch, *const weights = totals + call.rows + (call.balanced ? 2 * tile.columns : 0);
-  const Products own(call, tile, weights + call.tile_size);
+void forward_tile(const Call& call, const Tile& tile, Scratch scratch) {
+  float *const totals = scratch.take(call.rows), *const halves = scratch.take(call.balanced ? 2 * tile.columns : 0);
+  const Spare spare{scratch.take(call.additive == nullptr ? 0 : tile.columns), nullptr};
+  float* const weights = scratch.take(call.tile_size);
+  const Products own(call, tile, scratch.next);
   if (call.balanced) {
-    balance_tile<false>(own, weights, totals + call.rows, weights);
+    balance_tile<false>(own, spare, weights, halves, weights);
     return own.weigh_values(weights, nullptr);
   }
   float* const lse = call.lse + query_at(call, tile);
-  weigh_tile<false>(own, weights, nullptr, totals, lse);
+  weigh_tile<false>(own, spare, weights, nullptr, totals, lse);
   for (int64_t place = 0; place < tile.rows; ++place) {
     lse[place] = totals[place] == 0.0f ? INFINITY : std::log(totals[place]) + lse[place];
     totals[place] = inverse_of(totals[place]);
@@ -21,16 +32,26 @@ void forward_tile(const Call& call, const Tile& tile, float* scratch) {
   own.weigh_values(weights, totals);
 }
 
-// grads: dO V^T times factor; becomes the gradient of the scores. inverse: of the denominator, as is factor, unless it is in grads already.
-// joint: null, or D over more keys. Returns the sum of N (dP + D) over the denominator.
-float score_gradient(const Row& row, float* grads, float factor, float inverse, const float* joint, bool summed) {
+// What a row's gradient needs besides: factor: what grads, dO V^T, is to be multiplied by; inverse: of the denominator, as factor is unless
+// it is in grads already; joint: null, or D over more keys; faded: null, or a row for the gradient of the additive mask.
+struct Given {
+  float factor, inverse;
+  const float* joint;
+  float* faded;
+};
+
+// grads becomes the gradient of the scores. Returns the sum of N (dP + D) over the denominator, if summed.
+float score_gradient(const Row& row, float* grads, const Given& given, bool summed) {
   float products[LANES] = {}, parts[LANES] = {};
-  if (joint == nullptr)
+  const float factor = given.factor;
+  if (given.joint == nullptr)
     by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { products[lane] += grads[column] * row.weights[column]; });
-  const float delta = (joint == nullptr ? total_of(products) * factor : *joint) * inverse;
+  const float delta = (given.joint == nullptr ? total_of(products) * factor : *given.joint) * given.inverse;
   if (summed)
     by_lanes(row.low, row.high,
              [&](int64_t column, int64_t lane) { parts[lane] += row.negatives[column] * (factor * grads[column] + delta); });
+  for (int64_t column = row.low; given.faded != nullptr && column < row.high; ++column)
+    given.faded[column] = row.weights[column] * (factor * grads[column] - delta) - 2.0f * row.negatives[column] * delta;
   for (int64_t column = row.low; column < row.high; ++column) {
     const float grad = factor * grads[column];
     grads[column] = row.weights[column] * (grad - delta) + 2.0f * row.negatives[column] * grad;
@@ -38,14 +59,17 @@ float score_gradient(const Row& row, float* grads, float factor, float inverse, 
   return total_of(parts);
 }
 
-// row: P and N; grads: dO V^T, becomes the gradient of the scores. Returns the sum of (P + N) dP.
-float balanced_gradient(const Row& row, float* grads, Shares shares) {
+// row: P and N; grads: dO V^T, becomes the gradient of the scores; faded as above. Returns the sum of (P + N) dP.
+float balanced_gradient(const Row& row, float* grads, Shares shares, float* faded) {
   float positives[LANES] = {}, negatives[LANES] = {};
   by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
     positives[lane] += grads[column] * row.weights[column];
     negatives[lane] += grads[column] * row.negatives[column];
   });
   const float positive = total_of(positives), negative = total_of(negatives);
+  for (int64_t column = row.low; faded != nullptr && column < row.high; ++column)
+    faded[column] = shares.positive * row.weights[column] * (grads[column] - positive) -
+                    shares.negative * row.negatives[column] * (grads[column] - negative);
   for (int64_t column = row.low; column < row.high; ++column)
     grads[column] = shares.positive * row.weights[column] * (grads[column] - positive) +
                     shares.negative * row.negatives[column] * (grads[column] - negative);
@@ -58,37 +82,55 @@ void join_totals(const float* lse, int64_t rows, float* totals, const float* shi
     if (totals[place] != 0.0f) totals[place] = std::exp(lse[place] - shifts[place]);
 }
 
+// What becomes of a row's gradient of the scores: that of bias and additive mask, and that before a softcap.
+void pass_on(const Call& call, const Tile& tile, int64_t place, const Row& row, float* grads, const float* faded, const float* slopes) {
+  if (call.grad_additive != nullptr) add_row(call.grad_additive, call.grad_additive_steps, tile, place, row, faded);
+  if (call.grad_bias != nullptr) add_row(call.grad_bias, call.grad_bias_steps, tile, place, row, grads);
+  for (int64_t column = row.low; slopes != nullptr && column < row.high; ++column) grads[column] *= slopes[column];
+  clear_outside(row, grads, tile.columns);
+}
+
 template <class Products>
-void backward_tile(const Call& call, const Tile& tile, float* scratch) {
-  float *const inverses = scratch, *const shifts = inverses + call.rows, *const weights = shifts + call.rows;
-  float *const negatives = weights + call.tile_size, *const grads = negatives + call.tile_size;
+void backward_tile(const Call& call, const Tile& tile, Scratch scratch) {
+  float *const inverses = scratch.take(call.rows), *const shifts = scratch.take(call.rows);
+  const Spare spare{scratch.take(call.additive == nullptr ? 0 : tile.columns), call.softcap > 0.0 ? scratch.take(call.tile_size) : nullptr};
+  float *const weights = scratch.take(call.tile_size), *const negatives = scratch.take(call.tile_size);
+  float* const grads = scratch.take(call.tile_size);
   const int64_t rows_at = query_at(call, tile);
-  const Products own(call, tile, grads + call.tile_size);
+  const Products own(call, tile, scratch.next);
+  const auto drop = [&](const float* from) {
+    for (int64_t place = 0; call.dropped > 0 && place < tile.rows; ++place)
+      drop_row(own, place, from + place * own.step, grads + place * own.step);
+  };
   bool later = false;
   if (call.balanced) {
-    balance_tile<true>(own, weights, negatives, grads);
+    balance_tile<true>(own, spare, weights, negatives, grads);
+    drop(grads);
     own.back_through_values(grads, nullptr, grads);
   } else {
-    weigh_tile<true>(own, weights, negatives, inverses, shifts);
+    weigh_tile<true>(own, spare, weights, negatives, inverses, shifts);
     if (call.joint_lse != nullptr) join_totals(call.joint_lse + rows_at, tile.rows, inverses, shifts);
     for (int64_t place = 0; place < tile.rows; ++place) inverses[place] = inverse_of(inverses[place]);
-    later = own.back_through_values(weights, inverses, grads);
+    drop(weights);
+    later = own.back_through_values(call.dropped > 0 ? grads : weights, inverses, grads);
   }
+  drop(grads);
   const bool summed = call.grad_polarity != nullptr;
   float* const sums = summed ? call.grad_polarity + rows_at : nullptr;
-  const float* const joint = call.joint_delta == nullptr ? nullptr : call.joint_delta + rows_at;
+  float* const faded = call.grad_additive == nullptr ? nullptr : spare.levels;
   for (int64_t place = 0; place < tile.rows; ++place) {
     const Row row = row_of(own, place, weights, negatives);
     float* const found = grads + place * own.step;
     float sum;
     if (call.balanced) {
       const Shares shares = shares_of(log_polarity_at(call, tile, place));
-      sum = shares.positive * shares.positive * balanced_gradient(row, found, shares);
+      sum = shares.positive * shares.positive * balanced_gradient(row, found, shares, faded);
     } else {
-      sum = score_gradient(row, found, later ? inverses[place] : 1.0f, inverses[place], joint == nullptr ? nullptr : joint + place, summed);
+      const float* const joint = call.joint_delta == nullptr ? nullptr : call.joint_delta + rows_at + place;
+      sum = score_gradient(row, found, {later ? inverses[place] : 1.0f, inverses[place], joint, faded}, summed);
     }
     if (summed) sums[place] = -sum;
-    clear_outside(row, found, tile.columns);
+    pass_on(call, tile, place, row, found, faded, spare.slopes == nullptr ? nullptr : spare.slopes + place * own.step);
   }
   own.back_to_inputs(grads);
 }
@@ -124,9 +166,18 @@ bool bounds_of(const Call& call, int64_t key_head) {
       above = found > above || found != found ? found : above;
     }
   const float keys = longest_of<Number>(call.key, call.key_steps, entry, kv_head, call.keys, call.width);
-  const float bound = std::sqrt(keys) * std::sqrt(longest) * static_cast<float>(std::fabs(call.scale)) + above;
-  call.plain[key_head] = bound < PLAIN_LIMIT;
-  return std::isfinite(bound);
+  const float product = std::sqrt(keys) * std::sqrt(longest) * static_cast<float>(std::fabs(call.scale));
+  const float capped = call.softcap > 0.0 ? std::fmin(product, static_cast<float>(call.softcap)) : product;
+  const float bound = capped + above + static_cast<float>(call.bias_bound);
+  call.plain[key_head] = bound < (call.additive == nullptr ? PLAIN_LIMIT : FADED_LIMIT);
+  return std::isfinite(product) && std::isfinite(bound);
+}
+
+// Runs what depends on the kind of number, given one of it.
+template <class Run>
+auto by_kind(const Call& call, const Run& run) {
+  if (call.kind == 0) return run(float());
+  return call.kind == 1 ? run(Bfloat16()) : run(Float16());
 }
 
 bool find_bounds(const Call& call) {
@@ -134,20 +185,20 @@ bool find_bounds(const Call& call) {
   int finite = 1;
 #pragma omp parallel for reduction(&& : finite) num_threads(call.threads) if (units > 1 && units * call.share > ALONE)
   for (int64_t unit = 0; unit < units; ++unit)
-    finite = (call.half ? bounds_of<uint16_t>(call, unit) : bounds_of<float>(call, unit)) && finite;
+    finite = by_kind(call, [&](auto number) { return bounds_of<decltype(number)>(call, unit); }) && finite;
   return finite;
 }
 
 // What there is for queries without any key.
 void clear_tile(const Call& call, const Tile& tile) {
-  const int64_t number = call.half ? 2 : 4, at = query_at(call, tile);
+  const int64_t number = call.kind ? 2 : 4, at = query_at(call, tile);
   std::memset(static_cast<char*>(call.output) + at * call.value_width * number, 0, tile.rows * call.value_width * number);
   if (!call.balanced)
     for (int64_t place = 0; place < tile.rows; ++place) call.lse[at + place] = INFINITY;
 }
 
 void clear_gradients(const Call& call, const Tile& tile) {
-  const int64_t number = call.half ? 2 : 4, at = query_at(call, tile);
+  const int64_t number = call.kind ? 2 : 4, at = query_at(call, tile);
   std::memset(static_cast<char*>(call.grad_query) + at * call.width * number, 0, tile.rows * call.width * number);
   if (call.grad_polarity != nullptr) std::memset(call.grad_polarity + at, 0, tile.rows * sizeof(float));
 }
@@ -162,7 +213,7 @@ void forward(const Call& call) {
     for (int64_t unit = 0; unit < units; ++unit) {
       const Tile tile = tile_at<Products>(call, unit / blocks / call.heads, unit / blocks % call.heads, unit % blocks * call.rows);
       if (tile.columns > 0)
-        forward_tile<Products>(call, tile, call.scratch + omp_get_thread_num() * call.share);
+        forward_tile<Products>(call, tile, {call.scratch + omp_get_thread_num() * call.share});
       else
         clear_tile(call, tile);
     }
@@ -171,21 +222,35 @@ void forward(const Call& call) {
 }
 
 template <class Products>
+void backward_head(const Call& call, int64_t entry, int64_t head) {
+  for (int64_t first = 0; first < call.queries; first += call.rows) {
+    const Tile tile = tile_at<Products>(call, entry, head, first);
+    if (tile.columns > 0)
+      backward_tile<Products>(call, tile, {call.scratch + omp_get_thread_num() * call.share});
+    else
+      clear_gradients(call, tile);
+  }
+}
+
+// Whether no gradient of a bias or an additive mask is summed over a dimension.
+bool is_apart(const Call& call, int64_t dim) {
+  const bool bias = call.grad_bias == nullptr || call.grad_bias_steps[dim] != 0;
+  return bias && (call.grad_additive == nullptr || call.grad_additive_steps[dim] != 0);
+}
+
+// A thread takes all queries of a key head, and all entries or key heads over which a gradient is summed.
+template <class Products>
 void backward(const Call& call) {
-  const int64_t units = call.batch * call.kv_heads, groups = call.heads / call.kv_heads;
+  const int64_t groups = call.heads / call.kv_heads, together = is_apart(call, 0) ? 1 : call.batch;
+  const int64_t joined = is_apart(call, 1) ? 1 : call.kv_heads, parts = call.kv_heads / joined, units = call.batch / together * parts;
 #pragma omp parallel num_threads(call.threads) if (units > 1 && units * call.share > ALONE)
   {
     Products::begin(call, true);
 #pragma omp for schedule(dynamic)
     for (int64_t unit = 0; unit < units; ++unit)
-      for (int64_t head = unit % call.kv_heads * groups; head < (unit % call.kv_heads + 1) * groups; ++head)
-        for (int64_t first = 0; first < call.queries; first += call.rows) {
-          const Tile tile = tile_at<Products>(call, unit / call.kv_heads, head, first);
-          if (tile.columns > 0)
-            backward_tile<Products>(call, tile, call.scratch + omp_get_thread_num() * call.share);
-          else
-            clear_gradients(call, tile);
-        }
+      for (int64_t entry = unit / parts * together; entry < (unit / parts + 1) * together; ++entry)
+        for (int64_t head = unit % parts * joined * groups; head < (unit % parts + 1) * joined * groups; ++head)
+          backward_head<Products>(call, entry, head);
     Products::end();
   }
 }
@@ -196,15 +261,21 @@ extern "C" {
 
 // Both return 1, and compute nothing, if nothing finite bounds the scores.
 int hf_tanhmax_forward(const Call* call) {
-  if (call->partial != nullptr) return call->half ? !forward_few<uint16_t>(*call) : !forward_few<float>(*call);
+  if (call->partial != nullptr) return !by_kind(*call, [&](auto number) { return forward_few<decltype(number)>(*call); });
   if (!find_bounds(*call)) return 1;
-  call->half ? forward<Half>(*call) : forward<Exact>(*call);
+  if (call->half)
+    forward<Half>(*call);
+  else
+    by_kind(*call, [&](auto number) { return forward<Exact<decltype(number)>>(*call); });
   return 0;
 }
 
 int hf_tanhmax_backward(const Call* call) {
   if (!find_bounds(*call)) return 1;
-  call->half ? backward<Half>(*call) : backward<Exact>(*call);
+  if (call->half)
+    backward<Half>(*call);
+  else
+    by_kind(*call, [&](auto number) { return backward<Exact<decltype(number)>>(*call); });
   return 0;
 }
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 # In the file that is published with a checkpoint, the texts themselves stand here (`models.bundle`).
 PARTS = (
+    Path(__file__).with_name("numbers.h").read_text(encoding="utf-8"),
     Path(__file__).with_name("rows.h").read_text(encoding="utf-8"),
     Path(__file__).with_name("products.h").read_text(encoding="utf-8"),
     Path(__file__).with_name("half.h").read_text(encoding="utf-8"),
+    Path(__file__).with_name("added.h").read_text(encoding="utf-8"),
     Path(__file__).with_name("weights.h").read_text(encoding="utf-8"),
     Path(__file__).with_name("few.h").read_text(encoding="utf-8"),
     Path(__file__).with_name("attention.cpp").read_text(encoding="utf-8"),

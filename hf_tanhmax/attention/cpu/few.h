@@ -78,8 +78,10 @@ bool weigh_part(const Call& call, const Parts& parts, int64_t unit, float* score
     const Left left(call, unit, place);
     const float log_polarity = log_polarity_at(call, tile, place);
     Row row = row_of(own, place, scores, nullptr);
+    const float level = prepare_row(own, place, false, {spare + (call.balanced ? 2 * tile.columns : 0), nullptr}, row);
     const Extremes found = extremes_of(row);
-    const bool plain = std::fmax(std::fabs(found.highest), std::fabs(found.lowest)) + std::fmax(log_polarity, 0.0f) < PLAIN_LIMIT;
+    const float largest = std::fmax(std::fabs(found.highest), std::fabs(found.lowest)) + std::fmax(log_polarity, 0.0f);
+    const bool plain = call.additive == nullptr && largest < PLAIN_LIMIT;  // levels are those of rows with a shift
     row.unit = plain ? LOG2_OF_E : 1.0f;
     *left.shift = 0.0f, *left.total = 1.0f;
     if (call.balanced) {
@@ -88,16 +90,12 @@ bool weigh_part(const Call& call, const Parts& parts, int64_t unit, float* score
     } else {
       *left.total = weigh<false>(row, found, plain, log_polarity, *left.shift);
     }
+    *left.shift += level;
     clear_outside(row, row.weights, tile.columns);
+    if (call.dropped > 0) drop_row(own, place, row.weights, row.weights);
     sum_values<Number>(call, tile, row.weights, left.sums);
   }
   return true;
-}
-
-void write_number(void* tensor, int64_t at, float number, const float*) { static_cast<float*>(tensor)[at] = number; }
-
-void write_number(void* tensor, int64_t at, float number, const uint16_t*) {
-  static_cast<uint16_t*>(tensor)[at] = static_cast<uint16_t>(rounded(number) >> 16);
 }
 
 template <class Number>
@@ -118,7 +116,7 @@ void merge_parts(const Call& call, const Parts& parts, int64_t row) {
   }
   const float inverse = inverse_of(total);
   for (int64_t column = 0; column < call.value_width; ++column)
-    write_number(call.output, row * call.value_width + column, inverse * into.sums[column], static_cast<const Number*>(nullptr));
+    narrow(inverse * into.sums[column], static_cast<Number*>(call.output)[row * call.value_width + column]);
   if (!call.balanced) call.lse[row] = total == 0.0f ? INFINITY : std::log(total) + shift;
 }
 

@@ -10,17 +10,6 @@ constexpr int64_t PANEL = 64, DEPTH = 256;  // columns of a panel; rows that one
 
 inline int64_t filled(int64_t count, int64_t whole) { return (count + whole - 1) / whole * whole; }
 
-inline uint32_t bits_of(float number) {
-  uint32_t bits;
-  std::memcpy(&bits, &number, sizeof bits);
-  return bits;
-}
-
-inline uint32_t rounded(float number) {  // to bfloat16, the nearest, in the upper half; number is finite
-  const uint32_t bits = bits_of(number);
-  return bits + 0x7fff + ((bits >> 16) & 1);
-}
-
 inline uint32_t pair(float first, float second) { return (rounded(first) >> 16) | (rounded(second) & 0xffff0000u); }
 
 inline uint32_t pair(uint16_t first, uint16_t second) { return first | static_cast<uint32_t>(second) << 16; }

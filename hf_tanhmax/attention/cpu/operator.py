@@ -4,9 +4,9 @@ It computes a call if none of these holds; else, and where there is no library (
 Nothing is tried: the reasons are known before.
 
 * float64, which it does not compute;
-* a bias, an additive mask, a softcap or dropout;
 * a tensor without elements;
-* no finite bound of the scores (`BlockedProblem.bounds`): NaN, infinity, or lengths whose squares overflow.
+* no finite bound of the scores (`BlockedProblem.bounds`): NaN, infinity, or lengths whose squares overflow; or an additive mask with NaN or
+  with infinity above 0.
 
 It computes in float32. Whole rows of scores are held, for `NativeSizes.rows` queries of one head and each thread, and three times in the
 backward pass: memory grows with the length, not with its square.
@@ -14,7 +14,9 @@ backward pass: memory grows with the length, not with its square.
 A tile is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the values and, in the
 backward pass, the three products of the gradients are matrix products. Where the processor multiplies bfloat16 numbers itself (AMX,
 AVX512-BF16), those of a bfloat16 call are oneDNN's `brgemm`, with sums in float32 and weights rounded to bfloat16 after P - N is formed
-(`half.h`); else they are `sgemm_`, and a bfloat16 or float16 call is widened first. torch's own library exports both. For up to
+(`half.h`); else they are `sgemm_`, for which numbers of bfloat16 and float16 are widened as they are needed: those of a tile's queries, and
+keys and values once for each key head. So no weight is rounded to float16, whose range those without a denominator would leave. torch's own
+library exports both. For up to
 `FEW_QUERIES` queries the forward pass reads keys and values once, where they lie, by as many threads as there are (`few.h`): only then
 does the number of threads change the last digits.
 
@@ -31,6 +33,7 @@ queries of a key head, so that nothing is added in an order that changes from ru
 """
 
 import ctypes
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -43,19 +46,22 @@ from .build import native_library, why_no_library
 from .problem import BlockedProblem
 from .sizes import NativeSizes
 
+KINDS = (torch.float32, torch.bfloat16, torch.float16)  # by the numbers that the library has for them
 FEW_QUERIES = 8  # for which keys and values are read where they lie
 # Always said, as the library writes there: torch's defaults may be set otherwise.
 PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 POINTERS = (
-    *("query", "key", "value", "grad_output", "log_polarity", "low", "high", "keep", "plain", "joint_lse", "joint_delta"),
-    *("output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity", "partial", "scratch", "packed"),
+    *("query", "key", "value", "grad_output", "log_polarity", "low", "high", "keep", "bias", "additive", "plain"),
+    *("joint_lse", "joint_delta", "output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity"),
+    *("grad_bias", "grad_additive", "partial", "scratch", "packed"),
 )
 STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "log_polarity": 2}
+STEPS |= dict.fromkeys(("bias", "additive", "grad_bias", "grad_additive"), 4)
 NUMBERS = (
     *("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width"),
-    *("rows", "threads", "share", "tile_size", "packed_share", "balanced", "half", "is_signed"),
-    *("causal", "window", "offset", "position_step"),
+    *("rows", "threads", "share", "tile_size", "packed_share", "kind", "half", "balanced", "is_signed"),
+    *("causal", "window", "offset", "position_step", "seed", "dropped"),
 )
 
 
@@ -66,15 +72,17 @@ class NativeCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in POINTERS),
         *((f"{name}_steps", ctypes.c_int64 * count) for name, count in STEPS.items()),
         *((name, ctypes.c_int64) for name in NUMBERS),
-        ("scale", ctypes.c_double),
+        *((name, ctypes.c_double) for name in ("scale", "softcap", "bias_bound")),
     )
 
 
 def why_not_native(problem: BlockedProblem) -> str | None:
     """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native_library`."""
     reason = _why_declined(problem)
-    if reason is None and not bool(torch.isfinite(problem.bounds).all()):
-        reason = "needs queries, keys and log-polarities that bound the scores by a finite number"
+    if reason is None and not bool(torch.isfinite(problem.products + problem.bounds).all()):
+        reason = "needs queries, keys, log-polarities and a bias that bound the scores by a finite number"
+    if reason is None and not _added_is_finite(problem):
+        reason = "needs an additive mask without NaN and without infinity above 0"
     return reason
 
 
@@ -82,26 +90,29 @@ def _why_declined(problem: BlockedProblem) -> str | None:
     """As `why_not_native`, before any number is read."""
     if problem.exact != torch.float32:
         return f"computes in float32, not in {problem.exact}"
-    added = problem.bias is not None or problem.additive_mask is not None
-    if added or problem.softcap is not None or problem.dropout_p > 0.0:
-        return "has no bias, no additive mask, no softcap and no dropout"
     if any(0 in tensor.shape for tensor in problem.given.values()):
         return "computes nothing from empty tensors"
     return why_no_library()
 
 
+def _added_is_finite(problem: BlockedProblem) -> bool:
+    """Whether bias and additive mask are finite, but for keys that the mask hides by -inf."""
+    highest = 0.0 if problem.additive_mask is None else float(problem.additive_mask.amax())
+    return math.isfinite(problem.bias_bound) and highest < math.inf
+
+
 def native_sizes(problem: BlockedProblem, *, backward: bool = False) -> NativeSizes:
     """The sizes of a call that the operator computes."""
-    few, half = problem.queries <= FEW_QUERIES and not backward, problem.given["query"].dtype == torch.bfloat16
-    if half and not few:
-        library = native_library()
-        half = library is not None and bool(library.hf_tanhmax_half())
-    return NativeSizes(problem.queries, problem.keys, problem.width, problem.value_width, problem.balanced, half, few)
+    few, dtype, library = problem.queries <= FEW_QUERIES and not backward, problem.given["query"].dtype, native_library()
+    half = dtype == torch.bfloat16 and not few and library is not None and bool(library.hf_tanhmax_half())
+    lengths = problem.queries, problem.keys, problem.width, problem.value_width
+    capped, faded = problem.softcap is not None, problem.additive_mask is not None
+    return NativeSizes(*lengths, problem.balanced, dtype, half, few, capped, faded)
 
 
 def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor] | None:
-    """As `blocked.blocked_forward`, or None if the operator does not compute the call. Its output may be in bfloat16."""
-    if _why_declined(problem) is not None:
+    """As `blocked.blocked_forward`, or None if the operator does not compute the call. Its output is in the dtype of the query."""
+    if _why_declined(problem) is not None or not _added_is_finite(problem):
         return None
     shape, sizes = (problem.batch, problem.heads, problem.queries), native_sizes(problem)
     output = torch.empty(*shape, problem.value_width, dtype=sizes.dtype, device="cpu")
@@ -111,10 +122,16 @@ def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor] | None:
 
 
 def native_backward(
-    problem: BlockedProblem, grad_output: Tensor, joint: JointRows | None = None, *, polarity: bool = False
+    problem: BlockedProblem,
+    grad_output: Tensor,
+    joint: JointRows | None = None,
+    *,
+    bias: bool = False,
+    additive_mask: bool = False,
+    polarity: bool = False,
 ) -> BlockedGradients | None:
-    """As `blocked.blocked_backward`, or None as `native_forward`; there is neither bias nor additive mask."""
-    if _why_declined(problem) is not None:
+    """As `blocked.blocked_backward`, or None as `native_forward`."""
+    if _why_declined(problem) is not None or not _added_is_finite(problem):
         return None
     sizes, shape = native_sizes(problem, backward=True), (problem.batch, problem.heads, problem.queries)
     query = torch.empty(*shape, problem.width, dtype=sizes.dtype, device="cpu")
@@ -122,7 +139,9 @@ def native_backward(
     key, value = (
         torch.zeros(problem.batch, problem.kv_heads, *sizes.by_key(width), **PLACE) for width in (problem.width, problem.value_width)
     )
-    tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_polarity": sums}
+    added = {"grad_bias": problem.bias if bias else None, "grad_additive": problem.additive_mask if additive_mask else None}
+    added = {name: None if tensor is None else torch.zeros(tensor.shape, **PLACE) for name, tensor in added.items()}
+    tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_polarity": sums} | added
     if joint is not None:
         tensors |= {"joint_lse": _by_row(problem, joint.lse), "joint_delta": _by_row(problem, joint.delta)}
     if not _call_library("hf_tanhmax_backward", problem, grad_output.to(sizes.dtype), sizes, **tensors):
@@ -130,19 +149,18 @@ def native_backward(
     if sizes.half:
         key, value = (tensor.transpose(2, 3)[:, :, : problem.keys] for tensor in (key, value))
         key, value = key[..., : problem.width], value[..., : problem.value_width]
-    return BlockedGradients(query, key, value, None, None, None if sums is None else sums.sum((0, 2)))
+    return BlockedGradients(query, key, value, *added.values(), None if sums is None else sums.sum((0, 2)))
 
 
 def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes, **results: Tensor | None) -> bool:
     """Call a function of the library, and say whether it has computed."""
-    by_query, backward = _by_query(problem, grad_output, sizes), grad_output is not None
+    by_query, backward = _by_query(problem, grad_output, results), grad_output is not None
     batch, heads, queries, width = by_query["query"].shape
     if queries != problem.queries:
         sizes = replace(sizes, queries=queries)
     mask, threads = problem.mask, torch.get_num_threads()
     share, packed_share = sizes.share(backward=backward), sizes.packed_share(backward=backward)
-    given = problem.given if sizes.half else {"key": problem.key, "value": problem.value}
-    held = results | by_query | {name: _dense_rows(given[name]) for name in ("key", "value")}
+    held = results | by_query | {name: _dense_rows(problem.given[name]) for name in ("key", "value")}
     held["plain"] = torch.empty(batch * problem.kv_heads, dtype=torch.uint8, device="cpu")
     if sizes.few:
         held["partial"] = torch.empty(sizes.partial(batch * heads, threads), **PLACE)
@@ -150,8 +168,10 @@ def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | 
     numbers = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
     numbers |= {"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share}
     numbers |= {"tile_size": sizes.tile, "packed_share": packed_share, "balanced": problem.balanced, "half": sizes.half}
+    numbers |= {"kind": KINDS.index(sizes.dtype)}
     numbers |= {"is_signed": problem.signed, "causal": mask.causal, "window": mask.window or 0, "offset": mask.offset}
-    call = NativeCall(**numbers, position_step=queries == problem.queries, scale=problem.scale)
+    numbers |= {"seed": problem.seed, "dropped": problem.dropped, "position_step": queries == problem.queries}
+    call = NativeCall(**numbers, scale=problem.scale, softcap=problem.softcap or 0.0, bias_bound=problem.bias_bound)
     addresses = {name: tensor for name, tensor in held.items() if tensor is not None}
     for name, tensor in addresses.items():
         setattr(call, name, tensor.data_ptr())
@@ -161,15 +181,19 @@ def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | 
     return getattr(native_library(), function)(ctypes.byref(call)) == 0
 
 
-def _by_query(problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes) -> dict[str, Tensor]:
+def _by_query(problem: BlockedProblem, grad_output: Tensor | None, results: dict[str, Tensor | None]) -> dict[str, Tensor]:
     """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
-    found = {"query": problem.given["query"] if sizes.half else problem.query}
+    found = {"query": problem.given["query"]}
     if problem.polarity is not None:
         found["log_polarity"] = problem.log_polarity[:, None].expand(problem.heads, problem.queries)
     if grad_output is not None:
         found["grad_output"] = grad_output
-    if problem.mask.keep is not None:
-        found["keep"] = problem.mask.keep.expand(problem.batch, problem.heads, problem.queries, problem.keys)
+    by_score = {"keep": problem.mask.keep, "bias": problem.bias, "additive": problem.additive_mask}
+    by_score |= {name: results.get(name) for name in ("grad_bias", "grad_additive")}
+    for name, tensor in by_score.items():
+        if tensor is not None:
+            read = _readable(tensor) if name in ("bias", "additive") else tensor
+            found[name] = read.expand(problem.batch, problem.heads, problem.queries, problem.keys)
     if problem.queries == 1 and problem.groups > 1:
         for name, tensor in found.items():
             dim = tensor.dim() // 4
@@ -184,6 +208,15 @@ def _by_query(problem: BlockedProblem, grad_output: Tensor | None, sizes: Native
 def _by_row(problem: BlockedProblem, rows: Tensor) -> Tensor:
     """`[batch, heads, queries]` as the library has it, dense; a group's heads with a single query lie as its queries anyway."""
     return rows.expand(problem.batch, problem.heads, problem.queries).contiguous()
+
+
+def _readable(added: Tensor) -> Tensor:
+    """In float32, each number once, those of a row side by side; copied if need be."""
+    for dim, stride in enumerate(added.stride()):
+        if stride == 0:
+            added = added.narrow(dim, 0, 1)
+    added = added.to(torch.float32)
+    return added if added.stride(3) == 1 or added.shape[3] == 1 else added.contiguous()
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

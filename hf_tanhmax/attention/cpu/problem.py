@@ -17,6 +17,9 @@ TILE = 1 << 19
 ROWS = 128
 
 
+WORD = 0xFFFFFFFF
+
+
 @dataclass(frozen=True)
 class Block:
     """One rectangle of scores: some batch entries, some key heads with their query heads, some queries, a range of keys."""
@@ -42,9 +45,8 @@ class BlockedProblem:
         self.groups = self.heads // self.kv_heads
         self.balanced = inputs.balanced
         self.signed, self.polarity = inputs.signed, inputs.polarity
-        self.generator = torch.Generator()
-        if inputs.seed is not None:
-            self.generator.manual_seed(int(inputs.seed))
+        self.seed = 0 if inputs.seed is None else int(inputs.seed)
+        self.dropped = min(round(inputs.dropout_p * 2**32), 2**32 - 1)  # of 2^32 weights
 
     def blocks(self) -> Iterator[Block]:
         """Rectangles of about `TILE` scores: whole batch entries where they are small, else some heads of one entry."""
@@ -93,18 +95,28 @@ class BlockedProblem:
         return torch.log(polarity) if self.balanced else polarity
 
     @cached_property
-    def bounds(self) -> Tensor:
-        """A bound of |a| for each batch entry and key head: `[batch, kv_heads]`."""
+    def products(self) -> Tensor:
+        """A bound of the products of queries and keys, for each batch entry and key head: `[batch, kv_heads]`."""
         query, key = self.given["query"], self.given["key"]
         longest_key = torch.linalg.vector_norm(key, dim=-1, dtype=self.exact).amax(-1)
         longest_query = (
             torch.linalg.vector_norm(query, dim=-1, dtype=self.exact).amax(-1).unflatten(1, (self.kv_heads, self.groups)).amax(-1)
         )
-        bound = longest_key * longest_query * abs(self.scale)
-        if self.softcap is not None:
-            bound = bound.clamp(max=abs(self.softcap))
-        bound = bound + self.log_polarity.amax().clamp(min=0.0)  # a learned polarity may be above 1
-        return bound if self.bias is None else bound + self.bias.abs().amax().to(self.exact)
+        return longest_key * longest_query * abs(self.scale)
+
+    @cached_property
+    def bias_bound(self) -> float:
+        """Of the absolute value of the bias."""
+        if self.bias is None:
+            return 0.0
+        low, high = torch.aminmax(self.bias)
+        return float(torch.maximum(-low, high))
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """A bound of |a| for each batch entry and key head: `[batch, kv_heads]`."""
+        bound = self.products if self.softcap is None else self.products.clamp(max=abs(self.softcap))
+        return bound + self.log_polarity.amax().clamp(min=0.0) + self.bias_bound  # a learned polarity may be above 1
 
     @cached_property
     def hides_outright(self) -> bool:
@@ -192,13 +204,26 @@ class BlockedProblem:
         return self.by_head(tile, block)[..., block.first_hidden - block.columns[0] :]
 
     def dropout(self, block: Block) -> Tensor | None:
-        """The block's dropout factors, 0 or 1 / (1 - dropout_p): `[entries * kv_heads, groups * rows, columns]`."""
-        if self.dropout_p == 0.0:
+        """The block's dropout factors, 0 or 1 / (1 - dropout_p): `[entries * kv_heads, groups * rows, columns]`.
+
+        Which weights are dropped, the seed and the numbers of row and key say alone, so that it does not matter who computes them, in what
+        blocks: a hash of seed and row gives two words, and one of these and the key the word that must reach `dropped`.
+        """
+        if self.dropped == 0:
             return None
-        entries = (block.batch.stop - block.batch.start) * (block.kv_heads.stop - block.kv_heads.start)
-        shape = (entries, self.groups * (block.rows[1] - block.rows[0]), block.columns[1] - block.columns[0])
-        factors = torch.empty(shape, dtype=self.exact).bernoulli_(1.0 - self.dropout_p, generator=self.generator)
-        return factors.div_(1.0 - self.dropout_p)
+        entries, heads, rows, columns = (
+            torch.arange(*bounds, device="cpu")
+            for bounds in ((block.batch.start, block.batch.stop), (block.heads.start, block.heads.stop), block.rows, block.columns)
+        )
+        row = _mixed(
+            ((entries[:, None, None] * self.heads + heads[:, None]) * self.queries + rows + 1) * _wrapped(0x9E3779B97F4A7C15) + self.seed
+        )
+        bits = ((row & WORD)[..., None] + columns * 0x9E3779B9).bitwise_and_(WORD)
+        bits = bits.bitwise_xor_(bits >> 16).mul_(0x7FEB352D).bitwise_and_(WORD).bitwise_xor_((row >> 32 & WORD)[..., None])
+        bits = bits.bitwise_xor_(bits >> 15).mul_(0x846CA68B).bitwise_and_(WORD)
+        kept = bits.bitwise_xor_(bits >> 16) >= self.dropped
+        factors = kept.to(self.exact).div_(1.0 - self.dropped / 2**32)
+        return factors.view(-1, self.groups * len(rows), len(columns))
 
     def scratch(self, count: int) -> list[Tensor]:
         """`count` flat buffers, each as large as the largest tile."""
@@ -216,3 +241,15 @@ class BlockedProblem:
         """A tile of the block's shape at the start of a flat buffer."""
         rows, columns = self.groups * (block.rows[1] - block.rows[0]), block.columns[1] - block.columns[0]
         return buffer[: self.tile_size(block)].view(-1, rows, columns)
+
+
+def _wrapped(number: int) -> int:
+    """The integer of 64 bits and a sign that has the bits of one without."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """A hash of 64 bits, as `mixed` in `added.h`; an arithmetic shift's copies of the sign are masked."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ bits >> shift & (1 << 64 - shift) - 1) * _wrapped(factor)
+    return bits ^ bits >> 31 & (1 << 33) - 1

@@ -1,6 +1,6 @@
 
-// Matrix products of a tile: in float32 by the BLAS of torch (Exact), or of bfloat16 numbers by oneDNN through torch (Half), which uses the
-// tiles of AMX or the products of AVX512-BF16, as the processor has them. rows.h stands in front of this.
+// Matrix products of a tile: in float32 by the BLAS of torch (Exact, which widens numbers of 16 bits), or of bfloat16 numbers by oneDNN
+// through torch (Half), which uses the tiles of AMX or the products of AVX512-BF16, as the processor has them. rows.h stands in front.
 
 // Integers are passed as 64 bits: on the little-endian machines that this is built for, a library that wants 32 reads the lower half.
 extern "C" void sgemm_(const char*, const char*, const int64_t*, const int64_t*, const int64_t*, const float*, const float*, const int64_t*,
@@ -18,10 +18,11 @@ __attribute__((weak)) void brgemm_release(bool pairs);
 
 // Tensors [batch, heads or kv_heads, length, width] of dense rows; steps: the strides of the first three dimensions.
 struct Call {
-  const void *query, *key, *value, *grad_output;  // float32, or bfloat16 if half
+  const void *query, *key, *value, *grad_output;  // of one kind
   const float *log_polarity;                      // by head and query: with steps, as that of queries may be 0; null: all are of `signed`
   const int64_t *low, *high;                      // [positions]: where not null, the keys that a query may see at most
   const uint8_t *keep;                            // of the keys that a query may see, where not null, the ones where it is not 0
+  const float *bias, *additive;                   // null, or what is added to the scores, and the additive mask: steps may be 0
   uint8_t *plain;                                 // [batch, kv_heads], is written: whether scores need no shift
   const float *joint_lse, *joint_delta;           // null, or dense [batch, heads, queries]: L and D over more keys than these
   void *output;                                   // dense [batch, heads, queries, value_width], as query
@@ -29,14 +30,17 @@ struct Call {
   void *grad_query;                               // dense, as query
   float *grad_key, *grad_value;                   // dense, zero at the start; if half, [batch, kv_heads, filled width, filled keys]
   float *grad_polarity;                           // null, or dense [batch, heads, queries]: of log p by row; if balanced, of p
+  float *grad_bias, *grad_additive;               // null, or zero at the start: with steps, which are 0 where the gradient is a sum
   float *partial;                                 // null, or what parts of the keys leave of a few queries: few.h
   float *scratch;                                 // share numbers for each thread; tile_size of them hold the scores of a tile
-  uint32_t *packed;                               // if half, packed_share pairs of numbers for each key head
+  uint32_t *packed;                               // packed_share numbers for each key head: keys and values as the products want them
   int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], log_polarity_steps[2];
+  int64_t bias_steps[4], additive_steps[4], grad_bias_steps[4], grad_additive_steps[4];
   int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, tile_size, packed_share;
-  int64_t balanced, half, is_signed;
+  int64_t kind, half, balanced, is_signed;  // kind: 0 is float32, 1 bfloat16, 2 float16; half: products of bfloat16 numbers as such
   int64_t causal, window, offset, position_step;  // a query's position: its number times the step, and the offset; window: 0 is none
-  double scale;
+  int64_t seed, dropped;  // of 2^32 weights so many are dropped; 0: no dropout
+  double scale, softcap, bias_bound;  // softcap: 0 is none; bias_bound: of |bias|
 };
 
 namespace {
@@ -70,6 +74,10 @@ inline int64_t query_at(const Call& call, const Tile& tile) {
 
 inline int64_t key_head_at(const Call& call, const Tile& tile) { return tile.entry * call.kv_heads + tile.kv_head; }
 
+inline const float* added_at(const float* tensor, const int64_t* steps, const Tile& tile, int64_t place) {
+  return tensor + tile.entry * steps[0] + tile.head * steps[1] + (tile.first + place) * steps[2] + tile.low * steps[3];
+}
+
 // C [m, n] = alpha A B + beta C, for rows as C has them: the library has columns where we have rows, so A and B change places.
 void multiply(bool a_turned, bool b_turned, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t a_step, const float* b,
               int64_t b_step, float beta, float* c, int64_t c_step) {
@@ -78,61 +86,102 @@ void multiply(bool a_turned, bool b_turned, int64_t m, int64_t n, int64_t k, flo
 }
 
 // The products of a tile: of its scores and weights [rows, columns], which lie step apart. own: scratch memory.
+template <class Number>
 struct Exact {
   static constexpr int64_t WHOLE = 1;  // a tile's columns start and end at multiples of it
+  static constexpr bool WIDE = std::is_same<Number, float>::value;
   const Call& call;
   const Tile& tile;
-  float* own;
+  float *own, *sums;  // [rows, value_width]; if not wide, both [rows, the larger width]
   const int64_t step;
 
-  Exact(const Call& call, const Tile& tile, float* own) : call(call), tile(tile), own(own), step(tile.columns) {}
+  Exact(const Call& call, const Tile& tile, float* own)
+      : call(call), tile(tile), own(own), sums(own + call.rows * most(call.width, call.value_width)), step(tile.columns) {}
 
-  const float* queries() const { return part<float>(call.query, call.query_steps, tile.entry, tile.head, tile.first); }
-  const float* keys() const { return part<float>(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low); }
-  const float* values() const { return part<float>(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low); }
-  const float* grads() const { return part<float>(call.grad_output, call.grad_output_steps, tile.entry, tile.head, tile.first); }
+  struct Rows {
+    const float* numbers;
+    int64_t step;
+  };
+
+  // If not wide, keys and values lie widened in `packed`.
+  Rows by_key(const void* tensor, const int64_t* steps, int64_t width, int64_t at) const {
+    if constexpr (WIDE) return {part<float>(tensor, steps, tile.entry, tile.kv_head, tile.low), most(steps[2], width)};
+    return {reinterpret_cast<float*>(call.packed) + key_head_at(call, tile) * call.packed_share + at + tile.low * width, most(width, 1)};
+  }
+  Rows keys() const { return by_key(call.key, call.key_steps, call.width, 0); }
+  Rows values() const { return by_key(call.value, call.value_steps, call.value_width, call.keys * call.width); }
+
+  // Rows by query, in `own` unless they may stay where they lie; each times its factor where there are factors.
+  Rows by_query(const void* tensor, const int64_t* steps, int64_t width, const float* factors = nullptr) const {
+    const Number* from = part<Number>(tensor, steps, tile.entry, tile.head, tile.first);
+    if constexpr (WIDE)
+      if (factors == nullptr) return {from, most(steps[2], width)};
+    for (int64_t place = 0; place < tile.rows; ++place, from += steps[2]) {
+      const float factor = factors == nullptr ? 1.0f : factors[place];
+      for (int64_t column = 0; column < width; ++column) own[place * width + column] = factor * number_of(from[column]);
+    }
+    return {own, most(width, 1)};
+  }
+  Rows queries() const { return by_query(call.query, call.query_steps, call.width); }
 
   // What a thread does before its first tile, all of them together, and after its last.
-  static void begin(const Call&, bool) {}
+  static void begin(const Call& call, bool) {
+    if (WIDE) return;
+#pragma omp for schedule(dynamic)
+    for (int64_t key_head = 0; key_head < call.batch * call.kv_heads; ++key_head) {
+      float* to = reinterpret_cast<float*>(call.packed) + key_head * call.packed_share;
+      const int64_t entry = key_head / call.kv_heads, head = key_head % call.kv_heads;
+      to = widen(part<Number>(call.key, call.key_steps, entry, head, 0), call.key_steps[2], call.keys, call.width, to);
+      widen(part<Number>(call.value, call.value_steps, entry, head, 0), call.value_steps[2], call.keys, call.value_width, to);
+    }
+  }
   static void end() {}
+
+  static float* widen(const Number* from, int64_t from_step, int64_t length, int64_t width, float* to) {
+    for (int64_t place = 0; place < length; ++place, from += from_step, to += width)
+      for (int64_t column = 0; column < width; ++column) to[column] = number_of(from[column]);
+    return to;
+  }
 
   // Scores in a unit; returns what they are to be multiplied by.
   float score(float unit, float* scores) const {
-    multiply(false, true, tile.rows, tile.columns, call.width, unit, queries(), most(call.query_steps[2], call.width), keys(),
-             most(call.key_steps[2], call.width), 0.0f, scores, step);
+    const Rows queries = this->queries(), keys = this->keys();
+    multiply(false, true, tile.rows, tile.columns, call.width, unit, queries.numbers, queries.step, keys.numbers, keys.step, 0.0f, scores,
+             step);
     return 1.0f;
   }
 
   // What is done with a row of weights once it is known, in the forward pass.
   void finish(int64_t, float*) const {}
 
+  // A result by query: the tile's product with rows by key, times a factor, and its rows times theirs where there are factors.
+  void to_rows(const float* tile_numbers, Rows by_key, int64_t width, float factor, const float* factors, void* tensor) const {
+    Number* const to = static_cast<Number*>(tensor) + query_at(call, tile) * width;
+    float* product = sums;
+    if constexpr (WIDE) product = to;
+    multiply(false, false, tile.rows, width, tile.columns, factor, tile_numbers, step, by_key.numbers, by_key.step, 0.0f, product,
+             most(width, 1));
+    if (WIDE && factors == nullptr) return;
+    for (int64_t place = 0; place < tile.rows; ++place) {
+      const float own_factor = factors == nullptr ? 1.0f : factors[place];
+      for (int64_t column = 0; column < width; ++column) narrow(product[place * width + column] * own_factor, to[place * width + column]);
+    }
+  }
+
   // The output; inverses, if not null: what its rows are multiplied by.
   void weigh_values(float* weights, const float* inverses) const {
-    const int64_t width = call.value_width;
-    float* const output = static_cast<float*>(call.output) + query_at(call, tile) * width;
-    multiply(false, false, tile.rows, width, tile.columns, 1.0f, weights, step, values(), most(call.value_steps[2], width), 0.0f, output,
-             most(width, 1));
-    if (inverses == nullptr) return;
-    for (int64_t place = 0; place < tile.rows; ++place)
-      for (int64_t column = 0; column < width; ++column) output[place * width + column] *= inverses[place];
+    to_rows(weights, values(), call.value_width, 1.0f, inverses, call.output);
   }
 
   // The gradient of the weights. Where inverses say what weights are to be multiplied by, rows are multiplied by that too, here or later:
-  // returns whether later. That of the values is added up.
+  // returns whether later. That of the values is added up. weights may lie where the gradient is written.
   bool back_through_values(const float* weights, const float* inverses, float* found) const {
     const int64_t width = call.value_width, keys = key_head_at(call, tile) * call.keys + tile.low;
-    const float* upstream = grads();
-    int64_t upstream_step = most(call.grad_output_steps[2], width);
-    if (inverses != nullptr) {
-      for (int64_t place = 0; place < tile.rows; ++place)
-        for (int64_t column = 0; column < width; ++column)
-          own[place * width + column] = upstream[place * upstream_step + column] * inverses[place];
-      upstream = own, upstream_step = most(width, 1);
-    }
-    multiply(true, false, tile.columns, width, tile.rows, 1.0f, weights, step, upstream, upstream_step, 1.0f,
+    const Rows upstream = by_query(call.grad_output, call.grad_output_steps, width, inverses), values = this->values();
+    multiply(true, false, tile.columns, width, tile.rows, 1.0f, weights, step, upstream.numbers, upstream.step, 1.0f,
              call.grad_value + keys * width, most(width, 1));
-    multiply(false, true, tile.rows, tile.columns, width, 1.0f, upstream, upstream_step, values(), most(call.value_steps[2], width), 0.0f,
-             found, step);
+    multiply(false, true, tile.rows, tile.columns, width, 1.0f, upstream.numbers, upstream.step, values.numbers, values.step, 0.0f, found,
+             step);
     return false;
   }
 
@@ -140,10 +189,9 @@ struct Exact {
   void back_to_inputs(float* found) const {
     const int64_t width = call.width, at = key_head_at(call, tile) * call.keys + tile.low;
     const float scale = static_cast<float>(call.scale);
-    float* const own_grads = static_cast<float*>(call.grad_query) + query_at(call, tile) * width;
-    multiply(false, false, tile.rows, width, tile.columns, scale, found, step, keys(), most(call.key_steps[2], width), 0.0f, own_grads,
-             most(width, 1));
-    multiply(true, false, tile.columns, width, tile.rows, scale, found, step, queries(), most(call.query_steps[2], width), 1.0f,
+    to_rows(found, keys(), width, scale, nullptr, call.grad_query);
+    const Rows queries = this->queries();
+    multiply(true, false, tile.columns, width, tile.rows, scale, found, step, queries.numbers, queries.step, 1.0f,
              call.grad_key + at * width, most(width, 1));
   }
 };

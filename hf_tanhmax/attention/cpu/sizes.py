@@ -11,20 +11,26 @@ PANEL, LINE = 64, 16  # of `half.h`: columns of a panel, and what rows and width
 
 @dataclass(frozen=True)
 class NativeSizes:
-    """Sizes of a call, whether its tensors are read as bfloat16, and whether it has few queries. Counts are of float32 numbers."""
+    """Sizes of a call and its dtype; whether bfloat16 is multiplied as such, there are few queries, a softcap, an additive mask.
+
+    Counts are of float32 numbers.
+    """
 
     queries: int
     keys: int
     width: int
     value_width: int
     balanced: bool
+    dtype: torch.dtype
     half: bool
     few: bool
+    capped: bool = False
+    faded: bool = False
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of the tensors that are read, of the output and of the gradient of the queries."""
-        return torch.bfloat16 if self.half else torch.float32
+    def widened(self) -> bool:
+        """Whether numbers of 16 bits are multiplied in float32."""
+        return self.dtype != torch.float32 and not self.half and not self.few
 
     @property
     def rows(self) -> int:
@@ -48,12 +54,14 @@ class NativeSizes:
     def share(self, *, backward: bool) -> int:
         """Of a thread: sums of rows, tiles, and what the products need."""
         if self.few:
-            return (self.queries + 2) * self.keys
+            return (self.queries + 2 + self.faded) * self.keys
         tiles = (
-            (3 if backward else 1) * self.tile
+            (3 + self.capped if backward else 1) * self.tile
             + (2 if backward else 1) * self.rows
-            + 2 * self.balanced * (self.filled_keys if self.half else self.keys)
+            + (2 * self.balanced + self.faded) * (self.filled_keys if self.half else self.keys)
         )
+        if self.widened:
+            return tiles + 2 * self.rows * max(self.width, self.value_width)
         if not self.half:
             return tiles + (self.rows * self.value_width if backward else 0)
         rows = filled(self.rows, LINE)
@@ -65,7 +73,9 @@ class NativeSizes:
         return self.few * max(heads, heads + threads) * self.queries * (self.value_width + 2)
 
     def packed_share(self, *, backward: bool) -> int:
-        """Of a key head: its keys and values in panels; in the backward pass its keys twice."""
+        """Of a key head: its keys and values, widened or in panels; these in the backward pass with the keys twice."""
+        if self.widened:
+            return self.keys * (self.width + self.value_width)
         if self.few or not self.half:
             return 0
         upright = filled(self.width if backward else self.value_width, PANEL)

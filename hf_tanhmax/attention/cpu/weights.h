@@ -1,5 +1,5 @@
 
-// From the scores of a tile of queries times keys to weights. rows.h and products.h stand in front of this; Products is Exact or Half.
+// From the scores of a tile of queries times keys to weights. added.h stands in front of this; Products is Exact or Half.
 
 namespace {
 
@@ -45,15 +45,25 @@ Row row_of(const Products& own, int64_t place, float* weights, float* negatives,
     seen += tile.low * call.keep_steps[3];
   }
   float* const second = negatives == nullptr ? nullptr : negatives + start;
-  return {weights + start, second, seen, call.keep_steps[3], low, least(high, tile.columns), unit};
+  return {weights + start, second, seen, call.keep_steps[3], low, least(high, tile.columns), unit, nullptr};
 }
 
-// Writes the scores of a tile; says whether they need no shift, where they are times log2(e), and what they are to be multiplied by.
+// Writes the scores of a tile; says whether they need no shift, where they are times log2(e) unless they are shaped first, and what they
+// are to be multiplied by.
 template <class Products>
 bool write_scores(const Products& own, float* scores, float& unit) {
   const bool plain = own.call.plain[key_head_at(own.call, own.tile)];
-  unit = own.score(static_cast<float>(plain ? own.call.scale * 1.44269504088896341 : own.call.scale), scores);
+  const double scale = own.call.scale;
+  unit = own.score(static_cast<float>(plain && !is_shaped(own.call) ? scale * 1.44269504088896341 : scale), scores);
   return plain;
+}
+
+// What is done with a row of weights once it is known, in the forward pass.
+template <class Products>
+void finish_row(const Products& own, int64_t place, float* weights) {
+  float* const row = weights + place * own.step;
+  if (own.call.dropped > 0) drop_row(own, place, row, row);
+  own.finish(place, weights);
 }
 
 float log_polarity_at(const Call& call, const Tile& tile, int64_t place) {
@@ -61,20 +71,21 @@ float log_polarity_at(const Call& call, const Tile& tile, int64_t place) {
   return call.log_polarity[tile.head * call.log_polarity_steps[0] + (tile.first + place) * call.log_polarity_steps[1]];
 }
 
-// Scores of a tile as weights without their denominator; totals: the denominators.
+// Scores of a tile as weights without their denominator, some dropped unless KEPT; totals: the denominators.
 template <bool KEPT, class Products>
-void weigh_tile(const Products& own, float* weights, float* negatives, float* totals, float* shifts) {
+void weigh_tile(const Products& own, const Spare& spare, float* weights, float* negatives, float* totals, float* shifts) {
   const Tile& tile = own.tile;
   float unit;
   const bool plain = write_scores(own, weights, unit);
   for (int64_t place = 0; place < tile.rows; ++place) {
-    const Row row = row_of(own, place, weights, negatives, unit);
+    Row row = row_of(own, place, weights, negatives, unit);
+    const float level = prepare_row(own, place, plain, spare, row);
     float shift = 0.0f;
     const Extremes found = plain ? Extremes{} : extremes_of(row);
     totals[place] = weigh<KEPT>(row, found, plain, log_polarity_at(own.call, tile, place), shift);
-    shifts[place] = shift;
+    shifts[place] = shift + level;
     clear_outside(row, row.weights, tile.columns);
-    if (!KEPT) own.finish(place, weights);
+    if (!KEPT) finish_row(own, place, weights);
   }
 }
 
@@ -112,7 +123,8 @@ void balance_row(const Row& row, const Extremes& found, bool plain, const Shares
     sums = part_row(row, PlainApart{}, differences);
     factors = joint_plain(sums, shares);
   } else {
-    sums = part_row(row, ShiftedApart{found.highest, found.lowest}, differences);
+    const bool any = found.highest != -INFINITY;  // visible key
+    sums = part_row(row, ShiftedApart{any ? found.highest : 0.0f, any ? found.lowest : 0.0f}, differences);
     factors = {shares.positive * inverse_of(sums.positive), -shares.negative * inverse_of(sums.negative), 0.0f};
   }
   const float positive = inverse_of(sums.positive), negative = inverse_of(sums.negative);
@@ -126,18 +138,19 @@ void balance_row(const Row& row, const Extremes& found, bool plain, const Shares
 // Scores of a tile as balanced weights, which are written to weights. With KEPT, P takes the place of the scores, and negatives is a tile
 // for N; else the weights do, and negatives has two rows for what is on the way.
 template <bool KEPT, class Products>
-void balance_tile(const Products& own, float* scores, float* negatives, float* weights) {
+void balance_tile(const Products& own, const Spare& spare, float* scores, float* negatives, float* weights) {
   const Tile& tile = own.tile;
   float unit;
   const bool plain = write_scores(own, scores, unit);
   for (int64_t place = 0; place < tile.rows; ++place) {
     Row row = row_of(own, place, scores, negatives, unit);
     if (!KEPT) row.negatives = negatives;
+    prepare_row(own, place, plain, spare, row);
     const Extremes found = plain ? Extremes{} : extremes_of(row);
     float* const joint = weights + place * own.step;
     balance_row<KEPT>(row, found, plain, shares_of(log_polarity_at(own.call, tile, place)), joint, KEPT ? joint : negatives + tile.columns);
     clear_outside(row, joint, tile.columns);
-    if (!KEPT) own.finish(place, weights);
+    if (!KEPT) finish_row(own, place, weights);
   }
 }
 

@@ -26,16 +26,26 @@ def test_memory_is_linear_in_the_length():
 
 def test_memory_of_bfloat16():
     """Half as many rows, filled up to 16, and scores to whole panels and 16 more; keys and values are packed once for each head."""
-    call = NativeSizes(queries=300, keys=1000, width=70, value_width=33, balanced=False, half=True, few=False)
+    lengths = {"queries": 300, "keys": 1000, "width": 70, "value_width": 33}
+    call = NativeSizes(**lengths, balanced=False, dtype=torch.bfloat16, half=True, few=False)
     assert (call.rows, call.filled_keys, call.tile) == (64, 1024, 64 * 1040)
     assert call.packed_share(backward=False) == (80 + 64) * 1024 // 2
     assert call.packed_share(backward=True) == (80 + 48 + 128) * 1024 // 2
     assert [filled(number, 16) for number in (0, 1, 16, 17)] == [0, 16, 16, 32]
 
 
+def test_memory_of_numbers_that_are_widened():
+    """Keys and values once for each head, the queries and results of a tile for each thread."""
+    call = NativeSizes(queries=300, keys=1000, width=70, value_width=33, balanced=False, dtype=torch.float16, half=False, few=False)
+    assert call.packed_share(backward=False) == call.packed_share(backward=True) == 103 * 1000
+    assert call.share(backward=False) == 128 * (1000 + 1 + 2 * 70)
+    assert call.share(backward=True) == 128 * (3 * 1000 + 2 + 2 * 70)
+
+
 def test_the_way_follows_from_the_dtype_the_processor_and_the_number_of_queries():
     able = bool(native_library().hf_tanhmax_half())
     assert (sizes(9, 67, torch.bfloat16).half, sizes(9, 67).half, sizes(9, 67, torch.float16).half) == (able, False, False)
     assert [sizes(queries, 67, torch.bfloat16).few for queries in (1, 8, 9)] == [True, True, False]
-    assert sizes(8, 67, torch.bfloat16).half  # they are widened as they are read, by any processor
+    assert [sizes(queries, 67, torch.float16).widened for queries in (8, 9)] == [False, True]  # few are widened as they are read
+    assert (sizes(9, 67, torch.bfloat16).widened, sizes(9, 67).widened) == (not able, False)
     assert not sizes(8, 67, backward=True).few
