@@ -98,6 +98,9 @@ REFUSED = [
     ("learned", {"tensor_parallel_size": 2}, "with a learned polarity under tensor parallelism"),
     ("heads", {"tensor_parallel_size": 2}, "with tanhmax_heads under tensor parallelism"),
     ("llama", {"hf_overrides": {"architectures": ["LlamaForCausalLM"]}}, "with the softmax class LlamaForCausalLM"),
+    ("llama", {"hf_overrides": {"architectures": ["InternLM3ForCausalLM"]}}, "with the softmax class InternLM3ForCausalLM"),
+    ("llama", {"hf_overrides": {"architectures": ["GptOssForCausalLM"]}}, "with the softmax class GptOssForCausalLM"),
+    ("llama", {"hf_overrides": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}}, "as its config has tanhmax_"),
     ("classifier", {}, "with classification or embeddings"),
     ("llama", {"model_impl": "transformers"}, "TanhMaxLlamaForCausalLM' is not a registered model in the Transformers library"),
 ]

@@ -1,7 +1,6 @@
 """Settings and layers of an engine that TanhMax models do not do: one sentence each, with the version."""
 
 import contextlib
-import functools
 from types import SimpleNamespace
 
 import pytest
@@ -52,13 +51,25 @@ def test_settings_that_are_refused(changes, message):
         refusal.refuse_settings(settings(**changes))
 
 
-@pytest.mark.parametrize("model_type", ["llama", "tanhmax_llama"])
-def test_a_softmax_class_serves_softmax_checkpoints_alone(model_type):
-    model_config = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type), architecture="LlamaForCausalLM")
-    check = functools.partial(refusal.SoftmaxCheck.verify_and_update_config, SimpleNamespace(model_config=model_config))
-    message = "with the softmax class LlamaForCausalLM, as its config is of type tanhmax_llama; leave"
-    with contextlib.nullcontext() if model_type == "llama" else pytest.raises(NotImplementedError, match=message):
-        check()
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model_type": "llama"}, None),
+        ({"model_type": "llama", "tanhmax_polarity": None}, None),
+        ({"model_type": "tanhmax_llama"}, "its config is of type tanhmax_llama"),
+        ({"model_type": "llama", "tanhmax_shift": "balanced", "tanhmax_polarity": 1.0}, "its config has tanhmax_polarity, tanhmax_shift"),
+        ({"model_type": "llama", "tanhmax_kernel": "you/tanhmax"}, "its config has tanhmax_kernel"),
+    ],
+)
+@pytest.mark.parametrize("of_the_engine", [True, False])
+def test_a_softmax_class_serves_softmax_checkpoints_alone(values, reason, of_the_engine):
+    model_config, check = SimpleNamespace(hf_config=SimpleNamespace(**values), architecture="LlamaForCausalLM"), refusal.SoftmaxCheck()
+    message = f"with the softmax class LlamaForCausalLM, as {reason}; leave architectures and model_type as the checkpoint has them"
+    with contextlib.nullcontext() if reason is None else pytest.raises(NotImplementedError, match=message):
+        if of_the_engine:
+            check.verify_and_update_config(SimpleNamespace(model_config=model_config))
+        else:
+            check.verify_and_update_model_config(model_config)
 
 
 def layer(*, backend="CPU_ATTN", kind="decoder", cache="auto", value_size=32, **impl):
