@@ -111,7 +111,7 @@ def refuse_settings(vllm_config: "VllmConfig") -> None:
     Raises:
         NotImplementedError: the sentence says what, and what to do.
     """
-    parallel, config = vllm_config.parallel_config, vllm_config.model_config.hf_config
+    parallel = vllm_config.parallel_config
     if getattr(vllm_config.model_config, "runner_type", "generate") != "generate":
         refuse("classification or embeddings", "leave runner and convert out, and serve a causal language model")
     if vllm_config.speculative_config is not None:
@@ -121,10 +121,8 @@ def refuse_settings(vllm_config: "VllmConfig") -> None:
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         if getattr(parallel, name, 1) > 1:
             refuse("context parallelism, whose ranks merge softmax outputs", f"set {name} to 1")
-    settings = getattr(config, "tanhmax_settings", None)
-    if parallel.tensor_parallel_size > 1 and settings is not None and (settings.learned or settings.heads is not None):
-        what = "a learned polarity" if settings.learned else "tanhmax_heads"
-        refuse(f"{what} under tensor parallelism, where a rank has some of the heads", "set tensor_parallel_size to 1")
+    if parallel.pipeline_parallel_size > 1 and vllm_config.device_config.device_type == "cpu":
+        refuse("pipeline parallelism on the CPU, where it fails at the first step with any model", "set pipeline_parallel_size to 1")
 
 
 def refuse_layer(layer: "Attention") -> None:

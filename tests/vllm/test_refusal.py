@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import hf_tanhmax
 from hf_tanhmax.vllm import refusal
 from hf_tanhmax.vllm.layer import refuse_fused_output
 
@@ -15,21 +14,18 @@ def _version(monkeypatch):
     monkeypatch.setattr(refusal, "engine_version", lambda: "0.32.0")
 
 
-def settings(*, cache="auto", drafts=None, tanhmax=None, runner="generate", **parallel):
-    sizes = {"tensor_parallel_size": 1, "decode_context_parallel_size": 1, "prefill_context_parallel_size": 1, **parallel}
-    config = SimpleNamespace(tanhmax_settings=hf_tanhmax.TanhMaxSettings(**tanhmax or {}))
+def settings(*, cache="auto", drafts=None, runner="generate", device="cpu", **parallel):
+    sizes = dict.fromkeys(("tensor", "pipeline", "decode_context", "prefill_context"), 1) | parallel
     return SimpleNamespace(
         speculative_config=drafts,
         cache_config=SimpleNamespace(cache_dtype=cache),
-        parallel_config=SimpleNamespace(**sizes),
-        model_config=SimpleNamespace(hf_config=config, runner_type=runner),
+        parallel_config=SimpleNamespace(**{f"{name}_parallel_size": size for name, size in sizes.items()}),
+        device_config=SimpleNamespace(device_type=device),
+        model_config=SimpleNamespace(runner_type=runner),
     )
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"cache": "bfloat16"}, {"tensor_parallel_size": 2}, {"tanhmax": {"heads": (0,)}}, {"tanhmax": {"polarity": "learned"}}],
-)
+@pytest.mark.parametrize("changes", [{}, {"cache": "bfloat16"}, {"tensor": 2}, {"pipeline": 2, "device": "cuda"}])
 def test_settings_that_are_served(changes):
     refusal.SettingsCheck.verify_and_update_config(settings(**changes))
 
@@ -40,10 +36,9 @@ def test_settings_that_are_served(changes):
         ({"drafts": object()}, "vLLM 0.32.0 does not serve a TanhMax model with speculative decoding.*leave speculative_config out"),
         ({"runner": "pooling"}, "with classification or embeddings; leave runner and convert out"),
         ({"cache": "fp8_e4m3"}, 'with a KV cache of fp8_e4m3, whose keys have scales; set kv_cache_dtype to "auto"'),
-        ({"decode_context_parallel_size": 2}, "with context parallelism.*set decode_context_parallel_size to 1"),
-        ({"prefill_context_parallel_size": 2}, "with context parallelism.*set prefill_context_parallel_size to 1"),
-        ({"tensor_parallel_size": 2, "tanhmax": {"heads": (0,)}}, "with tanhmax_heads under tensor parallelism"),
-        ({"tensor_parallel_size": 2, "tanhmax": {"polarity": "learned"}}, "with a learned polarity under tensor parallelism"),
+        ({"decode_context": 2}, "with context parallelism.*set decode_context_parallel_size to 1"),
+        ({"prefill_context": 2}, "with context parallelism.*set prefill_context_parallel_size to 1"),
+        ({"pipeline": 2}, "vLLM 0.32.0 does not .* with pipeline parallelism on the CPU.*set pipeline_parallel_size to 1"),
     ],
 )
 def test_settings_that_are_refused(changes, message):
