@@ -71,7 +71,8 @@ def save_adapter(folder: Path, model: Any) -> Any:
         folder: of the adapter.
         model: as `save_tiny` returns it, which is changed.
     """
-    names, rank, tensors = ("q_proj", "k_proj", "v_proj", "o_proj"), 4, {}
+    names, rank = ("q_proj", "k_proj", "v_proj", "o_proj"), 4
+    tensors: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for path, module in model.named_modules():
             if path.endswith(names):
