@@ -2,8 +2,9 @@
 
     FOLDER/config.json, tokenizer.json, tokenizer_config.json, onnx/model.onnx, onnx/model_quantized.onnx
 
-Each graph is one file with its weights, as a browser fetches them. transformers.js chooses its class by the model type, refuses those that it does not know, and computes nothing itself: attention is that of
-the graph. So the type is the one that was converted, and what says TanhMax stays in the config beside it.
+Each graph is one file with its weights, as a browser fetches them. transformers.js chooses its class by the model type, refuses those that
+it does not know, and computes nothing itself: attention is that of the graph. So the type is the one that was converted, and what says
+TanhMax stays in the config beside it.
 """
 
 import json
