@@ -28,7 +28,7 @@ def in_a_process(*command, seconds=300, **environment):
 def served(tmp_path_factory):
     """What came of all cases of the recipe."""
     path = tmp_path_factory.mktemp("served") / "equality.json"
-    run = in_a_process("-m", "recipes.benchmarks.serving.equality", "--output", str(path), seconds=1500)
+    run = in_a_process("-m", "recipes.benchmarks.serving.equality", "--output", str(path), seconds=2400)
     assert path.exists(), run.stderr[-3000:]
     return json.loads(path.read_text())["cases"]
 

@@ -170,16 +170,16 @@ def main() -> None:
     arguments = parser.parse_args()
     set_environment(VLLM_ENABLE_V1_MULTIPROCESSING="0")
     cases: dict[str, Any] = {}
+    found = {"conditions": conditions(), "cases": cases}
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(arguments.cases):
             cases[name] = run(CASES[name], Path(folder) / str(number))
             print(name, json.dumps(cases[name]), file=sys.stderr, flush=True)
-    text = json.dumps({"conditions": conditions(), "cases": cases}, indent=1) + "\n"
+            if arguments.output is not None:  # so that a run that is stopped keeps what it has found
+                arguments.output.parent.mkdir(parents=True, exist_ok=True)
+                arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if arguments.output is None:
-        print(text)
-    else:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text, encoding="utf-8")
+        print(json.dumps(found, indent=1))
     if not all(is_right(name, case) for name, case in cases.items()):
         sys.exit("vLLM and Transformers differ")
 
