@@ -2,5 +2,6 @@
 
 from .exporting import ExportError, ExportReport, export_model
 from .formats import FORMATS
+from .javascript import lay_out_for_javascript
 
-__all__ = ["FORMATS", "ExportError", "ExportReport", "export_model"]
+__all__ = ["FORMATS", "ExportError", "ExportReport", "export_model", "lay_out_for_javascript"]

@@ -34,10 +34,11 @@ def register() -> None:
         for each in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         for name in ([each] if isinstance(each, str) else each)
     }
+    own = {name for name in registry.get_supported_archs() if not name.startswith(STEM)}
     for name in names:
         registry.register_model(name, place)
     if tried:
-        import_module(".refusal", __name__).check_settings_of(names)
+        import_module(".refusal", __name__).check_settings(names, own | {name.removeprefix(STEM) for name in names})
 
 
 def untried() -> str | None:

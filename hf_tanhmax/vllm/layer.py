@@ -14,11 +14,16 @@ from .step import LayerCall
 
 
 class TanhMaxLayer(Protocol):
-    """What vLLM says of a layer that was taken over, and the attention module and its config view, of which it is the layer."""
+    """What vLLM says of a layer that was taken over, and the attention module and its config view, of which it is the layer.
+
+    Under tensor parallelism a layer has `num_heads` of the model's heads, those from `rank * num_heads` on.
+    """
 
     scale: float
     logits_soft_cap: float | None
     num_heads: int
+    rank: int
+    ranks: int
     module: nn.Module
     view: ConfigView
 
@@ -35,15 +40,17 @@ def layer_call(impl: TanhMaxLayer, window: int) -> LayerCall:
 
 
 def layer_polarity(impl: TanhMaxLayer) -> float | Tensor:
-    """A number, or `[heads]` where heads differ or learned."""
+    """A number, or `[num_heads]` where heads differ or learned."""
     polarity, heads = impl.view.tanhmax_polarity, impl.view.tanhmax_heads
     if polarity == LEARNED:
         polarity = torch.exp(-2.0 * getattr(impl.module, SCORE_BIAS).detach().float())
-    if heads is None:
-        return polarity if isinstance(polarity, Tensor) else float(polarity)
-    found = torch.zeros(impl.num_heads, device=next(impl.module.parameters()).device)
-    found[list(heads)] = polarity[list(heads)] if isinstance(polarity, Tensor) else float(polarity)
-    return found
+    if heads is not None:
+        found = torch.zeros(impl.num_heads * impl.ranks, device=next(impl.module.parameters()).device)
+        found[list(heads)] = polarity[list(heads)] if isinstance(polarity, Tensor) else float(polarity)
+        polarity = found
+    if not isinstance(polarity, Tensor):
+        return float(polarity)
+    return polarity[impl.rank * impl.num_heads :][: impl.num_heads].contiguous()
 
 
 def refuse_fused_output(*scales: Tensor | None) -> None:

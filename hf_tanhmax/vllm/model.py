@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 from vllm.model_executor.models.transformers.moe import MoEMixin
 
@@ -84,5 +85,6 @@ def take_over(module: nn.Module, view: ConfigView) -> None:
     refuse_layer(layer)
     backend = import_module(f".{BACKENDS[layer.attn_backend.get_name()]}", __package__).TanhMaxBackend
     impl = object.__new__(backend.get_impl_cls())
-    vars(impl).update(vars(layer.impl), module=module, view=view)
+    rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
+    vars(impl).update(vars(layer.impl), module=module, view=view, rank=rank, ranks=ranks)
     layer.attn_backend, layer.impl = backend, impl

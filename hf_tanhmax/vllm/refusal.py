@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -37,21 +37,26 @@ class Refused(nn.Module):
 
 
 class SoftmaxCheck:
-    """What vLLM calls with the settings of an engine of one of its own classes, which computes softmax."""
+    """What vLLM calls with the settings of an engine of one of its own classes, which computes softmax.
 
-    @staticmethod
-    def verify_and_update_config(vllm_config: "VllmConfig") -> None:
-        """Refuse a TanhMax checkpoint whose architecture was edited, or overridden."""
-        config = vllm_config.model_config.hf_config
-        if str(config.model_type).startswith("tanhmax_"):
-            refuse(
-                f"the softmax class {vllm_config.model_config.architecture}, as its config is of type {config.model_type}",
-                "leave architectures as the checkpoint has them",
-            )
+    Args:
+        before: the check that vLLM itself has for the class, which is made as well; None if it has none.
+    """
 
-    @staticmethod
-    def verify_and_update_model_config(model_config: "ModelConfig") -> None:
-        """Nothing is changed."""
+    def __init__(self, before: Any = None) -> None:
+        self.before = before
+
+    def verify_and_update_config(self, vllm_config: "VllmConfig") -> None:
+        """Refuse a TanhMax checkpoint, also where vLLM looks the class up by another name only now."""
+        refuse_softmax(vllm_config.model_config)
+        if self.before is not None:
+            self.before.verify_and_update_config(vllm_config)
+
+    def verify_and_update_model_config(self, model_config: "ModelConfig") -> None:
+        """Refuse a TanhMax checkpoint, before vLLM's check reads a config that is not of its class."""
+        refuse_softmax(model_config)
+        if self.before is not None:
+            self.before.verify_and_update_model_config(model_config)
 
 
 class SettingsCheck:
@@ -67,15 +72,37 @@ class SettingsCheck:
         """Nothing is changed."""
 
 
-def check_settings_of(architectures: Iterable[str]) -> None:
-    """Have vLLM check its settings where one of these architectures is served, or its softmax class in its place.
+def check_settings(served: Iterable[str], others: Iterable[str]) -> None:
+    """Have vLLM check its settings for each of its classes; calling it again changes nothing.
 
     Its table of such checks by architecture has no function that adds to it.
+
+    Args:
+        served: architectures of TanhMax models.
+        others: those of vLLM's own classes, which compute softmax.
     """
     table = import_module("vllm.model_executor.models.config").MODELS_CONFIG_MAP
-    for name in architectures:
-        table[name] = SettingsCheck
-        table.setdefault(name.removeprefix("TanhMax"), SoftmaxCheck)
+    table.update(dict.fromkeys(served, SettingsCheck))
+    for name in others:
+        if not isinstance(table.get(name), SoftmaxCheck):
+            table[name] = SoftmaxCheck(table.get(name))
+
+
+def refuse_softmax(model_config: "ModelConfig") -> None:
+    """Refuse a TanhMax checkpoint whose architecture, or model type as well, was edited or overridden.
+
+    Raises:
+        NotImplementedError: the sentence names the class and what of the config says TanhMax.
+    """
+    config = model_config.hf_config
+    said = [name for name, value in vars(config).items() if name.startswith("tanhmax_") and value is not None]
+    if str(config.model_type).startswith("tanhmax_"):
+        what = f"its config is of type {config.model_type}"
+    elif said:
+        what = f"its config has {', '.join(sorted(said))}"
+    else:
+        return
+    refuse(f"the softmax class {model_config.architecture}, as {what}", "leave architectures and model_type as the checkpoint has them")
 
 
 def refuse_settings(vllm_config: "VllmConfig") -> None:
@@ -84,7 +111,7 @@ def refuse_settings(vllm_config: "VllmConfig") -> None:
     Raises:
         NotImplementedError: the sentence says what, and what to do.
     """
-    parallel, config = vllm_config.parallel_config, vllm_config.model_config.hf_config
+    parallel = vllm_config.parallel_config
     if getattr(vllm_config.model_config, "runner_type", "generate") != "generate":
         refuse("classification or embeddings", "leave runner and convert out, and serve a causal language model")
     if vllm_config.speculative_config is not None:
@@ -94,10 +121,8 @@ def refuse_settings(vllm_config: "VllmConfig") -> None:
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         if getattr(parallel, name, 1) > 1:
             refuse("context parallelism, whose ranks merge softmax outputs", f"set {name} to 1")
-    settings = getattr(config, "tanhmax_settings", None)
-    if parallel.tensor_parallel_size > 1 and settings is not None and (settings.learned or settings.heads is not None):
-        what = "a learned polarity" if settings.learned else "tanhmax_heads"
-        refuse(f"{what} under tensor parallelism, where a rank has some of the heads", "set tensor_parallel_size to 1")
+    if parallel.pipeline_parallel_size > 1 and vllm_config.device_config.device_type == "cpu":
+        refuse("pipeline parallelism on the CPU, where it fails at the first step with any model", "set pipeline_parallel_size to 1")
 
 
 def refuse_layer(layer: "Attention") -> None:

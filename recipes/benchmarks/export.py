@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
@@ -33,6 +33,9 @@ from hf_tanhmax.provenance import git_commit
 from hf_tanhmax.results import table
 
 from .measure import environment, percentiles, processor_time
+
+if TYPE_CHECKING:
+    from transformers.exporters import ExportedModel
 
 SIZE: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 1536}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -66,20 +69,33 @@ def model_of(family: str, attention: str) -> PreTrainedModel:
     return model_class(model_class.config_class(**SIZE, **more, **(settings or {}))).eval()
 
 
-def exported(model: PreTrainedModel, engine: str) -> tuple[dict[str, Callable[..., Any]], dict[str, Any]]:
-    """An exported model as functions by stage, and what is known of it."""
+class Made(NamedTuple):
+    """An exported model by stage, what is known of it, and its owner, which keeps the memory that a method of ExecuTorch reads."""
+
+    runners: dict[str, Callable[..., Any]]
+    graphs: dict[str, dict[str, int]]
+    largest_difference: float
+    owner: "ExportedModel"
+
+
+def exported(model: PreTrainedModel, engine: str) -> Made:
+    """An exported model, compared with the live one as the engine runs it."""
     name, options = ENGINES[engine]
     found = exported_model(model, name, **options)
     graphs = {part: node_counts(component.program, name) for part, component in found.components.items()}
     found.to(**_on_one_thread(name))
-    worst = max(each["difference"] for each in differences(found, model))
-    runners: dict[str, Callable[..., Any]] = dict(found.runners)
     if engine == "aoti":
-        for part, component in found.components.items():
-            with tempfile.NamedTemporaryFile(suffix=".pt2", delete=False) as file, quietly():
-                path = torch._inductor.aoti_compile_and_package(component.program, package_path=file.name)
-            runners[part] = torch._inductor.aoti_load_package(path)
-    return runners, {"graphs": graphs, "largest_difference": worst}
+        found.runners.update({part: _compiled(component) for part, component in found.components.items()})
+    worst = max(each["difference"] for each in differences(found, model))
+    return Made(dict(found.runners), graphs, worst, found)
+
+
+def _compiled(component: Any) -> Callable[..., Any]:
+    """A graph of torch.export compiled ahead of time, which takes the arguments that it was traced with and no others."""
+    with tempfile.NamedTemporaryFile(suffix=".pt2", delete=False) as file, quietly():
+        path = torch._inductor.aoti_compile_and_package(component.program, package_path=file.name)
+    package, names = torch._inductor.aoti_load_package(path), list(component.metadata.kwargs)
+    return lambda **given: package(**{name: given[name] for name in names})
 
 
 def _on_one_thread(name: str) -> dict[str, Any]:
@@ -99,18 +115,17 @@ def speed(families: Sequence[str], engines: Sequence[str], rounds: int) -> Itera
     for family in families:
         for engine in engines:
             models: dict[str, PreTrainedModel] = {}
-            made: dict[str, tuple[dict[str, Callable[..., Any]], dict[str, Any]]] = {}
+            made: dict[str, Made] = {}
             for attention in ATTENTIONS:
                 start = time.perf_counter()
                 models[attention] = model_of(family, attention)
                 made[attention] = exported(models[attention], engine)
                 print(f"{family} {engine} {attention}: exported in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-            for stage in next(iter(made.values()))[0]:
-                calls = {attention: _call(models[attention], made[attention][0][stage], stage) for attention in ATTENTIONS}
+            for stage in next(iter(made.values())).runners:
+                calls = {attention: _call(models[attention], made[attention].runners[stage], stage) for attention in ATTENTIONS}
                 times = timed(calls, rounds)
                 for attention in ATTENTIONS:
                     ratios = [one / other for one, other in zip(times[attention], times["softmax"], strict=True)]
-                    facts = made[attention][1]
                     yield {
                         "family": family,
                         "engine": engine,
@@ -118,8 +133,8 @@ def speed(families: Sequence[str], engines: Sequence[str], rounds: int) -> Itera
                         "attention": attention,
                         "milliseconds": percentiles([1e3 * each for each in times[attention]]),
                         "ratio": percentiles(ratios),
-                        "largest_difference": facts["largest_difference"],
-                        **facts["graphs"][stage],
+                        "largest_difference": made[attention].largest_difference,
+                        **made[attention].graphs[stage],
                     }
 
 
@@ -168,7 +183,7 @@ def int8(models: dict[str, str], tokenizer: str, data: Path, batch: int = 32) ->
                 same[way] += int((answer == answers["live"]).sum())
         yield {
             "model": name,
-            "data": data.parent.name,
+            "data": f"{data.parent.name}/{data.stem}",
             "rows": len(read),
             "accuracy": {way: count / len(read) for way, count in right.items()},
             "same_answer": {way: count / len(read) for way, count in same.items()},

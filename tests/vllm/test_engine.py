@@ -13,23 +13,22 @@ from recipes.benchmarks.serving.engine import ENVIRONMENT, save_tiny
 from recipes.benchmarks.serving.equality import CASES, LIMIT
 
 pytest.importorskip("vllm.version", reason="vLLM is not installed (pip install --group client-vllm)")  # this folder is called vllm, too
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 900
 
 
-def in_a_process(*command, **environment):
+def in_a_process(*command, seconds=300, **environment):
     """Run Python with vLLM's engine in its own process, where our settings for tests and our warnings are not."""
     own = ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0", **environment}
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=os.environ | own, cwd=ROOT, timeout=SECONDS)
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=os.environ | own, cwd=ROOT, timeout=seconds)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """What came of all cases of the recipe."""
     path = tmp_path_factory.mktemp("served") / "equality.json"
-    run = in_a_process("-m", "recipes.benchmarks.serving.equality", "--output", str(path))
+    run = in_a_process("-m", "recipes.benchmarks.serving.equality", "--output", str(path), seconds=2400)
     assert path.exists(), run.stderr[-3000:]
     return json.loads(path.read_text())["cases"]
 
@@ -37,8 +36,11 @@ def served(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_it_answers_as_transformers_does(served, name):
     case = served[name]
-    assert (case["prompts"], case["tokens"], case["same"]) == (20, 64, 20)
-    assert case["difference"] < LIMIT < 1e-2 < case["difference_of_softmax"]
+    assert (case["prompts"], case["tokens"]) == (20, 64)
+    if CASES[name].dtype == "float32":
+        assert case["same"] == 20
+        assert case["limit"] == LIMIT
+    assert case["difference"] <= case["limit"] < 1.0 < case["difference_of_softmax"]
 
 
 def test_the_cache_was_shared_and_requests_were_put_off(served):
@@ -50,8 +52,6 @@ def test_the_cache_was_shared_and_requests_were_put_off(served):
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     save_tiny(folder / "llama", "tanhmax_llama")
-    save_tiny(folder / "learned", "tanhmax_llama", tanhmax_polarity="learned")
-    save_tiny(folder / "heads", "tanhmax_llama", tanhmax_heads=[1])
     save_tiny(folder / "classifier", "tanhmax_llama")
     config = json.loads((folder / "classifier" / "config.json").read_text())
     (folder / "classifier" / "config.json").write_text(json.dumps(config | {"architectures": ["TanhMaxLlamaForSequenceClassification"]}))
@@ -95,9 +95,11 @@ def test_without_the_plugin_it_is_refused(checkpoints, first):
 REFUSED = [
     ("llama", {"kv_cache_dtype": "fp8"}, "vLLM 0.32.* does not serve a TanhMax model with a KV cache of fp8"),
     ("llama", {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "a TanhMax model with speculative decoding"),
-    ("learned", {"tensor_parallel_size": 2}, "with a learned polarity under tensor parallelism"),
-    ("heads", {"tensor_parallel_size": 2}, "with tanhmax_heads under tensor parallelism"),
+    ("llama", {"pipeline_parallel_size": 2}, "with pipeline parallelism on the CPU, where it fails at the first step with any model"),
     ("llama", {"hf_overrides": {"architectures": ["LlamaForCausalLM"]}}, "with the softmax class LlamaForCausalLM"),
+    ("llama", {"hf_overrides": {"architectures": ["InternLM3ForCausalLM"]}}, "with the softmax class InternLM3ForCausalLM"),
+    ("llama", {"hf_overrides": {"architectures": ["GptOssForCausalLM"]}}, "with the softmax class GptOssForCausalLM"),
+    ("llama", {"hf_overrides": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}}, "as its config has tanhmax_"),
     ("classifier", {}, "with classification or embeddings"),
     ("llama", {"model_impl": "transformers"}, "TanhMaxLlamaForCausalLM' is not a registered model in the Transformers library"),
 ]

@@ -13,7 +13,10 @@ class Registry:
     """Takes down what is registered."""
 
     def __init__(self):
-        self.models = {}
+        self.models = {"InternLM3ForCausalLM": "a class of LLaMA by another name"}
+
+    def get_supported_archs(self):
+        return self.models.keys()
 
     def register_model(self, name, place):
         self.models[name] = place
@@ -35,9 +38,24 @@ def test_every_causal_language_model_is_registered_lazily(registry, monkeypatch)
     vllm.register()
     for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma2", "Mixtral"):
         assert registry.models[f"TanhMax{name}ForCausalLM"] == "hf_tanhmax.vllm.model:TanhMaxForCausalLM"
-    assert all(name.startswith("TanhMax") and name.count("TanhMax") == 1 for name in registry.models)
-    softmax = {name.removeprefix("TanhMax") for name in registry.models}
-    assert set(registry.checks) == set(registry.models) | softmax
+    own = set(registry.models) - {"InternLM3ForCausalLM"}
+    assert all(name.startswith("TanhMax") and name.count("TanhMax") == 1 for name in own)
+    assert set(registry.checks) == set(registry.models) | {name.removeprefix("TanhMax") for name in own}
+
+
+def test_what_vllm_checks_itself_is_checked_as_ever(registry, monkeypatch):
+    monkeypatch.setattr(vllm, "engine_version", lambda: "0.32.1")
+    called = []
+    registry.checks["GptOssForCausalLM"] = SimpleNamespace(
+        verify_and_update_config=called.append, verify_and_update_model_config=called.append
+    )
+    vllm.register()
+    vllm.register()
+    model_config = SimpleNamespace(hf_config=SimpleNamespace(model_type="gpt_oss"))
+    check, engine = registry.checks["GptOssForCausalLM"], SimpleNamespace(model_config=model_config)
+    check.verify_and_update_model_config(model_config)
+    check.verify_and_update_config(engine)
+    assert called == [model_config, engine]
 
 
 @pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "1.0", "0.9.2+cpu"])

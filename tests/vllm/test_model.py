@@ -7,6 +7,7 @@ import pytest
 import transformers
 
 import hf_tanhmax
+import hf_tanhmax.vllm
 
 pytest.importorskip("vllm.version", reason="vLLM is not installed (pip install --group client-vllm)")
 pytestmark = pytest.mark.filterwarnings("default")
@@ -43,6 +44,20 @@ def test_checks_of_settings_are_called_by_architecture():
     assert "MODELS_CONFIG_MAP.get(architecture" in inspect.getsource(VllmConfig.try_verify_and_update_config)
     own = {name for name in vars(VerifyAndUpdateConfig) if not name.startswith("_")}
     assert own == {name for name in vars(SettingsCheck) if not name.startswith("_")}
+
+
+def test_no_class_of_vllm_serves_a_tanhmax_checkpoint_as_softmax():
+    """Those that vLLM checks by itself, and those that it has under names that Transformers does not know, included."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+    hf_tanhmax.vllm.register()
+    config = hf_tanhmax.TanhMaxLlamaConfig(num_hidden_layers=1)
+    names = [name for name in ModelRegistry.get_supported_archs() if not name.startswith("TanhMax")]
+    assert {"GptOssForCausalLM", "InternLM3ForCausalLM", "LlamaModel", "Qwen3_5ForCausalLM"} <= set(names)
+    for name in names:
+        with pytest.raises(NotImplementedError, match=f"with the softmax class {name}, as its config is of type tanhmax_llama"):
+            MODELS_CONFIG_MAP[name].verify_and_update_model_config(SimpleNamespace(hf_config=config, architecture=name))
 
 
 def test_metadata_has_what_a_step_is_made_of():

@@ -1,12 +1,10 @@
 """Settings and layers of an engine that TanhMax models do not do: one sentence each, with the version."""
 
 import contextlib
-import functools
 from types import SimpleNamespace
 
 import pytest
 
-import hf_tanhmax
 from hf_tanhmax.vllm import refusal
 from hf_tanhmax.vllm.layer import refuse_fused_output
 
@@ -16,21 +14,18 @@ def _version(monkeypatch):
     monkeypatch.setattr(refusal, "engine_version", lambda: "0.32.0")
 
 
-def settings(*, cache="auto", drafts=None, tanhmax=None, runner="generate", **parallel):
-    sizes = {"tensor_parallel_size": 1, "decode_context_parallel_size": 1, "prefill_context_parallel_size": 1, **parallel}
-    config = SimpleNamespace(tanhmax_settings=hf_tanhmax.TanhMaxSettings(**tanhmax or {}))
+def settings(*, cache="auto", drafts=None, runner="generate", device="cpu", **parallel):
+    sizes = dict.fromkeys(("tensor", "pipeline", "decode_context", "prefill_context"), 1) | parallel
     return SimpleNamespace(
         speculative_config=drafts,
         cache_config=SimpleNamespace(cache_dtype=cache),
-        parallel_config=SimpleNamespace(**sizes),
-        model_config=SimpleNamespace(hf_config=config, runner_type=runner),
+        parallel_config=SimpleNamespace(**{f"{name}_parallel_size": size for name, size in sizes.items()}),
+        device_config=SimpleNamespace(device_type=device),
+        model_config=SimpleNamespace(runner_type=runner),
     )
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"cache": "bfloat16"}, {"tensor_parallel_size": 2}, {"tanhmax": {"heads": (0,)}}, {"tanhmax": {"polarity": "learned"}}],
-)
+@pytest.mark.parametrize("changes", [{}, {"cache": "bfloat16"}, {"tensor": 2}, {"pipeline": 2, "device": "cuda"}])
 def test_settings_that_are_served(changes):
     refusal.SettingsCheck.verify_and_update_config(settings(**changes))
 
@@ -41,10 +36,9 @@ def test_settings_that_are_served(changes):
         ({"drafts": object()}, "vLLM 0.32.0 does not serve a TanhMax model with speculative decoding.*leave speculative_config out"),
         ({"runner": "pooling"}, "with classification or embeddings; leave runner and convert out"),
         ({"cache": "fp8_e4m3"}, 'with a KV cache of fp8_e4m3, whose keys have scales; set kv_cache_dtype to "auto"'),
-        ({"decode_context_parallel_size": 2}, "with context parallelism.*set decode_context_parallel_size to 1"),
-        ({"prefill_context_parallel_size": 2}, "with context parallelism.*set prefill_context_parallel_size to 1"),
-        ({"tensor_parallel_size": 2, "tanhmax": {"heads": (0,)}}, "with tanhmax_heads under tensor parallelism"),
-        ({"tensor_parallel_size": 2, "tanhmax": {"polarity": "learned"}}, "with a learned polarity under tensor parallelism"),
+        ({"decode_context": 2}, "with context parallelism.*set decode_context_parallel_size to 1"),
+        ({"prefill_context": 2}, "with context parallelism.*set prefill_context_parallel_size to 1"),
+        ({"pipeline": 2}, "vLLM 0.32.0 does not .* with pipeline parallelism on the CPU.*set pipeline_parallel_size to 1"),
     ],
 )
 def test_settings_that_are_refused(changes, message):
@@ -52,13 +46,25 @@ def test_settings_that_are_refused(changes, message):
         refusal.refuse_settings(settings(**changes))
 
 
-@pytest.mark.parametrize("model_type", ["llama", "tanhmax_llama"])
-def test_a_softmax_class_serves_softmax_checkpoints_alone(model_type):
-    model_config = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type), architecture="LlamaForCausalLM")
-    check = functools.partial(refusal.SoftmaxCheck.verify_and_update_config, SimpleNamespace(model_config=model_config))
-    message = "with the softmax class LlamaForCausalLM, as its config is of type tanhmax_llama; leave"
-    with contextlib.nullcontext() if model_type == "llama" else pytest.raises(NotImplementedError, match=message):
-        check()
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model_type": "llama"}, None),
+        ({"model_type": "llama", "tanhmax_polarity": None}, None),
+        ({"model_type": "tanhmax_llama"}, "its config is of type tanhmax_llama"),
+        ({"model_type": "llama", "tanhmax_shift": "balanced", "tanhmax_polarity": 1.0}, "its config has tanhmax_polarity, tanhmax_shift"),
+        ({"model_type": "llama", "tanhmax_kernel": "you/tanhmax"}, "its config has tanhmax_kernel"),
+    ],
+)
+@pytest.mark.parametrize("of_the_engine", [True, False])
+def test_a_softmax_class_serves_softmax_checkpoints_alone(values, reason, of_the_engine):
+    model_config, check = SimpleNamespace(hf_config=SimpleNamespace(**values), architecture="LlamaForCausalLM"), refusal.SoftmaxCheck()
+    message = f"with the softmax class LlamaForCausalLM, as {reason}; leave architectures and model_type as the checkpoint has them"
+    with contextlib.nullcontext() if reason is None else pytest.raises(NotImplementedError, match=message):
+        if of_the_engine:
+            check.verify_and_update_config(SimpleNamespace(model_config=model_config))
+        else:
+            check.verify_and_update_model_config(model_config)
 
 
 def layer(*, backend="CPU_ATTN", kind="decoder", cache="auto", value_size=32, **impl):

@@ -1,6 +1,7 @@
 """What the serving benchmarks share: settings that suit vLLM to a small machine, tiny checkpoints, and the conditions of a figure."""
 
 import importlib.metadata
+import json
 import os
 import platform
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from hf_tanhmax.provenance import git_commit
 
@@ -60,6 +62,28 @@ def save_tiny(folder: Path, model_type: str, **values: Any) -> Any:
                 weight.normal_(0.0, 0.15)
     model.save_pretrained(folder)
     return model.eval()
+
+
+def save_adapter(folder: Path, model: Any) -> Any:
+    """Write a LoRA adapter of all attention projections with random weights, as PEFT does, and return the model with it merged in.
+
+    Args:
+        folder: of the adapter.
+        model: as `save_tiny` returns it, which is changed.
+    """
+    names, rank = ("q_proj", "k_proj", "v_proj", "o_proj"), 4
+    tensors: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for path, module in model.named_modules():
+            if path.endswith(names):
+                down, up = torch.randn(rank, module.in_features) * 0.1, torch.randn(module.out_features, rank) * 0.1
+                tensors |= {f"base_model.model.{path}.lora_A.weight": down, f"base_model.model.{path}.lora_B.weight": up}
+                module.weight += 2.0 * up @ down
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": names, "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return model
 
 
 def conditions() -> dict[str, Any]:

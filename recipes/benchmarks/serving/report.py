@@ -12,6 +12,8 @@ FEATURES = {
     "num_gpu_blocks_override": "{} cache blocks",
     "block_size": "blocks of {} keys",
     "enforce_eager": "torch.compile",
+    "enable_lora": "LoRA adapter",
+    "tensor_parallel_size": "{} ranks (tensor parallel)",
 }
 MEASURES = {
     "requests_per_second": "requests per second",
@@ -42,9 +44,11 @@ def equality() -> str:
         made = CASES[name]
         settings = [f"{key.removeprefix('tanhmax_')} {value}" for key, value in made.values.items() if key.startswith("tanhmax_")]
         settings += [text.format(made.engine[key]) for key, text in FEATURES.items() if key in made.engine]
+        settings += [made.dtype] if made.dtype != "float32" else []
         settings += [f"{case['cached_tokens']:.0f} tokens from shared prefixes"] if made.shared else []
         settings += [f"{case['preemptions']:.0f} preemptions"] if case["preemptions"] else []
         same, off = f"{case['same']} of {case['prompts']}", f"{case['difference']:.1e}"
+        off += f" (Transformers in {made.dtype}: {case['limit'] / 2:.1e})" if made.dtype != "float32" else ""
         rows.append([made.model_type, ", ".join(settings), same, off, f"{case['difference_of_softmax']:.1f}"])
     header = ["model type", "settings", "same tokens", "log-probability off by at most", "softmax would be off by"]
     return f"{table(header, rows, markdown=True, align='none')}\n\n({_conditions(found)})"

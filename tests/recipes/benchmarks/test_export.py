@@ -1,5 +1,7 @@
 """The benchmark of exported models: both run in every round, and the tables say what was measured."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -24,19 +26,24 @@ def test_the_models_differ_in_their_attention_alone():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_rehearsal(monkeypatch, tmp_path):
-    for package in ("onnxruntime", "onnxscript"):
-        pytest.importorskip(package, reason=f"needs {package} (pip install hf-tanhmax[onnx])")
+@pytest.mark.parametrize(
+    ("engine", "family", "stages"),
+    [("onnxruntime", "vit", ["model"]), ("executorch", "vit", ["model"]), ("aoti", "llama", ["prefill", "decode"])],
+)
+def test_a_rehearsal(engine, family, stages, monkeypatch):
+    for package in FORMATS[ENGINES[engine][0]].needs:
+        pytest.importorskip(package, reason=f"needs {package} (pip install hf-tanhmax[{ENGINES[engine][0]}])")
     pytest.importorskip("transformers.exporters.runners", reason="needs Transformers 5.23 or newer")
     monkeypatch.setattr(export, "SIZE", {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8})
     monkeypatch.setitem(export.FAMILIES, "vit", ("ViTForImageClassification", {"image_size": 8, "patch_size": 4}))
-    rows = list(export.speed(["vit"], ["onnxruntime"], 2))
-    assert [row["attention"] for row in rows] == list(ATTENTIONS)
-    assert [row["attention_nodes"] for row in rows] == [1, 1, 2]
+    monkeypatch.setitem(export.FAMILIES, "llama", ("LlamaForCausalLM", {"vocab_size": 16, "num_key_value_heads": 1}))
+    rows = list(export.speed([family], [engine], 2))
+    assert [(row["stage"], row["attention"]) for row in rows] == list(itertools.product(stages, ATTENTIONS))
+    assert [row["attention_nodes"] for row in rows] == ([0, 0, 0] if engine == "executorch" else [1, 1, 2]) * len(stages)
     assert max(row["largest_difference"] for row in rows) < 1e-4
     shown = speed_table({"rows": rows})
     assert "softmax |" not in shown.splitlines()[2]
-    assert len(shown.splitlines()) == 4
+    assert len(shown.splitlines()) == 2 + 2 * len(stages)
 
 
 def test_int8_in_a_row():
