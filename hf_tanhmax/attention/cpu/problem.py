@@ -17,7 +17,7 @@ TILE = 1 << 19
 ROWS = 128
 
 
-WORD = 0xFFFFFFFF
+LOW_32_BITS = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,9 @@ class BlockedProblem:
         row = _mixed(
             ((entries[:, None, None] * self.heads + heads[:, None]) * self.queries + rows + 1) * _wrapped(0x9E3779B97F4A7C15) + self.seed
         )
-        bits = ((row & WORD)[..., None] + columns * 0x9E3779B9).bitwise_and_(WORD)
-        bits = bits.bitwise_xor_(bits >> 16).mul_(0x7FEB352D).bitwise_and_(WORD).bitwise_xor_((row >> 32 & WORD)[..., None])
-        bits = bits.bitwise_xor_(bits >> 15).mul_(0x846CA68B).bitwise_and_(WORD)
+        bits = ((row & LOW_32_BITS)[..., None] + columns * 0x9E3779B9).bitwise_and_(LOW_32_BITS)
+        bits = bits.bitwise_xor_(bits >> 16).mul_(0x7FEB352D).bitwise_and_(LOW_32_BITS).bitwise_xor_((row >> 32 & LOW_32_BITS)[..., None])
+        bits = bits.bitwise_xor_(bits >> 15).mul_(0x846CA68B).bitwise_and_(LOW_32_BITS)
         kept = bits.bitwise_xor_(bits >> 16) >= self.dropped
         factors = kept.to(self.exact).div_(1.0 - self.dropped / 2**32)
         return factors.view(-1, self.groups * len(rows), len(columns))
