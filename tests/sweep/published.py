@@ -1,6 +1,7 @@
-"""A process without this package that loads folders by the code that they bring: `python tests/sweep/published.py`, asked by `Reader`."""
+"""A process that loads folders of TanhMax models, without this package by the code that they bring, or with it, asked by `Reader`."""
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -18,9 +19,14 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 
 class Reader:
-    """The process, which is started when it is first asked, and anew when it died."""
+    """The process, which is started when it is first asked, and anew when it died.
 
-    def __init__(self) -> None:
+    Args:
+        package: whether it imports this package.
+    """
+
+    def __init__(self, *, package: bool) -> None:
+        self.package = package
         self.process: subprocess.Popen[str] | None = None
         self.place: tempfile.TemporaryDirectory[str] | None = None
 
@@ -47,28 +53,34 @@ class Reader:
         self.process.stdin.flush()
         answer = next((line for line in self.process.stdout if line.startswith("{")), None)
         if answer is None:
-            raise AssertionError(f"the process without the package ended with {self.process.wait()}")
+            raise AssertionError(f"the process {self._which()} the package ended with {self.process.wait()}")
         if wrong := json.loads(answer)["wrong"]:
-            raise AssertionError(f"without the package: {wrong}")
+            raise AssertionError(f"{self._which()} the package: {wrong}")
         return torch.load(published / "outputs.pt")
+
+    def _which(self) -> str:
+        return "with" if self.package else "without"
 
     def _start(self) -> None:
         self.place = tempfile.TemporaryDirectory()
         environment = {**os.environ, "HF_MODULES_CACHE": str(Path(self.place.name) / "modules")}
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen([sys.executable, __file__], env=environment, text=True, **streams)
+        self.process = subprocess.Popen([sys.executable, __file__, self._which()], env=environment, text=True, **streams)
 
 
 def read(folder: str, auto: str | None, cls: str) -> None:
     """Run the model in a folder, and write what it gives to `outputs.pt`."""
-    if auto is None:
-        model = get_class_from_dynamic_module(f"modeling_tanhmax.{cls}", folder).from_pretrained(folder)
+    package = "hf_tanhmax" in sys.modules
+    if auto is not None:
+        model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=not package)
+    elif package:
+        model = getattr(sys.modules["hf_tanhmax"], cls).from_pretrained(folder)
     else:
-        model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
-    if type(model).__name__ != cls or not type(model).__module__.startswith("transformers_modules."):
+        model = get_class_from_dynamic_module(f"modeling_tanhmax.{cls}", folder).from_pretrained(folder)
+    if type(model).__name__ != cls or type(model).__module__.startswith("transformers_modules.") == package:
         raise TypeError(f"{auto} loads a {type(model).__name__} of {type(model).__module__}")
     torch.save(run(aligned(model.eval()), torch.load(f"{folder}/inputs.pt", weights_only=False)), f"{folder}/outputs.pt")
-    if any(name.partition(".")[0] == "hf_tanhmax" for name in sys.modules):
+    if ("hf_tanhmax" in sys.modules) != package:
         raise ImportError("the package was imported")
 
 
@@ -79,6 +91,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
+    if sys.argv[1] == "with":
+        importlib.import_module("hf_tanhmax")
     for line in sys.stdin:
         wrong = None
         try:
