@@ -146,7 +146,7 @@ class _RingAttention(torch.autograd.Function):
             for rectangle in run.step(number, query.shape[2]):
                 joined.take(slice(*rectangle.rows), forward_part(run.inputs(query, block, polarity, rectangle)))
             if pending is not None:
-                block = pending.wait()
+                block, pending = pending.wait(), None  # which holds what was sent
         outputs = [output.to(query.dtype) for output in joined.outputs]
         ctx.save_for_backward(query, polarity, *outputs, *joined.lses, *first)
         ctx.constants = (run, len(outputs))
@@ -169,21 +169,28 @@ class _RingAttention(torch.autograd.Function):
         coming = None
         for number in range(size):
             pending = run.ring.pass_on(block, BLOCKS) if number < size - 1 else None
-            sums = tuple(tensor.new_zeros(tensor.shape, dtype=exact) for tensor in block[:2])
+            parts: list[tuple[slice, tuple[Tensor, Tensor]]] = []
             for rectangle in run.step(number, query.shape[2]):
-                rows, columns = slice(*rectangle.rows), slice(*rectangle.columns)
+                rows = slice(*rectangle.rows)
                 inputs = run.inputs(query, block, polarity, rectangle)
                 found = backward_part(inputs, joint.rows(rows), polarity=wants_polarity and not whole.balanced)
                 grad_query[:, :, rows] += found.query
-                for total, part in zip(sums, (found.key, found.value), strict=True):
-                    total[:, :, columns] += part
+                parts.append((slice(*rectangle.columns), (found.key, found.value)))
                 if grad_polarity is not None and found.polarity is not None:
                     grad_polarity += found.polarity
-            if coming is not None:
-                sums = tuple(total.add_(before) for total, before in zip(sums, coming.wait(), strict=True))
+                del inputs, found
+            if coming is None:
+                sums = tuple(tensor.new_zeros(tensor.shape, dtype=exact) for tensor in block[:2])
+            else:
+                sums, coming = coming.wait(), None  # which holds what was sent
+            while parts:
+                columns, both = parts.pop()
+                for total, part in zip(sums, both, strict=True):
+                    total[:, :, columns] += part
+                del both, part
             coming = run.ring.pass_on(sums, SUMS) if size > 1 else None
             if pending is not None:
-                block = pending.wait()
+                block, pending = pending.wait(), None
         if coming is not None:
             sums = coming.wait()
         grad_key, grad_value = (total.to(tensor.dtype) for total, tensor in zip(sums, block[:2], strict=True))

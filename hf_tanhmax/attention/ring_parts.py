@@ -113,16 +113,17 @@ class Joined:
         self.lses = [inputs.query.new_full(shape[:3], -math.inf, dtype=exact) for _ in range(count)]
 
     def take(self, rows: slice, part: Part) -> None:
-        """Join a part of some rows to what they have."""
+        """Join a part of some rows to what they have, which overwrites the part."""
         output, own = self.outputs[0][:, :, rows], self.lses[0][:, :, rows]
         before, after = _join(own, part.lse)
-        joined = before * output + after * part.output
+        output.mul_(before)
         if part.opposite is not None and part.opposite_lse is not None:
             opposite = self.outputs[1][:, :, rows]
             before_n, after_n = _join(self.lses[1][:, :, rows], part.opposite_lse)
-            joined += self.share * ((before - before_n) * opposite + (after - after_n) * part.opposite)
-            opposite.copy_(before_n * opposite + after_n * part.opposite)
-        output.copy_(joined)
+            output += opposite * (self.share * (before - before_n))
+            output += part.opposite * (self.share * (after - after_n))
+            opposite.mul_(before_n).add_(part.opposite.mul_(after_n))
+        output += part.output.mul_(after)
 
 
 def _join(own: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
