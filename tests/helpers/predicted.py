@@ -107,10 +107,12 @@ def predict(loop, operations):
 
 
 def entries():
-    """The builds of the table: every tile of the schedule, softmax twins of the first and of those with descriptors, balanced weights."""
+    """The builds of the table: the tiles of plain calls, softmax twins of the first and of those with descriptors, balanced weights."""
     for kernel in PRODUCTS:
         for head in HEADS:
             for row, tile in enumerate(rows_of(kernel, head, 2, 90)):
+                if tile.crowded:
+                    continue
                 yield Build(kernel, head, 2, row, "causal", 90)
                 if kernel != "balanced" and (row == 0 or (tile.described and not tile.static and tile.registers is None)):
                     yield Build(kernel, head, 2, row, "softmax", 90)

@@ -4,8 +4,9 @@
 The rows of a decoding tile are the queries of all heads of a group; `decode_16` is the decoding kernel with 16 of them, and so on.
 
 Every tile of the table is compiled ahead of time in the tests, which hold its registers, spills and shared memory. All fit into the 99 KiB
-that the smallest supported GPUs give a block. The first tile of an entry is the default; HF_TANHMAX_AUTOTUNE=1 times all of them, once per
-kind of call, and takes the fastest. HF_TANHMAX_ATOMIC=1 allows the backward pass in one kernel, which adds dQ up in no fixed order.
+that the smallest supported GPUs give a block. The first tile of an entry is the default, but for calls that `Tile.crowded` and
+`Tile.rounded` tell of; HF_TANHMAX_AUTOTUNE=1 times all of them, once per kind of call, and takes the fastest. HF_TANHMAX_ATOMIC=1 allows
+the backward pass in one kernel, which adds dQ up in no fixed order.
 """
 
 import logging
