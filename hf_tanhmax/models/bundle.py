@@ -36,6 +36,7 @@ MODULES = (
     "functional",
     "settings",
     "attention/mask",
+    "attention/sharing",
     "attention/paged_cache",
     "attention/call",
     "attention/reference",

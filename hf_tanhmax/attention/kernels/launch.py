@@ -13,6 +13,7 @@ from triton.testing import do_bench
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..mask import AttentionMask
+from ..sharing import shared
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel, span_kernel
 from .interpreter import faithful
@@ -25,6 +26,8 @@ from .support import capability
 # What a kernel is compiled for, besides its tile and which tensors there are.
 FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED")
 Argument: TypeAlias = Tensor | TensorDescriptor | int | float | str | None
+SPAN_STRIDES = ("span_b", "span_h", "span_m")
+NO_SPANS = dict.fromkeys(SPAN_STRIDES, 0)
 LONGEST_ROW_STRIDE = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
@@ -53,26 +56,26 @@ class FusedProblem:
     balanced: bool = False
 
     def __post_init__(self) -> None:
-        self.query, self.key, self.value = (_rows(tensor) for tensor in (self.query, self.key, self.value))
+        self.query, self.key, self.value = _rows(self.query), _rows(self.key), _rows(self.value)
         self.batch, self.heads, self.queries, self.dim = self.query.shape
-        self.kv_heads, self.keys, self.value_dim = self.value.shape[1:]
-        shape = (self.batch, self.heads, self.queries, self.keys)
+        _, self.kv_heads, self.keys, self.value_dim = self.value.shape
+        keep, shape = self.visibility.keep, (self.batch, self.heads, self.queries, self.keys)
         self.broad_bias = None if self.bias is None else self.bias.expand(shape)
-        keep = self.visibility.keep
         self.broad_keep = None if keep is None else keep.view(torch.uint8).expand(shape)
 
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
         """Launch a kernel with the default tile, or (HF_TANHMAX_AUTOTUNE=1) with the fastest."""
         table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
-        rows = tuple(tile for tile in table if self.fits(tile))
-        if len(rows) > 1 and autotuning():
+        if len(table) > 1 and autotuning():
+            rows = tuple(tile for tile in table if self.fits(tile))
             seen, known = self.visibility, self.constants(rows[0])
             absent = tuple(item is None for item in (seen.keep, seen.segments, self.bias))
             compiled = tuple(known[name] for name in FEATURES)
             lengths = (length_bucket(self.queries), length_bucket(self.keys))
             key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
-            rows = (fastest(key, rows, launch, do_bench),)
-        launch(rows[0])
+            launch(fastest(key, rows, launch, do_bench) if len(rows) > 1 else rows[0])
+        else:
+            launch(next(tile for tile in table if self.fits(tile)))
 
     def fits(self, tile: Tile) -> bool:
         """Whether this call may have a tile.
@@ -122,12 +125,12 @@ class FusedProblem:
         starts = torch.searchsorted(segments, segments, out_int32=True)
         return starts, torch.searchsorted(segments, segments, right=True, out_int32=True)
 
-    @cached_property
+    @property
     def row_strides(self) -> tuple[int, ...]:
         """Strides of query, key and value by batch entry, head and row."""
-        return tuple(stride for tensor in (self.query, self.key, self.value) for stride in tensor.stride()[:3])
+        return (*self.query.stride()[:3], *self.key.stride()[:3], *self.value.stride()[:3])
 
-    @cached_property
+    @property
     def alignment(self) -> int:
         """What all strides and sizes are multiples of: `ALIGN`, or 1. It does not change with the lengths of dense tensors."""
         return self.layout.alignment
@@ -162,11 +165,11 @@ class FusedProblem:
 
     def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Argument]:
         """The arguments that every kernel takes."""
-        starts, ends = self.bounds
-        strides = {
-            name: 0 if spans is None or spans.shape[dim] == 1 else spans.stride(dim)
-            for dim, name in enumerate(("span_b", "span_h", "span_m"))
-        }
+        starts, ends = (None, None) if self.visibility.segments is None else self.bounds
+        strides = NO_SPANS
+        if spans is not None:
+            steps = zip(SPAN_STRIDES, spans.shape, spans.stride(), strict=False)
+            strides = {name: 0 if size == 1 else stride for name, size, stride in steps}
         tensors = {**self.tensors, "SPANS": spans, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
         return {**tensors, **strides, **launch_numbers(self.layout, tile)}
 
@@ -191,6 +194,9 @@ class FusedProblem:
         keep = self.visibility.keep
         if keep is None:
             return None
+        return shared(keep, ("spans", block, transposed), lambda: self._spans(keep, block, transposed=transposed))
+
+    def _spans(self, keep: Tensor, block: int, *, transposed: bool) -> Tensor:
         reach = self.queries if transposed else self.keys
         mask = keep.view(torch.uint8)
         if transposed:
@@ -212,7 +218,8 @@ def _dense_dimension(mask: Tensor) -> int:
 
 def device_of(tensor: Tensor) -> AbstractContextManager[None]:
     """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
-    if tensor.device.type == "cpu":
+    device = tensor.device
+    if device.type == "cpu" or (device.type == "cuda" and torch.cuda.current_device() == device.index):
         return nullcontext()
     return torch.get_device_module(tensor.device).device(tensor.device)
 
@@ -280,8 +287,8 @@ def was_exact(statistics: Tensor | None, *, balanced: bool) -> bool:
 
 def dense(like: Tensor, dim: int) -> Tensor:
     """An empty `[batch, heads, length, dim]` that lies in memory as `[batch, length, heads, dim]`, as Transformers wants it next."""
-    batch, heads, length = like.shape[:3]
-    return like.new_empty((batch, length, heads, dim)).transpose(1, 2)
+    batch, heads, length, _ = like.shape
+    return like.new_empty_strided((batch, heads, length, dim), (length * heads * dim, dim, heads * dim, 1))
 
 
 @dataclass

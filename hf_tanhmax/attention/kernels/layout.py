@@ -50,7 +50,13 @@ class Layout(NamedTuple):
     @property
     def alignment(self) -> int:
         """What all strides and sizes are multiples of: `ALIGN`, or 1."""
-        return ALIGN if all(size % ALIGN == 0 for size in (self.dim, self.value_dim, *self.row_strides)) else 1
+        return alignment_of((self.dim, self.value_dim, *self.row_strides))
+
+
+@lru_cache(maxsize=CACHED_LAYOUTS)
+def alignment_of(sizes: tuple[int, ...]) -> int:
+    """What all sizes are multiples of: `ALIGN`, or 1."""
+    return ALIGN if all(size % ALIGN == 0 for size in sizes) else 1
 
 
 @lru_cache(maxsize=CACHED_LAYOUTS)

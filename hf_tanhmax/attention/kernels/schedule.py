@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Literal
 
@@ -160,6 +161,7 @@ HOPPER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
 }
 
 
+@cache
 def padded_size(head_dim: int) -> int:
     """The head size that a kernel is compiled for: the next power of two, from 16 on."""
     return next(size for size in HEAD_SIZES if size >= head_dim)
