@@ -55,6 +55,7 @@ MODULES = (
     "attention/kernels/schedule",
     "attention/kernels/primitives",
     "attention/kernels/layout",
+    "attention/kernels/tuned",
     "attention/kernels/shift",
     "attention/kernels/balanced",
     "attention/kernels/forward",

@@ -22,12 +22,12 @@ from .primitives import LOG2E
 from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, length_bucket, padded_size, tiles
 from .shift import NORM_BLOCK, norm_kernel
 from .support import capability
+from .tuned import tuned_tile
 
 # What a kernel is compiled for, besides its tile and which tensors there are.
 FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED")
 Argument: TypeAlias = Tensor | TensorDescriptor | int | float | str | None
-SPAN_STRIDES = ("span_b", "span_h", "span_m")
-NO_SPANS = dict.fromkeys(SPAN_STRIDES, 0)
+NO_SPANS = {"span_b": 0, "span_h": 0, "span_m": 0}
 LONGEST_ROW_STRIDE = 1 << 23  # a row stride in elements; offsets within a tile are 32-bit
 
 
@@ -64,18 +64,19 @@ class FusedProblem:
         self.broad_keep = None if keep is None else keep.view(torch.uint8).expand(shape)
 
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
-        """Launch a kernel with the default tile, or (HF_TANHMAX_AUTOTUNE=1) with the fastest."""
+        """Launch a kernel with the default tile, with that of the user's file (`tuned`), or (HF_TANHMAX_AUTOTUNE=1) with the fastest."""
         table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
-        if len(table) > 1 and autotuning():
-            rows = tuple(tile for tile in table if self.fits(tile))
-            seen, known = self.visibility, self.constants(rows[0])
-            absent = tuple(item is None for item in (seen.keep, seen.segments, self.bias))
-            compiled = tuple(known[name] for name in FEATURES)
-            lengths = (length_bucket(self.queries), length_bucket(self.keys))
-            key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
-            launch(fastest(key, rows, launch, do_bench) if len(rows) > 1 else rows[0])
-        else:
-            launch(next(tile for tile in table if self.fits(tile)))
+        if len(table) == 1:
+            return launch(table[0])
+        absent = tuple(item is None for item in (self.visibility.keep, self.visibility.segments, self.bias))
+        if not autotuning():
+            tuned = tuned_tile(kernel, self.layout, self.query, absent)
+            return launch(next(tile for tile in (tuned, *table) if tile is not None and self.fits(tile)))
+        rows = tuple(tile for tile in table if self.fits(tile))
+        compiled = tuple(self.constants(rows[0])[name] for name in FEATURES)
+        lengths = (length_bucket(self.queries), length_bucket(self.keys))
+        key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
+        return launch(fastest(key, rows, launch, do_bench) if len(rows) > 1 else rows[0])
 
     def fits(self, tile: Tile) -> bool:
         """Whether this call may have a tile.
@@ -165,11 +166,10 @@ class FusedProblem:
 
     def arguments(self, tile: Tile, spans: Tensor | None) -> dict[str, Argument]:
         """The arguments that every kernel takes."""
-        starts, ends = (None, None) if self.visibility.segments is None else self.bounds
+        starts, ends = self.bounds
         strides = NO_SPANS
         if spans is not None:
-            steps = zip(SPAN_STRIDES, spans.shape, spans.stride(), strict=False)
-            strides = {name: 0 if size == 1 else stride for name, size, stride in steps}
+            strides = {n: 0 if size == 1 else step for n, size, step in zip(NO_SPANS, spans.shape, spans.stride(), strict=False)}
         tensors = {**self.tensors, "SPANS": spans, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
         return {**tensors, **strides, **launch_numbers(self.layout, tile)}
 
