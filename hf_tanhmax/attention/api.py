@@ -15,9 +15,10 @@ from .composed.identities import composed_attention
 from .cpu.operator import why_not_native
 from .cpu.problem import BlockedProblem
 from .kernels.support import decodable, decode_unsupported, fused_unsupported
-from .ops import decode_attention, fused_attention
+from .ops import called, decode_attention, fused_attention
 from .portable import portable_attention
 from .reference import reference_attention
+from .sharing import share
 
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu", "portable")
 INFERENCE_ONLY = ("decode",)
@@ -219,12 +220,13 @@ def reads_blocks(query: Tensor, value: Tensor) -> bool:
 
 
 def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
+    share(call.mask.keep)
     if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.decode_wishes)):
         table = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
-        return decode_attention(*call.operator_inputs(kernels=True), *table)[0]
+        return called(decode_attention, *call.operator_inputs(kernels=True), *table)[0]
     if implementation in ("cpu", "triton"):
         seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
-        return fused_attention(*call.operator_inputs(kernels=implementation == "triton", seed=seed))[0]
+        return called(fused_attention, *call.operator_inputs(kernels=implementation == "triton", seed=seed))[0]
     tensors, mask = (call.query, call.key, call.value), call.mask
     if call.paging is not None:
         tensors, mask = call.paging.gathered(*tensors, mask)

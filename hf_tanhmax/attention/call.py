@@ -192,7 +192,7 @@ class Call:
             return None
         check_added(name, added, shape, "[batch, heads, queries, keys]")
         _check_device(name, added, self.query)
-        return added[(None,) * (4 - added.dim())]
+        return added if added.dim() == 4 else added[(None,) * (4 - added.dim())]
 
     def _checked_mask(self) -> AttentionMask:
         keep, packed = self.keep, self.cu_seqlens if self.block_table is None else None
@@ -205,7 +205,7 @@ class Call:
             causal=bool(self.is_causal),
             offset=keys - queries if self.is_causal == "lower_right" else 0,
             window=None if self.window is None or self.window >= ENDLESS else self.window,
-            keep=None if keep is None else keep[(None,) * (4 - keep.dim())],
+            keep=keep if keep is None or keep.dim() == 4 else keep[(None,) * (4 - keep.dim())],
             segments=None if packed is None else packed_segments(packed, self.query, self.key),
         )
 
@@ -270,10 +270,10 @@ def _check_numbers(window: int | None, softcap: float | None, dropout_p: float) 
 
 
 def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:
-    heads, exact = query.shape[1], torch.promote_types(query.dtype, torch.float32)
     checked = check_polarity(polarity)
     if not isinstance(checked, Tensor):
         return checked
+    heads, exact = query.shape[1], torch.promote_types(query.dtype, torch.float32)
     if checked.dim() > 1 or checked.numel() not in (1, heads):
         raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
     _check_device("polarity", checked, query)

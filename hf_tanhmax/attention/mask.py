@@ -11,14 +11,13 @@ With query position :math:`i` (counted from 0, plus `offset`) and key position :
 empty static cache), and keys - queries if the last query sits at the last key (lower-right: a chunk appended to a cache).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class AttentionMask:
+class AttentionMask(NamedTuple):
     """The mask of one attention call, never larger than the tile that is asked for.
 
     Attributes:

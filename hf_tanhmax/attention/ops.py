@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
+import torch.autograd.forward_ad as fwd_ad
 from torch import Tensor
 
 from .call import AutogradContext, Flat, JointRows, OperatorInputs
@@ -33,7 +34,8 @@ SCHEMA_TYPES = {
     float: "float",
     float | None: "float?",
 }
-TENSORS = 9  # the first of `OperatorInputs`
+TENSORS, INPUTS = 9, len(OperatorInputs._fields)  # tensors are the first of `OperatorInputs`
+PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
 
 
 class BackwardInputs(NamedTuple):
@@ -61,17 +63,16 @@ SCHEMA = _schema(OperatorInputs)
 Result = TypeVar("Result")
 
 
-@torch.library.custom_op(f"{NAMESPACE}::fused_attention", mutates_args=(), schema=f"({SCHEMA}) -> (Tensor, Tensor, Tensor)")
-def fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
+def _fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]`, L `[batch, heads, queries]` in float32 (float64 for float64), and statistics.
 
     These the kernels need for their backward pass, if float32 is multiplied exactly; else they are empty.
     """
     inputs = OperatorInputs._make(flat)
     if inputs.kernels:
-        from .kernels.launch import is_exact, launch_forward
+        from .kernels.launch import launch_forward
 
-        return _launched(launch_forward, inputs, exact=is_exact(inputs.query))
+        return _launched(launch_forward, inputs)
     problem = BlockedProblem(inputs)
     found = native_forward(problem)
     output, lse = (balanced_forward if problem.balanced else blocked_forward)(problem) if found is None else found
@@ -93,28 +94,49 @@ def fused_attention_backward(*flat: Flat) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::decode_attention",
-    mutates_args=(),
-    schema=f"({SCHEMA}, Tensor? block_table, Tensor? bounds) -> (Tensor, Tensor)",
-)
-def decode_attention(*flat: Flat) -> tuple[Tensor, Tensor]:
+def _decode_attention(*flat: Flat) -> tuple[Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]`, and L `[batch, heads, queries]` in float32, +inf where a query sees no key.
 
     With a `block_table` key and value are `[blocks, kv_heads, keys of a block, dim]`; see `paged_cache`.
     """
-    from .kernels.launch import is_exact
     from .kernels.launch_decode import launch_decode
 
-    inputs = OperatorInputs._make(flat[:-2])
-    return _launched(launch_decode, inputs, *flat[-2:], exact=is_exact(inputs.query))
+    return _launched(launch_decode, OperatorInputs._make(flat[:-2]), *flat[-2:])
 
 
-def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments: Flat, exact: bool, **wanted: bool) -> Result:
-    """What a launcher of the kernels returns for a call."""
-    from .kernels.launch import FusedProblem, device_of
+fused_attention = torch.library.custom_op(
+    f"{NAMESPACE}::fused_attention", _fused_attention, mutates_args=(), schema=f"({SCHEMA}) -> (Tensor, Tensor, Tensor)"
+)
+decode_attention = torch.library.custom_op(
+    f"{NAMESPACE}::decode_attention",
+    _decode_attention,
+    mutates_args=(),
+    schema=f"({SCHEMA}, Tensor? block_table, Tensor? bounds) -> (Tensor, Tensor)",
+)
+DIRECTLY = {fused_attention: _fused_attention, decode_attention: _decode_attention}
+
+
+def called(operator: Callable[..., Result], *flat: Flat) -> Result:
+    """The result of `fused_attention` or `decode_attention`, without the dispatcher's time (20 us) where nobody would notice.
+
+    Without gradients, on plain tensors, and with no compiler, tracer, transform or mode that looks on, the dispatcher only passes on.
+    """
+    return (DIRECTLY[operator] if not torch.is_grad_enabled() and _nobody_looks_on(flat) else operator)(*flat)
+
+
+def _nobody_looks_on(flat: tuple[Flat, ...]) -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not PLAIN.issuperset(map(type, flat[:TENSORS] + flat[INPUTS:])):
+        return False
+    # Modes, transforms of torch.func and forward derivatives: torch has no public word for "one is on".
+    return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None and fwd_ad._current_level < 0
+
+
+def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments: Flat, exact: bool | None = None, **wanted: bool) -> Result:
+    """What a launcher of the kernels returns for a call, whose precision is torch's setting if None is given."""
+    from .kernels.launch import FusedProblem, device_of, is_exact
 
     query, key, value, polarity = inputs[:4]
+    exact = is_exact(query) if exact is None else exact
     numbers = (inputs.scale, inputs.softcap, inputs.dropout_p, inputs.seed, exact)
     additive = inputs.additive_mask is not None
     tensors = (inputs.mask, inputs.additive_mask if additive else inputs.bias)

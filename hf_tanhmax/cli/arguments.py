@@ -169,8 +169,11 @@ def _add_module_commands(commands: Commands) -> None:
         "attention",
         "attention --device cuda --head-dims 64 128",
         "accuracy",
-        usage="BENCHMARK [--key value ...]",
+        "--tune",
+        more="--tune times the tiles of the kernels on this GPU and writes what is fastest to a file that the kernels read (HF_TANHMAX_TUNED).",
+        usage="BENCHMARK [--key value ...] | --tune [--key value ...]",
     )
+    bench.add_argument("--tune", nargs=argparse.REMAINDER, help="write the file of tiles; what follows is passed on")
     evaluate.set_defaults(run=processes.run_evaluate)
     bench.set_defaults(run=processes.run_bench)
     for parser, module in ((evaluate, processes.EVALUATE), (bench, processes.BENCH)):

@@ -68,7 +68,8 @@ def run_bench(options: argparse.Namespace) -> int:
     """The benchmarks, which are in a checkout alone: that of this package, or the one that the user stands in."""
     if not any((place / "recipes" / "benchmarks").is_dir() for place in (PACKAGE.parent, Path.cwd())):
         raise SystemExit(f"{BENCH} is not part of the installed package; run it from a checkout of the repository")
-    return run([sys.executable, "-m", BENCH, *options.arguments])
+    given = options.arguments if options.tune is None else ["tune", *options.tune]
+    return run([sys.executable, "-m", BENCH, *given])
 
 
 def run(command: Sequence[str], *, launcher: bool = False) -> int:

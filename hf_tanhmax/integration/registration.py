@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ..attention.api import context_mesh, ring_module, tanhmax_attention
 from ..attention.ops import NAMESPACE
+from ..attention.sharing import share, shared
 from ..functional import Shift, hides
 from ..settings import LEARNED
 from .serving import CachedBlocks, PassedArguments, cached_blocks, in_continuous_batching, updated, written
@@ -265,7 +266,9 @@ def split_mask(mask: Tensor | None, position_bias: Tensor | None, keys: int, *, 
         return mask, additive
     if not mask.is_floating_point():
         raise TypeError(f"a 4-dimensional mask must be boolean or floating point, but is {mask.dtype}; use mask.bool()")
-    keep = ~hides(mask)
+    whole = mask
+    share(whole)
+    keep = shared(whole, "keep", lambda: ~hides(whole))
     if paged:
         return keep, additive
     return keep, mask if additive is None else additive + mask

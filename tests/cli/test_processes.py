@@ -79,6 +79,13 @@ def test_bench_passes_everything_on(started):
     assert started == [([sys.executable, "-m", "recipes.benchmarks.attention", "attention", "--key", "value", "--help"], False)]
 
 
+def test_bench_tunes(started):
+    assert main(["bench", "--tune"]) == 0
+    assert main(["bench", "--tune", "--output", "tiles.json"]) == 0
+    command = [sys.executable, "-m", "recipes.benchmarks.attention", "tune"]
+    assert started == [(command, False), ([*command, "--output", "tiles.json"], False)]
+
+
 def test_bench_in_a_checkout_of_another_package(started, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "PACKAGE", tmp_path / "site-packages" / "hf_tanhmax")
     monkeypatch.chdir(ROOT)

@@ -1,10 +1,10 @@
 """Builds the C++ operator on first use, or takes it from a wheel that brings it; tries it, keeps it, loads it.
 
-It needs a C++ compiler with OpenMP, unless the wheel has a library (`wheel`) for this processor and this torch. It is kept in torch's folder
-for extensions (`TORCH_EXTENSIONS_DIR`, by default `~/.cache/torch_extensions`), or where that cannot be written, in a folder of the user
-among the temporary ones; there in a folder of its own for each version of the code, its flags, torch and kind of CPU. A library is tried
-first, by a process of its own, and then moved into place whole, so that what lies there is complete and runs. One process builds, and others
-that want the same wait for it; one that is stopped leaves no lock behind.
+It needs a C++ compiler with OpenMP, unless the wheel has a library (`wheel`) for this processor and this torch. It is kept in torch's
+folder for extensions (`TORCH_EXTENSIONS_DIR`, by default `~/.cache/torch_extensions`), or where that cannot be written, in a folder of the
+user among the temporary ones; there in a folder of its own for each version of the code, its flags, torch and kind of CPU. A library is
+tried first, by a process of its own, and then moved into place whole, so that what lies there is complete and runs. One process builds, and
+others that want the same wait for it; one that is stopped leaves no lock behind.
 
 The environment variable `HF_TANHMAX_NATIVE` has the say: `0` never uses it, `1` raises where it cannot be built; unset, where it cannot be
 built, that is logged once in one line, and attention runs with torch's own operators.

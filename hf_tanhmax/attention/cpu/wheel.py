@@ -1,9 +1,9 @@
 """Hatchling's hook for wheels with the C++ operator inside: `HF_TANHMAX_PREBUILT=1 pip wheel .`; else wheels are pure.
 
-One library is compiled for each of `PROCESSORS` that this machine's compiler knows. None depends on Python or on torch's headers: of torch's
-library it needs two functions, which it finds where torch is loaded. So neither is needed here, and the wheel says which machine it is for,
-but no version of Python. `build` takes a library where the processor has what it was compiled for, and tries it before use. `CXX` names
-another compiler, such as one for another machine: then `HF_TANHMAX_PREBUILT=aarch64` names that.
+One library is compiled for each of `PROCESSORS` that this machine's compiler knows. None depends on Python or on torch's headers: of
+torch's library it needs two functions, which it finds where torch is loaded. So neither is needed here, and the wheel says which machine it
+is for, but no version of Python. `build` takes a library where the processor has what it was compiled for, and tries it before use. `CXX`
+names another compiler, such as one for another machine: then `HF_TANHMAX_PREBUILT=aarch64` names that.
 
 This file is run by itself, so it imports nothing of the package; `compiler.py` beside it is run in the same way.
 """

@@ -10,10 +10,10 @@ corrections too. Where kernels are compiled there is nothing to correct.
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import _GeneratorContextManager, contextmanager, nullcontext
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import triton
@@ -21,16 +21,25 @@ import triton.language as tl
 
 from .forward import forward_kernel
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 IN_INTERPRETER = not isinstance(forward_kernel, triton.JITFunction)
 INTERPRETER_LOCK = threading.RLock()
 
 
-@contextmanager
-def faithful() -> Iterator[None]:
+class _Unchanged(nullcontext[None]):
+    """A context without effect, that decorates without cost."""
+
+    def __call__(self, function: Function) -> Function:
+        return function
+
+
+def faithful() -> "_Unchanged | _GeneratorContextManager[None]":
     """Correct the interpreter for the duration of the context, which may be nested; it is also a decorator."""
-    if not IN_INTERPRETER:
-        yield
-        return
+    return _corrected() if IN_INTERPRETER else _Unchanged()
+
+
+@contextmanager
+def _corrected() -> Iterator[None]:
     builder = import_module("triton.runtime.interpreter").InterpreterBuilder
     with INTERPRETER_LOCK:
         corrections = _corrections(builder.cast_impl, builder.create_fma)

@@ -13,6 +13,7 @@ from triton.testing import do_bench
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..mask import AttentionMask
+from ..sharing import shared
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel
 from .interpreter import faithful
@@ -22,6 +23,7 @@ from .primitives import LOG2E
 from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, group_splits, length_bucket, padded_size, splits_products, tiles
 from .shift import NORM_BLOCK, norm_kernel
 from .support import capability, multiprocessors
+from .tuned import tuned_tile
 
 # What a kernel is compiled for, besides its tile and which tensors there are.
 FEATURES = ("BLOCK_DIM", "BLOCK_VALUE", "PRECISION", "POLARITY", "CAUSAL", "WINDOW", "CAPPED", "DROPOUT", "ADDITIVE", "BALANCED")
@@ -54,27 +56,29 @@ class FusedProblem:
     balanced: bool = False
 
     def __post_init__(self) -> None:
-        self.query, self.key, self.value = (_rows(tensor) for tensor in (self.query, self.key, self.value))
+        self.query, self.key, self.value = _rows(self.query), _rows(self.key), _rows(self.value)
         self.batch, self.heads, self.queries, self.dim = self.query.shape
-        self.kv_heads, self.keys, self.value_dim = self.value.shape[1:]
-        shape = (self.batch, self.heads, self.queries, self.keys)
+        _, self.kv_heads, self.keys, self.value_dim = self.value.shape
+        keep, shape = self.visibility.keep, (self.batch, self.heads, self.queries, self.keys)
         self.broad_bias = None if self.bias is None else self.bias.expand(shape)
-        keep = self.visibility.keep
         self.broad_keep = None if keep is None else keep.view(torch.uint8).expand(shape)
 
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
-        """Launch a kernel with the default tile, or (HF_TANHMAX_AUTOTUNE=1) with the fastest."""
+        """Launch a kernel with the default tile, with that of the user's file (`tuned`), or (HF_TANHMAX_AUTOTUNE=1) with the fastest."""
         table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
+        if len(table) == 1:
+            return launch(table[0])
+        absent = tuple(item is None for item in (self.visibility.keep, self.visibility.segments, self.bias))
         rows = tuple(tile for tile in table if self.fits(tile))
-        if len(rows) > 1 and autotuning():
-            seen, known = self.visibility, self.constants(rows[0])
-            absent = tuple(item is None for item in (seen.keep, seen.segments, self.bias))
-            compiled = tuple(known[name] for name in FEATURES)
-            lengths = (length_bucket(self.queries), length_bucket(self.keys))
-            key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
-            launch(fastest(key, rows, launch, do_bench))
-        else:
-            launch(next((tile for tile in rows if tile.rounded == self.rounded and tile.crowded == self.crowded), rows[0]))
+        if not autotuning():
+            tuned = tuned_tile(kernel, self.layout, self.query, absent)
+            if tuned is not None and self.fits(tuned):
+                return launch(tuned)
+            return launch(next((tile for tile in rows if tile.rounded == self.rounded and tile.crowded == self.crowded), rows[0]))
+        compiled = tuple(self.constants(rows[0])[name] for name in FEATURES)
+        lengths = (length_bucket(self.queries), length_bucket(self.keys))
+        key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
+        return launch(fastest(key, rows, launch, do_bench) if len(rows) > 1 else rows[0])
 
     def fits(self, tile: Tile) -> bool:
         """Whether this call may have a tile.
@@ -134,12 +138,12 @@ class FusedProblem:
         starts = torch.searchsorted(segments, segments, out_int32=True)
         return starts, torch.searchsorted(segments, segments, right=True, out_int32=True)
 
-    @cached_property
+    @property
     def row_strides(self) -> tuple[int, ...]:
         """Strides of query, key and value by batch entry, head and row."""
-        return tuple(stride for tensor in (self.query, self.key, self.value) for stride in tensor.stride()[:3])
+        return (*self.query.stride()[:3], *self.key.stride()[:3], *self.value.stride()[:3])
 
-    @cached_property
+    @property
     def alignment(self) -> int:
         """What all strides and sizes are multiples of: `ALIGN`, or 1. It does not change with the lengths of dense tensors."""
         return self.layout.alignment
@@ -198,13 +202,15 @@ class FusedProblem:
 
     @cached_property
     def packed_mask(self) -> PackedMask:
-        """The boolean mask as the kernels read it; one launch per pass."""
-        return pack_mask(self.visibility.keep)
+        """The boolean mask as the kernels read it; one launch for all layers that are given the mask."""
+        keep = self.visibility.keep
+        return pack_mask(None) if keep is None else shared(keep, "packed", lambda: pack_mask(keep))
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[None]:
     """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
-    if tensor.device.type == "cpu":
+    device = tensor.device
+    if device.type == "cpu" or (device.type == "cuda" and torch.cuda.current_device() == device.index):
         return nullcontext()
     return torch.get_device_module(tensor.device).device(tensor.device)
 
@@ -272,8 +278,8 @@ def was_exact(statistics: Tensor | None, *, balanced: bool) -> bool:
 
 def dense(like: Tensor, dim: int) -> Tensor:
     """An empty `[batch, heads, length, dim]` that lies in memory as `[batch, length, heads, dim]`, as Transformers wants it next."""
-    batch, heads, length = like.shape[:3]
-    return like.new_empty((batch, length, heads, dim)).transpose(1, 2)
+    batch, heads, length, _ = like.shape
+    return like.new_empty_strided((batch, heads, length, dim), (length * heads * dim, dim, heads * dim, 1))
 
 
 @dataclass

@@ -6,6 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..sharing import shared
 from .decode import combine_halves_kernel, combine_kernel, decode_kernel, range_kernel
 from .interpreter import faithful
 from .launch import FusedProblem, dense
@@ -89,7 +90,10 @@ def _ranges(problem: FusedProblem) -> Tensor | None:
     keep = problem.visibility.keep
     if keep is None or keep.shape[3] == 1:
         return None
-    mask = keep.view(torch.uint8)
+    return shared(keep, "ranges", lambda: _scanned(keep.view(torch.uint8)))
+
+
+def _scanned(mask: Tensor) -> Tensor:
     batch, heads, queries, keys = mask.shape
     chunks = triton.cdiv(keys, SCANNED_KEYS)
     ranges = mask.new_empty((batch, chunks, 2), dtype=torch.int32)

@@ -52,7 +52,7 @@ class Layout(NamedTuple):
     @property
     def alignment(self) -> int:
         """What all strides and sizes are multiples of: `ALIGN`, or 1."""
-        return ALIGN if all(size % ALIGN == 0 for size in (self.dim, self.value_dim, *self.row_strides)) else 1
+        return alignment_of((self.dim, self.value_dim, *self.row_strides))
 
     @property
     def precision(self) -> str:
@@ -60,6 +60,12 @@ class Layout(NamedTuple):
         if not self.single or (self.exact and not self.split):
             return "ieee"
         return "tf32x3" if self.exact else "tf32"
+
+
+@lru_cache(maxsize=CACHED_LAYOUTS)
+def alignment_of(sizes: tuple[int, ...]) -> int:
+    """What all sizes are multiples of: `ALIGN`, or 1."""
+    return ALIGN if all(size % ALIGN == 0 for size in sizes) else 1
 
 
 @lru_cache(maxsize=CACHED_LAYOUTS)

@@ -14,12 +14,14 @@ import math
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 Kernel = Literal["forward", "balanced", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 HEAD_SIZES = (16, 32, 64, 128, 256)
 SHORTEST = 256  # keys: a shorter chunk takes less time than it takes to start a program and to combine its result
 PROGRAMS = 2  # of the backward pass for each multiprocessor, below which groups are split; one at a time fits
@@ -173,6 +175,7 @@ OLDER: dict[tuple[Kernel, int, int], tuple[Tile, ...]] = {
 }
 
 
+@cache
 def padded_size(head_dim: int) -> int:
     """The head size that a kernel is compiled for: the next power of two, from 16 on."""
     return next(size for size in HEAD_SIZES if size >= head_dim)

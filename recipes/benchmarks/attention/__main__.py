@@ -5,6 +5,7 @@ python -m recipes.benchmarks.attention attention --device cuda [--head-dims 64 1
 python -m recipes.benchmarks.attention attention --device cuda --dry-run
 python -m recipes.benchmarks.attention decode --device cuda [--dry-run]
 python -m recipes.benchmarks.attention accuracy [--device cuda] [--output recipes/results/accuracy-cuda.json]
+python -m recipes.benchmarks.attention tune --device cuda [--output FILE] [--dry-run]
 python -m recipes.benchmarks.attention join recipes/results/attention-d64.json recipes/results/attention-d128.json --output both.json
 python -m recipes.benchmarks.attention table recipes/results/attention-cpu.json
 
@@ -142,6 +143,24 @@ def _accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
     return accuracy.accuracy(arguments.device)
 
 
+def _tune(arguments: argparse.Namespace) -> None:
+    if arguments.dry_run and os.environ.get("TRITON_INTERPRET") != "1":
+        _again_in_the_interpreter()
+    if not arguments.dry_run and not torch.cuda.is_available():
+        sys.exit(
+            "tiles are timed on a GPU: there is no CUDA device here; --dry-run --output FILE rehearses it on the CPU and times nothing"
+        )
+    if triton_missing() is not None:
+        sys.exit(f"the fused kernel {triton_missing()}")
+    if arguments.dry_run and arguments.output is None:
+        sys.exit("a rehearsal times nothing: name a file for it with --output")
+    from . import tune
+
+    device, path = "cpu" if arguments.dry_run else "cuda", arguments.output or tune.usual_file()
+    tune.write_choices(path, dict(tune.tune(device, dtypes=tuple(arguments.dtypes), head_sizes=tuple(arguments.head_dims))), device)
+    print(f"the kernels read {path} from now on" if arguments.output is None else f"HF_TANHMAX_TUNED={path} has the kernels read it")
+
+
 def _read(arguments: argparse.Namespace) -> dict[str, Any]:
     results = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
     return joined(results) if arguments.output else results[0]
@@ -177,6 +196,15 @@ def _parser() -> argparse.ArgumentParser:
     for command in (speed, decoding, errors):
         command.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
         command.add_argument("--output", type=Path)
+    tuning = commands.add_parser(
+        "tune", help="time the tiles of the kernels on this GPU, and write what is fastest to a file that they read"
+    )
+    tuning.set_defaults(run=_tune)
+    tuning.add_argument("--dry-run", action="store_true", help="rehearse it on the CPU, with a clock that counts calls")
+    tuning.add_argument("--device", default="cuda", choices=("cuda",))
+    tuning.add_argument("--dtypes", nargs="+", choices=gpu_plan.DTYPES, default=list(gpu_plan.DTYPES))
+    tuning.add_argument("--head-dims", type=int, nargs="+", default=[64, 128])
+    tuning.add_argument("--output", type=Path)
     join = commands.add_parser("join", help="write several runs on one GPU as one result")
     join.add_argument("results", type=Path, nargs="+")
     join.add_argument("--output", type=Path, required=True)
@@ -191,6 +219,8 @@ def main() -> None:
     """The command line."""
     arguments = _parser().parse_args()
     result = arguments.run(arguments)
+    if result is None:
+        return
     if arguments.output:
         write(result, arguments.output)
     if arguments.output and result["benchmark"] != "attention":  # the CPU's table is rendered into the README

@@ -1,0 +1,63 @@
+"""What is computed from a mask once, for all layers of a forward pass: each layer is given the same mask, and would read it anew.
+
+An entry lives as long as the tensor, and is void once that is written to: torch counts the writes (`_version`), for a view those of its
+base. Whoever writes past that count, as through `.data`, must pass another tensor. Nothing is kept, and nothing found, where a layer is
+traced or compiled, while a CUDA graph is captured (which is replayed for what the mask will be then), and in inference mode, where torch
+does not count. A tensor takes part once `share` has seen it in plain Python: memory that a compiled graph uses again and again has no
+entry.
+"""
+
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Found = TypeVar("Found")
+# By the number of the base in this process: the base, its writes, and what was computed, by view, stream and name.
+_entries: dict[int, tuple[Callable[[], Tensor | None], int, dict[Hashable, Any]]] = {}
+
+
+def share(mask: Tensor | None) -> None:
+    """Let what is computed from this mask from here on be shared, until it is written to."""
+    if mask is None or not _is_plain(mask):
+        return
+    base = mask if mask._base is None else mask._base
+    known = _entries.get(id(base))
+    if known is None or known[0]() is not base or known[1] != base._version:
+        number = id(base)
+        reference = weakref.ref(base, lambda dead: _forget(number, dead))
+        _entries[number] = (reference, base._version, {})
+
+
+def shared(mask: Tensor, name: Hashable, compute: Callable[[], Found]) -> Found:
+    """What `compute` returns for this mask, once while nothing writes to it, if `share` was told of it; `name` says what it is."""
+    if not _is_plain(mask):
+        return compute()
+    base = mask if mask._base is None else mask._base
+    known = _entries.get(id(base))
+    if known is None or known[0]() is not base or known[1] != base._version:
+        return compute()
+    stream = torch.cuda.current_stream(mask.device).cuda_stream if mask.is_cuda else None
+    key = (name, mask.shape, mask.stride(), mask.storage_offset(), mask.dtype, stream)
+    if key not in known[2]:
+        known[2][key] = compute()
+    found: Found = known[2][key]
+    return found
+
+
+def _is_plain(mask: Tensor) -> bool:
+    """Whether the tensor is one whose writes are counted and whose values are known now."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(mask) is not Tensor or mask.is_inference() or mask.requires_grad:
+        return False
+    # The only word that torch has for "a mode looks on", as make_fx does, which would take what was shared for a constant.
+    if torch._C._len_torch_dispatch_stack():
+        return False
+    return not (mask.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _forget(number: int, dead: "weakref.ref[Tensor]") -> None:
+    known = _entries.get(number)
+    if known is not None and known[0] is dead:
+        del _entries[number]

@@ -1,0 +1,72 @@
+"""Without gradients an operator is called past the dispatcher, but not where anything looks on that the dispatcher serves."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_tanhmax import tanhmax_attention
+from hf_tanhmax.attention import ops
+
+TENSORS = torch.linspace(-1.0, 1.0, 3 * 2 * 5 * 8).view(3, 1, 2, 5, 8).unbind()
+
+
+@pytest.fixture
+def direct(monkeypatch):
+    """How often the dispatcher is passed by."""
+    calls = []
+
+    def _noted(*flat):
+        calls.append(flat)
+        return ops._fused_attention(*flat)
+
+    monkeypatch.setitem(ops.DIRECTLY, ops.fused_attention, _noted)
+    return calls
+
+
+def attend(*tensors, **arguments):
+    return tanhmax_attention(*tensors, implementation="cpu", **arguments)
+
+
+def test_a_plain_call_without_gradients_is_direct_and_the_same(direct):
+    expected = attend(*TENSORS)
+    assert not direct
+    with torch.no_grad():
+        assert torch.equal(attend(*TENSORS), expected)
+        assert torch.equal(attend(*TENSORS, polarity=torch.nn.Parameter(torch.ones(2))), attend(*TENSORS, polarity=torch.ones(2)))
+    with torch.inference_mode():
+        assert torch.equal(attend(*TENSORS), expected)
+    assert len(direct) == 4
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+class Own(torch.Tensor):
+    pass
+
+
+@torch.no_grad()
+def test_whoever_looks_on_sees_the_operator(direct):
+    with Seen() as seen:
+        attend(*TENSORS)
+    assert any("fused_attention" in name for name in seen.names)
+    assert "fused_attention" in make_fx(attend)(*TENSORS).code
+    torch.func.vmap(attend)(*(tensor[None] for tensor in TENSORS))
+    attend(TENSORS[0].as_subclass(Own), *TENSORS[1:])
+    torch.compile(attend, backend="eager", fullgraph=True)(*TENSORS)
+    assert not direct
+
+
+def test_forward_derivatives_go_through_the_dispatcher(direct):
+    with torch.no_grad(), forward_ad.dual_level():
+        attend(forward_ad.make_dual(TENSORS[0], torch.ones_like(TENSORS[0])), *TENSORS[1:])
+    assert not direct
