@@ -85,7 +85,8 @@ def exported(model: PreTrainedModel, engine: str) -> Made:
     graphs = {part: node_counts(component.program, name) for part, component in found.components.items()}
     found.to(**_on_one_thread(name))
     if engine == "aoti":
-        found.runners.update({part: _compiled(component) for part, component in found.components.items()})
+        runners: dict[str, Any] = found.runners
+        runners.update({part: _compiled(component) for part, component in found.components.items()})
     worst = max(each["difference"] for each in differences(found, model))
     return Made(dict(found.runners), graphs, worst, found)
 

@@ -142,6 +142,11 @@ def export_int8():
     return export_benchmark.int8_table(json.loads((RESULTS / "export" / "int8-sst2.json").read_text()))
 
 
+def export_int8_test() -> str:
+    """The same on test rows."""
+    return export_benchmark.int8_table(json.loads((RESULTS / "export" / "int8-sst2-test.json").read_text()))
+
+
 DATA = ("sst2", "20news", "cifar10", "cifar10-dinov2s", "tinyshakespeare")
 BLOCKS = {
     "supported models": supported_table,
@@ -171,6 +176,7 @@ BLOCKS = {
     "ring plan": ring_plan.rendered,
     "export speed": export_speed,
     "export int8": export_int8,
+    "export int8 test": export_int8_test,
 }
 
 
