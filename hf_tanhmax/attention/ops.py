@@ -8,7 +8,7 @@ gradient.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.autograd.forward_ad as fwd_ad
@@ -113,7 +113,7 @@ decode_attention = torch.library.custom_op(
     mutates_args=(),
     schema=f"({SCHEMA}, Tensor? block_table, Tensor? bounds) -> (Tensor, Tensor)",
 )
-DIRECTLY = {fused_attention: _fused_attention, decode_attention: _decode_attention}
+DIRECTLY: dict[Callable[..., Any], Callable[..., Any]] = {fused_attention: _fused_attention, decode_attention: _decode_attention}
 
 
 def called(operator: Callable[..., Result], *flat: Flat) -> Result:
@@ -121,7 +121,9 @@ def called(operator: Callable[..., Result], *flat: Flat) -> Result:
 
     Without gradients, on plain tensors, and with no compiler, tracer, transform or mode that looks on, the dispatcher only passes on.
     """
-    return (DIRECTLY[operator] if not torch.is_grad_enabled() and _nobody_looks_on(flat) else operator)(*flat)
+    direct = not torch.is_grad_enabled() and _nobody_looks_on(flat)
+    found: Result = (DIRECTLY[operator] if direct else operator)(*flat)
+    return found
 
 
 def _nobody_looks_on(flat: tuple[Flat, ...]) -> bool:

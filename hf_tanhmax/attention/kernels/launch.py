@@ -202,8 +202,7 @@ class FusedProblem:
         if transposed:
             mask = mask.transpose(2, 3)
         batch, heads, rows, columns = mask.shape
-        blocks = math.ceil(rows / block)
-        spans = mask.new_empty((batch, heads, blocks, 4), dtype=torch.int32)
+        spans = mask.new_empty((batch, heads, blocks := math.ceil(rows / block), 4), dtype=torch.int32)
         if spans.numel():
             span_kernel[batch * heads * blocks,](
                 mask, spans, *mask.stride(), heads, rows, columns, reach if columns == 1 else 1, DENSE=_dense_dimension(mask),
@@ -287,7 +286,7 @@ def was_exact(statistics: Tensor | None, *, balanced: bool) -> bool:
 
 def dense(like: Tensor, dim: int) -> Tensor:
     """An empty `[batch, heads, length, dim]` that lies in memory as `[batch, length, heads, dim]`, as Transformers wants it next."""
-    batch, heads, length, _ = like.shape
+    batch, heads, length = like.shape[:3]
     return like.new_empty_strided((batch, heads, length, dim), (length * heads * dim, dim, heads * dim, 1))
 
 
