@@ -68,10 +68,10 @@ class FusedProblem:
         table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
         if len(table) == 1:
             return launch(table[0])
-        absent = tuple(item is None for item in (self.visibility.keep, self.visibility.segments, self.bias))
+        absent = (self.visibility.keep is None, self.visibility.segments is None, self.bias is None)
         if not autotuning():
             tuned = tuned_tile(kernel, self.layout, self.query, absent)
-            return launch(next(tile for tile in (tuned, *table) if tile is not None and self.fits(tile)))
+            return launch(tuned if tuned is not None and self.fits(tuned) else next(filter(self.fits, table)))
         rows = tuple(tile for tile in table if self.fits(tile))
         compiled = tuple(self.constants(rows[0])[name] for name in FEATURES)
         lengths = (length_bucket(self.queries), length_bucket(self.keys))
