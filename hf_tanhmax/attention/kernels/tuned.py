@@ -14,7 +14,7 @@ a file that cannot be read, choices for another GPU or Triton, an unknown word, 
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from functools import cache
 from importlib import import_module
