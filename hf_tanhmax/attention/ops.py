@@ -8,7 +8,7 @@ gradient.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.autograd.forward_ad as fwd_ad
@@ -34,7 +34,7 @@ SCHEMA_TYPES = {
     float: "float",
     float | None: "float?",
 }
-TENSORS, INPUTS = 9, len(OperatorInputs._fields)  # tensors are the first of `OperatorInputs`
+TENSORS, FIELDS = 9, len(OperatorInputs._fields)  # tensors are the first of `OperatorInputs`
 PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
 
 
@@ -113,7 +113,7 @@ decode_attention = torch.library.custom_op(
     mutates_args=(),
     schema=f"({SCHEMA}, Tensor? block_table, Tensor? bounds) -> (Tensor, Tensor)",
 )
-DIRECTLY = {fused_attention: _fused_attention, decode_attention: _decode_attention}
+DIRECTLY: dict[Callable[..., Any], Callable[..., Any]] = {fused_attention: _fused_attention, decode_attention: _decode_attention}
 
 
 def called(operator: Callable[..., Result], *flat: Flat) -> Result:
@@ -121,11 +121,13 @@ def called(operator: Callable[..., Result], *flat: Flat) -> Result:
 
     Without gradients, on plain tensors, and with no compiler, tracer, transform or mode that looks on, the dispatcher only passes on.
     """
-    return (DIRECTLY[operator] if not torch.is_grad_enabled() and _nobody_looks_on(flat) else operator)(*flat)
+    direct = not torch.is_grad_enabled() and _nobody_looks_on(flat)
+    found: Result = (DIRECTLY[operator] if direct else operator)(*flat)
+    return found
 
 
 def _nobody_looks_on(flat: tuple[Flat, ...]) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not PLAIN.issuperset(map(type, flat[:TENSORS] + flat[INPUTS:])):
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not PLAIN.issuperset(map(type, flat[:TENSORS] + flat[FIELDS:])):
         return False
     # Modes, transforms of torch.func and forward derivatives: torch has no public word for "one is on".
     return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None and fwd_ad._current_level < 0

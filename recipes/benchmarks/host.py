@@ -52,7 +52,7 @@ def stubbed(modules: tuple[ModuleType, ...] = (launch, launch_decode)) -> Launch
     for module in modules:
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             setattr(module, name, launched)
-    support._device = lambda query: None
+    support._device = _nothing
     return launched
 
 

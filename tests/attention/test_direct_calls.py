@@ -66,6 +66,7 @@ def test_whoever_looks_on_sees_the_operator(direct):
     assert not direct
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, which torch's own formulas ask
 def test_forward_derivatives_go_through_the_dispatcher(direct):
     with torch.no_grad(), forward_ad.dual_level():
         attend(forward_ad.make_dual(TENSORS[0], torch.ones_like(TENSORS[0])), *TENSORS[1:])

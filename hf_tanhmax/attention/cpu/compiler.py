@@ -1,4 +1,4 @@
-"""The compiler of the C++ operator: its code, its flags, and how it is called. `wheel` runs it alone, so it imports Python's own modules only."""
+"""The compiler of the C++ operator: its code, its flags, and how it is called. `wheel` runs it alone, so it imports Python's own."""
 
 import hashlib
 import os

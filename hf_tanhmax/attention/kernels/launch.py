@@ -68,13 +68,14 @@ class FusedProblem:
         table = tiles(kernel, max(self.dim, self.value_dim), self.query.element_size(), capability(self.query.device))
         if len(table) == 1:
             return launch(table[0])
-        absent = tuple(item is None for item in (self.visibility.keep, self.visibility.segments, self.bias))
-        rows = tuple(tile for tile in table if self.fits(tile))
+        absent = (self.visibility.keep is None, self.visibility.segments is None, self.bias is None)
         if not autotuning():
             tuned = tuned_tile(kernel, self.layout, self.query, absent)
             if tuned is not None and self.fits(tuned):
                 return launch(tuned)
-            return launch(next((tile for tile in rows if tile.rounded == self.rounded and tile.crowded == self.crowded), rows[0]))
+            usual = (tile for tile in table if tile.rounded == self.rounded and tile.crowded == self.crowded)
+            return launch(next(filter(self.fits, (*usual, *table))))
+        rows = tuple(tile for tile in table if self.fits(tile))
         compiled = tuple(self.constants(rows[0])[name] for name in FEATURES)
         lengths = (length_bucket(self.queries), length_bucket(self.keys))
         key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
@@ -278,7 +279,7 @@ def was_exact(statistics: Tensor | None, *, balanced: bool) -> bool:
 
 def dense(like: Tensor, dim: int) -> Tensor:
     """An empty `[batch, heads, length, dim]` that lies in memory as `[batch, length, heads, dim]`, as Transformers wants it next."""
-    batch, heads, length, _ = like.shape
+    batch, heads, length = like.shape[:3]
     return like.new_empty_strided((batch, heads, length, dim), (length * heads * dim, dim, heads * dim, 1))
 
 

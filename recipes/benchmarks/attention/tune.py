@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.kernels import launch, schedule
 from hf_tanhmax.attention.kernels.schedule import Tile
 from hf_tanhmax.attention.kernels.support import capability
 from hf_tanhmax.attention.kernels.tuned import TunedCall, call_like, choice_of, choices_in, machine_of, tuned_file
+
+from .contenders import output_of
 
 DTYPES = ("bfloat16", "float16", "float32")
 HEAD_SIZES = (64, 128)
@@ -66,10 +67,10 @@ def _fastest_of(
         given["keep"] = torch.ones(batch, 1, 1, length, dtype=torch.bool, device=device)
     found: dict[TunedCall, Tile] = {}
     with _noted(found):
-        tanhmax_attention(query, key, value, implementation="triton", **given).sum().backward()
+        output_of(query, key, value, implementation="triton", **given).sum().backward()
         with torch.no_grad():
             given.pop("is_causal", None)
-            tanhmax_attention(query[:, :, :1], key, value, implementation="triton", **given)
+            output_of(query[:, :, :1], key, value, implementation="triton", **given)
     yield from found.items()
 
 
@@ -92,7 +93,7 @@ def _noted(found: dict[TunedCall, Tile]) -> Iterator[None]:
         if last and len(schedule.tiles(kernel, size, problem.query.element_size(), capability(problem.query.device))) > 1:
             found[call_like(kernel, problem.layout, problem.query.dtype, absent)] = last[0]
 
-    launch.FusedProblem.run = _run  # type: ignore[method-assign]
+    launch.FusedProblem.run = _run  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:

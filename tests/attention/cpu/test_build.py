@@ -377,7 +377,8 @@ extern "C" void sgemm_(const char* ta, const char* tb, const int64_t* m, const i
   for (int64_t i = 0; i < *m; ++i)
     for (int64_t j = 0; j < *n; ++j) {
       float sum = 0.0f;
-      for (int64_t l = 0; l < *k; ++l) sum += (*ta == 'T' ? a[l + i * *as] : a[i + l * *as]) * (*tb == 'T' ? b[j + l * *bs] : b[l + j * *bs]);
+      for (int64_t l = 0; l < *k; ++l)
+        sum += (*ta == 'T' ? a[l + i * *as] : a[i + l * *as]) * (*tb == 'T' ? b[j + l * *bs] : b[l + j * *bs]);
       float& to = c[i + j * *cs];
       to = *alpha * sum + (*beta == 0.0f ? 0.0f : *beta * to);
     }

@@ -177,7 +177,7 @@ def test_the_backward_pass_in_one_kernel_is_not_chosen_by_a_file():
         tuned.tile_of(choice_of(machine, PLAIN._replace(kernel="key_value"), reduced))
 
 
-@pytest.mark.parametrize("tile", [tile for tile in tiles("forward", 64, 2, (9, 0))], ids=str)
+@pytest.mark.parametrize("tile", tiles("forward", 64, 2, (9, 0)), ids=str)
 def test_what_is_written_is_read(tile, tmp_path):
     path = tmp_path / "tiles.json"
     write(path, choice_of(Machine("NVIDIA H200", (9, 0), "3.6"), PLAIN, tile))
