@@ -36,11 +36,11 @@ WARNING = "Predictions from compiled instructions, not measurements: no GPU has 
 
 @dataclass(frozen=True)
 class Loop:
-    """What a loop takes per score: instructions, how many of them are special functions, and bytes from or to shared memory."""
+    """What a loop takes per score: instructions, how many of them are special functions, and bytes from or to shared memory, if counted."""
 
     issue: float
     special: float
-    shared: float = 0.0
+    shared: float | None = None
 
 
 def loops(code):
@@ -100,7 +100,7 @@ def hot_loop(code, operations):
 def predict(loop, operations):
     """Clock cycles per score: of each unit, and of the kernel if all units overlap, and if the matrix unit overlaps with none."""
     clocks = {"issue": loop.issue / ISSUE, "special": loop.special / SPECIAL, "matrix": operations / MATRIX}
-    clocks["shared"] = loop.shared / SHARED
+    clocks["shared"] = (loop.shared or 0.0) / SHARED
     longest = max(clocks, key=clocks.get)
     serial = max(clocks["matrix"], clocks["shared"]) + max(clocks["issue"], clocks["special"])
     return {**clocks, "overlapped": clocks[longest], "limit": longest, "serial": serial}
@@ -148,7 +148,7 @@ def described(build, loop):
         "products": products,
         "instructions": round(loop.issue, 2),
         "special_functions": round(loop.special, 3),
-        "shared_bytes": round(loop.shared, 3),
+        "shared_bytes": None if loop.shared is None else round(loop.shared, 3),
         "clocks": rounded,
     }
 
@@ -182,8 +182,10 @@ def rendered(result):
         parts = ("query", "key_value") if each["tile"]["reduced"] else (TWINS.get(each["kernel"], each["kernel"]),)
         clocks, twin = each["clocks"], {name: sum(fewest(twins, part, each["head_dim"], name) for part in parts) for name in SUMS}
         cells = [each["kernel"], each["head_dim"], each["weights"], tile_text(each["tile"])]
-        cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}", f"{each['shared_bytes']:.1f}"]
-        cells += [f"{clocks[name]:.3f}" for name in UNITS]
+        cells += [f"{each['instructions']:.1f}", f"{each['special_functions']:.2f}"]
+        counted = each["shared_bytes"] is not None
+        cells += [f"{each['shared_bytes']:.1f}" if counted else "not counted"]
+        cells += [f"{clocks[name]:.3f}" if counted or name != "shared" else "not counted" for name in UNITS]
         cells += [clocks["limit"], f"{clocks['serial']:.3f}"]
         cells += [" / ".join(f"{clocks[name] / twin[name]:.2f}" for name in SUMS)]
         rows.append(list(map(str, cells)))

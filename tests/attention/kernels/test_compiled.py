@@ -86,7 +86,7 @@ def test_the_table_holds_what_a_fast_kernel_needs(name):
     features = name.split()[5]
     on_tensor_cores = dtype == "bf16" or features in ("split", "tf32")
     assert (costs["matrix"] > 0) == on_tensor_cores, "half precision and rounded float32 run on tensor cores, exact float32 does not"
-    # Crowded rows are the defaults for everything at once and, beside the two tiles of sums of a balanced shift, for an additive mask.
+    # For everything at once crowded rows are the defaults, and for an additive mask beside the two tiles of sums of a balanced shift.
     spilling = ("everything", "additive") if kernel == "balanced" else ("everything",)
     if architecture == "sm_90" and " row 0 " in name and features not in spilling and "fp32" not in name:
         assert costs["spills"] <= 20, f"{kernel} spills"
@@ -155,7 +155,7 @@ def test_a_boolean_mask_costs_no_registers_to_speak_of():
 
 
 def test_crowded_rows_hold_what_others_spill():
-    for kernel, head in (("forward", 128), ("balanced", 64), ("query", 128)):
+    for kernel, head in (("forward", 128), ("key_value", 64), ("query", 128)):
         number = next(number for number, tile in enumerate(tiles(kernel, head, 2)) if tile.crowded)
         for features in ("additive", "everything"):
             assert table()[f"{kernel} D{head} bf16 row {number} {features} sm_90"]["spills"] <= 20
