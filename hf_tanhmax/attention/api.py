@@ -15,7 +15,7 @@ from .composed.identities import composed_attention
 from .cpu.operator import why_not_native
 from .cpu.problem import BlockedProblem
 from .kernels.support import decodable, decode_unsupported, fused_unsupported
-from .ops import decode_attention, fused_attention
+from .ops import decode_attention, fused_output
 from .portable import portable_attention
 from .reference import reference_attention
 
@@ -224,7 +224,8 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
         return decode_attention(*call.operator_inputs(kernels=True), *table)[0]
     if implementation in ("cpu", "triton"):
         seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
-        return fused_attention(*call.operator_inputs(kernels=implementation == "triton", seed=seed))[0]
+        inputs = call.operator_inputs(kernels=implementation == "triton", seed=seed)
+        return fused_output(inputs, needs_gradient=call.decode_wishes["needs_gradient"])
     tensors, mask = (call.query, call.key, call.value), call.mask
     if call.paging is not None:
         tensors, mask = call.paging.gathered(*tensors, mask)

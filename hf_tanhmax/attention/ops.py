@@ -72,6 +72,30 @@ def fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
         from .kernels.launch import is_exact, launch_forward
 
         return _launched(launch_forward, inputs, exact=is_exact(inputs.query))
+    return _computed(inputs)
+
+
+def fused_output(inputs: OperatorInputs, *, needs_gradient: bool) -> Tensor:
+    """The output of `fused_attention`; of a small call on the CPU without torch's dispatcher, which takes longer than the call itself."""
+    if inputs.kernels or needs_gradient or _is_observed(inputs):
+        return fused_attention(*inputs)[0]
+    return _computed(inputs)[0]
+
+
+def _is_observed(inputs: OperatorInputs) -> bool:
+    """Whether anyone is to learn of the operator: a compiler, a tracer, a dispatch mode, a transform such as vmap, a kind of tensor.
+
+    Of modes and transforms torch tells by private functions alone, which `tests/attention/test_ops.py` holds to what is read here.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return any(isinstance(item, Tensor) and type(item) not in (Tensor, torch.nn.Parameter) for item in inputs)
+
+
+def _computed(inputs: OperatorInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """What `fused_attention` returns, on the CPU."""
     problem = BlockedProblem(inputs)
     found = native_forward(problem)
     output, lse = (balanced_forward if problem.balanced else blocked_forward)(problem) if found is None else found
