@@ -36,10 +36,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 HEAD_SIZES = (32, 64, 96, 128, 256)
 ADDED = ("bias", "additive mask", "softcap", "dropout", "boolean mask")
 PARTS = ("calls", "decode", "threads", "models")
-BERT_TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
-MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536, "patch_size": 16}
-SMOLLM2 = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536}
+BERT_TINY: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
+MINILM: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+VIT_S: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536, "patch_size": 16}
+SMOLLM2: dict[str, Any] = {
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+}
 TARGETS = {"calls": 1.0, "decode": 1.0, "models": 1.05}
 TINY_TARGET, THREADS_TARGET = 1.15, 1.8
 
@@ -91,7 +97,7 @@ def passes(attend: Callable[..., Any], tensors: list[Tensor], options: dict[str,
     return lambda: torch.autograd.grad(attend(*leaves[:3], **options), leaves, tensors[3])
 
 
-def calls() -> Iterator[tuple[str, str, dict[str, Callable[[], object]]]]:
+def calls() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     """Single calls by dtype and head size, and with what is added to scores in float32."""
     settings = [(dtype, (1, 12, 512, size), "nothing") for dtype in DTYPES for size in HEAD_SIZES]
     settings += [("float32", (4, 12, 512, 64), what) for what in ADDED]
@@ -104,17 +110,11 @@ def calls() -> Iterator[tuple[str, str, dict[str, Callable[[], object]]]]:
             if reason is not None:
                 sys.exit(f"nothing is timed: {reason}")
             label = f"{dtype}, {'forward+backward' if gradients else 'forward'}, {shape}{'' if what == 'nothing' else ', ' + what}"
-            yield (
-                "calls",
-                label,
-                {
-                    "cpu": passes(tanhmax_attention, tensors, ours, gradients),
-                    "SDPA": passes(scaled_dot_product_attention, tensors, stock, gradients),
-                },
-            )
+            contenders = {"cpu": passes(tanhmax_attention, tensors, ours, gradients)}
+            yield label, contenders | {"SDPA": passes(scaled_dot_product_attention, tensors, stock, gradients)}
 
 
-def decoding() -> Iterator[tuple[str, str, dict[str, Callable[[], object]]]]:
+def decoding() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     """One query against a cache of 8192 keys, with as many key heads as heads, and with a third."""
     for dtype in DTYPES:
         for kv_heads in (9, 3):
@@ -123,7 +123,7 @@ def decoding() -> Iterator[tuple[str, str, dict[str, Callable[[], object]]]]:
             key, value = (torch.randn(1, kv_heads, 8192, 64).to(DTYPES[dtype]) for _ in range(2))
             tensors, options = [query, key, value], {"enable_gqa": True} if kv_heads < 9 else {}
             ours, stock = passes(tanhmax_attention, tensors, {}, False), passes(scaled_dot_product_attention, tensors, options, False)
-            yield "decode", f"{dtype}, 9 heads over {kv_heads}, 8192 keys", {"cpu": ours, "SDPA": stock}
+            yield f"{dtype}, 9 heads over {kv_heads}, 8192 keys", {"cpu": ours, "SDPA": stock}
 
 
 def threads(rounds: int) -> list[dict[str, Any]]:
@@ -150,7 +150,7 @@ def threads(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def models() -> Iterator[tuple[str, str, dict[str, Callable[[], object]]]]:
+def models() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     """Whole models: inference, a training step, text generation."""
     tokens = torch.randint(100, 1000, (16, 128))
     encoder = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
@@ -160,18 +160,18 @@ def models() -> Iterator[tuple[str, str, dict[str, Callable[[], object]]]]:
     vision = transformers.ViTModel(transformers.ViTConfig(**VIT_S))
     smol = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMOLLM2, vocab_size=49152, tie_word_embeddings=True))
     causal, long, images = {"input_ids": tokens[:1]}, {"input_ids": tokens.view(4, 512)[:1]}, {"pixel_values": torch.randn(4, 3, 224, 224)}
-    yield "models", "BERT-tiny, forward, 1 x 128", _models(tiny, lambda model: inference(model, short))
-    yield "models", "MiniLM, forward, 16 x 128", _models(mini, lambda model: inference(model, encoder))
+    yield "BERT-tiny, forward, 1 x 128", _models(tiny, lambda model: inference(model, short))
+    yield "MiniLM, forward, 16 x 128", _models(mini, lambda model: inference(model, encoder))
     labels = {"labels": torch.zeros(16, dtype=torch.long)}
-    yield "models", "MiniLM, training step, 16 x 128", _models(mini, lambda model: training(model, encoder | labels))
+    yield "MiniLM, training step, 16 x 128", _models(mini, lambda model: training(model, encoder | labels))
     yield (
         "models",
         "ViT-S, forward, 4 images",
         _models(vision, lambda model: inference(model, images)),
     )
-    yield "models", "SmolLM2-135M, forward, 1 x 512", _models(smol, lambda model: inference(model, long))
-    yield "models", "SmolLM2-135M, training step, 1 x 128", _models(smol, lambda model: training(model, causal | {"labels": tokens[:1]}))
-    yield "models", "SmolLM2-135M, generate, 128 + 16", _models(smol, lambda model: generation(model, causal))
+    yield "SmolLM2-135M, forward, 1 x 512", _models(smol, lambda model: inference(model, long))
+    yield "SmolLM2-135M, training step, 1 x 128", _models(smol, lambda model: training(model, causal | {"labels": tokens[:1]}))
+    yield "SmolLM2-135M, generate, 128 + 16", _models(smol, lambda model: generation(model, causal))
 
 
 def _models(stock: Any, run: Callable[[Any], Callable[[], object]]) -> dict[str, Callable[[], object]]:
@@ -216,18 +216,21 @@ def generation(model: Any, inputs: dict[str, Tensor]) -> Callable[[], object]:
     return call
 
 
-def run(parts: list[str], rounds: int) -> dict[str, Any]:
-    """Every setting of the parts that are wanted."""
+def run(parts: list[str], rounds: int) -> Iterator[dict[str, Any]]:
+    """Every setting of the parts that are wanted, a row after the other."""
     torch.set_num_threads(1)
     sources = {"calls": calls, "decode": decoding, "models": models}
-    rows = []
     for part in parts:
         if part == "threads":
-            rows += threads(rounds)
-        else:
-            rows += [compared(*setting, rounds) for setting in tqdm(sources[part](), desc=part, file=sys.stderr)]
-    load = os.getloadavg()[0]
-    return {"benchmark": "cpu operator", "rounds": rounds, "load": load, "environment": environment(), "rows": rows}
+            yield from threads(rounds)
+            continue
+        for what, contenders in tqdm(sources[part](), desc=part, file=sys.stderr):
+            yield compared(part, what, contenders, rounds)
+
+
+def result_of(rows: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """Rows with what they hang on."""
+    return {"benchmark": "cpu operator", "rounds": rounds, "load": os.getloadavg()[0], "environment": environment(), "rows": rows}
 
 
 def report(result: dict[str, Any]) -> str:
@@ -269,9 +272,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path, default=Path("recipes/results/cpu-operator.json"))
     options = parser.parse_args()
-    result = run(options.parts, options.rounds)
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(report(result))
+    rows: list[dict[str, Any]] = []
+    for row in run(options.parts, options.rounds):  # what is measured is kept, whatever comes after
+        rows.append(row)
+        options.output.write_text(json.dumps(result_of(rows, options.rounds), indent=1) + "\n", encoding="utf-8")
+    print(report(result_of(rows, options.rounds)))
 
 
 if __name__ == "__main__":
