@@ -26,7 +26,7 @@ FIXED = ("driver_version", "power.limit", "clocks.max.sm", "clocks.max.mem")
 PASSING = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
 
 
-def processor_time(call: Callable[[], None]) -> float:
+def processor_time(call: Callable[[], object]) -> float:
     """Seconds of processor time that a call takes, whatever else the machine does."""
     start = time.process_time()
     call()

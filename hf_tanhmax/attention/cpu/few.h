@@ -5,6 +5,7 @@
 namespace {
 
 constexpr int64_t LEAST_KEYS = 512;  // of a part
+constexpr int64_t NEAR_KEYS = 64;    // whose values stay in a processor's nearest memory
 
 struct Parts {
   int64_t count, keys;  // of a head, and of a part
@@ -48,20 +49,18 @@ bool score_few(const Call& call, const Tile& tile, float* scores) {
   return std::isfinite(total_of(checked));
 }
 
-// sums [value_width] of the values of a tile, each times its weight: four rows at a time, as they lie.
+// Adds the values of some keys of a tile, each times its weight, to sums [value_width]: four rows at a time, as they lie.
 template <class Number>
-void sum_values(const Call& call, const Tile& tile, const float* weights, float* __restrict sums) {
+void sum_values(const Call& call, const Tile& tile, int64_t key, int64_t end, const float* weights, float* __restrict sums) {
   const int64_t step = call.value_steps[2], width = call.value_width;
-  const Number* values = part<Number>(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low);
-  std::memset(sums, 0, width * sizeof(float));
-  int64_t key = 0;
-  for (; key + 4 <= tile.columns; key += 4, values += 4 * step) {
+  const Number* values = part<Number>(call.value, call.value_steps, tile.entry, tile.kv_head, tile.low + key);
+  for (; key + 4 <= end; key += 4, values += 4 * step) {
     const float w0 = weights[key], w1 = weights[key + 1], w2 = weights[key + 2], w3 = weights[key + 3];
     const Number *second = values + step, *third = second + step, *fourth = third + step;
     for (int64_t at = 0; at < width; ++at)
       sums[at] += (w0 * number_of(values[at]) + w1 * number_of(second[at])) + (w2 * number_of(third[at]) + w3 * number_of(fourth[at]));
   }
-  for (; key < tile.columns; ++key, values += step)
+  for (; key < end; ++key, values += step)
     for (int64_t at = 0; at < width; ++at) sums[at] += weights[key] * number_of(values[at]);
 }
 
@@ -93,8 +92,12 @@ bool weigh_part(const Call& call, const Parts& parts, int64_t unit, float* score
     *left.shift += level;
     clear_outside(row, row.weights, tile.columns);
     if (call.dropped > 0) drop_row(own, place, row.weights, row.weights);
-    sum_values<Number>(call, tile, row.weights, left.sums);
+    std::memset(left.sums, 0, call.value_width * sizeof(float));
   }
+  // A few values at a time, for all queries: so they are read from memory once.
+  for (int64_t key = 0; key < tile.columns; key += NEAR_KEYS)
+    for (int64_t place = 0; place < tile.rows; ++place)
+      sum_values<Number>(call, tile, key, least(key + NEAR_KEYS, tile.columns), scores + place * own.step, Left(call, unit, place).sums);
   return true;
 }
 

@@ -34,6 +34,7 @@ queries of a key head, so that nothing is added in an order that changes from ru
 
 import ctypes
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -78,7 +79,7 @@ class NativeCall(ctypes.Structure):
 
 def why_not_native(problem: BlockedProblem) -> str | None:
     """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native_library`."""
-    reason = _why_declined(problem)
+    reason = _why_declined(problem) or why_no_library()
     if reason is None and not bool(torch.isfinite(problem.products + problem.bounds).all()):
         reason = "needs queries, keys, log-polarities and a bias that bound the scores by a finite number"
     if reason is None and not _added_is_finite(problem):
@@ -87,12 +88,18 @@ def why_not_native(problem: BlockedProblem) -> str | None:
 
 
 def _why_declined(problem: BlockedProblem) -> str | None:
-    """As `why_not_native`, before any number is read."""
+    """As `why_not_native`, before any number is read, and whether or not there is a library."""
     if problem.exact != torch.float32:
         return f"computes in float32, not in {problem.exact}"
     if any(0 in tensor.shape for tensor in problem.given.values()):
         return "computes nothing from empty tensors"
-    return why_no_library()
+    return None
+
+
+def _library_for(problem: BlockedProblem) -> ctypes.CDLL | None:
+    """The library, if it may compute this call: it looks at queries, keys and log-polarities itself."""
+    library = native_library()
+    return None if library is None or _why_declined(problem) is not None or not _added_is_finite(problem) else library
 
 
 def _added_is_finite(problem: BlockedProblem) -> bool:
@@ -101,10 +108,10 @@ def _added_is_finite(problem: BlockedProblem) -> bool:
     return math.isfinite(problem.bias_bound) and highest < math.inf
 
 
-def native_sizes(problem: BlockedProblem, *, backward: bool = False) -> NativeSizes:
-    """The sizes of a call that the operator computes."""
-    few, dtype, library = problem.queries <= FEW_QUERIES and not backward, problem.given["query"].dtype, native_library()
-    half = dtype == torch.bfloat16 and not few and library is not None and bool(library.hf_tanhmax_half())
+def native_sizes(problem: BlockedProblem, library: ctypes.CDLL, *, backward: bool = False) -> NativeSizes:
+    """The sizes of a call that the library computes."""
+    few, dtype = problem.queries <= FEW_QUERIES and not backward, problem.given["query"].dtype
+    half = dtype == torch.bfloat16 and not few and bool(library.hf_tanhmax_half())
     lengths = problem.queries, problem.keys, problem.width, problem.value_width
     capped, faded = problem.softcap is not None, problem.additive_mask is not None
     return NativeSizes(*lengths, problem.balanced, dtype, half, few, capped, faded)
@@ -112,12 +119,13 @@ def native_sizes(problem: BlockedProblem, *, backward: bool = False) -> NativeSi
 
 def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor] | None:
     """As `blocked.blocked_forward`, or None if the operator does not compute the call. Its output is in the dtype of the query."""
-    if _why_declined(problem) is not None or not _added_is_finite(problem):
+    library = _library_for(problem)
+    if library is None:
         return None
-    shape, sizes = (problem.batch, problem.heads, problem.queries), native_sizes(problem)
+    shape, sizes = (problem.batch, problem.heads, problem.queries), native_sizes(problem, library)
     output = torch.empty(*shape, problem.value_width, dtype=sizes.dtype, device="cpu")
     lse = torch.empty((0,) if problem.balanced else shape, **PLACE)
-    done = _call_library("hf_tanhmax_forward", problem, None, sizes, output=output, lse=lse)
+    done = _called(library.hf_tanhmax_forward, problem, None, sizes, output=output, lse=lse)
     return (output, lse) if done else None
 
 
@@ -131,9 +139,10 @@ def native_backward(
     polarity: bool = False,
 ) -> BlockedGradients | None:
     """As `blocked.blocked_backward`, or None as `native_forward`."""
-    if _why_declined(problem) is not None or not _added_is_finite(problem):
+    library = _library_for(problem)
+    if library is None:
         return None
-    sizes, shape = native_sizes(problem, backward=True), (problem.batch, problem.heads, problem.queries)
+    sizes, shape = native_sizes(problem, library, backward=True), (problem.batch, problem.heads, problem.queries)
     query = torch.empty(*shape, problem.width, dtype=sizes.dtype, device="cpu")
     sums = torch.empty(*shape, **PLACE) if polarity else None
     key, value = (
@@ -144,7 +153,7 @@ def native_backward(
     tensors = {"grad_query": query, "grad_key": key, "grad_value": value, "grad_polarity": sums} | added
     if joint is not None:
         tensors |= {"joint_lse": _by_row(problem, joint.lse), "joint_delta": _by_row(problem, joint.delta)}
-    if not _call_library("hf_tanhmax_backward", problem, grad_output.to(sizes.dtype), sizes, **tensors):
+    if not _called(library.hf_tanhmax_backward, problem, grad_output.to(sizes.dtype), sizes, **tensors):
         return None
     if sizes.half:
         key, value = (tensor.transpose(2, 3)[:, :, : problem.keys] for tensor in (key, value))
@@ -152,7 +161,9 @@ def native_backward(
     return BlockedGradients(query, key, value, *added.values(), None if sums is None else sums.sum((0, 2)))
 
 
-def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes, **results: Tensor | None) -> bool:
+def _called(
+    function: Callable[..., int], problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes, **results: Tensor | None
+) -> bool:
     """Call a function of the library, and say whether it has computed."""
     by_query, backward = _by_query(problem, grad_output, results), grad_output is not None
     batch, heads, queries, width = by_query["query"].shape
@@ -178,7 +189,7 @@ def _call_library(function: str, problem: BlockedProblem, grad_output: Tensor | 
         if name in STEPS:
             getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
     call.packed = addresses["scratch"].data_ptr() + 4 * threads * share
-    return getattr(native_library(), function)(ctypes.byref(call)) == 0
+    return function(ctypes.byref(call)) == 0
 
 
 def _by_query(problem: BlockedProblem, grad_output: Tensor | None, results: dict[str, Tensor | None]) -> dict[str, Tensor]:

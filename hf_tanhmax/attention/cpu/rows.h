@@ -11,11 +11,15 @@ struct Weighed {
 // The map of one row: of a score, and with its level m all times e^m: for rows without a shift the level is e^m itself.
 struct Plain {
   float polarity;
-  inline Weighed operator()(float x) const {  // x: times log2(e), |x| < 126; the difference is formed first, which keeps its digits
+  // x: times log2(e), |x| < 126. Where n is 0 the difference is formed before both are rounded, which keeps its digits; elsewhere after, so
+  // that difference and sum are of the same two numbers.
+  inline Weighed operator()(float x) const {
     const float n = nearest(x);
     const Split parts = split(x - n, n);
-    const float up = power_of_two(parts.whole), down = polarity * power_of_two(-parts.whole), less = up - down, more = up + down;
-    return {less * parts.even + more * parts.odd, more * parts.even + less * parts.odd, down * (parts.even - parts.odd)};
+    const float positive = power_of_two(parts.whole) * (parts.even + parts.odd);
+    const float negative = polarity * (power_of_two(-parts.whole) * (parts.even - parts.odd));
+    const float near = (1.0f - polarity) * parts.even + (1.0f + polarity) * parts.odd;
+    return {n == 0.0f ? near : positive - negative, positive + negative, negative};
   }
   inline Weighed operator()(float x, float level) const {
     const Weighed found = (*this)(x);

@@ -80,7 +80,7 @@ def assert_exact(tensors, tolerance=2e-6, **options):
         if true is not None:
             assert found.shape == true.shape
             assert found.isfinite().all(), name
-            # A constant added to a row of an additive mask changes nothing, and so does one of scores if balanced: what is left is rounding.
+            # A constant added to a row of an additive mask changes nothing, nor one of scores if balanced: what is left is rounding.
             size = max(true.norm(), 0.1 * upstream.norm())
             assert (found - true).norm() < 10 * tolerance * size, name
     return output

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operato
 
 def sizes(queries, keys, dtype=torch.float32, backward=False, **options):
     query, key = (torch.empty(1, 1, length, 8, device="meta", dtype=dtype) for length in (queries, keys))
-    return native_sizes(problem(query, key, key, **options), backward=backward)
+    return native_sizes(problem(query, key, key, **options), native_library(), backward=backward)
 
 
 def test_memory_is_linear_in_the_length():
