@@ -135,7 +135,8 @@ def _nobody_looks_on(flat: tuple[Flat, ...]) -> bool:
 
 def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments: Flat, exact: bool | None = None, **wanted: bool) -> Result:
     """What a launcher of the kernels returns for a call, whose precision is torch's setting if None is given."""
-    from .kernels.launch import FusedProblem, device_of, is_exact
+    from .kernels.launch import FusedProblem, is_exact
+    from .kernels.support import device_of
 
     query, key, value, polarity = inputs[:4]
     exact = is_exact(query) if exact is None else exact

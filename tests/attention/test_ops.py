@@ -4,11 +4,8 @@ import pytest
 import torch
 from cases import error
 from thorough import thorough_only
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention import ops
 from hf_tanhmax.attention.call import OperatorInputs
 from hf_tanhmax.attention.ops import NAMESPACE, decode_attention, fused_attention, fused_attention_backward
 from hf_tanhmax.integration import registration
@@ -163,63 +160,6 @@ def test_activation_checkpointing_gives_the_same_gradients(implementation):
 
 
 @pytest.mark.slow
-class Seen(TorchDispatchMode):
-    """Which operators ran."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
-class Counted(torch.Tensor):
-    """A kind of tensor of its own."""
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("observed", ["nobody", "mode", "make_fx", "vmap", "jit", "subclass", "gradient", "parameter"])
-def test_the_dispatcher_is_left_out_only_where_nobody_would_see_the_operator(observed, monkeypatch):
-    """Of whether a mode or a transform is on, torch tells by private functions alone: this fails where they are gone, or say less."""
-    called = []
-    monkeypatch.setattr(ops, "fused_attention", lambda *flat: called.append(1) or fused_attention(*flat))
-    tensors = torch.randn(3, 2, 1, 2, 9, 4).unbind()  # [entries, 1, heads, length, width]
-
-    def call(query, key, value):
-        return tanhmax_attention(query, key, value, implementation="cpu")
-
-    first = [tensor[0] for tensor in tensors]
-    expected = call(*first)
-    assert called == []
-    if observed == "mode":
-        with Seen() as seen:
-            found = call(*first)
-        assert any("fused_attention" in name for name in seen.names)
-    elif observed == "make_fx":
-        graph = make_fx(call)(*first)
-        assert "fused_attention" in graph.code
-        found = graph(*first)
-    elif observed == "vmap":
-        found = torch.vmap(call)(*tensors)[0]
-    elif observed == "jit":
-        found = torch.jit.trace(call, first, check_trace=False)(*first)
-    elif observed == "subclass":
-        found = call(*(tensor.as_subclass(Counted) for tensor in first)).as_subclass(torch.Tensor)
-    elif observed == "gradient":
-        found = call(*(tensor.clone().requires_grad_() for tensor in first))
-        assert found.grad_fn is not None
-    elif observed == "parameter":
-        with torch.no_grad():
-            found = call(*map(torch.nn.Parameter, first))
-    else:
-        found = call(*first)
-    assert bool(called) == (observed not in ("nobody", "parameter"))
-    torch.testing.assert_close(found, expected)
-
-
 @BOTH
 def test_vmap_equals_a_loop(implementation):
     query, key, value = (normal(implementation, 3, 2, 4, 7, 5) for _ in range(3))

@@ -22,7 +22,7 @@ bool tries(Number quarter, bool half, float allowed) {
   call.query_steps[2] = call.key_steps[2] = call.value_steps[2] = call.grad_output_steps[2] = TRIED;
   call.batch = call.heads = call.kv_heads = call.threads = call.is_signed = call.position_step = 1;
   call.queries = call.rows = call.width = call.value_width = TRIED, call.keys = TRIED_KEYS;
-  call.half = half, call.share = SPARE, call.packed_share = half ? SPARE : 0, call.scale = 0.5;
+  call.kind = call.half = half, call.share = SPARE, call.packed_share = half ? SPARE : 0, call.scale = 0.5;
   call.tile_size = TRIED * (TRIED_KEYS + (half ? TRIED : 0));
   const float weights = std::tanh(0.5f * TRIED / 16.0f), shared = weights * TRIED / TRIED_KEYS / 4.0f;
   const auto right = [&] { return std::fabs(number_of(output[0]) - weights / 4.0f) < allowed; };

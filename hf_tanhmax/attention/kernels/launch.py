@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -206,14 +205,6 @@ class FusedProblem:
         """The boolean mask as the kernels read it; one launch for all layers that are given the mask."""
         keep = self.visibility.keep
         return pack_mask(None) if keep is None else shared(keep, "packed", lambda: pack_mask(keep))
-
-
-def device_of(tensor: Tensor) -> AbstractContextManager[None]:
-    """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
-    device = tensor.device
-    if device.type == "cpu" or (device.type == "cuda" and torch.cuda.current_device() == device.index):
-        return nullcontext()
-    return torch.get_device_module(tensor.device).device(tensor.device)
 
 
 def is_exact(tensor: Tensor) -> bool:

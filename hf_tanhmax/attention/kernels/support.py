@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -129,3 +130,11 @@ def probe_triton() -> str | None:
 
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(str(part) for part in version)
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager[None]:
+    """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
+    device = tensor.device
+    if device.type == "cpu" or (device.type == "cuda" and torch.cuda.current_device() == device.index):
+        return nullcontext()
+    return torch.get_device_module(tensor.device).device(tensor.device)
