@@ -54,14 +54,15 @@ def added(what: str, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, 
     """What TanhMax attention and SDPA are given besides query, key and value."""
     numbers = torch.randn(1, shape[1], shape[2], shape[2])
     keep = torch.arange(shape[2]) < torch.tensor([shape[2], shape[2] // 2]).repeat(shape[0])[: shape[0], None, None, None]
-    return {
+    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "bias": ({"bias": numbers}, {"attn_mask": numbers}),
         "additive mask": ({"additive_mask": numbers}, {"attn_mask": numbers}),
         "softcap": ({"softcap": 30.0}, {}),
         "dropout": ({"dropout_p": 0.1}, {"dropout_p": 0.1}),
         "boolean mask": ({"keep": keep}, {"attn_mask": keep}),
         "nothing": ({}, {}),
-    }[what]
+    }
+    return found[what]
 
 
 def timed(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -165,7 +166,6 @@ def models() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     labels = {"labels": torch.zeros(16, dtype=torch.long)}
     yield "MiniLM, training step, 16 x 128", _models(mini, lambda model: training(model, encoder | labels))
     yield (
-        "models",
         "ViT-S, forward, 4 images",
         _models(vision, lambda model: inference(model, images)),
     )
@@ -237,7 +237,7 @@ def report(result: dict[str, Any]) -> str:
     """The result as Markdown: medians with their spread, and where each target stands."""
     versions = result["environment"]
     machine = f"{versions['cpu']} ({versions['capability']}), torch {versions['torch']}, transformers {versions['transformers']}"
-    lines = [f"{machine}, {result['rounds']} rounds, at a load of {result['load']:.0f} when it ended."]
+    lines = [f"{machine}, at least {result['rounds']} rounds, at a load of {result['load']:.0f} when it ended."]
     ratios = [row for row in result["rows"] if row["part"] != "threads"]
     if ratios:
         cells = [[row["what"], row["beside"], f"{row['p50']:.2f} ({row['p20']:.2f} to {row['p80']:.2f})"] for row in ratios]

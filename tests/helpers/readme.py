@@ -14,9 +14,9 @@ from hf_tanhmax.interpret import MEASURES
 from hf_tanhmax.interpret.faithfulness.report import ARROWS, Cell
 from hf_tanhmax.results import read_lines, table
 from hf_tanhmax.training.configuration.recipe import VARIANTS
+from recipes.benchmarks import cpu_operator, polarity_scan, ring, ring_plan
 from recipes.benchmarks import export as export_benchmark
 from recipes.benchmarks import faithfulness as faithfulness_speed
-from recipes.benchmarks import polarity_scan, ring, ring_plan
 from recipes.benchmarks.attention import __main__ as benchmark
 from recipes.benchmarks.serving import report as serving
 from recipes.conversion import language_table, pattern
@@ -48,6 +48,11 @@ RESULTS = ROOT / "recipes" / "results"
 def speed():
     """The attention benchmark."""
     return benchmark.report(json.loads((RESULTS / "attention-cpu.json").read_text()))
+
+
+def operator():
+    """The operator for CPUs beside stock softmax, and whole models."""
+    return cpu_operator.report(json.loads((RESULTS / "cpu-operator.json").read_text()))
 
 
 def accuracy():
@@ -172,6 +177,7 @@ BLOCKS = {
     "kernel goals": goals.rendered,
     "accuracy": accuracy,
     "benchmark": speed,
+    "cpu operator": operator,
     "ring": shared,
     "ring plan": ring_plan.rendered,
     "export speed": export_speed,

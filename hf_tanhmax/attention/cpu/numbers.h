@@ -19,7 +19,7 @@ inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 struct Split {
   float even, odd;
-  int32_t whole;
+  uint32_t whole;  // of hidden scores it may be any number: it wraps
 };
 
 // 2^(whole + f) = 2^whole (even + odd) for |f| <= 1/2, and 2^-f = even - odd. Minimax polynomials: relative errors 5e-11 (even) and 1.1e-8.
@@ -27,11 +27,11 @@ inline Split split(float f, float whole) {
   const float g = f * f;
   const float even = 1.0f + g * (0.240226510699f + g * (0.00961803768228f + g * 0.000154668887246f));
   const float odd = f * (0.693147187958f + g * (0.0555035733248f + g * 0.00133907759805f));
-  return {even, odd, static_cast<int32_t>(whole)};
+  return {even, odd, static_cast<uint32_t>(static_cast<int32_t>(whole))};
 }
 
-inline float power_of_two(int32_t n) {  // for -126 <= n <= 127
-  const int32_t bits = (n + 127) * (1 << 23);
+inline float power_of_two(uint32_t n) {  // for -126 <= n <= 127
+  const uint32_t bits = (n + 127u) << 23;
   float found;
   std::memcpy(&found, &bits, sizeof found);
   return found;

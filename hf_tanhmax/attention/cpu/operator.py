@@ -158,7 +158,8 @@ def native_backward(
     if sizes.half:
         key, value = (tensor.transpose(2, 3)[:, :, : problem.keys] for tensor in (key, value))
         key, value = key[..., : problem.width], value[..., : problem.value_width]
-    return BlockedGradients(query, key, value, added["grad_bias"], added["grad_additive"], None if sums is None else sums.sum((0, 2)))
+    found = (added["grad_bias"], added["grad_additive"], None if sums is None else sums.sum((0, 2)))
+    return BlockedGradients(query, key, value, *found)
 
 
 def _called(

@@ -37,5 +37,5 @@ bool tries(Number quarter, bool half, float allowed) {
 
 // 1 if everything that is tried here comes out right; a processor that lacks an instruction ends the process.
 extern "C" int hf_tanhmax_try() {
-  return tries<float>(0.25f, false, 1e-5f) && (!hf_tanhmax_half() || tries<uint16_t>(0x3e80, true, 4e-3f));
+  return tries<float>(0.25f, false, 1e-5f) && (!hf_tanhmax_half() || tries<Bfloat16>(Bfloat16{0x3e80}, true, 4e-3f));
 }
