@@ -73,9 +73,9 @@ def tanhmax_attention(
             counts those of each entry, `[batch, blocks]`, or, if blocks hold one key, of one entry after the other. `is_causal` is False or
             `"lower_right"`, and there is no keep, no bias and no additive mask.
         implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU and `"triton"` on CUDA where they can run (`why_not` says why
-            not), else `"composed"`, and `"reference"` where weights are wanted, or where `"composed"` would lack dropout or softcap. In
-            `torch.export`, `torch.onnx.export` and `torch.jit.trace`, which write for runtimes that have no operators but torch's, it is
-            `"portable"`, made of torch's `scaled_dot_product_attention`, and else `"reference"` likewise.
+            not), else `"composed"`, and `"reference"` where weights or forward-mode derivatives are wanted, or where `"composed"` would
+            lack dropout or softcap. In `torch.export`, `torch.onnx.export` and `torch.jit.trace`, which write for runtimes that have no
+            operators but torch's, it is `"portable"`, made of torch's `scaled_dot_product_attention`, and else `"reference"` likewise.
             `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
             and through the block table. The reference gathers blocks first, and the others take none.
         return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them. Gradients pass through them,
@@ -192,6 +192,8 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return None
     if call.return_weights:
         return "has no weights to return"
+    if call.has_tangents:
+        return "has no forward-mode derivatives"
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):

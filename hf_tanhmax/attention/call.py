@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import torch
+import torch.autograd.forward_ad as fwd_ad
 from torch import Tensor
 
 from ..functional import Shift, check_added, check_keep, check_polarity, check_shift, log_polarity
@@ -153,10 +154,20 @@ class Call:
         return torch.full((self.query.shape[1],), self.polarity, dtype=exact, device=self.query.device)
 
     @property
+    def differentiable(self) -> tuple[Tensor, ...]:
+        """The tensors that may have a gradient."""
+        tensors = (self.query, self.key, self.value, self.bias, self.additive_mask, self.polarity)
+        return tuple(tensor for tensor in tensors if isinstance(tensor, Tensor))
+
+    @property
+    def has_tangents(self) -> bool:
+        """Whether forward-mode derivatives are wanted of the call."""
+        return forward_mode() and any(fwd_ad.unpack_dual(tensor).tangent is not None for tensor in self.differentiable)
+
+    @property
     def decode_wishes(self) -> DecodeWishes:
         """What is wanted besides the output."""
-        tensors = (self.query, self.key, self.value, self.bias, self.additive_mask, self.polarity)
-        wanted = torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
+        wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.differentiable)
         return {"needs_gradient": wanted, "dropout_p": self.dropout_p, "packed": self.mask.segments is not None}
 
     def operator_inputs(self, *, kernels: bool, seed: Tensor | None = None) -> OperatorInputs:
@@ -219,6 +230,11 @@ class Call:
                 f"but is_causal is {self.is_causal!r} and window {self.window}"
             )
         return checked_paging(block_table, self.cu_seqlens, self.query, self.key)
+
+
+def forward_mode() -> bool:
+    """Whether a level of forward-mode derivatives is open, for which torch has no public word."""
+    return fwd_ad._current_level >= 0
 
 
 def autocasts(device_type: str) -> bool:

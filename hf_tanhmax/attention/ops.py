@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-import torch.autograd.forward_ad as fwd_ad
 from torch import Tensor
 
-from .call import AutogradContext, Flat, JointRows, OperatorInputs
+from .call import AutogradContext, Flat, JointRows, OperatorInputs, forward_mode
 from .cpu.balanced import balanced_backward, balanced_forward
 from .cpu.blocked import blocked_backward, blocked_forward
 from .cpu.operator import native_backward, native_forward
@@ -130,7 +129,7 @@ def _nobody_looks_on(flat: tuple[Flat, ...]) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not PLAIN.issuperset(map(type, flat[:TENSORS] + flat[FIELDS:])):
         return False
     # Modes, transforms of torch.func and forward derivatives: torch has no public word for "one is on".
-    return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None and fwd_ad._current_level < 0
+    return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None and not forward_mode()
 
 
 def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments: Flat, exact: bool | None = None, **wanted: bool) -> Result:

@@ -19,6 +19,7 @@ from cases import (
     with_gradients,
 )
 from thorough import thorough_only
+from torch.autograd import forward_ad
 
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.api import IMPLEMENTATIONS
@@ -375,3 +376,28 @@ def test_cpu_implementation_needs_the_cpu():
     meta = Q.to("meta")
     with pytest.raises(NotImplementedError, match="'cpu' runs on the CPU alone, but the tensors are on meta"):
         tanhmax_attention(meta, meta, meta, implementation="cpu")
+
+
+@pytest.mark.parametrize("implementation", [*(name for name in IMPLEMENTATIONS if name != "reference"), "auto"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, which torch's own formulas ask
+def test_forward_derivatives_are_computed_or_refused(implementation):
+    """torch's own operators have none, and would leave them out without a word."""
+    query, key, value, direction = torch.randn(4, 1, 2, 5, 4).unbind()
+
+    def call(query, key=key, implementation=implementation):
+        return tanhmax_attention(query, key, value, is_causal=True, implementation=implementation)
+
+    if implementation != "auto":
+        with pytest.raises(NotImplementedError, match="has no forward-mode derivatives; use implementation='auto'"):
+            torch.func.jvp(call, (query,), (direction,))
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="has no forward-mode derivatives"):
+            call(query, key=forward_ad.make_dual(key, direction))
+        return
+    step = 1e-3
+    expected = (call(query + step * direction, implementation="reference") - call(query - step * direction, implementation="reference")) / (
+        2 * step
+    )
+    torch.testing.assert_close(torch.func.jvp(call, (query,), (direction,))[1], expected, rtol=1e-2, atol=1e-3)
+    with forward_ad.dual_level():
+        output = call(forward_ad.make_dual(query, direction))
+        torch.testing.assert_close(forward_ad.unpack_dual(output).tangent, expected, rtol=1e-2, atol=1e-3)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -63,11 +62,4 @@ def test_whoever_looks_on_sees_the_operator(direct):
     torch.func.vmap(attend)(*(tensor[None] for tensor in TENSORS))
     attend(TENSORS[0].as_subclass(Own), *TENSORS[1:])
     torch.compile(attend, backend="eager", fullgraph=True)(*TENSORS)
-    assert not direct
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, which torch's own formulas ask
-def test_forward_derivatives_go_through_the_dispatcher(direct):
-    with torch.no_grad(), forward_ad.dual_level():
-        attend(forward_ad.make_dual(TENSORS[0], torch.ones_like(TENSORS[0])), *TENSORS[1:])
     assert not direct

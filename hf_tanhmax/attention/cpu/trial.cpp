@@ -28,7 +28,7 @@ bool tries(Number quarter, bool half, float allowed) {
   const auto right = [&] { return std::fabs(number_of(output[0]) - weights / 4.0f) < allowed; };
   if (hf_tanhmax_forward(&call) != 0 || !right()) return false;
   if (hf_tanhmax_backward(&call) != 0 || !(std::fabs(grad_value[0] - shared) < allowed)) return false;
-  output[0] = 0;
+  output[0] = Number{};
   call.partial = partial, call.queries = call.rows = 1;
   return hf_tanhmax_forward(&call) == 0 && right();
 }
