@@ -89,6 +89,10 @@ auto by_hidden(const Row& row, const Run& run) {
                        : run(std::integral_constant<Hidden, MASKED>(), row.step);
 }
 
+// A number where a key is visible, else 0; no product with 0, as what a hidden score comes to may be anything.
+inline uint32_t all_bits(uint8_t seen) { return 0u - static_cast<uint32_t>(seen != 0); }
+inline float only(float number, uint32_t visible) { return float_of(bits_of(number) & visible); }
+
 template <Hidden HIDDEN, bool KEPT, class Map, class Step>
 float weigh_columns(const Row& row, const Map& map, Step step) {
   float sums[LANES] = {};
@@ -98,11 +102,13 @@ float weigh_columns(const Row& row, const Map& map, Step step) {
       found = map(row.unit * row.weights[column], row.levels[column]);
     else
       found = map(row.unit * row.weights[column]);
-    // No product with 0: what a hidden score comes to may be anything.
-    const bool visible = HIDDEN != MASKED || row.seen[column * step] != 0;
-    row.weights[column] = visible ? found.difference : 0.0f;
-    if (KEPT) row.negatives[column] = visible ? found.negative : 0.0f;
-    sums[lane] += visible ? found.sum : 0.0f;
+    if (HIDDEN == MASKED) {
+      const uint32_t visible = all_bits(row.seen[column * step]);
+      found = {only(found.difference, visible), only(found.sum, visible), only(found.negative, visible)};
+    }
+    row.weights[column] = found.difference;
+    if (KEPT) row.negatives[column] = found.negative;
+    sums[lane] += found.sum;
   });
   return total_of(sums);
 }
@@ -127,10 +133,10 @@ Sums part_columns(const Row& row, const Map& map, float* differences, Step step)
     else
       map(row.unit * row.weights[column], positive, negative, difference);
     if (HIDDEN == MASKED) {
-      const bool visible = row.seen[column * step] != 0;
-      positive = visible ? positive : 0.0f;
-      negative = visible ? negative : 0.0f;
-      difference = visible ? difference : 0.0f;
+      const uint32_t visible = all_bits(row.seen[column * step]);
+      positive = only(positive, visible);
+      negative = only(negative, visible);
+      difference = only(difference, visible);
     }
     positives[lane] += row.weights[column] = positive;
     negatives[lane] += row.negatives[column] = negative;
