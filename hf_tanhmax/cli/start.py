@@ -44,10 +44,10 @@ SHARED = {
 CALIBRATED, ABLATED = 96, 200  # rows
 INTERVENTIONS = ("negatives_masked", "made_positive")
 # A test sentence with something to be said for and against it.
-EXPLAINED = "Saddled with an unwieldy cast of characters and angles, but the payoff is powerful and revelatory."
+EXPLAINED = "It's a scattershot affair, but when it hits its mark it's brilliant."
 NAMED = 4  # words that are named on each side
 STOPPED = 130
-LOADING = ("transformers.modeling_utils", "transformers.utils.loading_report")
+LOADING = ("transformers.modeling_utils", "transformers.utils.loading_report", "transformers.distributed.tensor_parallel")
 
 
 def run_start(options: argparse.Namespace) -> int:

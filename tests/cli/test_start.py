@@ -50,7 +50,7 @@ def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys
     assert re.search(r"TanhMax less softmax, sentence by sentence: [+-]\d+\.\d ± \d\.\d points", printed)
     assert "Measured on 200 test sentences" in printed
     assert f"“{start.EXPLAINED}”" in printed
-    assert '"unwieldy"' in (out / "explain.html").read_text()
+    assert '"scattershot"' in (out / "explain.html").read_text()
     assert {path.name for path in out.iterdir()} == {"softmax", "tanhmax", "explain.html", "words.png", "start.png"}
     assert not list(out.glob("*/checkpoint-*"))
     assert json.loads((out / "tanhmax" / "ablation.json").read_text())["rows"] == 200

@@ -101,4 +101,6 @@ def test_frozen_layers_keep_their_weights(train_checkpoint, checkpoint, tmp_path
     assert all(parameter.requires_grad for parameter in model.parameters())
     freeze(model, 2)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"))}
+    assert frozen == {
+        name for name, _ in model.named_parameters() if name.startswith(("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"))
+    }

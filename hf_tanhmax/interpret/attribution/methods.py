@@ -164,7 +164,9 @@ def unknown_notes(encoded: EncodedInput) -> list[str]:
         return []
     numbers = dict.fromkeys(encoded.words[position] for position in encoded.unknown)
     words = list(dict.fromkeys(encoded.word_texts[number] for number in numbers if number is not None))
-    shown = ", ".join(f"“{word}”" for word in words[:SHOWN_WORDS]) + (f" and {len(words) - SHOWN_WORDS} more" if words[SHOWN_WORDS:] else "")
+    shown = ", ".join(f"“{word}”" for word in words[:SHOWN_WORDS]) + (
+        f" and {len(words) - SHOWN_WORDS} more" if words[SHOWN_WORDS:] else ""
+    )
     replaced = f"the tokenizer has {encoded.tokens[encoded.unknown[0]]} in the place of {shown}"
     if set(encoded.content_positions) <= set(encoded.unknown):
         return [f"the model knows none of these words: {replaced}; its answer and all scores would be the same for any such words"]
