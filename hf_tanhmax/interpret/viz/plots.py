@@ -3,7 +3,7 @@
 Every function returns a new figure, which pyplot does not know; `figure.savefig("name.svg")` writes it, as PNG, SVG or PDF. Blue
 speaks for the target and orange against it (in raw weights: above and below zero), white is zero, and the range is symmetric. Tokens are
 literal text, never mathematics; a letter that no installed font has is a box. Where scores are in logits, the range is half a logit or
-more, so that what hardly moves the output is pale.
+more, so that what hardly moves the output is pale, and so is all that a model without a word to go by says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -126,7 +126,7 @@ def plot_head(explanation: Explanation, *, layer: int, head: int, view: str = "o
     size = min(11.0, max(3.5, 0.19 * longest))
     figure = _figure(size + 2.4, size + 1.6)
     axes = figure.subplots()
-    high = _largest(matrix)
+    high = colour_range(explanation, _largest(matrix))
     _draw_matrix(axes, matrix, high)
     renderer = TextRenderer()
     if longest <= MOST_LABELS:

@@ -91,6 +91,8 @@ def test_a_text_of_unknown_words_is_pale_and_says_so():
     figure = plots.plot_tokens(made(scores=scores, unknown=(1, 2, 3, 4, 5)))
     assert figure.axes[-1].get_xlim() == (-8, 8)
     assert "the model knows none of these words" in " ".join(texts_of(figure))
+    largest = made().weights[0, 2].abs().max()
+    assert shown(plots.plot_head(made(unknown=(1, 2, 3, 4, 5)), layer=0, head=2, view="raw"))[1] == (-4 * largest, 4 * largest)
     half_known = plots.plot_tokens(made(scores=scores, unknown=(1, 2, 3)))
     assert half_known.axes[-1].get_xlim() == (-2, 2)
     assert "none of these words" not in " ".join(texts_of(half_known))
