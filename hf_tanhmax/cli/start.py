@@ -10,6 +10,7 @@ import math
 import shutil
 import statistics
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,7 +80,9 @@ def _start(out: Path, source: str, name: str) -> int:
         _say("step 2 of 3: the negative weights of the TanhMax model are masked, and made positive, to see whether it uses them")
         ablation = _ablation(loaded, splits, folder)
         _say("step 3 of 3: a test sentence is explained")
-        explanation = explain(loaded.model, EXPLAINED, tokenizer=loaded.tokenizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the (model knows none|tokenizer has)")  # it is printed below
+            explanation = explain(loaded.model, EXPLAINED, tokenizer=loaded.tokenizer)
     save_page(explanation, out / "explain.html")
     plot_tokens(explanation).savefig(out / "words.png", dpi=150)
     start_figure([(VARIANTS[name], run) for name, run in runs.items()], ablation, out / "start.png")
@@ -140,9 +143,10 @@ def _evidence(explanation: Explanation) -> str:
     scored = sorted(zip(explanation.by_word("contributions").tolist(), explanation.word_texts, strict=True))
     against = ", ".join(f"{word} {score:+.2f}" for score, word in scored[:NAMED] if score < 0)
     supports = ", ".join(f"{word} {score:+.2f}" for score, word in scored[::-1][:NAMED] if score > 0)
+    unread = f"\n  warning: {explanation.notes[0]}" if explanation.unknown else ""
     return (
         f"“{EXPLAINED}”\nThe TanhMax model says {explanation.target_name}, with probability {explanation.probability:.2f}; the test data "
-        f"says positive. In logits, to first order,\n  for it:     {supports or 'no word'}\n  against it: {against or 'no word'}"
+        f"says positive. In logits, to first order,\n  for it:     {supports or 'no word'}\n  against it: {against or 'no word'}{unread}"
     )
 
 
