@@ -5,7 +5,11 @@ import json
 from ..results import Commit, Data, Machine, Model, Run, RunConfig, is_number
 from .text import code, escaped
 
-EMBEDDED = {"synthetic": "the synthetic task of the paper", "digits": "the handwritten digits of scikit-learn"}
+EMBEDDED = {
+    "synthetic": "the synthetic task of the paper",
+    "digits": "the handwritten digits of scikit-learn",
+    "film_reviews": "1,600 sentences of film reviews (Pang and Lee 2005) with the ratings of Hutto and Gilbert (2014)",
+}
 FILES = "files"  # what a run calls data that came from files of its user
 SCHEDULES = {"linear": "linearly", "cosine": "along a cosine", "geometric": "geometrically"}
 # Keys of a recipe that deserve a line of their own.

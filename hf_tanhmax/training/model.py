@@ -1,9 +1,11 @@
 """The model of a run: from scratch, from a softmax checkpoint or from a TanhMax one, with the attention that the recipe says."""
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
 from ..conversion.calibration.plan import Plan
@@ -93,6 +95,27 @@ def build_model(task: Task, checkpoint: PreTrainedConfig | None, splits: Splits,
         raise RuntimeError(f"attention: {config.attention} was asked for, but the model is {type(model).__name__}")
     task.adapt(model)
     return model
+
+
+def freeze(model: PreTrainedModel, count: int) -> None:
+    """Keep the weights of the first layers as they are, and whatever comes before them.
+
+    Args:
+        model: whose parameters stand in the order in which they are used: embeddings, layers, and what follows.
+        count: of layers; 0 changes nothing.
+
+    Raises:
+        RecipeError: no layer would be left to train.
+    """
+    if not count:
+        return
+    depth = model.config.num_hidden_layers
+    if count >= depth:
+        raise RecipeError(f"freeze_layers is {count}, but the model has {depth} layers, of which at least one must be trained")
+    layers = next(part for part in model.base_model.modules() if isinstance(part, nn.ModuleList) and len(part) == depth)
+    first = next(layers[count].parameters())
+    for parameter in takewhile(lambda each: each is not first, model.base_model.parameters()):
+        parameter.requires_grad = False
 
 
 def _from_scratch(task: Task, settings: TanhMaxSettings | None, splits: Splits, processor: Processor) -> PreTrainedModel:

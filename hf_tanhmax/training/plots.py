@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import cast
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from ..ablation import NegativesAblation
 from ..results import Run
 from .health import MEASURES
 
 Curve = list[list[float]]  # steps and values
+COLOURS = ("#d8792c", "#0f4a91")
 TITLES = {
     "negative_mass": "negative mass",
     "weight_sum": "sum of |w|",
@@ -44,6 +47,36 @@ def comparison_figure(lines: Sequence[tuple[str, Sequence[float]]], metric: str,
     axes.set(yticks=range(len(lines)), yticklabels=[name for name, _ in lines], xlabel=f"{metric} (a dot per seed, a bar for the mean)")
     axes.invert_yaxis()
     path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def start_figure(runs: Sequence[tuple[str, Run]], ablation: NegativesAblation, path: Path) -> None:
+    """Draw two runs beside each other: their training loss, their accuracy, and what the second loses without its negative weights.
+
+    Args:
+        runs: name and results, with outcomes of test rows.
+        ablation: of the second.
+        path: of the picture.
+    """
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    loss, accuracy, change = figure.subplots(1, 3)
+    for place, (name, run) in enumerate(runs):
+        colour = COLOURS[place]
+        steps, values = zip(*cast(Curve, run["metrics"]["train_loss_curve"]), strict=True)
+        loss.plot(steps, values, color=colour, marker="o", markersize=4, label=name)
+        right = [100 * float(value) for value in run["outcomes"]["test"].split()]
+        error = stdev(right) / len(right) ** 0.5
+        accuracy.errorbar([place], [fmean(right)], yerr=[error], fmt="o", color=colour, capsize=5)
+    loss.set(title="training loss", xlabel="step")
+    loss.legend(frameon=False)
+    accuracy.set(title="test accuracy in %, ± one standard error", xlim=(-0.7, len(runs) - 0.3))
+    accuracy.set_xticks(range(len(runs)), [name for name, _ in runs])
+    for place, effect in enumerate(ablation.effects.values()):
+        ends = [[100 * (effect.difference - effect.low)], [100 * (effect.high - effect.difference)]]
+        change.errorbar([place], [100 * effect.difference], yerr=ends, fmt="o", color=COLOURS[1], capsize=5)
+    change.axhline(0, color="grey", linewidth=0.8)
+    change.set(title=f"{runs[1][0]}: change in points [95 %]", xlim=(-0.7, len(ablation.effects) - 0.3))
+    change.set_xticks(range(len(ablation.effects)), [name.replace("_", "\n") for name in ablation.effects])
     figure.savefig(path, dpi=120)
 
 

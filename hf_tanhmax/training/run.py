@@ -29,7 +29,7 @@ from .data.rows import Splits, source_fingerprint
 from .health import HealthCallback, attention_health, health_curve, softmax_norms
 from .launch import InterruptCallback, check_agreement, check_launch, check_switched_on
 from .lora import load_trained, save_base, with_adapters
-from .model import build_model, checkpoint_config
+from .model import build_model, checkpoint_config, freeze
 from .plots import run_figures
 from .publish import check_publishing, publish, write_card
 from .tasks import Task, task_for
@@ -48,9 +48,7 @@ def run(recipes: list[Recipe]) -> None:
         RecipeError: something in the recipe or the data that cannot work.
         Interrupted: the user stopped it.
     """
-    for recipe in recipes:
-        _check(recipe)
-    results = [run_one(recipe) for recipe in recipes]
+    results = run_all(recipes)
     if not PartialState().is_main_process:
         return
     print()
@@ -61,6 +59,17 @@ def run(recipes: list[Recipe]) -> None:
             print(f"{result['variant']}: WARNING: {sentence}")
     if len(results) == 1 and recipes[0].config.attention == "tanhmax":
         print("add --compare_with softmax to see softmax at the same budget beside it")
+
+
+def run_all(recipes: list[Recipe]) -> list[Run]:
+    """Run recipes one after the other, once none of them is found to be wrong.
+
+    Raises:
+        RecipeError, Interrupted: as `run`.
+    """
+    for recipe in recipes:
+        _check(recipe)
+    return [run_one(recipe) for recipe in recipes]
 
 
 def run_one(recipe: Recipe) -> Run:
@@ -91,6 +100,7 @@ def run_one(recipe: Recipe) -> Run:
         converted = _prepare(model, recipe, task, checkpoint, inputs, batches)
     elif config.calibrate:
         model = calibrated_before(start.checkpoint, folder, task)
+    freeze(model, config.freeze_layers)
     if config.lora_rank:
         if PartialState().is_main_process and not (config.calibrate and start.checkpoint):
             save_base(model, config, folder)

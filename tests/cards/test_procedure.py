@@ -45,7 +45,7 @@ def test_a_configuration_that_does_not_say():
 
 
 def test_every_embedded_data_set_has_its_words():
-    assert set(EMBEDDED) == {config.synthetic for config in CONFIGS.values()}
+    assert set(EMBEDDED) == {name for config in CONFIGS.values() for name in (config.synthetic, *config.packaged)}
 
 
 def test_procedure():

@@ -247,3 +247,12 @@ def test_mistakes_with_images(models, tmp_path, capsys):
         assert refused(capsys, command, *vit, "--image", "gone.png").endswith("[Errno 2] No such file or directory: 'gone.png'")
         (tmp_path / "text.png").write_text("text")
         assert refused(capsys, command, *vit, "--image", tmp_path / "text.png").endswith("text.png is no picture that PIL can read")
+
+
+def test_a_text_that_the_model_cannot_read_is_warned_of(models, tmp_path, capsys):
+    printed = done(capsys, "explain", "--model", models / "bert", "--text", "Ωmega ☃", "--out", tmp_path / "a.json", *QUICK)
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert printed.startswith("warning: the model knows none of these words: ")
+    assert told["knows_no_word"] is True
+    assert told["unknown"] == [place for place, token in enumerate(told["tokens"]) if token == "[UNK]"] != []
+    assert told["notes"][0] in printed

@@ -126,6 +126,11 @@ def conversion():
     return conversion_table.rendered()
 
 
+def verdict():
+    """What the results come to, in three lines."""
+    return conversion_table.verdict()
+
+
 def sign_pattern():
     """What it costs to change which weights are negative, of models from scratch, on test rows."""
     lines = read_lines(RESULTS / "conversion" / pattern.FILE)
@@ -163,6 +168,7 @@ BLOCKS = {
     "architectures that fail": sweep_table.failed,
     "variants": variants,
     **{name: functools.partial(compared, name) for name in DATA},
+    "verdict": verdict,
     "conversion": conversion,
     "language models": language_table.rendered,
     "sign pattern": sign_pattern,

@@ -12,8 +12,9 @@ IDENTITY = {"config": {"seed": 0, "layers": [0, 1]}, "data": {"source": "synthet
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder that this run has begun in."""
+    """A folder that this run has begun in, and saved something."""
     claim(tmp_path / "run", IDENTITY, resume=False)
+    (tmp_path / "run" / "checkpoint-1").mkdir()
     return tmp_path / "run"
 
 
@@ -30,7 +31,32 @@ def save(folder, step, *, complete=True):
 def test_a_new_folder_is_taken_and_marked(tmp_path):
     assert claim(tmp_path / "a" / "b", IDENTITY, resume=False).said == ()
     assert json.loads((tmp_path / "a" / "b" / "recipe.json").read_text()) == IDENTITY
-    assert "there is nothing to resume" in claim(tmp_path / "c", IDENTITY, resume=True).said[0]
+    said = f"there is nothing to resume in {tmp_path / 'c'}: no checkpoint was saved; starting from the beginning"
+    assert claim(tmp_path / "c", IDENTITY, resume=True).said == (said,)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("identity", [IDENTITY, {"config": {"seed": 1}, "data": {"source": "files"}}])
+def test_a_folder_in_which_a_run_ended_before_it_saved_anything_is_free(tmp_path, identity, resume):
+    folder = tmp_path / "run"
+    claim(folder, IDENTITY, resume=False)
+    write_json(folder / "conversion.json", {"balance": 0.2})  # of a run that ended after calibration
+    (folder / "base").mkdir()
+    (folder / "base" / "config.json").touch()
+    start = claim(folder, identity, resume=resume)
+    assert (start.checkpoint, start.finished) == (None, False)
+    said = f"there is nothing to resume in {folder}: no checkpoint was saved; starting from the beginning"
+    assert start.said == ((said,) if resume else ())
+    assert json.loads((folder / "recipe.json").read_text()) == identity
+    assert sorted(path.name for path in folder.iterdir()) == ["recipe.json"]  # what the other run left would be taken for this one's
+
+
+@pytest.mark.parametrize("left", ["checkpoint-3", "model.safetensors", "notes.txt"])
+def test_a_folder_that_holds_more_than_a_run_begins_with_is_not_free(tmp_path, left):
+    claim(tmp_path / "run", IDENTITY, resume=False)
+    (tmp_path / "run" / left).mkdir()
+    with pytest.raises(RecipeError, match=r"holds another run, which differs in seed \(0, now 1\)"):
+        claim(tmp_path / "run", {**IDENTITY, "config": {"seed": 1, "layers": [0, 1]}}, resume=False)
 
 
 def test_an_unfinished_run_is_continued_only_when_asked(folder):

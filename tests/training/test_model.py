@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from families import tiny_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from hf_tanhmax.training.model import freeze
 
 
 @pytest.fixture
@@ -86,3 +90,17 @@ def test_a_recipe_of_another_family_is_refused(train, tmp_path):
     code, said, _ = train("tanhmax", "--model_name_or_path", str(tmp_path / "run"), folder="other")
     assert code == 2
     assert "is a checkpoint of model type 'vit', but bert/text_classification is a recipe for 'bert'; recipes/vit/ has those for it" in said
+
+
+def test_frozen_layers_keep_their_weights(train_checkpoint, checkpoint, tmp_path):
+    code, said, _ = train_checkpoint("tanhmax", "--freeze_layers", "1")
+    assert code == 2
+    assert "freeze_layers is 1, but the model has 1 layers, of which at least one must be trained" in said
+    model = tiny_model(transformers.BertForSequenceClassification)
+    freeze(model, 0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    freeze(model, 2)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {
+        name for name, _ in model.named_parameters() if name.startswith(("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"))
+    }

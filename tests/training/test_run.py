@@ -77,6 +77,18 @@ def test_a_finished_run_is_said_and_not_repeated(train):
 
 
 @pytest.mark.slow
+def test_a_run_that_failed_on_its_data_leaves_the_folder_to_the_corrected_command(train, tmp_path):
+    (tmp_path / "rows.csv").write_text("txt,label\n" + "good,1\nbad,0\n" * 40)
+    flags = ("--train_file", str(tmp_path / "rows.csv"), "--batch_size", "8", "--num_train_epochs", "1")
+    code, said, _ = train("softmax", *flags)
+    assert code == 2
+    assert "the train data has no column 'text' (text_column)" in said
+    code, said, results = train("softmax", *flags, "--text_column", "txt")
+    assert code == 0, said
+    assert results["config"]["text_column"] == "txt"
+
+
+@pytest.mark.slow
 def test_another_run_in_the_folder_is_refused(train):
     train("softmax")
     code, said, _ = train("softmax", "--seed", "1")

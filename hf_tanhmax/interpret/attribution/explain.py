@@ -10,7 +10,7 @@ from ..inputs.encoding import ImageProcessor, ModelInput
 from .evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from .explanation import Explanation
 from .integrated_gradients import STEPS, baseline_token
-from .methods import METHODS, Attribution, AttributionOptions, attribute, layer_notes, softmax_notes, unrecorded_notes
+from .methods import METHODS, Attribution, AttributionOptions, attribute, layer_notes, softmax_notes, unknown_notes, unrecorded_notes
 
 
 def explain(
@@ -29,7 +29,8 @@ def explain(
     """Why a model gives a target its logit: signed weights, their orientation, contributions, and scores of every position.
 
     One forward and one backward pass; integrated gradients take `steps` more. A softmax model works too, with a warning, as its weights
-    have no sign. The model is evaluated without dropout whatever mode it is in, and is left as it was.
+    have no sign; so does a text with words that the tokenizer does not know, of which the model has read nothing. The model is evaluated
+    without dropout whatever mode it is in, and is left as it was.
 
     Scores (`Explanation.scores`), each `[K]`, over the layers of `layers`:
 
@@ -67,7 +68,7 @@ def explain(
     with evaluation_mode(inner):
         attribution = attribute(inner, inputs, target, options)
     shown = attribution.result.layers
-    notes = [*softmax_notes(inner, attribution.result.signed, shown), *unrecorded_notes(inner)]
+    notes = [*unknown_notes(attribution.encoded), *softmax_notes(inner, attribution.result.signed, shown), *unrecorded_notes(inner)]
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     return _explanation(inner, attribution, (*notes, *layer_notes(inner, indices, shown), *attribution.notes))
@@ -130,4 +131,5 @@ def _explanation(model: PreTrainedModel, attribution: Attribution, notes: tuple[
         grid=attribution.grid,
         model_name=display_name(model),
         notes=notes,
+        unknown=encoded.unknown,
     )

@@ -50,6 +50,7 @@ class Explanation:
         grid: rows and columns of patches, for images.
         model_name: the model's name, for titles.
         notes: sentences for the reader, such as that the model computes softmax.
+        unknown: positions of tokens that stand for words the tokenizer does not know.
     """
 
     family: str
@@ -72,6 +73,13 @@ class Explanation:
     grid: tuple[int, int] | None = None
     model_name: str = ""
     notes: tuple[str, ...] = ()
+    unknown: tuple[int, ...] = ()
+
+    @property
+    def knows_no_word(self) -> bool:
+        """Whether the model could read nothing of the text: every token that is not special stands for something unknown."""
+        content = [position for position, word in enumerate(self.words) if word is not None]
+        return bool(content) and set(content) <= set(self.unknown)
 
     @property
     def oriented(self) -> Tensor:

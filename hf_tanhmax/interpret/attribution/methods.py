@@ -19,6 +19,7 @@ from .rollout import rollout
 
 # The share of all scores up to which the gap of integrated gradients is no reason to advise more steps.
 ACCEPTED_GAP = 0.1
+SHOWN_WORDS = 5  # of those that are unknown
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,21 @@ def _gap_note(integrated: IntegratedGradients, steps: int) -> str:
     large = abs(integrated.gap) > ACCEPTED_GAP * float(integrated.scores.abs().sum())
     advice = ", which is too much to trust them: give more steps" if large else ""
     return f"integrated gradients of {steps} steps miss {integrated.gap:+.2g} logits of the difference to their baseline{advice}"
+
+
+def unknown_notes(encoded: EncodedInput) -> list[str]:
+    """A note if the tokenizer does not know some of the words, or any of them."""
+    if not encoded.unknown:
+        return []
+    numbers = dict.fromkeys(encoded.words[position] for position in encoded.unknown)
+    words = list(dict.fromkeys(encoded.word_texts[number] for number in numbers if number is not None))
+    shown = ", ".join(f"“{word}”" for word in words[:SHOWN_WORDS]) + (
+        f" and {len(words) - SHOWN_WORDS} more" if words[SHOWN_WORDS:] else ""
+    )
+    replaced = f"the tokenizer has {encoded.tokens[encoded.unknown[0]]} in the place of {shown}"
+    if set(encoded.content_positions) <= set(encoded.unknown):
+        return [f"the model knows none of these words: {replaced}; its answer and all scores would be the same for any such words"]
+    return [f"{replaced}, so the model has not read {'it' if len(words) == 1 else 'them'}; scores there are those of any unknown word"]
 
 
 def unrecorded_notes(model: nn.Module) -> list[str]:

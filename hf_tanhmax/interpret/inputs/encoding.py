@@ -33,6 +33,7 @@ class EncodedInput:
         words: per token the index of its word, None for special ones.
         word_texts: the words.
         image: the image, PIL and RGB, where there was one.
+        unknown: positions of the token that stands for whatever the tokenizer does not know.
     """
 
     inputs: dict[str, Tensor]
@@ -40,6 +41,7 @@ class EncodedInput:
     words: tuple[int | None, ...] = ()
     word_texts: tuple[str, ...] = ()
     image: "Image | None" = None
+    unknown: tuple[int, ...] = ()
 
     @property
     def is_image(self) -> bool:
@@ -144,7 +146,7 @@ def _encode_text(
         shifts = [part_starts[part or 0] for part in batch.sequence_ids(0)]
         shifted = [(begin + shift, end + shift) for (begin, end), shift in zip(offsets[0].tolist(), shifts, strict=True)]
         words, word_texts = align_words(" ".join(parts), shifted, special)
-    return EncodedInput(_on_device(model, dict(batch)), tokens, words, word_texts)
+    return EncodedInput(_on_device(model, dict(batch)), tokens, words, word_texts, unknown=_unknown_tokens(tokenizer, identifiers))
 
 
 def _check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, length: int) -> None:
@@ -175,7 +177,7 @@ def _strip_padding(model: PreTrainedModel, batch: Mapping[str, object], tokenize
     _check_length(model, tokenizer, len(identifiers))
     tokens = token_texts(tokenizer, identifiers)
     words, word_texts = _word_per_token(tokens, _special_tokens(tokenizer, identifiers))
-    return EncodedInput(_on_device(model, inputs), tokens, words, word_texts)
+    return EncodedInput(_on_device(model, inputs), tokens, words, word_texts, unknown=_unknown_tokens(tokenizer, identifiers))
 
 
 def _encode_image(model: PreTrainedModel, image: "Image", processor: ImageProcessor | None) -> EncodedInput:
@@ -198,6 +200,15 @@ def _encode_image(model: PreTrainedModel, image: "Image", processor: ImageProces
 def _special_tokens(tokenizer: PreTrainedTokenizerBase | None, identifiers: list[int]) -> list[bool]:
     special = set(getattr(tokenizer, "all_special_ids", ())) - {getattr(tokenizer, "unk_token_id", None)}
     return [identifier in special for identifier in identifiers]
+
+
+def _unknown_tokens(tokenizer: PreTrainedTokenizerBase | None, identifiers: list[int]) -> tuple[int, ...]:
+    """Positions of the token for unknown words, unless it also is another special one, as in GPT-2."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
+    if unknown is None or unknown in [getattr(tokenizer, name, None) for name in names]:
+        return ()
+    return tuple(position for position, identifier in enumerate(identifiers) if identifier == unknown)
 
 
 def _word_per_token(tokens: tuple[str, ...], special: list[bool]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..attribution.explanation import Explanation
 from .colours import DARK_NEGATIVE, DARK_POSITIVE, NEGATIVE, POSITIVE
 from .labels import SCORES, model_label, printable, score_label
-from .views import VIEWS, head_numbers
+from .views import FADED, FULL_COLOUR, IN_LOGITS, VIEWS, head_numbers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,6 +53,9 @@ def shared_facts() -> dict[str, object]:
         "colours": {"light": [POSITIVE, NEGATIVE], "dark": [DARK_POSITIVE, DARK_NEGATIVE]},
         "views": {view: {"name": name, "note": VIEW_NOTES[view]} for view, name in VIEWS.items()},
         "methods": {name: {"name": score_label(name), "note": METHOD_NOTES[name]} for name in SCORES},
+        "in_logits": IN_LOGITS,
+        "full_colour": FULL_COLOUR,
+        "faded": FADED,
     }
 
 
@@ -105,6 +108,8 @@ def facts(explanation: Explanation, *, whole: bool) -> dict[str, object]:
         "numbers": {view: _short(head_numbers(explanation, view)) for view in VIEWS},
         "negative": _short(weights.clamp(max=0).abs().sum((-2, -1)) / total.clamp(min=torch.finfo(total.dtype).tiny)),
         "reach": {"weights": _short(weights.abs().amax((-2, -1))), "contributions": _short(contributions.abs().amax((-2, -1)))},
+        "unknown": bool(explanation.unknown),  # the first note is about it
+        "knows_no_word": explanation.knows_no_word,
         "notes": [printable(note) for note in explanation.notes],
         "grid": explanation.grid,
         "image": None if explanation.image is None else _data_url(explanation.image),

@@ -2,7 +2,8 @@
 
 Every function returns a new figure, which pyplot does not know; `figure.savefig("name.svg")` writes it, as PNG, SVG or PDF. Blue
 speaks for the target and orange against it (in raw weights: above and below zero), white is zero, and the range is symmetric. Tokens are
-literal text, never mathematics; a letter that no installed font has is a box.
+literal text, never mathematics; a letter that no installed font has is a box. Where scores are in logits, the range is half a logit or
+more, so that what hardly moves the output is pale, and so is all that a model without a word to go by says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from ..inputs.image_patches import upsampled
 from .colours import colour_map
 from .fonts import TextRenderer
 from .labels import head_label, model_label, printable, score_label, target_label
-from .views import VIEWS, head_matrix, head_numbers, texts_and_scores
+from .views import VIEWS, colour_range, head_matrix, head_numbers, texts_and_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,14 +61,15 @@ def plot_tokens(explanation: Explanation, *, scores: str = "contributions", by: 
     axes = figure.subplots()
     axes.set(xlim=(0, text_width), ylim=(LINE_HEIGHT * len(lines), 0))
     axes.axis("off")
-    high = _largest(torch.tensor(values))
+    high = colour_range(explanation, _largest(torch.tensor(values)), scores)
     for row, line in enumerate(lines):
         for index, left, box_width in line:
             _token_box(axes, (left, LINE_HEIGHT * row, box_width), values[index] / high)
             centre = (left + box_width / 2, LINE_HEIGHT * row + BOX_HEIGHT / 2)
             text, colour = renderer.with_boxes(texts[index]), _text_colour(values[index] / high)
             axes.text(*centre, text, color=colour, ha="center", va="center", **renderer.style)
-    renderer.title(axes, f"{_title(scores)} for {target_label(explanation)}")
+    unread = ": the model knows none of these words" if explanation.knows_no_word else ""
+    renderer.title(axes, f"{_title(scores)} for {target_label(explanation)}{unread}")
     _legend(figure, axes, high, f"score ({FOR_AND_AGAINST})", below=True)
     return figure
 
@@ -89,7 +91,7 @@ def plot_heads(explanation: Explanation, *, view: str = "oriented") -> "Figure":
     layers, heads = numbers.shape
     figure = _figure(2.8 + 0.42 * heads, 1.5 + 0.32 * layers)
     axes = figure.subplots()
-    high = _largest(numbers)
+    high = colour_range(explanation, _largest(numbers))
     _draw_matrix(axes, numbers, high)
     digits = max(0, 1 - floor(log10(high)))
     for layer, head in torch.cartesian_prod(torch.arange(layers), torch.arange(heads)).tolist():
@@ -124,7 +126,7 @@ def plot_head(explanation: Explanation, *, layer: int, head: int, view: str = "o
     size = min(11.0, max(3.5, 0.19 * longest))
     figure = _figure(size + 2.4, size + 1.6)
     axes = figure.subplots()
-    high = _largest(matrix)
+    high = colour_range(explanation, _largest(matrix))
     _draw_matrix(axes, matrix, high)
     renderer = TextRenderer()
     if longest <= MOST_LABELS:
@@ -188,7 +190,7 @@ def plot_next_tokens(explanations: Explanation | Sequence[Explanation], *, score
     for row, step in enumerate(steps):
         values = texts_and_scores(step, scores, "tokens")[1]
         numbers[row, : len(values)] = torch.tensor(values)
-    high = _largest(numbers.nan_to_num())
+    high = colour_range(steps[-1], _largest(numbers.nan_to_num()), scores)
     figure = _figure(min(22.0, max(5.0, 2.4 + 0.24 * len(tokens))), 2.2 + 0.26 * len(steps))
     axes = figure.subplots()
     _draw_matrix(axes, numbers, high)

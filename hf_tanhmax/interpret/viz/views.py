@@ -11,6 +11,10 @@ VIEWS = {
     "contributions": "contribution (logits)",
 }
 UNITS = ("words", "tokens")
+# Scores in logits, and the logits of a word at which colour is full at the earliest: less hardly moves the output and must look like it.
+IN_LOGITS = ("contributions", "input_x_gradient", "integrated_gradients")
+FULL_COLOUR = 0.5
+FADED = 4  # by how much the range is wider for a text of which the model knows no word
 
 
 def head_matrices(explanation: Explanation, view: str) -> Tensor:
@@ -47,6 +51,18 @@ def head_matrix(explanation: Explanation, layer: int, head: int, view: str) -> T
     if not (0 <= layer < layers and 0 <= head < heads):
         raise ValueError(f"there is no layer {layer}, head {head}: layers are 0 to {layers - 1} and heads 0 to {heads - 1}")
     return matrices[layer, head]
+
+
+def colour_range(explanation: Explanation, largest: float, scores: str | None = None) -> float:
+    """The absolute number that has full colour.
+
+    Args:
+        explanation: that the numbers are from.
+        largest: absolute number.
+        scores: the name of scores of words or tokens; those in logits have full colour from half a logit on, so that noise is pale. None
+            for patches and heads, of which there are so many that each may be small.
+    """
+    return max(largest, FULL_COLOUR if scores in IN_LOGITS else 0.0) * (FADED if explanation.knows_no_word else 1)
 
 
 def texts_and_scores(explanation: Explanation, scores: str, by: str) -> tuple[list[str], list[float]]:

@@ -76,6 +76,7 @@ class Config(BaseModel):
     file_types: ClassVar[tuple[str, ...]] = TABLES
     folders: ClassVar[bool] = False  # whether a data file may be a folder
     synthetic: ClassVar[str] = "synthetic"  # the name of the embedded data set
+    packaged: ClassVar[tuple[str, ...]] = ()  # names of data sets that are installed with this package
 
     task: str
     model_name_or_path: str | None
@@ -97,6 +98,7 @@ class Config(BaseModel):
     polarity_schedule: Literal["linear", "cosine", "geometric"] | None
     polarity_start: Share
     polarity_share: ShareAbove0
+    freeze_layers: CountOrZero
     lora_rank: Count | None
     lora_alpha: Positive
     lora_dropout: Dropout
@@ -158,6 +160,9 @@ class Config(BaseModel):
             raise RecipeError("a learned polarity is a weight of the base model, which LoRA does not train: set polarity to a number")
         if self.lora_rank and self.from_scratch:
             raise RecipeError("lora_rank adapts a checkpoint: set model_name_or_path, or lora_rank to null")
+        if self.freeze_layers and (self.from_scratch or self.lora_rank):
+            reason = "a model from scratch has no layers that are worth keeping" if self.from_scratch else "LoRA trains adapters alone"
+            raise RecipeError(f"freeze_layers is {self.freeze_layers}, but {reason}: set it to 0")
         if self.calibrate and self.attention == "tanhmax":
             self._check_calibration()
         if self.push_to_hub and self.attention == "softmax":
@@ -231,11 +236,11 @@ class Config(BaseModel):
         return Plan(self.polarity, self.layers, self.heads, self.score_bias, self.shift, balance=self.balance, **given)
 
     def identity(self) -> dict[str, object]:
-        """The keys that decide what a run computes, as JSON would give them back; of calibration only where there is one.
+        """The keys that decide what a run computes, as JSON would give them back; of calibration and frozen layers where there are any.
 
-        So runs that were begun before there was any are still the same runs.
+        So runs that were begun before there were such keys are still the same runs.
         """
-        left_out = MANAGEMENT if self.calibrate else (*MANAGEMENT, *CALIBRATION)
+        left_out = {*MANAGEMENT, *(() if self.calibrate else CALIBRATION), *(() if self.freeze_layers else ("freeze_layers",))}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in self if key not in left_out}
 
 
@@ -265,6 +270,8 @@ class SyntheticTextConfig(TextConfig):
 
 class TextClassificationConfig(SyntheticTextConfig):
     """Texts, or pairs of them, with a class."""
+
+    packaged: ClassVar = ("film_reviews",)
 
     text_pair_column: str | None
     label_column: str
@@ -333,7 +340,7 @@ ONLY_WITH: list[tuple[tuple[str, ...], str, Callable[[Config], bool]]] = [
         "dataset: synthetic",
         lambda config: config.is_synthetic,
     ),
-    (("dataset_config",), "a dataset from the Hub", lambda config: config.dataset != config.synthetic),
+    (("dataset_config",), "a dataset from the Hub", lambda config: config.dataset not in (config.synthetic, *config.packaged)),
     (("hub_private_repo",), "push_to_hub", lambda config: config.push_to_hub is not None),
 ]
 

@@ -1,5 +1,6 @@
 """Rows by split from the embedded data, files or the Hub; each task says which columns it needs."""
 
+import csv
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def raw_splits(config: Config, embedded: Callable[[], Rows]) -> Rows:
         found = {key.removesuffix("_file"): _read_file(key, getattr(config, key), config) for key in DATA_FILES if getattr(config, key)}
     elif config.is_synthetic:
         found = embedded()
+    elif config.dataset in config.packaged:
+        found = {path.stem: _read_packaged(path) for path in _packaged_files(config)}
     else:
         found = _from_hub(config)
     for split, rows in found.items():
@@ -86,6 +89,8 @@ def source_fingerprint(config: Config) -> dict[str, object]:
     if config.train_file:
         files = {key: Path(getattr(config, key)) for key in DATA_FILES if getattr(config, key)}
         return {"source": "files", "sha256": {key: _digest(path) for key, path in files.items()}}
+    if config.dataset in config.packaged:
+        return {"source": config.dataset, "sha256": {path.stem: _digest(path) for path in _packaged_files(config)}}
     if not config.is_synthetic:
         return {"source": config.dataset, "config": config.dataset_config}
     settings = {key: value for key, value in config if key.startswith("synthetic_")}
@@ -163,6 +168,16 @@ def class_numbers(split: str, rows: Dataset, label_column: str, names: list[str]
             )
         labels.append(numbers[name])
     return labels
+
+
+def _packaged_files(config: Config) -> list[Path]:
+    """The tables of a data set that lies beside this module, one for each split."""
+    return sorted((Path(__file__).parent / config.dataset).glob("*.csv"))
+
+
+def _read_packaged(path: Path) -> Dataset:
+    with path.open(encoding="utf-8", newline="") as file:
+        return Dataset.from_list(list(csv.DictReader(file)))
 
 
 def _from_hub(config: Config) -> Rows:

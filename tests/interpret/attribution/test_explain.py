@@ -7,6 +7,7 @@ import torch
 import transformers
 from families import TINY, images, real_weights, softmax_twin, text, tiny_model
 from PIL import Image
+from tiny_tokenizers import word_pieces
 
 import hf_tanhmax
 from hf_tanhmax.interpret import METHODS, explain, explain_generation, upsampled
@@ -175,3 +176,21 @@ def test_a_picture_and_its_processor():
     assert upsampled(found.scores["contributions"], found.grid, (30, 40)).shape == (30, 40)
     pixels = processor(images=picture, return_tensors="pt")
     torch.testing.assert_close(explain(model, pixels, methods=("contributions",)).scores["contributions"], found.scores["contributions"])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        ("zebra quux", r"the model knows none of these words: .*\[UNK\] in the place of “zebra”, “quux”"),
+        ("a zebra film", r"the tokenizer has \[UNK\] in the place of “zebra”, so the model has not read it"),
+    ],
+)
+def test_words_that_the_model_does_not_know_are_told(sentence, said):
+    model = tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification)
+    with pytest.warns(UserWarning, match=said):
+        found = explain(model, sentence, tokenizer=word_pieces(), methods=FAST)
+    assert re.search(said, found.notes[0])
+    assert found.unknown
+    assert found.knows_no_word == (sentence == "zebra quux")
+    known = explain(model, "a good film", tokenizer=word_pieces(), methods=FAST)
+    assert (known.notes, known.unknown, known.knows_no_word) == ((), (), False)

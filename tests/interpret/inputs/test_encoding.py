@@ -115,3 +115,13 @@ def test_what_cannot_be_explained_is_refused(inputs, error, message):
 def test_a_text_of_special_tokens_only_is_refused():
     with pytest.raises(ValueError, match="no token that is not special"):
         encode(bert(), "[MASK]", tokenizer=word_pieces())
+
+
+def test_tokens_that_stand_for_unknown_words_are_named():
+    tokenizer = word_pieces()
+    found = encode(bert(), "a zebra film quux", tokenizer=tokenizer)
+    assert found.tokens == ("[CLS]", "a", "[UNK]", "film", "[UNK]", "[SEP]")
+    assert found.unknown == (2, 4)
+    assert encode(bert(), tokenizer("a zebra", return_tensors="pt"), tokenizer=tokenizer).unknown == (2,)
+    assert encode(bert(), "a good film", tokenizer=tokenizer).unknown == ()
+    assert encode(bert(), {"input_ids": text(1, 6)}).unknown == ()

@@ -479,3 +479,15 @@ def test_what_cannot_be_shown():
         to_html([])
     with pytest.raises(ValueError, match=r"the contributions are not finite"):
         to_html(made(contributions=torch.full((2, 3, 7, 7), float("nan"))))
+
+
+def test_what_says_nothing_is_pale(visit):
+    """The range of colours of scores in logits ends at half a logit or beyond, and far beyond for a text of unknown words."""
+    noise = {"contributions": torch.tensor([0.0, 0.05, 0.0, 0.0, -0.05, 0.0, 0.0]), "weights": torch.full((7,), 0.05)}
+    one = visit(made(scores=noise))
+    assert one.texts("#evidence-legend span")[1:2] == ["+0.500"]
+    one.page.select_option("#method", "weights")
+    assert one.texts("#evidence-legend span")[1:2] == ["+0.100"]  # of a word of two tokens
+    unknown = visit(made(scores=noise, unknown=(1, 2, 3, 4, 5), notes=("the model knows none of these words",)))
+    assert unknown.texts("#evidence-legend span")[1:2] == ["+2.00"]
+    assert unknown.texts("#notes li") == ["the model knows none of these words"]

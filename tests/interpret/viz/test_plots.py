@@ -73,6 +73,31 @@ def test_colours_of_words_are_their_scores():
     assert [text.get_text() for text in tokens.texts] == list(TOKENS)
 
 
+def test_what_hardly_moves_the_output_is_pale():
+    """Scores in logits have full colour from half a logit on, so that noise is not drawn as vividly as evidence."""
+    noise = {"contributions": torch.tensor([0.0, 0.05, 0.0, 0.0, -0.05, 0.0, 0.0])}
+    figure = plots.plot_tokens(made(scores=noise))
+    boxes = [patch.get_facecolor() for patch in axes_of(figure).patches if isinstance(patch, FancyBboxPatch)]
+    assert boxes == [colour_map()((value + 1) / 2) for value in (0.1, 0.0, -0.1, 0.0)]
+    assert figure.axes[-1].get_xlim() == (-0.5, 0.5)
+    assert plots.plot_tokens(made(scores={"weights": noise["contributions"]}), scores="weights").axes[-1].get_xlim() == (
+        pytest.approx(-0.05),
+        pytest.approx(0.05),
+    )
+
+
+def test_a_text_of_unknown_words_is_pale_and_says_so():
+    scores = {"contributions": torch.tensor([0.0, 2.0, 0.0, 0.0, -1.0, 0.0, 0.0])}
+    figure = plots.plot_tokens(made(scores=scores, unknown=(1, 2, 3, 4, 5)))
+    assert figure.axes[-1].get_xlim() == (-8, 8)
+    assert "the model knows none of these words" in " ".join(texts_of(figure))
+    largest = made().weights[0, 2].abs().max()
+    assert shown(plots.plot_head(made(unknown=(1, 2, 3, 4, 5)), layer=0, head=2, view="raw"))[1] == (-4 * largest, 4 * largest)
+    half_known = plots.plot_tokens(made(scores=scores, unknown=(1, 2, 3)))
+    assert half_known.axes[-1].get_xlim() == (-2, 2)
+    assert "none of these words" not in " ".join(texts_of(half_known))
+
+
 def test_a_long_text_takes_more_lines():
     words = tuple(f"word{index}" for index in range(120))
     many = made(tokens=words, words=tuple(range(120)), word_texts=words)

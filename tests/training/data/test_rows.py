@@ -133,3 +133,15 @@ def test_a_dataset_that_cannot_be_loaded_is_one_sentence(monkeypatch):
     monkeypatch.setattr(data, "load_dataset", fails)
     with pytest.raises(RecipeError, match="cannot load the dataset 'some/name': no network"):
         load_splits(configured(dataset="some/name"))
+
+
+def test_film_reviews_are_part_of_the_package():
+    config = configured(dataset="film_reviews")
+    splits = load_splits(config)
+    assert splits.names == ["negative", "positive"]
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (1080, 120, 400)
+    assert sum(splits.test["label"]) == 200
+    assert sum(splits.train["label"]) + sum(splits.validation["label"]) == 600
+    assert set(source_fingerprint(config)["sha256"]) == {"train", "test"}
+    assert source_fingerprint(config)["source"] == "film_reviews"
+    assert splits.test["text"][3].startswith("The whole thing comes off like a particularly amateurish episode")

@@ -47,5 +47,5 @@ const kindOf = (view) => (view === "contributions" ? "contributions" : "weights"
 function reachOf(view, layer, head) {
   const reach = now().reach[kindOf(view)];
   const found = chosen.range === "head" ? reach[layer][head] : Math.max(...reach.flat());
-  return (found || 1) / 2 ** chosen.contrast;
+  return colourRange((found || 1) / 2 ** chosen.contrast);
 }

@@ -27,6 +27,13 @@ function shade(value, reach, dark = isDark()) {
   return PALETTES[dark ? "dark" : "light"][Math.min(Math.max(place, 0), STEPS - 1)];
 }
 
+// The end of the range of colours: far beyond the largest number where no word is known, and for words, of which `method` names scores in
+// logits, at least what moves the output. Patches and heads are so many that each may be small.
+function colourRange(most, method = null) {
+  const least = data.in_logits.includes(method) && !now().grid ? data.full_colour : 0;
+  return Math.max(most, least) * (now().knows_no_word ? data.faded : 1);
+}
+
 const css = ([red, green, blue]) => `rgb(${red}, ${green}, ${blue})`;
 
 // Ink that stands out on a colour; on a luminance of 0.19 dark and white do the same.

@@ -45,7 +45,7 @@ function paintTokens() {
     paintPicture();
   } else {
     const { texts, scores, places } = evidence();
-    const reach = largest(scores);
+    const reach = colourRange(largest(scores), chosen.method);
     const at = placeOf(chosen.query);
     [...find("tokens").children].slice(0, texts.length).forEach((item, index) => {
       const colour = shade(scores[index], reach);

@@ -25,7 +25,7 @@ const headUnit = () => (chosen.view === "contributions" ? "sum over all position
 
 function paintHeads() {
   const numbers = now().numbers[chosen.view];
-  const reach = largest(numbers.flat());
+  const reach = colourRange(largest(numbers.flat()));
   for (const button of find("heads").querySelectorAll("button")) {
     const [layer, head] = [+button.dataset.layer, +button.dataset.head];
     const value = numbers[layer][head];

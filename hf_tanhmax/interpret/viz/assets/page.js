@@ -78,7 +78,7 @@ function showExample() {
   const facts = [["probability ", percent(explanation.probability)], ["logit ", number(explanation.logit)],
     ["", explanation.layers.length, " layers"], ["", explanation.one_signed[0].length, " heads"], ["", explanation.tokens.length, explanation.grid ? " positions" : " tokens"]];
   find("facts").replaceChildren(...facts.map(([before, value, after = ""]) => element("span", {}, before, element("b", {}, `${value}`), after)));
-  find("notes").replaceChildren(...explanation.notes.map((note) => element("li", {}, note)));
+  find("notes").replaceChildren(...explanation.notes.map((note, index) => element("li", index === 0 && explanation.unknown ? { class: "warning" } : {}, note)));
   const isImage = Boolean(explanation.grid);
   find("tokens").hidden = find("units").hidden = isImage;
   find("image").hidden = find("image-tools").hidden = find("strengths").hidden = !isImage;

@@ -63,7 +63,7 @@ const subtitle = () => `for “${now().target}”, probability ${size(now().prob
 
 function evidencePicture() {
   const { texts, scores } = evidence();
-  const reach = largest(scores);
+  const reach = colourRange(largest(scores), chosen.method);
   const title = chosen.method === ROW ? `${headName(chosen.layer, chosen.head)}, ${methodName()}` : methodName();
   if (now().grid) {
     const canvas = element("canvas", { width: find("picture").width, height: find("picture").height });
@@ -84,7 +84,7 @@ function evidencePicture() {
 
 function headsPicture() {
   const numbers = now().numbers[chosen.view];
-  const reach = largest(numbers.flat());
+  const reach = colourRange(largest(numbers.flat()));
   const inner = [];
   numbers.forEach((row, layer) => {
     inner.push(["text", 128, 98 + 28 * layer, `${now().signed[layer] ? "layer" : "softmax"} ${now().layers[layer]}`, 11, INK, "end"]);

