@@ -71,8 +71,8 @@ class ConfigView:
             )
         if self.learned and self.tanhmax_polarity != LEARNED:
             raise ValueError(
-                f'tanhmax_polarity of the config was changed from "learned" to {self.tanhmax_polarity}, which would ignore the score biases '
-                "of the model: put it back, or make a model of a copy of the config"
+                f'tanhmax_polarity of the config was changed from "learned" to {self.tanhmax_polarity}, which would ignore the score '
+                "biases of the model: put it back, or make a model of a copy of the config"
             )
         name = self._config._attn_implementation
         if name is None:
