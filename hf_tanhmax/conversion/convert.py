@@ -133,8 +133,8 @@ def convert_uncalibrated(
     whole: Any = type(model).config_class
     if type(model.config) in whole.sub_configs.values() and not isinstance(model.config, whole):
         raise ValueError(
-            f"this {type(model).__name__} was made from a {type(model.config).__name__}, but is loaded by a {whole.__name__}, of which that "
-            "is a part: convert the whole model, with layers that name the part"
+            f"this {type(model).__name__} was made from a {type(model.config).__name__}, but is loaded by a {whole.__name__}, of which "
+            "that is a part: convert the whole model, with layers that name the part"
         )
     target, config_class = _tanhmax_class_of(type(model))
     target_class: Any = target
