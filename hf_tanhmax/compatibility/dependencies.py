@@ -167,6 +167,10 @@ TRANSFORMERS = (
             ("image_processing_auto", "IMAGE_PROCESSOR_MAPPING_NAMES"),
         )
     ),
+    *(
+        _needs("transformers", AUTO + "tokenization_auto.py", name, ARCHITECTURES, "a wrong tokenizer class in files is not corrected")
+        for name in ("TOKENIZER_MAPPING_NAMES", "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS")
+    ),
     _needs(
         "transformers",
         "dynamic_module_utils.py",

@@ -130,6 +130,12 @@ def convert_uncalibrated(
         raise TypeError(f"convert takes a name, a folder or a live model of Transformers, but got {type(model).__name__}{base}")
     if kwargs or auto_class is not None:
         raise TypeError("a live model has its class and weights already; pass a name to choose an Auto class or loading arguments")
+    whole: Any = type(model).config_class
+    if type(model.config) in whole.sub_configs.values() and not isinstance(model.config, whole):
+        raise ValueError(
+            f"this {type(model).__name__} was made from a {type(model.config).__name__}, but is loaded by a {whole.__name__}, of which "
+            "that is a part: convert the whole model, with layers that name the part"
+        )
     target, config_class = _tanhmax_class_of(type(model))
     target_class: Any = target
     make = functools.partial(target_class, **_construction(model))

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..functional import Shift, check_polarity
-from ..settings import Refitted, TanhMaxSettings, check_refitted, fitted_to
+from ..settings import LEARNED, Refitted, TanhMaxSettings, check_refitted, fitted_to
 from .detection.attention_facts import attention_facts, softmax_parts
 from .model_names import rename_patched
 from .registration import CLASSES_ONLY, EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
@@ -55,7 +55,8 @@ class ConfigView:
         vars(self)["_holder"] = config if holder is None else holder
         vars(self)["owned"] = owned
         vars(self)["carried"] = carried
-        vars(self)["checks_layers"] = False
+        vars(self)["settled"] = None
+        vars(self)["learned"] = settings is not None and settings.learned
         if settings is not None:
             vars(self)["tanhmax_polarity"] = settings.polarity
             vars(self)["tanhmax_heads"] = settings.heads
@@ -63,10 +64,15 @@ class ConfigView:
 
     @property
     def _attn_implementation(self) -> str:
-        if self.checks_layers and _layer_list(self._holder.tanhmax_layers) != self.layers_of_model:
+        if self.settled is not None and [layers := _layer_list(self._holder.tanhmax_layers)] != self.settled:
             raise ValueError(
-                f"tanhmax_layers of the config was changed from {self.layers_of_model} to {_layer_list(self._holder.tanhmax_layers)}, but "
-                "which layers compute TanhMax is settled when a model is made: put it back, or make a model of a copy of the config"
+                f"tanhmax_layers of the config was changed from {self.settled[0]} to {layers}, but which layers compute TanhMax is settled "
+                "when a model is made: put it back, or make a model of a copy of the config"
+            )
+        if self.learned and self.tanhmax_polarity != LEARNED:
+            raise ValueError(
+                f'tanhmax_polarity of the config was changed from "learned" to {self.tanhmax_polarity}, which would ignore the score '
+                "biases of the model: put it back, or make a model of a copy of the config"
             )
         name = self._config._attn_implementation
         if name is None:
@@ -248,11 +254,12 @@ def own(model: PreTrainedModel) -> None:
 
 
 def settle_layers(model: PreTrainedModel) -> None:
-    """Have the views of a model of a TanhMax class refuse a config whose layers are changed: which modules are patched stays."""
+    """Have the views of a model of a TanhMax class refuse a config whose layers are changed, or whose polarity is learned no more."""
+    settled, learned = [_layer_list(model.config.tanhmax_layers)], model.config.tanhmax_settings.learned
     for module in attention_modules(model):
         view = module.config
         if isinstance(view, ConfigView) and view.owned:
-            vars(view).update(checks_layers=True, layers_of_model=_layer_list(model.config.tanhmax_layers))
+            vars(view).update(settled=settled, learned=learned)
 
 
 def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:

@@ -24,6 +24,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.tokenization_auto import MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS, TOKENIZER_MAPPING_NAMES
 
 from .family import HEADS, OTHER_HEADS, UPSTREAM_TYPES, TanhMaxFields, tanhmax_class
 
@@ -208,8 +209,13 @@ def _share_conversion(ours: str, upstream: str) -> None:
 def _share_names(model_type: str) -> None:
     """Add a type to the tables of class names by model type, which libraries read instead of asking the Auto classes.
 
-    lm-eval finds there whether a model is an encoder with a decoder, and the pipeline for speech which models generate.
+    lm-eval finds there whether a model is an encoder with a decoder, the pipeline for speech which models generate, and `AutoTokenizer` of
+    which types the files name a wrong class of tokenizer.
     """
+    if model_type in TOKENIZER_MAPPING_NAMES:
+        TOKENIZER_MAPPING_NAMES[PREFIX + model_type] = TOKENIZER_MAPPING_NAMES[model_type]
+    if model_type in MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS:
+        MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.add(PREFIX + model_type)
     for name, table in vars(transformers.models.auto.modeling_auto).items():
         if name.startswith("MODEL_FOR_") and name.endswith("_MAPPING_NAMES") and model_type in table:
             heads = table[model_type]

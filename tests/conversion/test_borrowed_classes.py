@@ -53,3 +53,12 @@ def test_weights_that_are_renamed_in_a_model_with_a_part_of_the_same_type(tmp_pa
     softmax.save_pretrained(tmp_path)
     model = hf_tanhmax.convert(tmp_path, type(softmax), polarity=0.0)
     assert [name for name, value in softmax.state_dict().items() if not torch.equal(model.state_dict()[name], value)] == []
+
+
+def test_a_model_that_was_made_from_the_config_of_a_part():
+    """It would be converted with the settings that the config of the whole has, and compute something else."""
+    part = transformers.T5GemmaModuleConfig(**SIZES, head_dim=8, vocab_size=50)
+    part.dropout_rate = 0.0
+    model = transformers.models.t5gemma.modeling_t5gemma.T5GemmaEncoder(part)
+    with pytest.raises(ValueError, match="this T5GemmaEncoder was made from a T5GemmaModuleConfig, but is loaded by a T5GemmaConfig"):
+        hf_tanhmax.convert(model)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tiny
+import tokenizers
 import torch
 import transformers
 from families import CONFIGS, FAMILIES, TINY, assert_same, auto_heads, heads, run, tiny_config
@@ -73,6 +74,28 @@ def test_tokenizer_that_was_saved(tmp_path):
     for family in ("bert", "llama"):
         tiny_config(family).save_pretrained(tmp_path / "saved")
         assert AutoTokenizer.from_pretrained(tmp_path / "saved")("a sign").input_ids == [2, 8, 6, 3]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "modernbert", "arcee", "deepseek_v3"])
+def test_tokenizer_class_that_transformers_corrects(family, tmp_path):
+    """Files of a checkpoint, copied beside a converted one, may name a class that is known to be wrong for their model type."""
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "sign": 1}, unk_token="[UNK]"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    found = []
+    for config in (transformers.CONFIG_MAPPING[family](), architectures.config_of(family)()):
+        config.save_pretrained(tmp_path)
+        found.append(type(AutoTokenizer.from_pretrained(tmp_path)))
+    assert found[1] is found[0]
+
+
+def test_tokenizer_of_remote_code_that_transformers_corrects(tmp_path):
+    """Of some model types it takes its own tokenizer, and asks for no trust in the code of the checkpoint."""
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "sign": 1}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    auto_map = {"auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}, "tokenizer_class": "TokenizersBackend"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(auto_map))
+    architectures.config_of("phi3")().save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("sign").input_ids == [1]
 
 
 def image():

@@ -153,6 +153,27 @@ def test_a_polarity_that_becomes_learned_on_the_config_of_a_model():
         run(model, TEXT)
 
 
+@pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_learned_polarity_that_becomes_a_number_on_the_config_of_a_model(copied):
+    model = copied(bert(tanhmax_polarity="learned", tanhmax_score_bias=0.5))
+    before = run(model, TEXT)[0]
+    with hf_tanhmax.tanhmax_on(model, polarity=0.2):  # which says so for a while
+        assert not torch.equal(run(model, TEXT)[0], before)
+    model.config.tanhmax_polarity = 0.2
+    with pytest.raises(ValueError, match=r'tanhmax_polarity of the config was changed from "learned" to 0\.2, which would ignore'):
+        run(model, TEXT)
+    model.config.tanhmax_polarity = "learned"
+    assert torch.equal(run(model, TEXT)[0], before)
+
+
+def test_a_learned_polarity_that_becomes_a_number_on_a_patched_model():
+    model = transformers.BertModel(transformers.BertConfig(**SIZES, vocab_size=50)).eval()
+    hf_tanhmax.use_tanhmax(model, hf_tanhmax.TanhMaxSettings(polarity="learned"))
+    model.encoder.layer[0].attention.self.config.tanhmax_polarity = 0.2
+    with pytest.raises(ValueError, match=r'changed from "learned" to 0\.2'):
+        run(model, TEXT)
+
+
 def test_settings_of_a_part(tmp_path):
     model = clip()
     model.config.vision_config.tanhmax_polarity = 0.5

@@ -237,9 +237,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "mask2former": {"feature_size": 32, "mask_feature_size": 32},
     "maskformer": {"decoder_config": {"encoder_layers": 2}},
     "maskformer-swin": SWIN,
-    "mimi": MIMI,
-    "mimi_decoder": MIMI,
-    "mimi_encoder": MIMI,
+    **dict.fromkeys(("mimi", "mimi_decoder", "mimi_encoder"), MIMI),
     "mllama_vision_model": {"intermediate_layers_indices": [0, 1], "vision_output_dim": 96},
     "mm-grounding-dino": {"max_text_len": 9},
     "mobilevitv2": {"image_size": 64},
@@ -276,6 +274,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "neomme": {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]},
     "neucodec": {"quantization_dim": 64},
+    "oneformer": {"conv_dim": 32, "mask_dim": 32},
     "paddleocr_vl_text": {"rope_parameters": rope(2, 1, 1)},
     "perceiver": {
         "num_latents": 8,
