@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import some
+from ..integration.chosen_modules import modules_by_layer
 from ..integration.hooks import computes_tanhmax
-from ..integration.patching import ConfigView, attention_modules, modules_by_layer
+from ..integration.patching import ConfigView, attention_modules
 from ..integration.registration import SCORE_BIAS, heads_of
 from ..settings import TanhMaxSettings, fitted_to, refitted_polarity
 from .projections import find_linear, find_plain

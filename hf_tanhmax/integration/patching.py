@@ -7,11 +7,9 @@ weights; fast, without weights), nothing is copied or replaced, nothing global c
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
@@ -20,9 +18,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..functional import Shift, check_polarity
 from ..settings import LEARNED, Refitted, TanhMaxSettings, check_refitted, fitted_to
+from .chosen_modules import chosen_modules, modules_by_layer
 from .detection.attention_facts import attention_facts, softmax_parts
 from .model_names import rename_patched
-from .registration import CLASSES_ONLY, EAGER, FUSED, PAGED, SCORE_BIAS, heads_of, refused_argument
+from .registration import CLASSES_ONLY, EAGER, FUSED, PAGED, SCORE_BIAS, heads_of
 from .serving import put_off_updates, update_at_once
 
 # What the config says, and the function that stands for it. Any other name computes softmax and is refused.
@@ -198,7 +197,7 @@ def tanhmax_on(
     settings = TanhMaxSettings(polarity=polarity, layers=layers, heads=heads, shift=shift)  # type: ignore[arg-type]  # which makes tuples of them
     if settings.learned:
         raise ValueError('polarity="learned" adds parameters to the model, which a block cannot undo; call use_tanhmax instead')
-    before = [(module, module.config) for layer in modules_by_layer(model).values() for module in layer]
+    before = [(module, module.config) for layer in modules_by_layer(model).values() for module in cast(list[PatchableModule], layer)]
     _patch(model, settings)
     rename_patched(model, patched=True)
     try:
@@ -241,7 +240,7 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
 def own(model: PreTrainedModel) -> None:
     """Patch a model of a TanhMax class, whose config holds the settings; what is patched already stays."""
     settings = model.config.tanhmax_settings
-    chosen = _chosen_modules(model, settings)
+    chosen = cast(list[PatchableModule], chosen_modules(model, settings))
     if settings.softmax_parts is None and (parts := softmax_parts(model)):  # as layers were chosen
         model.config.tanhmax_softmax_parts = list(parts)
     inputs = _inputs(model)
@@ -263,7 +262,7 @@ def settle_layers(model: PreTrainedModel) -> None:
 
 
 def _patch(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
-    chosen = _chosen_modules(model, settings)
+    chosen = cast(list[PatchableModule], chosen_modules(model, settings))
     layers = list(modules_by_layer(model).values())
     # Those that compute TanhMax already do so afterwards, too.
     after = (number for number, layer in enumerate(layers) if any(each in chosen or isinstance(each.config, ConfigView) for each in layer))
@@ -333,88 +332,3 @@ def _device_of(module: nn.Module) -> torch.device:
 def _drop_score_bias(module: nn.Module) -> None:
     if SCORE_BIAS in module._parameters:
         delattr(module, SCORE_BIAS)
-
-
-def _chosen_modules(model: nn.Module, settings: TanhMaxSettings) -> list[PatchableModule]:
-    layers = list(modules_by_layer(model).values())
-    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__).removeprefix("tanhmax_")
-    modules = [module for layer in layers for module in layer]
-    bypassing = softmax_parts(model)
-    if not modules:
-        found = (
-            f"its {', '.join(bypassing)} compute softmax themselves, without asking"
-            if bypassing
-            else "it has no attention modules that ask"
-        )
-        raise ValueError(
-            f"{kind!r} cannot compute TanhMax: {found} Transformers' attention interface; choose an architecture that asks it, such as "
-            "BERT, ViT or LLaMA"
-        )
-    if settings.layers is not None:
-        modules = _named_modules(model, settings.layers, kind)
-    for module in modules:
-        for argument in attention_facts(module).refused:
-            raise NotImplementedError(refused_argument(module, argument))
-    _check_softmax_parts(kind, bypassing, settings)
-    if settings.heads is not None:
-        fewest = min(heads_of(module) for module in modules)
-        if settings.heads[-1] >= fewest:
-            raise ValueError(f"there is no head {settings.heads[-1]}: the chosen layers have {fewest} heads, counted from 0")
-    return modules
-
-
-def _check_softmax_parts(kind: str, bypassing: dict[str, list[str]], settings: TanhMaxSettings) -> None:
-    """Refuse parts that stay softmax and were not accepted, and words that accept none."""
-    accepted = settings.softmax_parts or ()
-    for name in accepted:
-        if name not in bypassing and not any(_is_part(name, path) for paths in bypassing.values() for path in paths):
-            there = f"those of {kind!r} are {', '.join(bypassing)}" if bypassing else f"{kind!r} has none"
-            raise ValueError(f"softmax_parts names {name!r}, but there is no such part that computes softmax itself: {there}")
-    others = [
-        owner
-        for owner, paths in bypassing.items()
-        if owner not in accepted and not all(any(_is_part(name, path) for name in accepted) for path in paths)
-    ]
-    if others and settings.layers is None:
-        where = ", ".join(f"{owner} ({', '.join(bypassing[owner][:3])})" for owner in others)
-        raise ValueError(
-            f"part of {kind!r} would stay softmax: {where} do not ask Transformers' attention interface; to accept that, pass "
-            f"softmax_parts={(*accepted, *others)}, or name the layers that should compute TanhMax, or pass the part to patch, such as "
-            "use_tanhmax(model.bert)"
-        )
-
-
-def _named_modules(model: nn.Module, chosen: Iterable[int | str], kind: str) -> list[PatchableModule]:
-    """The attention modules of chosen layers, each once, in the model's order."""
-    layers = modules_by_layer(model)
-    paths = {module: path for path, module in model.named_modules()}
-    found: set[PatchableModule] = set()
-    for name in chosen:
-        if isinstance(name, str):
-            matching = [module for layer in layers.values() for module in layer if _is_part(name, paths[module])]
-            if not matching:
-                parts = dict.fromkeys(re.split(r"\.\d+(?:\.|$)", path)[0] for path in layers)
-                raise ValueError(f"no attention module of {kind!r} is in {name!r}: they are in {', '.join(parts)}")
-            found.update(matching)
-        elif name >= len(layers):
-            raise ValueError(f"there is no layer {name}: {kind!r} has {len(layers)} layers, counted from 0")
-        else:
-            found.update(list(layers.values())[name])
-    return [module for layer in layers.values() for module in layer if module in found]
-
-
-def _is_part(name: str, path: str) -> bool:
-    """Whether a name, with * and ? as in file names, is a part of a module's path: one word of it, or several in a row."""
-    words = path.split(".")
-    parts = (".".join(words[first:last]) for last in range(len(words), 0, -1) for first in range(last))
-    return any(fnmatchcase(part, name) for part in parts)
-
-
-def modules_by_layer(model: nn.Module) -> dict[str, list[PatchableModule]]:
-    """Attention modules by layer: by their path up to its last number, so that self and cross attention are one layer."""
-    layers: dict[str, list[PatchableModule]] = {}
-    for name, module in model.named_modules():
-        if attention_facts(module).asks:
-            numbered = re.match(r"(?:.*\.)?\d+(?=\.|$)", name)
-            layers.setdefault(numbered.group() if numbered else name, []).append(cast(PatchableModule, module))
-    return layers

@@ -5,8 +5,9 @@ from collections import defaultdict
 
 from transformers import PreTrainedModel
 
+from .chosen_modules import modules_by_layer
 from .detection.attention_facts import softmax_parts
-from .patching import ConfigView, modules_by_layer
+from .patching import ConfigView
 
 
 def attention_summary(model: PreTrainedModel) -> str:

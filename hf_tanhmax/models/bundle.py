@@ -73,6 +73,7 @@ MODULES = (
     "integration/detection/dataflow",
     "integration/detection/forward_source",
     "integration/detection/attention_facts",
+    "integration/chosen_modules",
     "integration/patching",
     "models/family",
     "models/architectures",

@@ -26,8 +26,9 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from ..integration.chosen_modules import modules_by_layer
 from ..integration.model_names import converted_name
-from ..integration.patching import ConfigView, attention_modules, modules_by_layer, own, settle_layers
+from ..integration.patching import ConfigView, attention_modules, own, settle_layers
 from ..integration.registration import CLASSES_ONLY, EAGER, FUSED, SCORE_BIAS, heads_of
 from ..settings import TanhMaxSettings, check_refitted, fitted_to
 from .bundle import CODE_FILE, source

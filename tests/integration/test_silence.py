@@ -25,8 +25,9 @@ from hf_tanhmax import (
     tanhmax_on,
     use_tanhmax,
 )
+from hf_tanhmax.integration.chosen_modules import modules_by_layer
 from hf_tanhmax.integration.detection.attention_facts import attention_facts
-from hf_tanhmax.integration.patching import ConfigView, attention_modules, modules_by_layer
+from hf_tanhmax.integration.patching import ConfigView, attention_modules
 from hf_tanhmax.integration.registration import SCORE_BIAS
 
 with torch.device("meta"):  # looks up once which functions make tensors, and must see them as they are outside of a test

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...ablation import ACCURACY, LEVEL, LOSS, Effect, NegativesAblation
 from ...checkpoint import text_config
 from ...choices import INTERVENTIONS, check_choice
+from ...integration.chosen_modules import modules_by_layer
 from ...integration.hooks import AttentionCall, AttentionFunction, is_signed, replace_attention
-from ...integration.patching import attention_modules, modules_by_layer
+from ...integration.patching import attention_modules
 from ...models.bundle import own_version
 from ...settings import TanhMaxSettings
 from ..attribution.evaluation_mode import check_finite, check_recordable, display_name, evaluation_mode, unwrap

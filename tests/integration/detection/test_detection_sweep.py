@@ -15,10 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_tanhmax import TanhMaxSettings, use_tanhmax
+from hf_tanhmax.integration.chosen_modules import modules_by_layer
 from hf_tanhmax.integration.detection.attention_facts import attention_facts
 from hf_tanhmax.integration.detection.dataflow import SELF, Instance, Method
 from hf_tanhmax.integration.detection.forward_source import Reading
-from hf_tanhmax.integration.patching import modules_by_layer
 from hf_tanhmax.integration.registration import EAGER, FUSED, PAGED
 
 with torch.device("meta"):  # looks up once which functions make tensors, and must see them as they are outside of a test
