@@ -15,6 +15,13 @@ from ..package_data import PACKAGE, data_folder
 
 TRAIN, EVALUATE, BENCH = "hf_tanhmax.training.train", "hf_tanhmax.training.evaluate", "recipes.benchmarks.attention"
 IDENTITY = "recipe.json"  # what every folder of a run holds
+# accelerate's launcher, without its notice of the values that it takes where none are given: the recipe's header says how many train.
+LAUNCHER = """\
+import logging
+from accelerate.commands import launch
+logging.getLogger(launch.__name__).addFilter(lambda record: "were not passed to `accelerate launch`" not in record.getMessage())
+launch.main()
+"""
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -38,7 +45,7 @@ def run_train(options: argparse.Namespace) -> int:
         read_recipes([recipe, *given[1:]])
     except RecipeError as error:
         raise SystemExit(str(error)) from error
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config, "-m", TRAIN]
+    launch = [sys.executable, "-c", LAUNCHER, "--quiet", *config, "-m", TRAIN]
     return run([*launch, recipe, *given[1:]], launcher=True)
 
 

@@ -55,10 +55,20 @@ def test_training_is_launched_with_everything(name, first, started, tmp_path, mo
     ((command, launcher),) = started
     assert launcher
     assert command == [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
+        *(sys.executable, "-c", processes.LAUNCHER, "--quiet"),
         *("--config_file", str(ROOT / "recipes/accelerate_configs/cpu.yaml"), "-m", "hf_tanhmax.training.train"),
         *(str(ROOT / f"recipes/{RECIPE}.yaml"), *flags),
     ]
+
+
+def test_the_launcher_does_not_tell_of_the_values_that_it_takes_itself(tmp_path):
+    """The filter names a part of accelerate's sentence: where accelerate words it otherwise, it is printed again."""
+    (tmp_path / "said.py").write_text("print('trained')")
+    environment = {**os.environ, "HF_HOME": str(tmp_path)}  # where there is no configuration of accelerate
+    command = [sys.executable, "-c", processes.LAUNCHER, "--quiet", str(tmp_path / "said.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "trained\n"
+    assert done.stderr == ""
 
 
 def test_a_recipe_of_ones_own(started, tmp_path, monkeypatch):
