@@ -35,6 +35,7 @@ from .tasks import Task, task_for
 from .tasks.task import Processor
 from .trainer import LengthSampler, RecipeTrainer, training_arguments
 
+TRAINING_ARGUMENTS = "training_args.bin"  # what the Trainer leaves beside a model that it saves
 HEALTH_MEASUREMENTS = 10  # in a run, if the recipe does not say how often
 
 
@@ -125,6 +126,8 @@ def run_one(recipe: Recipe, *, place: tuple[int, int] = (1, 1)) -> Run:
     with space_left(folder):
         trainer.save_model(str(folder))
     PartialState().wait_for_everyone()
+    if PartialState().is_main_process:
+        (folder / TRAINING_ARGUMENTS).unlink(missing_ok=True)  # pickled, of no use to a model; recipe.json says all of it
     unset_hf_deepspeed_config()  # under ZeRO-3 Transformers shares out what it loads, for which all processes would have to load it
     result: Run | None = None
     if PartialState().is_main_process:

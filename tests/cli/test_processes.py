@@ -89,6 +89,36 @@ def test_bench_passes_everything_on(started):
     assert started == [([sys.executable, "-m", "recipes.benchmarks.attention", "attention", "--key", "value", "--help"], False)]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "acuracy"], "there is no benchmark acuracy; did you mean accuracy?"),
+        (["bench", "zzz"], "there is no benchmark zzz; there are attention, decode, accuracy, tune, join, table"),
+        (["bench"], "name a benchmark first: attention, decode, accuracy, tune, join, table; see hf-tanhmax bench --help"),
+        (["train", f"{RECIPE}x"], f"there is no recipe {RECIPE}x; did you mean {RECIPE}.yaml?"),
+        (["train", "bert/text_clasification/aligned.yaml"], "did you mean bert/text_classification/aligned.yaml?"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(arguments, message, started, capsys):
+    assert refused(capsys, *arguments).endswith(message)
+    assert started == []
+
+
+def test_a_task_alone_lists_its_variants(started, capsys):
+    said = refused(capsys, "train", "bert/masked_lm")
+    assert said.startswith("there is no recipe bert/masked_lm; there are bert/masked_lm/aligned.yaml, ")
+    assert "bert/text_classification" not in said
+
+
+def test_a_benchmark_errs_under_the_name_of_the_command():
+    environment = {**os.environ, processes.PROGRAM: "hf-tanhmax bench"}
+    command = [sys.executable, "-m", processes.BENCH, "accuracy", "--nope"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert done.stderr.splitlines()[-1] == "hf-tanhmax bench: error: unrecognized arguments: --nope"
+    done = subprocess.run([*command[:3], "none"], capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert all(f"'{name}'" in done.stderr for name in processes.BENCHMARKS), "the names are those of the program"
+
+
 def test_bench_tunes(started):
     assert main(["bench", "--tune"]) == 0
     assert main(["bench", "--tune", "--output", "tiles.json"]) == 0

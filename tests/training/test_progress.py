@@ -102,7 +102,7 @@ def test_bars_and_verbosity_are_as_before_afterwards(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_short_run_of_two_variants_is_read_from_top_to_bottom(train, checkpoint):
+def test_a_short_run_of_two_variants_is_read_from_top_to_bottom(train, checkpoint, tmp_path):
     """Fewer steps than `logging_steps`, from a checkpoint without a head."""
     flags = ("--model_name_or_path", checkpoint, "--max_steps", "3", "--logging_steps", "20", "--save_steps", "20")
     code, said, results = train("annealed", *flags, "--compare_with", "softmax")
@@ -115,3 +115,4 @@ def test_a_short_run_of_two_variants_is_read_from_top_to_bottom(train, checkpoin
     assert re.search(r"^step \d/3 .*attention: negative mass \d\.\d{3}, weight sum \d\.\d{3}", said, re.MULTILINE)
     for noise in ("LOAD REPORT", "it/s", "{'", "is_gradient_checkpointing", "layer_0"):
         assert noise not in said, noise
+    assert not (tmp_path / "run" / "training_args.bin").exists()
