@@ -30,7 +30,7 @@ from .lora import load_trained, save_base, with_adapters
 from .model import build_model, checkpoint_config
 from .plots import run_figures
 from .progress import header, without_known_notices
-from .publish import check_publishing, publish, write_card
+from .publish import check_publishing, example_of, publish, write_card
 from .tasks import Task, task_for
 from .tasks.task import Processor
 from .trainer import LengthSampler, RecipeTrainer, training_arguments
@@ -146,7 +146,9 @@ def run_one(recipe: Recipe, *, place: tuple[int, int] = (1, 1)) -> Run:
             "health_curve": health_curve(trainer.state.log_history),
             "outcomes": {"test": " ".join(f"{value:.6g}" for value in outcomes)},
         }
-        if config.lora_rank:
+        if not config.lora_rank:
+            measured |= example_of(reloaded, task, processor)
+        else:
             found = _logits(reloaded.merge_and_unload(), batches, task.forward)
             metrics["merge_difference"] = _difference(logits, found, rounding=1e-3, what="merged with its adapter")
         result = _written(recipe, measured, splits, seconds=time.perf_counter() - started)
@@ -215,7 +217,7 @@ def _report(recipe: Recipe, result: Run) -> None:
     """Put the result among the others, write the card, and publish if that was asked for."""
     config, folder = recipe.config, recipe.output_dir
     gathered = gather(Path(config.results_dir), result) if config.results_dir else None
-    write_card(folder, result, gathered)
+    write_card(folder, result, gathered, repo_id=config.push_to_hub)
     if config.push_to_hub:
         _say(f"published: {publish(folder, config.push_to_hub, private=config.hub_private_repo)}")
 
