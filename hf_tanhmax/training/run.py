@@ -71,7 +71,11 @@ def run_all(recipes: list[Recipe]) -> list[Run]:
     for recipe in recipes:
         _check(recipe)
     with without_known_notices():
-        return [run_one(recipe, place=(number, len(recipes))) for number, recipe in enumerate(recipes, 1)]
+        results = [run_one(recipe, place=(number, len(recipes))) for number, recipe in enumerate(recipes, 1)]
+    if PartialState().is_main_process:
+        for recipe, result in zip(recipes, results, strict=True):
+            _publish(recipe, result)
+    return results
 
 
 def run_one(recipe: Recipe, *, place: tuple[int, int] = (1, 1)) -> Run:
@@ -214,10 +218,16 @@ def _finished(recipe: Recipe) -> Run:
 
 
 def _report(recipe: Recipe, result: Run) -> None:
-    """Put the result among the others, write the card, and publish if that was asked for."""
-    config, folder = recipe.config, recipe.output_dir
+    """Put the result among the others, and write the card."""
+    config = recipe.config
     gathered = gather(Path(config.results_dir), result) if config.results_dir else None
-    write_card(folder, result, gathered, repo_id=config.push_to_hub)
+    write_card(recipe.output_dir, result, gathered, repo_id=config.push_to_hub)
+
+
+def _publish(recipe: Recipe, result: Run) -> None:
+    """Write the card again, which tells of the runs that came later too, and publish if that was asked for."""
+    config, folder = recipe.config, recipe.output_dir
+    _report(recipe, result)
     if config.push_to_hub:
         _say(f"published: {publish(folder, config.push_to_hub, private=config.hub_private_repo)}")
 

@@ -116,3 +116,6 @@ def test_a_short_run_of_two_variants_is_read_from_top_to_bottom(train, checkpoin
     for noise in ("LOAD REPORT", "it/s", "{'", "is_gradient_checkpointing", "layer_0"):
         assert noise not in said, noise
     assert not (tmp_path / "run" / "training_args.bin").exists()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert re.search(r"\*\*Test accuracy 0\.\d{3}, against 0\.\d{3} of softmax at the same budget\.", card), "the other run came later"
+    assert '>>> pipeline("text-classification", model=".")("Text to look at.")\n[{' in card
