@@ -103,7 +103,7 @@ class Named(TypedDict):
 
 
 class Run(Named, total=False):
-    """What one run measured, and all that the numbers depend on. `outcomes` holds a number for every test row, in one text."""
+    """All of a run. `outcomes` holds a number for every test row, in one text; `example` the input and output of a pipeline."""
 
     attention: str
     model: Model
@@ -115,6 +115,7 @@ class Run(Named, total=False):
     polarity_curve: list[list[float]]
     health_curve: list[HealthPoint]
     outcomes: dict[str, str]
+    example: dict[str, str]
     config: RunConfig
     data: Data
     versions: dict[str, str]
@@ -334,8 +335,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 def metric_of(run: Run, name: str) -> float | None:
     """A metric of a run; None where it has none or no number."""
-    value = run["metrics"].get(name)
-    return value if is_number(value) else None
+    return value if is_number(value := run["metrics"].get(name)) else None
 
 
 def main_metric(run: Run) -> str:

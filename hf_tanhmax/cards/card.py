@@ -26,6 +26,7 @@ def model_card(
     repo_id: str | None = None,
     results: Sequence[Run] | None = None,
     comparison: str | None = None,
+    softmax: Sequence[Run] = (),
     base_model: str | None = None,
     license: str | None = None,  # noqa: A002 - the Hub's word
     language: str | list[str] | None = None,
@@ -37,9 +38,10 @@ def model_card(
         repo_id: its repository, which the code on the card loads from; without one the code is for the folder itself.
         results: what recipes.train wrote to results.json, one for each seed; None says that the checkpoint was not measured.
         comparison: a Markdown table of this model beside others, such as softmax.
+        softmax: runs of softmax at the same budget on the same data, whose main metric the verdict names beside that of this model.
         base_model: the model on the Hub that it was made from; None is the one that the results name, if the Hub or its cache knows it.
         license: None is that of the base model, if its card says one.
-        language: of the data; left out if None.
+        language: of the data; None is that of the base model, if its card says one.
 
     Raises:
         ValueError: no TanhMax model in the folder, a conversion.json or ablation.json that is none, names that no repository has, or
@@ -52,7 +54,9 @@ def model_card(
     checkpoint = _read(folder)
     name = repo_id or folder.resolve().name
     data = metadata(checkpoint, runs, name=name.split("/")[-1], base_model=base_model, license=license, language=language)
-    return ModelCard.from_template(data, template_str=_template(), **_values(checkpoint, runs, data, base_model, name, repo_id, comparison))
+    values = _values(checkpoint, runs, data, base_model, name, repo_id, comparison)
+    values["verdict"] = measured.verdict(runs, list(softmax), read_ablation(folder)) if runs else None
+    return ModelCard.from_template(data, template_str=_template(), **values)
 
 
 def _read(folder: Path) -> Checkpoint:
@@ -90,6 +94,7 @@ def _values(
         "adapter_base": None if checkpoint.base is None or checkpoint.base.is_local else code(checkpoint.base_name),
         "with_plugin": usage.with_plugin(checkpoint, place),
         "without_plugin": usage.without_plugin(checkpoint, place),
+        "example": usage.example(runs, checkpoint, place),
         "call": None if checkpoint.processor_class is None else usage.call(checkpoint),
         "shows_weights": usage.shows_weights(checkpoint),
         "processor_noun": KINDS[checkpoint.modality].noun,

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from ..ablation import NegativesAblation
 from ..results import Run, is_number, main_metric, metric_of, spread
 from .text import escaped
 
@@ -23,6 +24,49 @@ def numbers(runs: Sequence[Run]) -> list[tuple[str, str]]:
     names.sort(key=lambda name: (SPLITS.index(name.split("_")[0]), name.split("_", 1)[1] != main))
     known = [(name, _values(runs, name)) for name in [*names, "train_loss"]]
     return [(escaped(name.replace("_", " ")), spread(values, digits=2 if "perplexity" in name else 4)) for name, values in known if values]
+
+
+def verdict(runs: Sequence[Run], softmax: Sequence[Run], ablation: NegativesAblation | None) -> str | None:
+    """What was measured in three sentences: the main metric beside that of softmax, whether negative weights are used, what it is good for.
+
+    Args:
+        runs: of the model.
+        softmax: runs at the same budget on the same data; empty where there are none.
+        ablation: of the model's negative weights, if it was measured.
+
+    Returns:
+        Plain Markdown; None where the runs have no main metric.
+    """
+    main = main_metric(runs[0])
+    split = next((split for split in SPLITS if mean_of(runs, f"{split}_{main}") is not None), None)
+    if split is None:
+        return None
+    name, digits = f"{split}_{main}", 2 if main == "perplexity" else 3
+    own, other = _values(runs, name), _values(softmax, name) if softmax else []
+    beside = f", against {statistics.fmean(other):.{digits}f} of softmax at the same budget" if other else ""
+    used = "Whether its negative weights carry information was not measured"
+    if ablation is not None:
+        used = (
+            "Its negative weights carry information"
+            if ablation.matters
+            else "That its negative weights carry information could not be shown"
+        )
+    first = f"{split.capitalize()} {escaped(main)} {statistics.fmean(own):.{digits}f}{beside}."
+    return f"{first} {used}. {_use(runs, own, other, ablation)}"
+
+
+def _use(runs: Sequence[Run], own: Sequence[float], other: Sequence[float], ablation: NegativesAblation | None) -> str:
+    """What a model is good for: it is worse than softmax if its mean is, by more than the two standard deviations together."""
+    signs = ablation is not None and ablation.matters
+    purpose = "to see what speaks against a prediction" if signs else "to study attention that may be negative"
+    if not other:
+        return f"Use it {purpose}; how softmax does at the same budget is not known."
+    gap = statistics.fmean(own) - statistics.fmean(other)
+    gap = gap if runs[0].get("higher_is_better", main_metric(runs[0]) != "perplexity") else -gap
+    noise = sum(statistics.stdev(values) if len(values) > 1 else 0.0 for values in (own, other))
+    if gap < -noise:
+        return f"Use it {purpose}; for the task alone softmax is better."
+    return f"Use it {purpose}, or in the place of softmax."
 
 
 def health(runs: Sequence[Run]) -> dict[str, str]:

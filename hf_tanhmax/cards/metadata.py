@@ -34,7 +34,7 @@ def metadata(
         name: of the model, in the model index.
         base_model: as the caller gave it.
         license: as the caller gave it; None takes that of the base model, if its card says one.
-        language: as the caller gave it.
+        language: as the caller gave it; None takes that of the base model, if its card says one.
     """
     origin = base_model or _origin(runs)
     known = None if origin is None else _base_card(origin)
@@ -48,7 +48,7 @@ def metadata(
         base_model=base,
         base_model_relation=relation if base else None,
         datasets=[data_set] if is_repository(data_set) else None,
-        language=language,
+        language=language or (None if known is None else known.get("language")),
         library_name="peft" if is_adapter else "transformers",
         metrics=sorted({result.metric_type for result in measured}) or None,
         model_name=name if measured else None,

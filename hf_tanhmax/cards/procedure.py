@@ -2,6 +2,9 @@
 
 import json
 
+import yaml
+
+from ..package_data import data_folder
 from ..results import Commit, Data, Machine, Model, Run, RunConfig, is_number
 from .text import code, escaped
 
@@ -67,9 +70,20 @@ def data_in_words(data: Data) -> str:
 
 
 def configuration(run: Run) -> str:
-    """All keys of the recipe but the seed, as JSON."""
-    kept = {key: value for key, value in run.get("config", {}).items() if key != "seed"}
+    """The keys of the recipe that differ from the defaults of its task, without the seed, as JSON."""
+    defaults = _defaults(run["recipe"])
+    missing = object()
+    kept = {key: value for key, value in run.get("config", {}).items() if key != "seed" and value != defaults.get(key, missing)}
     return json.dumps(kept, indent=1) if kept else ""
+
+
+def _defaults(recipe: str) -> dict[str, object]:
+    """The keys of all recipes and those of a task's base.yaml with their values; none of a recipe that this package does not have."""
+    recipes = data_folder("recipes")
+    base = recipes.joinpath(*recipe.split("--"), "base.yaml")
+    if ".." in recipe or not base.is_file():
+        return {}
+    return {key: value for file in (recipes / "base.yaml", base) for key, value in yaml.safe_load(file.read_text(encoding="utf-8")).items()}
 
 
 def _value(value: object) -> str:

@@ -1,11 +1,27 @@
 """Code on a model card: how to load the model with the plugin and without it, and how to see its signed weights."""
 
+from collections.abc import Sequence
+
 from ..checkpoint import Checkpoint
+from ..results import Run
 
 # What peft has an Auto class for; the others are loaded in two steps.
 PEFT_CLASSES = ("SequenceClassification", "CausalLM", "Seq2SeqLM", "TokenClassification", "QuestionAnswering")
 WEIGHTS = "weights = outputs.attentions"
 BOTH_SIDES = "weights = outputs.encoder_attentions  # and decoder_attentions, cross_attentions"
+
+
+def example(runs: Sequence[Run], checkpoint: Checkpoint, place: str) -> dict[str, str] | None:
+    """A line with `pipeline` and what it printed when the run ended; None where no run has tried it, as of adapters."""
+    tried = runs[0].get("example") if runs else None
+    if not tried or checkpoint.adapter is not None or checkpoint.pipeline is None:
+        return None
+    return {
+        "task": checkpoint.pipeline,
+        "place": place,
+        "input": tried["input"],
+        "output": " ".join(tried["output"].replace("`", "'").split()),
+    }
 
 
 def with_plugin(checkpoint: Checkpoint, place: str) -> str:

@@ -187,7 +187,8 @@ def _add_module_commands(commands: Commands) -> None:
         "attention --device cuda --head-dims 64 128",
         "accuracy",
         "--tune",
-        more="--tune times the tiles of the kernels on this GPU, and writes the fastest to a file that they read (HF_TANHMAX_TUNED).",
+        more="--tune times the tiles of the kernels on this GPU and writes what is fastest to a file that the kernels read\n"
+        "(HF_TANHMAX_TUNED).",
         usage="BENCHMARK [--key value ...] | --tune [--key value ...]",
     )
     bench.add_argument("--tune", nargs=argparse.REMAINDER, help="write the file of tiles; what follows is passed on")

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import util
 from pathlib import Path
 from types import FrameType
@@ -14,7 +16,16 @@ from ..errors import RecipeError
 from ..package_data import PACKAGE, data_folder
 
 TRAIN, EVALUATE, BENCH = "hf_tanhmax.training.train", "hf_tanhmax.training.evaluate", "recipes.benchmarks.attention"
+BENCHMARKS = ("attention", "decode", "accuracy", "tune", "join", "table")
+PROGRAM = "HF_TANHMAX_PROGRAM"  # how a benchmark that this command starts calls itself in its help and its errors
 IDENTITY = "recipe.json"  # what every folder of a run holds
+# accelerate's launcher, without its notice of the values that it takes where none are given: the recipe's header says how many train.
+LAUNCHER = """\
+import logging
+from accelerate.commands import launch
+logging.getLogger(launch.__name__).addFilter(lambda record: "were not passed to `accelerate launch`" not in record.getMessage())
+launch.main()
+"""
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -38,7 +49,7 @@ def run_train(options: argparse.Namespace) -> int:
         read_recipes([recipe, *given[1:]])
     except RecipeError as error:
         raise SystemExit(str(error)) from error
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config, "-m", TRAIN]
+    launch = [sys.executable, "-c", LAUNCHER, "--quiet", *config, "-m", TRAIN]
     return run([*launch, recipe, *given[1:]], launcher=True)
 
 
@@ -69,7 +80,15 @@ def run_bench(options: argparse.Namespace) -> int:
     if not any((place / "recipes" / "benchmarks").is_dir() for place in (PACKAGE.parent, Path.cwd())):
         raise SystemExit(f"{BENCH} is not part of the installed package; run it from a checkout of the repository")
     given = options.arguments if options.tune is None else ["tune", *options.tune]
-    return run([sys.executable, "-m", BENCH, *given])
+    if not given:
+        raise SystemExit(f"name a benchmark first: {', '.join(BENCHMARKS)}; see hf-tanhmax bench --help")
+    if not given[0].startswith("-") and given[0] not in BENCHMARKS:
+        raise SystemExit(f"there is no benchmark {given[0]}; {_near(given[0], BENCHMARKS)}")
+    os.environ[PROGRAM] = "hf-tanhmax bench"
+    try:
+        return run([sys.executable, "-m", BENCH, *given])
+    finally:
+        del os.environ[PROGRAM]
 
 
 def run(command: Sequence[str], *, launcher: bool = False) -> int:
@@ -122,5 +141,17 @@ def _recipe_file(what: str, name: str) -> str:
     if found is None:
         pattern = "*/*/*.yaml" if what == "recipe" else "accelerate_configs/*.yaml"
         known = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.name != "base.yaml")
-        raise SystemExit(f"there is no {what} {name}; there are {', '.join(known)}")
+        if what == "recipe":
+            known = [each for each in known if (folder / each).with_name("base.yaml").is_file()]
+        raise SystemExit(f"there is no {what} {name}; {_near(names[1], known)}")
     return str(found)
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """The names nearest to one that is not there; all of them where none is near."""
+    stem = name.removesuffix(".yaml")
+    inside = [each for each in known if each.startswith(f"{stem}/")]  # a folder alone was named
+    near = inside or get_close_matches(name, known, n=1, cutoff=0.7) or get_close_matches(f"{stem}.yaml", known, n=1, cutoff=0.7)
+    if inside or not near:
+        return f"there are {', '.join(near or known)}"
+    return f"did you mean {near[0]}?"

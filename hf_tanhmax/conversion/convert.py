@@ -236,7 +236,7 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
             vars(module.config).pop("model_type", None)
     if type(model).config_class is not config_class:
         raise ValueError(f"{loader.__name__} made a {type(model).__name__}, which is no TanhMax class; pass an Auto class of Transformers")
-    _refuse_partial(name, model, report)
+    refuse_partial(name, model, report)
     _bring_score_biases(model, settings)
     return _named(model, converted_name(name))
 
@@ -253,7 +253,7 @@ def _class_in(names: list[str]) -> type:
     return found
 
 
-def _refuse_partial(name: str, model: PreTrainedModel, report: LoadingReport) -> None:
+def refuse_partial(name: str, model: PreTrainedModel, report: LoadingReport) -> None:
     """A new head is normal; a backbone with new, left over or misshapen weights is a broken checkpoint.
 
     Other shapes come this far only with `ignore_mismatched_sizes`, which is for heads and embeddings, of other classes, words or images.

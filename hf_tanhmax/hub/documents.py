@@ -16,8 +16,9 @@ CARD = "README.md"
 # What PEFT writes beside every adapter is a form that somebody has to fill in.
 FORM = "# Model Card for Model ID"
 # What a card says that was written before its model had a repository.
-PLACE, ABLATE, UNPUBLISHED = (
+PLACE, PIPELINE, ABLATE, UNPUBLISHED = (
     'name = "."',
+    'model=".")(',
     "hf-tanhmax ablate {} DATA",
     re.compile(r"The code is for a process that runs in this folder;[^\n]*\n\n"),
 )
@@ -73,4 +74,8 @@ def with_base(card: str, local: str, repo_id: str) -> str:
 
 
 def _addressed(card: str, repo_id: str) -> str:
-    return UNPUBLISHED.sub("", card).replace(PLACE, f'name = "{repo_id}"').replace(ABLATE.format("."), ABLATE.format(repo_id))
+    places = {PLACE: f'name = "{repo_id}"', PIPELINE: f'model="{repo_id}")(', ABLATE.format("."): ABLATE.format(repo_id)}
+    card = UNPUBLISHED.sub("", card)
+    for place, address in places.items():
+        card = card.replace(place, address)
+    return card

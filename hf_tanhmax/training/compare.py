@@ -17,31 +17,90 @@ from ..errors import RecipeError
 from ..results import Run, numbers_of, read_runs, seed_twice, settings_of, spread, table
 
 RESAMPLES, RESAMPLE_SEED = 9999, 0
+WIDTH = 100  # columns of a terminal
+# What a table that is too wide leaves out, the first first; "test" is every metric of the test rows but the main one.
+DISPENSABLE = ("train loss", "seconds", "test", "weight sum", "negative mass")
+LEGEND = {
+    "n": "runs, one per seed; a ± b is their mean and standard deviation",
+    "train loss": "mean over the last tenth of the steps",
+    "negative mass": "share of all absolute attention weight that is negative, on validation rows",
+    "weight sum": "absolute weight that a query spends: 1 for softmax, at most 1 for TanhMax",
+    "p": "two-sided, of the difference to the variant it is tested against on the same test rows, paired",
+}
 Group = tuple[str, str, str]
 
 
-def comparison(results: Sequence[Run], *, markdown: bool = False, against: str = "softmax") -> str:
-    """The table, one line per variant.
+def comparison(results: Sequence[Run], *, markdown: bool = False, against: str = "softmax", width: int | None = WIDTH) -> str:
+    """A table for each data set, one line per variant; on a terminal with a legend.
 
     Args:
         results: of runs; those that differ in anything but the seed are not put into one line.
         markdown: for a card rather than a terminal.
         against: the variant that the others are tested against, if it is there.
+        width: columns of a terminal that the table must fit; what does not is left out and named. None shows all.
 
     Raises:
         RecipeError: one seed twice in a line, which would count it double.
     """
+    by_data: dict[str, list[Run]] = {}
+    for result in results:
+        by_data.setdefault(_rows_of(result), []).append(result)
+    if len(by_data) == 1:
+        return _table(results, markdown=markdown, against=against, width=width)
+    parts = []
+    for number, runs in enumerate(by_data.values(), 1):
+        title = f"data set {number} of {len(by_data)}, {_data_in_words(runs[0])}:"
+        parts.append(f"{title}\n\n{_table(runs, markdown=markdown, against=against, width=width)}")
+    return "\n\n".join(parts)
+
+
+def _table(results: Sequence[Run], *, markdown: bool, against: str, width: int | None) -> str:
     groups = grouped(results)
     labels = labels_of(groups)
     tests = _tests(groups, against)
-    names = list(numbers_of(results[0]))
-    header = ["variant", "n", *names, *(["p"] if tests else [])]
-    rows = []
-    for key, members in groups.items():
-        columns = [numbers_of(member) for member in members]
-        cells = [spread([column.get(name) for column in columns], digits=1 if name == "seconds" else 4) for name in names]
-        rows.append([labels[key], str(len(members)), *cells, *([tests.get(key, "")] if tests else [])])
-    return table(header, rows, markdown=markdown)
+    names = list(dict.fromkeys(name for result in results for name in numbers_of(result)))
+    columns: dict[str, list[str]] = {"variant": [labels[key] for key in groups], "n": [str(len(members)) for members in groups.values()]}
+    for name in names:
+        digits = 1 if name == "seconds" else 4
+        columns[name] = [spread([numbers_of(member).get(name) for member in members], digits=digits) for members in groups.values()]
+    if tests:
+        columns["p"] = [tests.get(key, "") for key in groups]
+    shown = list(columns) if markdown or width is None else _fitting(columns, width)
+    made = table(shown, list(zip(*(columns[name] for name in shown), strict=True)), markdown=markdown)
+    if markdown:
+        return made
+    notes = [f"{name}: {LEGEND[name]}" for name in shown if name in LEGEND]
+    if left := [name for name in columns if name not in shown]:
+        notes.append(f"left out to fit {width} columns: {', '.join(left)}; hf_tanhmax.training.compare --all shows them")
+    return "\n".join([made, "", *notes])
+
+
+def _fitting(columns: Mapping[str, Sequence[str]], width: int) -> list[str]:
+    """Names of the columns that fit, in their order: the first two and what is not in `DISPENSABLE` always do."""
+    shown = list(columns)
+    for name in DISPENSABLE:
+        if sum(max(len(cell) for cell in (each, *columns[each])) + 2 for each in shown) - 2 <= width:
+            break
+        shown = [each for each in shown if each != name and not (name == "test" and each.startswith("test ") and each != _main(columns))]
+    return shown
+
+
+def _main(columns: Mapping[str, object]) -> str | None:
+    """The column of the main metric of the test rows, which comes before the others of them."""
+    return next((name for name in columns if name.startswith("test ")), None)
+
+
+def _rows_of(run: Run) -> str:
+    """What tells the data sets of two runs apart: where the rows came from, and the digests of files."""
+    return repr(sorted((key, repr(value)) for key, value in run.get("data", {}).items() if key != "rows"))
+
+
+def _data_in_words(run: Run) -> str:
+    data = run.get("data", {})
+    config = f" ({data['config']})" if data.get("config") else ""
+    digests = ", ".join(f"{name} {digest[:8]}" for name, digest in data.get("sha256", {}).items())
+    rows = ", ".join(f"{count:,} {split} rows" for split, count in data.get("rows", {}).items())
+    return "; ".join(part for part in (f"{data.get('source', 'unknown')}{config}", digests, rows) if part)
 
 
 def grouped(results: Sequence[Run]) -> dict[Group, list[Run]]:
@@ -107,12 +166,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m hf_tanhmax.training.compare", **shown)  # type: ignore[arg-type]
     parser.add_argument("files", nargs="+", type=Path, metavar="RESULT.json", help="results of runs or of variants")
     parser.add_argument("--markdown", action="store_true", help="a table for a card")
+    parser.add_argument("--all", action="store_true", help=f"show all columns, also beyond {WIDTH} characters")
     parser.add_argument("--against", default="softmax", metavar="VARIANT", help="test the others against it (default: softmax)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw every run (.png or .svg)")
     chosen = parser.parse_args(arguments)
     try:
         results = [run for file in chosen.files for run in read_runs(file)]
-        print(comparison(results, markdown=chosen.markdown, against=chosen.against))
+        print(comparison(results, markdown=chosen.markdown, against=chosen.against, width=None if chosen.all else WIDTH))
         if chosen.figure is not None:
             _draw(results, chosen.figure)
     except RecipeError as error:
@@ -124,6 +184,8 @@ def main(arguments: list[str]) -> int:
 def _draw(results: list[Run], path: Path) -> None:
     from .plots import comparison_figure
 
+    if len({_rows_of(run) for run in results}) > 1:
+        raise RecipeError("no figure: the runs are of several data sets; draw those of each by themselves")
     metric = next(name for name in numbers_of(results[0]) if name.startswith("test "))
     groups = grouped(results)
     labels = labels_of(groups)

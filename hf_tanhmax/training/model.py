@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
 from ..conversion.calibration.plan import Plan
-from ..conversion.convert import convert, convert_uncalibrated
+from ..conversion.convert import convert, convert_uncalibrated, refuse_partial
 from ..errors import RecipeError, one_line
 from ..integration.patching import set_polarity
 from ..models.architectures import config_of
@@ -17,6 +17,7 @@ from ..models.family import TanhMaxFields
 from ..settings import TanhMaxSettings
 from .configuration.schema import Config
 from .data.rows import Splits
+from .progress import without_loading_report
 from .tasks import Task
 from .tasks.task import Processor
 
@@ -88,7 +89,8 @@ def build_model(task: Task, checkpoint: PreTrainedConfig | None, splits: Splits,
         model = _from_scratch(task, settings, splits, processor)
     else:
         try:
-            model = _from_checkpoint(task, settings, checkpoint, splits)
+            with without_loading_report():
+                model = _from_checkpoint(task, settings, checkpoint, splits)
         except (OSError, ValueError, RuntimeError) as error:
             raise RecipeError(f"cannot start from {config.model_name_or_path!r}: {one_line(error, 400)}") from error
     if isinstance(model.config, TanhMaxFields) != (settings is not None):
@@ -136,16 +138,23 @@ def _from_checkpoint(task: Task, settings: TanhMaxSettings | None, checkpoint: P
     if config.dropout is not None:
         arguments |= dict.fromkeys(DROPOUTS[config.family], config.dropout)
     if settings is None:
-        return task.auto_class.from_pretrained(name, **arguments)
+        return _loaded(task, name, arguments)
     if config.calibrate:
         plan = Plan(settings.polarity, settings.layers, settings.heads, settings.score_bias, settings.shift)
         return convert_uncalibrated(name, task.auto_class, plan, **arguments)
     if not isinstance(checkpoint, TanhMaxFields):
         chosen = {key: getattr(settings, key) for key in SETTINGS}
         return convert(name, task.auto_class, **chosen, **arguments)
-    model = task.auto_class.from_pretrained(name, **arguments)
+    model = _loaded(task, name, arguments)
     if settings.polarity != "learned":
         set_polarity(model, settings.polarity)
+    return model
+
+
+def _loaded(task: Task, name: str, arguments: dict[str, Any]) -> PreTrainedModel:
+    """The model of a checkpoint as it is, which may lack the task's head and nothing else."""
+    model, report = task.auto_class.from_pretrained(name, output_loading_info=True, **arguments)
+    refuse_partial(name, model, report)
     return model
 
 

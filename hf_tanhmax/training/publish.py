@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
+from transformers import PreTrainedModel, pipeline
+
 from .. import hub
 from ..cards import model_card
 from ..errors import RecipeError
 from ..results import Run, read_runs, settings_of
 from .compare import comparison
+from .tasks import Task
+from .tasks.task import Processor
+
+EXAMPLE = "Text to look at."
 
 
 def check_publishing(repo: str) -> None:
@@ -34,24 +40,43 @@ def publish(folder: Path, repo: str, *, private: bool) -> str:
         raise RecipeError(f"the run is complete in {folder}, but was not published: {error}; {later}") from error
 
 
-def write_card(folder: Path, result: Run, gathered: Path | None) -> None:
+def example_of(model: PreTrainedModel, task: Task, processor: Processor) -> dict[str, dict[str, str]]:
+    """What a pipeline prints for a sentence of this package, for the card, as `example`; nothing for a task without texts and classes."""
+    if not task.config.task.endswith("/text_classification"):
+        return {}
+    classify = pipeline("text-classification", model=model, tokenizer=processor)
+    answers = [{"label": answer["label"], "score": round(answer["score"], 3)} for answer in classify(EXAMPLE)]
+    return {"example": {"input": EXAMPLE, "output": str(answers)}}
+
+
+def write_card(folder: Path, result: Run, gathered: Path | None, *, repo_id: str | None = None) -> None:
     """Write README.md beside a TanhMax model; a softmax model has no need of a card that explains signed weights.
 
     Args:
         folder: of the run.
         result: of the run.
         gathered: the file of its variant, whose other seeds count too, among files of other variants to compare with; None for none.
+        repo_id: where it will be published, if it will.
     """
     if result["config"]["attention"] == "softmax":
         return
     runs = [run for run in read_runs(gathered) if settings_of(run) == settings_of(result)] if gathered else [result]
-    model_card(folder, results=runs, comparison=beside(result, gathered)).save(folder / "README.md")
+    same = _same_rows(result, gathered)
+    softmax = [run for run in same if run["variant"] == "softmax"]
+    softmax = [run for run in softmax if settings_of(run) == settings_of(softmax[-1])]
+    made = model_card(folder, repo_id=repo_id, results=runs, comparison=beside(result, gathered), softmax=softmax)
+    made.save(folder / "README.md")
 
 
 def beside(result: Run, gathered: Path | None) -> str | None:
     """A Markdown table of all variants on the same rows, from the files beside that of the run's variant; None if there is no other."""
-    if gathered is None:
-        return None
-    found = [run for path in sorted(gathered.parent.glob(f"{result['recipe']}--*.json")) for run in read_runs(path)]
-    same = [run for run in found if run["data"] == result["data"]]
+    same = _same_rows(result, gathered)
     return comparison(same, markdown=True) if len({run["variant"] for run in same}) > 1 else None
+
+
+def _same_rows(result: Run, gathered: Path | None) -> list[Run]:
+    """All runs of a recipe on the same rows, of all variants."""
+    if gathered is None:
+        return []
+    found = [run for path in sorted(gathered.parent.glob(f"{result['recipe']}--*.json")) for run in read_runs(path)]
+    return [run for run in found if run["data"] == result["data"]]

@@ -1,6 +1,5 @@
 """One run from recipe to results: check, load, train, evaluate, reload, report, publish."""
 
-import logging
 import sys
 import time
 from pathlib import Path
@@ -11,33 +10,32 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.integrations import unset_hf_deepspeed_config
 
-from ..conversion.report import ORIGINALS
 from ..errors import Interrupted, RecipeError
-from ..models.family import TanhMaxFields
 from ..results import Conversion, Run, gather, read_run, renamed, results_of, write_json
 from .annealing import PolarityCallback
 from .checkpoints import RESULTS, ManifestCallback, Start, claim, space_left, whole_checkpoints
 from .compare import comparison
 from .configuration.recipe import Recipe
 from .configuration.schema import Config
-from .conversion.calibration import calibrate, calibrated_before, calibration_batches
-from .conversion.check import StartCallback, is_checked, measured_at_start, softmax_loss, token_loss, warnings_about
+from .conversion.calibration import calibrated_before, calibration_batches
+from .conversion.check import StartCallback, start_and_end
+from .conversion.prepare import conversion_of, prepare
 from .data.rows import Splits, source_fingerprint
 from .health import HealthCallback, attention_health, health_curve, softmax_norms
 from .launch import InterruptCallback, check_agreement, check_launch, check_switched_on
 from .lora import load_trained, save_base, with_adapters
 from .model import build_model, checkpoint_config, freeze
 from .plots import run_figures
-from .publish import check_publishing, publish, write_card
+from .progress import header, without_known_notices
+from .publish import check_publishing, example_of, publish, write_card
 from .tasks import Task, task_for
 from .tasks.task import Processor
 from .trainer import LengthSampler, RecipeTrainer, training_arguments
 
-logger = logging.getLogger(__name__)
-
+TRAINING_ARGUMENTS = "training_args.bin"  # what the Trainer leaves beside a model that it saves
 HEALTH_MEASUREMENTS = 10  # in a run, if the recipe does not say how often
 
 
@@ -55,7 +53,10 @@ def run(recipes: list[Recipe]) -> None:
     print(comparison(results))
     for result in results:
         print(f"{result['variant']}: {result['attention']}")
-        for sentence in result.get("conversion", {}).get("warnings", []):
+        conversion = result.get("conversion", {})
+        if "trained_loss" in conversion:
+            print(f"{result['variant']}: {start_and_end(conversion)}")
+        for sentence in conversion.get("warnings", []):
             print(f"{result['variant']}: WARNING: {sentence}")
     if len(results) == 1 and recipes[0].config.attention == "tanhmax":
         print("add --compare_with softmax to see softmax at the same budget beside it")
@@ -69,11 +70,20 @@ def run_all(recipes: list[Recipe]) -> list[Run]:
     """
     for recipe in recipes:
         _check(recipe)
-    return [run_one(recipe) for recipe in recipes]
+    with without_known_notices():
+        results = [run_one(recipe, place=(number, len(recipes))) for number, recipe in enumerate(recipes, 1)]
+    if PartialState().is_main_process:
+        for recipe, result in zip(recipes, results, strict=True):
+            _publish(recipe, result)
+    return results
 
 
-def run_one(recipe: Recipe) -> Run:
+def run_one(recipe: Recipe, *, place: tuple[int, int] = (1, 1)) -> Run:
     """Run one recipe, or find its results where it was run before; all processes return the same.
+
+    Args:
+        recipe: what to run.
+        place: which run of how many it is, as its header says.
 
     Raises:
         RecipeError, Interrupted: as `run`.
@@ -97,7 +107,7 @@ def run_one(recipe: Recipe) -> Run:
     converted = Conversion()
     if start.checkpoint is None:
         inputs = calibration_batches(task, data["train"], processor) if config.calibrate else []
-        converted = _prepare(model, recipe, task, checkpoint, inputs, batches)
+        converted = prepare(model, folder, task, checkpoint, inputs, batches)
     elif config.calibrate:
         model = calibrated_before(start.checkpoint, folder, task)
     freeze(model, config.freeze_layers)
@@ -110,9 +120,10 @@ def run_one(recipe: Recipe) -> Run:
     every = config.health_steps or max(1, trainer.args.max_steps // HEALTH_MEASUREMENTS)
     trainer.add_callback(StartCallback(converted, trainer.log))
     trainer.add_callback(HealthCallback(batches, every=every, log=trainer.log, baseline=baseline, **task.forward))
+    _say(header(recipe, place, model, splits, trainer.args))
     _train(trainer, recipe, start.checkpoint)
     metrics, outcomes = _metrics(trainer, task, data)
-    conversion = _conversion(trainer, task, batches)
+    conversion = conversion_of(trainer.state.log_history, trainer.model_wrapped, task, batches)
     logits = _logits(trainer.model_wrapped, batches, task.forward)
     if use_cache is not None:
         # The Trainer switches it off, which is no property of the trained model.
@@ -120,6 +131,8 @@ def run_one(recipe: Recipe) -> Run:
     with space_left(folder):
         trainer.save_model(str(folder))
     PartialState().wait_for_everyone()
+    if PartialState().is_main_process:
+        (folder / TRAINING_ARGUMENTS).unlink(missing_ok=True)  # pickled, of no use to a model; recipe.json says all of it
     unset_hf_deepspeed_config()  # under ZeRO-3 Transformers shares out what it loads, for which all processes would have to load it
     result: Run | None = None
     if PartialState().is_main_process:
@@ -138,7 +151,9 @@ def run_one(recipe: Recipe) -> Run:
             "health_curve": health_curve(trainer.state.log_history),
             "outcomes": {"test": " ".join(f"{value:.6g}" for value in outcomes)},
         }
-        if config.lora_rank:
+        if not config.lora_rank:
+            measured |= example_of(reloaded, task, processor)
+        else:
             found = _logits(reloaded.merge_and_unload(), batches, task.forward)
             metrics["merge_difference"] = _difference(logits, found, rounding=1e-3, what="merged with its adapter")
         result = _written(recipe, measured, splits, seconds=time.perf_counter() - started)
@@ -204,10 +219,16 @@ def _finished(recipe: Recipe) -> Run:
 
 
 def _report(recipe: Recipe, result: Run) -> None:
-    """Put the result among the others, write the card, and publish if that was asked for."""
-    config, folder = recipe.config, recipe.output_dir
+    """Put the result among the others, and write the card."""
+    config = recipe.config
     gathered = gather(Path(config.results_dir), result) if config.results_dir else None
-    write_card(folder, result, gathered)
+    write_card(recipe.output_dir, result, gathered, repo_id=config.push_to_hub)
+
+
+def _publish(recipe: Recipe, result: Run) -> None:
+    """Write the card again, which tells of the runs that came later too, and publish if that was asked for."""
+    config, folder = recipe.config, recipe.output_dir
+    _report(recipe, result)
     if config.push_to_hub:
         _say(f"published: {publish(folder, config.push_to_hub, private=config.hub_private_repo)}")
 
@@ -239,60 +260,6 @@ def _trainer(
         preprocess_logits_for_metrics=task.reduce,
         callbacks=callbacks,
     )
-
-
-def _prepare(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    task: Task,
-    checkpoint: PreTrainedConfig | None,
-    inputs: list[dict[str, Any]],
-    batches: list[dict[str, Tensor]],
-) -> Conversion:
-    """Calibrate a model before its training, if the recipe says so, and measure what conversion did to a language model.
-
-    Args:
-        model: as it was converted, or as its TanhMax checkpoint has it; changed in place.
-        recipe: of the run.
-        task: of the recipe.
-        checkpoint: the config of what it was made from.
-        inputs: what to calibrate with; empty for no calibration.
-        batches: validation rows with labels.
-    """
-    config, converted = recipe.config, Conversion()
-    if is_checked(task):
-        converted["checked_rows"] = sum(len(batch["labels"]) for batch in batches)
-        if not isinstance(checkpoint, TanhMaxFields):
-            converted["softmax_loss"] = softmax_loss(model, task, batches)
-    if inputs:
-        started = time.perf_counter()
-        report = calibrate(model, config, inputs)
-        rows, seconds = sum(len(next(iter(batch.values()))) for batch in inputs), time.perf_counter() - started
-        converted |= {"calibration_rows": rows, "calibration_seconds": round(seconds, 2)}
-        if PartialState().is_main_process:
-            report.save(recipe.output_dir)
-            (recipe.output_dir / ORIGINALS).unlink(missing_ok=True)  # of no use to a model whose other weights are trained
-        _say(f"calibrated with {rows} training rows in {seconds:.1f} s: the model {report.describe()}")
-    if is_checked(task):
-        converted["converted_loss"] = token_loss(model, task, batches)
-    _warn(warnings_about(converted, config))
-    return converted
-
-
-def _conversion(trainer: RecipeTrainer, task: Task, batches: list[dict[str, Tensor]]) -> Conversion:
-    """What was measured before training, and of a language model the loss after it with what is wrong with them all."""
-    found = measured_at_start(trainer.state.log_history)
-    if "converted_loss" in found:
-        found["trained_loss"] = token_loss(trainer.model_wrapped, task, batches)
-        found["warnings"] = warnings_about(found, task.config)
-        _warn(found["warnings"])
-    return found
-
-
-def _warn(sentences: list[str]) -> None:
-    if PartialState().is_main_process:
-        for sentence in sentences:
-            logger.warning(sentence)
 
 
 def _train(trainer: RecipeTrainer, recipe: Recipe, checkpoint: str | None) -> None:

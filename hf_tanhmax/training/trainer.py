@@ -5,6 +5,7 @@ score biases.
 """
 
 import importlib.util
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +13,21 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from ..errors import RecipeError, one_line
 from .annealing import PolarityCallback
 from .configuration.schema import Config
+from .progress import ProgressLines
 from .tasks.task import Collator
 
 BATCHES_SORTED_TOGETHER = 50
@@ -73,14 +84,6 @@ class EpochCallback(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class QuietProgress(ProgressCallback):
-    """The bar of Transformers, which writes what is logged above it, without the many lines about single layers."""
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
-        """Write what is about the model as a whole."""
-        super().on_log(args, state, control, logs={key: value for key, value in (logs or {}).items() if "/layer_" not in key}, **kwargs)
-
-
 class RecipeTrainer(Trainer):
     """A Trainer whose training does not depend on the number of processes.
 
@@ -98,8 +101,9 @@ class RecipeTrainer(Trainer):
         super().__init__(**kwargs)
         self._share_out_embeddings_once()
         self.add_callback(EpochCallback(sampler))
-        if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(QuietProgress)
+        for shown in (ProgressCallback, PrinterCallback):
+            self.pop_callback(shown)
+        self.add_callback(ProgressLines())
         # The polarity is added to what is logged, so before anything that reports it.
         self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, PolarityCallback))
 
@@ -183,6 +187,7 @@ def training_arguments(
         "seed": config.seed,
         "use_cpu": config.use_cpu or not torch.accelerator.is_available(),
         "logging_steps": config.logging_steps,
+        "disable_tqdm": not sys.stderr.isatty(),
         "save_strategy": "steps",
         "save_steps": config.save_steps,
         "save_total_limit": 2,

@@ -169,6 +169,33 @@ def test_several_runs(tmp_path):
     assert "No licence" not in text
     assert "without a measured run" not in text
     assert '"learning_rate": 5e-05' in card.text
+    assert '"batch_size"' not in card.text  # the default
+
+
+def test_the_verdict_comes_first(tmp_path):
+    save_model(tmp_path)
+    softmax = [result(seed, value, variant="softmax") for seed, value in ((0, 0.86), (1, 0.87))]
+    card = model_card(tmp_path, results=[result(0, 0.8), result(1, 0.82)], softmax=softmax)
+    said = (
+        "**Test accuracy 0.810, against 0.865 of softmax at the same budget. Whether its negative weights carry information was not "
+        "measured. Use it to study attention that may be negative; for the task alone softmax is better.**"
+    )
+    assert card.text.strip().split("\n\n")[1] == said
+    effects = {"negatives_masked": Effect(0.639, -0.111, -0.132, -0.089)}
+    NegativesAblation("bert", "TanhMax", "accuracy", 1821, 0.75, effects, 0.1, (0.1,)).save(tmp_path)
+    said = model_card(tmp_path, results=[result(0, 0.87)], softmax=softmax).text.strip().split("\n\n")[1]
+    assert "Its negative weights carry information. Use it to see what speaks against a prediction, or in the place of softmax." in said
+    said = model_card(tmp_path, results=[result(0, 0.87)]).text.strip().split("\n\n")[1]
+    assert said.endswith("how softmax does at the same budget is not known.**")
+
+
+def test_a_pipeline_and_what_it_printed(tmp_path):
+    save_model(tmp_path)
+    tried = result(example={"input": "Text to look at.", "output": "[{'label': 'good', 'score': 0.75}]"})
+    text = model_card(tmp_path, repo_id="you/thing", results=[tried]).text
+    line = """>>> pipeline("text-classification", model="you/thing")("Text to look at.")\n[{'label': 'good', 'score': 0.75}]\n```"""
+    assert line in text
+    assert "pycon" not in model_card(tmp_path, results=[result()]).text
 
 
 def test_a_balanced_shift_is_explained_and_its_negative_mass_is_no_evidence(tmp_path):
@@ -322,6 +349,7 @@ def test_results_that_are_none(saved):
 
 def test_every_variable_of_the_template_is_given(saved):
     values = module._values(module.read_checkpoint(saved[1]), [result()], module.ModelCardData(), None, "name", None, None)
+    values["verdict"] = None  # which takes runs of softmax
     named = meta.find_undeclared_variables(jinja2.Environment().parse(module._template()))
     assert named == {*values, "card_data"}
 

@@ -78,6 +78,12 @@ def test_the_licence_is_that_of_the_base_model(checkpoint, cached):
     assert made(checkpoint, base_model="org/name")["license"] == "mit"
 
 
+def test_the_language_is_that_of_the_base_model(checkpoint, cached):
+    cached("org/name", README_md="---\nlanguage: [en, de]\n---\n# It\n")
+    assert made(checkpoint, [from_base("org/name")])["language"] == ["en", "de"]
+    assert made(checkpoint, [from_base("org/name")], language="fr")["language"] == "fr"
+
+
 def test_a_licence_of_its_own_comes_with_its_name(checkpoint, cached):
     cached("org/name", README_md="---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n")
     found = made(checkpoint, [from_base("org/name")])

@@ -86,6 +86,8 @@ def test_data(source, words):
     assert data_in_words({"source": source}) == words
 
 
-def test_the_configuration_is_json_without_the_seed():
-    found = json.loads(configuration(result(3)))
-    assert found == {key: value for key, value in result()["config"].items() if key != "seed"}
+def test_the_configuration_is_what_differs_from_the_defaults_without_the_seed():
+    changed = {"polarity_schedule": "linear", "num_train_epochs": 1, "learning_rate": 5e-05}
+    assert json.loads(configuration(result(3))) == changed
+    everything = {key: value for key, value in result()["config"].items() if key != "seed"}
+    assert json.loads(configuration(result(recipe="of--others"))) == everything

@@ -55,10 +55,20 @@ def test_training_is_launched_with_everything(name, first, started, tmp_path, mo
     ((command, launcher),) = started
     assert launcher
     assert command == [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
+        *(sys.executable, "-c", processes.LAUNCHER, "--quiet"),
         *("--config_file", str(ROOT / "recipes/accelerate_configs/cpu.yaml"), "-m", "hf_tanhmax.training.train"),
         *(str(ROOT / f"recipes/{RECIPE}.yaml"), *flags),
     ]
+
+
+def test_the_launcher_does_not_tell_of_the_values_that_it_takes_itself(tmp_path):
+    """The filter names a part of accelerate's sentence: where accelerate words it otherwise, it is printed again."""
+    (tmp_path / "said.py").write_text("print('trained')")
+    environment = {**os.environ, "HF_HOME": str(tmp_path)}  # where there is no configuration of accelerate
+    command = [sys.executable, "-c", processes.LAUNCHER, "--quiet", str(tmp_path / "said.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "trained\n"
+    assert done.stderr == ""
 
 
 def test_a_recipe_of_ones_own(started, tmp_path, monkeypatch):
@@ -77,6 +87,36 @@ def test_evaluate_passes_everything_on(started, tmp_path):
 def test_bench_passes_everything_on(started):
     assert main(["bench", "attention", "--key", "value", "--help"]) == 0
     assert started == [([sys.executable, "-m", "recipes.benchmarks.attention", "attention", "--key", "value", "--help"], False)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "acuracy"], "there is no benchmark acuracy; did you mean accuracy?"),
+        (["bench", "zzz"], "there is no benchmark zzz; there are attention, decode, accuracy, tune, join, table"),
+        (["bench"], "name a benchmark first: attention, decode, accuracy, tune, join, table; see hf-tanhmax bench --help"),
+        (["train", f"{RECIPE}x"], f"there is no recipe {RECIPE}x; did you mean {RECIPE}.yaml?"),
+        (["train", "bert/text_clasification/aligned.yaml"], "did you mean bert/text_classification/aligned.yaml?"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(arguments, message, started, capsys):
+    assert refused(capsys, *arguments).endswith(message)
+    assert started == []
+
+
+def test_a_task_alone_lists_its_variants(started, capsys):
+    said = refused(capsys, "train", "bert/masked_lm")
+    assert said.startswith("there is no recipe bert/masked_lm; there are bert/masked_lm/aligned.yaml, ")
+    assert "bert/text_classification" not in said
+
+
+def test_a_benchmark_errs_under_the_name_of_the_command():
+    environment = {**os.environ, processes.PROGRAM: "hf-tanhmax bench"}
+    command = [sys.executable, "-m", processes.BENCH, "accuracy", "--nope"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert done.stderr.splitlines()[-1] == "hf-tanhmax bench: error: unrecognized arguments: --nope"
+    done = subprocess.run([*command[:3], "none"], capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert all(f"'{name}'" in done.stderr for name in processes.BENCHMARKS), "the names are those of the program"
 
 
 def test_bench_tunes(started):

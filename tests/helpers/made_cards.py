@@ -35,7 +35,12 @@ def rendered():
             tried = [run for run in read_runs(RESULTS / f"{model['data']}.jsonl") if run["variant"] == model["name"].rsplit("-", 1)[1]]
             own = [run for run in tried if settings_of(run) == settings_of(tried[-1])]
             base = BASES.get(model["name"].split("-")[1])
-            yield model["name"], str(model_card(folder, results=own, comparison=compared(model["data"]), base_model=base))
+            softmax = [run for run in read_runs(RESULTS / f"{model['data']}.jsonl") if run["variant"] == "softmax"]
+            beside = {
+                "comparison": compared(model["data"]),
+                "softmax": [run for run in softmax if settings_of(run) == settings_of(softmax[-1])],
+            }
+            yield model["name"], str(model_card(folder, results=own, base_model=base, **beside))
 
 
 @functools.cache

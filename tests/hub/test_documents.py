@@ -34,6 +34,14 @@ def test_a_card_of_this_folder_gets_its_repository(checkpoint):
     assert card_of(place) == str(model_card(place, repo_id="owner/thing"))
 
 
+def test_the_pipeline_on_a_card_gets_its_repository_too(checkpoint):
+    tried = RESULTS | {"example": {"input": "Text to look at.", "output": "[]"}}
+    model_card(checkpoint, results=[tried]).save(checkpoint / "README.md")
+    assert '"text-classification", model=".")("Text' in card_of(checkpoint)
+    write_documents(checkpoint, repo_id="owner/thing")
+    assert '"text-classification", model="owner/thing")("Text' in card_of(checkpoint)
+
+
 def test_a_card_by_hand_stays(checkpoint):
     (checkpoint / "README.md").write_text("# By hand")
     write_documents(checkpoint, repo_id="owner/thing")

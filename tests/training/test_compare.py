@@ -30,7 +30,9 @@ def result():
 
 
 def test_seeds_become_one_line_with_mean_and_deviation(result):
-    lines = comparison([result(seed=0, accuracy=0.5), result(seed=1, accuracy=0.7), result("softmax", accuracy=0.6)]).splitlines()
+    lines = comparison(
+        [result(seed=0, accuracy=0.5), result(seed=1, accuracy=0.7), result("softmax", accuracy=0.6)], width=None
+    ).splitlines()
     assert lines[0].split()[:2] == ["variant", "n"]
     assert lines[2].startswith("tanhmax  2")
     assert "0.6000 ± 0.1414" in lines[2]
@@ -47,10 +49,47 @@ def test_markdown_is_a_table(result):
 
 def test_runs_of_other_settings_are_lines_of_their_own(result):
     lines = comparison([result(), result(seed=1), result(seed=2, batch_size=64)]).splitlines()
-    assert [line.split("  ")[0] for line in lines[2:]] == ["tanhmax #1", "tanhmax #2"]
+    assert [line.split("  ")[0] for line in lines[2:4]] == ["tanhmax #1", "tanhmax #2"]
     other = result(seed=0)
     other["recipe"] = "bert--other"
     assert "bert--other--tanhmax" in comparison([result(), other])
+
+
+@pytest.mark.parametrize("markdown", [True, False])
+def test_data_sets_are_never_in_one_table(markdown, result):
+    other = result("softmax") | {"data": {"source": "files", "sha256": {"test_file": "0123456789abcdef"}, "rows": {"test": 1200}}}
+    said = comparison([result(), other], markdown=markdown)
+    first, second = said.split("\n\ndata set 2 of 2, ")
+    assert first.startswith("data set 1 of 2, synthetic:\n\n")
+    assert ("tanhmax" in first, "softmax " in first) == (True, False)
+    assert second.startswith("files; test_file 01234567; 1,200 test rows:\n\n")
+    assert "tanhmax  " not in second
+
+
+def test_columns_have_a_legend(result):
+    said = comparison([result(), result("softmax")])
+    assert "negative mass: share of all absolute attention weight that is negative" in said
+    assert "n: runs, one per seed" in said
+    assert "p: " not in said
+
+
+def test_a_table_that_is_too_wide_fits_and_says_what_is_left_out(result, tmp_path, capsys):
+    runs = [result(variant, seed=seed, accuracy=0.5 + seed) for variant in ("annealed", "softmax") for seed in (0, 1)]
+    lines = comparison(runs).splitlines()
+    assert max(map(len, lines[:4])) <= 100
+    assert lines[-1] == "left out to fit 100 columns: train loss, seconds; hf_tanhmax.training.compare --all shows them"
+    assert "test accuracy" in lines[0]
+    file = tmp_path / "runs.json"
+    file.write_text(json.dumps({"runs": runs}))
+    assert main([str(file), "--all"]) == 0
+    assert "train loss" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_figure_does_not_mix_data_sets(result, tmp_path, capsys):
+    for name, source in (("a", "synthetic"), ("b", "digits")):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result() | {"data": {"source": source}}))
+    assert main([str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--figure", str(tmp_path / "x.png")]) == 2
+    assert "the runs are of several data sets" in capsys.readouterr().err
 
 
 def test_a_run_without_test_data_has_dashes(result):
@@ -79,7 +118,7 @@ def test_files_of_every_form_and_day_are_compared(result, tmp_path, capsys):
     (tmp_path / "new.json").write_text(json.dumps(result(seed=1, num_train_epochs=1, warmup_steps=0.1)))
     (tmp_path / "study.jsonl").write_text("".join(json.dumps(result("softmax", seed=seed)) + "\n" for seed in (0, 1)))
     assert main([str(tmp_path / name) for name in ("old.json", "new.json", "study.jsonl")]) == 0
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:]] == [["tanhmax", "2"], ["softmax", "2"]]
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:4]] == [["tanhmax", "2"], ["softmax", "2"]]
 
 
 @pytest.mark.parametrize(

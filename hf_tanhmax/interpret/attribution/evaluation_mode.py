@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...checkpoint import text_config
+from ...checkpoint import ADAPTER_CONFIG, BASE, text_config
 from ...errors import some
 from ...integration.detection.attention_facts import attention_facts
 from ...integration.hooks import without_dropout
@@ -63,8 +64,13 @@ def unwrap(model: object) -> PreTrainedModel:
 
 
 def display_name(model: PreTrainedModel) -> str:
-    """The name of a model in titles: its name on the Hub, the last part of its folder's path, or its class."""
-    return short_name(str(getattr(model.config, "_name_or_path", None) or type(model).__name__))
+    """The name of a model in titles: its name on the Hub, the last part of its folder's path, or its class.
+
+    That of an adapter's base, which lies in the folder of its run, is the run's.
+    """
+    name = str(getattr(model.config, "_name_or_path", None) or type(model).__name__)
+    inside = Path(name)
+    return short_name(str(inside.parent) if inside.name == BASE and (inside.parent / ADAPTER_CONFIG).is_file() else name)
 
 
 def encoder_of(model: nn.Module) -> nn.Module | None:

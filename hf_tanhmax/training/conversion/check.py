@@ -28,8 +28,8 @@ Batches = Sequence[dict[str, Tensor]]
 
 
 def is_checked(task: Task) -> bool:
-    """Whether there is something to compare: a language model with signed attention that starts from a checkpoint."""
-    return isinstance(task, TokenPrediction) and task.config.attention == "tanhmax" and not task.config.from_scratch
+    """Whether there is something to compare: a language model that starts from a checkpoint."""
+    return isinstance(task, TokenPrediction) and not task.config.from_scratch
 
 
 def softmax_loss(model: PreTrainedModel, task: Task, batches: Batches) -> float:
@@ -72,11 +72,21 @@ def warnings_about(conversion: Conversion, config: Config) -> list[str]:
                 f"softmax checkpoint {softmax:.2f}; {_advice(config)}"
             )
     if trained is not None and not trained - best <= FAR:
-        found.append(
-            f"training did not make up for the conversion: the loss on {rows} ended at {trained:.2f} nats per token, and was {best:.2f} "
-            f"{name}; {_advice(config)}"
-        )
+        cause = "training made this model worse" if config.attention == "softmax" else "training did not make up for the conversion"
+        found.append(f"{cause}: the loss on {rows} ended at {trained:.2f} nats per token, and was {best:.2f} {name}; {_advice(config)}")
     return found
+
+
+def start_and_end(conversion: Conversion) -> str:
+    """One sentence with the losses before and after training, which must be known."""
+    start, end = conversion["converted_loss"], conversion["trained_loss"]
+    softmax = conversion.get("softmax_loss")
+    way = "lower" if end < start else "higher" if end > start else "no lower"
+    before = "" if softmax is None else f" ({softmax:.3f} for the softmax checkpoint)"
+    return (
+        f"validation loss {start:.3f} nats per token before training{before}, {end:.3f} after it, {way}, on "
+        f"{conversion['checked_rows']} rows"
+    )
 
 
 class StartCallback(TrainerCallback):
@@ -103,6 +113,8 @@ def measured_at_start(history: Sequence[dict[str, float]]) -> Conversion:
 
 
 def _advice(config: Config) -> str:
+    if config.attention == "softmax":
+        return f"lower the learning rate (now {config.resolved_learning_rate:g}), or train on more rows"
     calibrated = [] if config.calibrate else [f"recipes/{config.task}/aligned.yaml"]
     if config.shift == "balanced":
         others = "".join(f", or calibrate as {name} does" for name in calibrated)

@@ -167,9 +167,8 @@ def _read(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    program = os.environ.get("HF_TANHMAX_PROGRAM", "python -m recipes.benchmarks.attention")  # `hf-tanhmax bench` starts it too
+    parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     speed = commands.add_parser("attention", help="time attention, by tanhmax_attention and otherwise")
     speed.set_defaults(run=_attention)

@@ -8,6 +8,7 @@ from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.ops import fused_attention
 
 forward = pytest.importorskip("hf_tanhmax.attention.kernels.forward", reason="needs triton")
+MASK_TILE = pytest.importorskip("hf_tanhmax.attention.kernels.masks", reason="needs triton").MASK_TILE
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -53,8 +54,8 @@ HIDDEN = {
     "causal": ({"is_causal": True}, lambda i, j: j <= i),
     "window": ({"window": 5, "is_causal": True}, lambda i, j: (j <= i) & (j > i - 5)),
     "two-sided window": ({"window": 5}, lambda i, j: (j - i).abs() < 5),
-    "right padding": ({"keep": (torch.arange(97) < 30).view(1, 1, 1, -1)}, lambda i, j: (j < 30) & (i >= 0)),
-    "left padding": ({"keep": (torch.arange(97) >= 66).view(1, 1, 1, -1)}, lambda i, j: (j >= 66) & (i >= 0)),
+    "right padding": ({"keep": (torch.arange(225) < 30).view(1, 1, 1, -1)}, lambda i, j: (j < 30) & (i >= 0)),
+    "left padding": ({"keep": (torch.arange(225) >= 200).view(1, 1, 1, -1)}, lambda i, j: (j >= 200) & (i >= 0)),
     "packed": ({"cu_seqlens": torch.tensor([0, 33, 33, 97])}, lambda i, j: (i < 33) == (j < 33)),
 }
 
@@ -62,20 +63,24 @@ HIDDEN = {
 @pytest.mark.skipif(GPU != "cpu", reason="knows the size of the interpreter's tiles")
 @pytest.mark.parametrize("name", HIDDEN)
 def test_hidden_blocks_are_not_touched(name):
-    """Keys of a block that is hidden from a block of rows are NaN, which any product with them would show."""
+    """Keys of a block that is hidden from a block of rows are NaN, which any product with them would show.
+
+    Blocks are the interpreter's tiles; those of a mask are the tiles of its map.
+    """
     arguments, visible = HIDDEN[name]
-    query, key, value = torch.randn(3, 1, 1, 97, 8).unbind()
+    length, block = (225, MASK_TILE.value) if "keep" in arguments else (97, 16)
+    query, key, value = torch.randn(3, 1, 1, length, 8).unbind()
     clean = fused(query, key, value, **arguments)
-    seen = visible(torch.arange(97)[:, None], torch.arange(97)[None])
+    seen = visible(torch.arange(length)[:, None], torch.arange(length)[None])
     count = 0
-    for start in range(0, 97, 16):
-        rows = slice(start, start + 16)
-        blocks = [slice(column, column + 16) for column in range(0, 97, 16)]
-        hidden = [block for block in blocks if not seen[rows, block].any()]
+    for start in range(0, length, block):
+        rows = slice(start, start + block)
+        blocks = [slice(column, column + block) for column in range(0, length, block)]
+        hidden = [columns for columns in blocks if not seen[rows, columns].any()]
         count += len(hidden)
         poisoned_key, poisoned_value = key.clone(), value.clone()
-        for block in hidden:
-            poisoned_key[:, :, block], poisoned_value[:, :, block] = float("nan"), float("nan")
+        for columns in hidden:
+            poisoned_key[:, :, columns], poisoned_value[:, :, columns] = float("nan"), float("nan")
         found = fused(query, poisoned_key, poisoned_value, **arguments)
         assert torch.equal(found[:, :, rows], clean[:, :, rows])
     assert count > 10

@@ -170,3 +170,8 @@ def test_a_folder_is_called_by_its_last_part(tmp_path):
     assert display_name(model) == "you/tanhmax-bert"
     model.config._name_or_path = str(tmp_path)
     assert display_name(model) == tmp_path.name
+    (tmp_path / "base").mkdir()
+    model.config._name_or_path = str(tmp_path / "base")
+    assert display_name(model) == "base"
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert display_name(model) == tmp_path.name

@@ -8,7 +8,7 @@ import pytest
 from hf_tanhmax.cards.text import escaped
 from hf_tanhmax.results import Conversion
 from hf_tanhmax.training.configuration.recipe import read_recipes
-from hf_tanhmax.training.conversion.check import FAR, warnings_about
+from hf_tanhmax.training.conversion.check import FAR, start_and_end, warnings_about
 
 CAUSAL = "llama/causal_lm"
 ADVICE = "start again with recipes/llama/causal_lm/balanced.yaml or recipes/llama/causal_lm/aligned.yaml"
@@ -64,6 +64,22 @@ def test_what_is_balanced_already_gets_other_advice(config):
     assert said.endswith("; lower the polarity of the balanced shift (now 0.9)")
 
 
+def test_start_and_end_are_one_sentence():
+    said = start_and_end(losses(3, 3.5, 3.25))
+    assert (
+        said == "validation loss 3.500 nats per token before training (3.000 for the softmax checkpoint), 3.250 after it, lower, on 64 rows"
+    )
+    assert start_and_end(losses(None, 3, 4)) == "validation loss 3.000 nats per token before training, 4.000 after it, higher, on 64 rows"
+
+
+def test_softmax_that_training_destroyed_is_said_too(config):
+    (said,) = warnings_about(losses(None, 3, 4), config("softmax", "--learning_rate", "0.5"))
+    assert said.startswith(
+        "training made this model worse: the loss on 64 validation rows ended at 4.00 nats per token, and was 3.00 before"
+    )
+    assert said.endswith("; lower the learning rate (now 0.5), or train on more rows")
+
+
 @pytest.mark.slow
 def test_a_decoder_that_is_converted_at_once_is_said_to_be_destroyed_and_a_balanced_one_is_not(train, alternating, tmp_path):
     rows = ("--train_file", alternating, "--max_length", "32", "--health_rows", "20")
@@ -77,6 +93,7 @@ def test_a_decoder_that_is_converted_at_once_is_said_to_be_destroyed_and_a_balan
         code, said, results = train(name, *start, task=CAUSAL, folder=name)
         assert code == 0, said
         found[name] = results["conversion"]
+        assert f"{name}: {start_and_end(found[name])}" in said
         card = (tmp_path / name / "README.md").read_text()
         for sentence in found[name]["warnings"]:
             assert f"{name}: WARNING: {sentence}" in said
