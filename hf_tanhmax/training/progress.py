@@ -40,10 +40,12 @@ class ProgressLines(ProgressCallback):
         if self._bars:
             super().on_train_begin(args, state, control, **kwargs)
 
-    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
         """Move the bar of an evaluation."""
         if self._bars:
-            super().on_prediction_step(args, state, control, **kwargs)
+            super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar; the last step is always logged, so that a run of fewer steps than are logged together shows its loss."""
@@ -90,7 +92,7 @@ def log_line(step: int, steps: int, logged: Mapping[str, float], health: Mapping
     """
     if "train_runtime" in logged:
         return f"trained {steps} steps in {logged['train_runtime']:.1f} s"
-    parts = []
+    parts: list[str] = []
     evaluated = any(name.startswith(EVALUATED) for name in logged)
     for name, value in logged.items():
         words = name.removeprefix(EVALUATED).removeprefix(CONVERTED)

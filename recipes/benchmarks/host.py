@@ -22,7 +22,7 @@ os.environ["TRITON_INTERPRET"] = "0"  # before Triton is imported: the interpret
 import torch
 
 from hf_tanhmax import tanhmax_attention
-from hf_tanhmax.attention.kernels import launch, launch_decode, support
+from hf_tanhmax.attention.kernels import launch, launch_decode, masks, support
 
 from .measure import environment, percentiles
 
@@ -46,7 +46,7 @@ def _nothing(*_: object, **__: object) -> None:
     pass
 
 
-def stubbed(modules: tuple[ModuleType, ...] = (launch, launch_decode)) -> Launched:
+def stubbed(modules: tuple[ModuleType, ...] = (launch, launch_decode, masks)) -> Launched:
     """Replace every kernel of the launchers, and let them take tensors of the CPU; this process computes nothing with them any more."""
     launched = Launched()
     for module in modules:

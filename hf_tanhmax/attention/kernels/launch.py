@@ -17,7 +17,7 @@ from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel
 from .interpreter import faithful
 from .layout import ALIGN, Layout, Numbers, launch_constants, launch_numbers
-from .masks import PackedMask, pack_mask
+from .masks import NO_MASK, PackedMask, pack_mask
 from .primitives import LOG2E
 from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, group_splits, length_bucket, padded_size, splits_products, tiles
 from .shift import NORM_BLOCK, norm_kernel
@@ -204,7 +204,7 @@ class FusedProblem:
     def packed_mask(self) -> PackedMask:
         """The boolean mask as the kernels read it; one launch for all layers that are given the mask."""
         keep = self.visibility.keep
-        return pack_mask(None) if keep is None else shared(keep, "packed", lambda: pack_mask(keep))
+        return NO_MASK if keep is None else shared(keep, "packed", lambda: pack_mask(keep))
 
 
 def is_exact(tensor: Tensor) -> bool:

@@ -254,22 +254,23 @@ class PackedMask(NamedTuple):
     strides: dict[str, int]
 
 
-def pack_mask(keep: Tensor | None) -> PackedMask:
+def pack_mask(keep: Tensor) -> PackedMask:
     """Launch the kernel that packs a mask, which broadcasts to `[batch, heads, queries, keys]`."""
-    bits = tiles_of_mask = None
-    if keep is not None:
-        mask = keep.view(torch.uint8)
-        if mask.shape[3] == 1:  # one column stands for all: it fills a word, which is read for all
-            mask = mask.expand(-1, -1, -1, WORD.value)
-        rows, columns = mask.shape[2:]
-        bits = mask.new_empty((*mask.shape[:3], math.ceil(columns / WORD.value)), dtype=torch.int32)
-        sizes = (math.ceil(rows / MASK_TILE.value), math.ceil(columns / MASK_TILE.value))
-        tiles_of_mask = mask.new_empty((*mask.shape[:2], *sizes), dtype=torch.int8)
-        if tiles_of_mask.numel():
-            mask_kernel[tiles_of_mask.numel(),](mask, bits, tiles_of_mask, *mask.stride(), mask.shape[1], rows, columns)
+    mask = keep.view(torch.uint8)
+    if mask.shape[3] == 1:  # one column stands for all: it fills a word, which is read for all
+        mask = mask.expand(-1, -1, -1, WORD.value)
+    rows, columns = mask.shape[2:]
+    bits = mask.new_empty((*mask.shape[:3], math.ceil(columns / WORD.value)), dtype=torch.int32)
+    sizes = (math.ceil(rows / MASK_TILE.value), math.ceil(columns / MASK_TILE.value))
+    tiles_of_mask = mask.new_empty((*mask.shape[:2], *sizes), dtype=torch.int8)
+    if tiles_of_mask.numel():
+        mask_kernel[tiles_of_mask.numel(),](mask, bits, tiles_of_mask, *mask.stride(), mask.shape[1], rows, columns)
     strides = {
-        f"{name}_{dim}": 0 if tensor is None or tensor.shape[axis] == 1 else tensor.stride(axis)
+        f"{name}_{dim}": 0 if tensor.shape[axis] == 1 else tensor.stride(axis)
         for name, tensor in (("keep", bits), ("tile", tiles_of_mask))
         for axis, dim in enumerate("bhmn")
     }
     return PackedMask({"BITS": bits, "TILES": tiles_of_mask}, strides)
+
+
+NO_MASK = PackedMask({"BITS": None, "TILES": None}, {f"{name}_{dim}": 0 for name in ("keep", "tile") for dim in "bhmn"})

@@ -8,7 +8,7 @@ import triton
 
 from hf_tanhmax.attention.kernels import masks
 from hf_tanhmax.attention.kernels.interpreter import faithful
-from hf_tanhmax.attention.kernels.masks import Band, Mask, Tiles, pack_mask
+from hf_tanhmax.attention.kernels.masks import NO_MASK, Band, Mask, Tiles, pack_mask
 from hf_tanhmax.attention.kernels.primitives import Rows
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,7 +52,7 @@ def test_bits_and_tiles_are_those_of_the_mask(shape, way):
 
 
 def test_without_a_mask_nothing_is_launched():
-    packed = pack_mask(None)
+    packed = NO_MASK
     assert set(packed.tensors.values()) == {None}
     assert set(packed.strides.values()) == {0}
 

@@ -13,13 +13,13 @@ pytest.importorskip("triton", reason="needs triton")
 MOST = {
     "decode": 140,
     "decode, padding": 182,
-    "forward": 146,
-    "forward, causal": 146,
-    "forward, padding": 189,
-    "forward, mask": 189,
-    "forward, additive mask": 164,
-    "forward, polarity per head": 158,
-    "forward, balanced": 154,
+    "forward": 162,
+    "forward, causal": 162,
+    "forward, padding": 202,
+    "forward, mask": 202,
+    "forward, additive mask": 177,
+    "forward, polarity per head": 174,
+    "forward, balanced": 173,
 }
 
 
