@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import cast
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, pipeline
+from transformers import PreTrainedModel, PreTrainedTokenizer, pipeline
 
 from .. import hub
 from ..cards import model_card
@@ -45,7 +45,7 @@ def example_of(model: PreTrainedModel, task: Task, processor: Processor) -> dict
     """What a pipeline prints for a sentence of this package, for the card, as `example`; nothing for a task without texts and classes."""
     if not task.config.task.endswith("/text_classification"):
         return {}
-    classify = pipeline("text-classification", model=model, tokenizer=cast(PreTrainedTokenizerBase, processor))
+    classify = pipeline("text-classification", model=model, tokenizer=cast(PreTrainedTokenizer, processor))
     answers = [{"label": answer["label"], "score": round(answer["score"], 3)} for answer in classify(EXAMPLE)]
     return {"example": {"input": EXAMPLE, "output": str(answers)}}
 
