@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import torch
 
 Kernel = Literal["forward", "balanced", "key_value", "query", "bias", "decode_16", "decode_32", "decode_64"]
-KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+KERNEL_NAMES: tuple[Kernel, ...] = get_args(Kernel)
 HEAD_SIZES = (16, 32, 64, 128, 256)
 SHORTEST = 256  # keys: a shorter chunk takes less time than it takes to start a program and to combine its result
 PROGRAMS = 2  # of the backward pass for each multiprocessor, below which groups are split; one at a time fits

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .layout import Layout
-from .schedule import HEAD_SIZES, KERNELS, Kernel, Tile, padded_size, tiles
+from .schedule import HEAD_SIZES, KERNEL_NAMES, Kernel, Tile, padded_size, tiles
 from .support import capability
 
 TUNED_SWITCH = "HF_TANHMAX_TUNED"
@@ -146,7 +146,7 @@ def call_of(choice: dict[str, Any]) -> TunedCall:
     Raises:
         ValueError: there is no such kernel, dtype, head size or feature.
     """
-    known = {"kernel": KERNELS, "dtype": tuple(TUNED_DTYPES), "head_size": HEAD_SIZES}
+    known = {"kernel": KERNEL_NAMES, "dtype": tuple(TUNED_DTYPES), "head_size": HEAD_SIZES}
     for name, words in known.items():
         if choice[name] not in words:
             raise ValueError(f"unknown {name} {choice[name]!r}; there are {', '.join(map(str, words))}")
