@@ -34,7 +34,7 @@ SCHEMA_TYPES = {
     float: "float",
     float | None: "float?",
 }
-TENSORS, INPUTS = 9, len(OperatorInputs._fields)  # tensors are the first of `OperatorInputs`
+TENSORS, FIELDS = 9, len(OperatorInputs._fields)  # tensors are the first of `OperatorInputs`
 PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
 
 
@@ -125,7 +125,7 @@ def called(operator: Callable[..., Result], *flat: Flat) -> Result:
 
 
 def _nobody_looks_on(flat: tuple[Flat, ...]) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not PLAIN.issuperset(map(type, flat[:TENSORS] + flat[INPUTS:])):
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not PLAIN.issuperset(map(type, flat[:TENSORS] + flat[FIELDS:])):
         return False
     # Modes, transforms of torch.func and forward derivatives: torch has no public word for "one is on".
     return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None and fwd_ad._current_level < 0
