@@ -119,9 +119,9 @@ several parts, such as CLIP, `config.vision_config`): `model.config.tanhmax_pola
 **It is no checkpoint format.** `save_pretrained` forgets the kernel, so that what it saves loads as softmax unless `attn_implementation` is
 given again. `hf_tanhmax.convert` makes a checkpoint that remembers it.
 
-**Some architectures ignore it and stay softmax**: those that never ask the attention interface, such as MPNet and DeBERTa. The model that
-is the first to load this kernel in a process is refused at its first call if it is of these; a later one computes softmax without a word, as
-the kernel is never called: `hf-tanhmax doctor FOLDER` says which do. A model only a part of which computes softmax by itself is refused.
+**Some architectures ignore it and stay softmax**: those that never ask the attention interface, such as MPNet and DeBERTa. The first model
+that loads this kernel in a process is refused at its first call if it is of these; a later one computes softmax without a word, as the
+kernel is never called: `hf-tanhmax doctor FOLDER` says which do. A model of which only a part computes softmax by itself is refused.
 """
 
 
