@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -100,10 +101,10 @@ def _pass(length: int, ranks: int, kind: str) -> float:
     return time.perf_counter() - start
 
 
-def run() -> dict[str, Any]:
+def run(lengths: Sequence[int] = LENGTHS) -> dict[str, Any]:
     """Every row, each launched by itself."""
     rows = []
-    for length, kind, ranks in product(LENGTHS, KINDS, RANKS):
+    for length, kind, ranks in product(lengths, KINDS, RANKS):
         arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m", "recipes.benchmarks.ring"]
         command = [sys.executable, *arguments, "row", str(length), kind]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -145,7 +146,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="recipes.benchmarks.ring", description="What a ring of processes costs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run").add_argument("--output", type=Path, required=True)
+    whole = commands.add_parser("run")
+    whole.add_argument("--output", type=Path, required=True)
+    whole.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
     commands.add_parser("report").add_argument("result", type=Path)
     row = commands.add_parser("row")
     row.add_argument("length", type=int)
@@ -160,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.command == "report":
         print(report(json.loads(given.result.read_text()), markdown=False))
         return
-    result = run()
+    result = run(given.lengths)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(result, indent=1) + "\n")
 
