@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from ..checkpoint import (
     ADAPTER_CONFIG,
@@ -22,6 +23,8 @@ from ..checkpoint import (
 )
 from ..conversion.report import CONVERSION, read_report
 from ..errors import one_line, some
+from ..integration.hub_kernel import ignores_kernels
+from ..integration.patching import attention_modules
 from ..integration.summary import attention_summary, parts_summary, softmax_summary
 from ..models.remote_code import CODE_FILE, auto_map, verdict
 from ..processors import KINDS
@@ -53,6 +56,7 @@ def _check_model(folder: Path, *, is_base: bool = False) -> Iterator[Finding]:
         config = read_config(folder / CONFIG)
     except CheckpointError as error:
         yield Finding("error", CONFIG, error.reason)
+        yield from _check_softmax(folder)
         return
     values = read_object(folder / CONFIG) or {}
     try:
@@ -66,6 +70,21 @@ def _check_model(folder: Path, *, is_base: bool = False) -> Iterator[Finding]:
     yield from _check_conversion(folder)
     if not is_base:  # the processor lies beside the adapter
         yield from _check_processor(Checkpoint(str(folder)))
+
+
+def _check_softmax(folder: Path) -> Iterator[Finding]:
+    """Warn of a softmax model of Transformers' own whose attention nothing of this package reaches."""
+    values = read_object(folder / CONFIG) or {}
+    if values.get("model_type") not in CONFIG_MAPPING:
+        return
+    try:
+        config = CONFIG_MAPPING[values["model_type"]].from_dict(values)
+        _, model_class = class_of(config, folder / CONFIG)
+        model = build(model_class, config, folder / CONFIG)
+    except (CheckpointError, StrictDataclassError, TypeError, ValueError):  # of which the reason above is enough
+        return
+    if not attention_modules(model):
+        yield Finding("warning", CONFIG, f"{ignores_kernels(model, 'owner/name')}; hf-tanhmax convert refuses it too")
 
 
 def _check_conversion(folder: Path) -> Iterator[Finding]:

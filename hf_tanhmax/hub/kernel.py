@@ -84,7 +84,9 @@ def _check() -> None:
 
 _check()
 
-from .tanhmax import flash_attn_forward, supports_flash_attn, tanhmax, tanhmax_attention  # noqa: E402
+from .tanhmax import await_call, flash_attn_forward, supports_flash_attn, tanhmax, tanhmax_attention  # noqa: E402
+
+await_call()  # by the model that Transformers loads this for
 
 __all__ = ["flash_attn_forward", "supports_flash_attn", "tanhmax", "tanhmax_attention"]
 '''
@@ -115,8 +117,11 @@ several parts, such as CLIP, `config.vision_config`): `model.config.tanhmax_pola
 `model.config.tanhmax_heads = [0, 1]`.
 
 **It is no checkpoint format.** `save_pretrained` forgets the kernel, so that what it saves loads as softmax unless `attn_implementation` is
-given again. `hf_tanhmax.convert` makes a checkpoint that remembers it. A model part of which computes softmax by itself is refused; an
-architecture that never asks the attention interface ignores the kernel without a word, as it ignores every other.
+given again. `hf_tanhmax.convert` makes a checkpoint that remembers it.
+
+**Some architectures ignore it and stay softmax**: those that never ask the attention interface, such as MPNet and DeBERTa. The first model
+that loads this kernel in a process is refused at its first call if it is of these; a later one computes softmax without a word, as the
+kernel is never called: `hf-tanhmax doctor FOLDER` says which do. A model of which only a part computes softmax by itself is refused.
 """
 
 

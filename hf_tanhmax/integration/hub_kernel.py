@@ -6,6 +6,8 @@ masks. Nothing else of the model is known to it: no class of ours, no settings, 
 * settings are attributes of the config that the attention modules have: `tanhmax_polarity` (1.0), `tanhmax_shift`, `tanhmax_heads`, as in
   `TanhMaxSettings`; `tanhmax_softmax_parts` accepts parts that compute softmax by themselves. Any other is refused;
 * at its first call a model is looked for among those that are calling, and refused where part of it would stay softmax;
+* the model that Transformers loads the kernel for is refused at its own first call where it never called the kernel. Transformers loads a
+  kernel once, so no later model is seen that never calls it;
 * the config gets `tanhmax_kernel`, the name of the kernel. `save_pretrained` writes that, and forgets which attention is to be called. A
   warning says so, once.
 """
@@ -13,11 +15,13 @@ masks. Nothing else of the model is known to it: no class of ours, no settings, 
 import functools
 import inspect
 import warnings
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from ..settings import LEARNED
 from .detection.attention_facts import attention_facts, softmax_parts
@@ -25,6 +29,7 @@ from .registration import SCORE_BIAS, fused_forward, refused_argument
 
 KERNEL_NOTE = "tanhmax_kernel"
 KERNEL_EXAMINED = "tanhmax_examined"
+AWAITED: "weakref.WeakKeyDictionary[nn.Module, Any]" = weakref.WeakKeyDictionary()  # models that loaded the kernel, and their hooks
 KERNEL_SETTINGS = ("tanhmax_polarity", "tanhmax_shift", "tanhmax_heads", "tanhmax_softmax_parts")
 
 
@@ -60,6 +65,37 @@ def flash_attn_forward(
     return fused_forward(module, query, key, value, attention_mask, **kwargs)
 
 
+def await_call() -> None:
+    """Look, while Transformers loads the kernel, for the model that it is loaded for, which is refused if it never calls it."""
+    model = next(_callers(), None)  # which may be without its modules as yet
+    if model is not None and model not in AWAITED:
+        AWAITED[model] = model.register_forward_hook(_after_call)
+
+
+def _after_call(model: nn.Module, _inputs: Any, _output: Any) -> None:
+    _refuse_ignoring(model)
+
+
+# A compiler runs this while it traces the first call, as it does `_examine`.
+@torch.compiler.assume_constant_result
+def _refuse_ignoring(model: nn.Module) -> None:
+    name, known = _implementation(model), AttentionInterface()
+    if known.get(name) is flash_attn_forward and not any(getattr(each, KERNEL_EXAMINED, False) for each in model.modules()):
+        raise ValueError(ignores_kernels(model, name))
+    if (hook := AWAITED.pop(model, None)) is not None:
+        hook.remove()
+
+
+def ignores_kernels(model: nn.Module, name: str) -> str:
+    """A sentence about a model none of whose modules calls a kernel."""
+    parts = ", ".join(softmax_parts(model))
+    found = f"its {parts} compute softmax themselves, without asking" if parts else "it has no attention module that asks"
+    return (
+        f'{type(model).__name__} ignores attn_implementation="{name}": {found} Transformers\' attention interface; choose an architecture '
+        "that asks it, such as BERT, ViT or LLaMA"
+    )
+
+
 # A compiler runs this while it traces the first call, when the model is among the callers as well.
 @torch.compiler.assume_constant_result
 def _examine(module: nn.Module) -> None:
@@ -84,13 +120,19 @@ def _examine(module: nn.Module) -> None:
 
 def _calling_model(module: nn.Module) -> PreTrainedModel | None:
     """The largest model among the callers that holds a module; None where the module is called by itself."""
-    frame, found = inspect.currentframe(), None
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, PreTrainedModel) and caller is not found and any(each is module for each in caller.modules()):
+    found = None
+    for caller in _callers():
+        if caller is not found and any(each is module for each in caller.modules()):
             found = caller
-        frame = frame.f_back
     return found
+
+
+def _callers() -> Iterator[PreTrainedModel]:
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(caller := frame.f_locals.get("self"), PreTrainedModel):
+            yield caller
+        frame = frame.f_back
 
 
 def _implementation(module: nn.Module) -> str:

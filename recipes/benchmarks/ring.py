@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -29,13 +30,14 @@ from hf_tanhmax.attention.ring import ring_attention
 from hf_tanhmax.results import table
 
 HEADS, KV_HEADS, HEAD_DIM = 8, 4, 64
-LENGTHS = (1024, 2048, 4096)
+LENGTHS = (2048, 8192)
+RANKS = (1, 2, 4)
 KINDS: dict[str, dict[str, Any]] = {
     "TanhMax": {"polarity": 1.0},
     "softmax": {"polarity": 0.0},
     "balanced": {"polarity": 1.0, "shift": "balanced"},
 }
-ROUNDS = 5
+ROUNDS = 3
 MIB = 1 << 20
 
 
@@ -99,10 +101,10 @@ def _pass(length: int, ranks: int, kind: str) -> float:
     return time.perf_counter() - start
 
 
-def run() -> dict[str, Any]:
+def run(lengths: Sequence[int] = LENGTHS) -> dict[str, Any]:
     """Every row, each launched by itself."""
     rows = []
-    for length, kind, ranks in product(LENGTHS, KINDS, (1, 2)):
+    for length, kind, ranks in product(lengths, KINDS, RANKS):
         arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m", "recipes.benchmarks.ring"]
         command = [sys.executable, *arguments, "row", str(length), kind]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -126,15 +128,14 @@ def run() -> dict[str, Any]:
 
 def report(result: dict[str, Any], *, markdown: bool = True) -> str:
     """The table, and what it was measured on."""
-    by_key = {(row["length"], row["kind"], row["ranks"]): row for row in result["rows"]}
+    alone = {(row["length"], row["kind"]): row for row in result["rows"] if row["ranks"] == 1}
     rows = []
-    for length, kind in dict.fromkeys((row["length"], row["kind"]) for row in result["rows"]):
-        alone, shared = by_key[length, kind, 1], by_key[length, kind, 2]
-        ratio = shared["seconds"] / alone["seconds"]
-        times = [f"{alone['seconds']:.2f}", f"{shared['seconds']:.2f}", f"{ratio:.2f}"]
-        memory = [f"{alone['mib']:.0f}", f"{shared['mib']:.0f}"]
-        rows.append([f"{length}", kind, *times, *memory, f"{shared['sent'] / MIB:.1f}"])
-    header = ["length", "attention", "alone, s", "ring of 2, s", "ratio", "memory alone, MiB", "memory per rank, MiB", "sent per rank, MiB"]
+    for row in result["rows"]:
+        whole = alone[row["length"], row["kind"]]
+        times = [f"{row['seconds']:.2f}", f"{row['seconds'] / whole['seconds']:.2f}"]
+        memory = [f"{row['mib']:.0f}", f"{row['mib'] / whole['mib']:.2f}"]
+        rows.append([f"{row['length']}", row["kind"], f"{row['ranks']}", *times, *memory, f"{row['sent'] / MIB:.1f}"])
+    header = ["length", "attention", "ranks", "seconds", "over one's", "memory per rank, MiB", "over one's", "sent per rank, MiB"]
     shape = f"{result['heads']} heads over {result['kv_heads']} key heads, D {result['head_dim']}, {result['dtype']}, causal"
     where = f"{result['hardware']['cpus']} CPU cores, torch {result['versions']['torch']}"
     said = f"Forward and backward pass, {shape}, one thread per process; median of {result['rounds']} rounds; {where}, at a load of"
@@ -145,7 +146,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="recipes.benchmarks.ring", description="What a ring of processes costs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run").add_argument("--output", type=Path, required=True)
+    whole = commands.add_parser("run")
+    whole.add_argument("--output", type=Path, required=True)
+    whole.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
     commands.add_parser("report").add_argument("result", type=Path)
     row = commands.add_parser("row")
     row.add_argument("length", type=int)
@@ -160,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.command == "report":
         print(report(json.loads(given.result.read_text()), markdown=False))
         return
-    result = run()
+    result = run(given.lengths)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -94,6 +94,17 @@ def test_a_softmax_checkpoint(tmp_path):
     assert "is of model type 'bert', which is no TanhMax model" in sentence
 
 
+def test_a_softmax_checkpoint_that_no_kernel_reaches(tmp_path):
+    sides = {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "hidden_size": 24, "num_heads": 3, "num_layers": 2}
+    config = transformers.GPTNeoConfig(**sides, attention_types=[[["global"], 2]], intermediate_size=12)
+    transformers.GPTNeoForCausalLM(config).save_pretrained(tmp_path)
+    (level, _), warning = about(check_checkpoint(tmp_path), "config.json")
+    said = 'GPTNeoForCausalLM ignores attn_implementation="owner/name": its GPTNeoSelfAttention compute softmax themselves, without asking'
+    assert (level, warning[0]) == ("error", "warning")
+    assert warning[1].startswith(said)
+    assert warning[1].endswith("; hf-tanhmax convert refuses it too")
+
+
 def test_files_are_looked_at(folder):
     (folder / "pytorch_model.bin").write_bytes(b"x")
     (folder / "notes.txt").write_text("hf_" + "a" * 34)

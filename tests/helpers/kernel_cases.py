@@ -59,7 +59,8 @@ def of_training(model, inputs):
 
 
 def write_others(folder):
-    """A model with a part that computes softmax by itself, one with attention sinks, and one of several parts."""
+    """A model that never asks, one with a part that computes softmax by itself, one with attention sinks, and one of several parts."""
+    transformers.MPNetModel(transformers.MPNetConfig(**SIDES, vocab_size=50)).save_pretrained(folder / "mpnet")
     transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SIDES, **IMAGES)).save_pretrained(folder / "siglip")
     experts = {"num_key_value_heads": 3, "head_dim": 8, "vocab_size": 50, "num_local_experts": 2, "num_experts_per_tok": 1}
     transformers.GptOssForCausalLM(transformers.GptOssConfig(**SIDES, **experts)).save_pretrained(folder / "gpt_oss")

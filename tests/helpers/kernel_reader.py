@@ -79,6 +79,13 @@ def computed(model, name):
         return model(**EXPECTED[name]["inputs"])[0]
 
 
+def check_the_first_that_loads_it():
+    """It is looked for among the callers while the kernel is imported, which happens once; so this check stands first."""
+    if BY_TRANSFORMERS:
+        model = loaded("MPNetModel", "mpnet")
+        assert_refused("MPNetModel ignores attn_implementation=", lambda: model(torch.ones(1, 5, dtype=torch.long)))
+
+
 def check_every_family():
     start = time.perf_counter()
     for name, cls in PLAN["models"].items():

@@ -75,7 +75,8 @@ def test_it_holds_what_computes_and_no_model():
 def test_every_name_means_something(build):
     text = kernel_source()
     table = symtable.symtable(text, "tanhmax.py", "exec")
-    known = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()} | set(dir(builtins))
+    known = {"__file__", *dir(builtins)}
+    known |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
 
     def unknown(scope):
         yield from (symbol.get_name() for symbol in scope.get_symbols() if symbol.is_global() and symbol.get_name() not in known)

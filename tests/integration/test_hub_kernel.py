@@ -57,6 +57,55 @@ def test_settings_that_it_cannot_honour(settings, message):
         stock(**settings)(**INPUTS)
 
 
+SIDES = {"vocab_size": 50, "hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 12}
+NEVER_ASK = {
+    "DebertaV2Model": "DisentangledSelfAttention",
+    "MPNetModel": "MPNetSelfAttention",
+}
+
+
+@pytest.fixture
+def loading(monkeypatch):
+    """Transformers asks for a kernel while a model is built, and then the kernel is imported; each is for the first time here."""
+    monkeypatch.setattr(transformers.modeling_utils, "lazy_import_flash_attention", lambda *_, **__: hub_kernel.await_call())
+
+
+def built(name):
+    config = getattr(transformers, name).config_class(**SIDES)
+    config._attn_implementation = NAME
+    return getattr(transformers, name)(config).eval()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # DeBERTa of Transformers 5.17
+@pytest.mark.parametrize("name", NEVER_ASK)
+@torch.no_grad()
+def test_a_model_that_never_calls_it_is_refused_where_it_loaded_it(name, loading):
+    model = built(name)
+    message = f'{name} ignores attn_implementation="{NAME}": its {NEVER_ASK[name]} compute softmax themselves, without asking'
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            model(**INPUTS)
+    model.config._attn_implementation = "eager"
+    model(**INPUTS)
+    assert model not in hub_kernel.AWAITED
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@torch.no_grad()
+def test_a_model_that_calls_it_is_awaited_once(compiled, loading):
+    model = built("BertModel")
+    assert hub_kernel.AWAITED[model].id in model._forward_hooks
+    torch.compile(model, fullgraph=True, backend="eager")(**INPUTS) if compiled else model(**INPUTS)
+    assert model not in hub_kernel.AWAITED
+    assert not model._forward_hooks
+
+
+def test_nobody_is_awaited_where_no_model_loads_it():
+    before = len(hub_kernel.AWAITED)
+    hub_kernel.await_call()
+    assert len(hub_kernel.AWAITED) == before
+
+
 def test_a_part_that_would_stay_softmax():
     model = stock()
     model.pooler = Pooler(model.config.hidden_size)

@@ -5,7 +5,8 @@ python -m recipes.benchmarks.serving.equality [--cases llama mistral ...] [--out
 Each case is a checkpoint and an engine. Twenty prompts of mixed lengths are given at once and 64 tokens asked for each; then Transformers
 says, one prompt after the other, which token it would have chosen in each place, and how probable it takes vLLM's to be. How much softmax
 attention with the same weights would differ is given beside it. In half precision Transformers computes in float32 with the rounded
-weights, and vLLM may differ from that by at most twice as much as Transformers in half precision does.
+weights, and vLLM may differ from that by at most twice as much as Transformers in half precision does. Where only some cases are named, the
+others that FILE holds stay as they are; each says of which commit it is.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from hf_tanhmax.provenance import git_commit
 
 from .engine import conditions, save_adapter, save_tiny, set_environment
 
@@ -162,6 +165,14 @@ def softmax_twin(model: Any) -> Any:
     return twin
 
 
+def kept(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds, to which some cases are added; it stays as it was said of another commit, but not of other versions."""
+    differing = sorted(name for name in now if name != "commit" and before["conditions"].get(name) != now[name])
+    if differing:
+        raise SystemExit(f"the file was measured with another {', '.join(differing)}: run all cases, or name another file")
+    return before
+
+
 def main() -> None:
     """Run cases, and print or write what came of them; the exit status says whether all are right."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,18 +180,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     set_environment(VLLM_ENABLE_V1_MULTIPROCESSING="0")
-    cases: dict[str, Any] = {}
-    found = {"conditions": conditions(), "cases": cases}
+    found: dict[str, Any] = {"conditions": conditions(), "cases": {}}
+    if arguments.output is not None and arguments.output.exists() and set(arguments.cases) != set(CASES):
+        found = kept(json.loads(arguments.output.read_text(encoding="utf-8")), found["conditions"])
+    cases = found["cases"]
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(arguments.cases):
-            cases[name] = run(CASES[name], Path(folder) / str(number))
+            cases[name] = run(CASES[name], Path(folder) / str(number)) | {"commit": git_commit()}
             print(name, json.dumps(cases[name]), file=sys.stderr, flush=True)
             if arguments.output is not None:  # so that a run that is stopped keeps what it has found
                 arguments.output.parent.mkdir(parents=True, exist_ok=True)
                 arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if arguments.output is None:
         print(json.dumps(found, indent=1))
-    if not all(is_right(name, case) for name, case in cases.items()):
+    if not all(is_right(name, cases[name]) for name in arguments.cases):
         sys.exit("vLLM and Transformers differ")
 
 

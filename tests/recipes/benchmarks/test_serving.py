@@ -21,6 +21,13 @@ def test_what_was_acknowledged_and_is_wrong():
     assert load.wrong(broken, EXPECTED) == [0, 1, 3]
 
 
+def test_cases_are_added_to_a_file_of_the_same_versions():
+    before = {"conditions": {"commit": "a", "versions": {"torch": "1"}, "cpus": 2}, "cases": {"llama": {}}}
+    assert equality.kept(before, before["conditions"] | {"commit": "b"}) is before
+    with pytest.raises(SystemExit, match="the file was measured with another cpus, versions: run all cases, or name another file"):
+        equality.kept(before, {"commit": "a", "versions": {"torch": "2"}, "cpus": 3})
+
+
 FOUND = {
     "requests": 9,
     "expected": 9,
