@@ -121,7 +121,7 @@ def called(operator: Callable[..., Result], *flat: Flat) -> Result:
     Without gradients, on plain tensors, and with no compiler, tracer, transform or mode that looks on, the dispatcher only passes on.
     """
     direct = not torch.is_grad_enabled() and _nobody_looks_on(flat)
-    found: Result = (DIRECTLY[operator] if direct else operator)(*flat)
+    found: Result = (DIRECTLY.get(operator, operator) if direct else operator)(*flat)
     return found
 
 

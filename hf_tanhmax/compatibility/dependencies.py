@@ -349,6 +349,26 @@ COMPANIONS = (
         )
         for name in ("_buffers", "_modules")
     ),
+    _needs("torch", "autograd/forward_ad.py", '"_current_level"', "attention.call", "forward-mode derivatives are left out without a word"),
+    *(
+        _needs(
+            "torch",
+            f"_C/{path}.pyi",
+            f'"{name}"',
+            used_by,
+            "whoever looks on does not see an operator, or takes a shared mask for a constant",
+        )
+        for path, name, used_by in (
+            ("__init__", "_len_torch_dispatch_stack", "attention.ops attention.sharing"),
+            ("_functorch", "peek_interpreter_stack", "attention.ops"),
+            ("__init__", "_C", "attention.ops attention.sharing"),
+            ("__init__", "_functorch", "attention.ops"),
+        )
+    ),
+    *(
+        _needs("torch", "overrides.py", f'"{name}"', "attention.sharing", "what was read of a mask is used after the mask was written to")
+        for name in ("_version", "_base")
+    ),
 )
 ENGINES = (
     _needs(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from huggingface_hub.errors import StrictDataclassError
@@ -62,7 +62,10 @@ def class_that_loads(name: str, asked: Any, config: PreTrainedConfig) -> Any:
     if found.config_class is not type(config) and found not in borrowed.values() and found.__module__.startswith("transformers."):
         raise ValueError(f"{name} is of model type {config.model_type!r}, but {found.__name__} is of another; pass an Auto class")
     own: Any = found.from_pretrained
-    if own.__func__ is not vars(PreTrainedModel)["from_pretrained"].__func__:
+    if (
+        not issubclass(cast(type, found.config_class), TanhMaxFields)
+        and own.__func__ is not vars(PreTrainedModel)["from_pretrained"].__func__
+    ):
         raise ValueError(f"{found.__name__} reads files beside its weights, in a way of its own: load the softmax model, and convert that")
     return found
 

@@ -64,6 +64,7 @@ def test_it_imports_torch_alone(build):
 
 def test_it_holds_what_computes_and_no_model():
     assert set(MODULES) - set(KERNEL_MODULES) == {
+        "integration/chosen_modules",
         "integration/model_names",
         "integration/patching",
         "models/family",

@@ -100,7 +100,7 @@ def test_a_module_differs_in_its_names_and_by_the_text_of_the_file_that_it_reads
         (same if text_of(module) == (PACKAGE / f"{module}.py").read_text() else different).append(module)
     assert different == ["attention/cpu/compiler", "attention/ops"]
     for file in [*(PACKAGE / "attention/cpu").glob("*.h"), *(PACKAGE / "attention/cpu").glob("*.cpp")]:
-        assert f'\n    r"""{file.read_text()}""",\n' in text_of("attention/cpu/build")
+        assert f'\n    r"""{file.read_text()}""",\n' in text_of("attention/cpu/compiler")
     assert "NAMESPACE = next(" in text_of("attention/ops")
 
 
