@@ -43,7 +43,7 @@ SHARED = {
     "health_rows": 32,
     "results_dir": "null",
 }
-CALIBRATED, ABLATED = 96, 200  # rows
+CALIBRATED, ABLATED = 96, 100  # rows
 INTERVENTIONS = ("negatives_masked", "made_positive")
 RULE = "the shortest test sentence with “but”"  # chosen before any model has read it, so it may be one that the model gets wrong
 NAMED = 4  # words that are named on each side

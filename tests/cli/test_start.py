@@ -65,14 +65,14 @@ def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys
     assert re.search(r"\nsoftmax +\d+\.\d ± \d\.\d % +0 % ", printed)
     assert re.search(r"\nTanhMax +\d+\.\d ± \d\.\d % +[1-9]\d* % ", printed)
     assert re.search(r"TanhMax less softmax, sentence by sentence: [+-]\d+\.\d ± \d\.\d points", printed)
-    assert "Measured on 200 test sentences" in printed
+    assert "Measured on 100 test sentences" in printed
     verdict = re.search(f"“{EXPLAINED}”\nOf {start.RULE}, (the TanhMax model says .*)\\.\nIn logits", printed)
     assert "warning: the tokenizer has [UNK] in the place of “Flawed”, " in printed
     assert f"{start.RULE}: {verdict[1]}" in (out / "explain.html").read_text()
     assert picture.read_bytes() == (out / "words.png").read_bytes()
     assert {path.name for path in out.iterdir()} == {"softmax", "tanhmax", "explain.html", "words.png", "start.png"}
     assert not list(out.glob("*/checkpoint-*"))
-    assert json.loads((out / "tanhmax" / "ablation.json").read_text())["rows"] == 200
+    assert json.loads((out / "tanhmax" / "ablation.json").read_text())["rows"] == 100
     run = json.loads((out / "tanhmax" / "results.json").read_text())
     assert run["data"]["rows"] == {"train": 1080, "validation": 120, "test": 400}
     lines = re.search(r"  (import hf_tanhmax, transformers)\n  classify = (.*)\n", printed)
