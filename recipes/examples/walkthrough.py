@@ -17,14 +17,15 @@ from hf_tanhmax.hub import push
 from hf_tanhmax.interpret import ablate_negatives, explain, save_page
 
 MODEL, FOLDER, REPO = sys.argv[1:] if len(sys.argv) == 4 else ("sentence-transformers/all-MiniLM-L6-v2", "tanhmax-minilm", None)
-CLASSES = ["negative", "positive"]
 folder = files("hf_tanhmax").joinpath("training", "data", "film_reviews")
 reviews = load_dataset("csv", data_files={split: str(folder / f"{split}.csv") for split in ("train", "test")})
-train, test = (reviews[split].map(lambda row: {"label": CLASSES.index(row["label"])}) for split in ("train", "test"))
+reviews = reviews.class_encode_column("label")
+train, test = reviews["train"], reviews["test"]
 
 # %% Convert. Plain TanhMax would ruin trained weights: with a few unlabelled texts, biases are aligned and output projections refitted.
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
-names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: number for number, name in enumerate(CLASSES)}}
+classes = train.features["label"].names
+names = {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
 model = hf_tanhmax.convert(MODEL, AutoModelForSequenceClassification, calibrate=train["text"][:128], refit=True, **names)
 
 # %% Fine-tune with the Trainer, as any other model.
@@ -38,7 +39,7 @@ trainer.save_model(FOLDER)
 
 # %% Are the negative weights used? Masked and made positive, on sentences that the model has not seen.
 ablation = ablate_negatives(
-    model, test["text"][:200], tokenizer, labels=test["label"][:200], interventions=("negatives_masked", "made_positive")
+    model, test["text"][:100], tokenizer, labels=test["label"][:100], interventions=("negatives_masked", "made_positive")
 )
 print(f"accuracy {ablation.as_is:.3f}; {100 * ablation.negative_mass:.0f} % of the weight is negative. {ablation.verdict}")
 
