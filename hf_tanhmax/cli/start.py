@@ -35,7 +35,6 @@ SHARED = {
     "dataset": "film_reviews",
     "max_length": 48,
     "batch_size": 16,
-    "learning_rate": 3e-4,
     "freeze_layers": 3,
     "logging_steps": 10,
     "save_steps": 1000,
@@ -43,6 +42,8 @@ SHARED = {
     "health_rows": 32,
     "results_dir": "null",
 }
+# `python -m recipes.conversion.first_run` chooses these on held-out training rows.
+RATES = {"softmax": 3e-4, "aligned": 3e-4}
 CALIBRATED, ABLATED = 96, 100  # rows
 INTERVENTIONS = ("negatives_masked", "made_positive")
 RULE = "the shortest test sentence with “but”"  # chosen before any model has read it, so it may be one that the model gets wrong
@@ -67,7 +68,7 @@ def run_start(options: argparse.Namespace) -> int:
 
 
 def _start(out: Path, source: str, name: str, picture: Path | None) -> int:
-    recipes = {name: _recipe(name, out / VARIANTS[name].lower(), source) for name in VARIANTS}
+    recipes = {name: recipe(name, out / VARIANTS[name].lower(), source) for name in VARIANTS}
     splits = task_for(recipes["aligned"].config).splits()
     _say(f"step 1 of 3: {Path(name).name} is fine-tuned on {len(splits.train):,} sentences of film reviews, with softmax and with TanhMax")
     runs = dict(zip(VARIANTS, run_all(list(recipes.values())), strict=True))
@@ -93,8 +94,17 @@ def _start(out: Path, source: str, name: str, picture: Path | None) -> int:
     return 0
 
 
-def _recipe(variant: str, folder: Path, source: str) -> Recipe:
-    keys = {**SHARED, "model_name_or_path": source, "output_dir": folder, **({"calibrate": CALIBRATED} if variant == "aligned" else {})}
+def recipe(variant: str, folder: Path, source: str, **changes: object) -> Recipe:
+    """What a variant is trained with.
+
+    Args:
+        variant: of `VARIANTS`.
+        folder: where it goes.
+        source: the softmax model.
+        **changes: keys of the recipe.
+    """
+    own = {"calibrate": CALIBRATED} if variant == "aligned" else {}
+    keys = {**SHARED, "learning_rate": RATES[variant], "model_name_or_path": source, "output_dir": folder, **own, **changes}
     flags = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
     resume = ["--resume"] if any(folder.glob("checkpoint-*")) else []
     return read_recipes([str(task_base(TASK).with_name(f"{variant}.yaml")), *flags, *resume])[0]
