@@ -9,7 +9,6 @@ it chose into `RATES` of `hf_tanhmax/cli/start.py`. Runs that are finished are n
 
 import argparse
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/first-run"), metavar="FOLDER")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N")
     options = parser.parse_args(arguments)
-    started, found = time.perf_counter(), []
+    found = []
     for seed in options.seeds:
         for rate in GRID:
             for variant in start.VARIANTS:
                 found.append(_trained(variant, rate, seed, options))
     chosen = choose(found)
-    about = {"versions": versions(), "git": git_commit(), "hardware": hardware(), "wall_time_s": round(time.perf_counter() - started, 1)}
+    about = {"versions": versions(), "git": git_commit(), "hardware": hardware()}
     write_json(FILE, {"chosen_by": MEASURE, "chosen": chosen, "runs": found, **about})
     print(*(f"{variant}: {rate:g}" for variant, rate in chosen.items()), sep="\n")
     return 0
@@ -64,6 +63,7 @@ def _trained(variant: str, rate: float, seed: int, options: argparse.Namespace) 
         "seed": seed,
         "rows": run["data"]["rows"],
         **{name: run["metrics"][name] for name in SHOWN},
+        "wall_time_s": run["wall_time_s"],
     }
 
 

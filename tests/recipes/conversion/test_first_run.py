@@ -29,7 +29,7 @@ def test_only_training_rows_are_read_and_all_numbers_are_kept(tmp_path, monkeypa
         recipes.extend(given)
         loss = {"softmax": 0.5, "aligned": 0.6}[given[0].variant] + given[0].config.learning_rate
         names = ("validation_cross_entropy", "validation_accuracy", "train_loss")
-        return [{"data": {"rows": {"train": 1000, "validation": 200}}, "metrics": dict.fromkeys(names, loss)}]
+        return [{"data": {"rows": {"train": 1000, "validation": 200}}, "metrics": dict.fromkeys(names, loss), "wall_time_s": 1.0}]
 
     monkeypatch.setattr(first_run, "run_all", trained)
     monkeypatch.setattr(first_run, "FILE", tmp_path / "rates.json")
