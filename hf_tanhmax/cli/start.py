@@ -69,7 +69,7 @@ def run_start(options: argparse.Namespace) -> int:
 
 
 def _start(out: Path, source: str, name: str, picture: Path | None) -> int:
-    recipes = {name: recipe(name, out / VARIANTS[name].lower(), source) for name in VARIANTS}
+    recipes = {name: recipe_of(name, out / VARIANTS[name].lower(), source) for name in VARIANTS}
     splits = task_for(recipes["aligned"].config).splits()
     _say(f"step 1 of 3: {Path(name).name} is fine-tuned on {len(splits.train):,} sentences of film reviews, with softmax and with TanhMax")
     runs = dict(zip(VARIANTS, run_all(list(recipes.values())), strict=True))
@@ -95,7 +95,7 @@ def _start(out: Path, source: str, name: str, picture: Path | None) -> int:
     return 0
 
 
-def recipe(variant: str, folder: Path, source: str, **changes: object) -> Recipe:
+def recipe_of(variant: str, folder: Path, source: str, **changes: object) -> Recipe:
     """What a variant is trained with.
 
     Args:

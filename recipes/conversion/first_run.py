@@ -56,7 +56,7 @@ def choose(found: Sequence[dict[str, Any]]) -> dict[str, float]:
 def _trained(variant: str, rate: float, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     folder = options.runs / f"{variant}-{rate:g}-{seed}"
     held_out = {"dataset": "synthetic", "train_file": TRAIN, "validation_share": 1 / 6}  # the file takes the place of the data set
-    run = run_all([start.recipe(variant, folder, options.model, learning_rate=rate, seed=seed, **held_out)])[0]
+    run = run_all([start.recipe_of(variant, folder, options.model, learning_rate=rate, seed=seed, **held_out)])[0]
     return {
         "variant": variant,
         "learning_rate": rate,

@@ -43,7 +43,7 @@ def small(tmp_path):
 
 
 def test_the_sentence_that_is_explained_follows_from_a_rule_and_is_none_to_learn_from(small, tmp_path):
-    splits = task_for(start.recipe("aligned", tmp_path, str(small)).config).splits()
+    splits = task_for(start.recipe_of("aligned", tmp_path, str(small)).config).splits()
     text, label = start._sentence(splits)
     assert (text, label) == (EXPLAINED, "positive")
     assert start.RULE == "the shortest test sentence with “but”"
