@@ -75,6 +75,7 @@ def _add_start(commands: Commands) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("hf-tanhmax-start"), metavar="FOLDER", help="default hf-tanhmax-start")
     parser.add_argument("--model", metavar="M", help="another BERT to begin with, a folder or a name on the Hub")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also write the picture of the sentence there: .png or .svg")
     parser.set_defaults(check=checks.check_start, module="start")
 
 

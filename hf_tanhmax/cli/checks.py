@@ -66,6 +66,8 @@ def check_start(options: argparse.Namespace) -> None:
         raise SystemExit(f"not installed: {', '.join(missing)}; pip install hf-tanhmax[start]")
     if options.out.exists() and not options.out.is_dir():
         raise SystemExit(f"{options.out} is a file; choose another --out")
+    if options.picture and (options.picture.suffix not in FIGURES or not options.picture.parent.is_dir()):
+        raise SystemExit(f"--picture must be a file .png or .svg in a folder that exists, but is {options.picture}")
     with in_a_sentence("cannot start"):
         options.source = options.model or _minilm()
         _check_model(options.source)

@@ -8,12 +8,15 @@ import errno
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..checkpoint import BASE
@@ -22,6 +25,7 @@ from ..errors import RecipeError
 from ..results import RENAMED_KEYS, write_json
 
 MANIFEST, IDENTITY, RESULTS = "whole.json", "recipe.json", "results.json"
+LOCK = ".lock"  # held by the process that trains in the folder
 BEFORE_TRAINING = {IDENTITY, CONVERSION, ORIGINALS, BASE}  # what a run may have written when its first step begins
 FULL = 1 << 12  # bytes; a file system with less left than this is full
 Identity = dict[str, dict[str, object]]  # the configuration of a run, and what identifies its data
@@ -77,6 +81,33 @@ def read_identity(folder: Path) -> Identity:
     return found | {"config": {RENAMED_KEYS.get(key, key): value for key, value in found.get("config", {}).items()}}
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep an output folder from other processes; the system frees it with the end of this one, however that comes.
+
+    Raises:
+        RecipeError: a run is going on there, or nothing can be written.
+    """
+    names = _names(folder)
+    if folder.is_file() or (names and IDENTITY not in names):  # which `claim` refuses, and in which nothing is to be written
+        yield
+        return
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RecipeError(f"another run is going on in output_dir {folder}; wait until it ends, or choose another output_dir") from None
+    except OSError as error:
+        raise RecipeError(_cannot_write(folder, error)) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # where a file that is open cannot be removed
+            (folder / LOCK).unlink()
+        lock.release()
+
+
 def claim(folder: Path, identity: Identity, *, resume: bool) -> Start:
     """Decide what to do with an output folder, and write the run's identity into a new one.
 
@@ -87,13 +118,14 @@ def claim(folder: Path, identity: Identity, *, resume: bool) -> Start:
     """
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"output_dir {folder} is a file")
-    if not folder.exists() or not any(folder.iterdir()):
+    names = _names(folder)
+    if not names:
         return _begun(folder, identity, resume=resume)
     try:
         found = read_identity(folder)
     except (OSError, ValueError):
         raise RecipeError(f"output_dir {folder} holds files that no recipe wrote; choose another output_dir") from None
-    if {path.name for path in folder.iterdir()} <= BEFORE_TRAINING:
+    if names <= BEFORE_TRAINING:
         return _begun(folder, identity, resume=resume)
     if found != identity:
         raise RecipeError(
@@ -117,7 +149,7 @@ def _begun(folder: Path, identity: Identity, *, resume: bool) -> Start:
                 (folder / name).unlink(missing_ok=True)
         write_json(folder / IDENTITY, identity)
     except OSError as error:
-        raise RecipeError(f"cannot write to output_dir {folder}: {error.strerror}") from error
+        raise RecipeError(_cannot_write(folder, error)) from error
     said = f"there is nothing to resume in {folder}: no checkpoint was saved; starting from the beginning"
     return Start(said=(said,) if resume else ())
 
@@ -125,6 +157,14 @@ def _begun(folder: Path, identity: Identity, *, resume: bool) -> Start:
 def whole_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a run, the oldest first."""
     return [path for path in _numbered(folder) if whole(path)]
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
+
+
+def _cannot_write(folder: Path, error: OSError) -> str:
+    return f"cannot write to output_dir {folder}: {error.strerror}"
 
 
 def _numbered(folder: Path) -> list[Path]:

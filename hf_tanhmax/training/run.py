@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from ..errors import Interrupted, RecipeError
 from ..results import Conversion, Run, gather, read_run, renamed, results_of, write_json
 from .annealing import PolarityCallback
-from .checkpoints import RESULTS, ManifestCallback, Start, claim, space_left, whole_checkpoints
+from .checkpoints import RESULTS, ManifestCallback, Start, alone, claim, space_left, whole_checkpoints
 from .compare import comparison
 from .configuration.recipe import Recipe
 from .configuration.schema import Config
@@ -63,11 +64,7 @@ def run(recipes: list[Recipe]) -> None:
 
 
 def run_all(recipes: list[Recipe]) -> list[Run]:
-    """Run recipes one after the other, once none of them is found to be wrong.
-
-    Raises:
-        RecipeError, Interrupted: as `run`.
-    """
+    """Run recipes one after the other, once none of them is found to be wrong; what `run` raises, this raises too."""
     for recipe in recipes:
         _check(recipe)
     with without_known_notices():
@@ -88,8 +85,12 @@ def run_one(recipe: Recipe, *, place: tuple[int, int] = (1, 1)) -> Run:
     Raises:
         RecipeError, Interrupted: as `run`.
     """
+    with ExitStack() as held:
+        return _run_claimed(recipe, _claim_together(recipe, held))
+
+
+def _run_claimed(recipe: Recipe, start: Start) -> Run:
     started, config, folder, task = time.perf_counter(), recipe.config, recipe.output_dir, task_for(recipe.config)
-    start = _claim_together(recipe)
     for sentence in start.said:
         _say(sentence)
     if start.finished:
@@ -196,12 +197,13 @@ def _check(recipe: Recipe) -> None:
         check_publishing(config.push_to_hub)
 
 
-def _claim_together(recipe: Recipe) -> Start:
-    """Let one process look at the output folder, and tell the others what it found."""
+def _claim_together(recipe: Recipe, held: ExitStack) -> Start:
+    """Let one process look at the output folder and keep it until `held` is closed, and tell the others what it found."""
     found: list[Any] = [None]
     if PartialState().is_main_process:
         identity = {"config": recipe.config.identity(), "data": source_fingerprint(recipe.config)}
         try:
+            held.enter_context(alone(recipe.output_dir))
             found = [claim(recipe.output_dir, identity, resume=recipe.config.resume)]
         except RecipeError as error:
             found = [str(error)]

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from command_line import refused
+from made_explanations import made
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import hf_tanhmax
@@ -14,8 +15,10 @@ from hf_tanhmax.cli import checks
 from hf_tanhmax.cli.arguments import main
 from hf_tanhmax.training.data import rows as data
 from hf_tanhmax.training.data.tokenizer import build_tokenizer
+from hf_tanhmax.training.tasks import task_for
 
 start = pytest.importorskip("hf_tanhmax.cli.start", reason="needs the extra start")
+EXPLAINED = "Flawed, but worth seeing for Ambrose's performance."
 FOLDER = data.Path(data.__file__).parent / "film_reviews"
 
 
@@ -39,26 +42,37 @@ def small(tmp_path):
     return tmp_path / "small"
 
 
-def test_the_sentence_that_is_explained_is_a_test_sentence_and_none_to_learn_from():
-    assert start.EXPLAINED in sentences("test")
+def test_the_sentence_that_is_explained_follows_from_a_rule_and_is_none_to_learn_from(small, tmp_path):
+    splits = task_for(start.recipe_of("aligned", tmp_path, str(small)).config).splits()
+    text, label = start._sentence(splits)
+    assert (text, label) == (EXPLAINED, "positive")
+    assert start.RULE == "the shortest test sentence with “but”"
+    assert len(text) == min(len(sentence) for sentence in sentences("test") if " but " in sentence)
     assert not set(sentences("test")) & set(sentences("train"))
+
+
+def test_it_says_when_the_model_gets_the_sentence_wrong():
+    said = "the TanhMax model says positive, with probability 0.94, and"
+    assert start._verdict(made(), "positive") == f"{said} so does the test data"
+    assert start._verdict(made(), "negative") == f"{said} is wrong: the test data says negative"
 
 
 @pytest.mark.slow
 def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(["start", "--model", str(small), "--out", str(out)]) == 0
+    out, picture = tmp_path / "out", tmp_path / "picture.png"
+    assert main(["start", "--model", str(small), "--out", str(out), "--picture", str(picture)]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"\nsoftmax +\d+\.\d ± \d\.\d % +0 % ", printed)
     assert re.search(r"\nTanhMax +\d+\.\d ± \d\.\d % +[1-9]\d* % ", printed)
     assert re.search(r"TanhMax less softmax, sentence by sentence: [+-]\d+\.\d ± \d\.\d points", printed)
-    assert "Measured on 200 test sentences" in printed
-    assert f"“{start.EXPLAINED}”" in printed
-    assert "warning: the tokenizer has [UNK] in the place of “scattershot”, " in printed
-    assert '"scattershot"' in (out / "explain.html").read_text()
+    assert "Measured on 100 test sentences" in printed
+    verdict = re.search(f"“{EXPLAINED}”\nOf {start.RULE}, (the TanhMax model says .*)\\.\nIn logits", printed)
+    assert "warning: the tokenizer has [UNK] in the place of “Flawed”, " in printed
+    assert f"{start.RULE}: {verdict[1]}" in (out / "explain.html").read_text()
+    assert picture.read_bytes() == (out / "words.png").read_bytes()
     assert {path.name for path in out.iterdir()} == {"softmax", "tanhmax", "explain.html", "words.png", "start.png"}
     assert not list(out.glob("*/checkpoint-*"))
-    assert json.loads((out / "tanhmax" / "ablation.json").read_text())["rows"] == 200
+    assert json.loads((out / "tanhmax" / "ablation.json").read_text())["rows"] == 100
     run = json.loads((out / "tanhmax" / "results.json").read_text())
     assert run["data"]["rows"] == {"train": 1080, "validation": 120, "test": 400}
     lines = re.search(r"  (import hf_tanhmax, transformers)\n  classify = (.*)\n", printed)
@@ -72,6 +86,9 @@ def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys
 def test_mistakes(small, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").touch()
     assert refused(capsys, "start", "--out", str(tmp_path / "file")) == f"error: {tmp_path / 'file'} is a file; choose another --out"
+    for name in ("picture.pdf", "none/picture.png"):
+        said = refused(capsys, "start", "--out", str(tmp_path / "out"), "--picture", str(tmp_path / name))
+        assert said == f"error: --picture must be a file .png or .svg in a folder that exists, but is {tmp_path / name}"
     monkeypatch.setattr(checks, "STARTING", ("accelerate", "no_such_package"))
     said = "error: not installed: no_such_package; pip install hf-tanhmax[start]"
     assert refused(capsys, "start", "--out", str(tmp_path / "out")) == said

@@ -1,11 +1,13 @@
 """Which folders are taken, which are refused, and which checkpoints count as whole."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from hf_tanhmax.errors import RecipeError
-from hf_tanhmax.training.checkpoints import claim, mark_whole, whole, write_json
+from hf_tanhmax.training.checkpoints import alone, claim, mark_whole, whole, write_json
 
 IDENTITY = {"config": {"seed": 0, "layers": [0, 1]}, "data": {"source": "synthetic"}}
 
@@ -57,6 +59,36 @@ def test_a_folder_that_holds_more_than_a_run_begins_with_is_not_free(tmp_path, l
     (tmp_path / "run" / left).mkdir()
     with pytest.raises(RecipeError, match=r"holds another run, which differs in seed \(0, now 1\)"):
         claim(tmp_path / "run", {**IDENTITY, "config": {"seed": 1, "layers": [0, 1]}}, resume=False)
+
+
+def test_a_folder_is_not_free_while_a_process_trains_in_it(tmp_path):
+    folder = tmp_path / "a" / "run"
+    script = f"""
+from pathlib import Path
+from hf_tanhmax.training.checkpoints import alone, claim
+with alone(Path({str(folder)!r})):
+    claim(Path({str(folder)!r}), {IDENTITY!r}, resume=False)
+    print("begun", flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        with pytest.raises(RecipeError, match=f"another run is going on in output_dir {folder}; wait until it ends"), alone(folder):
+            pass
+        process.kill()
+    with alone(folder):  # it could not tidy up, but is gone
+        assert claim(folder, IDENTITY, resume=False).said == ()
+    assert [path.name for path in folder.iterdir()] == ["recipe.json"]
+
+
+def test_nothing_is_written_where_a_run_cannot_be(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    for folder in (tmp_path, tmp_path / "thesis.tex"):
+        with alone(folder):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(RecipeError, match="cannot write to output_dir"), alone(tmp_path / "thesis.tex" / "run"):
+        pass
 
 
 def test_an_unfinished_run_is_continued_only_when_asked(folder):

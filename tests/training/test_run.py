@@ -7,6 +7,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import hf_tanhmax
+from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.training.checkpoints import alone
 from hf_tanhmax.training.configuration.recipe import read_recipes
 from hf_tanhmax.training.run import run_one
 
@@ -128,6 +130,13 @@ def test_reloading_is_checked(tiny_flags, variant, tmp_path, monkeypatch):
     recipe = read_recipes([variant("tanhmax"), *tiny_flags("--output_dir", str(tmp_path / "run"), "--results_dir", "null")])[0]
     with pytest.raises(RuntimeError, match="the model reloaded from disk is not the trained one"):
         run_one(recipe)
+
+
+def test_a_folder_in_which_a_run_is_going_on_is_left_alone(tiny_flags, variant, tmp_path):
+    recipe = read_recipes([variant("tanhmax"), *tiny_flags("--output_dir", str(tmp_path / "run"), "--results_dir", "null")])[0]
+    with alone(tmp_path / "run"), pytest.raises(RecipeError, match="another run is going on in output_dir"):
+        run_one(recipe)
+    assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.slow
