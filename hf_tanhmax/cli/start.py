@@ -42,7 +42,7 @@ SHARED = {
     "health_rows": 32,
     "results_dir": "null",
 }
-# `python -m recipes.conversion.first_run` chooses these on held-out training rows, and a test holds them to its results. Until those are
+# `python -m recipes.first_run` chooses these on held-out training rows, and a test holds them to its results. Until those are
 # there, they are what did best on the test rows, which flatters the accuracies of a first run.
 RATES = {"softmax": 3e-4, "aligned": 3e-4}
 CALIBRATED, ABLATED = 96, 100  # rows

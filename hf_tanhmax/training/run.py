@@ -86,10 +86,10 @@ def run_one(recipe: Recipe, *, place: tuple[int, int] = (1, 1)) -> Run:
         RecipeError, Interrupted: as `run`.
     """
     with ExitStack() as held:
-        return _run_claimed(recipe, _claim_together(recipe, held))
+        return _run_claimed(recipe, _claim_together(recipe, held), place)
 
 
-def _run_claimed(recipe: Recipe, start: Start) -> Run:
+def _run_claimed(recipe: Recipe, start: Start, place: tuple[int, int]) -> Run:
     started, config, folder, task = time.perf_counter(), recipe.config, recipe.output_dir, task_for(recipe.config)
     for sentence in start.said:
         _say(sentence)

@@ -25,22 +25,22 @@ train, test = reviews["train"], reviews["test"]
 # %% Convert. Plain TanhMax would ruin trained weights: with a few unlabelled texts, biases are aligned and output projections refitted.
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 classes = train.features["label"].names
-names = {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
-model = hf_tanhmax.convert(MODEL, AutoModelForSequenceClassification, calibrate=train["text"][:128], refit=True, **names)
+ids = {name: number for number, name in enumerate(classes)}
+texts = train["text"][:128]
+model = hf_tanhmax.convert(
+    MODEL, AutoModelForSequenceClassification, calibrate=texts, refit=True, id2label=dict(enumerate(classes)), label2id=ids
+)
 
 # %% Fine-tune with the Trainer, as any other model.
 encoded = train.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=48), batched=True)
-arguments = TrainingArguments(
-    FOLDER, max_steps=75, per_device_train_batch_size=16, learning_rate=1e-4, save_strategy="no", report_to="none"
-)
+arguments = TrainingArguments(FOLDER, max_steps=75, learning_rate=1e-4, save_strategy="no", report_to="none")
 trainer = Trainer(model, arguments, train_dataset=encoded, processing_class=tokenizer)
 trainer.train()
 trainer.save_model(FOLDER)
 
 # %% Are the negative weights used? Masked and made positive, on sentences that the model has not seen.
-ablation = ablate_negatives(
-    model, test["text"][:100], tokenizer, labels=test["label"][:100], interventions=("negatives_masked", "made_positive")
-)
+texts, labels = test["text"][:100], test["label"][:100]
+ablation = ablate_negatives(model, texts, tokenizer, labels=labels, interventions=("negatives_masked", "made_positive"))
 print(f"accuracy {ablation.as_is:.3f}; {100 * ablation.negative_mass:.0f} % of the weight is negative. {ablation.verdict}")
 
 # %% Explain a sentence, in logits for and against the class that the model predicts.
@@ -62,10 +62,9 @@ with torch.no_grad():
     print(*model(**AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2], return_tensors="pt")).logits[0].tolist())
 assert "hf_tanhmax" not in sys.modules
 """
-found = subprocess.run(
-    [sys.executable, "-c", STRANGER, REPO or FOLDER, test["text"][0]], stdout=subprocess.PIPE, text=True, check=True
-).stdout
+command = [sys.executable, "-c", STRANGER, REPO or FOLDER, test["text"][0]]
+found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 with torch.no_grad():
     logits = model.eval()(**tokenizer(test["text"][0], return_tensors="pt").to(model.device)).logits[0].cpu()
-difference = (torch.tensor([float(value) for value in found.split()]) - logits).abs().max()
+difference = (torch.tensor([float(value) for value in found.splitlines()[-1].split()]) - logits).abs().max()
 print(f"{REPO or FOLDER}, loaded without hf_tanhmax, gives the same logits to {difference:.0e}")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 start = pytest.importorskip("hf_tanhmax.cli.start", reason="needs the extra start")
-first_run = pytest.importorskip("recipes.conversion.first_run", reason="needs the extra recipes")
+first_run = pytest.importorskip("recipes.first_run", reason="needs the extra recipes")
 
 
 def measured(variant, rate, loss, seed=0):

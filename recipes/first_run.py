@@ -1,6 +1,6 @@
 """The learning rates of `hf-tanhmax start`, chosen on a sixth of its training rows that is held out; no test row is read.
 
-    python -m recipes.conversion.first_run MODEL [--runs FOLDER] [--seeds 0]
+    python -m recipes.first_run MODEL [--runs FOLDER] [--seeds 0]
 
 MODEL is all-MiniLM-L6-v2, a folder or a name on the Hub. Softmax and TanhMax get each the rate with the lowest mean cross-entropy on the
 held-out rows: accuracy on 200 rows has a standard error of three points. All numbers go to `recipes/results/first-run-rates.json`; put what
@@ -19,7 +19,7 @@ from hf_tanhmax.results import write_json
 from hf_tanhmax.training.data import rows
 from hf_tanhmax.training.run import run_all
 
-FILE = Path(__file__).parents[1] / "results" / "first-run-rates.json"
+FILE = Path(__file__).parent / "results" / "first-run-rates.json"
 TRAIN = Path(rows.__file__).parent / "film_reviews" / "train.csv"
 GRID = (1e-4, 2e-4, 3e-4)
 MEASURE, SHOWN = "validation_cross_entropy", ("validation_cross_entropy", "validation_accuracy", "train_loss")
