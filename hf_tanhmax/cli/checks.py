@@ -79,8 +79,7 @@ def _minilm() -> str:
     if found is None or found.origin is None:
         return MINILM
     folder = Path(found.origin).parent / "model"
-    with (folder / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != MINILM_SHA256:
         raise ValueError(f"the weights in {folder} are not those of {MINILM}: their SHA-256 is {digest}; give --model")
     return str(folder)

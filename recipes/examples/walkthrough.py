@@ -59,7 +59,7 @@ import sys, torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
 with torch.no_grad():
-    print(*model(**AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2], return_tensors="pt")).logits[0].tolist())
+    print(*model(**AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)(sys.argv[2], return_tensors="pt")).logits[0].tolist())
 assert "hf_tanhmax" not in sys.modules
 """
 command = [sys.executable, "-c", STRANGER, REPO or FOLDER, test["text"][0]]

