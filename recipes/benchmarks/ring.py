@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def run(lengths: Sequence[int] = LENGTHS) -> dict[str, Any]:
     shape = {"heads": HEADS, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "dtype": "float32", "causal": True, "rounds": ROUNDS}
     return {
         "benchmark": "ring",
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": provenance.versions(),
         "git": provenance.git_commit(),
         "hardware": provenance.hardware(),
