@@ -2,10 +2,10 @@
 
 An entry lives as long as the tensor, and is void once that is written to: torch counts the writes (`_version`), for a view those of its
 base. Memory that another library may write to, as NumPy, is told by its storage, which torch may not resize: it takes no part. Whoever
-writes past that count otherwise, as through `.data`, must pass another tensor. Nothing is kept, and nothing found, where a layer is traced or
-compiled, while a CUDA graph is captured (which is replayed for what the mask will be then), and for tensors of inference mode, whose writes
-torch does not count. A tensor takes part once `share` has seen it in plain Python: memory that a compiled graph uses again and again has no
-entry.
+writes past that count otherwise, as through `.data`, must pass another tensor. Nothing is kept, and nothing found, where a layer is traced
+or compiled, within a transform of `torch.func`, while a CUDA graph is captured (which is replayed for what the mask will be then), and for
+tensors of inference mode, whose writes torch does not count. A tensor takes part once `share` has seen it in plain Python: memory that a
+compiled graph uses again and again has no entry.
 """
 
 import weakref
@@ -57,7 +57,7 @@ def _is_plain(mask: Tensor) -> bool:
     # The only word that torch has for "a mode looks on", as make_fx does, which would take what was shared for a constant.
     if torch._C._len_torch_dispatch_stack():
         return False
-    # Transforms of torch.func, within which a tensor may have no storage, and a result is of no use outside.
+    # Within a transform of torch.func a tensor may have no storage, and a result is of no use outside.
     if torch._C._functorch.peek_interpreter_stack() is not None or not mask.untyped_storage().resizable():
         return False
     return not (mask.is_cuda and torch.cuda.is_current_stream_capturing())
