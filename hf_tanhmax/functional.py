@@ -146,8 +146,8 @@ def _balanced(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, a
 
 
 def log_polarity(polarity: Tensor) -> Tensor:
-    """The logarithm of a polarity, -inf at 0 with gradient 0 there (where the map is softmax and stays softmax)."""
-    positive = polarity > 0
+    """The logarithm of a polarity, -inf at 0 with gradient 0 there (where the map is softmax and stays softmax); NaN stays NaN."""
+    positive = ~(polarity <= 0)
     return torch.where(positive, torch.log(torch.where(positive, polarity, 1.0)), -math.inf)
 
 

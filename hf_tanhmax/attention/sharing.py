@@ -1,10 +1,11 @@
 """What is computed from a mask once, for all layers of a forward pass: each layer is given the same mask, and would read it anew.
 
 An entry lives as long as the tensor, and is void once that is written to: torch counts the writes (`_version`), for a view those of its
-base. Whoever writes past that count, as through `.data`, must pass another tensor. Nothing is kept, and nothing found, where a layer is
-traced or compiled, while a CUDA graph is captured (which is replayed for what the mask will be then), and in inference mode, where torch
-does not count. A tensor takes part once `share` has seen it in plain Python: memory that a compiled graph uses again and again has no
-entry.
+base. Memory that another library may write to, as NumPy, is told by its storage, which torch may not resize: it takes no part. Whoever
+writes past that count otherwise, as through `.data`, must pass another tensor. Nothing is kept, and nothing found, where a layer is traced
+or compiled, within a transform of `torch.func`, while a CUDA graph is captured (which is replayed for what the mask will be then), and for
+tensors of inference mode, whose writes torch does not count. A tensor takes part once `share` has seen it in plain Python: memory that a
+compiled graph uses again and again has no entry.
 """
 
 import weakref
@@ -40,7 +41,9 @@ def shared(mask: Tensor, name: Hashable, compute: Callable[[], Found]) -> Found:
     if known is None or known[0]() is not base or known[1] != base._version:
         return compute()
     stream = torch.cuda.current_stream(mask.device).cuda_stream if mask.is_cuda else None
-    key = (name, mask.shape, mask.stride(), mask.storage_offset(), mask.dtype, stream)
+    # A tensor may be given other memory, and what inference mode computes has no place where gradients are wanted.
+    place = (mask.data_ptr(), torch.is_inference_mode_enabled())
+    key = (name, mask.shape, mask.stride(), mask.storage_offset(), mask.dtype, stream, place)
     if key not in known[2]:
         known[2][key] = compute()
     found: Found = known[2][key]
@@ -53,6 +56,9 @@ def _is_plain(mask: Tensor) -> bool:
         return False
     # The only word that torch has for "a mode looks on", as make_fx does, which would take what was shared for a constant.
     if torch._C._len_torch_dispatch_stack():
+        return False
+    # Within a transform of torch.func a tensor may have no storage, and a result is of no use outside.
+    if torch._C._functorch.peek_interpreter_stack() is not None or not mask.untyped_storage().resizable():
         return False
     return not (mask.is_cuda and torch.cuda.is_current_stream_capturing())
 

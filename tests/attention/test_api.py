@@ -401,3 +401,14 @@ def test_forward_derivatives_are_computed_or_refused(implementation):
     with forward_ad.dual_level():
         output = call(forward_ad.make_dual(query, direction))
         torch.testing.assert_close(forward_ad.unpack_dual(output).tangent, expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "composed", "cpu", "portable"])
+@pytest.mark.parametrize("shift", [None, "balanced"])
+def test_a_polarity_that_is_nan_is_not_softmax(implementation, shift):
+    """A learned one becomes NaN where a training run diverges."""
+    query = torch.randn(1, 2, 20, 8)
+    polarity = torch.tensor([math.nan, 1.0])
+    output = tanhmax_attention(query, query, query, polarity=polarity, shift=shift, implementation=implementation)
+    assert output[:, 0].isnan().all()
+    assert output[:, 1].isfinite().all()

@@ -1,6 +1,7 @@
 """What layers share of their mask: while it is the same, and nobody has written to it."""
 
 import gc
+import math
 
 import pytest
 import torch
@@ -58,6 +59,45 @@ def test_a_write_makes_it_void(write):
     assert [shared(mask, "what", compute) for _ in range(2)] == [2, 3]  # nobody has shared it since
     share(mask)
     assert [shared(mask, "what", compute) for _ in range(2)] == [4, 4]
+
+
+def test_what_numpy_may_write_to_is_not_shared():
+    mask = torch.zeros(1, 1, 4, 6)
+    split_mask(mask, None, 6, paged=True)
+    mask.numpy()[..., 2:] = torch.finfo(torch.float32).min
+    assert split_mask(mask, None, 6, paged=True)[0].sum() == 8
+    array = mask.numpy().copy()
+    mask = torch.from_numpy(array)
+    split_mask(mask, None, 6, paged=True)
+    array[..., 1:] = array[..., 5:]
+    assert split_mask(mask, None, 6, paged=True)[0].sum() == 4
+
+
+def test_other_memory_of_the_same_tensor_is_another_mask():
+    mask = torch.zeros(1, 1, 4, 6)
+    split_mask(mask, None, 6, paged=True)
+    mask.data = torch.full_like(mask, torch.finfo(torch.float32).min)
+    assert not split_mask(mask, None, 6, paged=True)[0].any()
+
+
+def test_a_mask_that_inference_mode_saw_first_serves_training():
+    query, mask = torch.randn(1, 2, 4, 8, requires_grad=True), torch.zeros(1, 1, 4, 4)
+
+    def layer():
+        return tanhmax_attention(query, query, query, keep=split_mask(mask, None, 4, paged=True)[0])
+
+    with torch.inference_mode():
+        layer()
+    layer().sum().backward()
+    assert query.grad is not None
+
+
+def test_transforms_of_torch_share_nothing():
+    masks = torch.zeros(2, 1, 1, 4, 4)
+    masks[0, ..., 1:] = -math.inf
+    split_mask(masks[0], None, 4, paged=True)
+    kept = torch.vmap(lambda mask: split_mask(mask, None, 4, paged=True)[0])(masks)
+    assert [int(each.sum()) for each in kept] == [4, 16]
 
 
 def test_an_entry_dies_with_its_mask():
