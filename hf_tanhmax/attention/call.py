@@ -1,5 +1,6 @@
 """One attention call: the checked arguments of `tanhmax_attention`, and the flat list of inputs that the torch operators take."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
@@ -135,7 +136,7 @@ class Call:
             check_keep(self.keep, shape, "[batch, heads, queries, keys]")
             _check_device("keep", self.keep, self.query)
         self.bias, self.additive_mask = self._added("bias", self.bias, shape), self._added("additive_mask", self.additive_mask, shape)
-        _check_numbers(self.window, self.softcap, self.dropout_p)
+        _check_numbers(self.scale, self.window, self.softcap, self.dropout_p)
         self.mask = self._checked_mask()
         self.polarity = _checked_polarity(self.polarity, self.query)
         check_shift(self.shift)
@@ -276,7 +277,9 @@ def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
         raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}; move one of them")
 
 
-def _check_numbers(window: int | None, softcap: float | None, dropout_p: float) -> None:
+def _check_numbers(scale: float | None, window: int | None, softcap: float | None, dropout_p: float) -> None:
+    if scale is not None and not -math.inf < scale < math.inf:
+        raise ValueError(f"scale must be finite, but is {scale}")
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, as a query sees its own key, but is {window}")
     if softcap is not None and not softcap > 0:

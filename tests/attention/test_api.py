@@ -412,3 +412,10 @@ def test_a_polarity_that_is_nan_is_not_softmax(implementation, shift):
     output = tanhmax_attention(query, query, query, polarity=polarity, shift=shift, implementation=implementation)
     assert output[:, 0].isnan().all()
     assert output[:, 1].isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+def test_a_scale_that_is_not_finite_is_refused(scale):
+    query = torch.randn(1, 2, 20, 8)
+    with pytest.raises(ValueError, match="scale must be finite, but is"):
+        tanhmax_attention(query, query, query, scale=scale)
