@@ -53,6 +53,7 @@ def tanhmax_attention(
         key: `[batch, kv_heads, keys, head_dim]`; `kv_heads` divides `heads` (GQA).
         value: `[batch, kv_heads, keys, value_dim]`.
         keep: boolean, broadcasts to `[batch, heads, queries, keys]`; True takes part. A query that keeps no key gets output 0.
+            To change it, write to it as torch counts it, or pass another: on the CPU what was read of it serves other layers (`sharing`).
         bias: floating point, broadcasts likewise; added to the scores after the softcap, so it may turn their signs. Differentiable.
         additive_mask: floating point, broadcasts likewise; what softmax attention adds to its scores to hide keys, or to fade them by
             position. It turns no sign, but multiplies the share of a key: with scores a (the bias included), mask m and polarity p,

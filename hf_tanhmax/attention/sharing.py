@@ -3,9 +3,9 @@
 An entry lives as long as the tensor, and is void once that is written to: torch counts the writes (`_version`), for a view those of its
 base. Memory that another library may write to, as NumPy, is told by its storage, which torch may not resize: it takes no part. Whoever
 writes past that count otherwise, as through `.data`, must pass another tensor. Nothing is kept, and nothing found, where a layer is traced
-or compiled, within a transform of `torch.func`, while a CUDA graph is captured (which is replayed for what the mask will be then), and for
-tensors of inference mode, whose writes torch does not count. A tensor takes part once `share` has seen it in plain Python: memory that a
-compiled graph uses again and again has no entry.
+or compiled, within a transform of `torch.func`, for tensors of inference mode, whose writes torch does not count, and on GPUs, where a
+graph that is replayed writes without being counted. A tensor takes part once `share` has seen it in plain Python: memory that a compiled
+graph uses again and again has no entry.
 """
 
 import weakref
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Found = TypeVar("Found")
-# By the number of the base in this process: the base, its writes, and what was computed, by view, stream and name.
+# By the number of the base in this process: the base, its writes, and what was computed, by view and name.
 _entries: dict[int, tuple[Callable[[], Tensor | None], int, dict[Hashable, Any]]] = {}
 
 
@@ -40,10 +40,9 @@ def shared(mask: Tensor, name: Hashable, compute: Callable[[], Found]) -> Found:
     known = _entries.get(id(base))
     if known is None or known[0]() is not base or known[1] != base._version:
         return compute()
-    stream = torch.cuda.current_stream(mask.device).cuda_stream if mask.is_cuda else None
     # A tensor may be given other memory, and what inference mode computes has no place where gradients are wanted.
     place = (mask.data_ptr(), torch.is_inference_mode_enabled())
-    key = (name, mask.shape, mask.stride(), mask.storage_offset(), mask.dtype, stream, place)
+    key = (name, mask.shape, mask.stride(), mask.storage_offset(), mask.dtype, place)
     if key not in known[2]:
         known[2][key] = compute()
     found: Found = known[2][key]
@@ -52,15 +51,15 @@ def shared(mask: Tensor, name: Hashable, compute: Callable[[], Found]) -> Found:
 
 def _is_plain(mask: Tensor) -> bool:
     """Whether the tensor is one whose writes are counted and whose values are known now."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(mask) is not Tensor or mask.is_inference() or mask.requires_grad:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(mask) is not Tensor or mask.device.type != "cpu":
+        return False
+    if mask.is_inference() or mask.requires_grad:
         return False
     # The only word that torch has for "a mode looks on", as make_fx does, which would take what was shared for a constant.
     if torch._C._len_torch_dispatch_stack():
         return False
     # Within a transform of torch.func a tensor may have no storage, and a result is of no use outside.
-    if torch._C._functorch.peek_interpreter_stack() is not None or not mask.untyped_storage().resizable():
-        return False
-    return not (mask.is_cuda and torch.cuda.is_current_stream_capturing())
+    return torch._C._functorch.peek_interpreter_stack() is None and mask.untyped_storage().resizable()
 
 
 def _forget(number: int, dead: "weakref.ref[Tensor]") -> None:

@@ -202,7 +202,7 @@ class FusedProblem:
 
     @cached_property
     def packed_mask(self) -> PackedMask:
-        """The boolean mask as the kernels read it; one launch for all layers that are given the mask."""
+        """The boolean mask as the kernels read it; one launch per pass, in the interpreter one for all layers."""
         keep = self.visibility.keep
         return NO_MASK if keep is None else shared(keep, "packed", lambda: pack_mask(keep))
 
