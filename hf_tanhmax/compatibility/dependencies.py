@@ -351,13 +351,7 @@ COMPANIONS = (
     ),
     _needs("torch", "autograd/forward_ad.py", '"_current_level"', "attention.call", "forward-mode derivatives are left out without a word"),
     *(
-        _needs(
-            "torch",
-            f"_C/{path}.pyi",
-            f'"{name}"',
-            used_by,
-            "whoever looks on does not see an operator, or takes a shared mask for a constant",
-        )
+        _needs("torch", f"_C/{path}.pyi", f'"{name}"', used_by, "whoever looks on sees no operator, or takes a mask for a constant")
         for path, name, used_by in (
             ("__init__", "_len_torch_dispatch_stack", "attention.ops attention.sharing"),
             ("_functorch", "peek_interpreter_stack", "attention.ops"),

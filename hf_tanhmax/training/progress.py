@@ -54,7 +54,7 @@ class ProgressLines(ProgressCallback):
         if state.global_step >= state.max_steps:
             control.should_log = True
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Write a line, or keep what is measured of attention for the next one; before the first step there is none to wait for."""
         logged = dict(logs or {})
         health = {name.removeprefix(HEALTH): value for name, value in logged.items() if name.startswith(HEALTH)}
