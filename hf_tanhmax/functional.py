@@ -147,8 +147,8 @@ def _balanced(scores: Tensor, keep: Tensor | None, dim: int, polarity: Tensor, a
 
 def log_polarity(polarity: Tensor) -> Tensor:
     """The logarithm of a polarity, -inf at 0 with gradient 0 there (where the map is softmax and stays softmax); NaN stays NaN."""
-    positive = ~(polarity <= 0)
-    return torch.where(positive, torch.log(torch.where(positive, polarity, 1.0)), -math.inf)
+    none = polarity <= 0
+    return torch.where(none, -math.inf, torch.log(torch.where(none, 1.0, polarity)))
 
 
 def check_polarity(polarity: float | Tensor) -> float | Tensor:
