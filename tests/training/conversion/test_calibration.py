@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from hf_tanhmax.conversion.report import read_report
 from hf_tanhmax.errors import Interrupted
-from hf_tanhmax.training import checkpoints, run
+from hf_tanhmax.training import checkpoints
 from hf_tanhmax.training.checkpoints import mark_whole
 from hf_tanhmax.training.configuration.recipe import read_recipes
 from hf_tanhmax.training.conversion.calibration import NOT_INPUTS, calibration_batches
@@ -128,7 +128,7 @@ def test_a_resumed_run_does_not_calibrate_again(name, task, train, tmp_path, mon
         patched.setattr(checkpoints, "mark_whole", stop)
         code, said, _ = train(name, *flags, task=task)
         assert code == 130, said
-    monkeypatch.setattr(run, "calibrate", None)  # which cannot be called
+    monkeypatch.setattr("hf_tanhmax.training.conversion.prepare.calibrate", None)  # which cannot be called
     code, said, resumed = train(name, *flags, "--resume", "true", task=task)
     assert code == 0, said
     assert "checkpoint-6" in said
