@@ -146,7 +146,7 @@ def test_every_model_trains_with_every_map_and_equal_parameters(name, kind):
     output.square().mean().backward()
     without = [key for key, each in model.named_parameters() if each.grad is None or not each.grad.isfinite().all()]
     assert not [key for key in without if "pooler" not in key and "token_type" not in key]
-    own = [key for key, each in model.named_parameters() if ("gate" in key or "score_bias" in key) and each.grad.any()]
+    own = [key for key, each in model.named_parameters() if (".gate." in key or "score_bias" in key) and each.grad.any()]
     assert bool(own) == (name in ("balanced", "differential"))
     assert bool(polarities_of(model)) == (name == "balanced")
 
@@ -179,16 +179,16 @@ def test_differential_attention_subtracts_two_softmax_models():
     model, _ = made("differential", CAUSAL)
     attention = model.model.layers[0].self_attn
     found = paired_queries(attention)
+    first = found.queries.weight.detach().clone().view(2, 2, 8, 16)[:, :1]
     with torch.no_grad():
         found.gate.weight.zero_()
-        halves = found.queries.weight.view(2, 2, 8, 16)
-        halves[:, 1] = halves[:, 0]
+        found.queries.weight.copy_(first.expand(2, 2, 8, 16).reshape(32, 16))
     hidden = torch.randn(2, 5, 16)
     positions = model.model.rotary_emb(hidden, torch.arange(5)[None])
     output = attention(hidden, position_embeddings=positions, attention_mask=None)[0]
     plain, _ = made("softmax", CAUSAL)
     other = plain.model.layers[0].self_attn
-    other.load_state_dict({**attention.state_dict(), "q_proj.weight": halves[:, 0].reshape(16, 16)}, strict=False)
+    other.load_state_dict({**attention.state_dict(), "q_proj.weight": first.reshape(16, 16)}, strict=False)
     torch.testing.assert_close(output, 0.5 * other(hidden, position_embeddings=positions, attention_mask=None)[0])
     with pytest.raises(ValueError, match="has one query per head, but differential attention needs two"):
         paired_queries(other)
@@ -196,7 +196,7 @@ def test_differential_attention_subtracts_two_softmax_models():
 
 def test_mlps_that_are_too_narrow_are_refused():
     narrow = Task("tiny", SYNTHETIC, Size(1, 16, 2, 4), 2, 3, length=11)
-    with pytest.raises(ValueError, match="needs 288 parameters more than softmax, which MLPs of 4 units cannot give"):
+    with pytest.raises(ValueError, match="needs 304 parameters more than softmax, which MLPs of 4 units cannot give"):
         build(narrow, "differential", 13, 3, dropout=0.0, seed=0)
 
 
