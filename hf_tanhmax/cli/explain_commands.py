@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..choices import CLASSIFIER
 from ..interpret import (
     INTERVENTIONS,
+    Conservation,
     Explanation,
     RankCollapse,
     ablate_negatives,
@@ -226,7 +227,12 @@ def _numbers(explanation: Explanation) -> dict[str, object]:
         **{name: getattr(explanation, name) for name in (*plain, "layers", "signed", "notes", "unknown", "knows_no_word")},
         "scores": {name: scores.tolist() for name, scores in explanation.scores.items()},
         "scores_by_word": {name: explanation.by_word(name).tolist() for name in explanation.scores},
+        "conservation": {name: _conservation(each) for name, each in explanation.conservation.items()},
         "orientation": explanation.orientation.tolist(),
         "one_signed": explanation.one_signed.tolist(),
         "heads": {view: head_numbers(explanation, view).tolist() for view in VIEWS},
     }
+
+
+def _conservation(found: Conservation) -> dict[str, object]:
+    return {"total": found.total, "expected": found.expected, "expected_is": found.expected_is, "gap": found.gap, "far": found.is_far}

@@ -1,8 +1,10 @@
 """Explanations of one output of a model by its signed attention, and measures of how far to trust them."""
 
 from ..ablation import NegativesAblation, read_ablation
-from ..choices import INTERVENTIONS, METHODS
+from ..choices import EXPLAIN_METHODS, INTERVENTIONS, METHODS
 from .ablation.ablate import ablate_negatives
+from .attribution.conservation import Conservation
+from .attribution.decomposition.scores import methods_for
 from .attribution.explain import explain, explain_generation
 from .attribution.explanation import Explanation, load_explanation, save_explanation
 from .attribution.rank_collapse import RankCollapse, rank_collapse
@@ -16,9 +18,11 @@ from .viz.page import save_page, to_html
 from .viz.plots import plot_head, plot_heads, plot_image, plot_next_tokens, plot_rank_collapse, plot_tokens
 
 __all__ = [
+    "EXPLAIN_METHODS",
     "INTERVENTIONS",
     "MEASURES",
     "METHODS",
+    "Conservation",
     "Explanation",
     "FaithfulnessReport",
     "NegativesAblation",
@@ -28,6 +32,7 @@ __all__ = [
     "explain_generation",
     "faithfulness",
     "load_explanation",
+    "methods_for",
     "plot_head",
     "plot_heads",
     "plot_image",

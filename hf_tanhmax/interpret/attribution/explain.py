@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...choices import EXPLAIN_METHODS
 from ..inputs.encoding import ImageProcessor, ModelInput
 from .evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from .explanation import Explanation
 from .integrated_gradients import STEPS, baseline_token
-from .methods import METHODS, Attribution, AttributionOptions, attribute, layer_notes, softmax_notes, unknown_notes, unrecorded_notes
+from .methods import Attribution, AttributionOptions, attribute, layer_notes, softmax_notes, unknown_notes, unrecorded_notes
 
 
 def explain(
@@ -22,7 +23,7 @@ def explain(
     processor: ImageProcessor | None = None,
     position: int | None = None,
     layers: int | Sequence[int] | None = None,
-    methods: tuple[str, ...] = METHODS,
+    methods: tuple[str, ...] = EXPLAIN_METHODS,
     max_length: int | None = None,
     steps: int = STEPS,
 ) -> Explanation:
@@ -43,6 +44,14 @@ def explain(
     * `gradient`: norm of the gradient at the position's embedding or pixels; it has no sign;
     * `input_x_gradient`, `integrated_gradients`: in logits; integrated gradients by captum.
 
+    More scores, which take more passes and which are computed where they are named in `methods`:
+
+    * `value_zeroing`: how far each layer's output turns without the values of a position, rolled out over layers (Mohebbi et al. 2023);
+      a share, and neither for nor against;
+    * `attnlrp`: relevance propagated from the logit to the positions as they enter the first layer (Achtibat et al. 2024), in logits.
+
+    What the scores of a method add up to stands in `Explanation.conservation` beside what they should, and in a note if that is far.
+
     Args:
         model: any whose attention asks Transformers' interface, with logits and one axis of tokens or patches; of an encoder and decoder,
             the self-attention of the encoder is explained. Also inside PEFT or data parallelism.
@@ -53,13 +62,13 @@ def explain(
         position: for models with logits per position, the one to explain; None is the only mask token, or the last position of a causal
             model.
         layers: indices of attention layers, negative ones from the end; None is all that are called.
-        methods: which scores to compute, of `METHODS`.
+        methods: which scores to compute, of `METHODS`; `methods_for` says which of them a model serves.
         max_length: cuts longer texts to so many tokens; None refuses a text that is longer than the model reads.
         steps: of integrated gradients.
 
     Raises:
         ValueError, TypeError: input, target, position, layers or methods that do not fit; a model whose attention cannot be recorded;
-            weights or outputs that are not finite.
+            weights or outputs that are not finite; a method that the model does not serve.
         ImportError: integrated gradients without captum.
     """
     inner = unwrap(model)
@@ -81,7 +90,7 @@ def explain_generation(
     target: int | str | None = None,
     *,
     layers: int | Sequence[int] | None = None,
-    methods: tuple[str, ...] = METHODS,
+    methods: tuple[str, ...] = EXPLAIN_METHODS,
     max_length: int | None = None,
     steps: int = STEPS,
 ) -> Explanation:
@@ -132,4 +141,5 @@ def _explanation(model: PreTrainedModel, attribution: Attribution, notes: tuple[
         model_name=display_name(model),
         notes=notes,
         unknown=encoded.unknown,
+        conservation=attribution.conservation,
     )
