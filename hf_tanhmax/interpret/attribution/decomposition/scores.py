@@ -8,11 +8,12 @@ from transformers import PreTrainedModel
 
 from ....choices import METHODS
 from ....integration.patching import attention_modules
-from ..conservation import Conservation
+from ..conservation import ACCEPTED_GAP, Conservation
 from ..forward_passes import PassResult
+from .alti import alti, alti_logit, direct_logit
 from .attnlrp import attnlrp, check_rules
-from .layers import enclosing_layers
-from .value_zeroing import value_zeroing, value_zeroing_scores
+from .layers import enclosing_layers, layer_parts, rolled_out
+from .value_zeroing import value_zeroing
 
 SHARED = "the whole"
 
@@ -33,8 +34,28 @@ class Scores:
 
 
 def _value_zeroing(model: PreTrainedModel, inputs: dict[str, Tensor], result: PassResult) -> Scores:
-    values = value_zeroing_scores(value_zeroing(model, inputs, result.layers), result.position)
+    values = _row(value_zeroing(model, inputs, result.layers), result.position)
     return Scores(values, Conservation.of(values, 1, SHARED))
+
+
+def _alti(model: PreTrainedModel, inputs: dict[str, Tensor], result: PassResult) -> Scores:
+    shares, away = alti(model, inputs)
+    values, left_out = _row(shares[list(result.layers)], result.position), float(away[list(result.layers)].mean())
+    note = f"ALTI counts {left_out:.0%} of what attention adds as 0, as it points away from what it is added to; ALTI-Logit keeps signs"
+    return Scores(values, Conservation.of(values, 1, SHARED), (note,) if left_out > ACCEPTED_GAP else ())
+
+
+def _alti_logit(model: PreTrainedModel, inputs: dict[str, Tensor], result: PassResult) -> Scores:
+    direct = direct_logit(model, inputs, result.target)
+    values = alti_logit(direct, alti(model, inputs)[0], result.layers)
+    note = f"ALTI-Logit gives the {direct.mlps:+.3g} logits that the MLPs write to no token"
+    return Scores(values, Conservation.of(values, result.logit), (note,))
+
+
+def _row(matrices: Tensor, position: int | None) -> Tensor:
+    """Of matrices `[L, K, K]`, multiplied up, the row of the position that the logit is read from, or the mean of all."""
+    mixed = rolled_out(list(matrices))
+    return mixed.mean(0) if position is None else mixed[position]
 
 
 def _attnlrp(model: PreTrainedModel, inputs: dict[str, Tensor], result: PassResult) -> Scores:
@@ -47,9 +68,15 @@ def _has_layers(model: nn.Module) -> None:
         enclosing_layers(model, (layer,))
 
 
+def _has_parts(model: nn.Module) -> None:
+    layer_parts(model)
+
+
 # For each method, what computes it and what refuses a model that does not serve it.
 DECOMPOSITIONS: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor], PassResult], Scores], Callable[[nn.Module], None]]] = {
     "value_zeroing": (_value_zeroing, _has_layers),
+    "alti": (_alti, _has_parts),
+    "alti_logit": (_alti_logit, check_rules),
     "attnlrp": (_attnlrp, check_rules),
 }
 

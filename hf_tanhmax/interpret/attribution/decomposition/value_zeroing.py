@@ -21,7 +21,7 @@ from ....integration.hooks import replace_attention
 from ....integration.patching import attention_modules
 from ..forward_passes import without_cache
 from ..hooks import zeroed_keys
-from .layers import LayerCall, as_shares, enclosing_layers, first_of, record_calls, repeated, rolled_out
+from .layers import LayerCall, as_shares, enclosing_layers, first_of, record_calls, repeated
 
 TOKENS_PER_BATCH = 8192  # of copies that go through a layer at once: memory, not result
 
@@ -70,14 +70,3 @@ def mixing(layer: nn.Module, attention: nn.Module, call: LayerCall) -> Tensor:
             changed = first_of(layer(*repeated(call.arguments, len(keys)), **repeated(call.keywords, len(keys))))
         columns.append(1 - torch.cosine_similarity(changed.double(), output.double(), dim=-1))
     return as_shares(torch.cat(columns).T.clamp(min=0))
-
-
-def value_zeroing_scores(matrices: Tensor, position: int | None) -> Tensor:
-    """The scores `[K]` of the position that the logit is read from, or the mean of all.
-
-    Args:
-        matrices: `[L, K, K]`, of `value_zeroing`.
-        position: row to read, or None.
-    """
-    mixed = rolled_out(list(matrices))
-    return mixed.mean(0) if position is None else mixed[position]
