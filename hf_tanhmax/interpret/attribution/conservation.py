@@ -46,6 +46,10 @@ class Conservation:
         """Whether the gap is more than a tenth of the scores."""
         return abs(self.gap) > ACCEPTED_GAP * self.size
 
+    def as_dict(self) -> dict[str, float | str | bool]:
+        """What JSON holds of it."""
+        return {"total": self.total, "expected": self.expected, "expected_is": self.expected_is, "gap": self.gap, "far": self.is_far}
+
     def sentence(self, name: str) -> str:
         """Both numbers in a sentence that begins with the name of the scores, in the plural.
 
