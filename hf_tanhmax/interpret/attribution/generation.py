@@ -16,7 +16,7 @@ The model writes greedily, as `generate(do_sample=False)`. What it wrote otherwi
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,17 +219,21 @@ def _sequential(
     """The same, by what each logit loses where one earlier token is the baseline's."""
     context, baseline = ids[:, :-1], baseline_token(model, tokenizer)
     chosen = ids[0, prompt:]
-    run: Callable[[Tensor], Tensor] = lambda rows: model(input_ids=rows, **without_cache(model)).logits[:, prompt - 1 :].float().cpu()  # noqa: E731
-    logits = run(context)[0]
+
+    def _logits(rows: Tensor) -> Tensor:
+        return model(input_ids=rows, **without_cache(model)).logits[:, prompt - 1 :].float().cpu()
+
+    logits = _logits(context)[0]
     index = torch.arange(len(chosen)), chosen.cpu()
     whole = logits[index]
     rows = torch.zeros(len(chosen), ids.shape[1])
     count = context.shape[1]
-    for start in range(0, count, at_once := max(1, TOKENS_PER_BATCH // count)):
+    at_once = max(1, TOKENS_PER_BATCH // count)
+    for start in range(0, count, at_once):
         places = torch.arange(start, min(start + at_once, count))
         replaced = context.repeat(len(places), 1)
         replaced[torch.arange(len(places)), places] = baseline
-        rows[:, places] = whole[:, None] - run(replaced)[:, index[0], index[1]].T
+        rows[:, places] = whole[:, None] - _logits(replaced)[:, index[0], index[1]].T
     earlier = torch.arange(ids.shape[1])[None] < prompt + index[0][:, None]
-    empty = run(torch.full_like(context, baseline))[0][index]
+    empty = _logits(torch.full_like(context, baseline))[0][index]
     return logits, rows * earlier, whole - empty

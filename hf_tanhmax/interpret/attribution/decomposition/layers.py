@@ -65,7 +65,7 @@ class LayerParts:
     attention: nn.Module
     projection: nn.Module
     branch: nn.Module
-    norm: nn.Module | None
+    norm: nn.LayerNorm | None
 
 
 def layer_parts(model: nn.Module) -> list[LayerParts]:

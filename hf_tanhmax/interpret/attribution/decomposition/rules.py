@@ -14,7 +14,7 @@ Biases keep the relevance that is theirs, so it is lost to the inputs.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from transformers.activations import ACT2CLS
 from ....integration.hooks import AttentionCall
 
 GATED = ("gate_proj", "gate_up_proj")
-ELEMENTWISE: tuple[type, ...] = tuple({entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values()})
+ELEMENTWISE = tuple(cast(type[nn.Module], entry[0] if isinstance(entry, tuple) else entry) for entry in ACT2CLS.values())
 
 
 class _Scaled(torch.autograd.Function):
