@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import images, softmax_twin, text, tiny_model
+from families import hooks_of, images, softmax_twin, text, tiny_model
 
 import hf_tanhmax
 from hf_tanhmax.interpret import explain
@@ -75,11 +75,12 @@ def test_shares_by_hand(monkeypatch, cls, at_once):
 def test_parts_of_the_logit_add_up_to_it(cls, position):
     model, inputs, target = tiny_model(cls).double(), inputs_of(cls), Target(1, position, "")
     logit = float(target.of(model(**inputs).logits).detach())
+    hooks = hooks_of(model)
     found = direct_logit(model, inputs, target)
     assert float(found.attention.sum() + found.embeddings.sum()) + found.mlps == pytest.approx(logit, abs=1e-5)
     scores = alti_logit(found, alti(model, inputs)[0], (0, 1, 2))
     assert float(scores.sum()) + found.mlps == pytest.approx(logit, abs=1e-5)  # shares of 1 lose nothing
-    assert not any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
+    assert hooks_of(model) == hooks
 
 
 def test_the_direct_path_of_a_language_model_is_its_unembedding():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import images, softmax_twin, text, tiny_model
+from families import hooks_of, images, softmax_twin, text, tiny_model
 
 import hf_tanhmax
 from hf_tanhmax.interpret import explain
@@ -81,10 +81,11 @@ def test_the_model_is_left_as_it_was():
     model, ids = tiny_model(LLAMA), text(1, 5)
     with torch.no_grad():
         before = model(input_ids=ids).logits
+        hooks = hooks_of(model)
     attnlrp(model, {"input_ids": ids}, Target(1, 4, ""))
     with torch.no_grad():
         torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=0, atol=0)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks_of(model) == hooks
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

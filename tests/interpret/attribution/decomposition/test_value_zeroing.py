@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import images, softmax_twin, text, tiny_model
+from families import hooks_of, images, softmax_twin, text, tiny_model
 
 import hf_tanhmax
 from hf_tanhmax.interpret import explain
@@ -81,6 +81,7 @@ def test_the_model_is_left_as_it_was():
     model, ids = tiny_model(BERT), text(1, 5)
     with torch.no_grad():
         before = model(input_ids=ids).logits
+        hooks = hooks_of(model)
         value_zeroing(model, {"input_ids": ids}, (0, 1, 2))
         torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=0, atol=0)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks_of(model) == hooks
