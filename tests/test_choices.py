@@ -9,6 +9,7 @@ import transformers
 from hf_tanhmax import interpret
 from hf_tanhmax.choices import (
     CONTROL,
+    EXPLAIN_METHODS,
     MEASURES,
     METHODS,
     PIPELINES,
@@ -23,6 +24,7 @@ from hf_tanhmax.errors import HubError
 
 def test_methods_and_measures_are_those_that_exist():
     assert interpret.METHODS == METHODS
+    assert inspect.signature(interpret.explain).parameters["methods"].default == EXPLAIN_METHODS == METHODS[: len(EXPLAIN_METHODS)]
     assert tuple(interpret.MEASURES) == MEASURES
     assert set(inspect.signature(interpret.faithfulness).parameters["methods"].default) - set(METHODS) == {CONTROL}
 

@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from ..choices import GENERATION_METHODS
 from . import checks, processes, values
 from .parser import Commands, Parser, add_command
 from .publishing_arguments import add_publishing_commands
@@ -235,10 +236,19 @@ def _add_explain(commands: Commands) -> None:
     )
     parser.add_argument("--generate", type=values.count, metavar="N", help="explain the next N tokens that a causal model writes")
     parser.add_argument(
-        "--methods", type=values.names, metavar="A,B,...", help="scores to compute; default all of hf_tanhmax.interpret.METHODS"
+        "--methods",
+        type=values.names,
+        metavar="A,B,...",
+        help="scores to compute, of hf_tanhmax.interpret.METHODS, or all, that the model serves; default those that every model serves",
+    )
+    parser.add_argument(
+        "--whole-generation",
+        choices=GENERATION_METHODS,
+        help="with --generate: every token that is written by every token before it, in one .json, .png or .svg",
     )
     parser.add_argument("--layers", type=values.indices, metavar="0,1,...", help="layers to explain; default all")
     parser.add_argument("--steps", type=values.count, default=50, metavar="N", help="steps of integrated gradients; default 50")
+    parser.add_argument("--samples", type=values.count, default=512, metavar="N", help="subsets that KernelSHAP runs; default 512")
     parser.add_argument("--max-length", type=values.count, metavar="N", help="cut a longer text to so many tokens")
     parser.add_argument(
         "--contributions",

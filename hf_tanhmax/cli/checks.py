@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..choices import (
+    ALL,
     CLASSIFIER,
     CONTROL,
     INTERVENTIONS,
@@ -43,6 +44,7 @@ KINDS = {
 }
 FORMATS = ("onnx", "openvino", "executorch", "torch")
 GENERATING = "--generate needs a causal language model, one --text, and no --target"
+WHOLE = "--whole-generation needs --generate N and an --out that ends with .json, .png or .svg, and takes no --methods"
 ROWS = 256  # texts or pictures to calibrate with
 LONGEST = 400  # characters of somebody else's message
 
@@ -157,8 +159,10 @@ def check_explain(options: argparse.Namespace) -> None:
         raise SystemExit(f"--picture and --head choose what a .png or .svg shows, but --out is {options.out}")
     with in_a_sentence(f"cannot explain {options.model}"):
         _check_model(options.model)
-        if options.methods:
+        if options.methods and options.methods != [ALL]:
             check_choice("method", options.methods, METHODS)
+        if options.whole_generation and (not options.generate or options.methods or options.out.suffix not in (*FIGURES, ".json")):
+            raise ValueError(WHOLE)
         if options.generate and (options.text is None or options.text_pair or options.target is not None):
             raise ValueError(GENERATING)
         if options.out.suffix == ".safetensors" and (options.generate or 1) > 1:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..choices import CLASSIFIER
+from ..choices import ALL, CLASSIFIER
 from ..interpret import (
     INTERVENTIONS,
     Explanation,
@@ -25,7 +25,9 @@ from ..interpret import (
     ablate_negatives,
     explain,
     explain_generation,
+    explain_whole_generation,
     faithfulness,
+    methods_for,
     rank_collapse,
     save_explanation,
     save_page,
@@ -47,6 +49,8 @@ def run_explain(options: argparse.Namespace) -> int:
     """Explain one output, as a page, a picture or numbers."""
     with in_a_sentence(f"cannot explain {options.model}"):
         loaded = _loaded(options)
+        if options.whole_generation:
+            return _run_whole_generation(loaded, options)
         explanations = _explanations(loaded, options)
         for note, is_warning in _notes(explanations).items():
             print(f"{'warning' if is_warning else 'note'}: {note}")
@@ -54,6 +58,23 @@ def run_explain(options: argparse.Namespace) -> int:
     last = explanations[-1]
     steps = f"{len(explanations)} next tokens" if len(explanations) > 1 else f"“{last.target_name}”, probability {last.probability:.3g}"
     print(f"wrote {options.out}: {steps}")
+    return 0
+
+
+def _run_whole_generation(loaded: Loaded, options: argparse.Namespace) -> int:
+    """Every token that a causal model writes, by every token before it."""
+    if not loaded.is_causal:
+        raise ValueError(GENERATING)
+    found = explain_whole_generation(
+        loaded.model, loaded.tokenizer, options.text, new_tokens=options.generate, method=options.whole_generation
+    )
+    for note in found.notes:
+        print(f"note: {note}")
+    if options.out.suffix == ".json":
+        found.save(options.out)
+    else:
+        plots.plot_generation(found).savefig(options.out, dpi=DPI)
+    print(f"wrote {options.out}: {len(found.written)} written tokens")
     return 0
 
 
@@ -138,7 +159,9 @@ def _loaded(options: argparse.Namespace) -> Loaded:
 def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanation]:
     """One explanation, or one for each next token."""
     chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "layers") if (value := getattr(options, name))}
-    chosen |= {"max_length": options.max_length, "steps": options.steps}
+    if chosen.get("methods") == (ALL,):
+        chosen["methods"] = methods_for(loaded.model)
+    chosen |= {"max_length": options.max_length, "steps": options.steps, "samples": options.samples}
     target = _target(options.target)
     if options.generate and not loaded.is_causal:
         raise ValueError(GENERATING)
@@ -226,6 +249,7 @@ def _numbers(explanation: Explanation) -> dict[str, object]:
         **{name: getattr(explanation, name) for name in (*plain, "layers", "signed", "notes", "unknown", "knows_no_word")},
         "scores": {name: scores.tolist() for name, scores in explanation.scores.items()},
         "scores_by_word": {name: explanation.by_word(name).tolist() for name in explanation.scores},
+        "conservation": {name: each.as_dict() for name, each in explanation.conservation.items()},
         "orientation": explanation.orientation.tolist(),
         "one_signed": explanation.one_signed.tolist(),
         "heads": {view: head_numbers(explanation, view).tolist() for view in VIEWS},

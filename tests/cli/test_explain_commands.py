@@ -13,7 +13,7 @@ from saved_models import processor_for, save_model
 from transformers import BertForSequenceClassification
 
 from hf_tanhmax.cli.arguments import main
-from hf_tanhmax.interpret import ablate_negatives, explain, load_explanation, read_ablation
+from hf_tanhmax.interpret import METHODS, ablate_negatives, explain, explain_whole_generation, load_explanation, read_ablation
 from hf_tanhmax.interpret.inputs.loading import load
 
 TEXT = "not funny at all"
@@ -96,6 +96,33 @@ def test_next_tokens(models, tmp_path, capsys):
     assert [step["target"] for step in steps] == written.tolist()
     done(capsys, *given, "--generate", 2, "--out", tmp_path / "a.png", *QUICK)
     done(capsys, *given, "--out", tmp_path / "one.html", *QUICK)
+
+
+def test_a_whole_generation(models, tmp_path, capsys):
+    given = ("explain", "--model", models / "llama", "--text", TEXT, "--generate", 3, "--whole-generation")
+    printed = done(capsys, *given, "sequential_integrated_gradients", "--out", tmp_path / "a.json")
+    assert printed.endswith("3 written tokens\n")
+    told = json.loads((tmp_path / "a.json").read_text())
+    loaded = load(str(models / "llama"))
+    method = "sequential_integrated_gradients"
+    found = explain_whole_generation(loaded.model, loaded.tokenizer, TEXT, new_tokens=3, method=method)
+    assert told == json.loads(found.to_json())
+    done(capsys, *given, "input_x_gradient", "--out", tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
+def test_all_methods_and_what_they_add_up_to(models, tmp_path, capsys):
+    pytest.importorskip("captum")
+    done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--out", tmp_path / "a.json", "--methods", "all", "--samples", 64)
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert tuple(told["scores"]) == METHODS
+    assert set(told["conservation"]) == set(METHODS) - {"weights", "oriented", "rollout", "gradient"}
+    for method, each in told["conservation"].items():
+        assert each["total"] == pytest.approx(sum(told["scores"][method]), abs=1e-4)
+        assert each["gap"] == pytest.approx(each["expected"] - each["total"], abs=1e-6)
+    assert told["conservation"]["attnlrp"]["expected"] == pytest.approx(told["logit"])
+    done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--out", tmp_path / "a.html", "--methods", "attnlrp,alti")
+    assert '"attnlrp"' in (tmp_path / "a.html").read_text()
 
 
 def test_a_softmax_model_says_so(models, tmp_path, capsys):
@@ -193,6 +220,22 @@ def test_a_file_that_is_there_stays(models, tmp_path, capsys):
         (["bert", "--text", " ", "--out", "a.html"], "{cannot}the text is empty"),
         (["bert", "--text", TEXT, "--out", "a.html", "--target", "7"], "{cannot}target 7 is out of range"),
         (["bert", "--text", TEXT, "--out", "a.html", "--methods", "luck"], "{cannot}there is no method 'luck'"),
+        (
+            ["llama", "--text", TEXT, "--out", "a.html", "--generate", "2", "--whole-generation", "input_x_gradient"],
+            "{cannot}--whole-generation needs --generate N and an --out that ends with .json, .png or .svg, and takes no --methods",
+        ),
+        (
+            ["llama", "--text", TEXT, "--out", "a.json", "--generate", "5000", "--whole-generation", "input_x_gradient"],
+            "{cannot}the generation is too long: ",
+        ),
+        (
+            ["bert", "--text", TEXT, "--out", "a.json", "--generate", "2", "--whole-generation", "input_x_gradient"],
+            "{cannot}--generate needs a causal language model",
+        ),
+        (
+            ["bert", "--text", TEXT, "--out", "a.json", "--methods", "kernel_shap", "--samples", "3"],
+            "{cannot}KernelSHAP of ",
+        ),
         (["bert", "--text", TEXT, "--out", "a.html", "--layers", "9"], "{cannot}there is no layer 9"),
         (
             ["bert", "--text", TEXT, "--out", "a.html", "--generate", "2"],
