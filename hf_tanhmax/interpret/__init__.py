@@ -7,10 +7,14 @@ from .attribution.explain import explain, explain_generation
 from .attribution.explanation import Explanation, load_explanation, save_explanation
 from .attribution.rank_collapse import RankCollapse, rank_collapse
 from .attribution.rollout import rollout
+from .faithfulness.compare import ComparisonOptions, compare_faithfulness
+from .faithfulness.comparison import FaithfulnessComparison, read_comparison
 from .faithfulness.evaluate import faithfulness
+from .faithfulness.heads import HeadAblation, ablate_heads
 from .faithfulness.metrics import MEASURES
 from .faithfulness.report import FaithfulnessReport
 from .inputs.image_patches import upsampled
+from .viz.comparison_figure import plot_comparison
 from .viz.export import to_bertviz, to_circuitsvis
 from .viz.page import save_page, to_html
 from .viz.plots import plot_head, plot_heads, plot_image, plot_next_tokens, plot_rank_collapse, plot_tokens
@@ -19,15 +23,21 @@ __all__ = [
     "INTERVENTIONS",
     "MEASURES",
     "METHODS",
+    "ComparisonOptions",
     "Explanation",
+    "FaithfulnessComparison",
     "FaithfulnessReport",
+    "HeadAblation",
     "NegativesAblation",
     "RankCollapse",
+    "ablate_heads",
     "ablate_negatives",
+    "compare_faithfulness",
     "explain",
     "explain_generation",
     "faithfulness",
     "load_explanation",
+    "plot_comparison",
     "plot_head",
     "plot_heads",
     "plot_image",
@@ -36,6 +46,7 @@ __all__ = [
     "plot_tokens",
     "rank_collapse",
     "read_ablation",
+    "read_comparison",
     "rollout",
     "save_explanation",
     "save_page",

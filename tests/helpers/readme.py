@@ -11,7 +11,8 @@ from made_cards import compared
 from supported_models import table as supported_table
 
 from hf_tanhmax.interpret import MEASURES
-from hf_tanhmax.interpret.faithfulness.report import ARROWS, Cell
+from hf_tanhmax.interpret.faithfulness.intervals import Cell
+from hf_tanhmax.interpret.faithfulness.report import ARROWS
 from hf_tanhmax.results import read_lines, table
 from hf_tanhmax.training.configuration.recipe import VARIANTS
 from recipes.benchmarks import cpu_operator, polarity_scan, ring, ring_plan
