@@ -260,17 +260,21 @@ def _add_faithfulness(commands: Commands) -> None:
         "measure how far explanations of a model can be trusted",
         "--model runs/bert--text_classification--annealed--seed0 --data test.csv --text-column text --limit 200 --out report.json",
         "--model my-vit --data photographs --methods contributions,rollout --measures insertion_auc,deletion_auc --out report.md",
-        "--models bert-softmax bert-tanhmax --methods all --seeds 5 --data test.csv --limit 200 --out comparison.json",
+        "--models bert-softmax bert-tanhmax --methods all --seeds 5",
         more="--models compares two models or more on the same rows: every method that each can serve, intervals over rows, spread over\n"
-        "seeds, and the difference of each to the first model. It writes FILE.json and FILE.png, or FILE.md and FILE.png; what is measured\n"
-        "is kept in FILE.part, from which the same command goes on if it was stopped.",
+        "seeds, and the difference of each to the first model. It writes a figure beside --out, and keeps what is measured in a file\n"
+        "that ends with .part, from which the same command goes on if it was stopped.",
     )
     measured = parser.add_mutually_exclusive_group(required=True)
     measured.add_argument("--model", metavar="M", help="a folder, or a name on the Hub")
     measured.add_argument("--models", nargs="+", metavar="M", help="folders, or names on the Hub, of models of one task and tokenizer")
-    parser.add_argument("--out", required=True, metavar="FILE", help="a new file")
+    parser.add_argument("--out", metavar="FILE", help="a new file; default faithfulness.json with --models")
     _add_place(parser)
-    parser.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures")
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures; default with --models the 200 test sentences of film reviews",
+    )
     parser.add_argument("--text-column", default="text", metavar="NAME", help='default "text"')
     parser.add_argument("--limit", type=values.count, metavar="N", help="take the first N rows")
     parser.add_argument("--methods", type=values.names, metavar="A,B,...", help="methods to compare, or all; --models compares all anyway")

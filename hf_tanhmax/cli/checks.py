@@ -35,7 +35,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 STARTING = ("accelerate", "captum", "datasets", "evaluate", "matplotlib", "peft", "pydantic", "yaml")
 CARD, RESULTS, ABLATION = "README.md", "results.json", "ablation.json"
 FIGURES = (".png", ".svg")
-ALL = "all"
+ALL, COMPARISON = "all", "faithfulness.json"
+REVIEWS, REVIEWED = Path(__file__).parents[1] / "training" / "data" / "film_reviews" / "test.csv", 200  # rows of it
 KINDS = {
     "ablate": (".json",),
     "explain": (".html", *FIGURES, ".json", ".safetensors"),
@@ -171,6 +172,13 @@ def check_explain(options: argparse.Namespace) -> None:
 
 def check_faithfulness(options: argparse.Namespace) -> None:
     """The file to write, names, flags that go together, and the data, which `inputs` holds; `sources` are the models by their names."""
+    if options.models:
+        options.out = options.out or COMPARISON
+        if options.data is None:
+            options.data, options.limit = REVIEWS, options.limit or REVIEWED
+    for name in ("out", "data"):
+        if getattr(options, name) is None:
+            raise SystemExit(f"the following arguments are required: --{name}; see hf-tanhmax faithfulness --help")
     _check_new_file(options)
     given = options.models or [options.model]
     with in_a_sentence(f"cannot {'compare' if options.models else 'measure'} {', '.join(given)}"):

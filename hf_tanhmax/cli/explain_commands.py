@@ -112,6 +112,7 @@ def _compare(options: argparse.Namespace) -> int:
         for name, source in options.sources.items():
             with in_a_sentence(f"cannot load {source}"):
                 models[name] = load(source, device=options.device)
+                _check_inputs(models[name], options)
         methods = ALL if options.methods in (None, [ALL]) else tuple(options.methods)
         try:
             found = compare_faithfulness(models, options.inputs, methods, options=how, partial=part)
@@ -123,6 +124,14 @@ def _compare(options: argparse.Namespace) -> int:
     print(found.table())
     print(f"wrote {out} and {options.figure} in {found.settings['seconds'] / 60:.1f} minutes of measuring")
     return 0
+
+
+def _check_inputs(loaded: Loaded, options: argparse.Namespace) -> None:
+    """The rows are what the model reads."""
+    of_texts = isinstance(options.inputs[0], str)
+    if of_texts == (loaded.tokenizer is None):
+        wanted, read = ("a folder of pictures", "images") if of_texts else ("a file of texts", "texts")
+        raise ValueError(f"it is a {type(loaded.model).__name__}, which reads {read}; give --data, {wanted}")
 
 
 def run_ablate(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Models compared by how faithful explanations of them are: the same methods, measures, texts and seeds, in one run that can be stopped."""
 
+import functools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from .heads import HeadAblation, ablate_heads
 from .measuring import OF_MODEL, SEEDED_METHODS, EvaluationOptions, Job, Measuring, available_measures, chunks, computed
 from .metrics import MEASURES
 from .partial import PartialValues, fingerprint
-from .perturbation import BAR_FORMAT
+from .perturbation import BAR_FORMAT, advance
 
 ALL = "all"
 # Erasure, deletion, comprehensiveness and sufficiency, hard and soft.
@@ -231,6 +232,7 @@ class _Run:
     ) -> ComparedModel:
         """Measure what is not known yet."""
         bar.set_description(self.name[-24:])
+        move = functools.partial(advance, bar)
         with evaluation_mode(self.model):
             unavailable = self._unavailable(given[0])
             jobs = jobs_of([method for method in self.methods if method not in unavailable], self.measures, self.options.seeds)
@@ -238,11 +240,11 @@ class _Run:
                 missing = [job for job in jobs if (self.name, job.method, job.seed, part) not in known.values]
                 if missing:
                     start = time.monotonic()
-                    found = self.measuring.measure({index: given[index] for index in chunk}, missing, bar.update)
+                    found = self.measuring.measure({index: given[index] for index in chunk}, missing, move)
                     values = {(self.name, job.method, job.seed, part): by_measure for job, by_measure in found.values.items()}
                     known.add(values, {self.name: found.targets}, time.monotonic() - start)
                 else:
-                    bar.update(len(chunk))
+                    move(len(chunk))
         targets = known.targets.get(self.name, {})
         signed = self.measuring.signed or self._signed(given[0])
         kind = "TanhMax" if all(signed) else "TanhMax in part" if any(signed) else "softmax"

@@ -1,6 +1,7 @@
 """How far explanations of a model can be trusted: several methods by several measures, over many texts, in one batched run."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import transformers
@@ -17,7 +18,7 @@ from .heads import HeadAblation, ablate_heads
 from .intervals import mean_with_interval
 from .measuring import OF_MODEL, EvaluationOptions, Job, Measured, Measuring, available_measures, chunks, computed
 from .metrics import MEASURES
-from .perturbation import BAR_FORMAT
+from .perturbation import BAR_FORMAT, advance
 from .report import FaithfulnessReport
 
 DEFAULT_METHODS = ("weights", "oriented", "contributions", "rollout", "integrated_gradients", "random")
@@ -87,7 +88,7 @@ def faithfulness(
     jobs = [*(Job(method, seed, of_scores) for method in methods), Job(OF_MODEL, seed, tuple(of_model))]
     with evaluation_mode(inner), tqdm(total=len(texts), unit="text", bar_format=BAR_FORMAT, disable=not progress) as bar:
         given = dict(enumerate(zip(texts, targets, strict=True)))
-        found = [measuring.measure({index: given[index] for index in chunk}, jobs, bar.update) for chunk in chunks(texts)]
+        found = [measuring.measure({index: given[index] for index in chunk}, jobs, partial(advance, bar)) for chunk in chunks(texts)]
     heads = None
     if head_texts:
         heads = ablate_heads(

@@ -27,7 +27,7 @@ from ..attribution.integrated_gradients import baseline_token
 from ..attribution.target import choose_target, logits_of
 from ..inputs.encoding import ImageProcessor, ModelInput, encode
 from .intervals import Cell, mean_with_interval
-from .perturbation import BAR_FORMAT, Example, Perturbation, PerturbationRunner
+from .perturbation import BAR_FORMAT, Example, Perturbation, PerturbationRunner, advance
 
 WHOLE, NEGATIVES = "head", "head_negatives"
 SHOWN = 8  # heads of a table
@@ -154,7 +154,7 @@ def ablate_heads(
             layers=indices,
             baseline=baseline_token(inner, tokenizer),
             batch_size=batch_size,
-            progress=lambda done: bar.update(len(texts) * done / len(copies)),
+            progress=lambda done: advance(bar, len(texts) * done / len(copies)),
         )
         outputs = runner.outputs(copies)
     logits = [outputs[_as_is(index)].logit for index in examples]
@@ -167,7 +167,9 @@ def ablate_heads(
         "copies": len(copies),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    return HeadAblation(display_name(inner), tuple(indices), tuple(map(tuple, signed.tolist())), tuple(logits), *changes.values(), settings)
+    return HeadAblation(
+        display_name(inner), tuple(indices), tuple(map(tuple, signed.tolist())), tuple(logits), changes[WHOLE], changes[NEGATIVES], settings
+    )
 
 
 class _Encoding(NamedTuple):

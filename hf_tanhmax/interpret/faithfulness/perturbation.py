@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ...integration.hooks import replace_attention
@@ -237,6 +238,11 @@ def _softly_embedded(embeddings: nn.Module, batch: Sequence[Perturbation]) -> It
 def _uniform(batch: Sequence[Perturbation], shape: tuple[int, ...]) -> Tensor:
     """Numbers of [0, 1), `[len(batch), *shape]`, float32 on the CPU."""
     return seeded_noise([(each.seed, each.example, each.draw) for each in batch], shape, torch.rand, torch.empty(0))
+
+
+def advance(bar: tqdm, part: float) -> None:
+    """Move a bar on, never past its end, where parts that were rounded would add up to more."""
+    bar.update(min(part, bar.total - bar.n))
 
 
 def log_odds_of(rows: Tensor, index: Tensor, config: object) -> Tensor:

@@ -264,10 +264,10 @@ def test_models_of_different_tokenizers_are_refused():
     one = processor_for("bert")
     models = pair(tokenizer=one)
     other = processor_for("bert")
-    other.add_tokens(["funny"])
+    other.add_tokens(["pagoda"])
     models["tanh"] = Loaded(models["tanh"].model, other, None)
     with pytest.raises(ValueError, match="soft and tanh have different tokenizers: text 1 is not the same input for both"):
-        compare_faithfulness(models, ["film", "funny film"], METHOD, options=QUICK, progress=False)
+        compare_faithfulness(models, ["film", "a pagoda"], METHOD, options=QUICK, progress=False)
 
 
 @pytest.mark.parametrize(

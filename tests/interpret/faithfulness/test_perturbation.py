@@ -1,6 +1,7 @@
 """Copies in batches give what each gives alone."""
 
 import dataclasses
+import io
 import itertools
 
 import numpy
@@ -8,10 +9,11 @@ import pytest
 import torch
 from bag_of_words import bag_of_words
 from families import images, softmax_twin, text, tiny_model
+from tqdm import tqdm
 
 import hf_tanhmax
 from hf_tanhmax.interpret.attribution.target import Target
-from hf_tanhmax.interpret.faithfulness.perturbation import Example, Perturbation, PerturbationRunner, log_odds_of
+from hf_tanhmax.interpret.faithfulness.perturbation import Example, Perturbation, PerturbationRunner, advance, log_odds_of
 from hf_tanhmax.interpret.inputs.encoding import encode
 
 BERT = hf_tanhmax.TanhMaxBertForSequenceClassification
@@ -174,3 +176,10 @@ def test_erasing_words_of_a_bag(kind):
     copy = Perturbation(0, kind, frozenset(erased))
     found = runner(model, {0: example(model, {"input_ids": ids})}, layers=(0,)).log_odds([copy])[copy]
     assert found == pytest.approx(float(want), rel=1e-4)
+
+
+def test_a_bar_stops_at_its_end():
+    with tqdm(total=1, disable=False, file=io.StringIO()) as bar:
+        for _ in range(11):
+            advance(bar, 0.1)
+        assert bar.n == 1
