@@ -16,7 +16,7 @@ With p the target's probability, p(-E) that of a copy with the positions E erase
 * `pi_soft_comprehensiveness`, `pi_soft_sufficiency`: the same with the same expected share retained for every method, as Huang and Chan
   2026 (arXiv 2601.03089) ask, since scores with a large mean otherwise keep more of the text. Chances r of mean m are brought to the mean
   :math:`\pi` by :math:`r \pi / m` if :math:`m \ge \pi`, else by :math:`1 - (1 - r)(1 - \pi) / (1 - m)`, which keeps their order and stays
-  in [0, 1] (this map is ours); and the mean is taken over :math:`\pi` = 1/4, 1/2, 3/4.
+  in [0, 1] (this map is ours); and the mean is taken over :math:`\pi` = 1/4 and 3/4.
 * `permutation`, `random`: median of |p - p'| over copies whose weights are shuffled or random (Huang, Yang and Wang 2024); of the model, as
   no scores enter. Near 0 the weights do not matter.
 
@@ -37,7 +37,7 @@ Array = NDArray[numpy.float64]
 Probability = Callable[[Perturbation], float]
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 TENTHS = tuple(step / 10 for step in range(11))
-PIS = (0.25, 0.5, 0.75)
+PIS = (0.25, 0.75)
 SMALLEST_DROP = 0.05  # of p, by erasing all: what is below is no scale to measure by
 
 
