@@ -87,7 +87,7 @@ def recipes_of(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, R
         keys = {**KEYS[options.family, bool(options.model)], "output_dir": folder}
         keys |= {"model_name_or_path": options.model} if options.model else {}
         keys |= {"calibrate": start.CALIBRATED} if variant == "aligned" and options.family == "bert" else {}
-        words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+        words = [word for key, value in keys.items() if f"--{key}" not in flags for word in (f"--{key}", str(value))]
         resume = ["--resume"] if any(folder.glob("checkpoint-*")) else []
         recipes[variant] = read_recipes([str(task_base(task).with_name(f"{variant}.yaml")), *words, *flags, *resume])[0]
     return recipes

@@ -88,8 +88,8 @@ def test_every_family_knows_what_its_variants_are_trained_with(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "vit", "llama"])
 def test_from_training_to_the_table(family, tmp_path, capsys):
-    tiny = ["--max_steps", "2", "--hidden_size", "16", "--num_heads", "2", "--max_train_rows", "64", "--max_test_rows", "8"]
-    tiny += ["--num_train_epochs", "1", "--logging_steps", "1", "--save_steps", "2", "--health_rows", "4"]
+    tiny = ["--max_steps", "2", "--hidden_size", "16", "--num_heads", "2", "--max_train_rows", "300", "--max_test_rows", "8"]
+    tiny += ["--num_train_epochs", "1", "--logging_steps", "1", "--save_steps", "2", "--health_rows", "4", "--batch_size", "8"]
     given = [family, "--rows", "3", "--seeds", "2", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "found.json"), *tiny]
     assert recipe.main(given) == 0
     found = json.loads((tmp_path / "found.json").read_text())
