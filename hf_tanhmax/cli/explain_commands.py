@@ -17,17 +17,20 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..choices import ALL, CLASSIFIER
+from ..choices import ALL, CLASSIFIER, CONTROL
 from ..interpret import (
     INTERVENTIONS,
+    ComparisonOptions,
     Explanation,
     RankCollapse,
     ablate_negatives,
+    compare_faithfulness,
     explain,
     explain_generation,
     explain_whole_generation,
     faithfulness,
     methods_for,
+    plot_comparison,
     rank_collapse,
     save_explanation,
     save_page,
@@ -41,7 +44,7 @@ from .checks import GENERATING, in_a_sentence
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 150
+DPI, STOPPED = 150, 130
 Batch = dict[str, Tensor]
 
 
@@ -84,11 +87,15 @@ def _notes(explanations: Sequence[Explanation]) -> dict[str, bool]:
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
-    """Measure how far explanations of a model can be trusted."""
+    """Measure how far explanations of a model can be trusted, or compare models by that."""
+    if options.models:
+        return _compare(options)
     out: Path = options.out
     with in_a_sentence(f"cannot measure {options.model}"):
         loaded = _loaded(options)
         chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
+        if options.methods == [ALL]:
+            chosen["methods"] = (*methods_for(loaded.model), CONTROL)
         report = faithfulness(
             loaded.model,
             loaded.tokenizer,
@@ -96,14 +103,55 @@ def run_faithfulness(options: argparse.Namespace) -> int:
             **chosen,
             processor=loaded.processor,
             batch_size=options.batch_size,
-            seed=options.seed,
+            seed=options.seed or 0,
             removal=options.removal,
             max_length=options.max_length,
+            steps=options.steps or 32,
+            head_texts=options.heads or 0,
         )
         out.write_text(report.to_json() if out.suffix == ".json" else report.table() + "\n", encoding="utf-8")
     print(report.table())
     print(f"wrote {out}")
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    out: Path = options.out
+    part = out.with_name(f"{out.name}.part")
+    chosen = {name: getattr(options, name) for name in ("seeds", "steps") if getattr(options, name) is not None}
+    chosen |= {} if options.heads is None else {"head_texts": options.heads}
+    with in_a_sentence(f"cannot compare {', '.join(options.models)}"):
+        how = ComparisonOptions(
+            tuple(options.measures) if options.measures else None,
+            removal=options.removal,
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+            **chosen,
+        )
+        models = {}
+        for name, source in options.sources.items():
+            with in_a_sentence(f"cannot load {source}"):
+                models[name] = load(source, device=options.device)
+                _check_inputs(models[name], options)
+        methods = ALL if options.methods in (None, [ALL]) else tuple(options.methods)
+        try:
+            found = compare_faithfulness(models, options.inputs, methods, options=how, partial=part)
+        except KeyboardInterrupt:
+            print(f"\nstopped; the same command goes on with what is in {part}")
+            return STOPPED
+        out.write_text(found.to_json() if out.suffix == ".json" else found.table(markdown=True) + "\n", encoding="utf-8")
+        plot_comparison(found).savefig(options.figure, dpi=DPI)
+    print(found.table())
+    print(f"wrote {out} and {options.figure} in {found.settings['seconds'] / 60:.1f} minutes of measuring")
+    return 0
+
+
+def _check_inputs(loaded: Loaded, options: argparse.Namespace) -> None:
+    """The rows are what the model reads."""
+    of_texts = isinstance(options.inputs[0], str)
+    if of_texts == (loaded.tokenizer is None):
+        wanted, read = ("a folder of pictures", "images") if of_texts else ("a file of texts", "texts")
+        raise ValueError(f"it is a {type(loaded.model).__name__}, which reads {read}; give --data, {wanted}")
 
 
 def run_ablate(options: argparse.Namespace) -> int:

@@ -56,6 +56,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def rows(text: str) -> int:
+    """A whole number of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or more, but is {text!r}")
+    return int(text)
+
+
 def names(text: str) -> list[str]:
     """Names with commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]
