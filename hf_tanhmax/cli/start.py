@@ -201,6 +201,7 @@ Load the model, wherever hf_tanhmax is installed:
   classify = transformers.pipeline("text-classification", "{folder}")
 
 Go on with
+  hf-tanhmax demo {folder}
   hf-tanhmax explain --model {folder} --text "not funny at all" --out mine.html
   hf-tanhmax train {TASK}/aligned.yaml --model_name_or_path {source} --train_file YOURS.csv --compare_with softmax
   hf-tanhmax push {folder} YOU/NAME"""
