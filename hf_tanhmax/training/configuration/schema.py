@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
+from ...choices import can_be_repository
 from ...conversion.calibration.plan import Plan
 from ...errors import RecipeError
 from ...package_data import data_folder
@@ -108,6 +109,7 @@ class Config(BaseModel):
     train_file: str | None
     validation_file: str | None
     test_file: str | None
+    files_dataset: str | None
     validation_share: SmallShare
     max_train_rows: Count | None
     max_test_rows: Count | None
@@ -167,6 +169,10 @@ class Config(BaseModel):
             self._check_calibration()
         if self.push_to_hub and self.attention == "softmax":
             raise RecipeError("push_to_hub publishes TanhMax models, but attention is softmax: leave it out, or use the Hub's own tools")
+        if self.files_dataset and not can_be_repository(self.files_dataset):
+            raise RecipeError(
+                f"files_dataset must be the name of a data set on the Hub, such as stanfordnlp/sst2, but is {self.files_dataset!r}"
+            )
         if self.train_file and self.dataset != self.synthetic:
             raise RecipeError(f"give either train_file or dataset, not both: {self.train_file} and {self.dataset}")
 
@@ -341,6 +347,7 @@ ONLY_WITH: list[tuple[tuple[str, ...], str, Callable[[Config], bool]]] = [
         lambda config: config.is_synthetic,
     ),
     (("dataset_config",), "a dataset from the Hub", lambda config: config.dataset not in (config.synthetic, *config.packaged)),
+    (("files_dataset",), "a train_file", lambda config: config.train_file is not None),
     (("hub_private_repo",), "push_to_hub", lambda config: config.push_to_hub is not None),
 ]
 

@@ -88,7 +88,8 @@ def source_fingerprint(config: Config) -> dict[str, object]:
     """What identifies the data of a run before it is read: digests of its files, or the name and settings of its source."""
     if config.train_file:
         files = {key: Path(getattr(config, key)) for key in DATA_FILES if getattr(config, key)}
-        return {"source": "files", "sha256": {key: _digest(path) for key, path in files.items()}}
+        named = {"dataset": config.files_dataset} if config.files_dataset else {}
+        return {"source": "files", **named, "sha256": {key: _digest(path) for key, path in files.items()}}
     if config.dataset in config.packaged:
         return {"source": config.dataset, "sha256": {path.stem: _digest(path) for path in _packaged_files(config)}}
     if not config.is_synthetic:

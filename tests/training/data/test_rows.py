@@ -83,6 +83,8 @@ def test_the_fingerprint_follows_the_contents(config):
     assert first["source"] == "files"
     assert first != source_fingerprint(config(csv(ROWS[:4])))
     assert load_splits(config(csv(ROWS), csv(ROWS))).fingerprint["rows"] == {"train": 6, "validation": 6}
+    assert "dataset" not in first
+    assert source_fingerprint(config(csv(ROWS), files_dataset="you/rows")) == {**first, "dataset": "you/rows"}
 
 
 @pytest.mark.parametrize(
