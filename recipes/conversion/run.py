@@ -68,7 +68,7 @@ def cells_of(plan: Plan, task: ClassifierTask, ways: list[str], seeds: list[int]
     return found
 
 
-def add_places(parser: argparse.ArgumentParser, plan: Plan) -> None:
+def add_places(parser: Parser, plan: Plan) -> None:
     """The arguments that say what to measure, with what, and where results go."""
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with sst2/, 20news/, cifar10/")
     parser.add_argument("--weights", nargs="+", required=True, metavar="NAME=DIR", help="softmax checkpoints: minilm, dinov2s")

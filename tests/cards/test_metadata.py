@@ -163,7 +163,9 @@ def test_adapters_are_of_peft():
 
 def test_text_cannot_break_the_yaml(checkpoint):
     nasty = "a: b\n---\n# {[&*!|>'\"%@`"
-    data = metadata(checkpoint, [result(data={"source": "stanfordnlp/sst2", "config": nasty})], name=nasty, base_model=None, license="no", language="no")
+    data = metadata(
+        checkpoint, [result(data={"source": "stanfordnlp/sst2", "config": nasty})], name=nasty, base_model=None, license="no", language="no"
+    )
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n# Title\n")
     assert yaml.safe_load(data.to_yaml())["license"] == "no"
     assert card.text == "# Title\n"

@@ -32,6 +32,7 @@ MANAGEMENT = (
     *("num_processes", "use_cpu", "output_dir", "results_dir", "resume", "compare_with"),
     *("report_to", "push_to_hub", "hub_private_repo"),
 )
+LATER = ("freeze_layers", "files_dataset", "label_names")  # of these a run knows only what was set
 
 
 EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 5e-5, which YAML takes for text as it has no point
@@ -242,11 +243,11 @@ class Config(BaseModel):
         return Plan(self.polarity, self.layers, self.heads, self.score_bias, self.shift, balance=self.balance, **given)
 
     def identity(self) -> dict[str, object]:
-        """The keys that decide what a run computes, as JSON would give them back; of calibration and frozen layers where there are any.
+        """The keys that decide what a run computes, as JSON would give them back; of calibration, and of `LATER`, where they are set.
 
         So runs that were begun before there were such keys are still the same runs.
         """
-        left_out = {*MANAGEMENT, *(() if self.calibrate else CALIBRATION), *(() if self.freeze_layers else ("freeze_layers",))}
+        left_out = {*MANAGEMENT, *(() if self.calibrate else CALIBRATION), *(key for key in LATER if not getattr(self, key, None))}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in self if key not in left_out}
 
 
@@ -281,6 +282,7 @@ class TextClassificationConfig(SyntheticTextConfig):
 
     text_pair_column: str | None
     label_column: str
+    label_names: Names | None
 
 
 class CausalLMConfig(SyntheticTextConfig):
@@ -314,6 +316,7 @@ class ImageClassificationConfig(Config):
     patch_size: Count
     image_column: str
     label_column: str
+    label_names: Names | None
     image_size: Count | None
     augmentation: bool
     crop_padding: Annotated[float, Field(ge=0, le=0.5), AsWritten]

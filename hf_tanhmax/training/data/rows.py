@@ -151,6 +151,21 @@ def class_names(train: Dataset, label_column: str) -> list[str]:
     return names
 
 
+def shown_names(config: Config, names: list[str]) -> list[str]:
+    """What classes are called, of which the data has the numbers; those of the data where the recipe names none.
+
+    Raises:
+        RecipeError: the data has names, or another number of classes, or one name is there twice.
+    """
+    chosen = list(getattr(config, "label_names", None) or names)
+    there = ", ".join(names[:20])
+    if chosen != names and not all(name.lstrip("-").isdecimal() for name in names):
+        raise RecipeError(f"label_names are for data whose classes are numbers, but it names them: {there}")
+    if len(chosen) != len(names) or len(set(chosen)) != len(chosen):
+        raise RecipeError(f"label_names must be {len(names)} different names, for the classes {there}, but are {', '.join(chosen)}")
+    return chosen
+
+
 def class_numbers(split: str, rows: Dataset, label_column: str, names: list[str]) -> list[int]:
     """The label of every row as the number of its class.
 
