@@ -67,6 +67,7 @@ def answer_in(page):
     return frame
 
 
+@pytest.mark.slow
 def test_a_sentence_in_the_browser(models):
     with started(models / "bert") as address, visited(address) as (page, asked, complaints):
         page.fill("textarea", "not funny at all")
@@ -86,6 +87,7 @@ def test_a_sentence_in_the_browser(models):
         assert [text for text in complaints if "422" not in text] == []  # which is the sentence's status
 
 
+@pytest.mark.slow
 @load_images
 def test_an_image_in_the_browser(models):
     with started(models / "vit") as address, visited(address) as (page, asked, complaints):
@@ -127,6 +129,7 @@ class Stranger(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_another_site_gets_nothing(models):
     with started(models / "bert") as address, ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as stranger:
         Stranger.target = address

@@ -3,6 +3,7 @@
 import http.client
 import socket
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
@@ -170,7 +171,7 @@ def test_one_at_a_time_one_waits_and_more_are_refused():
         begun.wait(20)
         second = pool.submit(asked, server, "POST", body=body)
         while server.waiting.empty():
-            pass
+            time.sleep(0.01)
         assert running == [0]
         status, _, text = asked(server, "POST", body=body)
         assert (status, BUSY in text) == (503, True)
