@@ -51,6 +51,7 @@ RATES = {"softmax": 3e-4, "aligned": 3e-4}
 CALIBRATED, ABLATED = 96, 100  # rows
 INTERVENTIONS = ("negatives_masked", "made_positive")
 RULE = "the shortest test sentence with “but”"  # chosen before any model has read it, so it may be one that the model gets wrong
+EVIDENCE = "figures/evidence_of_one_sentence.png"  # in the model's folder, where its card shows all figures
 NAMED = 4  # words that are named on each side
 STOPPED = 130
 LOADING = ("transformers.modeling_utils", "transformers.utils.loading_report", "transformers.distributed.tensor_parallel")
@@ -106,7 +107,7 @@ def _start(out: Path, source: str, name: str, picture: Path | None) -> int:
             explanation = explain(loaded.model, text, tokenizer=loaded.tokenizer)
     verdict = _verdict(explanation, label)
     save_page(replace(explanation, notes=(*explanation.notes, f"{RULE}: {verdict}")), out / "explain.html")
-    for path in (out / "words.png", *([picture] if picture else [])):
+    for path in (out / "words.png", folder / EVIDENCE, *([picture] if picture else [])):
         plot_tokens(explanation).savefig(path, dpi=150)
     start_figure([(VARIANTS[name], run) for name, run in runs.items()], ablation, out / "start.png")
     _write_card(folder, runs, name)

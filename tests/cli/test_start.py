@@ -77,6 +77,8 @@ def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys
     card = (out / "tanhmax" / "README.md").read_text()
     assert " of softmax at the same budget" in card
     assert "Measured on 100 rows" in card
+    assert "![evidence of one sentence](<figures/evidence_of_one_sentence.png>)" in card
+    assert (out / "tanhmax" / "figures" / "evidence_of_one_sentence.png").read_bytes() == picture.read_bytes()
     assert "\n| softmax " in card
     run = json.loads((out / "tanhmax" / "results.json").read_text())
     assert run["data"]["rows"] == {"train": 1080, "validation": 120, "test": 400}
