@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add_publishing_commands(commands)
     _add_doctor(commands)
     _add_explain(commands)
+    _add_demo(commands)
     _add_faithfulness(commands)
     _add_ablate(commands)
     _add_rank_collapse(commands)
@@ -263,6 +264,31 @@ def _add_explain(commands: Commands) -> None:
     parser.set_defaults(check=checks.check_explain)
 
 
+def _add_demo(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "demo",
+        "type a sentence or drop an image, and see what speaks for and against what a model says of it",
+        "hf-tanhmax-start/tanhmax",
+        "my-vit --port 8000 --no-browser",
+        more="A page on this machine alone: it is served on 127.0.0.1 and nothing is sent elsewhere. Ctrl-C ends it.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder, or a name on the Hub")
+    parser.add_argument("--port", type=values.port, default=0, metavar="N", help="default one that is free")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument(
+        "--methods",
+        type=values.names,
+        default=list(checks.QUICK),
+        metavar="A,B,...",
+        help="scores to compute; default those that take one forward and one backward pass",
+    )
+    parser.add_argument("--steps", type=values.count, default=50, metavar="N", help="steps of integrated gradients; default 50")
+    parser.add_argument("--max-length", type=values.count, metavar="N", help="cut a longer text to so many tokens")
+    _add_where(parser)
+    parser.set_defaults(check=checks.check_demo, module="demo.command")
+
+
 def _add_faithfulness(commands: Commands) -> None:
     parser = add_command(
         commands,
@@ -353,6 +379,10 @@ def _add_model(parser: Parser) -> None:
 
 def _add_place(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    _add_where(parser)
+
+
+def _add_where(parser: Parser) -> None:
     parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
     parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')
     parser.set_defaults(module="explain_commands")

@@ -7,10 +7,12 @@ options: pictures, rows, results.
 import argparse
 import hashlib
 import json
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from ..choices import (
@@ -44,6 +46,7 @@ KINDS = {
     "faithfulness": (".json", ".md"),
     "rank-collapse": (".json", *FIGURES),
 }
+QUICK = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient")  # one forward and one backward pass in all
 FORMATS = ("onnx", "openvino", "executorch", "torch")
 GENERATING = "--generate needs a causal language model, one --text, and no --target"
 WHOLE = "--whole-generation needs --generate N and an --out that ends with .json, .png or .svg, and takes no --methods"
@@ -70,6 +73,7 @@ def check_start(options: argparse.Namespace) -> None:
         raise SystemExit(f"not installed: {', '.join(missing)}; pip install hf-tanhmax[start]")
     if options.out.exists() and not options.out.is_dir():
         raise SystemExit(f"{options.out} is a file; choose another --out")
+    check_writable(options.out)
     if options.picture and (options.picture.suffix not in FIGURES or not options.picture.parent.is_dir()):
         raise SystemExit(f"--picture must be a file .png or .svg in a folder that exists, but is {options.picture}")
     with in_a_sentence("cannot start"):
@@ -137,11 +141,14 @@ def check_card(options: argparse.Namespace) -> None:
     try:
         check_name("repo_id", options.repo)
         check_name("base_model", options.base_model)
+        check_name("dataset", options.dataset)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     own = folder / RESULTS
     options.results = [Path(file) for file in options.results or ([own] if own.is_file() else [])]
     options.runs = [run for file in options.results for run in _runs(file)]
+    if options.dataset and not options.runs:
+        raise SystemExit(f"--dataset says what was measured on, but there is no {RESULTS} in {options.path} and no --results")
     options.compare_with = [Path(file) for file in options.compare_with]
     for file in options.compare_with:
         if not file.is_file():
@@ -172,6 +179,17 @@ def check_explain(options: argparse.Namespace) -> None:
         if (options.picture or ("head" if options.head else None)) == "head" and len(options.head or ()) != 2:
             raise ValueError("the picture of a head needs --head LAYER,HEAD, such as --head 3,5")
         options.pictures = [] if options.image is None else [read_picture(Path(options.image))]
+
+
+def check_demo(options: argparse.Namespace) -> None:
+    """The model could be a checkpoint, methods are known, and the port is free."""
+    with in_a_sentence(f"cannot show {options.model}"):
+        _check_model(options.model)
+        check_choice("method", options.methods, METHODS)
+        try:
+            socket.create_server(("127.0.0.1", options.port)).close()
+        except OSError as error:
+            raise ValueError(f"port {options.port} cannot be had ({error.strerror}); name another, or leave --port away") from error
 
 
 def check_faithfulness(options: argparse.Namespace) -> None:
@@ -266,6 +284,17 @@ def check_rank_collapse(options: argparse.Namespace) -> None:
 def _check_new_folder(out: Path) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise SystemExit(f"{out} is there already and not an empty folder; name one that is new")
+    check_writable(out)
+
+
+def check_writable(folder: Path) -> None:
+    """A folder that can be written to, or made: where the nearest one that exists takes a file."""
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise SystemExit(f"{folder} cannot be written, as {place} takes no files ({error.strerror}); name another place") from error
 
 
 def check_folder(name: str) -> Path:
@@ -350,6 +379,7 @@ def _check_new_file(options: argparse.Namespace) -> None:
     _check_not_there(options)
     if not options.out.parent.is_dir():
         raise SystemExit(f"there is no folder {options.out.parent} to write {options.out.name} to")
+    check_writable(options.out.parent)
 
 
 def _check_not_there(options: argparse.Namespace) -> None:

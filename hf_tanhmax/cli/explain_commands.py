@@ -35,7 +35,7 @@ from ..interpret import (
     save_explanation,
     save_page,
 )
-from ..interpret.inputs.encoding import DECODER_IDS, IDS, with_decoder_start
+from ..interpret.inputs.encoding import DECODER_IDS, IDS, ModelInput, with_decoder_start
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
 from ..interpret.viz.views import VIEWS, head_numbers
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI, STOPPED = 150, 130
+SAID = (".* computes softmax", "the model knows none", "the tokenizer has")  # beginnings of warnings that are among an explanation's notes
 Batch = dict[str, Tensor]
 
 
@@ -210,16 +211,16 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
     if chosen.get("methods") == (ALL,):
         chosen["methods"] = methods_for(loaded.model)
     chosen |= {"max_length": options.max_length, "steps": options.steps, "samples": options.samples}
-    target = _target(options.target)
+    target = target_of(options.target)
     if options.generate and not loaded.is_causal:
         raise ValueError(GENERATING)
     with warnings.catch_warnings():
-        for said in (".* computes softmax", "the model knows none", "the tokenizer has"):  # it is printed as a note
+        for said in SAID:
             warnings.filterwarnings("ignore", message=said)
         if options.pictures:
             if loaded.processor is None:
                 raise ValueError(f"it is a {type(loaded.model).__name__}, which reads texts; give --text")
-            return [explain(loaded.model, options.pictures[0], target, processor=loaded.processor, **chosen)]
+            return [explain_one(loaded, options.pictures[0], target, **chosen)]
         if loaded.tokenizer is None:
             raise ValueError(f"it is a {type(loaded.model).__name__}, which reads images; give --image")
         text = options.text if options.text_pair is None else (options.text, options.text_pair)
@@ -227,9 +228,27 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
             encoded = dict(loaded.tokenizer(text, return_tensors="pt").to(loaded.model.device))
             batch = with_decoder_start(loaded.model, encoded)
             return list(_written(partial(explain_generation, loaded.model, loaded.tokenizer, **chosen), batch, options.generate))
-        if loaded.is_causal:
-            return [explain_generation(loaded.model, loaded.tokenizer, text, target, **chosen)]
-        return [explain(loaded.model, text, target, tokenizer=loaded.tokenizer, position=options.position, **chosen)]
+        return [explain_one(loaded, text, target, position=options.position, **chosen)]
+
+
+def explain_one(loaded: Loaded, given: ModelInput, target: int | str | None, *, position: int | None = None, **chosen: Any) -> Explanation:
+    """Explain what a model makes of an input: the next token of a text, if it writes texts.
+
+    Args:
+        loaded: the model.
+        given: a text, a pair of texts, or an image.
+        target: as for `explain`.
+        position: as for `explain`; of a model that writes texts it is the last.
+        **chosen: as for `explain`.
+
+    Raises:
+        ValueError, TypeError: as `explain`.
+    """
+    if loaded.processor is not None:
+        return explain(loaded.model, given, target, processor=loaded.processor, **chosen)
+    if loaded.is_causal:
+        return explain_generation(loaded.model, loaded.tokenizer, given, target, **chosen)
+    return explain(loaded.model, given, target, tokenizer=loaded.tokenizer, position=position, **chosen)
 
 
 def _written(explained: Callable[[Batch], Explanation], batch: Batch, count: int) -> Iterator[Explanation]:
@@ -247,7 +266,8 @@ def _longer(values: Tensor, last: int) -> Tensor:
     return values.new_tensor([[*values[0].tolist(), last]])
 
 
-def _target(text: str | None) -> int | str | None:
+def target_of(text: str | None) -> int | str | None:
+    """What a word of the user names: a number if it is one."""
     return int(text) if text is not None and text.isdecimal() else text
 
 
