@@ -42,6 +42,7 @@ PIPELINES = {
 # What `explain` computes unless methods are named: every model that can be explained serves these. Of the others a model may not serve all.
 EXPLAIN_METHODS = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient", "integrated_gradients")
 METHODS = (*EXPLAIN_METHODS, "value_zeroing", "alti", "alti_logit", "attnlrp", "occlusion", "kernel_shap")
+SAMPLED_METHODS = ("kernel_shap",)  # whose scores are drawn, and so depend on a seed
 ALL = "all"  # on a command line: every method that the model serves
 GENERATION_METHODS = ("input_x_gradient", "sequential_integrated_gradients")  # of a whole generation
 CONTROL = "random"  # a method of `faithfulness` alone: scores of chance, of which a measure should find nothing

@@ -81,7 +81,7 @@ def explain(
     """
     inner = unwrap(model)
     indices, baseline = resolve_layers(inner, layers), baseline_token(inner, tokenizer)
-    options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps, samples, layers is None)
+    options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps, layers is None, samples)
     with evaluation_mode(inner):
         attribution = attribute(inner, inputs, target, options)
     shown = attribution.result.layers

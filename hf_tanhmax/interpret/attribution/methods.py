@@ -17,7 +17,7 @@ from .forward_passes import PassResult, forward_backward
 from .hooks import patch_positions
 from .integrated_gradients import STEPS, IntegratedGradients, integrated_gradients
 from .orientation import oriented
-from .removal import SAMPLES, Removal, kernel_shap, occlusion
+from .removal import SAMPLES, SEED, Removal, kernel_shap, occlusion
 from .rollout import rollout
 
 # The names of scores that have a sum, in sentences about it.
@@ -42,8 +42,9 @@ class AttributionOptions:
     position: int | None = None
     max_length: int | None = None
     steps: int = STEPS
-    samples: int = SAMPLES
     skip_uncalled: bool = False
+    samples: int = SAMPLES
+    seed: int = SEED
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
@@ -125,7 +126,7 @@ def _scores(
         return Scores(values, Conservation.of(integrated.scores, change, CHANGE), (*notes, _gap_note(integrated, options.steps)))
     if method in ("occlusion", "kernel_shap"):
         removal = Removal(model, encoded, result.target, grid, options.baseline)
-        return occlusion(removal) if method == "occlusion" else kernel_shap(removal, options.samples)
+        return occlusion(removal) if method == "occlusion" else kernel_shap(removal, options.samples, options.seed)
     if method == "gradient":
         return Scores(_per_position(result.gradient))
     if method == "input_x_gradient":

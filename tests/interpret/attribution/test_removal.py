@@ -9,7 +9,10 @@ import torch
 from families import images, text, tiny_model
 
 import hf_tanhmax
+from hf_tanhmax.choices import METHODS, SAMPLED_METHODS
 from hf_tanhmax.interpret import explain
+from hf_tanhmax.interpret.attribution.evaluation_mode import evaluation_mode
+from hf_tanhmax.interpret.attribution.methods import AttributionOptions, attribute
 from hf_tanhmax.interpret.attribution.removal import Removal, kernel_shap, occlusion
 from hf_tanhmax.interpret.attribution.target import Target
 from hf_tanhmax.interpret.inputs.encoding import EncodedInput, encode
@@ -87,6 +90,21 @@ def test_drawn_subsets_are_captums():
     assert "KernelSHAP draws 60 of the 2.6e+02 subsets of 8 tokens" in found.notes[0]
     assert not found.conservation.is_far
     torch.testing.assert_close(kernel_shap(removal, samples=60, seed=3).values, found.values, rtol=0, atol=0)
+
+
+def test_only_sampled_methods_depend_on_a_seed():
+    pytest.importorskip("captum")
+    model, inputs = tiny_model(BERT), {"input_ids": text(1, 8)}
+
+    def scores(seed):
+        options = AttributionOptions(METHODS, [0, 1, 2], 0, samples=30, steps=4, seed=seed)
+        with evaluation_mode(model):
+            return attribute(model, inputs, 1, options).scores
+
+    first, again, other = scores(0), scores(0), scores(1)
+    changed = {method for method in METHODS if not torch.equal(first[method], other[method])}
+    assert changed == set(SAMPLED_METHODS)
+    assert all(torch.equal(first[method], again[method]) for method in METHODS)
 
 
 def test_occlusion_is_captums():
