@@ -26,6 +26,7 @@ INFERENCE_ONLY = ("decode",)
 AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
 # Transforms of torch.func that take derivatives.
 DERIVATIVES = frozenset({"Grad", "Jvp"})
+OPERATORS = frozenset({"cpu", "triton", "decode"})
 
 
 def tanhmax_attention(
@@ -172,6 +173,8 @@ def ring_module() -> ModuleType:
 def _chosen(implementation: str, call: Call) -> str:
     if implementation == "auto":
         names = ("portable",) if _exporting() else AUTOMATIC.get(call.query.device.type, ("composed",))
+        if transforms() & DERIVATIVES:
+            names = ()  # of the others none has second derivatives there
         return next((name for name in names if unsupported(name, call) is None), "reference")
     _check_name(implementation)
     reason = unsupported(implementation, call)
@@ -198,7 +201,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return "has no weights to return"
     if call.has_tangents:
         return "has no forward-mode derivatives"
-    if (found := transforms()) & DERIVATIVES or (found and implementation == "composed" and torch.is_grad_enabled()):
+    if _meets_derivatives(implementation, call):
         return "has no rules for derivatives within torch.func"
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"
@@ -215,6 +218,14 @@ def unsupported(implementation: str, call: Call) -> str | None:
     if implementation in ("composed", "portable") and call.dropout_p > 0:
         return "has no dropout: a softmax kernel would drop the two halves of a weight separately"
     return None
+
+
+def _meets_derivatives(implementation: str, call: Call) -> bool:
+    """Whether a transform of `torch.func` would ask an implementation for derivatives that it does not give there."""
+    found = transforms()
+    if implementation == "composed" and call.shift is None:
+        return bool(found) and torch.is_grad_enabled()
+    return implementation in OPERATORS and bool(found & DERIVATIVES)
 
 
 def reads_blocks(query: Tensor, value: Tensor) -> bool:
