@@ -17,20 +17,25 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..choices import CLASSIFIER
+from ..choices import ALL, CLASSIFIER, CONTROL
 from ..interpret import (
     INTERVENTIONS,
+    ComparisonOptions,
     Explanation,
     RankCollapse,
     ablate_negatives,
+    compare_faithfulness,
     explain,
     explain_generation,
+    explain_whole_generation,
     faithfulness,
+    methods_for,
+    plot_comparison,
     rank_collapse,
     save_explanation,
     save_page,
 )
-from ..interpret.inputs.encoding import DECODER_IDS, IDS, with_decoder_start
+from ..interpret.inputs.encoding import DECODER_IDS, IDS, ModelInput, with_decoder_start
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
 from ..interpret.viz.views import VIEWS, head_numbers
@@ -39,7 +44,8 @@ from .checks import GENERATING, in_a_sentence
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 150
+DPI, STOPPED = 150, 130
+SAID = (".* computes softmax", "the model knows none", "the tokenizer has")  # beginnings of warnings that are among an explanation's notes
 Batch = dict[str, Tensor]
 
 
@@ -47,6 +53,8 @@ def run_explain(options: argparse.Namespace) -> int:
     """Explain one output, as a page, a picture or numbers."""
     with in_a_sentence(f"cannot explain {options.model}"):
         loaded = _loaded(options)
+        if options.whole_generation:
+            return _run_whole_generation(loaded, options)
         explanations = _explanations(loaded, options)
         for note, is_warning in _notes(explanations).items():
             print(f"{'warning' if is_warning else 'note'}: {note}")
@@ -57,17 +65,38 @@ def run_explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_whole_generation(loaded: Loaded, options: argparse.Namespace) -> int:
+    """Every token that a causal model writes, by every token before it."""
+    if not loaded.is_causal:
+        raise ValueError(GENERATING)
+    found = explain_whole_generation(
+        loaded.model, loaded.tokenizer, options.text, new_tokens=options.generate, method=options.whole_generation
+    )
+    for note in found.notes:
+        print(f"note: {note}")
+    if options.out.suffix == ".json":
+        found.save(options.out)
+    else:
+        plots.plot_generation(found).savefig(options.out, dpi=DPI)
+    print(f"wrote {options.out}: {len(found.written)} written tokens")
+    return 0
+
+
 def _notes(explanations: Sequence[Explanation]) -> dict[str, bool]:
     """The notes, each once, and whether it is about words that the model does not know."""
     return {note: bool(found.unknown) and place == 0 for found in explanations for place, note in enumerate(found.notes)}
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
-    """Measure how far explanations of a model can be trusted."""
+    """Measure how far explanations of a model can be trusted, or compare models by that."""
+    if options.models:
+        return _compare(options)
     out: Path = options.out
     with in_a_sentence(f"cannot measure {options.model}"):
         loaded = _loaded(options)
         chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
+        if options.methods == [ALL]:
+            chosen["methods"] = (*methods_for(loaded.model), CONTROL)
         report = faithfulness(
             loaded.model,
             loaded.tokenizer,
@@ -75,14 +104,55 @@ def run_faithfulness(options: argparse.Namespace) -> int:
             **chosen,
             processor=loaded.processor,
             batch_size=options.batch_size,
-            seed=options.seed,
+            seed=options.seed or 0,
             removal=options.removal,
             max_length=options.max_length,
+            steps=options.steps or 32,
+            head_texts=options.heads or 0,
         )
         out.write_text(report.to_json() if out.suffix == ".json" else report.table() + "\n", encoding="utf-8")
     print(report.table())
     print(f"wrote {out}")
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    out: Path = options.out
+    part = out.with_name(f"{out.name}.part")
+    chosen = {name: getattr(options, name) for name in ("seeds", "steps") if getattr(options, name) is not None}
+    chosen |= {} if options.heads is None else {"head_texts": options.heads}
+    with in_a_sentence(f"cannot compare {', '.join(options.models)}"):
+        how = ComparisonOptions(
+            tuple(options.measures) if options.measures else None,
+            removal=options.removal,
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+            **chosen,
+        )
+        models = {}
+        for name, source in options.sources.items():
+            with in_a_sentence(f"cannot load {source}"):
+                models[name] = load(source, device=options.device)
+                _check_inputs(models[name], options)
+        methods = ALL if options.methods in (None, [ALL]) else tuple(options.methods)
+        try:
+            found = compare_faithfulness(models, options.inputs, methods, options=how, partial=part)
+        except KeyboardInterrupt:
+            print(f"\nstopped; the same command goes on with what is in {part}")
+            return STOPPED
+        out.write_text(found.to_json() if out.suffix == ".json" else found.table(markdown=True) + "\n", encoding="utf-8")
+        plot_comparison(found).savefig(options.figure, dpi=DPI)
+    print(found.table())
+    print(f"wrote {out} and {options.figure} in {found.settings['seconds'] / 60:.1f} minutes of measuring")
+    return 0
+
+
+def _check_inputs(loaded: Loaded, options: argparse.Namespace) -> None:
+    """The rows are what the model reads."""
+    of_texts = isinstance(options.inputs[0], str)
+    if of_texts == (loaded.tokenizer is None):
+        wanted, read = ("a folder of pictures", "images") if of_texts else ("a file of texts", "texts")
+        raise ValueError(f"it is a {type(loaded.model).__name__}, which reads {read}; give --data, {wanted}")
 
 
 def run_ablate(options: argparse.Namespace) -> int:
@@ -138,17 +208,19 @@ def _loaded(options: argparse.Namespace) -> Loaded:
 def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanation]:
     """One explanation, or one for each next token."""
     chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "layers") if (value := getattr(options, name))}
-    chosen |= {"max_length": options.max_length, "steps": options.steps}
-    target = _target(options.target)
+    if chosen.get("methods") == (ALL,):
+        chosen["methods"] = methods_for(loaded.model)
+    chosen |= {"max_length": options.max_length, "steps": options.steps, "samples": options.samples}
+    target = target_of(options.target)
     if options.generate and not loaded.is_causal:
         raise ValueError(GENERATING)
     with warnings.catch_warnings():
-        for said in (".* computes softmax", "the model knows none", "the tokenizer has"):  # it is printed as a note
+        for said in SAID:
             warnings.filterwarnings("ignore", message=said)
         if options.pictures:
             if loaded.processor is None:
                 raise ValueError(f"it is a {type(loaded.model).__name__}, which reads texts; give --text")
-            return [explain(loaded.model, options.pictures[0], target, processor=loaded.processor, **chosen)]
+            return [explain_one(loaded, options.pictures[0], target, **chosen)]
         if loaded.tokenizer is None:
             raise ValueError(f"it is a {type(loaded.model).__name__}, which reads images; give --image")
         text = options.text if options.text_pair is None else (options.text, options.text_pair)
@@ -156,9 +228,27 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
             encoded = dict(loaded.tokenizer(text, return_tensors="pt").to(loaded.model.device))
             batch = with_decoder_start(loaded.model, encoded)
             return list(_written(partial(explain_generation, loaded.model, loaded.tokenizer, **chosen), batch, options.generate))
-        if loaded.is_causal:
-            return [explain_generation(loaded.model, loaded.tokenizer, text, target, **chosen)]
-        return [explain(loaded.model, text, target, tokenizer=loaded.tokenizer, position=options.position, **chosen)]
+        return [explain_one(loaded, text, target, position=options.position, **chosen)]
+
+
+def explain_one(loaded: Loaded, given: ModelInput, target: int | str | None, *, position: int | None = None, **chosen: Any) -> Explanation:
+    """Explain what a model makes of an input: the next token of a text, if it writes texts.
+
+    Args:
+        loaded: the model.
+        given: a text, a pair of texts, or an image.
+        target: as for `explain`.
+        position: as for `explain`; of a model that writes texts it is the last.
+        **chosen: as for `explain`.
+
+    Raises:
+        ValueError, TypeError: as `explain`.
+    """
+    if loaded.processor is not None:
+        return explain(loaded.model, given, target, processor=loaded.processor, **chosen)
+    if loaded.is_causal:
+        return explain_generation(loaded.model, loaded.tokenizer, given, target, **chosen)
+    return explain(loaded.model, given, target, tokenizer=loaded.tokenizer, position=position, **chosen)
 
 
 def _written(explained: Callable[[Batch], Explanation], batch: Batch, count: int) -> Iterator[Explanation]:
@@ -176,7 +266,8 @@ def _longer(values: Tensor, last: int) -> Tensor:
     return values.new_tensor([[*values[0].tolist(), last]])
 
 
-def _target(text: str | None) -> int | str | None:
+def target_of(text: str | None) -> int | str | None:
+    """What a word of the user names: a number if it is one."""
     return int(text) if text is not None and text.isdecimal() else text
 
 
@@ -226,6 +317,7 @@ def _numbers(explanation: Explanation) -> dict[str, object]:
         **{name: getattr(explanation, name) for name in (*plain, "layers", "signed", "notes", "unknown", "knows_no_word")},
         "scores": {name: scores.tolist() for name, scores in explanation.scores.items()},
         "scores_by_word": {name: explanation.by_word(name).tolist() for name in explanation.scores},
+        "conservation": {name: each.as_dict() for name, each in explanation.conservation.items()},
         "orientation": explanation.orientation.tolist(),
         "one_signed": explanation.one_signed.tolist(),
         "heads": {view: head_numbers(explanation, view).tolist() for view in VIEWS},
