@@ -66,11 +66,12 @@ def _softmax_model(task: Task, size: Size, words: int, classes: int, dropout: fl
         "intermediate_size": size.mlp,
     }
     if task.kind == CAUSAL:
-        special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": True}
+        special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": True}
         return LlamaForCausalLM(LlamaConfig(vocab_size=words, max_position_embeddings=task.length, **special, **values))
     values |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
     if task.kind == IMAGES:
-        sides = {"image_size": task.image_size, "patch_size": task.patch_size, "num_channels": words, "num_labels": classes}
+        sides: dict[str, Any] = {"image_size": task.image_size, "patch_size": task.patch_size, "num_channels": words, "num_labels": classes}
         return ViTForImageClassification(ViTConfig(**sides, **values))
-    config = BertConfig(vocab_size=words, max_position_embeddings=task.length, num_labels=classes, pad_token_id=0, **values)
+    values |= {"max_position_embeddings": task.length, "num_labels": classes, "pad_token_id": 0}
+    config = BertConfig(vocab_size=words, **values)
     return BertForMaskedLM(config) if task.kind == MASKED else BertForSequenceClassification(config)

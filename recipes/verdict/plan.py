@@ -122,7 +122,7 @@ def read_plan(path: Path = PLAN) -> Plan:
     try:
         found: dict[str, Any] = yaml.safe_load(blocks[0])
         tasks = {name: _task(name, values) for name, values in found.pop("tasks").items()}
-        lists = {name: tuple(found.pop(name)) for name in ("maps", "seeds", "learning_rates")}
+        lists: dict[str, Any] = {name: tuple(found.pop(name)) for name in ("maps", "seeds", "learning_rates")}
         plan = Plan(digest=hashlib.sha256(text.encode()).hexdigest(), tasks=tasks, **lists, **found)
     except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RecipeError(f"the YAML of {path.name} is no plan: {type(error).__name__} {' '.join(str(error).split())}") from error

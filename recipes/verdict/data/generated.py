@@ -1,7 +1,7 @@
 r"""Rows in which something must be subtracted, with the best answer that is possible to each.
 
-A row has `length` slots: the first holds [CLS], in two tasks the second says what is asked for, and the words are in random other slots, in
-their order; empty slots are hidden by the mask. So a row with more distractors uses no slot that training did not.
+A row has `length` slots: the first holds [CLS], the second says what is asked for, and the words are in random other slots, in any order;
+empty slots are hidden by the mask. So a row with more distractors uses no slot that training did not.
 
 * `set_difference`: sets of symbols S1 and S2 share n distractors; S1 has one more, and S2 another one. Asked for is the one of S1 less S2,
   or of S2 less S1. A word is a symbol and its set. Bayes: right.
@@ -9,8 +9,8 @@ their order; empty slots are hidden by the mask. So a row with more distractors 
   of it lost with probability 0.1. Asked for is the signal, of the channel that the second slot names. With d the counts of the one less
   those of the other, the probability that the signal is s is :math:`d_s / \sum_t d_t`: counts of lost words enter by :math:`1/d_s!`, and
   one s of the :math:`d_s` is the signal instead. Bayes: the largest d.
-* `negation`: three, five or seven votes, yes or no in one of ten words each; "not" before a vote turns it round; n neutral words are
-  anywhere. Asked for is what most votes say. Bayes: right.
+* `negation`: three, five or seven words vote, yes or no in one of ten words each, among n neutral words. Asked for is what most of them
+  say, or its opposite, if the second slot negates the whole. Bayes: right.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from ..plan import Task
 from .batches import LABELS, Batch, TaskData, in_batches
 
-PADDING, BEGIN, FIRST_ASKED, SECOND_ASKED, NOT = range(5)
-FIRST_WORD = 5
+PADDING, BEGIN, FIRST_ASKED, SECOND_ASKED = range(4)
+FIRST_WORD = 4
 SYMBOLS, LOST = 16, 0.1
 VOTES, WORDS_PER_VOTE, NEUTRAL = (3, 5, 7), 10, 20
 VOCABULARY = FIRST_WORD + 2 * SYMBOLS + NEUTRAL
@@ -38,7 +38,7 @@ class Row:
     """One row.
 
     Attributes:
-        words: after [CLS], in order; the first is what is asked for, where something is.
+        words: after [CLS], in order; the first is what is asked for.
         label: the class.
         bayes: the probability that the best answer is right.
     """
@@ -74,15 +74,10 @@ def signal_probabilities(noise: Numbers, heard: Numbers, signal: int) -> NDArray
 
 def negation(random: np.random.Generator, distractors: int) -> Row:
     """A row of the task of this name."""
-    votes = random.integers(2, size=random.choice(VOTES))
-    turned = random.integers(2, size=len(votes))
-    words: list[int] = []
-    for vote, turn in zip(votes, turned, strict=True):
-        said = FIRST_WORD + int(vote ^ turn) * WORDS_PER_VOTE + int(random.integers(WORDS_PER_VOTE))
-        words += [NOT, said] if turn else [said]
-    for _ in range(distractors):
-        words.insert(int(random.integers(len(words) + 1)), FIRST_WORD + 2 * WORDS_PER_VOTE + int(random.integers(NEUTRAL)))
-    return Row(words, int(2 * votes.sum() > len(votes)))
+    votes, negated = random.integers(2, size=random.choice(VOTES)), int(random.integers(2))
+    words = [FIRST_WORD + int(vote) * WORDS_PER_VOTE + int(random.integers(WORDS_PER_VOTE)) for vote in votes]
+    words += [FIRST_WORD + 2 * WORDS_PER_VOTE + int(random.integers(NEUTRAL)) for _ in range(distractors)]
+    return Row([FIRST_ASKED + negated, *random.permutation(words).tolist()], int(2 * votes.sum() > len(votes)) ^ negated)
 
 
 GENERATORS: dict[str, Callable[[np.random.Generator, int], Row]] = {
@@ -118,10 +113,8 @@ def _rows(
     ids = np.full((len(rows), task.length), PADDING)
     ids[:, 0] = BEGIN
     for place, row in enumerate(rows):
-        fixed = int(row.words[0] in (FIRST_ASKED, SECOND_ASKED))
-        free = np.arange(1 + fixed, task.length)
-        slots = np.sort(random.choice(free, len(row.words) - fixed, replace=False))
-        ids[place, np.concatenate([np.arange(1, 1 + fixed), slots])] = row.words
+        slots = np.sort(random.choice(np.arange(2, task.length), len(row.words) - 1, replace=False))
+        ids[place, [1, *slots]] = row.words
     tokens = torch.from_numpy(ids)
     batch = {"input_ids": tokens, "attention_mask": (tokens != PADDING).long(), LABELS: torch.tensor([row.label for row in rows])}
     return batch, [row.bayes for row in rows]

@@ -65,22 +65,18 @@ def test_the_probability_of_a_signal_is_that_of_counting_all_ways(monkeypatch):
         np.testing.assert_allclose(signal_probabilities(*chance[seen, "example"]), weights / weights.sum())
 
 
-def test_votes_are_turned_round():
+def test_votes_are_turned_round_by_the_first_word():
     random = np.random.default_rng(0)
+    asked = set()
     for _ in range(100):
         row = negation(random, 5)
-        yes, turned, neutral = 0, False, 0
-        for word in row.words:
-            kind = (word - module.FIRST_WORD) // module.WORDS_PER_VOTE
-            if word == module.NOT:
-                turned = True
-            elif kind < 2:
-                yes += 1 if (kind == 1) != turned else -1
-                turned = False
-            else:
-                neutral += 1
-        assert row.label == (yes > 0)
-        assert neutral == 5
+        first, *words = row.words
+        kinds = [(word - module.FIRST_WORD) // module.WORDS_PER_VOTE for word in words]
+        assert sum(kind > 1 for kind in kinds) == 5
+        affirmed = kinds.count(1) > kinds.count(0)
+        assert row.label == (affirmed if first == module.FIRST_ASKED else not affirmed)
+        asked.add(first)
+    assert asked == {module.FIRST_ASKED, module.SECOND_ASKED}
 
 
 @pytest.mark.parametrize("name", TASKS)
