@@ -39,6 +39,11 @@ def test_what_cannot_be_chosen(chosen, said):
         check_choice("method", chosen, METHODS)
 
 
+def test_a_name_that_is_nearly_one_is_offered():
+    with pytest.raises(ValueError, match=r"there is no method 'contribution' \(did you mean 'contributions'\?\); choose from weights"):
+        check_choice("method", ("contribution",), METHODS)
+
+
 @pytest.mark.parametrize(
     ("name", "can"), [("you/model", True), ("model", True), ("./model", False), ("/model", False), ("a/b/c", False), ("a b", False)]
 )

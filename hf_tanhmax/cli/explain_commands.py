@@ -17,22 +17,25 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..choices import ALL, CLASSIFIER
+from ..choices import ALL, CLASSIFIER, CONTROL
 from ..interpret import (
     INTERVENTIONS,
+    ComparisonOptions,
     Explanation,
     RankCollapse,
     ablate_negatives,
+    compare_faithfulness,
     explain,
     explain_generation,
     explain_whole_generation,
     faithfulness,
     methods_for,
+    plot_comparison,
     rank_collapse,
     save_explanation,
     save_page,
 )
-from ..interpret.inputs.encoding import DECODER_IDS, IDS, with_decoder_start
+from ..interpret.inputs.encoding import DECODER_IDS, IDS, ModelInput, with_decoder_start
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
 from ..interpret.viz.views import VIEWS, head_numbers
@@ -41,7 +44,8 @@ from .checks import GENERATING, in_a_sentence
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 150
+DPI, STOPPED = 150, 130
+SAID = (".* computes softmax", "the model knows none", "the tokenizer has")  # beginnings of warnings that are among an explanation's notes
 Batch = dict[str, Tensor]
 
 
@@ -84,11 +88,15 @@ def _notes(explanations: Sequence[Explanation]) -> dict[str, bool]:
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
-    """Measure how far explanations of a model can be trusted."""
+    """Measure how far explanations of a model can be trusted, or compare models by that."""
+    if options.models:
+        return _compare(options)
     out: Path = options.out
     with in_a_sentence(f"cannot measure {options.model}"):
         loaded = _loaded(options)
         chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
+        if options.methods == [ALL]:
+            chosen["methods"] = (*methods_for(loaded.model), CONTROL)
         report = faithfulness(
             loaded.model,
             loaded.tokenizer,
@@ -96,14 +104,55 @@ def run_faithfulness(options: argparse.Namespace) -> int:
             **chosen,
             processor=loaded.processor,
             batch_size=options.batch_size,
-            seed=options.seed,
+            seed=options.seed or 0,
             removal=options.removal,
             max_length=options.max_length,
+            steps=options.steps or 32,
+            head_texts=options.heads or 0,
         )
         out.write_text(report.to_json() if out.suffix == ".json" else report.table() + "\n", encoding="utf-8")
     print(report.table())
     print(f"wrote {out}")
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    out: Path = options.out
+    part = out.with_name(f"{out.name}.part")
+    chosen = {name: getattr(options, name) for name in ("seeds", "steps") if getattr(options, name) is not None}
+    chosen |= {} if options.heads is None else {"head_texts": options.heads}
+    with in_a_sentence(f"cannot compare {', '.join(options.models)}"):
+        how = ComparisonOptions(
+            tuple(options.measures) if options.measures else None,
+            removal=options.removal,
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+            **chosen,
+        )
+        models = {}
+        for name, source in options.sources.items():
+            with in_a_sentence(f"cannot load {source}"):
+                models[name] = load(source, device=options.device)
+                _check_inputs(models[name], options)
+        methods = ALL if options.methods in (None, [ALL]) else tuple(options.methods)
+        try:
+            found = compare_faithfulness(models, options.inputs, methods, options=how, partial=part)
+        except KeyboardInterrupt:
+            print(f"\nstopped; the same command goes on with what is in {part}")
+            return STOPPED
+        out.write_text(found.to_json() if out.suffix == ".json" else found.table(markdown=True) + "\n", encoding="utf-8")
+        plot_comparison(found).savefig(options.figure, dpi=DPI)
+    print(found.table())
+    print(f"wrote {out} and {options.figure} in {found.settings['seconds'] / 60:.1f} minutes of measuring")
+    return 0
+
+
+def _check_inputs(loaded: Loaded, options: argparse.Namespace) -> None:
+    """The rows are what the model reads."""
+    of_texts = isinstance(options.inputs[0], str)
+    if of_texts == (loaded.tokenizer is None):
+        wanted, read = ("a folder of pictures", "images") if of_texts else ("a file of texts", "texts")
+        raise ValueError(f"it is a {type(loaded.model).__name__}, which reads {read}; give --data, {wanted}")
 
 
 def run_ablate(options: argparse.Namespace) -> int:
@@ -162,16 +211,16 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
     if chosen.get("methods") == (ALL,):
         chosen["methods"] = methods_for(loaded.model)
     chosen |= {"max_length": options.max_length, "steps": options.steps, "samples": options.samples}
-    target = _target(options.target)
+    target = target_of(options.target)
     if options.generate and not loaded.is_causal:
         raise ValueError(GENERATING)
     with warnings.catch_warnings():
-        for said in (".* computes softmax", "the model knows none", "the tokenizer has"):  # it is printed as a note
+        for said in SAID:
             warnings.filterwarnings("ignore", message=said)
         if options.pictures:
             if loaded.processor is None:
                 raise ValueError(f"it is a {type(loaded.model).__name__}, which reads texts; give --text")
-            return [explain(loaded.model, options.pictures[0], target, processor=loaded.processor, **chosen)]
+            return [explain_one(loaded, options.pictures[0], target, **chosen)]
         if loaded.tokenizer is None:
             raise ValueError(f"it is a {type(loaded.model).__name__}, which reads images; give --image")
         text = options.text if options.text_pair is None else (options.text, options.text_pair)
@@ -179,9 +228,27 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
             encoded = dict(loaded.tokenizer(text, return_tensors="pt").to(loaded.model.device))
             batch = with_decoder_start(loaded.model, encoded)
             return list(_written(partial(explain_generation, loaded.model, loaded.tokenizer, **chosen), batch, options.generate))
-        if loaded.is_causal:
-            return [explain_generation(loaded.model, loaded.tokenizer, text, target, **chosen)]
-        return [explain(loaded.model, text, target, tokenizer=loaded.tokenizer, position=options.position, **chosen)]
+        return [explain_one(loaded, text, target, position=options.position, **chosen)]
+
+
+def explain_one(loaded: Loaded, given: ModelInput, target: int | str | None, *, position: int | None = None, **chosen: Any) -> Explanation:
+    """Explain what a model makes of an input: the next token of a text, if it writes texts.
+
+    Args:
+        loaded: the model.
+        given: a text, a pair of texts, or an image.
+        target: as for `explain`.
+        position: as for `explain`; of a model that writes texts it is the last.
+        **chosen: as for `explain`.
+
+    Raises:
+        ValueError, TypeError: as `explain`.
+    """
+    if loaded.processor is not None:
+        return explain(loaded.model, given, target, processor=loaded.processor, **chosen)
+    if loaded.is_causal:
+        return explain_generation(loaded.model, loaded.tokenizer, given, target, **chosen)
+    return explain(loaded.model, given, target, tokenizer=loaded.tokenizer, position=position, **chosen)
 
 
 def _written(explained: Callable[[Batch], Explanation], batch: Batch, count: int) -> Iterator[Explanation]:
@@ -199,7 +266,8 @@ def _longer(values: Tensor, last: int) -> Tensor:
     return values.new_tensor([[*values[0].tolist(), last]])
 
 
-def _target(text: str | None) -> int | str | None:
+def target_of(text: str | None) -> int | str | None:
+    """What a word of the user names: a number if it is one."""
     return int(text) if text is not None and text.isdecimal() else text
 
 
