@@ -32,6 +32,9 @@ def constant_weights(call):
 def test_nothing_is_lost_where_weights_are_constants(cls, position):
     """Norms, activations, gated MLPs and the pooler conserve the logit; these models have no biases."""
     model, inputs, target = tiny_model(cls).double(), inputs_of(cls), Target(1, position, "")
+    for name, parameter in model.named_parameters():
+        if "norm" in name.lower() and name.endswith("weight"):
+            torch.nn.init.uniform_(parameter, 0.5, 2)  # not 1, which many a fault would hide behind
     logit = float(target.of(model(**inputs).logits).detach())
     relevance = attnlrp(model, inputs, target, constant_weights)
     assert float(relevance.double().sum()) == pytest.approx(logit, abs=2e-6)
@@ -131,6 +134,8 @@ for model in models:  # biases, as trained models have
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
+        if "norm" in name.lower() and name.endswith("weight"):
+            torch.nn.init.uniform_(parameter, 0.5, 2)
 ours = [attnlrp(*case).tolist() for case in zip(models, inputs, targets)]
 patches.patch_method(patches.gated_mlp_forward, modeling_llama.LlamaMLP)
 patches.patch_method(patches.rms_norm_forward, modeling_llama.LlamaRMSNorm)
