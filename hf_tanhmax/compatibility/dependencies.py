@@ -60,6 +60,7 @@ TRANSFORMERS = (
         "transformers", "modeling_utils.py", "AttentionInterface", "integration.registration", "no attention function can be registered"
     ),
     _needs("transformers", "masking_utils.py", "AttentionMaskInterface", "integration.registration", "padding and windows are not masked"),
+    _needs("transformers", "activations.py", "ACT2CLS", "interpret.attribution.decomposition.rules", "AttnLRP knows no activation"),
     _needs("transformers", "masking_utils.py", "sdpa_mask", "integration.registration", "there is no boolean mask to register"),
     _needs(
         "transformers",
