@@ -36,6 +36,7 @@ from hf_tanhmax.interpret.inputs.loading import Loaded, load
 from hf_tanhmax.provenance import hardware, versions
 from hf_tanhmax.results import table, write_json
 
+SAMPLES = 128  # of KernelSHAP, whose sum is exact with any number
 CONSTANT = "attnlrp, weights constant"
 UNSUMMED = ("weights", "oriented", "rollout", "gradient", "value_zeroing", "alti")  # the last two are shares: their sum is 1 by division
 
@@ -87,6 +88,7 @@ def measure(models: dict[str, Loaded], texts: Sequence[str]) -> dict[str, Any]:
                 far[name].setdefault(method, []).append(found.is_far)
     return {
         "texts": len(texts),
+        "samples": SAMPLES,
         "threads": torch.get_num_threads(),
         "gap": gaps,
         "far": {name: {method: sum(values) for method, values in methods.items()} for name, methods in far.items()},
@@ -125,7 +127,7 @@ def _ways(loaded: Loaded, text: str) -> dict[str, Callable[[], Conservation]]:
     """For each method a function that computes what its scores of one text add up to."""
 
     def _explained(method: str) -> Callable[[], Conservation]:
-        return lambda: explain(loaded.model, text, tokenizer=loaded.tokenizer, methods=(method,)).conservation[method]
+        return lambda: explain(loaded.model, text, tokenizer=loaded.tokenizer, methods=(method,), samples=SAMPLES).conservation[method]
 
     ways = {method: _explained(method) for method in methods_for(loaded.model) if method not in UNSUMMED}
     return {**ways, CONSTANT: lambda: _with_constant_weights(loaded, text)} if "attnlrp" in ways else ways
