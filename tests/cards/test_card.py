@@ -195,6 +195,8 @@ def test_a_pipeline_and_what_it_printed(tmp_path):
     text = model_card(tmp_path, repo_id="you/thing", results=[tried]).text
     line = """>>> pipeline("text-classification", model="you/thing")("Text to look at.")\n[{'label': 'good', 'score': 0.75}]\n```"""
     assert line in text
+    tried["example"] |= {"options": ", top_k=1"}
+    assert """("Text to look at.", top_k=1)\n""" in model_card(tmp_path, results=[tried]).text
     assert "pycon" not in model_card(tmp_path, results=[result()]).text
 
 
