@@ -16,6 +16,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from ..choices import (
+    ALL,
     CLASSIFIER,
     CONTROL,
     INTERVENTIONS,
@@ -37,6 +38,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 STARTING = ("accelerate", "captum", "datasets", "evaluate", "matplotlib", "peft", "pydantic", "yaml")
 CARD, RESULTS, ABLATION = "README.md", "results.json", "ablation.json"
 FIGURES = (".png", ".svg")
+COMPARISON = "faithfulness.json"
+REVIEWS, REVIEWED = Path(__file__).parents[1] / "training" / "data" / "film_reviews" / "test.csv", 200  # rows of it
 KINDS = {
     "ablate": (".json",),
     "explain": (".html", *FIGURES, ".json", ".safetensors"),
@@ -46,6 +49,7 @@ KINDS = {
 QUICK = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient")  # one forward and one backward pass in all
 FORMATS = ("onnx", "openvino", "executorch", "torch")
 GENERATING = "--generate needs a causal language model, one --text, and no --target"
+WHOLE = "--whole-generation needs --generate N and an --out that ends with .json, .png or .svg, and takes no --methods"
 ROWS = 256  # texts or pictures to calibrate with
 LONGEST = 400  # characters of somebody else's message
 
@@ -164,8 +168,10 @@ def check_explain(options: argparse.Namespace) -> None:
         raise SystemExit(f"--picture and --head choose what a .png or .svg shows, but --out is {options.out}")
     with in_a_sentence(f"cannot explain {options.model}"):
         _check_model(options.model)
-        if options.methods:
+        if options.methods and options.methods != [ALL]:
             check_choice("method", options.methods, METHODS)
+        if options.whole_generation and (not options.generate or options.methods or options.out.suffix not in (*FIGURES, ".json")):
+            raise ValueError(WHOLE)
         if options.generate and (options.text is None or options.text_pair or options.target is not None):
             raise ValueError(GENERATING)
         if options.out.suffix == ".safetensors" and (options.generate or 1) > 1:
@@ -187,15 +193,56 @@ def check_demo(options: argparse.Namespace) -> None:
 
 
 def check_faithfulness(options: argparse.Namespace) -> None:
-    """The file to write, names, and the data, which `inputs` holds."""
+    """The file to write, names, flags that go together, and the data, which `inputs` holds; `sources` are the models by their names."""
+    if options.models:
+        options.out = options.out or COMPARISON
+        if options.data is None:
+            options.data, options.limit = REVIEWS, options.limit or REVIEWED
+    for name in ("out", "data"):
+        if getattr(options, name) is None:
+            raise SystemExit(f"the following arguments are required: --{name}; see hf-tanhmax faithfulness --help")
     _check_new_file(options)
-    with in_a_sentence(f"cannot measure {options.model}"):
-        _check_model(options.model)
-        if options.methods:
+    given = options.models or [options.model]
+    with in_a_sentence(f"cannot {'compare' if options.models else 'measure'} {', '.join(given)}"):
+        for name in given:
+            try:
+                _check_model(name)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}" if options.models else str(error)) from error
+        options.sources = _named(given)
+        if options.models:
+            _check_comparison(options)
+        elif options.seeds is not None:
+            raise ValueError("--seeds is of --models; --seed chooses the seed of one")
+        if options.methods and options.methods != [ALL]:
             check_choice("method", options.methods, (*METHODS, CONTROL))
         if options.measures:
             check_choice("measure", options.measures, MEASURES)
         options.inputs = read_inputs(Path(options.data), column=options.text_column, limit=options.limit)
+
+
+def _named(given: Sequence[str]) -> dict[str, str]:
+    """Models by the last parts of their paths, as many as tell them apart."""
+    for parts in range(1, 9):
+        names = ["/".join(Path(name).parts[-parts:]) for name in given]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, given, strict=True))
+
+
+def _check_comparison(options: argparse.Namespace) -> None:
+    if len(options.models) < 2:
+        raise ValueError("a comparison needs two models or more, but --models names one; --model measures one")
+    places = [str(Path(name).resolve()) if Path(name).exists() else name for name in options.models]
+    twice = next((name for place, name in zip(places, options.models, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is named twice; name each model once")
+    for flag in ("seed", "revision"):
+        if getattr(options, flag) is not None:
+            raise ValueError(f"--{flag} is of --model; leave it away with --models")
+    options.figure = options.out.with_suffix(FIGURES[0])
+    if options.figure.exists() and not options.overwrite:
+        raise SystemExit(f"{options.figure} is there already; add --overwrite to replace it, or name another file with --out")
 
 
 def check_ablate(options: argparse.Namespace) -> None:

@@ -17,15 +17,20 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..choices import CLASSIFIER
+from ..choices import ALL, CLASSIFIER, CONTROL
 from ..interpret import (
     INTERVENTIONS,
+    ComparisonOptions,
     Explanation,
     RankCollapse,
     ablate_negatives,
+    compare_faithfulness,
     explain,
     explain_generation,
+    explain_whole_generation,
     faithfulness,
+    methods_for,
+    plot_comparison,
     rank_collapse,
     save_explanation,
     save_page,
@@ -39,7 +44,7 @@ from .checks import GENERATING, in_a_sentence
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 150
+DPI, STOPPED = 150, 130
 SAID = (".* computes softmax", "the model knows none", "the tokenizer has")  # beginnings of warnings that are among an explanation's notes
 Batch = dict[str, Tensor]
 
@@ -48,6 +53,8 @@ def run_explain(options: argparse.Namespace) -> int:
     """Explain one output, as a page, a picture or numbers."""
     with in_a_sentence(f"cannot explain {options.model}"):
         loaded = _loaded(options)
+        if options.whole_generation:
+            return _run_whole_generation(loaded, options)
         explanations = _explanations(loaded, options)
         for note, is_warning in _notes(explanations).items():
             print(f"{'warning' if is_warning else 'note'}: {note}")
@@ -58,17 +65,38 @@ def run_explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_whole_generation(loaded: Loaded, options: argparse.Namespace) -> int:
+    """Every token that a causal model writes, by every token before it."""
+    if not loaded.is_causal:
+        raise ValueError(GENERATING)
+    found = explain_whole_generation(
+        loaded.model, loaded.tokenizer, options.text, new_tokens=options.generate, method=options.whole_generation
+    )
+    for note in found.notes:
+        print(f"note: {note}")
+    if options.out.suffix == ".json":
+        found.save(options.out)
+    else:
+        plots.plot_generation(found).savefig(options.out, dpi=DPI)
+    print(f"wrote {options.out}: {len(found.written)} written tokens")
+    return 0
+
+
 def _notes(explanations: Sequence[Explanation]) -> dict[str, bool]:
     """The notes, each once, and whether it is about words that the model does not know."""
     return {note: bool(found.unknown) and place == 0 for found in explanations for place, note in enumerate(found.notes)}
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
-    """Measure how far explanations of a model can be trusted."""
+    """Measure how far explanations of a model can be trusted, or compare models by that."""
+    if options.models:
+        return _compare(options)
     out: Path = options.out
     with in_a_sentence(f"cannot measure {options.model}"):
         loaded = _loaded(options)
         chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
+        if options.methods == [ALL]:
+            chosen["methods"] = (*methods_for(loaded.model), CONTROL)
         report = faithfulness(
             loaded.model,
             loaded.tokenizer,
@@ -76,14 +104,55 @@ def run_faithfulness(options: argparse.Namespace) -> int:
             **chosen,
             processor=loaded.processor,
             batch_size=options.batch_size,
-            seed=options.seed,
+            seed=options.seed or 0,
             removal=options.removal,
             max_length=options.max_length,
+            steps=options.steps or 32,
+            head_texts=options.heads or 0,
         )
         out.write_text(report.to_json() if out.suffix == ".json" else report.table() + "\n", encoding="utf-8")
     print(report.table())
     print(f"wrote {out}")
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    out: Path = options.out
+    part = out.with_name(f"{out.name}.part")
+    chosen = {name: getattr(options, name) for name in ("seeds", "steps") if getattr(options, name) is not None}
+    chosen |= {} if options.heads is None else {"head_texts": options.heads}
+    with in_a_sentence(f"cannot compare {', '.join(options.models)}"):
+        how = ComparisonOptions(
+            tuple(options.measures) if options.measures else None,
+            removal=options.removal,
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+            **chosen,
+        )
+        models = {}
+        for name, source in options.sources.items():
+            with in_a_sentence(f"cannot load {source}"):
+                models[name] = load(source, device=options.device)
+                _check_inputs(models[name], options)
+        methods = ALL if options.methods in (None, [ALL]) else tuple(options.methods)
+        try:
+            found = compare_faithfulness(models, options.inputs, methods, options=how, partial=part)
+        except KeyboardInterrupt:
+            print(f"\nstopped; the same command goes on with what is in {part}")
+            return STOPPED
+        out.write_text(found.to_json() if out.suffix == ".json" else found.table(markdown=True) + "\n", encoding="utf-8")
+        plot_comparison(found).savefig(options.figure, dpi=DPI)
+    print(found.table())
+    print(f"wrote {out} and {options.figure} in {found.settings['seconds'] / 60:.1f} minutes of measuring")
+    return 0
+
+
+def _check_inputs(loaded: Loaded, options: argparse.Namespace) -> None:
+    """The rows are what the model reads."""
+    of_texts = isinstance(options.inputs[0], str)
+    if of_texts == (loaded.tokenizer is None):
+        wanted, read = ("a folder of pictures", "images") if of_texts else ("a file of texts", "texts")
+        raise ValueError(f"it is a {type(loaded.model).__name__}, which reads {read}; give --data, {wanted}")
 
 
 def run_ablate(options: argparse.Namespace) -> int:
@@ -139,7 +208,9 @@ def _loaded(options: argparse.Namespace) -> Loaded:
 def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanation]:
     """One explanation, or one for each next token."""
     chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "layers") if (value := getattr(options, name))}
-    chosen |= {"max_length": options.max_length, "steps": options.steps}
+    if chosen.get("methods") == (ALL,):
+        chosen["methods"] = methods_for(loaded.model)
+    chosen |= {"max_length": options.max_length, "steps": options.steps, "samples": options.samples}
     target = target_of(options.target)
     if options.generate and not loaded.is_causal:
         raise ValueError(GENERATING)
@@ -246,6 +317,7 @@ def _numbers(explanation: Explanation) -> dict[str, object]:
         **{name: getattr(explanation, name) for name in (*plain, "layers", "signed", "notes", "unknown", "knows_no_word")},
         "scores": {name: scores.tolist() for name, scores in explanation.scores.items()},
         "scores_by_word": {name: explanation.by_word(name).tolist() for name in explanation.scores},
+        "conservation": {name: each.as_dict() for name, each in explanation.conservation.items()},
         "orientation": explanation.orientation.tolist(),
         "one_signed": explanation.one_signed.tolist(),
         "heads": {view: head_numbers(explanation, view).tolist() for view in VIEWS},

@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
     (place / "text.png").write_text("text")
     (place / "broken.json").write_text("{")
     (place / "rows.csv").write_text("sentence,label\nnot funny,0\n")
+    (place / "empty.csv").write_text("text\n")
     (place / "mine.yaml").write_text("epochs: 1\n")
     for name, values in CONFIGS.items():
         (place / name).mkdir()
@@ -201,6 +202,26 @@ def test_help_is_quick(arguments, folder):
             ["faithfulness", "--model", "m", *DATA, "--out", "a.md", "--methods", "luck"],
             "cannot measure m: there is no method 'luck'; choose",
         ),
+        (["faithfulness", "--data", "gone.csv", "--out", "a.md"], "one of the arguments --model --models is required"),
+        (["faithfulness", "--model", "m", "--out", "a.md"], "the following arguments are required: --data; see hf-tanhmax faithfulness"),
+        (
+            ["faithfulness", "--models", "m", *DATA],
+            "cannot compare m: a comparison needs two models or more, but --models names one; --model",
+        ),
+        (["faithfulness", "--models", "m", "n", "m", *DATA], "cannot compare m, n, m: m is named twice; name each model once"),
+        (["faithfulness", "--models", "m", "./n", *DATA], "cannot compare m, ./n: ./n: there is no such folder, and no repository"),
+        (["faithfulness", "--models", "m", "n", *DATA, "--seed", "1"], "cannot compare m, n: --seed is of --model; leave it away"),
+        (["faithfulness", "--models", "m", "n", *DATA, "--seeds", "0"], "argument --seeds: must be 1 or more, but is '0'"),
+        (["faithfulness", "--models", "m", "n", *DATA, "--heads", "-1"], "argument --heads: must be 0 or more, but is '-1'"),
+        (
+            ["faithfulness", "--model", "m", *DATA, "--out", "a.md", "--seeds", "2"],
+            "cannot measure m: --seeds is of --models; --seed chooses",
+        ),
+        (
+            ["faithfulness", "--models", "m", "n", *DATA, "--methods", "contribution"],
+            "cannot compare m, n: there is no method 'contribution' (did you mean 'contributions'?); choose from weights",
+        ),
+        (["faithfulness", "--models", "m", "n", "--data", "empty.csv"], "cannot compare m, n: empty.csv holds no text"),
         (["ablate", "m"], "the following arguments are required: DATA; see hf-tanhmax ablate --help"),
         (["ablate", "m", "rows.csv", "--out", "a.md"], "--out must end with one of .json, but is a.md"),
         (["ablate", "m", "rows.csv", "--out", "broken.json"], "broken.json is there already; add --overwrite to replace it, or name"),

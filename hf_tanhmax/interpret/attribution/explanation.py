@@ -4,7 +4,7 @@ The file is safetensors: the tensors, and as JSON in its metadata everything els
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .conservation import Conservation
 from .orientation import oriented
 
 if TYPE_CHECKING:
@@ -45,12 +46,13 @@ class Explanation:
         one_signed: heads whose raw weights have (nearly) one sign, [L, H] bool: orientation says little there.
         contributions: w_ij <v_j, d logit / d o_i>, [L, H, Q, K], in logits to first order.
         scores: by method, one score per position, [K]; positive speaks for the target ("weights" are not oriented, and "gradient" is a
-            norm, >= 0). Those of `METHODS` that were asked for.
+            norm, >= 0; "value_zeroing" and "alti" are shares that add up to 1). Those of `METHODS` that were asked for.
         image: the image (PIL, RGB), for images.
         grid: rows and columns of patches, for images.
         model_name: the model's name, for titles.
         notes: sentences for the reader, such as that the model computes softmax.
         unknown: positions of tokens that stand for words the tokenizer does not know.
+        conservation: by method, what its scores add up to and should; of methods whose scores have a meaningful sum.
     """
 
     family: str
@@ -74,6 +76,7 @@ class Explanation:
     model_name: str = ""
     notes: tuple[str, ...] = ()
     unknown: tuple[int, ...] = ()
+    conservation: dict[str, Conservation] = field(default_factory=dict)
 
     @property
     def knows_no_word(self) -> bool:
@@ -114,8 +117,9 @@ def save_explanation(explanation: Explanation, path: str | Path) -> None:
     if image is not None:
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
         tensors["image"] = pixels.reshape(image.height, image.width, -1)
-    in_metadata = [field.name for field in fields(explanation) if field.name not in (*TENSORS, "scores", "image")]
-    values = json.dumps({name: getattr(explanation, name) for name in in_metadata})
+    in_metadata = [each.name for each in fields(explanation) if each.name not in (*TENSORS, "scores", "image", "conservation")]
+    conservation = {method: asdict(each) for method, each in explanation.conservation.items()}
+    values = json.dumps({**{name: getattr(explanation, name) for name in in_metadata}, "conservation": conservation})
     save_file(tensors, str(path), metadata={"kind": KIND, "fields": values, "scores": json.dumps(list(explanation.scores))})
 
 
@@ -141,6 +145,7 @@ def load_explanation(path: str | Path) -> Explanation:
         raise ValueError(f"{path} holds no explanation; save_explanation writes them")
     values = json.loads(metadata["fields"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    values["conservation"] = {method: Conservation(**each) for method, each in values.get("conservation", {}).items()}
     scores = {name: tensors[f"scores.{name}"] for name in json.loads(metadata["scores"])}
     return Explanation(**values, **{name: tensors[name] for name in TENSORS}, scores=scores, image=_image(tensors.get("image")))
 

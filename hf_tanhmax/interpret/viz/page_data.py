@@ -44,6 +44,12 @@ METHOD_NOTES = {
     "gradient": "How strongly the logit reacts to each input embedding or patch. A size, without a sign; no attention is looked at.",
     "input_x_gradient": "The gradient of the logit at each input, times the input, in logits. No attention is looked at.",
     "integrated_gradients": "Gradients collected on the way from an empty input to this one. They add up to the change of the logit.",
+    "value_zeroing": "How far each layer’s output turns without the position, followed through the layers. A share, without a sign.",
+    "alti": "How much of each layer’s output comes from the position, followed through the layers. A share, without a sign.",
+    "alti_logit": "What attention to the position writes straight into the logit, traced back through the layers below.",
+    "attnlrp": "The logit handed back through all layers to the positions. What biases and attention maps keep is missing.",
+    "occlusion": "How much the logit falls if this position alone is replaced by an empty one.",
+    "kernel_shap": "The mean of that over all subsets of positions (Shapley values). They add up to the change of the logit.",
 }
 
 

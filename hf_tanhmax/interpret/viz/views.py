@@ -12,7 +12,7 @@ VIEWS = {
 }
 UNITS = ("words", "tokens")
 # Scores in logits, and the logits of a word at which colour is full at the earliest: less hardly moves the output and must look like it.
-IN_LOGITS = ("contributions", "input_x_gradient", "integrated_gradients")
+IN_LOGITS = ("contributions", "input_x_gradient", "integrated_gradients", "alti_logit", "attnlrp", "occlusion", "kernel_shap")
 FULL_COLOUR = 0.5
 FADED = 4  # by how much the range is wider for a text of which the model knows no word
 
