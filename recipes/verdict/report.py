@@ -1,6 +1,5 @@
 """`REPORT.md`, rendered from the results: `python -m recipes.verdict report`. What has not been run yet is said to be missing."""
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterable
@@ -9,6 +8,7 @@ from pathlib import Path
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import spread, table
 
+from ..command_line import Parser
 from . import questions
 from .maps.registry import MAPS
 from .measurements.signs import INTERVENTIONS
@@ -26,7 +26,7 @@ Lines = dict[str, list[Line]]
 
 def main(arguments: list[str]) -> int:
     """Write the report; 0 if it went well, 2 if something given cannot work."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.verdict report", description=__doc__)
+    parser = Parser(prog="python -m recipes.verdict report", description=__doc__)
     add_places(parser)
     parser.add_argument("--output", type=Path, default=REPORT, metavar="FILE")
     chosen = parser.parse_args(arguments)

@@ -21,6 +21,7 @@ from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.provenance import git_commit, hardware, versions
 from recipes.conversion.run import add_line
 
+from ..command_line import Parser
 from .data.batches import TaskData
 from .data.load import load
 from .maps.registry import parameters_of
@@ -47,15 +48,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def add_places(parser: argparse.ArgumentParser) -> None:
+def add_places(parser: Parser) -> None:
     """The arguments that `run`, `status` and `report` have in common."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--plan", type=Path, default=PLAN, metavar="FILE")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m recipes.verdict run", description=__doc__)
+    parser = Parser(prog="python -m recipes.verdict run", description=__doc__)
     add_places(parser)
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with sst2/, cifar10/, text/; generated rows need none")
     for name in ("tasks", "maps", "seeds"):

@@ -1,12 +1,12 @@
 """How much of the plan has been run, and how long the rest will take: `python -m recipes.verdict status`."""
 
-import argparse
 import statistics
 import sys
 
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import table
 
+from ..command_line import Parser
 from .plan import Plan, read_plan
 from .results import Line, cells_of, line_of, read_all
 from .run import add_places
@@ -16,7 +16,7 @@ HOUR = 3600
 
 def main(arguments: list[str]) -> int:
     """Print the table; 0 if it went well, 2 if something given cannot work."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.verdict status", description=__doc__)
+    parser = Parser(prog="python -m recipes.verdict status", description=__doc__)
     add_places(parser)
     chosen = parser.parse_args(arguments)
     try:
