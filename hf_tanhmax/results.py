@@ -104,7 +104,7 @@ class Named(TypedDict):
 
 
 class Run(Named, total=False):
-    """All of a run. `outcomes` holds a number for every test row, in one text; `example` the input and output of a pipeline."""
+    """All of a run. `outcomes` holds a number for every test row, in one text; `example` the input, options and output of a pipeline."""
 
     attention: str
     model: Model

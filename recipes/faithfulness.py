@@ -31,6 +31,8 @@ from hf_tanhmax.training.configuration.recipe import Recipe, read_recipes, task_
 from hf_tanhmax.training.run import run_all
 from hf_tanhmax.training.tasks import task_for
 
+from .command_line import Parser
+
 FOLDER = Path(__file__).parent / "results" / "faithfulness"
 TASKS = {"bert": "bert/text_classification", "vit": "vit/image_classification", "llama": "llama/causal_lm"}
 TRAINED, SCRATCH = ("softmax", "aligned", "balanced"), ("softmax", "tanhmax")
@@ -49,9 +51,7 @@ LONGEST = 48  # tokens of a text that is explained
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is not trained, measure, write and print; 2 if something the user gave cannot work."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.faithfulness", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m recipes.faithfulness", description=__doc__)
     parser.add_argument("family", choices=list(TASKS))
     parser.add_argument("--model", help="a softmax checkpoint: a folder or a name on the Hub (default: from scratch)")
     parser.add_argument("--rows", type=int, default=200, help="test rows that are explained (default: 200)")

@@ -56,14 +56,19 @@ def verdict(runs: Sequence[Run], softmax: Sequence[Run], ablation: NegativesAbla
 
 
 def _use(runs: Sequence[Run], own: Sequence[float], other: Sequence[float], ablation: NegativesAblation | None) -> str:
-    """What a model is good for: it is worse than softmax if its mean is, by more than the two standard deviations together."""
+    """What a model is good for: it is worse than softmax if its mean is, by more than the two standard deviations together.
+
+    One run has no standard deviation, so it says nothing of which is better.
+    """
     signs = ablation is not None and ablation.matters
     purpose = "to see what speaks against a prediction" if signs else "to study attention that may be negative"
     if not other:
         return f"Use it {purpose}; how softmax does at the same budget is not known."
+    if min(len(own), len(other)) < 2:
+        return f"Use it {purpose}; which of the two is better at the task is not known, as that takes several seeds of both."
     gap = statistics.fmean(own) - statistics.fmean(other)
     gap = gap if runs[0].get("higher_is_better", main_metric(runs[0]) != "perplexity") else -gap
-    noise = sum(statistics.stdev(values) if len(values) > 1 else 0.0 for values in (own, other))
+    noise = statistics.stdev(own) + statistics.stdev(other)
     if gap < -noise:
         return f"Use it {purpose}; for the task alone softmax is better."
     return f"Use it {purpose}, or in the place of softmax."

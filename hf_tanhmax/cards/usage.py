@@ -20,6 +20,7 @@ def example(runs: Sequence[Run], checkpoint: Checkpoint, place: str) -> dict[str
         "task": checkpoint.pipeline,
         "place": place,
         "input": tried["input"],
+        "options": tried.get("options", ""),
         "output": " ".join(tried["output"].replace("`", "'").split()),
     }
 

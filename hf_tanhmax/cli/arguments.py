@@ -281,7 +281,7 @@ def _add_demo(commands: Commands) -> None:
         type=values.names,
         default=list(checks.QUICK),
         metavar="A,B,...",
-        help="scores to compute; default those that take one forward and one backward pass",
+        help='scores to compute, or "all"; default those that take one forward and one backward pass',
     )
     parser.add_argument("--steps", type=values.count, default=50, metavar="N", help="steps of integrated gradients; default 50")
     parser.add_argument("--max-length", type=values.count, metavar="N", help="cut a longer text to so many tokens")

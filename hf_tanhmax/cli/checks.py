@@ -185,7 +185,8 @@ def check_demo(options: argparse.Namespace) -> None:
     """The model could be a checkpoint, methods are known, and the port is free."""
     with in_a_sentence(f"cannot show {options.model}"):
         _check_model(options.model)
-        check_choice("method", options.methods, METHODS)
+        if options.methods != [ALL]:
+            check_choice("method", options.methods, METHODS)
         try:
             socket.create_server(("127.0.0.1", options.port)).close()
         except OSError as error:

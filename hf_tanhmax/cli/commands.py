@@ -30,6 +30,7 @@ from ..hub import HubError, push, push_kernel
 from ..hub.kernel import check_kernel, is_kernel, write_kernel
 from ..integration.summary import attention_summary, parts_summary, softmax_summary
 from ..processors import KINDS, Processor, knows_words, modalities, modality, nouns
+from ..results import Run, read_runs, settings_of
 from .checks import CARD, LONGEST, RESULTS, ROWS, in_a_sentence, no_auto_class
 from .input_files import draw, excerpts
 
@@ -99,12 +100,14 @@ def run_push_kernel(options: argparse.Namespace) -> int:
 
 def run_card(options: argparse.Namespace) -> int:
     """A model card for a folder."""
+    table, softmax = _compared(options)
     try:
         card = model_card(
             options.path,
             repo_id=options.repo,
             results=[_on(run, options.dataset) for run in options.runs] or None,
-            comparison=_comparison([*options.results, *options.compare_with]) if options.compare_with else None,
+            comparison=table,
+            softmax=softmax,
             base_model=options.base_model,
             license=options.license,
             language=options.language,
@@ -223,10 +226,17 @@ def _batches(options: argparse.Namespace, model: PreTrainedModel) -> Sequence[Ba
     return batches
 
 
-def _comparison(files: list[Path]) -> str:
-    """The Markdown table of these results; what makes it needs the packages of the recipes."""
-    with in_a_sentence("cannot compare the results"):
-        from ..results import read_runs
-        from ..training.compare import comparison
+def _compared(options: argparse.Namespace) -> tuple[str | None, list[Run]]:
+    """The Markdown table of the model's results and the others, and those of softmax among these on the same rows.
 
-        return comparison([run for file in files for run in read_runs(file)], markdown=True).strip()
+    What makes it needs the packages of the recipes.
+    """
+    if not options.compare_with:
+        return None, []
+    with in_a_sentence("cannot compare the results"):
+        from ..training.compare import comparison, same_rows
+
+        own, others = ([run for file in files for run in read_runs(file)] for files in (options.results, options.compare_with))
+        softmax = [run for run in others if run["variant"] == "softmax" and own and same_rows(run, own[0])]
+        softmax = [run for run in softmax if settings_of(run) == settings_of(softmax[-1])]
+        return comparison([*own, *others], markdown=True).strip(), softmax

@@ -85,6 +85,12 @@ def _fitting(columns: Mapping[str, Sequence[str]], width: int) -> list[str]:
     return shown
 
 
+def same_rows(one: Run, other: Run) -> bool:
+    """Whether two runs were measured on the same rows, whatever their files are called on the Hub."""
+    counts = [run.get("data", {}).get("rows") for run in (one, other)]
+    return _rows_of(one) == _rows_of(other) and counts[0] == counts[1]
+
+
 def _main(columns: Mapping[str, object]) -> str | None:
     """The column of the main metric of the test rows, which comes before the others of them."""
     return next((name for name in columns if name.startswith("test ")), None)
@@ -211,8 +217,7 @@ def _tests(groups: Mapping[Group, Sequence[Run]], against: str) -> dict[Group, s
 def _comparable(one: Run, other: Run) -> bool:
     """Whether two runs had the same rows, and trained all weights or adapters alike."""
     adapted = [run.get("config", {}).get("lora_rank") for run in (one, other)]
-    rows = [run.get("data", {}).get("rows") for run in (one, other)]
-    return _rows_of(one) == _rows_of(other) and rows[0] == rows[1] and adapted[0] == adapted[1]
+    return same_rows(one, other) and adapted[0] == adapted[1]
 
 
 def _outcomes(run: Run) -> list[float]:

@@ -1,7 +1,7 @@
 """Publishing a run: a model card beside the model, and a repository on the Hub."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizer, pipeline
 
@@ -9,11 +9,17 @@ from .. import hub
 from ..cards import model_card
 from ..errors import RecipeError
 from ..results import Run, read_runs, settings_of
-from .compare import comparison
+from .compare import comparison, same_rows
 from .tasks import Task
 from .tasks.task import Processor
 
-EXAMPLE = "Text to look at."
+EXAMPLE, MASKED_EXAMPLE = "Text to look at.", "Text to {mask} at."
+# What a pipeline is asked for, by the last part of a task; of images a card would have to publish one that is somebody's.
+PIPELINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "text_classification": ("text-classification", {}),
+    "masked_lm": ("fill-mask", {"top_k": 1}),
+    "causal_lm": ("text-generation", {"max_new_tokens": 8, "do_sample": False}),
+}
 
 
 def check_publishing(repo: str) -> None:
@@ -42,12 +48,15 @@ def publish(folder: Path, repo: str, *, private: bool) -> str:
 
 
 def example_of(model: PreTrainedModel, task: Task, processor: Processor) -> dict[str, dict[str, str]]:
-    """What a pipeline prints for a sentence of this package, for the card, as `example`; nothing for a task without texts and classes."""
-    if not task.config.task.endswith("/text_classification"):
+    """What a pipeline prints for a sentence of this package, for the card, as `example`; nothing for a task that is not in `PIPELINES`."""
+    name, options = PIPELINES.get(task.config.task.rsplit("/", 1)[-1], (None, {}))
+    if name is None:
         return {}
-    classify = pipeline("text-classification", model=model, tokenizer=cast(PreTrainedTokenizer, processor))
-    answers = [{"label": answer["label"], "score": round(answer["score"], 3)} for answer in classify(EXAMPLE)]
-    return {"example": {"input": EXAMPLE, "output": str(answers)}}
+    tokenizer = cast(PreTrainedTokenizer, processor)
+    given = MASKED_EXAMPLE.format(mask=tokenizer.mask_token) if name == "fill-mask" else EXAMPLE
+    answers = pipeline(name, model=model, tokenizer=tokenizer)(given, **options)  # type: ignore[call-overload]
+    short = [{key: round(value, 3) if isinstance(value, float) else value for key, value in answer.items()} for answer in answers]
+    return {"example": {"input": given, "options": "".join(f", {key}={value}" for key, value in options.items()), "output": str(short)}}
 
 
 def write_card(folder: Path, result: Run, gathered: Path | None, *, repo_id: str | None = None) -> None:
@@ -80,4 +89,4 @@ def _same_rows(result: Run, gathered: Path | None) -> list[Run]:
     if gathered is None:
         return []
     found = [run for path in sorted(gathered.parent.glob(f"{result['recipe']}--*.json")) for run in read_runs(path)]
-    return [run for run in found if run["data"] == result["data"]]
+    return [run for run in found if same_rows(run, result)]

@@ -9,6 +9,7 @@ from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import spread, table
 from recipes.command_line import Parser
 
+from ..command_line import Parser
 from . import questions
 from .maps.registry import MAPS
 from .measurements.signs import INTERVENTIONS

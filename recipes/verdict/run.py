@@ -22,6 +22,7 @@ from hf_tanhmax.provenance import git_commit, hardware, versions
 from recipes.command_line import Parser
 from recipes.conversion.run import add_line
 
+from ..command_line import Parser
 from .data.batches import TaskData
 from .data.load import load
 from .maps.registry import parameters_of

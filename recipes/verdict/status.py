@@ -7,6 +7,7 @@ from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import table
 from recipes.command_line import Parser
 
+from ..command_line import Parser
 from .plan import Plan, read_plan
 from .results import Line, cells_of, line_of, read_all
 from .run import add_places

@@ -183,8 +183,12 @@ def test_the_verdict_comes_first(tmp_path):
     assert card.text.strip().split("\n\n")[1] == said
     effects = {"negatives_masked": Effect(0.639, -0.111, -0.132, -0.089)}
     NegativesAblation("bert", "TanhMax", "accuracy", 1821, 0.75, effects, 0.1, (0.1,)).save(tmp_path)
-    said = model_card(tmp_path, results=[result(0, 0.87)], softmax=softmax).text.strip().split("\n\n")[1]
+    runs = [result(0, 0.87), result(1, 0.86)]
+    said = model_card(tmp_path, results=runs, softmax=softmax).text.strip().split("\n\n")[1]
     assert "Its negative weights carry information. Use it to see what speaks against a prediction, or in the place of softmax." in said
+    for own, others in ((runs[:1], softmax), (runs, softmax[:1])):
+        said = model_card(tmp_path, results=own, softmax=others).text.strip().split("\n\n")[1]
+        assert said.endswith("which of the two is better at the task is not known, as that takes several seeds of both.**")
     said = model_card(tmp_path, results=[result(0, 0.87)]).text.strip().split("\n\n")[1]
     assert said.endswith("how softmax does at the same budget is not known.**")
 
@@ -195,6 +199,8 @@ def test_a_pipeline_and_what_it_printed(tmp_path):
     text = model_card(tmp_path, repo_id="you/thing", results=[tried]).text
     line = """>>> pipeline("text-classification", model="you/thing")("Text to look at.")\n[{'label': 'good', 'score': 0.75}]\n```"""
     assert line in text
+    tried["example"] |= {"options": ", top_k=1"}
+    assert """("Text to look at.", top_k=1)\n""" in model_card(tmp_path, results=[tried]).text
     assert "pycon" not in model_card(tmp_path, results=[result()]).text
 
 

@@ -188,6 +188,9 @@ def test_help_is_quick(arguments, folder):
             ["explain", "--model", "m", "--image", "text.png", "--out", "a.html"],
             "cannot explain m: text.png is no picture that PIL can read",
         ),
+        (["demo", "./gone"], "cannot show ./gone: there is no such folder, and no repository on the Hub can have that name"),
+        (["demo", "m", "--methods", "luck"], "cannot show m: there is no method 'luck'; choose from weights, oriented, "),
+        (["demo", "m", "--port", "70000"], "argument --port: must be a whole number from 0, which is any free port, to 65535, but is"),
         (["faithfulness", "--model", "m", *DATA, "--out", "a.html"], "--out must end with one of .json, .md, but is a.html"),
         (["faithfulness", "--model", "m", "--data", "gone.csv", "--out", "a.md"], "cannot measure m: [Errno 2] No such file or directory"),
         (

@@ -392,6 +392,7 @@ def test_a_table_beside_others(tmp_path):
     (tmp_path / "softmax.json").write_text(json.dumps(softmax))
     assert main(["card", str(tmp_path), "--compare_with", str(tmp_path / "softmax.json")]) == 0
     card = (tmp_path / "README.md").read_text()
+    assert "of softmax at the same budget" in card
     assert "| annealed | 1 |" in card
     assert "| softmax  | 1 |" in card
     assert "0.9000" in card

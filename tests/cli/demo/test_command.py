@@ -17,7 +17,10 @@ from PIL import Image
 from saved_models import save_model
 
 from hf_tanhmax.cli.arguments import main
+from hf_tanhmax.cli.checks import QUICK
 from hf_tanhmax.cli.demo import command
+from hf_tanhmax.interpret import methods_for
+from hf_tanhmax.interpret.inputs.loading import load
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +152,13 @@ def test_another_site_gets_nothing(models):
 def test_the_browser_is_opened(models, monkeypatch, capsys):
     opened = []
 
+    methods = []
+
     class Ended:
         address = "http://127.0.0.1:1/"
 
-        def __init__(self, *_):
-            pass
+        def __init__(self, port, form, explained):
+            methods.append(explained.__self__.chosen["methods"])
 
         def serve(self):
             raise KeyboardInterrupt
@@ -165,7 +170,10 @@ def test_the_browser_is_opened(models, monkeypatch, capsys):
     monkeypatch.setattr(command, "Server", Ended)
     monkeypatch.setattr(command, "Thread", AtOnce)
     monkeypatch.setattr(command.webbrowser, "open", opened.append)
-    assert main(["demo", str(models / "bert")]) == main(["demo", str(models / "bert"), "--no-browser"]) == 0
+    given = ["demo", str(models / "bert")]
+    assert main(given) == main([*given, "--no-browser"]) == main([*given, "--no-browser", "--methods", "all"]) == 0
+    assert methods[0] == methods[1] == QUICK
+    assert methods[2] == methods_for(load(str(models / "bert")).model)
     assert opened == ["http://127.0.0.1:1/"]
     assert capsys.readouterr().out.startswith("TanhMaxBertForSequenceClassification answers at http://127.0.0.1:1/, on this machine alone")
 

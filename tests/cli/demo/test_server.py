@@ -122,6 +122,7 @@ def test_too_much_is_refused_and_so_is_what_is_no_form(monkeypatch):
 
 
 def test_a_request_that_does_not_go_on_is_given_up(monkeypatch):
+    assert 0 < server_module.Handler.timeout <= 60
     monkeypatch.setattr(server_module.Handler, "timeout", 0.2)
     with served(pytest.fail) as server:
         with socket.create_connection(("127.0.0.1", server.server_port), 20) as silent:
