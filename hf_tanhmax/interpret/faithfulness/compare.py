@@ -16,6 +16,7 @@ from ...choices import ALL, CONTROL, METHODS, check_choice
 from ...errors import one_line
 from ...models.bundle import own_version
 from ...processors import modality
+from ..attribution.decomposition.scores import reason_against
 from ..attribution.evaluation_mode import evaluation_mode, resolve_layers, unwrap
 from ..attribution.integrated_gradients import baseline_token
 from ..attribution.methods import AttributionOptions, attribute
@@ -266,7 +267,7 @@ class _Run:
                     self.model, text, target, self.measuring.with_methods((method,), positions=len(attribution.encoded.content_positions))
                 )
             except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-                reasons[method] = one_line(error, LONGEST)
+                reasons[method] = one_line(error, LONGEST) if (known := reason_against(self.model, method)) is None else known
         return reasons
 
     def _heads(self, given: dict[int, Targeted], known: PartialValues) -> HeadAblation | None:

@@ -11,6 +11,7 @@ import torch
 from bag_of_words import bag_of_words
 from families import images, softmax_twin, text, tiny_model
 from saved_models import processor_for
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 import hf_tanhmax
 from hf_tanhmax.choices import CONTROL, METHODS
@@ -136,6 +137,15 @@ def test_a_method_that_one_model_cannot_serve_is_named(monkeypatch):
     assert found.difference("tanh", "attention_tau", "rollout") is None
     assert found.cell("soft", "attention_tau", "rollout").n == 2
     assert "Not measured of B: rollout: it needs softmax" in found.table()
+
+
+def test_another_architecture_lacks_methods_that_take_layers_apart():
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": 32, "vocab_size": 53}
+    models = {name: Loaded(GPT2ForSequenceClassification(GPT2Config(**sizes)).eval(), None, None) for name in ("one", "other")}
+    found = compare_faithfulness(models, batches(5), ("weights", "alti_logit", CONTROL), options=QUICK, progress=False)
+    reason = "its layers are not built as those of BERT, ViT or LLaMA"
+    assert [model.unavailable for model in found.models] == [{"alti_logit": reason}] * 2
+    assert f"Not measured of A and B: alti_logit: {reason}" in found.table()
 
 
 def test_a_method_that_no_model_can_serve_is_an_error(monkeypatch):
