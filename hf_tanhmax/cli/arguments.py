@@ -323,6 +323,7 @@ def _add_faithfulness(commands: Commands) -> None:
     parser.add_argument("--batch-size", type=values.count, default=32, metavar="N", help="copies that are run together; default 32")
     parser.add_argument("--max-length", type=values.count, metavar="N", help="cut longer texts to so many tokens")
     parser.add_argument("--steps", type=values.count, metavar="N", help="of integrated gradients; default 32, or 16 of --models")
+    parser.add_argument("--samples", type=values.count, metavar="N", help="subsets that KernelSHAP runs; default 512, or 64 of --models")
     parser.add_argument("--seed", type=int, help="of --model: seed of shuffles, random scores and intervals; default 0")
     parser.set_defaults(check=checks.check_faithfulness)
 

@@ -97,6 +97,7 @@ def run_faithfulness(options: argparse.Namespace) -> int:
         chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
         if options.methods == [ALL]:
             chosen["methods"] = (*methods_for(loaded.model), CONTROL)
+        chosen |= {name: value for name in ("steps", "samples") if (value := getattr(options, name)) is not None}
         report = faithfulness(
             loaded.model,
             loaded.tokenizer,
@@ -107,7 +108,6 @@ def run_faithfulness(options: argparse.Namespace) -> int:
             seed=options.seed or 0,
             removal=options.removal,
             max_length=options.max_length,
-            steps=options.steps or 32,
             head_texts=options.heads or 0,
         )
         out.write_text(report.to_json() if out.suffix == ".json" else report.table() + "\n", encoding="utf-8")
@@ -119,7 +119,7 @@ def run_faithfulness(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     out: Path = options.out
     part = out.with_name(f"{out.name}.part")
-    chosen = {name: getattr(options, name) for name in ("seeds", "steps") if getattr(options, name) is not None}
+    chosen = {name: getattr(options, name) for name in ("seeds", "steps", "samples") if getattr(options, name) is not None}
     chosen |= {} if options.heads is None else {"head_texts": options.heads}
     with in_a_sentence(f"cannot compare {', '.join(options.models)}"):
         how = ComparisonOptions(

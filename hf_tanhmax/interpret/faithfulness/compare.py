@@ -12,10 +12,11 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from ...choices import CONTROL, METHODS, check_choice
+from ...choices import ALL, CONTROL, METHODS, check_choice
 from ...errors import one_line
 from ...models.bundle import own_version
 from ...processors import modality
+from ..attribution.decomposition.scores import reason_against
 from ..attribution.evaluation_mode import evaluation_mode, resolve_layers, unwrap
 from ..attribution.integrated_gradients import baseline_token
 from ..attribution.methods import AttributionOptions, attribute
@@ -23,15 +24,14 @@ from ..inputs.encoding import IDS, PIXELS, ModelInput, encode
 from ..inputs.loading import Loaded
 from .comparison import ComparedModel, FaithfulnessComparison, Seeds
 from .heads import HeadAblation, ablate_heads
-from .measuring import OF_MODEL, SEEDED_METHODS, EvaluationOptions, Job, Measuring, available_measures, chunks, computed
+from .measuring import OF_MODEL, SEEDED_METHODS, EvaluationOptions, Job, Measuring, Targeted, available_measures, chunks, computed
 from .metrics import MEASURES
 from .partial import PartialValues, fingerprint
 from .perturbation import BAR_FORMAT, advance
 
-ALL = "all"
 # Erasure, deletion, comprehensiveness and sufficiency, hard and soft.
 COMPARED = (
-    *("attention_tau", "deletion_tau", "deletion_auc", "comprehensiveness", "sufficiency"),
+    *("attention_tau", "deletion_tau", "comprehensiveness", "sufficiency"),
     *("pi_soft_comprehensiveness", "pi_soft_sufficiency"),
 )
 HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel)$")  # in the name of a class, what it is for
@@ -50,6 +50,7 @@ class ComparisonOptions:
         batch_size: copies per forward pass.
         draws: shuffled and random copies per text.
         steps: of integrated gradients.
+        samples: of KernelSHAP, the subsets to run; twice as many as positions where these are more.
         max_length: cuts longer texts.
         head_texts: of how many texts, from the first, every head is left out; 0 leaves that away.
 
@@ -63,6 +64,7 @@ class ComparisonOptions:
     batch_size: int = 64
     draws: int = 5
     steps: int = 16
+    samples: int = 64
     max_length: int | None = None
     head_texts: int = HEAD_TEXTS
 
@@ -81,7 +83,7 @@ class ComparisonOptions:
 
     def to_dict(self) -> dict[str, object]:
         """What changes values, without how many seeds and heads were asked for."""
-        names = ("removal", "draws", "steps", "max_length")
+        names = ("removal", "draws", "steps", "samples", "max_length")
         return {name: getattr(self, name) for name in names}
 
 
@@ -185,7 +187,7 @@ def _same_input(first: Loaded, other: Loaded, text: ModelInput) -> bool:
     return found[0].shape == found[1].shape and bool(torch.equal(found[0], found[1]))
 
 
-def _targeted(texts: Sequence[ModelInput], targets: Sequence[int | str | None] | None) -> dict[int, tuple[ModelInput, int | str | None]]:
+def _targeted(texts: Sequence[ModelInput], targets: Sequence[int | str | None] | None) -> dict[int, Targeted]:
     if isinstance(texts, str) or not len(texts):
         raise ValueError("texts must be a list of at least one text")
     wanted = [None] * len(texts) if targets is None else list(targets)
@@ -224,12 +226,11 @@ class _Run:
             options.max_length,
             options.steps,
             True,
+            options.samples,
         )
         self.measuring = Measuring(self.model, attribution, options.of(measures))
 
-    def measure(
-        self, texts: Sequence[ModelInput], given: dict[int, tuple[ModelInput, int | str | None]], known: PartialValues, bar: tqdm
-    ) -> ComparedModel:
+    def measure(self, texts: Sequence[ModelInput], given: dict[int, Targeted], known: PartialValues, bar: tqdm) -> ComparedModel:
         """Measure what is not known yet."""
         bar.set_description(self.name[-24:])
         move = functools.partial(advance, bar)
@@ -246,35 +247,30 @@ class _Run:
                 else:
                     move(len(chunk))
         targets = known.targets.get(self.name, {})
-        signed = self.measuring.signed or self._signed(given[0])
+        signed = self.measuring.signed
         kind = "TanhMax" if all(signed) else "TanhMax in part" if any(signed) else "softmax"
         ordered = tuple(targets[index] for index in sorted(targets))
         return ComparedModel(self.name, kind, len(signed), unavailable, ordered, self._heads(given, known))
 
-    def _unavailable(self, first: tuple[ModelInput, int | str | None]) -> dict[str, str]:
+    def _unavailable(self, first: Targeted) -> dict[str, str]:
         """The methods that cannot be had of this model, and why; the first text tells, if it can be explained at all."""
-        attempts: dict[str, Exception] = {}
+        text, target = first
+        try:
+            attribution = attribute(self.model, text, target, self.measuring.with_methods(METHODS[:1]))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self.name}: text 0: {error}") from error
+        self.measuring.signed = attribution.result.signed
+        reasons: dict[str, str] = {}
         for method in computed(self.methods):
             try:
-                self._explained(first, method)
+                attribute(
+                    self.model, text, target, self.measuring.with_methods((method,), positions=len(attribution.encoded.content_positions))
+                )
             except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-                attempts[method] = error
-        if attempts:
-            try:
-                self._explained(first, METHODS[0])
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{self.name}: text 0: {error}") from error
-        return {method: one_line(error, LONGEST) for method, error in attempts.items()}
+                reasons[method] = one_line(error, LONGEST) if (known := reason_against(self.model, method)) is None else known
+        return reasons
 
-    def _explained(self, first: tuple[ModelInput, int | str | None], method: str) -> tuple[bool, ...]:
-        text, target = first
-        return attribute(self.model, text, target, self.measuring.with_methods((method,))).result.signed
-
-    def _signed(self, first: tuple[ModelInput, int | str | None]) -> tuple[bool, ...]:
-        with evaluation_mode(self.model):
-            return self._explained(first, METHODS[0])
-
-    def _heads(self, given: dict[int, tuple[ModelInput, int | str | None]], known: PartialValues) -> HeadAblation | None:
+    def _heads(self, given: dict[int, Targeted], known: PartialValues) -> HeadAblation | None:
         count, note = self.options.head_texts, f"heads {self.name} {self.options.head_texts}"
         if not count:
             return None

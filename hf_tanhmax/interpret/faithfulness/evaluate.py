@@ -13,6 +13,7 @@ from ...choices import CONTROL, METHODS
 from ..attribution.evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from ..attribution.integrated_gradients import baseline_token
 from ..attribution.methods import AttributionOptions
+from ..attribution.removal import SAMPLES
 from ..inputs.encoding import ImageProcessor, ModelInput
 from .heads import HeadAblation, ablate_heads
 from .intervals import mean_with_interval
@@ -40,6 +41,7 @@ def faithfulness(
     draws: int = 20,
     max_length: int | None = None,
     steps: int = 32,
+    samples: int = SAMPLES,
     head_texts: int = 0,
     progress: bool = True,
 ) -> FaithfulnessReport:
@@ -63,6 +65,7 @@ def faithfulness(
         draws: shuffled and random copies per text.
         max_length: cuts longer texts.
         steps: of integrated gradients.
+        samples: of KernelSHAP, the most subsets to run.
         head_texts: of how many texts, from the first, every head is left out too, as `ablate_heads` does; the report has it as `heads`.
         progress: whether to show a bar.
 
@@ -81,7 +84,8 @@ def faithfulness(
         raise ValueError(f"there are {len(targets)} targets for {len(texts)} texts; give one for each, or None")
     inner = unwrap(model)
     indices, baseline = resolve_layers(inner, layers), baseline_token(inner, tokenizer)
-    attribution = AttributionOptions(computed(methods), indices, baseline, tokenizer, processor, None, max_length, steps, layers is None)
+    encoding = (tokenizer, processor, None, max_length)
+    attribution = AttributionOptions(computed(methods), indices, baseline, *encoding, steps, layers is None, samples, seed)
     measuring = Measuring(inner, attribution, options)
     of_model = [name for name in options.measures if MEASURES[name].of_model]
     of_scores = tuple(name for name in options.measures if name not in of_model)
@@ -123,6 +127,7 @@ def _report(
         "removal": measuring.options.removal,
         "draws": measuring.options.draws,
         "steps": measuring.attribution.steps,
+        "samples": measuring.attribution.samples,
         "max_length": measuring.attribution.max_length,
         "baseline": measuring.attribution.baseline,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...choices import CONTROL, METHODS
+from ...choices import CONTROL, METHODS, SAMPLED_METHODS
 from ..attribution.methods import Attribution, AttributionOptions, attribute
 from ..inputs.encoding import PIXELS, ModelInput
 from .metrics import MEASURES, Array, MeasuredExample
@@ -17,7 +18,7 @@ from .perturbation import Example, Perturbation, PerturbationRunner
 # Texts whose copies are gathered before they are run, so that batches of equal length fill.
 TEXTS_PER_CHUNK = 32
 OF_MODEL = ""  # stands for the method of measures that are of the model
-SEEDED_METHODS = frozenset({CONTROL})  # whose scores are drawn
+SEEDED_METHODS = frozenset({CONTROL, *SAMPLED_METHODS})  # whose scores are drawn
 Targeted = tuple[ModelInput, int | str | None]
 
 
@@ -86,13 +87,13 @@ class Measuring:
         Raises:
             ValueError, TypeError, ImportError: as `explain`, with the index of the text.
         """
-        explained: dict[int, Attribution] = {}
+        explained: dict[int, _Explained] = {}
         for index, (text, target) in texts.items():
-            explained[index] = self._attribute(index, text, target, computed(job.method for job in jobs))
+            explained[index] = self._attribute(index, text, target, jobs)
             progress(0.5)
-        examples = {index: Example(found.encoded, found.result.target, found.grid) for index, found in explained.items()}
-        cases = [(job, self._example(index, found, job.seed), found) for index, found in explained.items() for job in jobs]
-        scored = [(job, example, _scores(job, example, found)) for job, example, found in cases]
+        found = {index: each.attribution for index, each in explained.items()}
+        examples = {index: Example(each.encoded, each.result.target, each.grid) for index, each in found.items()}
+        scored = [(job, *self._scored(index, each, job)) for index, each in explained.items() for job in jobs]
         copies = dict.fromkeys(copy for case in scored for copy in _copies(*case))
         runner = PerturbationRunner(
             self.model,
@@ -107,25 +108,48 @@ class Measuring:
         for job, example, scores in scored:
             for measure in job.measures:
                 values[job][measure][example.index] = MEASURES[measure].value(example, scores, probabilities.__getitem__)
-        return Measured(values, {index: found.result.target.index for index, found in explained.items()}, len(copies))
+        return Measured(values, {index: each.result.target.index for index, each in found.items()}, len(copies))
 
-    def with_methods(self, methods: tuple[str, ...]) -> AttributionOptions:
-        """How texts are explained by some methods."""
-        return replace(self.attribution, methods=methods)
+    def with_methods(self, methods: tuple[str, ...], *, seed: int = 0, positions: int = 0) -> AttributionOptions:
+        """How texts of so many positions are explained; those methods that are sampled by a seed, at least two samples per position."""
+        samples = max(self.attribution.samples, 2 * positions + 2)
+        return replace(self.attribution, methods=methods, seed=seed, samples=samples)
 
-    def _attribute(self, index: int, text: ModelInput, target: int | str | None, methods: tuple[str, ...]) -> Attribution:
+    def _attribute(self, index: int, text: ModelInput, target: int | str | None, jobs: Sequence[Job]) -> "_Explained":
+        """One pass for all methods without a seed, and one for each seed of those that have one."""
+        drawn = list(dict.fromkeys((job.method, job.seed) for job in jobs if job.method in SAMPLED_METHODS))
+        methods = computed(job.method for job in jobs if job.method not in SAMPLED_METHODS)
         try:
             attribution = attribute(self.model, text, target, self.with_methods(methods))
+            own, positions = attribution.result.target.index, len(attribution.encoded.content_positions)
+            sampled = {}
+            for method, seed in drawn:
+                options = self.with_methods((method,), seed=seed, positions=positions)
+                sampled[method, seed] = attribute(self.model, text, own, options).scores[method]
         except (TypeError, ValueError) as error:
             raise type(error)(f"text {index}: {error}") from error
         if not attribution.encoded.content_positions:
             raise ValueError(f"text {index} has no token that is not special, so nothing can be erased")
         self.signed = attribution.result.signed
-        return attribution
+        return _Explained(attribution, sampled)
 
-    def _example(self, index: int, attribution: Attribution, seed: int) -> MeasuredExample:
-        removal = "mask" if attribution.encoded.is_image else self.options.removal
-        return MeasuredExample(index, attribution.encoded.content_positions, removal, self.options.draws, seed)
+    def _scored(self, index: int, explained: "_Explained", job: Job) -> tuple[MeasuredExample, Array]:
+        """A text as it is measured, and scores of the positions that can be erased; of a measure of the model any, as they do not enter."""
+        encoded = explained.attribution.encoded
+        removal = "mask" if encoded.is_image else self.options.removal
+        example = MeasuredExample(index, encoded.content_positions, removal, self.options.draws, job.seed)
+        if job.method in (CONTROL, OF_MODEL):
+            return example, numpy.random.default_rng([job.seed, index]).standard_normal(len(example.positions))
+        scores = explained.sampled.get((job.method, job.seed))
+        scores = explained.attribution.scores[job.method] if scores is None else scores
+        return example, scores[list(example.positions)].double().numpy()
+
+
+class _Explained(NamedTuple):
+    """One text: scores of all methods without a seed, and by method and seed those of the sampled ones."""
+
+    attribution: Attribution
+    sampled: dict[tuple[str, int], Tensor]
 
 
 def chunks(texts: Sequence[ModelInput]) -> list[list[int]]:
@@ -144,13 +168,6 @@ def available_measures(texts: Sequence[ModelInput]) -> tuple[str, ...]:
 def computed(methods: Iterable[str]) -> tuple[str, ...]:
     """The methods that `attribute` computes; at least one, as that finds the target too."""
     return tuple(method for method in dict.fromkeys(methods) if method not in (CONTROL, OF_MODEL)) or METHODS[:1]
-
-
-def _scores(job: Job, example: MeasuredExample, attribution: Attribution) -> Array:
-    """Scores of the positions that can be erased; of a measure of the model any, as they do not enter."""
-    if job.method in (CONTROL, OF_MODEL):
-        return numpy.random.default_rng([job.seed, example.index]).standard_normal(len(example.positions))
-    return attribution.scores[job.method][list(example.positions)].double().numpy()
 
 
 def _copies(job: Job, example: MeasuredExample, scores: Array) -> list[Perturbation]:

@@ -37,9 +37,10 @@ def plot_comparison(comparison: FaithfulnessComparison) -> "Figure":
             _draw(panel, comparison, measures[place])
         else:
             panel.set_axis_off()
+    figure.supxlabel("mean over texts and its interval of 95 %; dotted: scores of chance", fontsize=8)
     labels = [f"{model.name} ({model.kind})" for model in comparison.models]
     handles = panels.flat[0].get_legend_handles_labels()[0]
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(2, len(labels)), fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(COLUMNS, len(labels)), fontsize=8, frameon=False)
     return figure
 
 

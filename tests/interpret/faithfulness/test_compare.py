@@ -1,5 +1,6 @@
 """Two models compared: the same values as one by one, intervals by hand, a run that goes on, and what cannot be compared."""
 
+import dataclasses
 import json
 import math
 import statistics
@@ -10,6 +11,7 @@ import torch
 from bag_of_words import bag_of_words
 from families import images, softmax_twin, text, tiny_model
 from saved_models import processor_for
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 import hf_tanhmax
 from hf_tanhmax.choices import CONTROL, METHODS
@@ -20,7 +22,7 @@ from hf_tanhmax.interpret.faithfulness.comparison import read_comparison
 from hf_tanhmax.interpret.faithfulness.partial import PartialValues
 from hf_tanhmax.interpret.inputs.loading import Loaded
 
-QUICK = ComparisonOptions(("attention_tau", "comprehensiveness", "pi_soft_sufficiency"), seeds=2, steps=2, head_texts=0)
+QUICK = ComparisonOptions(("attention_tau", "comprehensiveness", "pi_soft_sufficiency"), seeds=2, steps=2, samples=30, head_texts=0)
 METHOD = ("contributions", CONTROL)
 
 
@@ -34,18 +36,20 @@ def pair(cls=hf_tanhmax.TanhMaxBertForSequenceClassification, tokenizer=None):
 
 
 def test_values_are_those_of_one_model_and_one_seed():
-    models, inputs = pair(), batches(7, 5, 6)
-    found = compare_faithfulness(models, inputs, METHOD, options=QUICK, progress=False)
+    """Also those of a method whose scores are drawn."""
+    models, inputs, methods = pair(), batches(7, 5, 6), (*METHOD, "kernel_shap")
+    found = compare_faithfulness(models, inputs, methods, options=QUICK, progress=False)
     assert [(model.name, model.kind, model.layers) for model in found.models] == [("soft", "softmax", 3), ("tanh", "TanhMax", 3)]
     for name, loaded in models.items():
         for seed in (0, 1):
-            alone = faithfulness(loaded.model, None, inputs, METHOD, QUICK.measures, seed=seed, progress=False)
+            alone = faithfulness(loaded.model, None, inputs, methods, QUICK.measures, seed=seed, samples=30, progress=False)
             for measure in QUICK.measures:
-                for method in METHOD:
+                for method in methods:
                     seeds = found.values[name][measure][method]
                     assert set(seeds) == ({0} if method == "contributions" and measure != "pi_soft_sufficiency" else {0, 1})
                     if seed in seeds:
                         numpy.testing.assert_allclose(seeds[seed], alone.values[measure][method], atol=1e-5)
+        assert found.values[name]["attention_tau"]["kernel_shap"][0] != found.values[name]["attention_tau"]["kernel_shap"][1]
 
 
 def test_cells_and_differences_by_hand():
@@ -135,11 +139,16 @@ def test_a_method_that_one_model_cannot_serve_is_named(monkeypatch):
     assert "Not measured of B: rollout: it needs softmax" in found.table()
 
 
+def test_another_architecture_lacks_methods_that_take_layers_apart():
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": 32, "vocab_size": 53}
+    models = {name: Loaded(GPT2ForSequenceClassification(GPT2Config(**sizes)).eval(), None, None) for name in ("one", "other")}
+    found = compare_faithfulness(models, batches(5), ("weights", "alti_logit", CONTROL), options=QUICK, progress=False)
+    reason = "its layers are not built as those of BERT, ViT or LLaMA"
+    assert [model.unavailable for model in found.models] == [{"alti_logit": reason}] * 2
+    assert f"Not measured of A and B: alti_logit: {reason}" in found.table()
+
+
 def test_a_method_that_no_model_can_serve_is_an_error(monkeypatch):
-    monkeypatch.setattr(module, "attribute", lambda *_: (_ for _ in ()).throw(NotImplementedError("it needs convolutions")))
-    with pytest.raises(NotImplementedError, match="it needs convolutions"):
-        compare_faithfulness(pair(), batches(6), ("rollout",), options=QUICK, progress=False)
-    monkeypatch.undo()
     broken(monkeypatch, of_kind=True)
     both = {name: Loaded(tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification), None, None) for name in ("one", "other")}
     with pytest.raises(ValueError, match="none of the models can serve rollout: it needs softmax"):
@@ -176,12 +185,19 @@ def test_more_seeds_and_methods_measure_only_what_is_missing(monkeypatch, tmp_pa
     jobs = []
     original = module.Measuring.measure
     monkeypatch.setattr(module.Measuring, "measure", lambda self, texts, each, bar: jobs.append(each) or original(self, texts, each, bar))
-    more = ComparisonOptions(QUICK.measures, seeds=3, steps=2, head_texts=0)
+    more = dataclasses.replace(QUICK, seeds=3)
     compare_faithfulness(pair(), inputs, METHOD, options=more, partial=file, progress=False)
     missing = {("contributions", 2), *((CONTROL, seed) for seed in range(3))}
     assert [{(job.method, job.seed) for job in each} for each in jobs] == [missing] * 2
     with pytest.raises(ValueError, match=r"part.jsonl holds a part of another comparison \(other texts, models or settings\); remove it"):
         compare_faithfulness(pair(), batches(7, 6), METHOD, options=QUICK, partial=file, progress=False)
+
+
+def test_a_text_of_more_positions_than_samples_has_two_for_each():
+    options = ComparisonOptions(("mask_tau",), seeds=1, samples=4, head_texts=0)
+    found = compare_faithfulness(pair(), batches(9), ("kernel_shap",), options=options, progress=False)
+    assert found.cell("tanh", "mask_tau", "kernel_shap").n == 1
+    assert not any(model.unavailable for model in found.models)
 
 
 def test_seeds_enter_where_something_is_drawn():
@@ -214,7 +230,7 @@ def test_the_table_fits_into_a_terminal_and_says_what_it_leaves_out():
     assert max(map(len, text_table.splitlines()[:8])) <= 100
     for title in ("attention tau", "deletion tau", "comprehensiveness", "sufficiency"):
         assert title in text_table.splitlines()[0]
-    assert "Not shown, as 100 columns hold no more: pi-soft NC, pi-soft NS, deletion AUC; JSON and Markdown have them." in text_table
+    assert "Not shown, as 100 columns hold no more: pi-soft NC, pi-soft NS; JSON and Markdown have them." in text_table
     assert "pi-soft NS" in found.table(markdown=True).splitlines()[0]
 
 
