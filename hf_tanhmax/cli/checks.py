@@ -35,6 +35,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 STARTING = ("accelerate", "captum", "datasets", "evaluate", "matplotlib", "peft", "pydantic", "yaml")
 CARD, RESULTS, ABLATION = "README.md", "results.json", "ablation.json"
 FIGURES = (".png", ".svg")
+SEVERAL = (".html", ".json")  # files that hold several explanations
 KINDS = {
     "ablate": (".json",),
     "explain": (".html", *FIGURES, ".json", ".safetensors"),
@@ -159,10 +160,20 @@ def check_explain(options: argparse.Namespace) -> None:
         _check_model(options.model)
         if options.methods:
             check_choice("method", options.methods, METHODS)
-        if options.generate and (options.text is None or options.text_pair or options.target is not None):
+        texts, targets = len(options.text or ()), len(options.target or ())
+        if options.generate and (texts != 1 or options.text_pair or targets):
             raise ValueError(GENERATING)
-        if options.out.suffix == ".safetensors" and (options.generate or 1) > 1:
-            raise ValueError("a .safetensors file holds one explanation; leave --generate away")
+        if options.text_pair and texts != 1:
+            raise ValueError(f"--text-pair is the second text of a pair, but --text has {texts}; give one")
+        several = "--generate" if (options.generate or 1) > 1 else f"one of the {texts} texts" if texts > 1 else "all targets but one"
+        if options.out.suffix not in SEVERAL and max(options.generate or 1, texts, targets) > 1:
+            drawn = options.out.suffix in FIGURES and texts < 2 and targets < 2  # the next tokens as a picture
+            if not drawn:
+                raise ValueError(f"a {options.out.suffix} file holds one explanation; leave {several} away")
+        if options.twin:
+            if options.out.suffix in FIGURES:
+                raise ValueError(f"a picture shows no twin; name a page with --out, not {options.out}")
+            _check_model(options.twin)
         if (options.picture or ("head" if options.head else None)) == "head" and len(options.head or ()) != 2:
             raise ValueError("the picture of a head needs --head LAYER,HEAD, such as --head 3,5")
         options.pictures = [] if options.image is None else [read_picture(Path(options.image))]

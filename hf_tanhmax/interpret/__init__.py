@@ -6,6 +6,7 @@ from .ablation.ablate import ablate_negatives
 from .attribution.explain import explain, explain_generation
 from .attribution.explanation import Explanation, load_explanation, save_explanation
 from .attribution.rank_collapse import RankCollapse, rank_collapse
+from .attribution.rivals import most_probable
 from .attribution.rollout import rollout
 from .faithfulness.evaluate import faithfulness
 from .faithfulness.metrics import MEASURES
@@ -28,6 +29,7 @@ __all__ = [
     "explain_generation",
     "faithfulness",
     "load_explanation",
+    "most_probable",
     "plot_head",
     "plot_heads",
     "plot_image",

@@ -55,6 +55,42 @@ def test_a_page(models, tmp_path, capsys):
     assert '"funny"' in text
 
 
+def test_a_page_of_several_texts_with_their_classes_and_a_twin(models, tmp_path, capsys):
+    """A page of a classifier has its most probable classes; numbers have what was asked for, and the twin."""
+    given = ("explain", "--model", models / "bert", "--twin", models / "softmax", "--text", TEXT, "a film", *QUICK)
+    printed = done(capsys, *given, "--out", tmp_path / "page.html")
+    assert ", and 1 more texts" in printed
+    text = (tmp_path / "page.html").read_text()
+    data = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert data["texts"] == [[0, 1], [2, 3]]
+    assert {one["target"] for one in data["explanations"]} == {"LABEL_0", "LABEL_1"}
+    assert [one["twin"] for one in data["explanations"]] == [4, 5, 6, 7, None, None, None, None]
+    assert data["explanations"][0]["probability"] >= data["explanations"][1]["probability"]
+    done(capsys, *given, "--target", "1", "LABEL_0", "--out", tmp_path / "a.json")
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert [one["target"] for one in told] == [1, 0, 1, 0]
+    assert [one["twin"]["target"] for one in told] == [1, 0, 1, 0]
+    assert told[0]["twin"]["signed"] == [False] * 3
+
+
+def test_a_cut_text_is_warned_of(models, tmp_path, capsys):
+    out = tmp_path / "a.json"
+    printed = done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--max-length", 4, "--out", out, *QUICK)
+    assert printed.startswith("warning: the text was cut: the model has read 4 of its ")
+    assert json.loads(out.read_text())["cut"] > 0
+
+
+@load_images
+def test_twins_that_are_none(models, tmp_path, capsys):
+    given = ("explain", "--model", models / "bert", "--text", TEXT, "--out", tmp_path / "a.html", *QUICK)
+    said = refused(capsys, *given, "--twin", models / "vit")
+    assert said.endswith("its twin reads images and the model texts; give a twin of the same kind")
+    assert refused(capsys, *given, "--twin", models / "gone").startswith(f"cannot explain {models / 'bert'}: ")
+    assert "the twin" in refused(capsys, *given, "--twin", models / "llama")
+    said = refused(capsys, *given[:-3], tmp_path / "a.png", *QUICK, "--twin", models / "softmax")
+    assert "a picture shows no twin; name a page with --out, not " in said
+
+
 def test_numbers_are_what_explain_gives(models, tmp_path, capsys):
     done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--target", "1", "--out", tmp_path / "a.json", *QUICK)
     done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--target", "LABEL_1", "--out", tmp_path / "a.safetensors", *QUICK)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,7 +11,18 @@ from ..inputs.encoding import ImageProcessor, ModelInput
 from .evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from .explanation import Explanation
 from .integrated_gradients import STEPS, baseline_token
-from .methods import METHODS, Attribution, AttributionOptions, attribute, layer_notes, softmax_notes, unknown_notes, unrecorded_notes
+from .methods import (
+    METHODS,
+    Attribution,
+    AttributionOptions,
+    attribute,
+    cut_notes,
+    layer_notes,
+    softmax_notes,
+    unknown_notes,
+    unrecorded_notes,
+)
+from .twin import Twin, check_comparable, check_tokenizers, split_twin
 
 
 def explain(
@@ -25,6 +37,7 @@ def explain(
     methods: tuple[str, ...] = METHODS,
     max_length: int | None = None,
     steps: int = STEPS,
+    twin: Twin | None = None,
 ) -> Explanation:
     """Why a model gives a target its logit: signed weights, their orientation, contributions, and scores of every position.
 
@@ -56,22 +69,37 @@ def explain(
         methods: which scores to compute, of `METHODS`.
         max_length: cuts longer texts to so many tokens; None refuses a text that is longer than the model reads.
         steps: of integrated gradients.
+        twin: another model of the same shape, tokenizer and classes, such as the softmax model that this one was converted from; the same
+            target is explained in it too, as `Explanation.twin`. As a pair with its tokenizer this is compared with the model's.
 
     Raises:
         ValueError, TypeError: input, target, position, layers or methods that do not fit; a model whose attention cannot be recorded;
-            weights or outputs that are not finite.
+            weights or outputs that are not finite; a twin of another tokenizer, shape or other classes.
         ImportError: integrated gradients without captum.
     """
     inner = unwrap(model)
     indices, baseline = resolve_layers(inner, layers), baseline_token(inner, tokenizer)
     options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps, layers is None)
+    if twin is not None:
+        twin_model, twin_tokenizer = split_twin(twin)
+        check_tokenizers(inner, unwrap(twin_model), tokenizer, twin_tokenizer, inputs)
     with evaluation_mode(inner):
         attribution = attribute(inner, inputs, target, options)
     shown = attribution.result.layers
-    notes = [*unknown_notes(attribution.encoded), *softmax_notes(inner, attribution.result.signed, shown), *unrecorded_notes(inner)]
+    notes = [
+        *unknown_notes(attribution.encoded),
+        *cut_notes(attribution.encoded),
+        *softmax_notes(inner, attribution.result.signed, shown),
+        *unrecorded_notes(inner),
+    ]
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
-    return _explanation(inner, attribution, (*notes, *layer_notes(inner, indices, shown), *attribution.notes))
+    explanation = _explanation(inner, attribution, (*notes, *layer_notes(inner, indices, shown), *attribution.notes))
+    if twin is None:
+        return explanation
+    found = _explained_twin(unwrap(twin_model), inputs, explanation.target, options)
+    check_comparable(explanation, found)
+    return replace(explanation, twin=found)
 
 
 def explain_generation(
@@ -84,6 +112,7 @@ def explain_generation(
     methods: tuple[str, ...] = METHODS,
     max_length: int | None = None,
     steps: int = STEPS,
+    twin: Twin | None = None,
 ) -> Explanation:
     """Why a causal language model continues a text with a token.
 
@@ -96,6 +125,7 @@ def explain_generation(
         methods: as for `explain`.
         max_length: as for `explain`.
         steps: as for `explain`.
+        twin: as for `explain`.
 
     Raises:
         ValueError: the model does not write texts, or as `explain`.
@@ -104,8 +134,25 @@ def explain_generation(
     if can_generate is None or not can_generate():
         raise ValueError(f"{type(model).__name__} does not write texts; give explain_generation a causal language model")
     return explain(
-        model, text, target, tokenizer=tokenizer, position=-1, layers=layers, methods=methods, max_length=max_length, steps=steps
+        model,
+        text,
+        target,
+        tokenizer=tokenizer,
+        position=-1,
+        layers=layers,
+        methods=methods,
+        max_length=max_length,
+        steps=steps,
+        twin=twin,
     )
+
+
+def _explained_twin(twin: PreTrainedModel, inputs: ModelInput, target: int, options: AttributionOptions) -> Explanation:
+    """The same in a twin. What it shares with the model (unknown words, a cut) and that it computes softmax need not be said again."""
+    baseline = baseline_token(twin, options.tokenizer)
+    with evaluation_mode(twin):
+        attribution = attribute(twin, inputs, target, replace(options, layers=resolve_layers(twin, options.layers), baseline=baseline))
+    return _explanation(twin, attribution, (*unrecorded_notes(twin), *attribution.notes))
 
 
 def _explanation(model: PreTrainedModel, attribution: Attribution, notes: tuple[str, ...]) -> Explanation:
@@ -132,4 +179,6 @@ def _explanation(model: PreTrainedModel, attribution: Attribution, notes: tuple[
         model_name=display_name(model),
         notes=notes,
         unknown=encoded.unknown,
+        cut=encoded.cut,
+        padding=encoded.padding,
     )

@@ -6,7 +6,7 @@ The file is safetensors: the tensors, and as JSON in its metadata everything els
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KIND = "hf_tanhmax.explanation"
 TENSORS = ("weights", "orientation", "one_signed", "contributions")
+TWIN = "twin."  # before the names of what is the twin's
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Explanation:
         model_name: the model's name, for titles.
         notes: sentences for the reader, such as that the model computes softmax.
         unknown: positions of tokens that stand for words the tokenizer does not know.
+        cut: how many tokens of the text were cut away, so that the model has not read them.
+        padding: positions of padding that the input does not mask.
+        twin: the same input and target in a twin of the model, such as the softmax model that it was converted from.
     """
 
     family: str
@@ -74,6 +78,9 @@ class Explanation:
     model_name: str = ""
     notes: tuple[str, ...] = ()
     unknown: tuple[int, ...] = ()
+    cut: int = 0
+    padding: tuple[int, ...] = ()
+    twin: "Explanation | None" = None
 
     @property
     def knows_no_word(self) -> bool:
@@ -108,15 +115,12 @@ def save_explanation(explanation: Explanation, path: str | Path) -> None:
         explanation: what to write.
         path: of the file; its folder must exist.
     """
-    tensors = {name: getattr(explanation, name).contiguous() for name in TENSORS}
-    tensors |= {f"scores.{name}": scores.contiguous() for name, scores in explanation.scores.items()}
-    image = explanation.image
-    if image is not None:
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        tensors["image"] = pixels.reshape(image.height, image.width, -1)
-    in_metadata = [field.name for field in fields(explanation) if field.name not in (*TENSORS, "scores", "image")]
-    values = json.dumps({name: getattr(explanation, name) for name in in_metadata})
-    save_file(tensors, str(path), metadata={"kind": KIND, "fields": values, "scores": json.dumps(list(explanation.scores))})
+    tensors, metadata = _to_file(explanation)
+    if explanation.twin is not None:
+        twin_tensors, twin_metadata = _to_file(explanation.twin)
+        tensors |= {TWIN + name: tensor for name, tensor in twin_tensors.items()}
+        metadata |= {TWIN + name: text for name, text in twin_metadata.items()}
+    save_file(tensors, str(path), metadata={"kind": KIND, **metadata})
 
 
 def load_explanation(path: str | Path) -> Explanation:
@@ -139,10 +143,30 @@ def load_explanation(path: str | Path) -> Explanation:
         raise ValueError(f"{path} is no safetensors file, so it holds no explanation: {error}") from error
     if metadata.get("kind") != KIND:
         raise ValueError(f"{path} holds no explanation; save_explanation writes them")
-    values = json.loads(metadata["fields"])
+    twin = _from_file(tensors, metadata, TWIN) if f"{TWIN}fields" in metadata else None
+    return _from_file(tensors, metadata, "", twin)
+
+
+def _to_file(explanation: Explanation) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and texts of an explanation, without its twin."""
+    tensors = {name: getattr(explanation, name).contiguous() for name in TENSORS}
+    tensors |= {f"scores.{name}": scores.contiguous() for name, scores in explanation.scores.items()}
+    image = explanation.image
+    if image is not None:
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        tensors["image"] = pixels.reshape(image.height, image.width, -1)
+    in_metadata = [field.name for field in fields(explanation) if field.name not in (*TENSORS, "scores", "image", "twin")]
+    values = json.dumps({name: getattr(explanation, name) for name in in_metadata})
+    return tensors, {"fields": values, "scores": json.dumps(list(explanation.scores))}
+
+
+def _from_file(tensors: dict[str, Tensor], metadata: dict[str, str], prefix: str, twin: Explanation | None = None) -> Explanation:
+    values = json.loads(metadata[f"{prefix}fields"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    scores = {name: tensors[f"scores.{name}"] for name in json.loads(metadata["scores"])}
-    return Explanation(**values, **{name: tensors[name] for name in TENSORS}, scores=scores, image=_image(tensors.get("image")))
+    scores = {name: tensors[f"{prefix}scores.{name}"] for name in json.loads(metadata[f"{prefix}scores"])}
+    image = _image(tensors.get(f"{prefix}image"))
+    shown: dict[str, Any] = {name: tensors[prefix + name] for name in TENSORS}
+    return Explanation(**values, **shown, scores=scores, image=image, twin=twin)
 
 
 def _image(pixels: Tensor | None) -> "Image | None":
