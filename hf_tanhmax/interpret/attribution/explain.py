@@ -22,7 +22,7 @@ from .methods import (
     unknown_notes,
     unrecorded_notes,
 )
-from .twin import Twin, check_comparable, check_tokenizers, split_twin
+from .twin import Twin, check_comparable, check_twin, split_twin
 
 
 def explain(
@@ -82,7 +82,7 @@ def explain(
     options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps, layers is None)
     if twin is not None:
         twin_model, twin_tokenizer = split_twin(twin)
-        check_tokenizers(inner, unwrap(twin_model), tokenizer, twin_tokenizer, inputs)
+        check_twin(inner, unwrap(twin_model), tokenizer, twin_tokenizer, inputs)
     with evaluation_mode(inner):
         attribution = attribute(inner, inputs, target, options)
     shown = attribution.result.layers

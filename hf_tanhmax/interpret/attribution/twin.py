@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..inputs.encoding import IDS, ImageProcessor, ModelInput
 from ..inputs.word_alignment import token_texts
+from .evaluation_mode import resolve_layers
 from .explanation import Explanation
 
 # The model alone, or with the tokenizer or image processor that it was saved with, which is then checked.
@@ -30,14 +31,14 @@ def split_twin(twin: Twin) -> tuple[nn.Module, PreTrainedTokenizerBase | ImagePr
     return pair[0], pair[1]
 
 
-def check_tokenizers(
+def check_twin(
     model: PreTrainedModel,
     twin: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     twin_tokenizer: PreTrainedTokenizerBase | ImageProcessor | None,
     inputs: ModelInput,
 ) -> None:
-    """Refuse a twin that would read other tokens.
+    """Refuse a twin that would read other tokens, or has another number of layers.
 
     Args:
         model: that is explained.
@@ -47,8 +48,11 @@ def check_tokenizers(
         inputs: that both read.
 
     Raises:
-        ValueError: it has another tokenizer, or a vocabulary of another size.
+        ValueError: it has another tokenizer, a vocabulary of another size, or other layers.
     """
+    layers = [len(resolve_layers(each)) for each in (twin, model)]
+    if layers[0] != layers[1]:
+        raise ValueError(f"the twin has {layers[0]} layers of attention and the model {layers[1]}; give a twin of the same shape")
     sizes = [getattr(each.config.get_text_config(), "vocab_size", None) for each in (model, twin)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"the twin knows {sizes[1]} tokens and the model {sizes[0]}, so they have unequal tokenizers; {SAME_TOKENIZER}")

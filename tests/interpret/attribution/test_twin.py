@@ -68,14 +68,16 @@ def test_another_tokenizer_is_refused(pair):
         explain(model, "a zzz", tokenizer=own, methods=FAST, twin=(twin, other))
     with pytest.raises(ValueError, match="the same tokens have other numbers in its vocabulary; give a twin of the same tokenizer"):
         explain(model, "a good film", tokenizer=own, methods=FAST, twin=(twin, other))
-    with pytest.raises(ValueError, match="the twin knows 71 tokens and the model .*, so they have unequal tokenizers"):
+    with pytest.raises(ValueError, match=r"the twin knows 71 tokens and the model .*, so they have unequal tokenizers"):
         explain(model, {"input_ids": text(1, 5)}, methods=FAST, twin=tiny_model(BERT, vocab_size=71))
 
 
 def test_another_shape_and_other_classes_are_refused(pair):
-    model, twin = pair
-    with pytest.raises(ValueError, match="the twin has 2 layers of 3 heads over 5 positions and the model 3 layers of 3 heads over 5"):
+    model, _ = pair
+    with pytest.raises(ValueError, match="the twin has 2 layers of attention and the model 3; give a twin of the same shape"):
         explain(model, {"input_ids": text(1, 5)}, methods=FAST, twin=tiny_model(BERT, num_hidden_layers=2))
+    with pytest.raises(ValueError, match="the twin has 3 layers of 1 heads over 5 positions and the model 3 layers of 3 heads over 5"):
+        explain(model, {"input_ids": text(1, 5)}, methods=FAST, twin=tiny_model(BERT, num_attention_heads=1))
     named = tiny_model(BERT, id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1})
     with pytest.raises(ValueError, match="target 1 is 'good' in the twin and 'LABEL_1' in the model; give a twin of the same classes"):
         explain(model, {"input_ids": text(1, 5)}, 1, methods=FAST, twin=named)
