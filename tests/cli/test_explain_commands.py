@@ -26,7 +26,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for family in ("bert", "vit", "llama"):
         save_model(folder / family, family)
-    softmax = tiny_model(BertForSequenceClassification, vocab_size=len(processor_for("bert")))
+    softmax = tiny_model(BertForSequenceClassification)
     softmax.save_pretrained(folder / "softmax")
     processor_for("bert").save_pretrained(folder / "softmax")
     Image.linear_gradient("L").resize((15, 15)).convert("RGB").save(folder / "picture.png")
