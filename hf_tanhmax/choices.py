@@ -3,6 +3,7 @@
 Names of the Hub are checked by its own library, which is imported only then: most commands do not need it.
 """
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -38,11 +39,17 @@ PIPELINES = {
     "AutoModelForMultimodalLM": "any-to-any",
     "AutoModel": "feature-extraction",
 }
-METHODS = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient", "integrated_gradients")
+# What `explain` computes unless methods are named: every model that can be explained serves these. Of the others a model may not serve all.
+EXPLAIN_METHODS = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient", "integrated_gradients")
+METHODS = (*EXPLAIN_METHODS, "value_zeroing", "alti", "alti_logit", "attnlrp", "occlusion", "kernel_shap")
+SAMPLED_METHODS = ("kernel_shap",)  # whose scores are drawn, and so depend on a seed
+ALL = "all"  # on a command line: every method that the model serves
+GENERATION_METHODS = ("input_x_gradient", "sequential_integrated_gradients")  # of a whole generation
 CONTROL = "random"  # a method of `faithfulness` alone: scores of chance, of which a measure should find nothing
 MEASURES = (
     *("attention_tau", "attention_abs_tau", "mask_tau", "mask_abs_tau", "deletion_tau", "deletion_abs_tau"),
-    *("sign_agreement", "comprehensiveness", "sufficiency", "deletion_auc", "insertion_auc", "permutation", "random"),
+    *("sign_agreement", "comprehensiveness", "sufficiency", "deletion_auc", "insertion_auc"),
+    *("soft_comprehensiveness", "soft_sufficiency", "pi_soft_comprehensiveness", "pi_soft_sufficiency", "permutation", "random"),
 )
 # What `ablate_negatives` does to attention weights, and how a table calls it.
 INTERVENTIONS = {
@@ -72,7 +79,9 @@ def check_choice(kind: str, chosen: Sequence[str], known: Iterable[str]) -> None
     """
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
-        what = f"there is no {kind} {unknown[0]!r}" if unknown else f"{kind}s is empty"
+        near = difflib.get_close_matches(unknown[0], list(known), 1) if unknown else []
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        what = f"there is no {kind} {unknown[0]!r}{hint}" if unknown else f"{kind}s is empty"
         raise ValueError(f"{what}; choose from {', '.join(known)}")
 
 

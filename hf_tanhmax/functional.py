@@ -68,8 +68,8 @@ def tanhmax(
         scores: any shape, any floating dtype; half precision is computed in float32 and rounded once, at the end.
         keep: boolean, broadcasts to `scores`; True takes part. None keeps all.
         dim: the dimension that holds the keys.
-        polarity: a number in [0, 1], or a tensor that broadcasts to `scores` (non-negative; differentiable, where the one-sided
-            derivative is taken at 0).
+        polarity: a number in [0, 1], or a tensor that broadcasts to `scores` (differentiable, where the one-sided
+            derivative is taken at 0; below 0 it makes NaN).
         additive_mask: floating point, broadcasts to `scores`; multiplies a key's share by its exponential, as under softmax.
             Differentiable.
         shift: None, or `"balanced"`: the weights are :math:`(P - p N) / (1 + p)`, with P the softmax of the scores and N that of their
@@ -100,7 +100,8 @@ def tanhmax(
     if keep is not None:
         exact = exact.masked_fill(~keep, 0.0)
     limit = torch.finfo(exact.dtype).max / 4
-    weights = (_map if shift is None else _balanced)(exact.clamp(-limit, limit), keep, dim, polarity.to(exact.dtype), additive_mask)
+    polarity = nan_below_zero(polarity.to(exact.dtype))
+    weights = (_map if shift is None else _balanced)(exact.clamp(-limit, limit), keep, dim, polarity, additive_mask)
     return weights.to(scores.dtype)
 
 
@@ -149,6 +150,11 @@ def log_polarity(polarity: Tensor) -> Tensor:
     """The logarithm of a polarity, -inf at 0 with gradient 0 there (where the map is softmax and stays softmax); NaN stays NaN."""
     none = polarity <= 0
     return torch.where(none, -math.inf, torch.log(torch.where(none, 1.0, polarity)))
+
+
+def nan_below_zero(polarity: Tensor) -> Tensor:
+    """A polarity whose values below 0, which mean nothing, are NaN."""
+    return torch.where(polarity < 0, math.nan, polarity)
 
 
 def check_polarity(polarity: float | Tensor) -> float | Tensor:

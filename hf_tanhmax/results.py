@@ -52,6 +52,7 @@ class Data(TypedDict, total=False):
 
     source: str
     config: str | None
+    dataset: str  # the name on the Hub of what files hold
     sha256: dict[str, str]
     rows: dict[str, int]
 

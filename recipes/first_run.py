@@ -19,6 +19,8 @@ from hf_tanhmax.results import write_json
 from hf_tanhmax.training.data import rows
 from hf_tanhmax.training.run import run_all
 
+from .command_line import Parser
+
 FILE = Path(__file__).parent / "results" / "first-run-rates.json"
 TRAIN = Path(rows.__file__).parent / "film_reviews" / "train.csv"
 GRID = (1e-4, 2e-4, 3e-4)
@@ -27,7 +29,7 @@ MEASURE, SHOWN = "validation_cross_entropy", ("validation_cross_entropy", "valid
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the grid, write its numbers and print what they choose."""
-    parser = argparse.ArgumentParser(description="Choose the learning rates of hf-tanhmax start.")
+    parser = Parser(description="Choose the learning rates of hf-tanhmax start.")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--runs", type=Path, default=Path("runs/first-run"), metavar="FOLDER")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N")

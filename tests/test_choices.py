@@ -9,6 +9,7 @@ import transformers
 from hf_tanhmax import interpret
 from hf_tanhmax.choices import (
     CONTROL,
+    EXPLAIN_METHODS,
     MEASURES,
     METHODS,
     PIPELINES,
@@ -23,6 +24,7 @@ from hf_tanhmax.errors import HubError
 
 def test_methods_and_measures_are_those_that_exist():
     assert interpret.METHODS == METHODS
+    assert inspect.signature(interpret.explain).parameters["methods"].default == EXPLAIN_METHODS == METHODS[: len(EXPLAIN_METHODS)]
     assert tuple(interpret.MEASURES) == MEASURES
     assert set(inspect.signature(interpret.faithfulness).parameters["methods"].default) - set(METHODS) == {CONTROL}
 
@@ -35,6 +37,11 @@ def test_every_task_has_an_auto_class():
 def test_what_cannot_be_chosen(chosen, said):
     with pytest.raises(ValueError, match=f"{said}; choose from weights, oriented, contributions"):
         check_choice("method", chosen, METHODS)
+
+
+def test_a_name_that_is_nearly_one_is_offered():
+    with pytest.raises(ValueError, match=r"there is no method 'contribution' \(did you mean 'contributions'\?\); choose from weights"):
+        check_choice("method", ("contribution",), METHODS)
 
 
 @pytest.mark.parametrize(

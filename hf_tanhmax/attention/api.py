@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..functional import Shift
-from .call import Call, Causal, autocasts
+from .call import Call, Causal, autocasts, transforms
 from .composed.balanced import balanced_attention
 from .composed.identities import composed_attention
 from .cpu.operator import why_not_native
@@ -24,6 +24,8 @@ IMPLEMENTATIONS = ("reference", "composed", "triton", "cpu", "portable")
 INFERENCE_ONLY = ("decode",)
 # What "auto" tries, by type of device, before the reference.
 AUTOMATIC = {"cpu": ("cpu",), "cuda": ("triton", "composed")}
+# Transforms of torch.func that take derivatives.
+DERIVATIVES = frozenset({"Grad", "Jvp"})
 
 
 def tanhmax_attention(
@@ -65,7 +67,7 @@ def tanhmax_attention(
         softcap: scores become `softcap * tanh(scores / softcap)`.
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`, whose gradient at exactly 0 is 0
-            unless the shift is balanced or the reference computes.
+            unless the shift is balanced or the reference computes. Values below 0 make NaN, as reading them would wait for a GPU.
         shift: None, or `"balanced"`: the scores of a row are shifted by one constant, so that the weights are `(P - p N) / (1 + p)` with P
             the softmax of the scores and N that of their negatives.
         cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another. With a
@@ -74,9 +76,10 @@ def tanhmax_attention(
             counts those of each entry, `[batch, blocks]`, or, if blocks hold one key, of one entry after the other. `is_causal` is False or
             `"lower_right"`, and there is no keep, no bias and no additive mask.
         implementation: a name runs or raises. `"auto"` is `"cpu"` on the CPU and `"triton"` on CUDA where they can run (`why_not` says why
-            not), else `"composed"`, and `"reference"` where weights or forward-mode derivatives are wanted, or where `"composed"` would
-            lack dropout or softcap. In `torch.export`, `torch.onnx.export` and `torch.jit.trace`, which write for runtimes that have no
-            operators but torch's, it is `"portable"`, made of torch's `scaled_dot_product_attention`, and else `"reference"` likewise.
+            not), else `"composed"`, and `"reference"` where weights, forward-mode derivatives or those of `torch.func` are wanted, or
+            where `"composed"` would lack dropout or softcap. In `torch.export`, `torch.onnx.export` and `torch.jit.trace`, which write for
+            runtimes that have no operators but torch's, it is `"portable"`, made of torch's `scaled_dot_product_attention`, and else
+            `"reference"` likewise.
             `"triton"` is `"decode"` where that can run: 1 to 16 queries without gradients, whose keys are read once, by all of the GPU,
             and through the block table. The reference gathers blocks first, and the others take none.
         return_weights: also return the weights `[batch, heads, queries, keys]`; only the reference has them. Gradients pass through them,
@@ -195,6 +198,8 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return "has no weights to return"
     if call.has_tangents:
         return "has no forward-mode derivatives"
+    if (found := transforms()) & DERIVATIVES or (found and implementation == "composed" and torch.is_grad_enabled()):
+        return "has no rules for derivatives within torch.func"
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"
     if implementation == "decode" or (implementation == "triton" and call.paging is not None):

@@ -8,7 +8,7 @@ import torch
 import torch.autograd.forward_ad as fwd_ad
 from torch import Tensor
 
-from ..functional import Shift, check_added, check_keep, check_polarity, check_shift, log_polarity
+from ..functional import Shift, check_added, check_keep, check_polarity, check_shift, log_polarity, nan_below_zero
 from .mask import AttentionMask, packed_segments
 from .paged_cache import Paging, checked_paging
 
@@ -238,6 +238,13 @@ def forward_mode() -> bool:
     return fwd_ad._current_level >= 0
 
 
+def transforms() -> frozenset[str]:
+    """Which transforms of `torch.func` are at work, as Grad, Jvp and Vmap, for which torch has no public word."""
+    if torch.compiler.is_compiling():
+        return frozenset()
+    return frozenset(layer.key().name for layer in torch._C._functorch.get_interpreter_stack() or ())
+
+
 def autocasts(device_type: str) -> bool:
     """Whether autocast is on for a type of device. The two that are named always have it: torch 2.11 cannot compile the question."""
     available = device_type in ("cpu", "cuda") or torch.amp.is_autocast_available(device_type)
@@ -260,6 +267,9 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) ->
         )
     if query.shape[3] != key.shape[3]:
         raise ValueError(f"query and key must have one head size, but have {query.shape[3]} and {key.shape[3]}")
+    if query.shape[3] == 0 or value.shape[3] == 0:
+        sizes = (query.shape[3], key.shape[3], value.shape[3])
+        raise ValueError("query, key and value must have at least one feature, but have {}, {} and {}".format(*sizes))
     if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
         raise ValueError(f"the {key.shape[1]} key heads must divide the {query.shape[1]} query heads")
 
@@ -296,4 +306,4 @@ def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor
     if checked.dim() > 1 or checked.numel() not in (1, heads):
         raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
     _check_device("polarity", checked, query)
-    return checked.to(exact).expand(heads)
+    return nan_below_zero(checked.to(exact)).expand(heads)

@@ -42,12 +42,12 @@ def metadata(
     is_adapter = checkpoint.adapter is not None
     base = checkpoint.base_name or (origin if base_model or known is not None else None)
     relation = "adapter" if is_adapter else "finetune" if runs else None
-    data_set = str(runs[0].get("data", {}).get("source")) if runs else ""
+    data_set = None if not runs else dataset_on_hub(runs[0])
     measured = _eval_results(checkpoint, runs)
     return ModelCardData(
         base_model=base,
         base_model_relation=relation if base else None,
-        datasets=[data_set] if is_repository(data_set) else None,
+        datasets=[data_set] if data_set else None,
         language=language or (None if known is None else known.get("language")),
         library_name="peft" if is_adapter else "transformers",
         metrics=sorted({result.metric_type for result in measured}) or None,
@@ -64,6 +64,13 @@ def is_repository(name: object) -> bool:
     if not isinstance(name, str) or name in (*EMBEDDED, FILES) or Path(name).exists():
         return False
     return can_be_repository(name)
+
+
+def dataset_on_hub(run: Run) -> str | None:
+    """The name on the Hub of a run's data: where they came from, or what its files are said to hold; None where neither is known."""
+    data = run.get("data", {})
+    name = data.get("dataset") or data.get("source")
+    return name if is_repository(name) else None
 
 
 def _origin(runs: Sequence[Run]) -> str | None:
@@ -83,22 +90,25 @@ def _base_card(name: str) -> ModelCardData | None:
 
 
 def _eval_results(checkpoint: Checkpoint, runs: Sequence[Run]) -> list[EvalResult]:
-    """The metrics of the test rows, or of the validation rows where there are no others."""
-    if not runs or checkpoint.pipeline is None:
+    """The metrics of the test rows, or of the validation rows where there are no others; none where the data have no name on the Hub.
+
+    A result has to name a data set there. Of files it is not known which of its splits they were.
+    """
+    data_set = dataset_on_hub(runs[0]) if runs else None
+    if data_set is None or checkpoint.pipeline is None:
         return []
     split = next((split for split in SPLITS if mean_of(runs, f"{split}_{main_metric(runs[0])}") is not None), None)
     if split is None:
         return []
     data: Data = runs[0].get("data", {})
-    source = data.get("source", "unknown")
     seeds = "" if len(runs) == 1 else f", mean of {len(runs)} seeds"
     return [
         EvalResult(
             task_type=checkpoint.pipeline,
-            dataset_type=source,
-            dataset_name=EMBEDDED.get(source, "local files" if source == FILES else source),
+            dataset_type=data_set,
+            dataset_name=data_set,
             dataset_config=data.get("config"),
-            dataset_split=split,
+            dataset_split=None if data.get("source") == FILES else split,
             metric_type=metric,
             metric_name=f"{words} on the {split} rows{seeds}",
             metric_value=round(value, 6),

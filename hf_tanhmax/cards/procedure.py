@@ -63,7 +63,8 @@ def data_in_words(data: Data) -> str:
     source = data.get("source")
     if source is None:
         return ""
-    words = "files of the author" if source == FILES else EMBEDDED.get(source) or code(source)
+    held = f" that hold {code(data['dataset'])}" if "dataset" in data else ""
+    words = f"files of the author{held}" if source == FILES else EMBEDDED.get(source) or code(source)
     rows = ", ".join(f"{count:,} {escaped(split)} rows" for split, count in data.get("rows", {}).items())
     digests = ", ".join(f"{escaped(name)} {code(value)}" for name, value in data.get("sha256", {}).items())
     return words + (f": {rows}" if rows else "") + (f" (SHA-256: {digests})" if digests else "")

@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from ..choices import GENERATION_METHODS
 from . import checks, processes, values
 from .parser import Commands, Parser, add_command
 from .publishing_arguments import add_publishing_commands
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add_publishing_commands(commands)
     _add_doctor(commands)
     _add_explain(commands)
+    _add_demo(commands)
     _add_faithfulness(commands)
     _add_ablate(commands)
     _add_rank_collapse(commands)
@@ -244,10 +246,19 @@ def _add_explain(commands: Commands) -> None:
     )
     parser.add_argument("--generate", type=values.count, metavar="N", help="explain the next N tokens that a causal model writes")
     parser.add_argument(
-        "--methods", type=values.names, metavar="A,B,...", help="scores to compute; default all of hf_tanhmax.interpret.METHODS"
+        "--methods",
+        type=values.names,
+        metavar="A,B,...",
+        help="scores to compute, of hf_tanhmax.interpret.METHODS, or all, that the model serves; default those that every model serves",
+    )
+    parser.add_argument(
+        "--whole-generation",
+        choices=GENERATION_METHODS,
+        help="with --generate: every token that is written by every token before it, in one .html, .json, .png or .svg",
     )
     parser.add_argument("--layers", type=values.indices, metavar="0,1,...", help="layers to explain; default all")
     parser.add_argument("--steps", type=values.count, default=50, metavar="N", help="steps of integrated gradients; default 50")
+    parser.add_argument("--samples", type=values.count, default=512, metavar="N", help="subsets that KernelSHAP runs; default 512")
     parser.add_argument("--max-length", type=values.count, metavar="N", help="cut a longer text to so many tokens")
     parser.add_argument(
         "--contributions",
@@ -262,6 +273,31 @@ def _add_explain(commands: Commands) -> None:
     parser.set_defaults(check=checks.check_explain)
 
 
+def _add_demo(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "demo",
+        "type a sentence or drop an image, and see what speaks for and against what a model says of it",
+        "hf-tanhmax-start/tanhmax",
+        "my-vit --port 8000 --no-browser",
+        more="A page on this machine alone: it is served on 127.0.0.1 and nothing is sent elsewhere. Ctrl-C ends it.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder, or a name on the Hub")
+    parser.add_argument("--port", type=values.port, default=0, metavar="N", help="default one that is free")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument(
+        "--methods",
+        type=values.names,
+        default=list(checks.QUICK),
+        metavar="A,B,...",
+        help="scores to compute; default those that take one forward and one backward pass",
+    )
+    parser.add_argument("--steps", type=values.count, default=50, metavar="N", help="steps of integrated gradients; default 50")
+    parser.add_argument("--max-length", type=values.count, metavar="N", help="cut a longer text to so many tokens")
+    _add_where(parser)
+    parser.set_defaults(check=checks.check_demo, module="demo.command")
+
+
 def _add_faithfulness(commands: Commands) -> None:
     parser = add_command(
         commands,
@@ -269,17 +305,34 @@ def _add_faithfulness(commands: Commands) -> None:
         "measure how far explanations of a model can be trusted",
         "--model runs/bert--text_classification--annealed--seed0 --data test.csv --text-column text --limit 200 --out report.json",
         "--model my-vit --data photographs --methods contributions,rollout --measures insertion_auc,deletion_auc --out report.md",
+        "--models bert-softmax bert-tanhmax --methods all --seeds 5",
+        more="--models compares two models or more on the same rows: every method that each can serve, intervals over rows, spread over\n"
+        "seeds, and the difference of each to the first model. It writes a figure beside --out, and keeps what is measured in a file\n"
+        "that ends with .part, from which the same command goes on if it was stopped.",
     )
-    _add_model(parser)
-    parser.add_argument("--data", required=True, metavar="FILE", help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures")
+    measured = parser.add_mutually_exclusive_group(required=True)
+    measured.add_argument("--model", metavar="M", help="a folder, or a name on the Hub")
+    measured.add_argument("--models", nargs="+", metavar="M", help="folders, or names on the Hub, of models of one task and tokenizer")
+    parser.add_argument("--out", metavar="FILE", help="a new file; default faithfulness.json with --models")
+    _add_place(parser)
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help=".csv, .tsv, .json, .jsonl or .txt, or a folder of pictures; default with --models the 200 test sentences of film reviews",
+    )
     parser.add_argument("--text-column", default="text", metavar="NAME", help='default "text"')
     parser.add_argument("--limit", type=values.count, metavar="N", help="take the first N rows")
-    parser.add_argument("--methods", type=values.names, metavar="A,B,...", help="methods to compare")
-    parser.add_argument("--measures", type=values.names, metavar="A,B,...", help="default all of hf_tanhmax.interpret.MEASURES")
+    parser.add_argument("--methods", type=values.names, metavar="A,B,...", help="methods to compare, or all; --models compares all anyway")
+    parser.add_argument(
+        "--measures", type=values.names, metavar="A,B,...", help="of hf_tanhmax.interpret.MEASURES; default all, or the main"
+    )
+    parser.add_argument("--seeds", type=values.count, metavar="N", help="of --models: how many seeds of what is drawn; default 5")
+    parser.add_argument("--heads", type=values.rows, metavar="N", help="rows of which every head is left out; default 0, or 32 of --models")
     parser.add_argument("--removal", choices=("deletion", "mask"), default="deletion", help="how tokens are removed; default deletion")
     parser.add_argument("--batch-size", type=values.count, default=32, metavar="N", help="copies that are run together; default 32")
     parser.add_argument("--max-length", type=values.count, metavar="N", help="cut longer texts to so many tokens")
-    parser.add_argument("--seed", type=int, default=0, help="seed of shuffles, random scores and intervals; default 0")
+    parser.add_argument("--steps", type=values.count, metavar="N", help="of integrated gradients; default 32, or 16 of --models")
+    parser.add_argument("--seed", type=int, help="of --model: seed of shuffles, random scores and intervals; default 0")
     parser.set_defaults(check=checks.check_faithfulness)
 
 
@@ -335,6 +388,10 @@ def _add_model(parser: Parser) -> None:
 
 def _add_place(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    _add_where(parser)
+
+
+def _add_where(parser: Parser) -> None:
     parser.add_argument("--revision", help="commit, tag or branch of a model on the Hub")
     parser.add_argument("--device", default="cpu", help='as torch names it, such as "cuda"; default cpu')
     parser.set_defaults(module="explain_commands")

@@ -7,13 +7,16 @@ options: pictures, rows, results.
 import argparse
 import hashlib
 import json
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from ..choices import (
+    ALL,
     CLASSIFIER,
     CONTROL,
     INTERVENTIONS,
@@ -34,18 +37,20 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the Hub
 STARTING = ("accelerate", "captum", "datasets", "evaluate", "matplotlib", "peft", "pydantic", "yaml")
 CARD, RESULTS, ABLATION = "README.md", "results.json", "ablation.json"
-FIGURES = (".png", ".svg")
-SEVERAL = (".html", ".json")  # files that hold several explanations
+FIGURES, SEVERAL = (".png", ".svg"), (".html", ".json")  # the latter hold several explanations
+COMPARISON = "faithfulness.json"
+REVIEWS, REVIEWED = Path(__file__).parents[1] / "training" / "data" / "film_reviews" / "test.csv", 200  # rows of it
 KINDS = {
     "ablate": (".json",),
     "explain": (".html", *FIGURES, ".json", ".safetensors"),
     "faithfulness": (".json", ".md"),
     "rank-collapse": (".json", *FIGURES),
 }
+QUICK = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient")  # one forward and one backward pass in all
 FORMATS = ("onnx", "openvino", "executorch", "torch")
 GENERATING = "--generate needs a causal language model, one --text, and no --target"
-ROWS = 256  # texts or pictures to calibrate with
-LONGEST = 400  # characters of somebody else's message
+WHOLE = "--whole-generation needs --generate N and an --out that ends with .html, .json, .png or .svg, and takes no --methods"
+ROWS, LONGEST = 256, 400  # texts or pictures to calibrate with; characters of somebody else's message
 
 
 def check_convert(options: argparse.Namespace) -> None:
@@ -67,6 +72,7 @@ def check_start(options: argparse.Namespace) -> None:
         raise SystemExit(f"not installed: {', '.join(missing)}; pip install hf-tanhmax[start]")
     if options.out.exists() and not options.out.is_dir():
         raise SystemExit(f"{options.out} is a file; choose another --out")
+    check_writable(options.out)
     if options.picture and (options.picture.suffix not in FIGURES or not options.picture.parent.is_dir()):
         raise SystemExit(f"--picture must be a file .png or .svg in a folder that exists, but is {options.picture}")
     with in_a_sentence("cannot start"):
@@ -134,11 +140,14 @@ def check_card(options: argparse.Namespace) -> None:
     try:
         check_name("repo_id", options.repo)
         check_name("base_model", options.base_model)
+        check_name("dataset", options.dataset)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     own = folder / RESULTS
     options.results = [Path(file) for file in options.results or ([own] if own.is_file() else [])]
     options.runs = [run for file in options.results for run in _runs(file)]
+    if options.dataset and not options.runs:
+        raise SystemExit(f"--dataset says what was measured on, but there is no {RESULTS} in {options.path} and no --results")
     options.compare_with = [Path(file) for file in options.compare_with]
     for file in options.compare_with:
         if not file.is_file():
@@ -156,39 +165,90 @@ def check_explain(options: argparse.Namespace) -> None:
     _check_new_file(options)
     if options.out.suffix not in FIGURES and (options.picture or options.head):
         raise SystemExit(f"--picture and --head choose what a .png or .svg shows, but --out is {options.out}")
+    steps = 1 if options.out.suffix in FIGURES else options.generate or 1
+    counts = {"--generate": steps, "--text": len(options.text or ()), "--target": len(options.target or ())}
     with in_a_sentence(f"cannot explain {options.model}"):
-        _check_model(options.model)
-        if options.methods:
+        for model in filter(None, (options.model, options.twin)):
+            _check_model(model)
+        if options.methods and options.methods != [ALL]:
             check_choice("method", options.methods, METHODS)
-        texts, targets = len(options.text or ()), len(options.target or ())
-        if options.generate and (texts != 1 or options.text_pair or targets):
+        if options.whole_generation and (not options.generate or options.methods or options.out.suffix not in (*FIGURES, *SEVERAL)):
+            raise ValueError(WHOLE)
+        if options.generate and (counts["--text"] != 1 or options.text_pair or counts["--target"]):
             raise ValueError(GENERATING)
-        if options.text_pair and texts != 1:
+        if options.text_pair and (texts := counts["--text"]) != 1:
             raise ValueError(f"--text-pair is the second text of a pair, but --text has {texts}; give one")
-        several = "--generate" if (options.generate or 1) > 1 else f"one of the {texts} texts" if texts > 1 else "all targets but one"
-        if options.out.suffix not in SEVERAL and max(options.generate or 1, texts, targets) > 1:
-            drawn = options.out.suffix in FIGURES and texts < 2 and targets < 2  # the next tokens as a picture
-            if not drawn:
-                raise ValueError(f"a {options.out.suffix} file holds one explanation; leave {several} away")
-        if options.twin:
-            if options.out.suffix in FIGURES:
-                raise ValueError(f"a picture shows no twin; name a page with --out, not {options.out}")
-            _check_model(options.twin)
+        if options.out.suffix not in SEVERAL and (several := [name for name, count in counts.items() if count > 1]):
+            raise ValueError(f"a {options.out.suffix} file holds one explanation, but {several[-1]} asks for several")
+        if options.twin and options.out.suffix in FIGURES:
+            raise ValueError(f"a picture shows no twin; name a page with --out, not {options.out}")
         if (options.picture or ("head" if options.head else None)) == "head" and len(options.head or ()) != 2:
             raise ValueError("the picture of a head needs --head LAYER,HEAD, such as --head 3,5")
         options.pictures = [] if options.image is None else [read_picture(Path(options.image))]
 
 
-def check_faithfulness(options: argparse.Namespace) -> None:
-    """The file to write, names, and the data, which `inputs` holds."""
-    _check_new_file(options)
-    with in_a_sentence(f"cannot measure {options.model}"):
+def check_demo(options: argparse.Namespace) -> None:
+    """The model could be a checkpoint, methods are known, and the port is free."""
+    with in_a_sentence(f"cannot show {options.model}"):
         _check_model(options.model)
-        if options.methods:
+        check_choice("method", options.methods, METHODS)
+        try:
+            socket.create_server(("127.0.0.1", options.port)).close()
+        except OSError as error:
+            raise ValueError(f"port {options.port} cannot be had ({error.strerror}); name another, or leave --port away") from error
+
+
+def check_faithfulness(options: argparse.Namespace) -> None:
+    """The file to write, names, flags that go together, and the data, which `inputs` holds; `sources` are the models by their names."""
+    if options.models:
+        options.out = options.out or COMPARISON
+        if options.data is None:
+            options.data, options.limit = REVIEWS, options.limit or REVIEWED
+    for name in ("out", "data"):
+        if getattr(options, name) is None:
+            raise SystemExit(f"the following arguments are required: --{name}; see hf-tanhmax faithfulness --help")
+    _check_new_file(options)
+    given = options.models or [options.model]
+    with in_a_sentence(f"cannot {'compare' if options.models else 'measure'} {', '.join(given)}"):
+        for name in given:
+            try:
+                _check_model(name)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}" if options.models else str(error)) from error
+        options.sources = _named(given)
+        if options.models:
+            _check_comparison(options)
+        elif options.seeds is not None:
+            raise ValueError("--seeds is of --models; --seed chooses the seed of one")
+        if options.methods and options.methods != [ALL]:
             check_choice("method", options.methods, (*METHODS, CONTROL))
         if options.measures:
             check_choice("measure", options.measures, MEASURES)
         options.inputs = read_inputs(Path(options.data), column=options.text_column, limit=options.limit)
+
+
+def _named(given: Sequence[str]) -> dict[str, str]:
+    """Models by the last parts of their paths, as many as tell them apart."""
+    for parts in range(1, 9):
+        names = ["/".join(Path(name).parts[-parts:]) for name in given]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, given, strict=True))
+
+
+def _check_comparison(options: argparse.Namespace) -> None:
+    if len(options.models) < 2:
+        raise ValueError("a comparison needs two models or more, but --models names one; --model measures one")
+    places = [str(Path(name).resolve()) if Path(name).exists() else name for name in options.models]
+    twice = next((name for place, name in zip(places, options.models, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is named twice; name each model once")
+    for flag in ("seed", "revision"):
+        if getattr(options, flag) is not None:
+            raise ValueError(f"--{flag} is of --model; leave it away with --models")
+    options.figure = options.out.with_suffix(FIGURES[0])
+    if options.figure.exists() and not options.overwrite:
+        raise SystemExit(f"{options.figure} is there already; add --overwrite to replace it, or name another file with --out")
 
 
 def check_ablate(options: argparse.Namespace) -> None:
@@ -230,6 +290,17 @@ def check_rank_collapse(options: argparse.Namespace) -> None:
 def _check_new_folder(out: Path) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise SystemExit(f"{out} is there already and not an empty folder; name one that is new")
+    check_writable(out)
+
+
+def check_writable(folder: Path) -> None:
+    """A folder that can be written to, or made: where the nearest one that exists takes a file."""
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise SystemExit(f"{folder} cannot be written, as {place} takes no files ({error.strerror}); name another place") from error
 
 
 def check_folder(name: str) -> Path:
@@ -314,6 +385,7 @@ def _check_new_file(options: argparse.Namespace) -> None:
     _check_not_there(options)
     if not options.out.parent.is_dir():
         raise SystemExit(f"there is no folder {options.out.parent} to write {options.out.name} to")
+    check_writable(options.out.parent)
 
 
 def _check_not_there(options: argparse.Namespace) -> None:

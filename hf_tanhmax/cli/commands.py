@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -102,7 +103,7 @@ def run_card(options: argparse.Namespace) -> int:
         card = model_card(
             options.path,
             repo_id=options.repo,
-            results=options.runs or None,
+            results=[_on(run, options.dataset) for run in options.runs] or None,
             comparison=_comparison([*options.results, *options.compare_with]) if options.compare_with else None,
             base_model=options.base_model,
             license=options.license,
@@ -125,6 +126,13 @@ def run_doctor(options: argparse.Namespace) -> int:
         findings = check_kernel(folder) if is_kernel(folder) else check_checkpoint(folder)
     print(in_lines(findings))
     return FOUND_ERRORS if errors_in(findings) else 0
+
+
+def _on(run: Any, dataset: str | None) -> Any:
+    """A run with the name on the Hub of the data that its files hold."""
+    if dataset is None or not isinstance(run, dict):
+        return run
+    return {**run, "data": {**run.get("data", {}), "dataset": dataset}}
 
 
 def _auto_class(name: str | None) -> type | None:

@@ -17,21 +17,26 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..choices import CLASSIFIER
+from ..choices import ALL, CLASSIFIER, CONTROL
 from ..interpret import (
     INTERVENTIONS,
+    ComparisonOptions,
     Explanation,
     RankCollapse,
     ablate_negatives,
+    compare_faithfulness,
     explain,
     explain_generation,
+    explain_whole_generation,
     faithfulness,
+    methods_for,
     most_probable,
+    plot_comparison,
     rank_collapse,
     save_explanation,
     save_page,
 )
-from ..interpret.inputs.encoding import DECODER_IDS, IDS, with_decoder_start
+from ..interpret.inputs.encoding import DECODER_IDS, IDS, ModelInput, with_decoder_start
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
 from ..interpret.viz.views import VIEWS, head_numbers
@@ -40,8 +45,10 @@ from .checks import GENERATING, in_a_sentence
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 150
+DPI, STOPPED = 150, 130
 TARGETS = 3  # of a page of a classifier
+# Beginnings of warnings that are among an explanation's notes.
+SAID = (".* computes softmax", "the model knows none", "the tokenizer has", "the text was cut")
 Batch = dict[str, Tensor]
 
 
@@ -49,6 +56,8 @@ def run_explain(options: argparse.Namespace) -> int:
     """Explain one output, as a page, a picture or numbers."""
     with in_a_sentence(f"cannot explain {options.model}"):
         loaded = _loaded(options)
+        if options.whole_generation:
+            return _run_whole_generation(loaded, options)
         explanations = _explanations(loaded, options)
         for note, is_warning in _notes(explanations).items():
             print(f"{'warning' if is_warning else 'note'}: {note}")
@@ -62,17 +71,40 @@ def run_explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_whole_generation(loaded: Loaded, options: argparse.Namespace) -> int:
+    """Every token that a causal model writes, by every token before it."""
+    if not loaded.is_causal:
+        raise ValueError(GENERATING)
+    found = explain_whole_generation(
+        loaded.model, loaded.tokenizer, options.text[0], new_tokens=options.generate, method=options.whole_generation
+    )
+    for note in found.notes:
+        print(f"note: {note}")
+    if options.out.suffix == ".html":
+        save_page(_explanations(loaded, options), options.out, contributions=options.contributions, generation=found)
+    elif options.out.suffix == ".json":
+        found.save(options.out)
+    else:
+        plots.plot_generation(found).savefig(options.out, dpi=DPI)
+    print(f"wrote {options.out}: {len(found.written)} written tokens")
+    return 0
+
+
 def _notes(explanations: Sequence[Explanation]) -> dict[str, bool]:
     """The notes, each once, and whether it is about what the model has not read: unknown words, or a text that was cut."""
     return {note: place < bool(found.unknown) + bool(found.cut) for found in explanations for place, note in enumerate(found.notes)}
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
-    """Measure how far explanations of a model can be trusted."""
+    """Measure how far explanations of a model can be trusted, or compare models by that."""
+    if options.models:
+        return _compare(options)
     out: Path = options.out
     with in_a_sentence(f"cannot measure {options.model}"):
         loaded = _loaded(options)
         chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
+        if options.methods == [ALL]:
+            chosen["methods"] = (*methods_for(loaded.model), CONTROL)
         report = faithfulness(
             loaded.model,
             loaded.tokenizer,
@@ -80,14 +112,55 @@ def run_faithfulness(options: argparse.Namespace) -> int:
             **chosen,
             processor=loaded.processor,
             batch_size=options.batch_size,
-            seed=options.seed,
+            seed=options.seed or 0,
             removal=options.removal,
             max_length=options.max_length,
+            steps=options.steps or 32,
+            head_texts=options.heads or 0,
         )
         out.write_text(report.to_json() if out.suffix == ".json" else report.table() + "\n", encoding="utf-8")
     print(report.table())
     print(f"wrote {out}")
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    out: Path = options.out
+    part = out.with_name(f"{out.name}.part")
+    chosen = {name: getattr(options, name) for name in ("seeds", "steps") if getattr(options, name) is not None}
+    chosen |= {} if options.heads is None else {"head_texts": options.heads}
+    with in_a_sentence(f"cannot compare {', '.join(options.models)}"):
+        how = ComparisonOptions(
+            tuple(options.measures) if options.measures else None,
+            removal=options.removal,
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+            **chosen,
+        )
+        models = {}
+        for name, source in options.sources.items():
+            with in_a_sentence(f"cannot load {source}"):
+                models[name] = load(source, device=options.device)
+                _check_inputs(models[name], options)
+        methods = ALL if options.methods in (None, [ALL]) else tuple(options.methods)
+        try:
+            found = compare_faithfulness(models, options.inputs, methods, options=how, partial=part)
+        except KeyboardInterrupt:
+            print(f"\nstopped; the same command goes on with what is in {part}")
+            return STOPPED
+        out.write_text(found.to_json() if out.suffix == ".json" else found.table(markdown=True) + "\n", encoding="utf-8")
+        plot_comparison(found).savefig(options.figure, dpi=DPI)
+    print(found.table())
+    print(f"wrote {out} and {options.figure} in {found.settings['seconds'] / 60:.1f} minutes of measuring")
+    return 0
+
+
+def _check_inputs(loaded: Loaded, options: argparse.Namespace) -> None:
+    """The rows are what the model reads."""
+    of_texts = isinstance(options.inputs[0], str)
+    if of_texts == (loaded.tokenizer is None):
+        wanted, read = ("a folder of pictures", "images") if of_texts else ("a file of texts", "texts")
+        raise ValueError(f"it is a {type(loaded.model).__name__}, which reads {read}; give --data, {wanted}")
 
 
 def run_ablate(options: argparse.Namespace) -> int:
@@ -143,22 +216,27 @@ def _loaded(options: argparse.Namespace) -> Loaded:
 def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanation]:
     """An explanation for each text and target, or for each next token."""
     chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "layers") if (value := getattr(options, name))}
-    chosen |= {"max_length": options.max_length, "steps": options.steps, "twin": _twin(loaded, options)}
+    if chosen.get("methods") == (ALL,):
+        chosen["methods"] = methods_for(loaded.model)
+    chosen |= {"max_length": options.max_length, "steps": options.steps, "samples": options.samples, "twin": _twin(loaded, options)}
     if options.generate and not loaded.is_causal:
         raise ValueError(GENERATING)
     with warnings.catch_warnings():
-        for said in (".* computes softmax", "the model knows none", "the tokenizer has", "the text was cut"):  # it is printed as a note
+        for said in SAID:
             warnings.filterwarnings("ignore", message=said)
         if options.generate:
             (text,) = options.text
             encoded = dict(_tokenizer(loaded)(text, return_tensors="pt").to(loaded.model.device))
             batch = with_decoder_start(loaded.model, encoded)
             return list(_written(partial(explain_generation, loaded.model, loaded.tokenizer, **chosen), batch, options.generate))
-        explained = _explained(loaded, options, chosen)
-        return [explained(given, target) for given in _inputs(loaded, options) for target in _targets(loaded, options, given)]
+        return [
+            explain_one(loaded, given, target, position=options.position, **chosen)
+            for given in _inputs(loaded, options)
+            for target in _targets(loaded, options, given)
+        ]
 
 
-def _inputs(loaded: Loaded, options: argparse.Namespace) -> list[Any]:
+def _inputs(loaded: Loaded, options: argparse.Namespace) -> list[ModelInput]:
     """What is explained: pictures, texts, or a pair of texts."""
     if options.pictures:
         if loaded.processor is None:
@@ -174,20 +252,10 @@ def _tokenizer(loaded: Loaded) -> Any:
     return loaded.tokenizer
 
 
-def _explained(loaded: Loaded, options: argparse.Namespace, chosen: dict[str, Any]) -> Callable[[Any, int | str | None], Explanation]:
-    """What explains a text or picture for a target."""
-    if loaded.is_causal and not options.pictures:
-        return partial(explain_generation, loaded.model, loaded.tokenizer, **chosen)
-    reader: dict[str, Any] = (
-        {"processor": loaded.processor} if options.pictures else {"tokenizer": loaded.tokenizer, "position": options.position}
-    )
-    return partial(explain, loaded.model, **reader, **chosen)
-
-
-def _targets(loaded: Loaded, options: argparse.Namespace, given: Any) -> Sequence[int | str | None]:
+def _targets(loaded: Loaded, options: argparse.Namespace, given: ModelInput) -> Sequence[int | str | None]:
     """Those that were asked for, or in a page of a classifier the most probable ones, between which the reader can switch."""
     if options.target:
-        return [int(text) if text.isdecimal() else text for text in options.target]
+        return [target_of(text) for text in options.target]
     if options.out.suffix != ".html" or not CLASSIFIER.search(type(loaded.model).__name__):
         return [None]
     return most_probable(
@@ -205,6 +273,26 @@ def _twin(loaded: Loaded, options: argparse.Namespace) -> tuple[Any, Any] | None
     return twin.model, twin.tokenizer or twin.processor
 
 
+def explain_one(loaded: Loaded, given: ModelInput, target: int | str | None, *, position: int | None = None, **chosen: Any) -> Explanation:
+    """Explain what a model makes of an input: the next token of a text, if it writes texts.
+
+    Args:
+        loaded: the model.
+        given: a text, a pair of texts, or an image.
+        target: as for `explain`.
+        position: as for `explain`; of a model that writes texts it is the last.
+        **chosen: as for `explain`.
+
+    Raises:
+        ValueError, TypeError: as `explain`.
+    """
+    if loaded.processor is not None:
+        return explain(loaded.model, given, target, processor=loaded.processor, **chosen)
+    if loaded.is_causal:
+        return explain_generation(loaded.model, loaded.tokenizer, given, target, **chosen)
+    return explain(loaded.model, given, target, tokenizer=loaded.tokenizer, position=position, **chosen)
+
+
 def _written(explained: Callable[[Batch], Explanation], batch: Batch, count: int) -> Iterator[Explanation]:
     """Explanations of tokens that the model writes one after the other."""
     for _ in tqdm(range(count), unit="token"):
@@ -218,6 +306,11 @@ def _written(explained: Callable[[Batch], Explanation], batch: Batch, count: int
 
 def _longer(values: Tensor, last: int) -> Tensor:
     return values.new_tensor([[*values[0].tolist(), last]])
+
+
+def target_of(text: str | None) -> int | str | None:
+    """What a word of the user names: a number if it is one."""
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def _batch(loaded: Loaded, options: argparse.Namespace) -> Batch:
@@ -266,6 +359,7 @@ def _numbers(explanation: Explanation) -> dict[str, object]:
         **{name: getattr(explanation, name) for name in (*plain, "layers", "signed", "notes", "unknown", "knows_no_word", "cut")},
         "scores": {name: scores.tolist() for name, scores in explanation.scores.items()},
         "scores_by_word": {name: explanation.by_word(name).tolist() for name in explanation.scores},
+        "conservation": {name: each.as_dict() for name, each in explanation.conservation.items()},
         "orientation": explanation.orientation.tolist(),
         "one_signed": explanation.one_signed.tolist(),
         "heads": {view: head_numbers(explanation, view).tolist() for view in VIEWS},

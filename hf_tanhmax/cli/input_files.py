@@ -111,7 +111,7 @@ def read_picture(path: "Path | BytesIO", name: object = None) -> "Image":
         name: what a message calls it; None is its path.
 
     Raises:
-        ValueError: the file is no image.
+        ValueError: the file is no image, or one of so many pixels that PIL takes it for an attack.
         OSError: it cannot be read.
     """
     from PIL import Image, UnidentifiedImageError
@@ -121,6 +121,8 @@ def read_picture(path: "Path | BytesIO", name: object = None) -> "Image":
             image = opened.convert("RGBA")
     except UnidentifiedImageError as error:
         raise ValueError(f"{name or path} is no picture that PIL can read") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name or path} has more pixels than are read here: {error}") from error
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 

@@ -14,6 +14,7 @@ from types import FrameType
 
 from ..errors import RecipeError
 from ..package_data import PACKAGE, data_folder
+from .checks import check_writable
 
 TRAIN, EVALUATE, BENCH = "hf_tanhmax.training.train", "hf_tanhmax.training.evaluate", "recipes.benchmarks.attention"
 BENCHMARKS = ("attention", "decode", "accuracy", "tune", "join", "table")
@@ -46,7 +47,8 @@ def run_train(options: argparse.Namespace) -> int:
         if {"--help", "-h"} & set(given):
             print_help([recipe])
             return 0
-        read_recipes([recipe, *given[1:]])
+        for each in read_recipes([recipe, *given[1:]]):
+            check_writable(each.output_dir)
     except RecipeError as error:
         raise SystemExit(str(error)) from error
     launch = [sys.executable, "-c", LAUNCHER, "--quiet", *config, "-m", TRAIN]

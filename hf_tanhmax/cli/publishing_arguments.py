@@ -87,6 +87,7 @@ def _add_card(commands: Commands) -> None:
     parser.add_argument("--out", metavar="FILE", help="default PATH/README.md")
     parser.add_argument("--overwrite", action="store_true", help="replace a card that is there")
     parser.add_argument("--base-model", metavar="NAME", help="the model on the Hub that it was made from")
+    parser.add_argument("--dataset", metavar="NAME", help="the data set of the Hub that the model was measured on, if the run read files")
     parser.add_argument("--license", help="as the Hub writes it, such as apache-2.0; default that of the base model, if its card says one")
     parser.add_argument("--language", help="language of the data, such as en")
     parser.set_defaults(check=checks.check_card)

@@ -19,16 +19,18 @@ from pathlib import Path
 import datasets
 
 from ..ablation import ABLATION, NegativesAblation
+from ..cards import is_repository, model_card
 from ..errors import Interrupted, RecipeError
 from ..interpret import Explanation, ablate_negatives, explain, plot_tokens, save_page
 from ..interpret.inputs.loading import Loaded, load
 from ..results import Run, metric_of, table
+from ..training.compare import comparison
 from ..training.configuration.recipe import Recipe, read_recipes, task_base
 from ..training.data.rows import Splits
 from ..training.plots import start_figure
 from ..training.run import run_all
 from ..training.tasks import task_for
-from .checks import MINILM, in_a_sentence
+from .checks import CARD, MINILM, in_a_sentence
 
 TASK = "bert/text_classification"
 VARIANTS = {"softmax": "softmax", "aligned": "TanhMax"}  # of the recipe, the baseline first
@@ -49,6 +51,7 @@ RATES = {"softmax": 3e-4, "aligned": 3e-4}
 CALIBRATED, ABLATED = 96, 100  # rows
 INTERVENTIONS = ("negatives_masked", "made_positive")
 RULE = "the shortest test sentence with “but”"  # chosen before any model has read it, so it may be one that the model gets wrong
+EVIDENCE = "figures/evidence_of_one_sentence.png"  # in the model's folder, where its card shows all figures
 NAMED = 4  # words that are named on each side
 STOPPED = 130
 LOADING = ("transformers.modeling_utils", "transformers.utils.loading_report", "transformers.distributed.tensor_parallel")
@@ -104,9 +107,10 @@ def _start(out: Path, source: str, name: str, picture: Path | None) -> int:
             explanation = explain(loaded.model, text, tokenizer=loaded.tokenizer)
     verdict = _verdict(explanation, label)
     save_page(replace(explanation, notes=(*explanation.notes, f"{RULE}: {verdict}")), out / "explain.html")
-    for path in (out / "words.png", *([picture] if picture else [])):
+    for path in (out / "words.png", folder / EVIDENCE, *([picture] if picture else [])):
         plot_tokens(explanation).savefig(path, dpi=150)
     start_figure([(VARIANTS[name], run) for name, run in runs.items()], ablation, out / "start.png")
+    _write_card(folder, runs, name)
     print(f"\n{_results(runs)}\n\n{_ablated(ablation)}\n\n{_evidence(text, explanation, verdict)}\n\n{_next(out, folder, source)}")
     return 0
 
@@ -132,6 +136,14 @@ def _ablation(loaded: Loaded, splits: Splits, folder: Path) -> NegativesAblation
     found = ablate_negatives(loaded.model, rows["text"], loaded.tokenizer, labels=rows["label"], interventions=INTERVENTIONS)
     found.save(folder / ABLATION)  # where the card looks for it
     return found
+
+
+def _write_card(folder: Path, runs: dict[str, Run], name: str) -> None:
+    """The card again: the run wrote it before there was anything to compare with, and before the ablation."""
+    compared = comparison(list(runs.values()), markdown=True)
+    base = name if is_repository(name) else None
+    card = model_card(folder, results=[runs["aligned"]], softmax=[runs["softmax"]], comparison=compared, base_model=base)
+    card.save(folder / CARD)
 
 
 def _results(runs: dict[str, Run]) -> str:
@@ -201,6 +213,7 @@ Load the model, wherever hf_tanhmax is installed:
   classify = transformers.pipeline("text-classification", "{folder}")
 
 Go on with
+  hf-tanhmax demo {folder}
   hf-tanhmax explain --model {folder} --text "not funny at all" --out mine.html
   hf-tanhmax train {TASK}/aligned.yaml --model_name_or_path {source} --train_file YOURS.csv --compare_with softmax
   hf-tanhmax push {folder} YOU/NAME"""

@@ -56,6 +56,20 @@ def count(text: str) -> int:
     return int(text)
 
 
+def rows(text: str) -> int:
+    """A whole number of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or more, but is {text!r}")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """A port of TCP that a user may take; 0 is one that is free."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, which is any free port, to 65535, but is {text!r}")
+    return int(text)
+
+
 def names(text: str) -> list[str]:
     """Names with commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]

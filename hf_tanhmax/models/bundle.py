@@ -22,9 +22,8 @@ import builtins
 import functools
 import hashlib
 import re
-import symtable
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -36,9 +35,9 @@ MODULES = (
     "functional",
     "settings",
     "attention/mask",
-    "attention/sharing",
     "attention/paged_cache",
     "attention/call",
+    "attention/sharing",
     "attention/reference",
     "attention/composed/aten_kernels",
     "attention/composed/identities",
@@ -201,12 +200,26 @@ def _refuse_clashes(texts: dict[str, str]) -> None:
     meanings = {name: "Python" for name in dir(builtins) if not name.startswith("_")}
     for module, text in texts.items():
         imported = {_bound_by(line): line for line in _imports(text)}
-        for symbol in symtable.symtable(text, module, "exec").get_symbols():
-            name = symbol.get_name()
-            if name in imported or symbol.is_assigned():
-                meaning = imported.get(name, module)
-                if meanings.setdefault(name, meaning) != meaning:
-                    raise ValueError(f"{name!r} means one thing in {meanings[name]} and another in {meaning}; rename one of them")
+        for name in sorted({*imported, *_bound_in(ast.parse(text))}):
+            meaning = imported.get(name, module)
+            if meanings.setdefault(name, meaning) != meaning:
+                raise ValueError(f"{name!r} means one thing in {meanings[name]} and another in {meaning}; rename one of them")
+
+
+def _bound_in(node: ast.AST) -> Iterator[str]:
+    """The names that the statements of a module bind, but for imports and what is bound within functions, classes and comprehensions.
+
+    `symtable` is of no use for it: from Python 3.12 on it takes the variables of comprehensions for the module's.
+    """
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield child.name
+        elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
+        elif not isinstance(child, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            if isinstance(child, ast.ExceptHandler) and child.name is not None:
+                yield child.name
+            yield from _bound_in(child)
 
 
 @functools.cache

@@ -91,8 +91,8 @@ def _main(columns: Mapping[str, object]) -> str | None:
 
 
 def _rows_of(run: Run) -> str:
-    """What tells the data sets of two runs apart: where the rows came from, and the digests of files."""
-    return repr(sorted((key, repr(value)) for key, value in run.get("data", {}).items() if key != "rows"))
+    """What tells the data sets of two runs apart: where the rows came from, and the digests of files; not what the files are called."""
+    return repr(sorted((key, repr(value)) for key, value in run.get("data", {}).items() if key not in ("rows", "dataset")))
 
 
 def _data_in_words(run: Run) -> str:
@@ -211,7 +211,8 @@ def _tests(groups: Mapping[Group, Sequence[Run]], against: str) -> dict[Group, s
 def _comparable(one: Run, other: Run) -> bool:
     """Whether two runs had the same rows, and trained all weights or adapters alike."""
     adapted = [run.get("config", {}).get("lora_rank") for run in (one, other)]
-    return one.get("data") == other.get("data") and adapted[0] == adapted[1]
+    rows = [run.get("data", {}).get("rows") for run in (one, other)]
+    return _rows_of(one) == _rows_of(other) and rows[0] == rows[1] and adapted[0] == adapted[1]
 
 
 def _outcomes(run: Run) -> list[float]:

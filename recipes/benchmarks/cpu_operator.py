@@ -10,7 +10,6 @@ compute together is compared with what one does, too: twice that ratio is how mu
 as speed does not hang on them.
 """
 
-import argparse
 import copy
 import json
 import os
@@ -30,6 +29,7 @@ import hf_tanhmax
 from hf_tanhmax import tanhmax_attention, why_not
 from hf_tanhmax.results import table
 
+from ..command_line import Parser
 from .measure import environment, percentiles, processor_time
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -267,7 +267,7 @@ def verdicts(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     """Run the benchmark and write its result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m recipes.benchmarks.cpu_operator", description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path, default=Path("recipes/results/cpu-operator.json"))

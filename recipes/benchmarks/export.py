@@ -8,7 +8,6 @@ engine once, in an order that alternates, on one thread where the engine can be 
 does, and a ratio is of two times of the same round. Every export is compared with its live model first.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -32,6 +31,7 @@ from hf_tanhmax.export.inputs import random_inputs
 from hf_tanhmax.provenance import git_commit
 from hf_tanhmax.results import table
 
+from ..command_line import Parser
 from .measure import environment, percentiles, processor_time
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def int8_table(result: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m recipes.benchmarks.export", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command")
     fast = commands.add_parser("speed")
     fast.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))

@@ -13,7 +13,6 @@ The first ratio is the speed-up over the plain loop; the second is that of batch
 MiniLM's size explains random tokens, as many per text as SST-2's sentences have.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -40,8 +39,10 @@ from hf_tanhmax.provenance import hardware, versions
 from hf_tanhmax.results import table, write_json
 from hf_tanhmax.training.data.tokenizer import load_tokenizer
 
+from ..command_line import Parser
+
 METHODS = ("weights", "oriented", "contributions", "rollout", "input_x_gradient")
-TIMED = tuple(name for name, measure in MEASURES.items() if not measure.of_model)
+TIMED = tuple(name for name, measure in MEASURES.items() if not measure.of_seed)  # what a loop erases without drawing anything
 TARGET = 5.0
 # Lengths of SST-2's sentences in MiniLM's tokens, special ones included: their deciles.
 LENGTHS = (8, 11, 14, 17, 20, 23, 27, 32, 38)
@@ -53,9 +54,7 @@ Measured: TypeAlias = tuple[Values, int]
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 2 if something the user gave cannot work."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.faithfulness", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m recipes.benchmarks.faithfulness", description=__doc__)
     parser.add_argument("--model", help="folder or Hub name of a sequence classifier (default: a BERT of MiniLM's size, at random)")
     parser.add_argument("--texts", type=Path, help="a file with one text per line; needed with --model")
     parser.add_argument("--count", type=int, default=16, help="texts that are measured (default: 16)")

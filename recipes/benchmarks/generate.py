@@ -8,7 +8,6 @@ of the same round. Latency is the time from one token of `generate` to the next,
 dry run rehearses it on the CPU with a tiny model, and measures nothing.
 """
 
-import argparse
 import gc
 import json
 import sys
@@ -27,6 +26,7 @@ from hf_tanhmax.integration.serving import cache_argument
 from hf_tanhmax.provenance import git_commit
 from hf_tanhmax.results import table
 
+from ..command_line import Parser
 from .measure import gpu_environment, percentiles
 
 # As SmolLM-135M and LLaMA-3.2-1B are built; what is rehearsed is smaller than either.
@@ -227,9 +227,7 @@ def report(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m recipes.benchmarks.generate", description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="rehearse on the CPU")
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=GeneratePlan.shapes)
     parser.add_argument("--batches", nargs="+", type=int, default=GeneratePlan.batches)

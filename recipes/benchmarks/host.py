@@ -7,7 +7,6 @@ No GPU is needed: the tensors are on the CPU, and a launch does nothing. What Tr
 functions that are called, Python's and C's, are the same in every run; the tests hold them.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ import torch
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.kernels import launch, launch_decode, masks, support
 
+from ..command_line import Parser
 from .measure import environment, percentiles
 
 WARM = 20
@@ -119,7 +119,7 @@ def timed(everyone: dict[str, Call], rounds: int) -> dict[str, dict[str, float]]
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m recipes.benchmarks.host", description=__doc__)
     parser.add_argument("--rounds", type=int, default=2000)
     parser.add_argument("--counts", action="store_true", help="print counts alone, as JSON")
     parser.add_argument("--output", type=Path)

@@ -7,7 +7,6 @@ scores negative weights, so such a head changes at the smallest polarity. What t
 where a learned polarity, exp(-2c), must start to leave the model as it was.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -24,13 +23,14 @@ from hf_tanhmax.provenance import hardware, versions
 from hf_tanhmax.results import table, write_json
 from hf_tanhmax.training.data.tokenizer import load_tokenizer
 
+from ..command_line import Parser
+
 POLARITIES = (0.0, 1e-12, 1e-9, 1e-6, 1e-4, 1e-2, 1.0)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 2 if something the user gave cannot work."""
-    shown = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.polarity_scan", **shown)  # type: ignore[arg-type]
+    parser = Parser(prog="python -m recipes.benchmarks.polarity_scan", description=__doc__)
     parser.add_argument("model", help="folder or Hub name of a softmax decoder of the LLaMA family")
     parser.add_argument("text", type=Path, help="a text file")
     parser.add_argument("--rows", type=int, default=16, help="rows that are read (default: 16)")

@@ -7,7 +7,6 @@ Every row is a launch of its own, since memory is the largest that a process eve
 of some rounds. Bytes are counted where they are handed to torch, and must be what `bytes_sent` says.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -28,6 +27,8 @@ from hf_tanhmax import provenance
 from hf_tanhmax.attention.api import tanhmax_attention
 from hf_tanhmax.attention.ring import ring_attention
 from hf_tanhmax.results import table
+
+from ..command_line import Parser
 
 HEADS, KV_HEADS, HEAD_DIM = 8, 4, 64
 LENGTHS = (2048, 8192)
@@ -144,7 +145,7 @@ def report(result: dict[str, Any], *, markdown: bool = True) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="recipes.benchmarks.ring", description="What a ring of processes costs.")
+    parser = Parser(prog="recipes.benchmarks.ring", description="What a ring of processes costs.")
     commands = parser.add_subparsers(dest="command", required=True)
     whole = commands.add_parser("run")
     whole.add_argument("--output", type=Path, required=True)

@@ -9,7 +9,6 @@ A step is forward, backward and AdamW on random inputs; weights are random, as s
 rehearses it on the CPU with tiny models, and measures nothing.
 """
 
-import argparse
 import gc
 import sys
 from collections.abc import Callable
@@ -34,6 +33,7 @@ import hf_tanhmax
 from hf_tanhmax.provenance import git_commit
 from hf_tanhmax.results import table, write_json
 
+from ..command_line import Parser
 from .generate import DRY_RUN, SHAPES, VOCABULARY
 from .measure import CudaMeter, Meter, ProcessorMeter, gpu_environment, percentiles
 
@@ -240,8 +240,7 @@ def report(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command line."""
-    shown: dict[str, Any] = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.training", **shown)
+    parser = Parser(prog="python -m recipes.benchmarks.training", description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="rehearse on the CPU")
     parser.add_argument("--models", nargs="+", choices=list(TRAINED), default=list(TRAINED))
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="float32 is the Trainer's default (here: bfloat16)")

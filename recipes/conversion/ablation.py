@@ -12,6 +12,7 @@ from hf_tanhmax.interpret import ablate_negatives
 from hf_tanhmax.provenance import git_commit, hardware, versions
 from hf_tanhmax.results import read_lines
 
+from ..command_line import Parser
 from .plan import Plan, read_plan
 from .rows import EVALUATION_BATCH, Batch, Rows, read_rows
 from .run import add_line, add_places, check_places, kept_model
@@ -23,8 +24,7 @@ FILE = "ablation.jsonl"
 def main(arguments: list[str]) -> int:
     """Ablate what is missing; 0 if it went well, 2 if something given cannot work."""
     plan = read_plan()
-    parser = argparse.ArgumentParser(prog="python -m recipes.conversion ablation", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m recipes.conversion ablation", description=__doc__)
     add_places(parser, plan)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     chosen = parser.parse_args(arguments)

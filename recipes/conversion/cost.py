@@ -21,6 +21,7 @@ import hf_tanhmax
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.provenance import git_commit, hardware, versions
 
+from ..command_line import Parser
 from .models import matrix_products_in_bfloat16, softmax_model, weight_decay_groups
 from .plan import ClassifierTask, Plan, read_plan
 from .rows import Batch, read_rows
@@ -32,8 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {"tanhmax": {"polarity": 1.0}, "balanced": {"
 def main(arguments: list[str]) -> int:
     """Measure and write `cost.jsonl`, a line per task; 2 if something given cannot work."""
     plan = read_plan()
-    parser = argparse.ArgumentParser(prog="python -m recipes.conversion cost", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m recipes.conversion cost", description=__doc__)
     add_places(parser, plan)
     parser.add_argument("--rounds", type=int, default=12, help="steps of each that are timed")
     chosen = parser.parse_args(arguments)

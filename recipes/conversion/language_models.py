@@ -33,6 +33,7 @@ from hf_tanhmax.provenance import git_commit, hardware, versions
 from hf_tanhmax.results import read_lines
 from hf_tanhmax.training.health import attention_health
 
+from ..command_line import Parser
 from .continuations import Continuations, sampled
 from .plan import RESULTS
 from .run import add_line
@@ -110,8 +111,7 @@ def read_plan(path: Path = PLAN) -> LanguagePlan:
 def main(arguments: list[str]) -> int:
     """Measure what is missing; 0 if it went well, 2 if something given cannot work."""
     plan = read_plan()
-    parser = argparse.ArgumentParser(prog="python -m recipes.conversion language_models", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m recipes.conversion language_models", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with 20news/, sst2/, text/")
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="a softmax checkpoint with its tokenizer")
     parser.add_argument("--ways", nargs="+", choices=list(plan.ways), default=list(plan.ways))

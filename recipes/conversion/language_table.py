@@ -3,7 +3,6 @@
 python -m recipes.conversion language_table [--results DIR] [--markdown]
 """
 
-import argparse
 import math
 import statistics
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import read_lines, table
 
+from ..command_line import Parser
 from . import language_models
 from .language_models import FILE, LanguagePlan
 from .plan import RESULTS
@@ -23,8 +23,7 @@ Line = dict[str, Any]
 
 def main(arguments: list[str]) -> int:
     """Print the table; 2 if there are no results."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.conversion language_table", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m recipes.conversion language_table", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     parser.add_argument("--markdown", action="store_true", help="for a document")
     chosen = parser.parse_args(arguments)

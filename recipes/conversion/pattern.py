@@ -29,6 +29,7 @@ from hf_tanhmax.results import read_lines, table
 from hf_tanhmax.training.data.synthetic import synthetic_splits
 from hf_tanhmax.training.data.tokenizer import build_tokenizer
 
+from ..command_line import Parser
 from .plan import RESULTS, ClassifierTask, Way, read_plan
 from .rows import EVALUATION_BATCH, Batch, Rows
 from .run import add_line
@@ -59,8 +60,7 @@ VOTES, VOTES_SEED = {"documents": 7000, "words": 12, "of_each_sign": 20, "neutra
 
 def main(arguments: list[str]) -> int:
     """Train and read what is missing; 0 if it went well, 2 if something given cannot work."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.conversion pattern", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m recipes.conversion pattern", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with sst2/")
     parser.add_argument("--table", action="store_true", help="print what was measured")
     parser.add_argument("--tasks", nargs="+", choices=list(PASSES), default=list(PASSES))

@@ -20,6 +20,7 @@ from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.provenance import git_commit, hardware, versions
 from hf_tanhmax.results import locked, read_lines, write_lines
 
+from ..command_line import Parser
 from .models import converted, softmax_model
 from .plan import RESULTS, ClassifierTask, Plan, Way, read_plan
 from .rows import Rows, read_rows
@@ -67,7 +68,7 @@ def cells_of(plan: Plan, task: ClassifierTask, ways: list[str], seeds: list[int]
     return found
 
 
-def add_places(parser: argparse.ArgumentParser, plan: Plan) -> None:
+def add_places(parser: Parser, plan: Plan) -> None:
     """The arguments that say what to measure, with what, and where results go."""
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with sst2/, 20news/, cifar10/")
     parser.add_argument("--weights", nargs="+", required=True, metavar="NAME=DIR", help="softmax checkpoints: minilm, dinov2s")
@@ -101,8 +102,7 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
     plan = read_plan()
-    parser = argparse.ArgumentParser(prog="python -m recipes.conversion run", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m recipes.conversion run", description=__doc__)
     add_places(parser, plan)
     parser.add_argument("--seeds", nargs="+", type=int, help="default: as many as the plan says, from 0")
     parser.add_argument("--most", type=int, metavar="N", help="stop after so many cells")

@@ -20,6 +20,7 @@ from accelerate import PartialState
 
 from hf_tanhmax.errors import Interrupted, RecipeError
 
+from ..command_line import Parser
 from . import collapse, text, vision
 from .basins import basins, run_basin
 from .corpus import Corpus
@@ -52,8 +53,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     Raises:
         RecipeError: a flag or value that cannot work.
     """
-    parser = argparse.ArgumentParser(prog="accelerate launch -m recipes.paper.run", description=__doc__, exit_on_error=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="accelerate launch -m recipes.paper.run", description=__doc__, exit_on_error=False)
     parser.add_argument("--fast", action="store_true", help="small runs of everything, in minutes")
     parser.add_argument(
         "--data", nargs="+", type=Path, default=[], metavar="DIR", help="folders with sst2/, 20news/, ag_news/, imdb/, cifar10/"

@@ -405,10 +405,11 @@ def test_forward_derivatives_are_computed_or_refused(implementation):
 
 @pytest.mark.parametrize("implementation", ["reference", "composed", "cpu", "portable"])
 @pytest.mark.parametrize("shift", [None, "balanced"])
-def test_a_polarity_that_is_nan_is_not_softmax(implementation, shift):
-    """A learned one becomes NaN where a training run diverges."""
+@pytest.mark.parametrize("wrong", [math.nan, -0.5, -1.0])
+def test_a_polarity_that_is_none_is_not_softmax(implementation, shift, wrong):
+    """A learned one becomes NaN where a training run diverges; one below 0 means nothing."""
     query = torch.randn(1, 2, 20, 8)
-    polarity = torch.tensor([math.nan, 1.0])
+    polarity = torch.tensor([wrong, 1.0])
     output = tanhmax_attention(query, query, query, polarity=polarity, shift=shift, implementation=implementation)
     assert output[:, 0].isnan().all()
     assert output[:, 1].isfinite().all()
@@ -419,3 +420,27 @@ def test_a_scale_that_is_not_finite_is_refused(scale):
     query = torch.randn(1, 2, 20, 8)
     with pytest.raises(ValueError, match="scale must be finite, but is"):
         tanhmax_attention(query, query, query, scale=scale)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference", "composed", "cpu"])
+@pytest.mark.parametrize("sizes", [(0, 0, 8), (8, 8, 0)])
+def test_tensors_without_features_are_refused(implementation, sizes):
+    query, key, value = (torch.randn(1, 2, 20, size) for size in sizes)
+    with pytest.raises(ValueError, match=f"must have at least one feature, but have {sizes[0]}, {sizes[1]} and {sizes[2]}"):
+        tanhmax_attention(query, key, value, implementation=implementation)
+
+
+@pytest.mark.parametrize("shift", [None, "balanced"])
+def test_transforms_of_functions_are_served_by_the_reference_or_refused(shift):
+    """Gradients of single rows, as influence functions and differential privacy take them."""
+    tensors = tuple(torch.randn(3, 2, 5, 4, dtype=torch.float64) for _ in range(3))
+
+    def loss(query, key, value, implementation="auto"):
+        return tanhmax_attention(query, key, value, shift=shift, is_causal=True, implementation=implementation).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(lambda *row: loss(*(tensor[None] for tensor in row))))(*tensors)
+    query = tensors[0].clone().requires_grad_()
+    torch.testing.assert_close(found, torch.autograd.grad(loss(query, *tensors[1:]), query)[0])
+    for name in ("cpu", "composed", "portable"):
+        with pytest.raises(NotImplementedError, match=f"implementation='{name}' has no rules for derivatives within torch.func"):
+            torch.func.grad(lambda query, name=name: loss(query, *tensors[1:], name))(tensors[0])

@@ -125,14 +125,19 @@ def test_metrics_of_one_run(checkpoint):
 
 
 def test_metrics_of_several_seeds_are_means(checkpoint):
-    found = made(checkpoint, [result(0, 0.8), result(1, 0.9)])
+    runs = [result(0, 0.8), result(1, 0.9)]
+    assert "model-index" not in made(checkpoint, runs)  # of files that nobody named
+    for run in runs:
+        run["data"]["dataset"] = "stanfordnlp/sst2"
+    found = made(checkpoint, runs)
     (entry,) = found["model-index"][0]["results"]
-    assert entry["dataset"]["name"] == "local files"
+    assert entry["dataset"] == {"type": "stanfordnlp/sst2", "name": "stanfordnlp/sst2"}  # which of its splits is not known
+    assert found["datasets"] == ["stanfordnlp/sst2"]
     assert entry["metrics"][0] == {"type": "accuracy", "value": 0.85, "name": "Accuracy on the test rows, mean of 2 seeds"}
 
 
 def test_without_test_rows_the_validation_rows_count(checkpoint):
-    run = result()
+    run = result(data={"source": "stanfordnlp/sst2"})
     run["metrics"] = {"validation_accuracy": 0.7, "train_loss": 0.1}
     (entry,) = made(checkpoint, [run])["model-index"][0]["results"]
     assert entry["dataset"]["split"] == "validation"
@@ -158,7 +163,9 @@ def test_adapters_are_of_peft():
 
 def test_text_cannot_break_the_yaml(checkpoint):
     nasty = "a: b\n---\n# {[&*!|>'\"%@`"
-    data = metadata(checkpoint, [result(data={"source": nasty})], name=nasty, base_model=None, license="no", language="no")
+    data = metadata(
+        checkpoint, [result(data={"source": "stanfordnlp/sst2", "config": nasty})], name=nasty, base_model=None, license="no", language="no"
+    )
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n# Title\n")
     assert yaml.safe_load(data.to_yaml())["license"] == "no"
     assert card.text == "# Title\n"

@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
     (place / "text.png").write_text("text")
     (place / "broken.json").write_text("{")
     (place / "rows.csv").write_text("sentence,label\nnot funny,0\n")
+    (place / "empty.csv").write_text("text\n")
     (place / "mine.yaml").write_text("epochs: 1\n")
     for name, values in CONFIGS.items():
         (place / name).mkdir()
@@ -147,6 +148,12 @@ def test_help_is_quick(arguments, folder):
         (["push-kernel", "a/b/c", "--out", "new"], "'a/b/c' is no name of a repository: write owner/name"),
         (["push-kernel", "you/kernel", "--out", "model"], "model is there already and not an empty folder; name one that is new"),
         (["push-kernel", "you/kernel", "--out", "new", "--private"], "--out publishes nothing, so leave --private and --message away"),
+        (["train", RECIPE, "--output_dir", "/proc/x"], "/proc/x cannot be written, as /proc takes no files ("),
+        (["start", "--out", "/proc/x"], "/proc/x cannot be written, as /proc takes no files ("),
+        (["convert", "bert", "/proc/x/y"], "/proc/x/y cannot be written, as /proc takes no files ("),
+        (["convert", "bert", "plain.csv/y"], "plain.csv/y cannot be written, as "),
+        (["export", "model", "/proc/x"], "/proc/x cannot be written, as /proc takes no files ("),
+        (["explain", "--model", "m", *TEXT, "--out", "/proc/a.html"], "/proc cannot be written, as /proc takes no files ("),
         (["card", "gone"], "gone is not a folder; name one that a model was saved to"),
         (["card", "model"], "model/README.md is there already; add --overwrite to replace it, or name another file with --out"),
         (["card", "model", "--overwrite", "--repo", "not a name"], "repo_id must be a name that a repository can have, such as you/model"),
@@ -170,7 +177,7 @@ def test_help_is_quick(arguments, folder):
         ),
         (
             ["explain", "--model", "m", *TEXT, "--out", "a.safetensors", "--generate", "2"],
-            "cannot explain m: a .safetensors file holds one explanation; leave --generate away",
+            "cannot explain m: a .safetensors file holds one explanation, but --generate asks for several",
         ),
         (
             ["explain", "--model", "m", *TEXT, "--out", "a.html", "--generate", "2", "--target", "b"],
@@ -178,11 +185,11 @@ def test_help_is_quick(arguments, folder):
         ),
         (
             ["explain", "--model", "m", "--text", "a", "b", "--out", "a.safetensors"],
-            "cannot explain m: a .safetensors file holds one explanation; leave one of the 2 texts away",
+            "cannot explain m: a .safetensors file holds one explanation, but --text asks for several",
         ),
         (
             ["explain", "--model", "m", *TEXT, "--target", "0", "1", "--out", "a.png"],
-            "cannot explain m: a .png file holds one explanation; leave all targets but one away",
+            "cannot explain m: a .png file holds one explanation, but --target asks for several",
         ),
         (
             ["explain", "--model", "m", "--text", "a", "b", "--text-pair", "c", "--out", "a.html"],
@@ -211,6 +218,26 @@ def test_help_is_quick(arguments, folder):
             ["faithfulness", "--model", "m", *DATA, "--out", "a.md", "--methods", "luck"],
             "cannot measure m: there is no method 'luck'; choose",
         ),
+        (["faithfulness", "--data", "gone.csv", "--out", "a.md"], "one of the arguments --model --models is required"),
+        (["faithfulness", "--model", "m", "--out", "a.md"], "the following arguments are required: --data; see hf-tanhmax faithfulness"),
+        (
+            ["faithfulness", "--models", "m", *DATA],
+            "cannot compare m: a comparison needs two models or more, but --models names one; --model",
+        ),
+        (["faithfulness", "--models", "m", "n", "m", *DATA], "cannot compare m, n, m: m is named twice; name each model once"),
+        (["faithfulness", "--models", "m", "./n", *DATA], "cannot compare m, ./n: ./n: there is no such folder, and no repository"),
+        (["faithfulness", "--models", "m", "n", *DATA, "--seed", "1"], "cannot compare m, n: --seed is of --model; leave it away"),
+        (["faithfulness", "--models", "m", "n", *DATA, "--seeds", "0"], "argument --seeds: must be 1 or more, but is '0'"),
+        (["faithfulness", "--models", "m", "n", *DATA, "--heads", "-1"], "argument --heads: must be 0 or more, but is '-1'"),
+        (
+            ["faithfulness", "--model", "m", *DATA, "--out", "a.md", "--seeds", "2"],
+            "cannot measure m: --seeds is of --models; --seed chooses",
+        ),
+        (
+            ["faithfulness", "--models", "m", "n", *DATA, "--methods", "contribution"],
+            "cannot compare m, n: there is no method 'contribution' (did you mean 'contributions'?); choose from weights",
+        ),
+        (["faithfulness", "--models", "m", "n", "--data", "empty.csv"], "cannot compare m, n: empty.csv holds no text"),
         (["ablate", "m"], "the following arguments are required: DATA; see hf-tanhmax ablate --help"),
         (["ablate", "m", "rows.csv", "--out", "a.md"], "--out must end with one of .json, but is a.md"),
         (["ablate", "m", "rows.csv", "--out", "broken.json"], "broken.json is there already; add --overwrite to replace it, or name"),

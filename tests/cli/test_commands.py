@@ -359,6 +359,11 @@ def test_card_of_a_run(tmp_path, capsys):
     assert (card.data.license, card.data.language, card.data.base_model) == ("mit", "en", "org/name")
     assert "One run, with seed 3" in card.text
     assert 'name = "you/my-model"' in card.text
+    assert not card.data.eval_results
+    assert main(["card", str(tmp_path), "--dataset", "stanfordnlp/sst2", "--overwrite"]) == 0
+    card = ModelCard.load(tmp_path / "README.md")
+    assert {found.dataset_type for found in card.data.eval_results} == {"stanfordnlp/sst2"}
+    assert "files of the author that hold `stanfordnlp/sst2`" in card.text
 
 
 def test_card_of_an_unmeasured_checkpoint(tmp_path, capsys):
@@ -409,6 +414,9 @@ def test_cards_that_cannot_be(tmp_path, capsys):
     assert refused(capsys, "card", tmp_path, "--results", tmp_path / "gone.json").startswith(
         f"cannot read results from {tmp_path / 'gone.json'}"
     )
+    assert refused(capsys, "card", tmp_path, "--dataset", "a/b/c").startswith("dataset must be a name that a repository can have")
+    said = refused(capsys, "card", tmp_path, "--dataset", "imdb")
+    assert said == f"--dataset says what was measured on, but there is no results.json in {tmp_path} and no --results"
     (tmp_path / "broken.json").write_text("{")
     assert refused(capsys, "card", tmp_path, "--results", tmp_path / "broken.json").startswith("cannot read results from")
     (tmp_path / "results.json").write_text("[]")

@@ -12,8 +12,9 @@ from PIL import Image
 from saved_models import processor_for, save_model
 from transformers import BertForSequenceClassification
 
+from hf_tanhmax.cli import explain_commands
 from hf_tanhmax.cli.arguments import main
-from hf_tanhmax.interpret import ablate_negatives, explain, load_explanation, read_ablation
+from hf_tanhmax.interpret import METHODS, ablate_negatives, explain, explain_whole_generation, load_explanation, read_ablation
 from hf_tanhmax.interpret.inputs.loading import load
 
 TEXT = "not funny at all"
@@ -134,6 +135,33 @@ def test_next_tokens(models, tmp_path, capsys):
     done(capsys, *given, "--out", tmp_path / "one.html", *QUICK)
 
 
+def test_a_whole_generation(models, tmp_path, capsys):
+    given = ("explain", "--model", models / "llama", "--text", TEXT, "--generate", 3, "--whole-generation")
+    printed = done(capsys, *given, "sequential_integrated_gradients", "--out", tmp_path / "a.json")
+    assert printed.endswith("3 written tokens\n")
+    told = json.loads((tmp_path / "a.json").read_text())
+    loaded = load(str(models / "llama"))
+    method = "sequential_integrated_gradients"
+    found = explain_whole_generation(loaded.model, loaded.tokenizer, TEXT, new_tokens=3, method=method)
+    assert told == json.loads(found.to_json())
+    done(capsys, *given, "input_x_gradient", "--out", tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
+def test_all_methods_and_what_they_add_up_to(models, tmp_path, capsys):
+    pytest.importorskip("captum")
+    done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--out", tmp_path / "a.json", "--methods", "all", "--samples", 64)
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert tuple(told["scores"]) == METHODS
+    assert set(told["conservation"]) == set(METHODS) - {"weights", "oriented", "rollout", "gradient"}
+    for method, each in told["conservation"].items():
+        assert each["total"] == pytest.approx(sum(told["scores"][method]), abs=1e-4)
+        assert each["gap"] == pytest.approx(each["expected"] - each["total"], abs=1e-6)
+    assert told["conservation"]["attnlrp"]["expected"] == pytest.approx(told["logit"])
+    done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--out", tmp_path / "a.html", "--methods", "attnlrp,alti")
+    assert '"attnlrp"' in (tmp_path / "a.html").read_text()
+
+
 def test_a_softmax_model_says_so(models, tmp_path, capsys):
     printed = done(capsys, "explain", "--model", models / "softmax", "--text", TEXT, "--out", tmp_path / "a.html", *QUICK)
     assert printed.startswith("note: BertForSequenceClassification computes softmax: no weight is below 0")
@@ -154,6 +182,70 @@ def test_faithfulness(name, models, tmp_path, capsys):
         assert len(values["comprehensiveness"]["random"]) == 2
     else:
         assert "| random " in text
+
+
+@pytest.fixture(scope="module")
+def softmax_twin_of_bert(models):
+    """The same weights as `bert`, with softmax."""
+    folder = models / "twin"
+    model = load(str(models / "bert")).model
+    twin = BertForSequenceClassification(BertForSequenceClassification.config_class(**{**model.config.to_dict(), "model_type": "bert"}))
+    twin.load_state_dict(model.state_dict())
+    twin.save_pretrained(folder)
+    processor_for("bert").save_pretrained(folder)
+    return folder
+
+
+def test_models_are_compared(models, softmax_twin_of_bert, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("faithfulness", "--models", softmax_twin_of_bert, models / "bert", "--data", models / "rows.csv", "--text-column", "sentence")
+    printed = done(capsys, *given, "--seeds", 2, "--methods", "contributions,random", "--heads", 1)
+    assert printed.splitlines()[0].startswith("method         of")
+    assert "A: twin (softmax)" in printed
+    assert "B: bert (TanhMax, explains the same class as A in " in printed
+    assert "wrote faithfulness.json and faithfulness.png in " in printed
+    found = json.loads((tmp_path / "faithfulness.json").read_text())
+    assert found["settings"]["seeds"] == 2
+    assert len(found["models"][1]["heads"]["without_negatives"]) == 1
+    with Image.open(tmp_path / "faithfulness.png") as figure:
+        assert figure.width > 300
+    assert not (tmp_path / "faithfulness.json.part").exists()
+    assert refused(capsys, *given) == "faithfulness.json is there already; add --overwrite to replace it, or name another file with --out"
+    said = refused(capsys, *given, "--out", tmp_path / "faithfulness.md")
+    assert said.endswith("faithfulness.png is there already; add --overwrite to replace it, or name another file with --out")
+    done(capsys, *given, "--methods", "weights", "--heads", 0, "--seeds", 1, "--out", tmp_path / "faithfulness.md", "--overwrite")
+    assert (tmp_path / "faithfulness.md").read_text().startswith("| method ")
+
+
+def test_a_comparison_that_was_stopped_says_how_to_go_on(models, softmax_twin_of_bert, tmp_path, capsys, monkeypatch):
+    def _stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(explain_commands, "compare_faithfulness", _stop)
+    given = ("faithfulness", "--models", softmax_twin_of_bert, models / "bert", "--data", models / "rows.csv", "--text-column", "sentence")
+    assert main([str(each) for each in (*given, "--out", tmp_path / "a.json")]) == 130
+    assert f"stopped; the same command goes on with what is in {tmp_path / 'a.json.part'}" in capsys.readouterr().out
+
+
+def test_all_methods_of_one_model_and_its_heads(models, tmp_path, capsys):
+    given = ("faithfulness", "--model", models / "bert", "--data", models / "rows.csv", "--text-column", "sentence", "--limit", 1)
+    printed = done(capsys, *given, "--methods", "all", "--measures", "mask_tau", "--steps", 2, "--heads", 1, "--out", tmp_path / "a.md")
+    assert "| integrated_gradients |" in printed
+    assert "Change of the logit without a head:" in printed
+    assert "| layer.head |" in printed
+
+
+@load_images
+def test_comparisons_that_cannot_be(models, softmax_twin_of_bert, tmp_path, capsys):
+    rows = ("--data", models / "rows.csv", "--text-column", "sentence", "--out", tmp_path / "a.json")
+    bert = models / "bert"
+    said = refused(capsys, "faithfulness", "--models", bert, models / "llama", *rows)
+    assert "have different tasks, text ForSequenceClassification and text ForCausalLM; compare models of one task" in said
+    said = refused(capsys, "faithfulness", "--models", bert, tmp_path / "gone", *rows)
+    assert f"cannot load {tmp_path / 'gone'}: " in said or f"{tmp_path / 'gone'}: there is no such folder" in said
+    said = refused(capsys, "faithfulness", "--models", bert, models / "vit", *rows)
+    assert said.endswith("which reads images; give --data, a folder of pictures")
+    assert not (tmp_path / "a.json.part").exists()
 
 
 def test_ablate_a_classifier(models, tmp_path, capsys):
@@ -229,6 +321,22 @@ def test_a_file_that_is_there_stays(models, tmp_path, capsys):
         (["bert", "--text", " ", "--out", "a.html"], "{cannot}the text is empty"),
         (["bert", "--text", TEXT, "--out", "a.html", "--target", "7"], "{cannot}target 7 is out of range"),
         (["bert", "--text", TEXT, "--out", "a.html", "--methods", "luck"], "{cannot}there is no method 'luck'"),
+        (
+            ["llama", "--text", TEXT, "--out", "a.html", "--generate", "2", "--whole-generation", "input_x_gradient"],
+            "{cannot}--whole-generation needs --generate N and an --out that ends with .html, .json, .png or .svg, and takes no --methods",
+        ),
+        (
+            ["llama", "--text", TEXT, "--out", "a.json", "--generate", "5000", "--whole-generation", "input_x_gradient"],
+            "{cannot}the generation is too long: ",
+        ),
+        (
+            ["bert", "--text", TEXT, "--out", "a.json", "--generate", "2", "--whole-generation", "input_x_gradient"],
+            "{cannot}--generate needs a causal language model",
+        ),
+        (
+            ["bert", "--text", TEXT, "--out", "a.json", "--methods", "kernel_shap", "--samples", "3"],
+            "{cannot}KernelSHAP of ",
+        ),
         (["bert", "--text", TEXT, "--out", "a.html", "--layers", "9"], "{cannot}there is no layer 9"),
         (
             ["bert", "--text", TEXT, "--out", "a.html", "--generate", "2"],

@@ -1,7 +1,9 @@
 """Inputs from files of every kind that is read, and sentences for the others."""
 
 import json
+import struct
 import sys
+import zlib
 
 import datasets
 import pytest
@@ -62,6 +64,12 @@ def test_no_picture(tmp_path):
     (tmp_path / "a.png").write_text("text")
     with pytest.raises(ValueError, match=r"a\.png is no picture that PIL can read"):
         read_picture(tmp_path / "a.png")
+    header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b""))
+    parts = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    (tmp_path / "bomb.png").write_bytes(b"".join([b"\x89PNG\r\n\x1a\n", *parts]))
+    with pytest.raises(ValueError, match=r"bomb\.png has more pixels than are read here: .*400000000 pixels"):
+        read_picture(tmp_path / "bomb.png")
     with pytest.raises(FileNotFoundError):
         read_inputs(tmp_path / "gone.csv")
 

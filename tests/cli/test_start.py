@@ -74,6 +74,12 @@ def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys
     assert {path.name for path in out.iterdir()} == {"softmax", "tanhmax", "explain.html", "words.png", "start.png"}
     assert not list(out.glob("*/checkpoint-*"))
     assert json.loads((out / "tanhmax" / "ablation.json").read_text())["rows"] == 100
+    card = (out / "tanhmax" / "README.md").read_text()
+    assert " of softmax at the same budget" in card
+    assert "Measured on 100 rows" in card
+    assert "![evidence of one sentence](<figures/evidence_of_one_sentence.png>)" in card
+    assert (out / "tanhmax" / "figures" / "evidence_of_one_sentence.png").read_bytes() == picture.read_bytes()
+    assert "\n| softmax " in card
     run = json.loads((out / "tanhmax" / "results.json").read_text())
     assert run["data"]["rows"] == {"train": 1080, "validation": 120, "test": 400}
     lines = re.search(r"  (import hf_tanhmax, transformers)\n  classify = (.*)\n", printed)

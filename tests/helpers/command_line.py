@@ -3,8 +3,8 @@
 from hf_tanhmax.cli.arguments import main
 
 COMMANDS = [
-    *("start", "convert", "train", "evaluate", "bench", "export", "push", "push-kernel", "card", "doctor", "explain", "faithfulness"),
-    *("ablate", "rank-collapse"),
+    *("start", "convert", "train", "evaluate", "bench", "export", "push", "push-kernel", "card", "doctor", "explain", "demo"),
+    *("faithfulness", "ablate", "rank-collapse"),
 ]
 
 

@@ -95,6 +95,11 @@ def softmax_twin(model, cls: type | None = None, attn_implementation: str = "eag
     return twin
 
 
+def hooks_of(model) -> int:
+    """How many hooks the modules of a model have; Transformers leaves some of its own after a forward pass."""
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
 def naive_twin(model, *, balanced: float | None = None, **changes):
     """An upstream model with the weights of a TanhMax one, whose attention is TanhMax from sinh and cosh alone.
 

@@ -22,6 +22,13 @@ CARDS, RESULTS = ROOT / "model_cards", ROOT / "recipes" / "results"
 KEPT = ("tanhmax-minilm-sst2-annealed", "tanhmax-dinov2s-cifar10-lora", "tanhmax-smollm2-tinyshakespeare-learned")
 # The checkpoints that the runs started from, by the second part of a model's name.
 BASES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+# What the files held, where it is on the Hub in the same parts; of 20 Newsgroups two classes were read.
+DATASETS = {
+    "sst2": "SetFit/sst2",
+    "cifar10": "uoft-cs/cifar10",
+    "cifar10-dinov2s": "uoft-cs/cifar10",
+    "tinyshakespeare": "karpathy/tiny_shakespeare",
+}
 
 
 def rendered():
@@ -33,7 +40,7 @@ def rendered():
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_text(json.dumps(content))
             tried = [run for run in read_runs(RESULTS / f"{model['data']}.jsonl") if run["variant"] == model["name"].rsplit("-", 1)[1]]
-            own = [run for run in tried if settings_of(run) == settings_of(tried[-1])]
+            own = [_named(run, model["data"]) for run in tried if settings_of(run) == settings_of(tried[-1])]
             base = BASES.get(model["name"].split("-")[1])
             softmax = [run for run in read_runs(RESULTS / f"{model['data']}.jsonl") if run["variant"] == "softmax"]
             beside = {
@@ -41,6 +48,10 @@ def rendered():
                 "softmax": [run for run in softmax if settings_of(run) == settings_of(softmax[-1])],
             }
             yield model["name"], str(model_card(folder, results=own, base_model=base, **beside))
+
+
+def _named(run, data):
+    return {**run, "data": {**run["data"], "dataset": DATASETS[data]}} if data in DATASETS else run
 
 
 @functools.cache

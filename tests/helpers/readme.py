@@ -11,9 +11,11 @@ from made_cards import compared
 from supported_models import table as supported_table
 
 from hf_tanhmax.interpret import MEASURES
-from hf_tanhmax.interpret.faithfulness.report import ARROWS, Cell
+from hf_tanhmax.interpret.faithfulness.intervals import Cell
+from hf_tanhmax.interpret.faithfulness.report import ARROWS
 from hf_tanhmax.results import read_lines, table
 from hf_tanhmax.training.configuration.recipe import VARIANTS
+from recipes import faithfulness as compared_faithfulness
 from recipes.benchmarks import cpu_operator, polarity_scan, ring, ring_plan
 from recipes.benchmarks import export as export_benchmark
 from recipes.benchmarks import faithfulness as faithfulness_speed
@@ -116,6 +118,11 @@ def faithfulness():
     return table(header, rows, markdown=True)
 
 
+def faithfulness_compared():
+    """Models trained alike, softmax and TanhMax, by how faithful explanations of them are."""
+    return compared_faithfulness.rendered(markdown=True)
+
+
 def faithfulness_timed():
     """Batches against loops."""
     return faithfulness_speed.report(json.loads((RESULTS / "faithfulness-speed-cpu.json").read_text()), markdown=True)
@@ -177,6 +184,7 @@ BLOCKS = {
     "scan": scan,
     "paper": paper,
     "faithfulness": faithfulness,
+    "faithfulness compared": faithfulness_compared,
     "faithfulness speed": faithfulness_timed,
     "serving equality": serving.equality,
     "serving speed": serving.throughput,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from walked import WALKED, picture, tokenizer
 
-from hf_tanhmax.interpret import METHODS, ablate_negatives, explain, explain_generation, faithfulness
+from hf_tanhmax.interpret import EXPLAIN_METHODS, ablate_negatives, explain, explain_generation, faithfulness
 from hf_tanhmax.interpret.attribution.hooks import record_attention
 
 EXPLAINED = [
@@ -37,7 +37,7 @@ def test_explained_by_every_method(name):
     assert (queries, keys) == (len(found.tokens), len(found.tokens))
     assert layers == len(found.layers) == 2
     assert found.signed == (True, True)
-    assert set(found.scores) == set(METHODS)
+    assert set(found.scores) == set(EXPLAIN_METHODS)
     assert all(scores.shape == (keys,) and scores.isfinite().all() for scores in found.scores.values())
     assert bool(found.contributions.any())
     if WALKED[name].kind == "image":

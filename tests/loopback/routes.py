@@ -5,7 +5,7 @@ file to where the batch says, `POST` to verify it, `POST /api/models/REPO/commit
 `HEAD` and `GET` of `/REPO/resolve/REVISION/FILE`.
 
 Repositories of kernels are answered as those of models are: `/api/kernels/REPO/...` and `/kernels/REPO/resolve/...`, by the name
-`kernels/REPO`.
+`kernels/REPO`; and those of data sets likewise, by the name `datasets/REPO`.
 """
 
 import base64
@@ -14,12 +14,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from .faults import Faults
 from .repositories import LARGE, Account, Blob, Files, RefusalError, Repository, Store
 
-REPO = r"(?P<repo>(?:kernels/)?[^/]+/[^/]+?)"
+REPO = r"(?P<repo>(?:(?:kernels|datasets)/)?[^/]+/[^/]+?)"
 REVISION = r"(?P<revision>[^/]+)"
 
 
@@ -62,7 +62,7 @@ def route(methods: str, pattern: str) -> Callable[[Route], Route]:
 
 def answer(store: Store, faults: Faults, request: Request) -> Answer:
     """The answer of the first route that fits."""
-    path = re.sub("^/api/kernels/", "/api/models/kernels/", request.path)
+    path = re.sub("^/api/(kernels|datasets)/", r"/api/models/\1/", request.path)
     for method, pattern, function in ROUTES:
         if method == request.method and (found := pattern.fullmatch(path)):
             parts = {name: value and unquote(value) for name, value in found.groupdict().items()}
@@ -222,6 +222,13 @@ def refs(store: Store, faults: Faults, request: Request, repo: str) -> Answer:
     return Answer({"branches": found, "tags": [], "converts": []})
 
 
+@route("POST", f"/api/models/{REPO}/paths-info/{REVISION}")
+def paths_info(store: Store, faults: Faults, request: Request, repo: str, revision: str) -> Answer:
+    _, files = store.readable(request.account, repo).resolve(revision)
+    wanted = [value for name, value in parse_qsl(request.body.decode()) if name == "paths"]
+    return Answer([_entry(path, files[path]) for path in wanted if path in files])
+
+
 def _entry(path: str, blob: Blob) -> dict[str, Any]:
     size = len(blob.content)
     large = {"lfs": {"oid": blob.sha256, "size": size, "pointerSize": 128}} if blob.large else {}
@@ -233,7 +240,7 @@ def info(store: Store, faults: Faults, request: Request, repo: str, revision: st
     repository = store.readable(request.account, repo)
     sha, files = repository.resolve(revision or "main")
     names = [{"rfilename": path} for path in sorted(files)]
-    name = repo.removeprefix("kernels/")
+    name = re.sub("^(kernels|datasets)/", "", repo)
     found = {"_id": "0", "id": name, "modelId": name, "sha": sha, "private": repository.private, "tags": [], "downloads": 0, "likes": 0}
     return Answer({**found, "siblings": names}, headers={"X-Repo-Commit": sha})
 

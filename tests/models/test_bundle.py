@@ -157,6 +157,14 @@ def test_a_name_that_means_two_things_is_refused(copy, module, text, message):
         source()
 
 
+def test_what_is_bound_within_means_nothing_outside(copy):
+    """Python 3.12 says of a comprehension's variable that it is the module's."""
+    for module, value in (("attention/ops", 1), ("integration/patching", 2)):
+        with (copy / f"{module}.py").open("a") as file:
+            file.write(f"\nassert [each_one for each_one in ({value},)] and (lambda one_more: one_more)({value})\n")
+    assert "for each_one in (2,)" in source()
+
+
 def test_another_state_has_another_name(copy):
     before = digest(source())
     with (copy / "attention/ops.py").open("a") as file:

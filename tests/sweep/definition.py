@@ -89,7 +89,7 @@ def configs_of(model: PreTrainedModel) -> Iterator:
 def answer(model: PreTrainedModel, implementation: str) -> PreTrainedModel:
     """Let all parts of a model that ask for an attention implementation get this one."""
     for config in configs_of(model):
-        config._attn_implementation_internal = implementation
+        config._attn_implementation = implementation
     return model
 
 

@@ -7,21 +7,13 @@ from dataclasses import replace
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...choices import EXPLAIN_METHODS
 from ..inputs.encoding import ImageProcessor, ModelInput
 from .evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from .explanation import Explanation
 from .integrated_gradients import STEPS, baseline_token
-from .methods import (
-    METHODS,
-    Attribution,
-    AttributionOptions,
-    attribute,
-    cut_notes,
-    layer_notes,
-    softmax_notes,
-    unknown_notes,
-    unrecorded_notes,
-)
+from .methods import Attribution, AttributionOptions, attribute, cut_notes, layer_notes, softmax_notes, unknown_notes, unrecorded_notes
+from .removal import SAMPLES
 from .twin import Twin, check_comparable, check_twin, split_twin
 
 
@@ -34,9 +26,10 @@ def explain(
     processor: ImageProcessor | None = None,
     position: int | None = None,
     layers: int | Sequence[int] | None = None,
-    methods: tuple[str, ...] = METHODS,
+    methods: tuple[str, ...] = EXPLAIN_METHODS,
     max_length: int | None = None,
     steps: int = STEPS,
+    samples: int = SAMPLES,
     twin: Twin | None = None,
 ) -> Explanation:
     """Why a model gives a target its logit: signed weights, their orientation, contributions, and scores of every position.
@@ -56,6 +49,19 @@ def explain(
     * `gradient`: norm of the gradient at the position's embedding or pixels; it has no sign;
     * `input_x_gradient`, `integrated_gradients`: in logits; integrated gradients by captum.
 
+    More scores, which take more passes and which are computed where they are named in `methods`:
+
+    * `value_zeroing`: how far each layer's output turns without the values of a position, rolled out over layers (Mohebbi et al. 2023);
+      a share, and neither for nor against;
+    * `alti`: how much nearer each position's vector brings each layer's output, rolled out over layers (Ferrando et al. 2022); a share too;
+    * `alti_logit`: what attention to a position writes straight into the logit, traced to the input by ALTI (Ferrando et al. 2023), in
+      logits, without what the MLPs write;
+    * `attnlrp`: relevance propagated from the logit to the positions as they enter the first layer (Achtibat et al. 2024), in logits;
+    * `occlusion`: what the logit loses without one position, and `kernel_shap`: Shapley values, which add up to what it loses without any;
+      both by captum and in logits, for any model.
+
+    What the scores of a method add up to stands in `Explanation.conservation` beside what they should, and in a note if that is far.
+
     Args:
         model: any whose attention asks Transformers' interface, with logits and one axis of tokens or patches; of an encoder and decoder,
             the self-attention of the encoder is explained. Also inside PEFT or data parallelism.
@@ -66,20 +72,22 @@ def explain(
         position: for models with logits per position, the one to explain; None is the only mask token, or the last position of a causal
             model.
         layers: indices of attention layers, negative ones from the end; None is all that are called.
-        methods: which scores to compute, of `METHODS`.
+        methods: which scores to compute, of `METHODS`; `methods_for` says which of them a model serves.
         max_length: cuts longer texts to so many tokens; None refuses a text that is longer than the model reads.
         steps: of integrated gradients.
+        samples: subsets that KernelSHAP runs.
         twin: another model of the same shape, tokenizer and classes, such as the softmax model that this one was converted from; the same
             target is explained in it too, as `Explanation.twin`. As a pair with its tokenizer this is compared with the model's.
 
     Raises:
         ValueError, TypeError: input, target, position, layers or methods that do not fit; a model whose attention cannot be recorded;
-            weights or outputs that are not finite; a twin of another tokenizer, shape or other classes.
-        ImportError: integrated gradients without captum.
+            weights or outputs that are not finite; a method that the model does not serve; a twin of another tokenizer, shape or other
+            classes.
+        ImportError: integrated gradients, occlusion or KernelSHAP without captum.
     """
     inner = unwrap(model)
     indices, baseline = resolve_layers(inner, layers), baseline_token(inner, tokenizer)
-    options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps, layers is None)
+    options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps, layers is None, samples)
     if twin is not None:
         twin_model, twin_tokenizer = split_twin(twin)
         check_twin(inner, unwrap(twin_model), tokenizer, twin_tokenizer, inputs)
@@ -109,9 +117,10 @@ def explain_generation(
     target: int | str | None = None,
     *,
     layers: int | Sequence[int] | None = None,
-    methods: tuple[str, ...] = METHODS,
+    methods: tuple[str, ...] = EXPLAIN_METHODS,
     max_length: int | None = None,
     steps: int = STEPS,
+    samples: int = SAMPLES,
     twin: Twin | None = None,
 ) -> Explanation:
     """Why a causal language model continues a text with a token.
@@ -125,6 +134,7 @@ def explain_generation(
         methods: as for `explain`.
         max_length: as for `explain`.
         steps: as for `explain`.
+        samples: as for `explain`.
         twin: as for `explain`.
 
     Raises:
@@ -143,6 +153,7 @@ def explain_generation(
         methods=methods,
         max_length=max_length,
         steps=steps,
+        samples=samples,
         twin=twin,
     )
 
@@ -179,6 +190,7 @@ def _explanation(model: PreTrainedModel, attribution: Attribution, notes: tuple[
         model_name=display_name(model),
         notes=notes,
         unknown=encoded.unknown,
+        conservation=attribution.conservation,
         cut=encoded.cut,
         padding=encoded.padding,
     )

@@ -4,7 +4,7 @@ The file is safetensors: the tensors, and as JSON in its metadata everything els
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .conservation import Conservation
 from .orientation import oriented
 
 if TYPE_CHECKING:
@@ -46,12 +47,13 @@ class Explanation:
         one_signed: heads whose raw weights have (nearly) one sign, [L, H] bool: orientation says little there.
         contributions: w_ij <v_j, d logit / d o_i>, [L, H, Q, K], in logits to first order.
         scores: by method, one score per position, [K]; positive speaks for the target ("weights" are not oriented, and "gradient" is a
-            norm, >= 0). Those of `METHODS` that were asked for.
+            norm, >= 0; "value_zeroing" and "alti" are shares that add up to 1). Those of `METHODS` that were asked for.
         image: the image (PIL, RGB), for images.
         grid: rows and columns of patches, for images.
         model_name: the model's name, for titles.
         notes: sentences for the reader, such as that the model computes softmax.
         unknown: positions of tokens that stand for words the tokenizer does not know.
+        conservation: by method, what its scores add up to and should; of methods whose scores have a meaningful sum.
         cut: how many tokens of the text were cut away, so that the model has not read them.
         padding: positions of padding that the input does not mask.
         twin: the same input and target in a twin of the model, such as the softmax model that it was converted from.
@@ -78,6 +80,7 @@ class Explanation:
     model_name: str = ""
     notes: tuple[str, ...] = ()
     unknown: tuple[int, ...] = ()
+    conservation: dict[str, Conservation] = field(default_factory=dict)
     cut: int = 0
     padding: tuple[int, ...] = ()
     twin: "Explanation | None" = None
@@ -155,14 +158,16 @@ def _to_file(explanation: Explanation) -> tuple[dict[str, Tensor], dict[str, str
     if image is not None:
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
         tensors["image"] = pixels.reshape(image.height, image.width, -1)
-    in_metadata = [field.name for field in fields(explanation) if field.name not in (*TENSORS, "scores", "image", "twin")]
-    values = json.dumps({name: getattr(explanation, name) for name in in_metadata})
-    return tensors, {"fields": values, "scores": json.dumps(list(explanation.scores))}
+    elsewhere = (*TENSORS, "scores", "image", "twin", "conservation")
+    values = {each.name: getattr(explanation, each.name) for each in fields(explanation) if each.name not in elsewhere}
+    values["conservation"] = {method: asdict(each) for method, each in explanation.conservation.items()}
+    return tensors, {"fields": json.dumps(values), "scores": json.dumps(list(explanation.scores))}
 
 
 def _from_file(tensors: dict[str, Tensor], metadata: dict[str, str], prefix: str, twin: Explanation | None = None) -> Explanation:
     values = json.loads(metadata[f"{prefix}fields"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    values["conservation"] = {method: Conservation(**each) for method, each in values.get("conservation", {}).items()}
     scores = {name: tensors[f"{prefix}scores.{name}"] for name in json.loads(metadata[f"{prefix}scores"])}
     image = _image(tensors.get(f"{prefix}image"))
     shown: dict[str, Any] = {name: tensors[prefix + name] for name in TENSORS}

@@ -121,6 +121,29 @@ def zeroed_keys(positions: list[list[int]]) -> AttentionFunction:
     return _attend
 
 
+def without_heads(heads: list[int], *, negatives: bool = False) -> AttentionFunction:
+    """Attention in which one head of each input adds nothing; the others stay as they are.
+
+    Args:
+        heads: the head, per input of the batch.
+        negatives: whether only its terms of negative weight are left out.
+    """
+
+    def _attend(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        rows = torch.arange(len(heads))
+        if negatives:
+            output, weights = call.compute_with_weights()
+            negative = torch.zeros_like(weights)
+            negative[rows, heads] = weights[rows, heads].clamp(max=0)
+            return output - call.weighted(negative), None
+        output, weights_or_none = call.compute()
+        factor = torch.ones(len(heads), 1, output.shape[2], 1, dtype=output.dtype)
+        factor[rows, 0, heads] = 0
+        return output * factor.to(output.device), weights_or_none
+
+    return _attend
+
+
 def shuffled_weights(seeds: list[tuple[int, ...]]) -> AttentionFunction:
     """Attention whose weights are shuffled over the keys that are not masked, separately for every head and query.
 

@@ -10,15 +10,19 @@ from ...choices import METHODS, check_choice
 from ...errors import some
 from ..inputs.encoding import PIXELS, EncodedInput, ImageProcessor, ModelInput, encode
 from ..inputs.image_patches import patch_grid, patch_names, sum_per_patch
+from .conservation import ACCEPTED_GAP, CHANGE, Conservation
+from .decomposition.scores import DECOMPOSITIONS, Scores, check_served, decomposed
 from .evaluation_mode import encoder_of, modules_outside_interface
 from .forward_passes import PassResult, forward_backward
 from .hooks import patch_positions
 from .integrated_gradients import STEPS, IntegratedGradients, integrated_gradients
 from .orientation import oriented
+from .removal import SAMPLES, SEED, Removal, kernel_shap, occlusion
 from .rollout import rollout
 
-# The share of all scores up to which the gap of integrated gradients is no reason to advise more steps.
-ACCEPTED_GAP = 0.1
+# The names of scores that have a sum, in sentences about it.
+SUMMED = {"contributions": "contributions", "input_x_gradient": "input times gradient", "alti_logit": "ALTI-Logit scores"}
+SUMMED |= {"attnlrp": "AttnLRP scores", "occlusion": "scores of occlusion", "kernel_shap": "KernelSHAP scores"}
 SHOWN_WORDS = 5  # of those that are unknown
 
 
@@ -39,6 +43,8 @@ class AttributionOptions:
     max_length: int | None = None
     steps: int = STEPS
     skip_uncalled: bool = False
+    samples: int = SAMPLES
+    seed: int = SEED
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
@@ -50,7 +56,7 @@ class AttributionOptions:
 class Attribution:
     """One input with names for its positions, the result of its forward and backward pass, and scores `[K]` by method.
 
-    `grid` and `notes` are as in `Explanation`.
+    `grid`, `notes` and `conservation` are as in `Explanation`.
     """
 
     encoded: EncodedInput
@@ -58,6 +64,7 @@ class Attribution:
     scores: dict[str, Tensor]
     grid: tuple[int, int] | None
     notes: list[str] = field(default_factory=list)
+    conservation: dict[str, Conservation] = field(default_factory=dict)
 
 
 def attribute(model: PreTrainedModel, inputs: ModelInput, target: int | str | None, options: AttributionOptions) -> Attribution:
@@ -72,6 +79,7 @@ def attribute(model: PreTrainedModel, inputs: ModelInput, target: int | str | No
     Raises:
         ValueError, TypeError, ImportError: as `explain`.
     """
+    check_served(model, options.methods)
     encoded = encode(model, inputs, tokenizer=options.tokenizer, processor=options.processor, max_length=options.max_length)
     result = forward_backward(
         model,
@@ -84,19 +92,47 @@ def attribute(model: PreTrainedModel, inputs: ModelInput, target: int | str | No
     )
     encoded, grid = _with_patch_names(model, encoded, result)
     _check_positions(model, encoded, result)
-    scores = _attention_scores(result, options.methods)
-    notes: list[str] = []
-    gradient_scores = {"gradient": result.gradient, "input_x_gradient": result.input_x_gradient}
-    if "integrated_gradients" in options.methods:
+    computed = {method: _scores(method, model, encoded, grid, result, options) for method in options.methods}
+    conservation = {method: scores.conservation for method, scores in computed.items() if scores.conservation is not None}
+    notes = [
+        each.sentence(SUMMED[method]) for method, each in conservation.items() if method in SUMMED and each.is_far
+    ]  # integrated gradients have a note of their own, at any gap
+    notes += [note for scores in computed.values() for note in scores.notes]
+    return Attribution(encoded, result, {method: scores.values for method, scores in computed.items()}, grid, notes, conservation)
+
+
+def _scores(
+    method: str,
+    model: PreTrainedModel,
+    encoded: EncodedInput,
+    grid: tuple[int, int] | None,
+    result: PassResult,
+    options: AttributionOptions,
+) -> Scores:
+    """The scores of one method."""
+    if method in DECOMPOSITIONS:
+        return decomposed(model, method, encoded.inputs, result)
+
+    def _per_position(values: Tensor) -> Tensor:
+        return values if grid is None else sum_per_patch(values, grid, len(encoded.tokens), encoded.content_positions)
+
+    if method == "integrated_gradients":
         special, notes = _baseline_tokens_kept(encoded, result)
         integrated = integrated_gradients(
             model, encoded.inputs, result.target, special=special, baseline=options.baseline, steps=options.steps
         )
-        gradient_scores["integrated_gradients"] = integrated.scores
-        notes.append(_gap_note(integrated, options.steps))
-    for method, values in gradient_scores.items():
-        scores[method] = values if grid is None else sum_per_patch(values, grid, len(encoded.tokens), encoded.content_positions)
-    return Attribution(encoded, result, {method: scores[method] for method in options.methods}, grid, notes)
+        values = _per_position(integrated.scores)
+        change = integrated.gap + float(integrated.scores.sum())
+        return Scores(values, Conservation.of(integrated.scores, change, CHANGE), (*notes, _gap_note(integrated, options.steps)))
+    if method in ("occlusion", "kernel_shap"):
+        removal = Removal(model, encoded, result.target, grid, options.baseline)
+        return occlusion(removal) if method == "occlusion" else kernel_shap(removal, options.samples, options.seed)
+    if method == "gradient":
+        return Scores(_per_position(result.gradient))
+    if method == "input_x_gradient":
+        return Scores(_per_position(result.input_x_gradient), Conservation.of(result.input_x_gradient, result.logit))
+    values = _attention_scores(result, method)
+    return Scores(values, Conservation.of(values, result.logit) if method == "contributions" else None)
 
 
 def _with_patch_names(model: PreTrainedModel, encoded: EncodedInput, result: PassResult) -> tuple[EncodedInput, tuple[int, int] | None]:
@@ -118,7 +154,7 @@ def _check_positions(model: PreTrainedModel, encoded: EncodedInput, result: Pass
         )
 
 
-def _attention_scores(result: PassResult, methods: tuple[str, ...]) -> dict[str, Tensor]:
+def _attention_scores(result: PassResult, method: str) -> Tensor:
     oriented_weights = oriented(result.weights, result.orientation)
     compute: dict[str, Callable[[], Tensor]] = {
         "weights": lambda: _mean_over_queries(result.weights, result.has_gradient),
@@ -126,7 +162,7 @@ def _attention_scores(result: PassResult, methods: tuple[str, ...]) -> dict[str,
         "contributions": lambda: result.contributions.sum((0, 1, 2)),
         "rollout": lambda: _row_of(rollout(oriented_weights), result.position),
     }
-    return {method: scores() for method, scores in compute.items() if method in methods}
+    return compute[method]()
 
 
 def _mean_over_queries(weights: Tensor, has_gradient: Tensor) -> Tensor:

@@ -17,15 +17,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...integration.hooks import without_dropout
+from .decomposition.layers import first_of, is_post_norm, known_layers, pre_norm_names
 
 NORMS = ("frobenius", "composite")
-POST_NORM = ("attention.output.dense", "intermediate", "output")
-# First norm, attention, second norm, MLP.
-PRE_NORM = (
-    ("layernorm_before", "attention", "layernorm_after", "mlp"),
-    ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp"),
-)
-EXTRA_MODULES = ("pre_feedforward_layernorm", "crossattention")  # layers that compute something more
 
 Arguments: TypeAlias = tuple[Tensor, ...]
 KeywordArguments: TypeAlias = dict[str, Tensor]
@@ -79,14 +73,19 @@ def rank_collapse(
 
 def _hidden_states(model: nn.Module, inputs: Mapping[str, Tensor], *, skip: bool, mlp: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Hidden states before the first layer and after each, and the output of each attention, `[batch, tokens, size]`."""
-    layers = _layers(model)
-    attach = _attach_post_norm if _has_modules(layers[0], POST_NORM) else _attach_pre_norm
+    layers = known_layers(model)
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} has no layers of attention and MLP that are built as those of BERT, ViT or LLaMA, so its rank "
+            "collapse cannot be measured"
+        )
+    attach = _attach_post_norm if is_post_norm(layers[0]) else _attach_pre_norm
     hidden: list[Tensor] = []
     attended: list[Tensor] = []
     handles: list[RemovableHandle] = []
     for layer in layers:
         handles += attach(layer, attended.append, skip=skip, mlp=mlp)
-        handles.append(layer.register_forward_hook(lambda _, __, output: hidden.append(_first(output))))
+        handles.append(layer.register_forward_hook(lambda _, __, output: hidden.append(first_of(output))))
     handles.append(
         layers[0].register_forward_pre_hook(
             lambda _, arguments, keywords: hidden.append(_hidden_argument(arguments, keywords)), with_kwargs=True, prepend=True
@@ -99,25 +98,6 @@ def _hidden_states(model: nn.Module, inputs: Mapping[str, Tensor], *, skip: bool
         for handle in handles:
             handle.remove()
     return hidden, attended
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) and all(_is_supported(layer) for layer in module):
-            return list(module)
-    raise ValueError(
-        f"{type(model).__name__} has no layers of attention and MLP that are built as those of BERT, ViT or LLaMA, so its rank collapse "
-        "cannot be measured"
-    )
-
-
-def _is_supported(layer: nn.Module) -> bool:
-    plain = not any(hasattr(layer, name) for name in EXTRA_MODULES)
-    return plain and any(_has_modules(layer, names) for names in (POST_NORM, *PRE_NORM))
-
-
-def _has_modules(layer: nn.Module, names: tuple[str, ...]) -> bool:
-    return {name for name, _ in layer.named_modules()}.issuperset(names)
 
 
 def _attach_post_norm(layer: nn.Module, attended: Callable[[Tensor], None], *, skip: bool, mlp: bool) -> Iterator[RemovableHandle]:
@@ -141,7 +121,7 @@ def _attach_pre_norm(layer: nn.Module, attended: Callable[[Tensor], None], *, sk
 
     Without skip connections the layer is called with 0, and its actual input goes to its norm directly; likewise in the middle.
     """
-    names = next(names for names in PRE_NORM if _has_modules(layer, names))
+    names = pre_norm_names(layer)
     attention_norm, attention, mlp_norm, feed_forward = (layer.get_submodule(name) for name in names)
     inputs: dict[nn.Module, Tensor] = {}
 
@@ -172,10 +152,6 @@ def _attach_pre_norm(layer: nn.Module, attended: Callable[[Tensor], None], *, sk
 
 def _hidden_argument(arguments: Arguments, keywords: Mapping[str, Tensor]) -> Tensor:
     return arguments[0] if arguments else keywords["hidden_states"]
-
-
-def _first(output: Tensor | Arguments) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _norms(hidden: Tensor, keep: Tensor, norm: str, *, centred: bool) -> Tensor:

@@ -9,6 +9,14 @@ With p the target's probability, p(-E) that of a copy with the positions E erase
   ERASER, area over the perturbation curve); `sufficiency`: the same where all positions but E are erased.
 * `deletion_auc`, `insertion_auc`: area under p while positions are masked from the highest score to the lowest, or unmasked from nothing
   (Petsiuk, Das and Saenko 2018), at tenths of n.
+* `soft_comprehensiveness`, `soft_sufficiency`: Soft-NC and Soft-NS of Zhao and Aletras 2023, with importances
+  :math:`a_j = (s_j - \min s) / (\max s - \min s)` (1/2 where all scores are equal), p(r) the probability if every number of the embedding
+  of position j (of the pixels of patch j) is retained with chance :math:`r_j` and else 0, and :math:`d(r) = \max(0, p - p(r))`:
+  :math:`NC = d(1 - a) / d(0)` and :math:`NS = 1 - d(a) / d(0)`. Not defined where d(0), what erasing all does, is below 0.05.
+* `pi_soft_comprehensiveness`, `pi_soft_sufficiency`: the same with the same expected share retained for every method, as Huang and Chan
+  2026 (arXiv 2601.03089) ask, since scores with a large mean otherwise keep more of the text. Chances r of mean m are brought to the mean
+  :math:`\pi` by :math:`r \pi / m` if :math:`m \ge \pi`, else by :math:`1 - (1 - r)(1 - \pi) / (1 - m)`, which keeps their order and stays
+  in [0, 1] (this map is ours); and the mean is taken over :math:`\pi` = 1/4 and 3/4.
 * `permutation`, `random`: median of |p - p'| over copies whose weights are shuffled or random (Huang, Yang and Wang 2024); of the model, as
   no scores enter. Near 0 the weights do not matter.
 
@@ -29,6 +37,8 @@ Array = NDArray[numpy.float64]
 Probability = Callable[[Perturbation], float]
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 TENTHS = tuple(step / 10 for step in range(11))
+PIS = (0.25, 0.75)
+SMALLEST_DROP = 0.05  # of p, by erasing all: what is below is no scale to measure by
 
 
 @dataclass(frozen=True)
@@ -40,12 +50,14 @@ class MeasuredExample:
         positions: the positions that can be erased.
         removal: how comprehensiveness and sufficiency erase, `"deletion"` or `"mask"`.
         draws: number of random copies.
+        seed: of random copies.
     """
 
     index: int
     positions: tuple[int, ...]
     removal: str = "deletion"
     draws: int = 20
+    seed: int = 0
 
     @property
     def original(self) -> Perturbation:
@@ -55,6 +67,11 @@ class MeasuredExample:
     def without(self, kind: str, *indices: int) -> Perturbation:
         """The input without some of its positions, given by their index into `positions`."""
         return Perturbation(self.index, kind, frozenset(self.positions[index] for index in indices))
+
+    def retaining(self, chances: Array) -> Perturbation:
+        """The input of which each position is retained with a chance, `[positions]`."""
+        seed = self.seed if ((chances > 0) & (chances < 1)).any() else 0  # nothing is drawn where all chances are 0 or 1
+        return Perturbation(self.index, "soft", frozenset(self.positions), seed=seed, retained=tuple(chances.tolist()))
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,7 @@ class Measure:
         copies: the perturbed copies that it needs, for an example and its scores `[positions]`.
         value: the metric, from the probability of each copy; NaN where it is not defined.
         of_model: whether it is the same for all scores.
+        of_seed: whether a seed enters, also where the scores have none.
     """
 
     title: str
@@ -74,6 +92,7 @@ class Measure:
     copies: Callable[[MeasuredExample, Array], list[Perturbation]]
     value: Callable[[MeasuredExample, Array, Probability], float]
     of_model: bool = False
+    of_seed: bool = False
 
 
 def _rank_correlation(kind: str, absolute: bool) -> Measure:
@@ -136,13 +155,47 @@ def _curve(inserted: bool) -> Measure:
 
 def _attention_replaced(kind: str) -> Measure:
     def _copies(example: MeasuredExample, _: Array) -> list[Perturbation]:
-        return [Perturbation(example.index, kind, draw=draw) for draw in range(example.draws)]
+        return [Perturbation(example.index, kind, draw=draw, seed=example.seed) for draw in range(example.draws)]
 
     def _value(example: MeasuredExample, scores: Array, probability: Probability) -> float:
         original = probability(example.original)
         return float(numpy.median([abs(original - probability(copy)) for copy in _copies(example, scores)]))
 
-    return Measure(f"{kind} median", "", _copies, _value, of_model=True)
+    return Measure(f"{kind} median", "", _copies, _value, of_model=True, of_seed=True)
+
+
+def _softly_erased(sufficiency: bool, pis: tuple[float, ...] = ()) -> Measure:
+    def _perturbed(example: MeasuredExample, scores: Array) -> list[Perturbation]:
+        chances = importances(scores) if sufficiency else 1 - importances(scores)
+        return [example.retaining(each) for each in ([with_mean(chances, pi) for pi in pis] or [chances])]
+
+    def _copies(example: MeasuredExample, scores: Array) -> list[Perturbation]:
+        return [example.retaining(numpy.zeros(len(scores))), *_perturbed(example, scores)]
+
+    def _value(example: MeasuredExample, scores: Array, probability: Probability) -> float:
+        original = probability(example.original)
+        whole = original - probability(example.retaining(numpy.zeros(len(scores))))
+        if whole < SMALLEST_DROP:
+            return math.nan
+        drop = float(numpy.mean([max(0.0, original - probability(copy)) for copy in _perturbed(example, scores)])) / whole
+        return 1 - drop if sufficiency else drop
+
+    title = f"{'pi-' * bool(pis)}soft {'NS' if sufficiency else 'NC'}"
+    return Measure(title, "higher", _copies, _value, of_seed=True)
+
+
+def importances(scores: Array) -> Array:
+    """Scores `[positions]` moved and scaled to [0, 1]; 1/2 where all are equal."""
+    spread = numpy.ptp(scores)
+    return (scores - scores.min()) / spread if spread else numpy.full(len(scores), 0.5)
+
+
+def with_mean(chances: Array, pi: float) -> Array:
+    """Chances `[positions]` in [0, 1] brought to a mean, in the same order and in [0, 1]."""
+    mean = float(chances.mean())
+    if mean >= pi:
+        return chances * (pi / mean if mean else 0.0)
+    return 1 - (1 - chances) * ((1 - pi) / (1 - mean))
 
 
 def _descending(scores: Array) -> list[int]:
@@ -161,6 +214,11 @@ MEASURES: dict[str, Measure] = {
     "sufficiency": _top_erased(kept=True),
     "deletion_auc": _curve(inserted=False),
     "insertion_auc": _curve(inserted=True),
+    **{
+        f"{'pi_' * bool(pis)}soft_{'sufficiency' if sufficiency else 'comprehensiveness'}": _softly_erased(sufficiency, pis)
+        for pis in ((), PIS)
+        for sufficiency in (False, True)
+    },
     "permutation": _attention_replaced("permutation"),
     "random": _attention_replaced("random"),
 }

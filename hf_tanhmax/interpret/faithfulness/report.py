@@ -2,34 +2,15 @@
 
 import json
 import math
-import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy
-
-from ...errors import optional_package
 from ...results import table
+from .heads import HeadAblation
+from .intervals import LEVEL, Cell
 from .metrics import MEASURES
 
-LEVEL, RESAMPLES = 0.95, 2000
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A mean over examples, with a bootstrap interval of 95 %; n examples in which the measure is defined. None where it is not known."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-    def __str__(self) -> str:
-        if self.mean is None:
-            return "-"
-        interval = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.mean:.3f}{interval}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +25,7 @@ class FaithfulnessReport:
         values: by measure and method, one value per text, NaN where it is not defined; measures of the model have the one method "".
         cells: by measure and method, the mean of `values` and its interval.
         settings: arguments of the run, `copies`, the number of perturbed copies that were run, and versions.
+        heads: what the logit does without each head, if that was asked for.
     """
 
     model: str
@@ -53,6 +35,7 @@ class FaithfulnessReport:
     values: dict[str, dict[str, tuple[float, ...]]]
     cells: dict[str, dict[str, Cell]]
     settings: dict[str, Any] = field(default_factory=dict)
+    heads: HeadAblation | None = None
 
     def table(self) -> str:
         """A Markdown table, methods by measures, mean and interval in each cell, and under it the measures of the model."""
@@ -68,7 +51,8 @@ class FaithfulnessReport:
         kind = "TanhMax" if all(self.signed) else "TanhMax in part" if any(self.signed) else "softmax"
         lines = [f"{self.model} ({kind}), {texts} texts; mean over texts and a bootstrap interval of {LEVEL:.0%}."]
         lines += [f"{MEASURES[measure].title}: {cell}." for measure, method, cell in cells if not method]
-        return lines + ([f"Not defined in every text: {'; '.join(undefined)}."] if undefined else [])
+        lines += [f"Not defined in every text: {'; '.join(undefined)}."] if undefined else []
+        return lines + (["", "Change of the logit without a head:", "", self.heads.table()] if self.heads is not None else [])
 
     def to_json(self) -> str:
         """Everything, as JSON; what is not defined is null, and values of single texts have six decimals."""
@@ -78,25 +62,5 @@ class FaithfulnessReport:
             }
             for measure, by_method in self.values.items()
         }
-        return json.dumps({**asdict(self), "values": values})
-
-
-def mean_with_interval(values: tuple[float, ...], seed: int) -> Cell:
-    """Mean of the values that are numbers, and its percentile bootstrap interval (Efron 1979, by scipy).
-
-    Args:
-        values: one per example.
-        seed: of the resampling.
-    """
-    defined = numpy.array([value for value in values if not math.isnan(value)])
-    if len(defined) == 0:
-        return Cell(None, None, None, 0)
-    if len(defined) == 1:
-        return Cell(float(defined[0]), None, None, 1)
-    stats = optional_package("scipy.stats", "bootstrap intervals")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        interval = stats.bootstrap(
-            (defined,), numpy.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile", rng=numpy.random.default_rng(seed)
-        ).confidence_interval
-    return Cell(float(defined.mean()), float(interval.low), float(interval.high), len(defined))
+        heads = None if self.heads is None else self.heads.to_dict()
+        return json.dumps({**asdict(replace(self, heads=None)), "values": values, "heads": heads})

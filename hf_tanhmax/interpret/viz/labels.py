@@ -12,6 +12,12 @@ SCORES = {
     "gradient": "size of the gradient",
     "input_x_gradient": "input times gradient",
     "integrated_gradients": "integrated gradients",
+    "value_zeroing": "value zeroing",
+    "alti": "ALTI",
+    "alti_logit": "ALTI-Logit",
+    "attnlrp": "AttnLRP",
+    "occlusion": "occlusion",
+    "kernel_shap": "KernelSHAP",
 }
 
 _VISIBLE = str.maketrans({"\n": "↵", "\r": "↵", "\t": "⇥", "\u00a0": " ", "\u200b": "", "\ufeff": ""})

@@ -23,17 +23,20 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from ..attribution.explanation import Explanation
+from ..attribution.generation import GenerationExplanation
 from .arrangement import Arrangement, arrange
 from .labels import model_label, printable
-from .page_data import blocks, facts, keep_all_contributions, shared_facts, shown_matrices
+from .page_data import blocks, facts, generation_facts, keep_all_contributions, shared_facts, shown_matrices
 
 # In this order, as one script.
-SCRIPTS = ("base", "colour", "blocks", "evidence", "picture", "thumbnails", "heads", "matrix", "rows", "save", "page")
+SCRIPTS = ("base", "colour", "blocks", "evidence", "picture", "thumbnails", "heads", "matrix", "rows", "generation", "save", "page")
 LARGEST_PAGE = 30_000_000  # bytes
 PER_BLOCK = 120  # bytes of a matrix's element, scale, levels and error
 
 
-def to_html(explanations: Explanation | Sequence[Explanation], *, contributions: str = "auto") -> str:
+def to_html(
+    explanations: Explanation | Sequence[Explanation], *, contributions: str = "auto", generation: GenerationExplanation | None = None
+) -> str:
     """The page as a string, for example for an `iframe` in a notebook.
 
     Args:
@@ -41,32 +44,42 @@ def to_html(explanations: Explanation | Sequence[Explanation], *, contributions:
             if it has one, is shown beside it.
         contributions: "all" keeps contributions of every query; "row" those of the position that the logit is read from; "auto" keeps all
             up to 25 million weights and contributions.
+        generation: a whole generation, as `explain_whole_generation` explains it, which has a card of its own.
 
     Raises:
         ValueError: there is no explanation, a number is not finite, or `contributions` is none of the three.
     """
-    return _template().render(_context(explanations, contributions))
+    return _template().render(_context(explanations, contributions, generation))
 
 
-def save_page(explanations: Explanation | Sequence[Explanation], path: str | os.PathLike[str], *, contributions: str = "auto") -> Path:
+def save_page(
+    explanations: Explanation | Sequence[Explanation],
+    path: str | os.PathLike[str],
+    *,
+    contributions: str = "auto",
+    generation: GenerationExplanation | None = None,
+) -> Path:
     """Write the page to a file, head by head; returns its path.
 
     Args:
         explanations: as of `to_html`.
         path: of the file, which is replaced if it is there.
         contributions: as of `to_html`.
+        generation: as of `to_html`.
 
     Raises:
         ValueError: as `to_html` does.
         OSError: the file cannot be written.
     """
-    context = _context(explanations, contributions)
+    context = _context(explanations, contributions, generation)
     with Path(path).open("wb") as file:
         _template().stream(context).dump(file, encoding="utf-8")
     return Path(path)
 
 
-def _context(explanations: Explanation | Sequence[Explanation], contributions: str) -> dict[str, object]:
+def _context(
+    explanations: Explanation | Sequence[Explanation], contributions: str, generation: GenerationExplanation | None
+) -> dict[str, object]:
     """What the template is rendered with."""
     shown = [explanations] if isinstance(explanations, Explanation) else list(explanations)
     if not shown:
@@ -86,6 +99,7 @@ def _context(explanations: Explanation | Sequence[Explanation], contributions: s
         "texts": arrangement.texts,
         "text_names": arrangement.names,
         "explanations": all_facts,
+        "generation": None if generation is None else generation_facts(generation),
     }
     spent = len(script) + len(style) + len(json.dumps(data))
     return {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attribution.explanation import Explanation
+from ..attribution.generation import GenerationExplanation
 from .colours import DARK_NEGATIVE, DARK_POSITIVE, NEGATIVE, POSITIVE
 from .labels import SCORES, model_label, printable, score_label
 from .packing import Packed, pack
@@ -37,6 +38,12 @@ METHOD_NOTES = {
     "gradient": "How strongly the logit reacts to each input embedding or patch. A size, without a sign; no attention is looked at.",
     "input_x_gradient": "The gradient of the logit at each input, times the input, in logits. No attention is looked at.",
     "integrated_gradients": "Gradients collected on the way from an empty input to this one. They add up to the change of the logit.",
+    "value_zeroing": "How far each layer’s output turns without the position, followed through the layers. A share, without a sign.",
+    "alti": "How much of each layer’s output comes from the position, followed through the layers. A share, without a sign.",
+    "alti_logit": "What attention to the position writes straight into the logit, traced back through the layers below.",
+    "attnlrp": "The logit handed back through all layers to the positions. What biases and attention maps keep is missing.",
+    "occlusion": "How much the logit falls if this position alone is replaced by an empty one.",
+    "kernel_shap": "The mean of that over all subsets of positions (Shapley values). They add up to the change of the logit.",
 }
 
 
@@ -107,10 +114,7 @@ def facts(explanation: Explanation, *, whole: bool, kinds: list[int] | None = No
             kind: {name: {key: _short(values) for key, values in one.items()} for name, one in part.items()} for kind, part in parts.items()
         },
         "negative": _short(weights.clamp(max=0).abs().sum((-2, -1)) / total.clamp(min=torch.finfo(total.dtype).tiny)),
-        "sums": {
-            name: {"text": f"{each.sentence('The scores')}.", "far": each.is_far}
-            for name, each in getattr(explanation, "conservation", {}).items()
-        },
+        "sums": {name: {"text": f"{each.sentence('The scores')}.", "far": each.is_far} for name, each in explanation.conservation.items()},
         "unknown": list(explanation.unknown),
         "cut": explanation.cut,
         "warnings": bool(explanation.unknown) + bool(explanation.cut),  # so many of the notes are, the first ones
@@ -118,6 +122,28 @@ def facts(explanation: Explanation, *, whole: bool, kinds: list[int] | None = No
         "notes": [printable(note) for note in explanation.notes],
         "grid": explanation.grid,
         "image": None if explanation.image is None else _data_url(explanation.image),
+    }
+
+
+def generation_facts(generation: GenerationExplanation) -> dict[str, Any]:
+    """Everything about a whole generation; of each row the scores of the tokens before the written one.
+
+    Args:
+        generation: of a causal model.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    if not generation.scores.isfinite().all():
+        raise ValueError("the scores of the generation are not finite: there is NaN or infinity among them; examine the model's weights")
+    return {
+        "name": score_label(generation.method),
+        "tokens": [printable(token) for token in generation.tokens],
+        "prompt": generation.prompt,
+        "probabilities": _short(generation.probabilities),
+        "scores": [_short(row[: generation.prompt + place]) for place, row in enumerate(generation.scores)],
+        "sums": [{"text": f"{each.sentence('The scores')}.", "far": each.is_far} for each in generation.conservation],
+        "notes": [f"{note[:1].upper()}{note[1:]}." for note in generation.notes],
     }
 
 

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ...errors import optional_package
 from ..attribution.explanation import Explanation
+from ..attribution.generation import GenerationExplanation
 from ..attribution.rank_collapse import RankCollapse
 from ..inputs.image_patches import upsampled
 from .colours import colour_map
 from .fonts import TextRenderer
 from .labels import head_label, model_label, printable, score_label, target_label
-from .views import VIEWS, colour_range, head_matrix, head_numbers, texts_and_scores
+from .views import FULL_COLOUR, VIEWS, colour_range, head_matrix, head_numbers, texts_and_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,6 +201,29 @@ def plot_next_tokens(explanations: Explanation | Sequence[Explanation], *, score
     _name_axes(axes, "token before", "next token and its probability")
     renderer.title(axes, f"{_title(scores)} for " + (target_label(steps[0]) if len(steps) == 1 else "each next token"))
     _legend(figure, axes, high, "score")
+    return figure
+
+
+def plot_generation(found: GenerationExplanation) -> "Figure":
+    """Every token that a causal model wrote by every token before it: a row is a written token, a column a token before it.
+
+    Args:
+        found: of one generation.
+    """
+    numbers = found.scores.clone()
+    for place in range(len(numbers)):
+        numbers[place, found.prompt + place :] = torch.nan
+    high = max(_largest(found.scores), FULL_COLOUR["word"])
+    figure = _figure(min(22.0, max(5.0, 2.4 + 0.24 * len(found.tokens))), 2.2 + 0.26 * len(numbers))
+    axes = figure.subplots()
+    _draw_matrix(axes, numbers, high)
+    renderer = TextRenderer()
+    rows = zip(found.written, found.probabilities.tolist(), strict=True)
+    renderer.ticks(axes.yaxis, [f"{printable(token)}  {probability:.2f}" for token, probability in rows])
+    renderer.ticks(axes.xaxis, [printable(token) for token in found.tokens], rotation=90)
+    _name_axes(axes, "token before", "written token and its probability")
+    renderer.title(axes, f"{_title(found.method)} for each written token")
+    _legend(figure, axes, high, "score in logits")
     return figure
 
 

@@ -12,7 +12,7 @@ VIEWS = {
 }
 UNITS = ("words", "tokens")
 # Scores and views in logits.
-IN_LOGITS = ("contributions", "input_x_gradient", "integrated_gradients")
+IN_LOGITS = ("contributions", "input_x_gradient", "integrated_gradients", "alti_logit", "attnlrp", "occlusion", "kernel_shap")
 # The logits at which colour is full at the earliest: less hardly moves the output and must look like it. There are more patches, heads and
 # weights than words, so each may do less.
 FULL_COLOUR = {"word": 0.5, "patch": 0.1, "head": 0.25, "weight": 0.05}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
+from ...choices import can_be_repository
 from ...conversion.calibration.plan import Plan
 from ...errors import RecipeError
 from ...package_data import data_folder
@@ -31,6 +32,7 @@ MANAGEMENT = (
     *("num_processes", "use_cpu", "output_dir", "results_dir", "resume", "compare_with"),
     *("report_to", "push_to_hub", "hub_private_repo"),
 )
+LATER = ("freeze_layers", "files_dataset", "label_names")  # of these a run knows only what was set
 
 
 EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 5e-5, which YAML takes for text as it has no point
@@ -108,6 +110,7 @@ class Config(BaseModel):
     train_file: str | None
     validation_file: str | None
     test_file: str | None
+    files_dataset: str | None
     validation_share: SmallShare
     max_train_rows: Count | None
     max_test_rows: Count | None
@@ -167,6 +170,10 @@ class Config(BaseModel):
             self._check_calibration()
         if self.push_to_hub and self.attention == "softmax":
             raise RecipeError("push_to_hub publishes TanhMax models, but attention is softmax: leave it out, or use the Hub's own tools")
+        if self.files_dataset and not can_be_repository(self.files_dataset):
+            raise RecipeError(
+                f"files_dataset must be the name of a data set on the Hub, such as stanfordnlp/sst2, but is {self.files_dataset!r}"
+            )
         if self.train_file and self.dataset != self.synthetic:
             raise RecipeError(f"give either train_file or dataset, not both: {self.train_file} and {self.dataset}")
 
@@ -236,11 +243,11 @@ class Config(BaseModel):
         return Plan(self.polarity, self.layers, self.heads, self.score_bias, self.shift, balance=self.balance, **given)
 
     def identity(self) -> dict[str, object]:
-        """The keys that decide what a run computes, as JSON would give them back; of calibration and frozen layers where there are any.
+        """The keys that decide what a run computes, as JSON would give them back; of calibration, and of `LATER`, where they are set.
 
         So runs that were begun before there were such keys are still the same runs.
         """
-        left_out = {*MANAGEMENT, *(() if self.calibrate else CALIBRATION), *(() if self.freeze_layers else ("freeze_layers",))}
+        left_out = {*MANAGEMENT, *(() if self.calibrate else CALIBRATION), *(key for key in LATER if not getattr(self, key, None))}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in self if key not in left_out}
 
 
@@ -275,6 +282,7 @@ class TextClassificationConfig(SyntheticTextConfig):
 
     text_pair_column: str | None
     label_column: str
+    label_names: Names | None
 
 
 class CausalLMConfig(SyntheticTextConfig):
@@ -308,6 +316,7 @@ class ImageClassificationConfig(Config):
     patch_size: Count
     image_column: str
     label_column: str
+    label_names: Names | None
     image_size: Count | None
     augmentation: bool
     crop_padding: Annotated[float, Field(ge=0, le=0.5), AsWritten]
@@ -341,6 +350,7 @@ ONLY_WITH: list[tuple[tuple[str, ...], str, Callable[[Config], bool]]] = [
         lambda config: config.is_synthetic,
     ),
     (("dataset_config",), "a dataset from the Hub", lambda config: config.dataset not in (config.synthetic, *config.packaged)),
+    (("files_dataset",), "a train_file", lambda config: config.train_file is not None),
     (("hub_private_repo",), "push_to_hub", lambda config: config.push_to_hub is not None),
 ]
 

@@ -88,7 +88,8 @@ def source_fingerprint(config: Config) -> dict[str, object]:
     """What identifies the data of a run before it is read: digests of its files, or the name and settings of its source."""
     if config.train_file:
         files = {key: Path(getattr(config, key)) for key in DATA_FILES if getattr(config, key)}
-        return {"source": "files", "sha256": {key: _digest(path) for key, path in files.items()}}
+        named = {"dataset": config.files_dataset} if config.files_dataset else {}
+        return {"source": "files", **named, "sha256": {key: _digest(path) for key, path in files.items()}}
     if config.dataset in config.packaged:
         return {"source": config.dataset, "sha256": {path.stem: _digest(path) for path in _packaged_files(config)}}
     if not config.is_synthetic:
@@ -148,6 +149,21 @@ def class_names(train: Dataset, label_column: str) -> list[str]:
     if len(found) < 2:
         raise RecipeError(f"the train data has one class only, {names[0]!r}; a classifier needs at least two")
     return names
+
+
+def shown_names(config: Config, names: list[str]) -> list[str]:
+    """What classes are called, of which the data has the numbers; those of the data where the recipe names none.
+
+    Raises:
+        RecipeError: the data has names, or another number of classes, or one name is there twice.
+    """
+    chosen = list(getattr(config, "label_names", None) or names)
+    there = ", ".join(names[:20])
+    if chosen != names and not all(name.lstrip("-").isdecimal() for name in names):
+        raise RecipeError(f"label_names are for data whose classes are numbers, but it names them: {there}")
+    if len(chosen) != len(names) or len(set(chosen)) != len(chosen):
+        raise RecipeError(f"label_names must be {len(names)} different names, for the classes {there}, but are {', '.join(chosen)}")
+    return chosen
 
 
 def class_numbers(split: str, rows: Dataset, label_column: str, names: list[str]) -> list[int]:

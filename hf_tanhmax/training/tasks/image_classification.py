@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Ba
 
 from ...errors import RecipeError, one_line
 from ..configuration.schema import ImageClassificationConfig
-from ..data.rows import Splits, assembled, check_columns, check_labels, class_names, class_numbers, raw_splits
+from ..data.rows import Splits, assembled, check_columns, check_labels, class_names, class_numbers, raw_splits, shown_names
 from .task import Classification, Collator, Example, Fields
 
 DIGITS_TEST_SHARE, DIGITS_SEED = 0.2, 42
@@ -42,7 +42,7 @@ class ImageClassification(Classification[BaseImageProcessor]):
             kept = rows.select_columns([config.image_column])
             kept = kept if config.image_column == "image" else kept.rename_column(config.image_column, "image")
             tables[split] = kept.add_column("label", labels, feature=Value("int64"))
-        return assembled(config, tables, names)
+        return assembled(config, tables, shown_names(config, names))
 
     def processor(self, splits: Splits) -> BaseImageProcessor:
         """The checkpoint's image processor, set to the size of the recipe; or a plain one."""

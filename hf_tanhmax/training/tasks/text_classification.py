@@ -4,7 +4,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..configuration.schema import TextClassificationConfig
-from ..data.rows import Splits, assembled, check_columns, check_labels, check_texts, class_names, class_numbers, raw_splits
+from ..data.rows import Splits, assembled, check_columns, check_labels, check_texts, class_names, class_numbers, raw_splits, shown_names
 from ..data.synthetic import synthetic_splits
 from ..data.tokenizer import build_tokenizer, load_tokenizer
 from .task import Classification, Collator, Fields
@@ -31,7 +31,7 @@ class TextClassification(Classification[PreTrainedTokenizerBase]):
                     check_texts(split, rows, config, key)
             check_labels(split, rows, config)
         names = class_names(raw["train"], config.label_column)
-        return assembled(config, {split: self._table(split, rows, names) for split, rows in raw.items()}, names)
+        return assembled(config, {split: self._table(split, rows, names) for split, rows in raw.items()}, shown_names(config, names))
 
     def processor(self, splits: Splits) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or one built from the training texts."""

@@ -28,6 +28,7 @@ import torch
 
 from hf_tanhmax.attention.kernels.support import triton_missing
 
+from ...command_line import Parser
 from . import accuracy, gpu_plan, gpu_report, roofline
 from . import cpu as attention_cpu
 from . import decode as decode_speed
@@ -166,9 +167,9 @@ def _read(arguments: argparse.Namespace) -> dict[str, Any]:
     return joined(results) if arguments.output else results[0]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     program = os.environ.get("HF_TANHMAX_PROGRAM", "python -m recipes.benchmarks.attention")  # `hf-tanhmax bench` starts it too
-    parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=program, description=__doc__)
     commands = parser.add_subparsers(required=True)
     speed = commands.add_parser("attention", help="time attention, by tanhmax_attention and otherwise")
     speed.set_defaults(run=_attention)

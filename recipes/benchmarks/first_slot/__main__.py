@@ -25,6 +25,7 @@ import torch
 
 from hf_tanhmax.attention.kernels.interpreter import faithful
 
+from ...command_line import Parser
 from ..measure import gpu_environment
 from .cases import CRASH, Case, cases
 from .speed import speeds
@@ -37,9 +38,7 @@ TOGETHER = 12
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.first_slot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m recipes.benchmarks.first_slot", description=__doc__)
     parser.add_argument("--out", type=Path, help=f"where the folder of this run goes; {OUT}, or {OUT_DRY} with --dry")
     parser.add_argument("--dry", action="store_true", help="rehearse it on the CPU")
     parser.add_argument("--only", nargs="+", help="these cases, and no timing")

@@ -9,7 +9,6 @@ weights, and vLLM may differ from that by at most twice as much as Transformers 
 others that FILE holds stay as they are; each says of which commit it is.
 """
 
-import argparse
 import gc
 import json
 import sys
@@ -24,6 +23,7 @@ import torch
 
 from hf_tanhmax.provenance import git_commit
 
+from ...command_line import Parser
 from .engine import conditions, save_adapter, save_tiny, set_environment
 
 TOKENS, LIMIT = 64, 1e-4
@@ -175,7 +175,7 @@ def kept(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Run cases, and print or write what came of them; the exit status says whether all are right."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m recipes.benchmarks.serving.equality", description=__doc__)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

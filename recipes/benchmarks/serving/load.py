@@ -8,7 +8,6 @@ its end must be the one from before, each cancelled one its beginning, and each 
 again, and asked what was refused.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from ...command_line import Parser
 from .engine import conditions, save_tiny, set_environment
 from .server import ANSWER_SECONDS, Answer, Server, ask, ask_all
 
@@ -112,7 +112,7 @@ def is_right(found: dict[str, Any]) -> bool:
 
 def main() -> None:
     """Run it, and write or print what came of it; the exit status says whether anything was lost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m recipes.benchmarks.serving.load", description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

@@ -24,6 +24,7 @@ import transformers
 
 import hf_tanhmax
 
+from ...command_line import Parser
 from .engine import conditions, set_environment
 from .server import Answer, Server, ask_all
 
@@ -93,7 +94,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     """Measure, and write or print the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m recipes.benchmarks.serving.throughput", description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--concurrent", type=int, default=8)

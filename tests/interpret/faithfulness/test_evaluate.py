@@ -177,7 +177,7 @@ def test_a_decoder_that_classifies_reads_the_last_token_whatever_padding_is(padd
 def test_half_precision(cls):
     model = tiny_model(cls).to(torch.bfloat16)
     report = faithfulness(model, None, batches(6), (*CHEAP, "integrated_gradients"), draws=2, steps=4, progress=False)
-    assert all(numpy.isfinite(cell.mean) for of in report.cells.values() for cell in of.values())
+    assert all(numpy.isfinite(cell.mean) for of in report.cells.values() for cell in of.values() if cell.n)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")

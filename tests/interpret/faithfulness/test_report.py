@@ -7,7 +7,8 @@ import numpy
 import pytest
 from scipy import stats
 
-from hf_tanhmax.interpret.faithfulness.report import Cell, FaithfulnessReport, mean_with_interval
+from hf_tanhmax.interpret.faithfulness.intervals import Cell, mean_with_interval
+from hf_tanhmax.interpret.faithfulness.report import FaithfulnessReport
 
 VALUES = {"mask_tau": {"weights": (0.5, math.nan, 0.7), "random": (0.0, 0.1, -0.1)}, "permutation": {"": (0.2, 0.2, 0.2)}}
 

@@ -8,6 +8,8 @@ import torch
 from browser import close, numbers_of, picture_of, read, table_of
 from made_explanations import made, made_of_image
 
+from hf_tanhmax.interpret import Conservation, GenerationExplanation
+from hf_tanhmax.interpret.viz.page import save_page, to_html
 from hf_tanhmax.interpret.viz.views import head_numbers
 
 VIEWS = {
@@ -198,3 +200,64 @@ def test_a_thumbnail_keeps_the_strongest_cells_of_a_long_matrix(visit):
     pixels = page.eval_on_selector("#heads canvas", PIXELS)
     assert pixels[:2] == [24, 24]  # three cells a pixel
     assert np.array(pixels[2:]).reshape(24, 24, 4)[23, 11, :3].tolist() == [141, 63, 4]
+
+
+def test_what_scores_add_up_to_is_told(visit):
+    """With the method's note, and as a warning where it is far from what it should be."""
+    near, far = Conservation(2.2, 2.25, "the logit", 3.0), Conservation(0.2, 2.25, "the logit", 3.0)
+    page = visit(made(conservation={"contributions": far, "integrated_gradients": near})).page
+    assert "The scores sum to 0.2 of the logit 2.25, which is too far from it" in page.inner_text("#method-note .far")
+    page.select_option("#method", "integrated_gradients")
+    assert page.inner_text("#method-note .sum") == "The scores sum to 2.2 of the logit 2.25."
+    assert page.locator("#method-note .far").count() == 0
+    page.select_option("#method", "rollout")
+    assert page.locator("#method-note .sum").count() == 0
+
+
+def generation(**changes):
+    """Three tokens that were written after two."""
+    scores = torch.tensor([[1.0, -2.0, 0.0, 0.0, 0.0], [0.5, 0.25, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 3.0, 0.0]])
+    sums = tuple(Conservation(float(row.sum()), 1.0, "the logit", 3.0) for row in scores)
+    values = {
+        "model_name": "tiny/llama",
+        "family": "llama",
+        "method": "input_x_gradient",
+        "tokens": ("of", "France", "is", "Paris", "."),
+        "prompt": 2,
+        "targets": (1, 2, 3),
+        "logits": torch.ones(3),
+        "probabilities": torch.tensor([0.5, 0.25, 0.75]),
+        "scores": scores,
+        "conservation": sums,
+        "notes": ("2 of 3 rows are far",),
+    }
+    return GenerationExplanation(**{**values, **changes})
+
+
+def test_a_whole_generation_has_a_card(visitor, tmp_path):
+    one = visitor.open(save_page(made(), tmp_path / "page.html", generation=generation()))
+    page = one.page
+    assert page.inner_text("#generation-note").endswith("2 of 3 rows are far.")
+    page.focus("#generation")
+    page.keyboard.press("ArrowRight")
+    assert page.text_content("#live") == "is by France: −2.00"
+    assert "is by France: −2.00" in page.inner_text("#generation-readout")
+    assert page.inner_text("#generation-readout .far").startswith("The scores sum to -1 of the logit 1")
+    for key in ("ArrowDown", "ArrowDown", "End"):
+        page.keyboard.press(key)
+    assert page.text_content("#live") == ". by Paris: +3.00"
+    page.keyboard.press("PageUp")
+    assert page.text_content("#live") == "is by France: −2.00"  # the last token before it
+    assert picture_of(page.locator("#generation")).std() > 3
+    assert one.texts("#generation-table tbody tr:nth-child(3) td") == ["0", "0", "0", "+3.00"]
+    assert one.texts("#generation-legend span")[1] == "+3.00"
+    assert one.found_fault() == ([], [])
+
+
+def test_a_page_without_a_generation_has_no_such_card(visit):
+    assert visit(made()).page.is_hidden("#generation-card")
+
+
+def test_a_generation_that_is_no_number():
+    with pytest.raises(ValueError, match="the scores of the generation are not finite"):
+        to_html(made(), generation=generation(scores=torch.full((3, 5), torch.nan)))

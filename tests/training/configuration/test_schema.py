@@ -85,6 +85,12 @@ def test_renamed_keys_have_the_names_of_training_arguments():
         ("learned", "--model_name_or_path x --lora_rank 4", "a learned polarity is a weight of the base model, which LoRA does not train"),
         ("tanhmax", "--lora_dropout 0.1", "lora_dropout does something only with a lora_rank"),
         ("tanhmax", "--hub_private_repo true", "hub_private_repo does something only with push_to_hub"),
+        ("tanhmax", "--files_dataset imdb", "files_dataset does something only with a train_file"),
+        (
+            "tanhmax",
+            "--files_dataset a/b/c",
+            "files_dataset must be the name of a data set on the Hub, such as stanfordnlp/sst2, but is 'a/b/c'",
+        ),
         ("tanhmax", "--test_file x.csv", "test_file needs a train_file beside it"),
         ("tanhmax", "--train_file x.txt", "train_file must end in .csv, .json, .jsonl, .parquet, but is x.txt"),
         ("tanhmax", "--train_file nowhere.csv", "train_file does not exist: nowhere.csv"),

@@ -78,11 +78,30 @@ def test_without_a_validation_file_the_seed_chooses_one_from_the_train_rows(conf
     assert list(splits.train["text"]) != list(other.train["text"])
 
 
+def test_classes_that_the_data_numbers_get_names(config):
+    splits = load_splits(config(csv(ROWS), label_names=["negative", "positive"]))
+    assert splits.names == ["negative", "positive"]
+    assert sorted(splits.train["label"]) == sorted(load_splits(config(csv(ROWS))).train["label"])
+    for names in (["one"], ["same", "same"], ["a", "b", "c"]):
+        with pytest.raises(RecipeError, match="label_names must be 2 different names, for the classes 0, 1, but are "):
+            load_splits(config(csv(ROWS), label_names=names))
+    named = csv([("a", "bad"), ("b", "good"), ("c", "bad")])
+    with pytest.raises(RecipeError, match="label_names are for data whose classes are numbers, but it names them: bad, good"):
+        load_splits(config(named, named, label_names=["negative", "positive"]))
+
+
+def test_a_key_that_came_later_is_part_of_a_run_where_it_is_set(config):
+    assert not {"label_names", "files_dataset", "freeze_layers"} & set(config(csv(ROWS)).identity())
+    assert config(csv(ROWS), label_names=["a", "b"]).identity()["label_names"] == ["a", "b"]
+
+
 def test_the_fingerprint_follows_the_contents(config):
     first = source_fingerprint(config(csv(ROWS)))
     assert first["source"] == "files"
     assert first != source_fingerprint(config(csv(ROWS[:4])))
     assert load_splits(config(csv(ROWS), csv(ROWS))).fingerprint["rows"] == {"train": 6, "validation": 6}
+    assert "dataset" not in first
+    assert source_fingerprint(config(csv(ROWS), files_dataset="you/rows")) == {**first, "dataset": "you/rows"}
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ function repaint() {
   find("theme").setAttribute("aria-checked", isDark());
   paintHeads();
   showRow();
+  drawGeneration();
 }
 
 function chooseView(view) {
@@ -192,7 +193,7 @@ function start() {
   document.querySelector(`input[name='unit'][value='${chosen.unit}']`).checked = true;
   find("several").hidden = data.follows || data.texts.length < 2;
   find("text").replaceChildren(...data.text_names.map((name, text) => new Option(name, text)));
-  for (const listen of [listenToTokens, listenToPicture, listenToHeads, listenToMatrix, listenToSaving, listenToChoices]) listen();
+  for (const listen of [listenToTokens, listenToPicture, listenToHeads, listenToMatrix, listenToSaving, listenToChoices, listenToGeneration]) listen();
   find("theme").setAttribute("aria-checked", isDark());
   showText(0);
 }
