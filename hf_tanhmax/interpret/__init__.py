@@ -5,11 +5,10 @@ from ..choices import EXPLAIN_METHODS, GENERATION_METHODS, INTERVENTIONS, METHOD
 from .ablation.ablate import ablate_negatives
 from .attribution.conservation import Conservation
 from .attribution.decomposition.scores import methods_for
-from .attribution.explain import explain, explain_generation
+from .attribution.explain import explain, explain_generation, most_probable
 from .attribution.explanation import Explanation, load_explanation, save_explanation
 from .attribution.generation import GenerationExplanation, explain_whole_generation
 from .attribution.rank_collapse import RankCollapse, rank_collapse
-from .attribution.rivals import most_probable
 from .attribution.rollout import rollout
 from .faithfulness.compare import ComparisonOptions, compare_faithfulness
 from .faithfulness.comparison import FaithfulnessComparison, read_comparison

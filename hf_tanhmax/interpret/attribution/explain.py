@@ -1,20 +1,26 @@
-"""Explain one output of a model by its signed attention: `explain`, and `explain_generation` for the next token of a text."""
+"""Explain one output of a model by its signed attention: `explain`, and `explain_generation` for the next token of a text.
+
+`most_probable` finds the targets that are worth an explanation each.
+"""
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...choices import EXPLAIN_METHODS
-from ..inputs.encoding import ImageProcessor, ModelInput
+from ..inputs.encoding import ImageProcessor, ModelInput, encode
+from ..inputs.twin import Twin, check_same_tokens, split_twin
 from .evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from .explanation import Explanation
+from .forward_passes import without_cache
 from .integrated_gradients import STEPS, baseline_token
 from .methods import Attribution, AttributionOptions, attribute, cut_notes, layer_notes, softmax_notes, unknown_notes, unrecorded_notes
 from .removal import SAMPLES
-from .twin import Twin, check_comparable, check_twin, split_twin
+from .target import choose_target, logits_of
 
 
 def explain(
@@ -90,7 +96,8 @@ def explain(
     options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps, layers is None, samples)
     if twin is not None:
         twin_model, twin_tokenizer = split_twin(twin)
-        check_twin(inner, unwrap(twin_model), tokenizer, twin_tokenizer, inputs)
+        _check_layers(inner, unwrap(twin_model))
+        check_same_tokens(inner, unwrap(twin_model), tokenizer, twin_tokenizer, inputs)
     with evaluation_mode(inner):
         attribution = attribute(inner, inputs, target, options)
     shown = attribution.result.layers
@@ -106,7 +113,7 @@ def explain(
     if twin is None:
         return explanation
     found = _explained_twin(unwrap(twin_model), inputs, explanation.target, options)
-    check_comparable(explanation, found)
+    explanation.check_comparable(found)
     return replace(explanation, twin=found)
 
 
@@ -156,6 +163,51 @@ def explain_generation(
         samples=samples,
         twin=twin,
     )
+
+
+def most_probable(
+    model: nn.Module,
+    inputs: ModelInput,
+    count: int,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    processor: ImageProcessor | None = None,
+    position: int | None = None,
+    max_length: int | None = None,
+) -> tuple[int, ...]:
+    """Indices of the targets with the largest logits, the largest first.
+
+    `[explain(model, text, target, ...) for target in most_probable(model, text, 3, ...)]` explains one input for each, and a page of these
+    lets the reader switch between them.
+
+    Args:
+        model: as for `explain`.
+        inputs: as for `explain`.
+        count: how many; fewer where the model has fewer.
+        tokenizer: as for `explain`.
+        processor: as for `explain`.
+        position: as for `explain`.
+        max_length: as for `explain`.
+
+    Raises:
+        ValueError: `count` is below 1, or as `explain`.
+        TypeError: as `explain`.
+    """
+    if count < 1:
+        raise ValueError(f"count must be 1 or more, but is {count}")
+    inner = unwrap(model)
+    encoded = encode(inner, inputs, tokenizer=tokenizer, processor=processor, max_length=max_length)
+    with evaluation_mode(inner), torch.no_grad():
+        logits = logits_of(inner(**encoded.inputs, **without_cache(inner)), inner)
+    chosen = choose_target(inner, logits, encoded.inputs, None, position=position, tokenizer=tokenizer)
+    row = logits[0] if chosen.position is None else logits[0, chosen.position]
+    return tuple(row.topk(min(count, len(row))).indices.tolist())
+
+
+def _check_layers(model: PreTrainedModel, twin: PreTrainedModel) -> None:
+    layers = [len(resolve_layers(each)) for each in (twin, model)]
+    if layers[0] != layers[1]:
+        raise ValueError(f"the twin has {layers[0]} layers of attention and the model {layers[1]}; give a twin of the same shape")
 
 
 def _explained_twin(twin: PreTrainedModel, inputs: ModelInput, target: int, options: AttributionOptions) -> Explanation:

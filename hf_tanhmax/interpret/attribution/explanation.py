@@ -96,6 +96,22 @@ class Explanation:
         """Weights times the orientation of their head, [L, H, Q, K]."""
         return oriented(self.weights, self.orientation)
 
+    def check_comparable(self, twin: "Explanation") -> None:
+        """Refuse a twin that cannot stand beside it.
+
+        Raises:
+            ValueError: other layers, heads, positions or names of the target.
+        """
+        shapes = [tuple(each.weights.shape) for each in (self, twin)]
+        if shapes[0] != shapes[1]:
+            ours, theirs = (f"{layers} layers of {heads} heads over {keys} positions" for layers, heads, _, keys in shapes)
+            raise ValueError(f"the twin has {theirs} and the model {ours}; give a twin of the same shape")
+        if self.target_name != twin.target_name:
+            raise ValueError(
+                f"target {self.target} is {twin.target_name!r} in the twin and {self.target_name!r} in the model; give a twin of the same "
+                "classes"
+            )
+
     def by_word(self, name: str) -> Tensor:
         """The scores of one method, summed over the positions of each word, [words]; special tokens are left out.
 

@@ -8,10 +8,8 @@ from typing import TypeAlias
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..inputs.encoding import IDS, ImageProcessor, ModelInput
-from ..inputs.word_alignment import token_texts
-from .evaluation_mode import resolve_layers
-from .explanation import Explanation
+from .encoding import IDS, ImageProcessor, ModelInput
+from .word_alignment import token_texts
 
 # The model alone, or with the tokenizer or image processor that it was saved with, which is then checked.
 Twin: TypeAlias = nn.Module | tuple[nn.Module, PreTrainedTokenizerBase | ImageProcessor]
@@ -31,14 +29,14 @@ def split_twin(twin: Twin) -> tuple[nn.Module, PreTrainedTokenizerBase | ImagePr
     return pair[0], pair[1]
 
 
-def check_twin(
+def check_same_tokens(
     model: PreTrainedModel,
     twin: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     twin_tokenizer: PreTrainedTokenizerBase | ImageProcessor | None,
     inputs: ModelInput,
 ) -> None:
-    """Refuse a twin that would read other tokens, or has another number of layers.
+    """Refuse a twin that would read other tokens.
 
     Args:
         model: that is explained.
@@ -48,11 +46,8 @@ def check_twin(
         inputs: that both read.
 
     Raises:
-        ValueError: it has another tokenizer, a vocabulary of another size, or other layers.
+        ValueError: it has another tokenizer or a vocabulary of another size.
     """
-    layers = [len(resolve_layers(each)) for each in (twin, model)]
-    if layers[0] != layers[1]:
-        raise ValueError(f"the twin has {layers[0]} layers of attention and the model {layers[1]}; give a twin of the same shape")
     sizes = [getattr(each.config.get_text_config(), "vocab_size", None) for each in (model, twin)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"the twin knows {sizes[1]} tokens and the model {sizes[0]}, so they have unequal tokenizers; {SAME_TOKENIZER}")
@@ -66,20 +61,3 @@ def check_twin(
             raise ValueError(f"the twin has another tokenizer, which reads {theirs} where the model reads {ours}; {SAME_TOKENIZER}")
     if tokenizer.get_vocab() != twin_tokenizer.get_vocab():
         raise ValueError(f"the twin has another tokenizer: the same tokens have other numbers in its vocabulary; {SAME_TOKENIZER}")
-
-
-def check_comparable(explanation: Explanation, twin: Explanation) -> None:
-    """Refuse what cannot stand side by side.
-
-    Raises:
-        ValueError: other layers, heads, positions or names of the target.
-    """
-    shapes = [tuple(each.weights.shape) for each in (explanation, twin)]
-    if shapes[0] != shapes[1]:
-        ours, theirs = (f"{layers} layers of {heads} heads over {keys} positions" for layers, heads, _, keys in shapes)
-        raise ValueError(f"the twin has {theirs} and the model {ours}; give a twin of the same shape")
-    if explanation.target_name != twin.target_name:
-        raise ValueError(
-            f"target {explanation.target} is {twin.target_name!r} in the twin and {explanation.target_name!r} in the model; give a twin "
-            "of the same classes"
-        )
