@@ -146,6 +146,11 @@ def test_a_whole_generation(models, tmp_path, capsys):
     assert told == json.loads(found.to_json())
     done(capsys, *given, "input_x_gradient", "--out", tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    done(capsys, *given, "input_x_gradient", "--out", tmp_path / "a.html", "--steps", 2)
+    data = json.loads((tmp_path / "a.html").read_text().split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert len(data["generation"]["scores"]) == 3
+    assert data["follows"]  # the same tokens, one explanation each
+    assert data["generation"]["tokens"][:-1] == data["explanations"][-1]["tokens"]
 
 
 def test_all_methods_and_what_they_add_up_to(models, tmp_path, capsys):
@@ -322,7 +327,7 @@ def test_a_file_that_is_there_stays(models, tmp_path, capsys):
         (["bert", "--text", TEXT, "--out", "a.html", "--target", "7"], "{cannot}target 7 is out of range"),
         (["bert", "--text", TEXT, "--out", "a.html", "--methods", "luck"], "{cannot}there is no method 'luck'"),
         (
-            ["llama", "--text", TEXT, "--out", "a.html", "--generate", "2", "--whole-generation", "input_x_gradient"],
+            ["llama", "--text", TEXT, "--out", "a.safetensors", "--generate", "2", "--whole-generation", "input_x_gradient"],
             "{cannot}--whole-generation needs --generate N and an --out that ends with .html, .json, .png or .svg, and takes no --methods",
         ),
         (
