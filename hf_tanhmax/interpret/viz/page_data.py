@@ -90,6 +90,7 @@ def facts(explanation: Explanation, *, whole: bool, kinds: list[int] | None = No
     _check_finite(explanation)
     weights, contributions = explanation.weights, shown_contributions(explanation, whole=whole)
     total = weights.abs().sum((-2, -1))
+    told = tuple(each.sentence("") for each in explanation.conservation.values())  # with the method it is about
     kinds = position_kinds(explanation) if kinds is None else kinds
     parts = parts_of_heads(explanation, contributions, kinds)
     return {
@@ -119,7 +120,7 @@ def facts(explanation: Explanation, *, whole: bool, kinds: list[int] | None = No
         "cut": explanation.cut,
         "warnings": bool(explanation.unknown) + bool(explanation.cut),  # so many of the notes are, the first ones
         "knows_no_word": explanation.knows_no_word,
-        "notes": [printable(note) for note in explanation.notes],
+        "notes": [printable(note) for note in explanation.notes if not note.endswith(told)],
         "grid": explanation.grid,
         "image": None if explanation.image is None else _data_url(explanation.image),
     }

@@ -205,7 +205,10 @@ def test_a_thumbnail_keeps_the_strongest_cells_of_a_long_matrix(visit):
 def test_what_scores_add_up_to_is_told(visit):
     """With the method's note, and as a warning where it is far from what it should be."""
     near, far = Conservation(2.2, 2.25, "the logit", 3.0), Conservation(0.2, 2.25, "the logit", 3.0)
-    page = visit(made(conservation={"contributions": far, "integrated_gradients": near})).page
+    notes = (far.sentence("contributions"), "another")
+    one = visit(made(conservation={"contributions": far, "integrated_gradients": near}, notes=notes))
+    page = one.page
+    assert one.texts("#notes li") == ["another"]
     assert "The scores sum to 0.2 of the logit 2.25, which is too far from it" in page.inner_text("#method-note .far")
     page.select_option("#method", "integrated_gradients")
     assert page.inner_text("#method-note .sum") == "The scores sum to 2.2 of the logit 2.25."
