@@ -220,6 +220,7 @@ def _add_explain(commands: Commands) -> None:
         "explain",
         "show what speaks for and against an output of a model",
         '--model runs/bert--text_classification--annealed--seed0 --text "not funny at all" --out page.html',
+        '--model my-bert --twin my-softmax-bert --text "a gripping film" "not funny at all" --out page.html',
         "--model my-vit --image cat.jpg --target tabby --out cat.png",
         '--model my-llama --text "The capital of France is" --generate 5 --out paris.html',
         '--model my-bert --text "not funny at all" --head 3,5 --view raw --out head.svg',
@@ -228,10 +229,18 @@ def _add_explain(commands: Commands) -> None:
     )
     _add_model(parser)
     given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("--text", help="the text to explain")
+    given.add_argument("--text", nargs="+", help="the text to explain, or several")
     given.add_argument("--image", metavar="FILE", help="the image to explain")
     parser.add_argument("--text-pair", metavar="TEXT", help="the second text of a pair")
-    parser.add_argument("--target", metavar="NAME", help="a class or a token, by name or number; default what the model predicts")
+    parser.add_argument(
+        "--target",
+        metavar="NAME",
+        nargs="+",
+        help="classes or tokens, by name or number; default what the model predicts, and in a page of a classifier its three best classes",
+    )
+    parser.add_argument(
+        "--twin", metavar="FOLDER", help="another model of the same shape and tokenizer beside it, such as the softmax model it comes from"
+    )
     parser.add_argument(
         "--position", type=int, metavar="N", help="position of the token to explain, where a model has one output per token"
     )
@@ -245,7 +254,7 @@ def _add_explain(commands: Commands) -> None:
     parser.add_argument(
         "--whole-generation",
         choices=GENERATION_METHODS,
-        help="with --generate: every token that is written by every token before it, in one .json, .png or .svg",
+        help="with --generate: every token that is written by every token before it, in one .html, .json, .png or .svg",
     )
     parser.add_argument("--layers", type=values.indices, metavar="0,1,...", help="layers to explain; default all")
     parser.add_argument("--steps", type=values.count, default=50, metavar="N", help="steps of integrated gradients; default 50")
@@ -255,7 +264,7 @@ def _add_explain(commands: Commands) -> None:
         "--contributions",
         choices=("auto", "all", "row"),
         default="auto",
-        help="of every query, or of the one that the target reads; auto: all, up to 48 MiB",
+        help="of every query, or of the one that the target reads; auto: all, up to 25 million numbers",
     )
     parser.add_argument("--picture", choices=("tokens", "image", "heads", "head", "next"), help="what a .png or .svg shows")
     parser.add_argument("--scores", metavar="NAME", help="the scores that a picture shows; default contributions")

@@ -37,7 +37,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the Hub
 STARTING = ("accelerate", "captum", "datasets", "evaluate", "matplotlib", "peft", "pydantic", "yaml")
 CARD, RESULTS, ABLATION = "README.md", "results.json", "ablation.json"
-FIGURES = (".png", ".svg")
+FIGURES, SEVERAL = (".png", ".svg"), (".html", ".json")  # the latter hold several explanations
 COMPARISON = "faithfulness.json"
 REVIEWS, REVIEWED = Path(__file__).parents[1] / "training" / "data" / "film_reviews" / "test.csv", 200  # rows of it
 KINDS = {
@@ -49,9 +49,8 @@ KINDS = {
 QUICK = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient")  # one forward and one backward pass in all
 FORMATS = ("onnx", "openvino", "executorch", "torch")
 GENERATING = "--generate needs a causal language model, one --text, and no --target"
-WHOLE = "--whole-generation needs --generate N and an --out that ends with .json, .png or .svg, and takes no --methods"
-ROWS = 256  # texts or pictures to calibrate with
-LONGEST = 400  # characters of somebody else's message
+WHOLE = "--whole-generation needs --generate N and an --out that ends with .html, .json, .png or .svg, and takes no --methods"
+ROWS, LONGEST = 256, 400  # texts or pictures to calibrate with; characters of somebody else's message
 
 
 def check_convert(options: argparse.Namespace) -> None:
@@ -166,16 +165,23 @@ def check_explain(options: argparse.Namespace) -> None:
     _check_new_file(options)
     if options.out.suffix not in FIGURES and (options.picture or options.head):
         raise SystemExit(f"--picture and --head choose what a .png or .svg shows, but --out is {options.out}")
+    steps = 1 if options.out.suffix in FIGURES else options.generate or 1
+    counts = {"--generate": steps, "--text": len(options.text or ()), "--target": len(options.target or ())}
     with in_a_sentence(f"cannot explain {options.model}"):
-        _check_model(options.model)
+        for model in filter(None, (options.model, options.twin)):
+            _check_model(model)
         if options.methods and options.methods != [ALL]:
             check_choice("method", options.methods, METHODS)
-        if options.whole_generation and (not options.generate or options.methods or options.out.suffix not in (*FIGURES, ".json")):
+        if options.whole_generation and (not options.generate or options.methods or options.out.suffix not in (*FIGURES, *SEVERAL)):
             raise ValueError(WHOLE)
-        if options.generate and (options.text is None or options.text_pair or options.target is not None):
+        if options.generate and (counts["--text"] != 1 or options.text_pair or counts["--target"]):
             raise ValueError(GENERATING)
-        if options.out.suffix == ".safetensors" and (options.generate or 1) > 1:
-            raise ValueError("a .safetensors file holds one explanation; leave --generate away")
+        if options.text_pair and (texts := counts["--text"]) != 1:
+            raise ValueError(f"--text-pair is the second text of a pair, but --text has {texts}; give one")
+        if options.out.suffix not in SEVERAL and (several := [name for name, count in counts.items() if count > 1]):
+            raise ValueError(f"a {options.out.suffix} file holds one explanation, but {several[-1]} asks for several")
+        if options.twin and options.out.suffix in FIGURES:
+            raise ValueError(f"a picture shows no twin; name a page with --out, not {options.out}")
         if (options.picture or ("head" if options.head else None)) == "head" and len(options.head or ()) != 2:
             raise ValueError("the picture of a head needs --head LAYER,HEAD, such as --head 3,5")
         options.pictures = [] if options.image is None else [read_picture(Path(options.image))]

@@ -30,6 +30,7 @@ from ..interpret import (
     explain_whole_generation,
     faithfulness,
     methods_for,
+    most_probable,
     plot_comparison,
     rank_collapse,
     save_explanation,
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI, STOPPED = 150, 130
-SAID = (".* computes softmax", "the model knows none", "the tokenizer has")  # beginnings of warnings that are among an explanation's notes
+TARGETS = 3  # of a page of a classifier
+# Beginnings of warnings that are among an explanation's notes.
+SAID = (".* computes softmax", "the model knows none", "the tokenizer has", "the text was cut")
 Batch = dict[str, Tensor]
 
 
@@ -59,8 +62,11 @@ def run_explain(options: argparse.Namespace) -> int:
         for note, is_warning in _notes(explanations).items():
             print(f"{'warning' if is_warning else 'note'}: {note}")
         _save(explanations, options)
-    last = explanations[-1]
-    steps = f"{len(explanations)} next tokens" if len(explanations) > 1 else f"“{last.target_name}”, probability {last.probability:.3g}"
+    texts = len(options.text or ())
+    first = explanations[0]
+    steps = f"“{first.target_name}”, probability {first.probability:.3g}" + (f", and {texts - 1} more texts" if texts > 1 else "")
+    if options.generate and len(explanations) > 1:
+        steps = f"{len(explanations)} next tokens"
     print(f"wrote {options.out}: {steps}")
     return 0
 
@@ -70,11 +76,13 @@ def _run_whole_generation(loaded: Loaded, options: argparse.Namespace) -> int:
     if not loaded.is_causal:
         raise ValueError(GENERATING)
     found = explain_whole_generation(
-        loaded.model, loaded.tokenizer, options.text, new_tokens=options.generate, method=options.whole_generation
+        loaded.model, loaded.tokenizer, options.text[0], new_tokens=options.generate, method=options.whole_generation
     )
     for note in found.notes:
         print(f"note: {note}")
-    if options.out.suffix == ".json":
+    if options.out.suffix == ".html":
+        save_page(_explanations(loaded, options), options.out, contributions=options.contributions, generation=found)
+    elif options.out.suffix == ".json":
         found.save(options.out)
     else:
         plots.plot_generation(found).savefig(options.out, dpi=DPI)
@@ -83,8 +91,8 @@ def _run_whole_generation(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def _notes(explanations: Sequence[Explanation]) -> dict[str, bool]:
-    """The notes, each once, and whether it is about words that the model does not know."""
-    return {note: bool(found.unknown) and place == 0 for found in explanations for place, note in enumerate(found.notes)}
+    """The notes, each once, and whether it is about what the model has not read: unknown words, or a text that was cut."""
+    return {note: place < bool(found.unknown) + bool(found.cut) for found in explanations for place, note in enumerate(found.notes)}
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
@@ -206,29 +214,63 @@ def _loaded(options: argparse.Namespace) -> Loaded:
 
 
 def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanation]:
-    """One explanation, or one for each next token."""
+    """An explanation for each text and target, or for each next token."""
     chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "layers") if (value := getattr(options, name))}
     if chosen.get("methods") == (ALL,):
         chosen["methods"] = methods_for(loaded.model)
-    chosen |= {"max_length": options.max_length, "steps": options.steps, "samples": options.samples}
-    target = target_of(options.target)
+    chosen |= {"max_length": options.max_length, "steps": options.steps, "samples": options.samples, "twin": _twin(loaded, options)}
     if options.generate and not loaded.is_causal:
         raise ValueError(GENERATING)
     with warnings.catch_warnings():
         for said in SAID:
             warnings.filterwarnings("ignore", message=said)
-        if options.pictures:
-            if loaded.processor is None:
-                raise ValueError(f"it is a {type(loaded.model).__name__}, which reads texts; give --text")
-            return [explain_one(loaded, options.pictures[0], target, **chosen)]
-        if loaded.tokenizer is None:
-            raise ValueError(f"it is a {type(loaded.model).__name__}, which reads images; give --image")
-        text = options.text if options.text_pair is None else (options.text, options.text_pair)
         if options.generate:
-            encoded = dict(loaded.tokenizer(text, return_tensors="pt").to(loaded.model.device))
+            (text,) = options.text
+            encoded = dict(_tokenizer(loaded)(text, return_tensors="pt").to(loaded.model.device))
             batch = with_decoder_start(loaded.model, encoded)
             return list(_written(partial(explain_generation, loaded.model, loaded.tokenizer, **chosen), batch, options.generate))
-        return [explain_one(loaded, text, target, position=options.position, **chosen)]
+        return [
+            explain_one(loaded, given, target, position=options.position, **chosen)
+            for given in _inputs(loaded, options)
+            for target in _targets(loaded, options, given)
+        ]
+
+
+def _inputs(loaded: Loaded, options: argparse.Namespace) -> list[ModelInput]:
+    """What is explained: pictures, texts, or a pair of texts."""
+    if options.pictures:
+        if loaded.processor is None:
+            raise ValueError(f"it is a {type(loaded.model).__name__}, which reads texts; give --text")
+        return list(options.pictures)
+    _tokenizer(loaded)
+    return list(options.text) if options.text_pair is None else [(options.text[0], options.text_pair)]
+
+
+def _tokenizer(loaded: Loaded) -> Any:
+    if loaded.tokenizer is None:
+        raise ValueError(f"it is a {type(loaded.model).__name__}, which reads images; give --image")
+    return loaded.tokenizer
+
+
+def _targets(loaded: Loaded, options: argparse.Namespace, given: ModelInput) -> Sequence[int | str | None]:
+    """Those that were asked for, or in a page of a classifier the most probable ones, between which the reader can switch."""
+    if options.target:
+        return [target_of(text) for text in options.target]
+    if options.out.suffix != ".html" or not CLASSIFIER.search(type(loaded.model).__name__):
+        return [None]
+    return most_probable(
+        loaded.model, given, TARGETS, tokenizer=loaded.tokenizer, processor=loaded.processor, max_length=options.max_length
+    )
+
+
+def _twin(loaded: Loaded, options: argparse.Namespace) -> tuple[Any, Any] | None:
+    if not options.twin:
+        return None
+    twin = load(options.twin, device=options.device)
+    if (twin.tokenizer is None) != (loaded.tokenizer is None):
+        kinds = ["images" if each.tokenizer is None else "texts" for each in (twin, loaded)]
+        raise ValueError(f"its twin reads {kinds[0]} and the model {kinds[1]}; give a twin of the same kind")
+    return twin.model, twin.tokenizer or twin.processor
 
 
 def explain_one(loaded: Loaded, given: ModelInput, target: int | str | None, *, position: int | None = None, **chosen: Any) -> Explanation:
@@ -314,11 +356,12 @@ def _numbers(explanation: Explanation) -> dict[str, object]:
     """What JSON holds: everything but matrices and pixels."""
     plain = ("model_name", "family", "target", "target_name", "logit", "probability", "position", "tokens", "words", "word_texts")
     return {
-        **{name: getattr(explanation, name) for name in (*plain, "layers", "signed", "notes", "unknown", "knows_no_word")},
+        **{name: getattr(explanation, name) for name in (*plain, "layers", "signed", "notes", "unknown", "knows_no_word", "cut")},
         "scores": {name: scores.tolist() for name, scores in explanation.scores.items()},
         "scores_by_word": {name: explanation.by_word(name).tolist() for name in explanation.scores},
         "conservation": {name: each.as_dict() for name, each in explanation.conservation.items()},
         "orientation": explanation.orientation.tolist(),
         "one_signed": explanation.one_signed.tolist(),
         "heads": {view: head_numbers(explanation, view).tolist() for view in VIEWS},
+        **({} if explanation.twin is None else {"twin": _numbers(explanation.twin)}),
     }

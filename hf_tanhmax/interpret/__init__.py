@@ -5,7 +5,7 @@ from ..choices import EXPLAIN_METHODS, GENERATION_METHODS, INTERVENTIONS, METHOD
 from .ablation.ablate import ablate_negatives
 from .attribution.conservation import Conservation
 from .attribution.decomposition.scores import methods_for
-from .attribution.explain import explain, explain_generation
+from .attribution.explain import explain, explain_generation, most_probable
 from .attribution.explanation import Explanation, load_explanation, save_explanation
 from .attribution.generation import GenerationExplanation, explain_whole_generation
 from .attribution.rank_collapse import RankCollapse, rank_collapse
@@ -46,6 +46,7 @@ __all__ = [
     "faithfulness",
     "load_explanation",
     "methods_for",
+    "most_probable",
     "plot_comparison",
     "plot_generation",
     "plot_head",

@@ -177,10 +177,26 @@ def test_help_is_quick(arguments, folder):
         ),
         (
             ["explain", "--model", "m", *TEXT, "--out", "a.safetensors", "--generate", "2"],
-            "cannot explain m: a .safetensors file holds one explanation; leave --generate away",
+            "cannot explain m: a .safetensors file holds one explanation, but --generate asks for several",
         ),
         (
             ["explain", "--model", "m", *TEXT, "--out", "a.html", "--generate", "2", "--target", "b"],
+            "cannot explain m: --generate needs a causal",
+        ),
+        (
+            ["explain", "--model", "m", "--text", "a", "b", "--out", "a.safetensors"],
+            "cannot explain m: a .safetensors file holds one explanation, but --text asks for several",
+        ),
+        (
+            ["explain", "--model", "m", *TEXT, "--target", "0", "1", "--out", "a.png"],
+            "cannot explain m: a .png file holds one explanation, but --target asks for several",
+        ),
+        (
+            ["explain", "--model", "m", "--text", "a", "b", "--text-pair", "c", "--out", "a.html"],
+            "cannot explain m: --text-pair is the second text of a pair, but --text has 2; give one",
+        ),
+        (
+            ["explain", "--model", "m", "--text", "a", "b", "--generate", "2", "--out", "a.html"],
             "cannot explain m: --generate needs a causal",
         ),
         (["explain", "--model", "m", "--image", "gone.png", "--out", "a.html"], "cannot explain m: [Errno 2] No such file or directory"),

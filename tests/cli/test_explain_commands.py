@@ -27,7 +27,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for family in ("bert", "vit", "llama"):
         save_model(folder / family, family)
-    softmax = tiny_model(BertForSequenceClassification, vocab_size=60)
+    softmax = tiny_model(BertForSequenceClassification)
     softmax.save_pretrained(folder / "softmax")
     processor_for("bert").save_pretrained(folder / "softmax")
     Image.linear_gradient("L").resize((15, 15)).convert("RGB").save(folder / "picture.png")
@@ -54,6 +54,42 @@ def test_a_page(models, tmp_path, capsys):
     text = (tmp_path / "page.html").read_text()
     assert "Content-Security-Policy" in text
     assert '"funny"' in text
+
+
+def test_a_page_of_several_texts_with_their_classes_and_a_twin(models, tmp_path, capsys):
+    """A page of a classifier has its most probable classes; numbers have what was asked for, and the twin."""
+    given = ("explain", "--model", models / "bert", "--twin", models / "softmax", "--text", TEXT, "a film", *QUICK)
+    printed = done(capsys, *given, "--out", tmp_path / "page.html")
+    assert ", and 1 more texts" in printed
+    text = (tmp_path / "page.html").read_text()
+    data = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert data["texts"] == [[0, 1], [2, 3]]
+    assert {one["target"] for one in data["explanations"]} == {"LABEL_0", "LABEL_1"}
+    assert [one["twin"] for one in data["explanations"]] == [4, 5, 6, 7, None, None, None, None]
+    assert data["explanations"][0]["probability"] >= data["explanations"][1]["probability"]
+    done(capsys, *given, "--target", "1", "LABEL_0", "--out", tmp_path / "a.json")
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert [one["target"] for one in told] == [1, 0, 1, 0]
+    assert [one["twin"]["target"] for one in told] == [1, 0, 1, 0]
+    assert told[0]["twin"]["signed"] == [False] * 3
+
+
+def test_a_cut_text_is_warned_of(models, tmp_path, capsys):
+    out = tmp_path / "a.json"
+    printed = done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--max-length", 4, "--out", out, *QUICK)
+    assert printed.startswith("warning: the text was cut: the model has read 4 of its ")
+    assert json.loads(out.read_text())["cut"] > 0
+
+
+@load_images
+def test_twins_that_are_none(models, tmp_path, capsys):
+    given = ("explain", "--model", models / "bert", "--text", TEXT, "--out", tmp_path / "a.html", *QUICK)
+    said = refused(capsys, *given, "--twin", models / "vit")
+    assert said.endswith("its twin reads images and the model texts; give a twin of the same kind")
+    assert refused(capsys, *given, "--twin", models / "gone").startswith(f"cannot explain {models / 'bert'}: ")
+    assert "the twin" in refused(capsys, *given, "--twin", models / "llama")
+    said = refused(capsys, *given[:-3], tmp_path / "a.png", *QUICK, "--twin", models / "softmax")
+    assert "a picture shows no twin; name a page with --out, not " in said
 
 
 def test_numbers_are_what_explain_gives(models, tmp_path, capsys):
@@ -110,6 +146,11 @@ def test_a_whole_generation(models, tmp_path, capsys):
     assert told == json.loads(found.to_json())
     done(capsys, *given, "input_x_gradient", "--out", tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    done(capsys, *given, "input_x_gradient", "--out", tmp_path / "a.html", "--steps", 2)
+    data = json.loads((tmp_path / "a.html").read_text().split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert len(data["generation"]["scores"]) == 3
+    assert data["follows"]  # the same tokens, one explanation each
+    assert data["generation"]["tokens"][:-1] == data["explanations"][-1]["tokens"]
 
 
 def test_all_methods_and_what_they_add_up_to(models, tmp_path, capsys):
@@ -286,8 +327,8 @@ def test_a_file_that_is_there_stays(models, tmp_path, capsys):
         (["bert", "--text", TEXT, "--out", "a.html", "--target", "7"], "{cannot}target 7 is out of range"),
         (["bert", "--text", TEXT, "--out", "a.html", "--methods", "luck"], "{cannot}there is no method 'luck'"),
         (
-            ["llama", "--text", TEXT, "--out", "a.html", "--generate", "2", "--whole-generation", "input_x_gradient"],
-            "{cannot}--whole-generation needs --generate N and an --out that ends with .json, .png or .svg, and takes no --methods",
+            ["llama", "--text", TEXT, "--out", "a.safetensors", "--generate", "2", "--whole-generation", "input_x_gradient"],
+            "{cannot}--whole-generation needs --generate N and an --out that ends with .html, .json, .png or .svg, and takes no --methods",
         ),
         (
             ["llama", "--text", TEXT, "--out", "a.json", "--generate", "5000", "--whole-generation", "input_x_gradient"],

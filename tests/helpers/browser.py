@@ -1,9 +1,13 @@
 """Debian's Chromium for tests, driven by Playwright, cut off from every network."""
 
+import io
 import shutil
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -65,3 +69,31 @@ class Visitor:
     def found_fault(self):
         """What the page asked for besides itself, and what it complained of."""
         return [url for url in self.asked if url != self.address and not url.startswith(("data:", "blob:"))], self.complaints
+
+
+def read(text):
+    """A number as the page writes it."""
+    return float(text.replace("−", "-"))
+
+
+def close(found, wanted):
+    """Equal to the four digits that a table shows, of numbers in float16."""
+    torch.testing.assert_close(torch.tensor(found), wanted, rtol=1.1e-3, atol=2e-8)
+
+
+def table_of(one):
+    """The columns of the page's table by their names."""
+    names = one.texts("#table thead th")
+    cells = [one.texts(f"#table tbody tr > :nth-child({column + 1})") for column in range(len(names))]
+    return dict(zip(names, cells, strict=True))
+
+
+def numbers_of(one, selector):
+    """The numbers that elements show, in order."""
+    shown = one.page.eval_on_selector_all(selector, "found => found.map(one => one.dataset.value)")
+    return [read(text) for text in shown]
+
+
+def picture_of(locator):
+    """What an element looks like, `[height, width, 3]`."""
+    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")).astype(int)

@@ -1,18 +1,26 @@
-"""Explain one output of a model by its signed attention: `explain`, and `explain_generation` for the next token of a text."""
+"""Explain one output of a model by its signed attention: `explain`, and `explain_generation` for the next token of a text.
+
+`most_probable` finds the targets that are worth an explanation each.
+"""
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...choices import EXPLAIN_METHODS
-from ..inputs.encoding import ImageProcessor, ModelInput
+from ..inputs.encoding import ImageProcessor, ModelInput, encode
+from ..inputs.twin import Twin, check_same_tokens, split_twin
 from .evaluation_mode import display_name, evaluation_mode, resolve_layers, unwrap
 from .explanation import Explanation
+from .forward_passes import without_cache
 from .integrated_gradients import STEPS, baseline_token
-from .methods import Attribution, AttributionOptions, attribute, layer_notes, softmax_notes, unknown_notes, unrecorded_notes
+from .methods import Attribution, AttributionOptions, attribute, cut_notes, layer_notes, softmax_notes, unknown_notes, unrecorded_notes
 from .removal import SAMPLES
+from .target import choose_target, logits_of
 
 
 def explain(
@@ -28,6 +36,7 @@ def explain(
     max_length: int | None = None,
     steps: int = STEPS,
     samples: int = SAMPLES,
+    twin: Twin | None = None,
 ) -> Explanation:
     """Why a model gives a target its logit: signed weights, their orientation, contributions, and scores of every position.
 
@@ -73,22 +82,39 @@ def explain(
         max_length: cuts longer texts to so many tokens; None refuses a text that is longer than the model reads.
         steps: of integrated gradients.
         samples: subsets that KernelSHAP runs.
+        twin: another model of the same shape, tokenizer and classes, such as the softmax model that this one was converted from; the same
+            target is explained in it too, as `Explanation.twin`. As a pair with its tokenizer this is compared with the model's.
 
     Raises:
         ValueError, TypeError: input, target, position, layers or methods that do not fit; a model whose attention cannot be recorded;
-            weights or outputs that are not finite; a method that the model does not serve.
+            weights or outputs that are not finite; a method that the model does not serve; a twin of another tokenizer, shape or other
+            classes.
         ImportError: integrated gradients, occlusion or KernelSHAP without captum.
     """
     inner = unwrap(model)
     indices, baseline = resolve_layers(inner, layers), baseline_token(inner, tokenizer)
     options = AttributionOptions(methods, indices, baseline, tokenizer, processor, position, max_length, steps, layers is None, samples)
+    if twin is not None:
+        twin_model, twin_tokenizer = split_twin(twin)
+        _check_layers(inner, unwrap(twin_model))
+        check_same_tokens(inner, unwrap(twin_model), tokenizer, twin_tokenizer, inputs)
     with evaluation_mode(inner):
         attribution = attribute(inner, inputs, target, options)
     shown = attribution.result.layers
-    notes = [*unknown_notes(attribution.encoded), *softmax_notes(inner, attribution.result.signed, shown), *unrecorded_notes(inner)]
+    notes = [
+        *unknown_notes(attribution.encoded),
+        *cut_notes(attribution.encoded),
+        *softmax_notes(inner, attribution.result.signed, shown),
+        *unrecorded_notes(inner),
+    ]
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
-    return _explanation(inner, attribution, (*notes, *layer_notes(inner, indices, shown), *attribution.notes))
+    explanation = _explanation(inner, attribution, (*notes, *layer_notes(inner, indices, shown), *attribution.notes))
+    if twin is None:
+        return explanation
+    found = _explained_twin(unwrap(twin_model), inputs, explanation.target, options)
+    explanation.check_comparable(found)
+    return replace(explanation, twin=found)
 
 
 def explain_generation(
@@ -102,6 +128,7 @@ def explain_generation(
     max_length: int | None = None,
     steps: int = STEPS,
     samples: int = SAMPLES,
+    twin: Twin | None = None,
 ) -> Explanation:
     """Why a causal language model continues a text with a token.
 
@@ -115,6 +142,7 @@ def explain_generation(
         max_length: as for `explain`.
         steps: as for `explain`.
         samples: as for `explain`.
+        twin: as for `explain`.
 
     Raises:
         ValueError: the model does not write texts, or as `explain`.
@@ -133,7 +161,61 @@ def explain_generation(
         max_length=max_length,
         steps=steps,
         samples=samples,
+        twin=twin,
     )
+
+
+def most_probable(
+    model: nn.Module,
+    inputs: ModelInput,
+    count: int,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    processor: ImageProcessor | None = None,
+    position: int | None = None,
+    max_length: int | None = None,
+) -> tuple[int, ...]:
+    """Indices of the targets with the largest logits, the largest first.
+
+    `[explain(model, text, target, ...) for target in most_probable(model, text, 3, ...)]` explains one input for each, and a page of these
+    lets the reader switch between them.
+
+    Args:
+        model: as for `explain`.
+        inputs: as for `explain`.
+        count: how many; fewer where the model has fewer.
+        tokenizer: as for `explain`.
+        processor: as for `explain`.
+        position: as for `explain`.
+        max_length: as for `explain`.
+
+    Raises:
+        ValueError: `count` is below 1, or as `explain`.
+        TypeError: as `explain`.
+    """
+    if count < 1:
+        raise ValueError(f"count must be 1 or more, but is {count}")
+    inner = unwrap(model)
+    encoded = encode(inner, inputs, tokenizer=tokenizer, processor=processor, max_length=max_length)
+    with evaluation_mode(inner), torch.no_grad():
+        logits = logits_of(inner(**encoded.inputs, **without_cache(inner)), inner)
+    chosen = choose_target(inner, logits, encoded.inputs, None, position=position, tokenizer=tokenizer)
+    row = logits[0] if chosen.position is None else logits[0, chosen.position]
+    return tuple(row.topk(min(count, len(row))).indices.tolist())
+
+
+def _check_layers(model: PreTrainedModel, twin: PreTrainedModel) -> None:
+    layers = [len(resolve_layers(each)) for each in (twin, model)]
+    if layers[0] != layers[1]:
+        raise ValueError(f"the twin has {layers[0]} layers of attention and the model {layers[1]}; give a twin of the same shape")
+
+
+def _explained_twin(twin: PreTrainedModel, inputs: ModelInput, target: int, options: AttributionOptions) -> Explanation:
+    """The same in a twin. What it shares with the model (unknown words, a cut) and that it computes softmax need not be said again."""
+    baseline = baseline_token(twin, options.tokenizer)
+    with evaluation_mode(twin):
+        attribution = attribute(twin, inputs, target, replace(options, layers=resolve_layers(twin, options.layers), baseline=baseline))
+    return _explanation(twin, attribution, (*unrecorded_notes(twin), *attribution.notes))
 
 
 def _explanation(model: PreTrainedModel, attribution: Attribution, notes: tuple[str, ...]) -> Explanation:
@@ -161,4 +243,6 @@ def _explanation(model: PreTrainedModel, attribution: Attribution, notes: tuple[
         notes=notes,
         unknown=encoded.unknown,
         conservation=attribution.conservation,
+        cut=encoded.cut,
+        padding=encoded.padding,
     )

@@ -6,7 +6,7 @@ The file is safetensors: the tensors, and as JSON in its metadata everything els
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KIND = "hf_tanhmax.explanation"
 TENSORS = ("weights", "orientation", "one_signed", "contributions")
+TWIN = "twin."  # before the names of what is the twin's
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class Explanation:
         notes: sentences for the reader, such as that the model computes softmax.
         unknown: positions of tokens that stand for words the tokenizer does not know.
         conservation: by method, what its scores add up to and should; of methods whose scores have a meaningful sum.
+        cut: how many tokens of the text were cut away, so that the model has not read them.
+        padding: positions of padding that the input does not mask.
+        twin: the same input and target in a twin of the model, such as the softmax model that it was converted from.
     """
 
     family: str
@@ -77,6 +81,9 @@ class Explanation:
     notes: tuple[str, ...] = ()
     unknown: tuple[int, ...] = ()
     conservation: dict[str, Conservation] = field(default_factory=dict)
+    cut: int = 0
+    padding: tuple[int, ...] = ()
+    twin: "Explanation | None" = None
 
     @property
     def knows_no_word(self) -> bool:
@@ -88,6 +95,22 @@ class Explanation:
     def oriented(self) -> Tensor:
         """Weights times the orientation of their head, [L, H, Q, K]."""
         return oriented(self.weights, self.orientation)
+
+    def check_comparable(self, twin: "Explanation") -> None:
+        """Refuse a twin that cannot stand beside it.
+
+        Raises:
+            ValueError: other layers, heads, positions or names of the target.
+        """
+        shapes = [tuple(each.weights.shape) for each in (self, twin)]
+        if shapes[0] != shapes[1]:
+            ours, theirs = (f"{layers} layers of {heads} heads over {keys} positions" for layers, heads, _, keys in shapes)
+            raise ValueError(f"the twin has {theirs} and the model {ours}; give a twin of the same shape")
+        if self.target_name != twin.target_name:
+            raise ValueError(
+                f"target {self.target} is {twin.target_name!r} in the twin and {self.target_name!r} in the model; give a twin of the same "
+                "classes"
+            )
 
     def by_word(self, name: str) -> Tensor:
         """The scores of one method, summed over the positions of each word, [words]; special tokens are left out.
@@ -111,16 +134,12 @@ def save_explanation(explanation: Explanation, path: str | Path) -> None:
         explanation: what to write.
         path: of the file; its folder must exist.
     """
-    tensors = {name: getattr(explanation, name).contiguous() for name in TENSORS}
-    tensors |= {f"scores.{name}": scores.contiguous() for name, scores in explanation.scores.items()}
-    image = explanation.image
-    if image is not None:
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        tensors["image"] = pixels.reshape(image.height, image.width, -1)
-    in_metadata = [each.name for each in fields(explanation) if each.name not in (*TENSORS, "scores", "image", "conservation")]
-    conservation = {method: asdict(each) for method, each in explanation.conservation.items()}
-    values = json.dumps({**{name: getattr(explanation, name) for name in in_metadata}, "conservation": conservation})
-    save_file(tensors, str(path), metadata={"kind": KIND, "fields": values, "scores": json.dumps(list(explanation.scores))})
+    tensors, metadata = _to_file(explanation)
+    if explanation.twin is not None:
+        twin_tensors, twin_metadata = _to_file(explanation.twin)
+        tensors |= {TWIN + name: tensor for name, tensor in twin_tensors.items()}
+        metadata |= {TWIN + name: text for name, text in twin_metadata.items()}
+    save_file(tensors, str(path), metadata={"kind": KIND, **metadata})
 
 
 def load_explanation(path: str | Path) -> Explanation:
@@ -143,11 +162,32 @@ def load_explanation(path: str | Path) -> Explanation:
         raise ValueError(f"{path} is no safetensors file, so it holds no explanation: {error}") from error
     if metadata.get("kind") != KIND:
         raise ValueError(f"{path} holds no explanation; save_explanation writes them")
-    values = json.loads(metadata["fields"])
+    twin = _from_file(tensors, metadata, TWIN) if f"{TWIN}fields" in metadata else None
+    return _from_file(tensors, metadata, "", twin)
+
+
+def _to_file(explanation: Explanation) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and texts of an explanation, without its twin."""
+    tensors = {name: getattr(explanation, name).contiguous() for name in TENSORS}
+    tensors |= {f"scores.{name}": scores.contiguous() for name, scores in explanation.scores.items()}
+    image = explanation.image
+    if image is not None:
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        tensors["image"] = pixels.reshape(image.height, image.width, -1)
+    elsewhere = (*TENSORS, "scores", "image", "twin", "conservation")
+    values = {each.name: getattr(explanation, each.name) for each in fields(explanation) if each.name not in elsewhere}
+    values["conservation"] = {method: asdict(each) for method, each in explanation.conservation.items()}
+    return tensors, {"fields": json.dumps(values), "scores": json.dumps(list(explanation.scores))}
+
+
+def _from_file(tensors: dict[str, Tensor], metadata: dict[str, str], prefix: str, twin: Explanation | None = None) -> Explanation:
+    values = json.loads(metadata[f"{prefix}fields"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     values["conservation"] = {method: Conservation(**each) for method, each in values.get("conservation", {}).items()}
-    scores = {name: tensors[f"scores.{name}"] for name in json.loads(metadata["scores"])}
-    return Explanation(**values, **{name: tensors[name] for name in TENSORS}, scores=scores, image=_image(tensors.get("image")))
+    scores = {name: tensors[f"{prefix}scores.{name}"] for name in json.loads(metadata[f"{prefix}scores"])}
+    image = _image(tensors.get(f"{prefix}image"))
+    shown: dict[str, Any] = {name: tensors[prefix + name] for name in TENSORS}
+    return Explanation(**values, **shown, scores=scores, image=image, twin=twin)
 
 
 def _image(pixels: Tensor | None) -> "Image | None":

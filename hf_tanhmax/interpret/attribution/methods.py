@@ -209,6 +209,14 @@ def unknown_notes(encoded: EncodedInput) -> list[str]:
     return [f"{replaced}, so the model has not read {'it' if len(words) == 1 else 'them'}; scores there are those of any unknown word"]
 
 
+def cut_notes(encoded: EncodedInput) -> list[str]:
+    """A note if the text was cut."""
+    if not encoded.cut:
+        return []
+    read, whole = len(encoded.tokens), len(encoded.tokens) + encoded.cut
+    return [f"the text was cut: the model has read {read} of its {whole} tokens, and nothing here is about the other {encoded.cut}"]
+
+
 def unrecorded_notes(model: nn.Module) -> list[str]:
     """A note if some attention of the model cannot be recorded."""
     outside = modules_outside_interface(model)

@@ -16,6 +16,7 @@ from .word_alignment import align_words, token_texts
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SPECIAL = ("unk_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
 IDS, PIXELS, MASK, DECODER_IDS = "input_ids", "pixel_values", "attention_mask", "decoder_input_ids"
 
 # What is explained: a text, a pair of texts, a PIL image, or an encoded batch of one.
@@ -34,6 +35,8 @@ class EncodedInput:
         word_texts: the words.
         image: the image, PIL and RGB, where there was one.
         unknown: positions of the token that stands for whatever the tokenizer does not know.
+        cut: how many tokens of a text were cut away.
+        padding: positions of padding that no attention mask hides.
     """
 
     inputs: dict[str, Tensor]
@@ -42,6 +45,8 @@ class EncodedInput:
     word_texts: tuple[str, ...] = ()
     image: "Image | None" = None
     unknown: tuple[int, ...] = ()
+    cut: int = 0
+    padding: tuple[int, ...] = ()
 
     @property
     def is_image(self) -> bool:
@@ -146,7 +151,9 @@ def _encode_text(
         shifts = [part_starts[part or 0] for part in batch.sequence_ids(0)]
         shifted = [(begin + shift, end + shift) for (begin, end), shift in zip(offsets[0].tolist(), shifts, strict=True)]
         words, word_texts = align_words(" ".join(parts), shifted, special)
-    return EncodedInput(_on_device(model, dict(batch)), tokens, words, word_texts, unknown=_unknown_tokens(tokenizer, identifiers))
+    cut = 0 if max_length is None else len(tokenizer(*parts, verbose=False)[IDS]) - len(identifiers)
+    unknown = _unknown_tokens(tokenizer, identifiers)
+    return EncodedInput(_on_device(model, dict(batch)), tokens, words, word_texts, unknown=unknown, cut=cut)
 
 
 def _check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, length: int) -> None:
@@ -177,7 +184,8 @@ def _strip_padding(model: PreTrainedModel, batch: Mapping[str, object], tokenize
     _check_length(model, tokenizer, len(identifiers))
     tokens = token_texts(tokenizer, identifiers)
     words, word_texts = _word_per_token(tokens, _special_tokens(tokenizer, identifiers))
-    return EncodedInput(_on_device(model, inputs), tokens, words, word_texts, unknown=_unknown_tokens(tokenizer, identifiers))
+    unknown, padding = _unknown_tokens(tokenizer, identifiers), _padding_tokens(tokenizer, identifiers)
+    return EncodedInput(_on_device(model, inputs), tokens, words, word_texts, unknown=unknown, padding=padding)
 
 
 def _encode_image(model: PreTrainedModel, image: "Image", processor: ImageProcessor | None) -> EncodedInput:
@@ -204,11 +212,20 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase | None, identifiers: list
 
 def _unknown_tokens(tokenizer: PreTrainedTokenizerBase | None, identifiers: list[int]) -> tuple[int, ...]:
     """Positions of the token for unknown words, unless it also is another special one, as in GPT-2."""
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
-    if unknown is None or unknown in [getattr(tokenizer, name, None) for name in names]:
+    return _positions_of("unk_token_id", tokenizer, identifiers)
+
+
+def _padding_tokens(tokenizer: PreTrainedTokenizerBase | None, identifiers: list[int]) -> tuple[int, ...]:
+    """Positions of the token for padding, unless it also is another special one."""
+    return _positions_of("pad_token_id", tokenizer, identifiers)
+
+
+def _positions_of(name: str, tokenizer: PreTrainedTokenizerBase | None, identifiers: list[int]) -> tuple[int, ...]:
+    wanted = getattr(tokenizer, name, None)
+    others = [getattr(tokenizer, other, None) for other in SPECIAL if other != name]
+    if wanted is None or wanted in others:
         return ()
-    return tuple(position for position, identifier in enumerate(identifiers) if identifier == unknown)
+    return tuple(position for position, identifier in enumerate(identifiers) if identifier == wanted)
 
 
 def _word_per_token(tokens: tuple[str, ...], special: list[bool]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:

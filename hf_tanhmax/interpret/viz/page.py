@@ -3,99 +3,140 @@
 The page holds its own style and script, named by their hashes in a Content-Security-Policy that allows nothing else, and its data as JSON
 and as base64; texts of users are data, never markup. Matrices are decoded when they are first shown.
 
-Size: a matrix takes about 2.3 bytes per number (float16, relative error at most 2^-11), half of that under a causal mask. 12
-heads in each of 12 layers over 512 tokens are 38 million weights, so about 85 MB, and as many contributions would double that. Those are
-weights times values times gradients, which an explanation does not hold; so beyond 48 MiB of matrices a page keeps only the contributions
-of the position that the logit is read from (their sum over queries, where the model pools all), says so, and keeps the whole if asked.
+Size: a page takes at most 30 MB, which its matrices share. A matrix that fits is float16 (relative error at most 2^-11), about 2.3 bytes
+per number, half of that under a causal mask; a larger one has as many levels as fit, and the page says by how much its numbers are rounded
+(`packing`). 12 heads in each of 12 layers over 512 tokens are 38 million weights, so 0.8 bytes for each, and as many contributions would
+halve that; so beyond 25 million numbers a page keeps only the contributions of the position that the logit is read from (their sum over
+queries, where the model pools all), says so, and keeps the whole if asked. What does not fit with the coarsest levels makes a page larger.
 """
 
 import base64
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
 from ..attribution.explanation import Explanation
+from ..attribution.generation import GenerationExplanation
+from .arrangement import Arrangement, arrange
 from .labels import model_label, printable
-from .page_data import blocks, facts, keep_all_contributions, shared_facts
+from .page_data import blocks, facts, generation_facts, keep_all_contributions, shared_facts, shown_matrices
 
 # In this order, as one script.
-SCRIPTS = ("base", "colour", "blocks", "evidence", "picture", "heads", "matrix", "rows", "save", "page")
+SCRIPTS = ("base", "colour", "blocks", "evidence", "picture", "thumbnails", "heads", "matrix", "rows", "generation", "save", "page")
+LARGEST_PAGE = 30_000_000  # bytes
+PER_BLOCK = 120  # bytes of a matrix's element, scale, levels and error
 
 
-def to_html(explanations: Explanation | Sequence[Explanation], *, contributions: str = "auto") -> str:
+def to_html(
+    explanations: Explanation | Sequence[Explanation], *, contributions: str = "auto", generation: GenerationExplanation | None = None
+) -> str:
     """The page as a string, for example for an `iframe` in a notebook.
 
     Args:
-        explanations: one, or several that the reader chooses from.
+        explanations: one, or several that the reader chooses from: of several texts, and of several targets of one text. The twin of each,
+            if it has one, is shown beside it.
         contributions: "all" keeps contributions of every query; "row" those of the position that the logit is read from; "auto" keeps all
-            as long as weights and contributions together take at most 48 MiB.
+            up to 25 million weights and contributions.
+        generation: a whole generation, as `explain_whole_generation` explains it, which has a card of its own.
 
     Raises:
         ValueError: there is no explanation, a number is not finite, or `contributions` is none of the three.
     """
-    return _template().render(_context(explanations, contributions))
+    return _template().render(_context(explanations, contributions, generation))
 
 
-def save_page(explanations: Explanation | Sequence[Explanation], path: str | os.PathLike[str], *, contributions: str = "auto") -> Path:
+def save_page(
+    explanations: Explanation | Sequence[Explanation],
+    path: str | os.PathLike[str],
+    *,
+    contributions: str = "auto",
+    generation: GenerationExplanation | None = None,
+) -> Path:
     """Write the page to a file, head by head; returns its path.
 
     Args:
         explanations: as of `to_html`.
         path: of the file, which is replaced if it is there.
         contributions: as of `to_html`.
+        generation: as of `to_html`.
 
     Raises:
         ValueError: as `to_html` does.
         OSError: the file cannot be written.
     """
-    context = _context(explanations, contributions)
+    context = _context(explanations, contributions, generation)
     with Path(path).open("wb") as file:
         _template().stream(context).dump(file, encoding="utf-8")
     return Path(path)
 
 
-def _context(explanations: Explanation | Sequence[Explanation], contributions: str) -> dict[str, object]:
+def _context(
+    explanations: Explanation | Sequence[Explanation], contributions: str, generation: GenerationExplanation | None
+) -> dict[str, object]:
     """What the template is rendered with."""
     shown = [explanations] if isinstance(explanations, Explanation) else list(explanations)
     if not shown:
         raise ValueError("there is no explanation to show; explain makes one")
-    whole = keep_all_contributions(shown, contributions)
-    all_facts = [facts(explanation, whole=whole) for explanation in shown]
+    arrangement = arrange(shown)
+    whole = keep_all_contributions(arrangement.shown, contributions)
+    owners = {twin: place for place, twin in enumerate(arrangement.twins) if twin is not None}
+    all_facts: list[dict[str, Any]] = []
+    for place, explanation in enumerate(arrangement.shown):
+        kinds = all_facts[owners[place]]["kinds"] if place in owners else None
+        arranged: dict[str, Any] = {"weights_of": arrangement.weights_of[place], "twin": arrangement.twins[place], "packed": {}}
+        all_facts.append({**facts(explanation, whole=whole, kinds=kinds), **arranged})
     script, style = _script(), _asset("page.css")
+    data = {
+        **shared_facts(),
+        "follows": arrangement.follows,
+        "texts": arrangement.texts,
+        "text_names": arrangement.names,
+        "explanations": all_facts,
+        "generation": None if generation is None else generation_facts(generation),
+    }
+    spent = len(script) + len(style) + len(json.dumps(data))
     return {
         "title": " · ".join(filter(None, (model_label(shown[0]), f"what speaks for “{printable(shown[0].target_name)}”"))),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
-        "blocks": _blocks(shown, all_facts, whole=whole),
-        "data": {**shared_facts(), "follows": _are_consecutive(shown), "explanations": all_facts},
+        "blocks": _blocks(arrangement, all_facts, whole=whole, left=LARGEST_PAGE - spent),
+        "data": data,
     }
 
 
-def _are_consecutive(explanations: Sequence[Explanation]) -> bool:
-    """Whether they explain tokens that were written one after the other."""
-    return len(explanations) > 1 and all(
-        after.tokens[: len(before.tokens)] == before.tokens and len(after.tokens) == len(before.tokens) + 1
-        for before, after in pairwise(explanations)
-    )
+def _blocks(arrangement: Arrangement, all_facts: Sequence[dict[str, Any]], *, whole: bool, left: int) -> Iterator[tuple[str, str]]:
+    """Names and texts of all blocks; how each is packed is written into the facts of its explanation, which the page holds after them.
 
-
-def _blocks(explanations: Sequence[Explanation], all_facts: Sequence[dict[str, object]], *, whole: bool) -> Iterator[tuple[str, str]]:
-    """Names and texts of all blocks; their scales are written into the facts of each explanation, which the page holds after them."""
-    for index, (explanation, facts_of_one) in enumerate(zip(explanations, all_facts, strict=True)):
-        layers, heads = explanation.weights.shape[:2]
-        scales = {kind: [[1.0] * heads for _ in range(layers)] for kind in ("weights", "contributions")}
-        facts_of_one["scales"] = scales
-        for kind, layer, head, scale, text in blocks(explanation, whole=whole):
-            scales[kind][layer][head] = scale
-            yield f"{kind}-{index}-{layer}-{head}", text
+    Args:
+        arrangement: of the page.
+        all_facts: of each explanation.
+        whole: whether contributions of every query are held.
+        left: bytes that they may take together.
+    """
+    held = []
+    for place, explanation in enumerate(arrangement.shown):
+        matrices = shown_matrices(explanation, whole=whole)
+        if arrangement.weights_of[place] != place:
+            del matrices["weights"]
+        held += [(place, kind, of_kind) for kind, of_kind in matrices.items()]
+    count = sum(of_kind.shape[0] * of_kind.shape[1] for _, _, of_kind in held)
+    budget = (left - PER_BLOCK * count) / sum(of_kind.numel() for _, _, of_kind in held)
+    for place, kind, of_kind in held:
+        layers, heads = of_kind.shape[:2]
+        told: list[list[list[float]]] = [[[]] * heads for _ in range(layers)]
+        all_facts[place]["packed"][kind] = told
+        for layer, head, packed in blocks(of_kind, budget=budget):
+            told[layer][head] = [packed.scale, packed.levels, float(f"{packed.error:.3g}")]
+            yield f"{kind}-{place}-{layer}-{head}", packed.text
 
 
 @cache

@@ -1,31 +1,25 @@
-"""The data of the page: the facts of an explanation as JSON, and its matrices as text.
-
-A matrix is float16 with a scale, deflated, in base64. It is divided by a power of two, so that its largest number lies in (1/2, 1] and
-small ones keep their digits: a number comes back with a relative error of at most 2^-11, and an absolute one of at most 2^-24 of the
-largest. Low bytes stand before high ones, as the high ones (sign and exponent) repeat and deflate well.
-"""
+"""The data of the page: the facts of an explanation as JSON, and its matrices as text."""
 
 import base64
 import io
-import math
-import zlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..attribution.explanation import Explanation
+from ..attribution.generation import GenerationExplanation
 from .colours import DARK_NEGATIVE, DARK_POSITIVE, NEGATIVE, POSITIVE
 from .labels import SCORES, model_label, printable, score_label
-from .views import FADED, FULL_COLOUR, IN_LOGITS, VIEWS, head_numbers
+from .packing import Packed, pack
+from .positions import PADDING, SINK, SPECIAL, parts_of_heads, position_kinds
+from .views import FADED, FULL_COLOUR, IN_LOGITS, VIEWS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BYTES_PER_NUMBER = 2  # before it is deflated
-LARGEST_WHOLE = 48 * 2**20  # bytes of weights and contributions that a page holds before it leaves most contributions out
+LARGEST_WHOLE = 25_000_000  # weights and contributions together that a page holds before it leaves most contributions out
 LARGEST_SIDE = 768  # of an image, in pixels
 CONTRIBUTIONS = ("auto", "all", "row")
 
@@ -58,7 +52,8 @@ def shared_facts() -> dict[str, object]:
     return {
         "colours": {"light": [POSITIVE, NEGATIVE], "dark": [DARK_POSITIVE, DARK_NEGATIVE]},
         "views": {view: {"name": name, "note": VIEW_NOTES[view]} for view, name in VIEWS.items()},
-        "methods": {name: {"name": score_label(name), "note": METHOD_NOTES[name]} for name in SCORES},
+        "methods": {name: {"name": score_label(name), "note": METHOD_NOTES.get(name, "")} for name in SCORES},
+        "hidden": {"special": SPECIAL, "sinks": SINK, "padding": PADDING},
         "in_logits": IN_LOGITS,
         "full_colour": FULL_COLOUR,
         "faded": FADED,
@@ -70,30 +65,34 @@ def keep_all_contributions(explanations: Sequence[Explanation], contributions: s
 
     Args:
         explanations: of one page.
-        contributions: "all", "row", or "auto", which is "all" up to 48 MiB of matrices.
+        contributions: "all", "row", or "auto", which is "all" for up to 25 million weights and contributions.
 
     Raises:
         ValueError: there is no such choice.
     """
     if contributions not in CONTRIBUTIONS:
         raise ValueError(f'contributions must be one of {", ".join(CONTRIBUTIONS)}, but is "{contributions}"')
-    size = BYTES_PER_NUMBER * sum(each.weights.numel() + each.contributions.numel() for each in explanations)
+    size = sum(each.weights.numel() + each.contributions.numel() for each in explanations)
     return contributions == "all" or (contributions == "auto" and size <= LARGEST_WHOLE)
 
 
-def facts(explanation: Explanation, *, whole: bool) -> dict[str, object]:
+def facts(explanation: Explanation, *, whole: bool, kinds: list[int] | None = None) -> dict[str, Any]:
     """Everything about an explanation but its matrices.
 
     Args:
         explanation: of anything.
         whole: whether the page holds contributions of every query.
+        kinds: of its positions, which a reader may hide; None finds them. A twin has those of its model, as both hide the same.
 
     Raises:
         ValueError: a number is not finite.
     """
     _check_finite(explanation)
-    weights, contributions = explanation.weights, _contributions(explanation, whole=whole)
+    weights, contributions = explanation.weights, shown_contributions(explanation, whole=whole)
     total = weights.abs().sum((-2, -1))
+    told = tuple(each.sentence("") for each in explanation.conservation.values())  # with the method it is about
+    kinds = position_kinds(explanation) if kinds is None else kinds
+    parts = parts_of_heads(explanation, contributions, kinds)
     return {
         "model": model_label(explanation),
         "family": explanation.family,
@@ -111,41 +110,62 @@ def facts(explanation: Explanation, *, whole: bool) -> dict[str, object]:
         "row": explanation.position,
         "whole": whole,
         "scores": {name: _short(scores) for name, scores in explanation.scores.items()},
-        "numbers": {view: _short(head_numbers(explanation, view)) for view in VIEWS},
+        "kinds": kinds,
+        "parts": {
+            kind: {name: {key: _short(values) for key, values in one.items()} for name, one in part.items()} for kind, part in parts.items()
+        },
         "negative": _short(weights.clamp(max=0).abs().sum((-2, -1)) / total.clamp(min=torch.finfo(total.dtype).tiny)),
-        "reach": {"weights": _short(weights.abs().amax((-2, -1))), "contributions": _short(contributions.abs().amax((-2, -1)))},
-        "unknown": bool(explanation.unknown),  # the first note is about it
+        "sums": {name: {"text": f"{each.sentence('The scores')}.", "far": each.is_far} for name, each in explanation.conservation.items()},
+        "unknown": list(explanation.unknown),
+        "cut": explanation.cut,
+        "warnings": bool(explanation.unknown) + bool(explanation.cut),  # so many of the notes are, the first ones
         "knows_no_word": explanation.knows_no_word,
-        "notes": [printable(note) for note in explanation.notes],
+        "notes": [printable(note) for note in explanation.notes if not note.endswith(told)],
         "grid": explanation.grid,
         "image": None if explanation.image is None else _data_url(explanation.image),
     }
 
 
-def blocks(explanation: Explanation, *, whole: bool) -> Iterator[tuple[str, int, int, float, str]]:
-    """The matrices of every head, as (kind, layer, head, scale, text); the kind is "weights" or "contributions"."""
-    for kind, matrices in (("weights", explanation.weights), ("contributions", _contributions(explanation, whole=whole))):
-        for layer in range(matrices.shape[0]):
-            for head in range(matrices.shape[1]):
-                yield kind, layer, head, *pack(matrices[layer, head])
-
-
-def pack(matrix: Tensor) -> tuple[float, str]:
-    """The scale of a matrix and its numbers as text.
+def generation_facts(generation: GenerationExplanation) -> dict[str, Any]:
+    """Everything about a whole generation; of each row the scores of the tokens before the written one.
 
     Args:
-        matrix: of any shape; its numbers follow each other in row-major order.
+        generation: of a causal model.
+
+    Raises:
+        ValueError: a number is not finite.
     """
-    largest = float(matrix.abs().max())
-    scale = 2.0 ** math.ceil(math.log2(largest)) if largest else 1.0
-    halves = (matrix / scale).numpy().astype("<f2")
-    planes = halves.reshape(-1).view(np.uint8).reshape(-1, BYTES_PER_NUMBER).T
-    # Zeros in a row and the bytes' frequencies are all there is to gain; a search for repeats takes four times as long and finds no more.
-    deflate = zlib.compressobj(strategy=zlib.Z_RLE)
-    return scale, base64.b64encode(deflate.compress(planes.tobytes()) + deflate.flush()).decode("ascii")
+    if not generation.scores.isfinite().all():
+        raise ValueError("the scores of the generation are not finite: there is NaN or infinity among them; examine the model's weights")
+    return {
+        "name": score_label(generation.method),
+        "tokens": [printable(token) for token in generation.tokens],
+        "prompt": generation.prompt,
+        "probabilities": _short(generation.probabilities),
+        "scores": [_short(row[: generation.prompt + place]) for place, row in enumerate(generation.scores)],
+        "sums": [{"text": f"{each.sentence('The scores')}.", "far": each.is_far} for each in generation.conservation],
+        "notes": [f"{note[:1].upper()}{note[1:]}." for note in generation.notes],
+    }
 
 
-def _contributions(explanation: Explanation, *, whole: bool) -> Tensor:
+def shown_matrices(explanation: Explanation, *, whole: bool) -> dict[str, Tensor]:
+    """The matrices of every head that a page holds, by their kind: "weights" and "contributions"."""
+    return {"weights": explanation.weights, "contributions": shown_contributions(explanation, whole=whole)}
+
+
+def blocks(matrices: Tensor, *, budget: float) -> Iterator[tuple[int, int, Packed]]:
+    """Each matrix as text, with its layer and head.
+
+    Args:
+        matrices: `[L, H, Q, K]`.
+        budget: characters per number.
+    """
+    for layer in range(matrices.shape[0]):
+        for head in range(matrices.shape[1]):
+            yield layer, head, pack(matrices[layer, head], budget=budget * matrices[layer, head].numel())
+
+
+def shown_contributions(explanation: Explanation, *, whole: bool) -> Tensor:
     """[L, H, Q, K], or [L, H, 1, K]: those of the position that is read, or where all are pooled their sum."""
     contributions = explanation.contributions
     if whole:

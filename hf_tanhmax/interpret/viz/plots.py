@@ -62,7 +62,7 @@ def plot_tokens(explanation: Explanation, *, scores: str = "contributions", by: 
     axes = figure.subplots()
     axes.set(xlim=(0, text_width), ylim=(LINE_HEIGHT * len(lines), 0))
     axes.axis("off")
-    high = colour_range(explanation, _largest(torch.tensor(values)), scores)
+    high = colour_range(explanation, _largest(torch.tensor(values)), scores, "word")
     for row, line in enumerate(lines):
         for index, left, box_width in line:
             _token_box(axes, (left, LINE_HEIGHT * row, box_width), values[index] / high)
@@ -92,7 +92,7 @@ def plot_heads(explanation: Explanation, *, view: str = "oriented") -> "Figure":
     layers, heads = numbers.shape
     figure = _figure(2.8 + 0.42 * heads, 1.5 + 0.32 * layers)
     axes = figure.subplots()
-    high = colour_range(explanation, _largest(numbers))
+    high = colour_range(explanation, _largest(numbers), view, "head")
     _draw_matrix(axes, numbers, high)
     digits = max(0, 1 - floor(log10(high)))
     for layer, head in torch.cartesian_prod(torch.arange(layers), torch.arange(heads)).tolist():
@@ -127,7 +127,7 @@ def plot_head(explanation: Explanation, *, layer: int, head: int, view: str = "o
     size = min(11.0, max(3.5, 0.19 * longest))
     figure = _figure(size + 2.4, size + 1.6)
     axes = figure.subplots()
-    high = colour_range(explanation, _largest(matrix))
+    high = colour_range(explanation, _largest(matrix), view, "weight")
     _draw_matrix(axes, matrix, high)
     renderer = TextRenderer()
     if longest <= MOST_LABELS:
@@ -158,7 +158,7 @@ def plot_image(explanation: Explanation, *, scores: str = "contributions", smoot
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be from 0 to 1, but is {strength}")
     patches = explanation.by_word(scores).reshape(grid)
-    high = _largest(patches)
+    high = colour_range(explanation, _largest(patches), scores, "patch")
     figure = _figure(9.0, min(9.0, 0.9 + 3.8 * image.height / image.width))
     original, overlaid = figure.subplots(1, 2)
     for axes, background in ((original, image), (overlaid, image.convert("L").convert("RGB"))):
@@ -191,7 +191,7 @@ def plot_next_tokens(explanations: Explanation | Sequence[Explanation], *, score
     for row, step in enumerate(steps):
         values = texts_and_scores(step, scores, "tokens")[1]
         numbers[row, : len(values)] = torch.tensor(values)
-    high = colour_range(steps[-1], _largest(numbers.nan_to_num()), scores)
+    high = colour_range(steps[-1], _largest(numbers.nan_to_num()), scores, "word")
     figure = _figure(min(22.0, max(5.0, 2.4 + 0.24 * len(tokens))), 2.2 + 0.26 * len(steps))
     axes = figure.subplots()
     _draw_matrix(axes, numbers, high)
@@ -213,7 +213,7 @@ def plot_generation(found: GenerationExplanation) -> "Figure":
     numbers = found.scores.clone()
     for place in range(len(numbers)):
         numbers[place, found.prompt + place :] = torch.nan
-    high = max(_largest(found.scores), FULL_COLOUR)
+    high = max(_largest(found.scores), FULL_COLOUR["word"])
     figure = _figure(min(22.0, max(5.0, 2.4 + 0.24 * len(found.tokens))), 2.2 + 0.26 * len(numbers))
     axes = figure.subplots()
     _draw_matrix(axes, numbers, high)

@@ -11,9 +11,11 @@ VIEWS = {
     "contributions": "contribution (logits)",
 }
 UNITS = ("words", "tokens")
-# Scores in logits, and the logits of a word at which colour is full at the earliest: less hardly moves the output and must look like it.
+# Scores and views in logits.
 IN_LOGITS = ("contributions", "input_x_gradient", "integrated_gradients", "alti_logit", "attnlrp", "occlusion", "kernel_shap")
-FULL_COLOUR = 0.5
+# The logits at which colour is full at the earliest: less hardly moves the output and must look like it. There are more patches, heads and
+# weights than words, so each may do less.
+FULL_COLOUR = {"word": 0.5, "patch": 0.1, "head": 0.25, "weight": 0.05}
 FADED = 4  # by how much the range is wider for a text of which the model knows no word
 
 
@@ -53,16 +55,16 @@ def head_matrix(explanation: Explanation, layer: int, head: int, view: str) -> T
     return matrices[layer, head]
 
 
-def colour_range(explanation: Explanation, largest: float, scores: str | None = None) -> float:
-    """The absolute number that has full colour.
+def colour_range(explanation: Explanation, largest: float, name: str, of: str) -> float:
+    """The absolute number that has full colour. For numbers in logits it is at least `FULL_COLOUR`, so that noise is pale.
 
     Args:
         explanation: that the numbers are from.
         largest: absolute number.
-        scores: the name of scores of words or tokens; those in logits have full colour from half a logit on, so that noise is pale. None
-            for patches and heads, of which there are so many that each may be small.
+        name: of the scores or the view.
+        of: what has a number: "word" (or token), "patch", "head" or "weight".
     """
-    return max(largest, FULL_COLOUR if scores in IN_LOGITS else 0.0) * (FADED if explanation.knows_no_word else 1)
+    return max(largest, FULL_COLOUR[of] if name in IN_LOGITS else 0.0) * (FADED if explanation.knows_no_word else 1)
 
 
 def texts_and_scores(explanation: Explanation, scores: str, by: str) -> tuple[list[str], list[float]]:

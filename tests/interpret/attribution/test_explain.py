@@ -195,3 +195,11 @@ def test_words_that_the_model_does_not_know_are_told(sentence, said):
     known = explain(model, "a good film", tokenizer=word_pieces(), methods=FAST)
     assert (known.unknown, known.knows_no_word) == ((), False)
     assert not any(re.search(said, note) for note in known.notes)
+
+
+def test_a_text_that_was_cut_is_told():
+    model = tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification)
+    with pytest.warns(UserWarning, match="the text was cut: the model has read 5 of its 8 tokens, and nothing here is about the other 3"):
+        found = explain(model, "a good film " * 2, tokenizer=word_pieces(), methods=("weights",), max_length=5)
+    assert found.cut == 3
+    assert found.notes[0].startswith("the text was cut")

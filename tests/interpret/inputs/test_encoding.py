@@ -54,6 +54,17 @@ def test_a_batch_of_a_tokenizer_names_its_tokens():
     assert found.words == (None, 0, 1, 2, None)
 
 
+def test_padding_that_no_mask_hides_is_found():
+    tokenizer = word_pieces()
+    batch = tokenizer("a good film", return_tensors="pt", padding="max_length", max_length=7)
+    found = encode(bert(), {"input_ids": batch["input_ids"]}, tokenizer=tokenizer)
+    assert found.tokens[-2:] == ("[PAD]", "[PAD]")
+    assert found.padding == (5, 6)
+    assert encode(bert(), batch, tokenizer=tokenizer).padding == ()
+    tokenizer.pad_token = tokenizer.sep_token  # which then is another special one
+    assert encode(bert(), {"input_ids": batch["input_ids"]}, tokenizer=tokenizer).padding == ()
+
+
 def test_a_picture():
     picture = Image.new("RGB", (15, 15), (255, 0, 0))
     found = encode(vit(), picture, processor=halve)
@@ -85,7 +96,10 @@ def test_a_text_longer_than_the_model_is_refused_or_cut():
         ValueError, match="the text has 72 tokens, but TanhMaxBertForSequenceClassification reads 64; shorten it, or give max_length=64"
     ):
         encode(bert(), long, tokenizer=word_pieces())
-    assert len(encode(bert(), long, tokenizer=word_pieces(), max_length=10).tokens) == 10
+    found = encode(bert(), long, tokenizer=word_pieces(), max_length=10)
+    assert (len(found.tokens), found.cut) == (10, 62)
+    assert encode(bert(), "film", tokenizer=word_pieces(), max_length=10).cut == 0
+    assert encode(bert(), ("a film", "good film"), tokenizer=word_pieces(), max_length=5).cut == 2
     with pytest.raises(ValueError, match="the text has 65 tokens"):
         encode(bert(), {"input_ids": text(1, 65)})
 

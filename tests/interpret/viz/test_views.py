@@ -4,7 +4,7 @@ import pytest
 import torch
 from made_explanations import TOKENS, made
 
-from hf_tanhmax.interpret.viz.views import head_matrices, head_matrix, head_numbers, texts_and_scores
+from hf_tanhmax.interpret.viz.views import colour_range, head_matrices, head_matrix, head_numbers, texts_and_scores
 
 
 def test_views():
@@ -45,3 +45,13 @@ def test_what_there_is_not():
     for unit in ("words", "tokens"):
         with pytest.raises(ValueError, match=r'there are no scores named "luck"; this explanation has weights, oriented'):
             texts_and_scores(explanation, "luck", unit)
+
+
+def test_noise_is_pale():
+    """Numbers in logits have full colour from an absolute size on; others from their own largest one; all are paler if no word is known."""
+    explanation = made()
+    for of, least in (("word", 0.5), ("patch", 0.1), ("head", 0.25), ("weight", 0.05)):
+        assert colour_range(explanation, 1e-4, "contributions", of) == least
+        assert colour_range(explanation, 2.0, "contributions", of) == 2.0
+        assert colour_range(explanation, 1e-4, "oriented", of) == 1e-4
+    assert colour_range(made(unknown=(1, 2, 3, 4, 5)), 1e-4, "integrated_gradients", "word") == 2.0

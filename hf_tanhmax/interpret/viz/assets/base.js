@@ -3,8 +3,29 @@
 const find = (id) => document.getElementById(id);
 const data = JSON.parse(find("data").textContent);
 
-const chosen = { example: 0, method: null, unit: "words", view: "oriented", layer: 0, head: 0, query: 0, key: 0, range: "head", contrast: 0 };
+// `method` is "" where words have the view's own scores; `hidden` has a bit for each kind of position that is left out.
+const chosen = {
+  example: 0, text: 0, method: "", unit: "words", view: "contributions", layer: 0, head: 0, query: 0, key: null, range: "head", contrast: 0, hidden: 0,
+  cells: "matrices",
+};
 const now = () => data.explanations[chosen.example];
+const twin = () => (now().twin === null ? null : data.explanations[now().twin]);
+
+const isKept = (position) => !(now().kinds[position] & chosen.hidden);
+
+// The one number of every head, [layer][head], without the keys that are hidden; and the largest number of every head likewise.
+function headNumbers(one, view) {
+  return merged(one, (part) => part.numbers[view], (total, value) => total + value);
+}
+
+function headReaches(one, view) {
+  return merged(one, (part) => part.reach[kindOf(view)], Math.max);
+}
+
+function merged(one, numbersOf, merge) {
+  const parts = Object.entries(one.parts).filter(([kind]) => !(kind & chosen.hidden)).map(([, part]) => numbersOf(part));
+  return one.one_signed.map((row, layer) => row.map((_, head) => parts.reduce((total, part) => merge(total, part[layer][head]), 0)));
+}
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -40,8 +61,8 @@ function moved(event, [row, column], [rows, columns]) {
   return [held(row + step[0], rows), held(column + step[1], columns)];
 }
 
-function headName(layer, head) {
-  const { layers, signed, one_signed } = now();
+function headName(layer, head, one = now()) {
+  const { layers, signed, one_signed } = one;
   const kind = signed[layer] ? (one_signed[layer][head] ? " (one-signed)" : "") : " (softmax)";
   return `layer ${layers[layer]}, head ${head}${kind}`;
 }

@@ -27,11 +27,11 @@ function shade(value, reach, dark = isDark()) {
   return PALETTES[dark ? "dark" : "light"][Math.min(Math.max(place, 0), STEPS - 1)];
 }
 
-// The end of the range of colours: far beyond the largest number where no word is known, and for words, of which `method` names scores in
-// logits, at least what moves the output. Patches and heads are so many that each may be small.
-function colourRange(most, method = null) {
-  const least = data.in_logits.includes(method) && !now().grid ? data.full_colour : 0;
-  return Math.max(most, least) * (now().knows_no_word ? data.faded : 1);
+// The end of the range of colours: far beyond the largest number where no word is known, and for numbers in logits at least what moves the
+// output. `name` is that of scores or of a view; `of` says what has a number: a word, a patch, a head or a weight.
+function colourRange(most, name, of) {
+  const least = data.in_logits.includes(name) ? data.full_colour[of] : 0;
+  return (Math.max(most, least) || 1) * (now().knows_no_word ? data.faded : 1);
 }
 
 const css = ([red, green, blue]) => `rgb(${red}, ${green}, ${blue})`;

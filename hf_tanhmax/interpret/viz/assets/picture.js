@@ -24,9 +24,11 @@ async function loadPhotograph() {
   context.putImageData(pixels, 0, 0);
 }
 
+// A canvas with a pixel for each cell; an empty one has a pixel that cannot be seen.
 function smallCanvas(columns, rows, colour) {
-  const canvas = element("canvas", { width: columns, height: rows });
-  const pixels = new ImageData(columns, rows);
+  const [wide, high] = [Math.max(1, columns), Math.max(1, rows)];
+  const canvas = element("canvas", { width: wide, height: high });
+  const pixels = new ImageData(wide, high);
   for (let at = 0; at < columns * rows; at++) {
     const [red, green, blue, alpha] = colour(at);
     pixels.data.set([red, green, blue, alpha ?? 255], 4 * at);
@@ -36,15 +38,15 @@ function smallCanvas(columns, rows, colour) {
 }
 
 // Draw image and overlay; the strongest score covers the grey image as far as the slider says, and zero not at all.
-function drawPicture(context, width, height) {
-  const [rows, columns] = now().grid;
-  const { scores } = evidence();
-  const reach = largest(scores);
+function drawPicture(context, width, height, one = now()) {
+  const [rows, columns] = one.grid;
+  const { scores } = evidence(one);
+  const reach = evidenceReach();
   const strength = find("strength").value / 100;
   context.drawImage(photograph, 0, 0, width, height);
   const over = smallCanvas(columns, rows, (at) => {
     const colour = PALETTES.light[scores[at] < 0 ? Math.round(STEPS / 6) : Math.round((5 * STEPS) / 6)];
-    return [...colour, Math.round((255 * strength * Math.abs(scores[at])) / reach)];
+    return [...colour, Math.round(255 * strength * Math.min(1, Math.abs(scores[at]) / reach))];
   });
   context.imageSmoothingEnabled = find("smooth").checked;
   context.imageSmoothingQuality = "high";
@@ -58,13 +60,18 @@ function paintPicture() {
   [canvas.width, canvas.height] = [photograph.width * larger, photograph.height * larger];
   const context = canvas.getContext("2d");
   drawPicture(context, canvas.width, canvas.height);
+  if (twin()) {
+    const beside = find("twin-picture");
+    [beside.width, beside.height] = [canvas.width, canvas.height];
+    drawPicture(beside.getContext("2d"), beside.width, beside.height, twin());
+  }
   const place = now().word_of[placeOf(chosen.query)];
   if (place !== null) {
     context.lineWidth = 2;
     context.strokeStyle = "#ffffff";
     context.strokeRect(((place % columns) * canvas.width) / columns, (Math.floor(place / columns) * canvas.height) / rows, canvas.width / columns, canvas.height / rows);
   }
-  legend(find("evidence-legend"), largest(evidence().scores), methodName(), false);
+  legend(find("evidence-legend"), evidenceReach(), methodName(), false);
 }
 
 function listenToPicture() {

@@ -63,8 +63,8 @@ const subtitle = () => `for “${now().target}”, probability ${size(now().prob
 
 function evidencePicture() {
   const { texts, scores } = evidence();
-  const reach = colourRange(largest(scores), chosen.method);
-  const title = chosen.method === ROW ? `${headName(chosen.layer, chosen.head)}, ${methodName()}` : methodName();
+  const reach = evidenceReach();
+  const title = method() === ROW ? `${headName(chosen.layer, chosen.head)}, ${methodName()}` : methodName();
   if (now().grid) {
     const canvas = element("canvas", { width: find("picture").width, height: find("picture").height });
     drawPicture(canvas.getContext("2d"), canvas.width, canvas.height);
@@ -83,8 +83,8 @@ function evidencePicture() {
 }
 
 function headsPicture() {
-  const numbers = now().numbers[chosen.view];
-  const reach = colourRange(largest(numbers.flat()));
+  const numbers = headNumbers(now(), chosen.view);
+  const reach = headsReach();
   const inner = [];
   numbers.forEach((row, layer) => {
     inner.push(["text", 128, 98 + 28 * layer, `${now().signed[layer] ? "layer" : "softmax"} ${now().layers[layer]}`, 11, INK, "end"]);
@@ -98,15 +98,13 @@ function headsPicture() {
 }
 
 function headPicture() {
-  const place = layoutOf(head, 720, now().tokens);
+  const place = layoutOf(head, 720, keyNames());
   const reach = reachOf(chosen.view, chosen.layer, chosen.head);
   const [left, top] = [20 + place.left, 64 + place.top];
   const inner = [["image", pixelsOf(head, reach, false), left, top, place.width, place.height, false]];
   if (place.named) {
-    for (let row = 0; row < head.rows; row++) {
-      inner.push(["text", left - 6, top + (row + 0.5) * place.high + 4, cut(queryName(head.rows === 1 ? head.first : row)), 11, INK, "end"]);
-    }
-    now().tokens.forEach((token, column) => inner.push(["text", left + (column + 0.5) * place.cell + 4, top - 6, cut(token), 11, INK, "start", true]));
+    head.queries.forEach((query, row) => inner.push(["text", left - 6, top + (row + 0.5) * place.high + 4, cut(queryName(query)), 11, INK, "end"]));
+    keyNames().forEach((token, column) => inner.push(["text", left + (column + 0.5) * place.cell + 4, top - 6, cut(token), 11, INK, "start", true]));
   }
   return framed(`${headName(chosen.layer, chosen.head)}, ${data.views[chosen.view].name}`, place.left + place.width, place.top + place.height, inner, reach, data.views[chosen.view].name);
 }
@@ -114,15 +112,17 @@ function headPicture() {
 const PICTURES = { evidence: evidencePicture, heads: headsPicture, head: headPicture };
 
 function shownNumbers(name) {
-  const { target, logit, probability, model, layers, tokens } = now();
-  const about = { model, target, logit, probability };
+  const { target, logit, probability, model, layers } = now();
+  const hidden = Object.keys(data.hidden).filter((kind) => chosen.hidden & data.hidden[kind]);
+  const about = { model, target, logit, probability, hidden };
   if (name === "evidence") {
     const { texts, scores } = evidence();
-    return { ...about, method: chosen.method, unit: now().grid ? "patches" : chosen.unit, texts, scores };
+    return { ...about, method: method(), unit: now().grid ? "patches" : chosen.unit, texts, scores };
   }
-  if (name === "heads") return { ...about, view: chosen.view, unit: headUnit(), layers, numbers: now().numbers[chosen.view] };
+  if (name === "heads") return { ...about, view: chosen.view, unit: headUnit(), layers, numbers: headNumbers(now(), chosen.view) };
+  const error = packing(chosen.example, chosen.view, chosen.layer, chosen.head)[2];
   const values = Array.from({ length: head.rows }, (_, row) => Array.from(head.values.subarray(row * head.columns, (row + 1) * head.columns)));
-  return { ...about, view: chosen.view, layer: layers[chosen.layer], head: chosen.head, tokens, first_query: head.first, values };
+  return { ...about, view: chosen.view, layer: layers[chosen.layer], head: chosen.head, tokens: keyNames(), queries: head.queries.map(queryName), error, values };
 }
 
 async function savePicture(name, kind) {
@@ -131,7 +131,7 @@ async function savePicture(name, kind) {
     svg: () => new Blob([asSvg(PICTURES[name]())], { type: "image/svg+xml" }),
     png: () => asPng(PICTURES[name]()),
   };
-  const part = { evidence: chosen.method, heads: chosen.view, head: `layer${now().layers[chosen.layer]}-head${chosen.head}-${chosen.view}` }[name];
+  const part = { evidence: method(), heads: chosen.view, head: `layer${now().layers[chosen.layer]}-head${chosen.head}-${chosen.view}` }[name];
   const link = element("a", { download: `${name}-${part}.${kind}`, href: URL.createObjectURL(await made[kind]()) });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
