@@ -3,19 +3,10 @@
 import json
 
 import pytest
-from transformers.utils import logging
 
 from recipes.verdict import __main__ as door
 from recipes.verdict import run
 from recipes.verdict.results import cells_of, chosen_rate, compared, read_task
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    yield
-    logging.set_verbosity(before)
 
 
 @pytest.fixture
