@@ -22,6 +22,10 @@ class Measure:
     better: int
     read: Callable[[Line], float | None]
 
+    def of(self, line: Line) -> float | None:
+        """The value; None also of a model whose training diverged, of which nothing was measured."""
+        return self.read(line) if line["measured"] else None
+
 
 SINKS = {
     "sink share": Measure(-1, lambda line: line["measured"]["attention"]["sink_share"]),
@@ -117,7 +121,7 @@ def measured(plan: Plan, lines: dict[str, list[Line]], measures: dict[str, Measu
         found = compared(lines[task.name], plan)
         for name, seeds in _pairs(plan, found):
             for title, measure in measures.items():
-                pairs = [(measure.read(found[name][seed]), measure.read(found[plan.baseline][seed])) for seed in seeds]
+                pairs = [(measure.of(found[name][seed]), measure.of(found[plan.baseline][seed])) for seed in seeds]
                 values = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
                 if values:
                     answers.append(Answer(task.name, title, name, paired(values), measure.better))
@@ -129,10 +133,11 @@ def both_signs(plan: Plan, lines: dict[str, list[Line]]) -> list[Count]:
     counts = []
     for task in plan.tasks.values():
         for name, by_seed in compared(lines[task.name], plan).items():
-            effects = [line["measured"]["signs"]["effects"] for line in by_seed.values() if line["measured"]["signs"]]
+            measured_lines = [line["measured"] for line in by_seed.values() if line["measured"]]
+            effects = [found["signs"]["effects"] for found in measured_lines if found["signs"]]
             if effects:
                 means = {key: float(np.mean([each[key]["cost"] for each in effects])) for key in effects[0]}
-                counts.append(Count(task.name, name, sum(map(carry_both, effects)), len(effects), len(plan.seeds), means))
+                counts.append(Count(task.name, name, sum(map(carry_both, effects)), len(by_seed), len(plan.seeds), means))
     return counts
 
 

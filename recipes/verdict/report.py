@@ -1,5 +1,6 @@
 """`REPORT.md`, rendered from the results: `python -m recipes.verdict report`. What has not been run yet is said to be missing."""
 
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable
@@ -108,16 +109,21 @@ def _cells(task: Task, found: list[Line]) -> list[str]:
     for part, first in found[0]["test"].items():
         values = [line["test"][part]["accuracy"] * 100 if task.classifies else line["test"][part]["loss"] for line in found]
         bayes = f" ({100 * first['bayes']:.1f})" if first["bayes"] is not None else ""
-        parts.append(f"{f'{part}: ' if len(found[0]['test']) > 1 else ''}{spread(values, digits=1 if task.classifies else 3)}{bayes}")
-    attention = [line["measured"]["attention"] for line in found]
+        parts.append(f"{f'{part}: ' if len(found[0]['test']) > 1 else ''}{_spread(values, 1 if task.classifies else 3)}{bayes}")
+    attention = [line["measured"]["attention"] for line in found if line["measured"]]
     return [
         f"{found[0]['parameters']:,}",
         ", ".join(parts),
-        spread([line["validation"]["loss"] for line in found], digits=3),
-        spread([each["negative_mass"] for each in attention], digits=2),
-        spread([each["two_signed"] for each in attention], digits=2),
+        _spread([line["validation"]["loss"] for line in found], 3),
+        _spread([each["negative_mass"] for each in attention], 2),
+        _spread([each["two_signed"] for each in attention], 2),
         f"{statistics.median(line['training']['step_seconds'] for line in found):.3f}",
     ]
+
+
+def _spread(values: list[float], digits: int) -> str:
+    """Mean and standard deviation; a dash where a training diverged."""
+    return spread([value if math.isfinite(value) else None for value in values], digits=digits)
 
 
 def _questions(plan: Plan, lines: Lines) -> list[str]:
@@ -215,7 +221,7 @@ def _signs(plan: Plan, lines: Lines) -> str:
     for task in plan.tasks.values():
         for name, by_seed in compared(lines[task.name], plan).items():
             for seed, line in sorted(by_seed.items()):
-                effects = line["measured"]["signs"].get("effects")
+                effects = line["measured"]["signs"].get("effects") if line["measured"] else None
                 if effects:
                     shown = [_interval(effects[each]) for each in ("negatives_masked", "positives_masked")]
                     rows.append([f"{task.name}, {MAPS[name].title}", str(seed), *shown, _decides(effects)])

@@ -7,6 +7,7 @@ has taken. Cells whose learning rate is not decided yet wait for the grid. Ctrl-
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -156,7 +157,8 @@ def run_cell(cell: Cell, rate: float, data: TaskData, plan: Plan) -> Line:
     }
     if cell.learning_rate is None:  # what chooses a rate never sees the test
         line["test"] = {part: {**evaluate(model, task, rows), "bayes": data.bayes.get(part)} for part, rows in data.test.items()}
-        line["measured"] = measure(model, cell.map_name, task, plan, data.validation)
+        diverged = not math.isfinite(line["validation"]["loss"])
+        line["measured"] = None if diverged else measure(model, cell.map_name, task, plan, data.validation)
     origin = {"data": data.origin, "versions": versions(), "git": git_commit(), "hardware": hardware()}
     return {**line, **origin, "seconds": round(time.process_time() - started, 1)}
 

@@ -56,8 +56,8 @@ def paired(seeds: Sequence[float], rows: Array | None = None) -> Difference:
 
 
 def t_test(values: Array) -> float:
-    """Two-sided p that the mean is 0; 1 of fewer than two values, or if all are 0."""
-    if len(values) < 2 or not values.any():
+    """Two-sided p that the mean is 0; 1 of fewer than two values, if all are 0, or if one is no number, as a loss that diverged."""
+    if len(values) < 2 or not values.any() or not np.isfinite(values).all():
         return 1.0
     deviation = values.std(ddof=1)
     if deviation <= 1e-12 * abs(values.mean()):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers.utils import logging
 
 from recipes.verdict.plan import read_plan
 from recipes.verdict.results import cells_of
@@ -39,6 +40,15 @@ tasks:
 ```
 """
 ROWS = 40
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Transformers says its generation settings whenever a decoder is made."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    yield
+    logging.set_verbosity(before)
 
 
 @pytest.fixture

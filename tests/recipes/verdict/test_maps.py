@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from transformers.utils import logging
+from verdict_models import inputs_for, made
 
 from recipes.verdict.data.batches import LABELS
 from recipes.verdict.maps.functions import differential, sign_softmax, softmax
@@ -98,36 +98,6 @@ def test_invariances(given):
     torch.testing.assert_close(shifted, differential(scores, second, gate, keep))
     torch.testing.assert_close(shifted.sum(-1), (1 - gate[..., 0]) * kept)
     assert sign_softmax(torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)).eq(0).all()
-
-
-def tiny(kind, **changes):
-    values = {"length": 11, "image_size": 6, "patch_size": 2} | changes
-    return Task("tiny", kind, Size(2, 16, 2, 48), 2, 3, **values)
-
-
-def inputs_for(task, rows=3):
-    generator = torch.Generator().manual_seed(7)
-    if task.kind == IMAGES:
-        return {"pixel_values": torch.randn(rows, 3, task.image_size, task.image_size, generator=generator)}
-    ids = torch.randint(1, 13, (rows, task.length), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def made(name, kind):
-    logging.set_verbosity_error()
-    task = tiny(kind)
-    model = build(task, name, 13 if kind != IMAGES else 3, 3, dropout=0.0, seed=5).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)
-    return model, task
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    before = logging.get_verbosity()
-    yield
-    logging.set_verbosity(before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

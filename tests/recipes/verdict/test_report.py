@@ -122,6 +122,19 @@ def test_the_report_of_all(plan, read):
     assert "at an end of the grid for negation, softmax (0.001)" in text
 
 
+def test_a_training_that_diverged_is_no_gain_and_has_no_measurements(plan, read):
+    lines = read(better)
+    for line in [line for line in lines["negation"] if line["map"] == "sign_softmax" and line["seed"] == 0]:
+        line["measured"] = None
+        for part in line["test"].values():
+            part |= {"accuracy": float("nan"), "loss": float("nan")}
+    answers = {(each.part, each.map_name): each for each in questions.subtraction(plan, lines)}
+    assert answers["2", "sign_softmax"].p == 1
+    assert not answers["2", "sign_softmax"].yes
+    assert not questions.both_signs(plan, lines)[0].yes
+    assert "nan" in report(plan, lines)
+
+
 def test_a_plan_that_was_changed_after_the_first_result(plan_file, plan, read):
     lines = read()
     plan_file.write_text(plan_file.read_text().replace("# A plan", "# A better plan"))

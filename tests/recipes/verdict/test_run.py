@@ -3,19 +3,11 @@
 import json
 
 import pytest
-from transformers.utils import logging
+import torch
 
 from recipes.verdict import __main__ as door
 from recipes.verdict import run
 from recipes.verdict.results import cells_of, chosen_rate, compared, read_task
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    yield
-    logging.set_verbosity(before)
 
 
 @pytest.fixture
@@ -92,6 +84,20 @@ def test_the_rate_with_the_smallest_validation_loss(plan, write):
     lines = read_task(folder, "negation")
     assert [chosen_rate(lines, name, plan) for name in plan.maps] == [0.003, 0.001, 0.003]  # the second is a tie
     assert chosen_rate([line for line in lines if line["learning_rate"] == 0.001], "softmax", plan) is None
+
+
+def test_a_training_that_diverges_is_kept(command, plan, tmp_path, monkeypatch):
+    def _diverged(model, *_, **__):
+        with torch.no_grad():
+            model.classifier.weight.fill_(float("nan"))
+        return {"steps": 4, "train_loss": float("nan"), "curve": [[4, float("nan")]], "seconds": 1.0, "step_seconds": 0.1}
+
+    monkeypatch.setattr(run, "train", _diverged)
+    assert command("--tasks", "vit_digits", "--maps", "softmax", "--seeds", 0) == 0
+    *_, line = read_task(tmp_path / "results", "vit_digits")
+    assert line["measured"] is None
+    assert line["learning_rate"] == 0.001  # the first of two that are equally bad
+    assert command("--output", tmp_path / "REPORT.md", name="report") == 0
 
 
 def test_it_can_be_stopped(command, monkeypatch, capsys):
