@@ -9,7 +9,6 @@ models in turn. Without --data the texts are the first of the test rows of the f
 `hf-tanhmax start` makes the models.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -36,6 +35,8 @@ from hf_tanhmax.interpret.inputs.loading import Loaded, load
 from hf_tanhmax.provenance import hardware, versions
 from hf_tanhmax.results import table, write_json
 
+from ..command_line import Parser
+
 SAMPLES = 128  # of KernelSHAP, whose sum is exact with any number
 CONSTANT = "attnlrp, weights constant"
 UNSUMMED = ("weights", "oriented", "rollout", "gradient", "value_zeroing", "alti")  # the last two are shares: their sum is 1 by division
@@ -43,9 +44,7 @@ UNSUMMED = ("weights", "oriented", "rollout", "gradient", "value_zeroing", "alti
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 2 if something the user gave cannot work."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.conservation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m recipes.benchmarks.conservation", description=__doc__)
     parser.add_argument(
         "--model", action="append", required=True, metavar="NAME=FOLDER", help="a classifier of texts, and its name in the table"
     )

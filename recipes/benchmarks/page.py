@@ -7,7 +7,6 @@ and answers to keys; *all heads* is when the small matrix of each head is drawn;
 page is idle. Random weights have no zeros and no small numbers to spare, so no attention takes more room. Needs playwright and a Chromium.
 """
 
-import argparse
 import shutil
 import statistics
 import sys
@@ -23,6 +22,8 @@ from hf_tanhmax.interpret import Explanation, save_page
 from hf_tanhmax.interpret.viz.page import LARGEST_PAGE
 from hf_tanhmax.provenance import hardware, versions
 from hf_tanhmax.results import table, write_json
+
+from ..command_line import Parser
 
 LAYERS, HEADS = 12, 12
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -41,9 +42,7 @@ COLUMNS = {"paint": "first paint, ms", "usable": "usable, ms", "drawn": "all hea
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 2 if there is no browser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m recipes.benchmarks.page", description=__doc__)
     parser.add_argument("--lengths", default="128,512", help="tokens of each page (default: 128,512)")
     parser.add_argument("--rounds", type=int, default=5, help="times that each page is opened (default: 5)")
     parser.add_argument("--out", type=Path, help="write the results as JSON")

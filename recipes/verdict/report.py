@@ -8,7 +8,6 @@ from pathlib import Path
 
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import spread, table
-from recipes.command_line import Parser
 
 from ..command_line import Parser
 from . import questions

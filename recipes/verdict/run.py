@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.provenance import git_commit, hardware, versions
-from recipes.command_line import Parser
 from recipes.conversion.run import add_line
 
 from ..command_line import Parser

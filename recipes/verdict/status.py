@@ -5,7 +5,6 @@ import sys
 
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import table
-from recipes.command_line import Parser
 
 from ..command_line import Parser
 from .plan import Plan, read_plan
