@@ -23,7 +23,8 @@ from transformers.activations import ACT2CLS
 from ....integration.hooks import AttentionCall
 
 GATED = ("gate_proj", "gate_up_proj")
-ELEMENTWISE = tuple(cast(type[nn.Module], entry[0] if isinstance(entry, tuple) else entry) for entry in ACT2CLS.values())
+OF_TRANSFORMERS = tuple(cast(type[nn.Module], entry[0] if isinstance(entry, tuple) else entry) for entry in ACT2CLS.values())
+ELEMENTWISE = (*OF_TRANSFORMERS, nn.ELU, nn.GELU, nn.Hardswish, nn.Mish, nn.Softplus)
 
 
 class _Scaled(torch.autograd.Function):
