@@ -19,6 +19,7 @@ from recipes import faithfulness as compared_faithfulness
 from recipes.benchmarks import cpu_operator, polarity_scan, ring, ring_plan
 from recipes.benchmarks import export as export_benchmark
 from recipes.benchmarks import faithfulness as faithfulness_speed
+from recipes.benchmarks import page as page_benchmark
 from recipes.benchmarks.attention import __main__ as benchmark
 from recipes.benchmarks.serving import report as serving
 from recipes.conversion import language_table, pattern
@@ -128,6 +129,11 @@ def faithfulness_timed():
     return faithfulness_speed.report(json.loads((RESULTS / "faithfulness-speed-cpu.json").read_text()), markdown=True)
 
 
+def page_speed():
+    """Size of pages of explanations, and how soon they can be used."""
+    return page_benchmark.report(json.loads((RESULTS / "page-chromium.json").read_text()), markdown=True)
+
+
 def conversion():
     """What each way of conversion keeps of a classifier, and what it costs."""
     return conversion_table.rendered()
@@ -186,6 +192,7 @@ BLOCKS = {
     "faithfulness": faithfulness,
     "faithfulness compared": faithfulness_compared,
     "faithfulness speed": faithfulness_timed,
+    "page speed": page_speed,
     "serving equality": serving.equality,
     "serving speed": serving.throughput,
     "serving load": serving.load,

@@ -24,7 +24,7 @@ from ....integration.hooks import AttentionCall
 
 GATED = ("gate_proj", "gate_up_proj")
 OF_TRANSFORMERS = tuple(cast(type[nn.Module], entry[0] if isinstance(entry, tuple) else entry) for entry in ACT2CLS.values())
-ELEMENTWISE = (*OF_TRANSFORMERS, nn.ELU, nn.GELU, nn.Hardswish, nn.Mish, nn.Softplus)
+ELEMENTWISE: tuple[type[nn.Module], ...] = (*OF_TRANSFORMERS, nn.ELU, nn.GELU, nn.Hardswish, nn.Mish, nn.Softplus)
 
 
 class _Scaled(torch.autograd.Function):
