@@ -46,8 +46,7 @@ def explain(
     """Why a model gives a target its logit: signed weights, their orientation, contributions, and scores of every position.
 
     One forward and one backward pass; integrated gradients take `steps` more. A softmax model works too, with a warning, as its weights
-    have no sign; so does a text with words that the tokenizer does not know, of which the model has read nothing. The model is evaluated
-    without dropout whatever mode it is in, and is left as it was.
+    have no sign; so does a text with words that the tokenizer does not know. The model is evaluated without dropout, and left as it was.
 
     Scores (`Explanation.scores`), each `[K]`, over the layers of `layers`:
 
