@@ -1,6 +1,19 @@
 """Explain one output of a model by its signed attention: `explain`, and `explain_generation` for the next token of a text.
 
 `most_probable` finds the targets that are worth an explanation each.
+
+Scores that `explain` computes where they are named in its `methods`, as they take more passes; each `[K]`:
+
+* `value_zeroing`: how far each layer's output turns without the values of a position, rolled out over layers (Mohebbi et al. 2023);
+  a share, and neither for nor against;
+* `alti`: how much nearer each position's vector brings each layer's output, rolled out over layers (Ferrando et al. 2022); a share too;
+* `alti_logit`: what attention to a position writes straight into the logit, traced to the input by ALTI (Ferrando et al. 2023), in
+  logits, without what the MLPs write;
+* `attnlrp`: relevance propagated from the logit to the positions as they enter the first layer (Achtibat et al. 2024), in logits;
+* `occlusion`: what the logit loses without one position, and `kernel_shap`: Shapley values, which add up to what it loses without any;
+  both by captum and in logits, for any model.
+
+`Explanation.conservation` has what the scores of a method add up to beside what they should; a note says so where that is far.
 """
 
 import warnings
@@ -41,8 +54,7 @@ def explain(
     """Why a model gives a target its logit: signed weights, their orientation, contributions, and scores of every position.
 
     One forward and one backward pass; integrated gradients take `steps` more. A softmax model works too, with a warning, as its weights
-    have no sign; so does a text with words that the tokenizer does not know, of which the model has read nothing. The model is evaluated
-    without dropout whatever mode it is in, and is left as it was.
+    have no sign; so does a text with words that the tokenizer does not know. The model is evaluated without dropout, and left as it was.
 
     Scores (`Explanation.scores`), each `[K]`, over the layers of `layers`:
 
@@ -53,20 +65,7 @@ def explain(
     * `rollout`: signed rollout of the oriented weights, to the position that the logit is read from (the mean over all, where it is read
       from all); see `rollout`;
     * `gradient`: norm of the gradient at the position's embedding or pixels; it has no sign;
-    * `input_x_gradient`, `integrated_gradients`: in logits; integrated gradients by captum.
-
-    More scores, which take more passes and which are computed where they are named in `methods`:
-
-    * `value_zeroing`: how far each layer's output turns without the values of a position, rolled out over layers (Mohebbi et al. 2023);
-      a share, and neither for nor against;
-    * `alti`: how much nearer each position's vector brings each layer's output, rolled out over layers (Ferrando et al. 2022); a share too;
-    * `alti_logit`: what attention to a position writes straight into the logit, traced to the input by ALTI (Ferrando et al. 2023), in
-      logits, without what the MLPs write;
-    * `attnlrp`: relevance propagated from the logit to the positions as they enter the first layer (Achtibat et al. 2024), in logits;
-    * `occlusion`: what the logit loses without one position, and `kernel_shap`: Shapley values, which add up to what it loses without any;
-      both by captum and in logits, for any model.
-
-    What the scores of a method add up to stands in `Explanation.conservation` beside what they should, and in a note if that is far.
+    * `input_x_gradient`, `integrated_gradients`: in logits; integrated gradients by captum. The module names more, for `methods`.
 
     Args:
         model: any whose attention asks Transformers' interface, with logits and one axis of tokens or patches; of an encoder and decoder,
@@ -86,9 +85,8 @@ def explain(
             target is explained in it too, as `Explanation.twin`. As a pair with its tokenizer this is compared with the model's.
 
     Raises:
-        ValueError, TypeError: input, target, position, layers or methods that do not fit; a model whose attention cannot be recorded;
-            weights or outputs that are not finite; a method that the model does not serve; a twin of another tokenizer, shape or other
-            classes.
+        ValueError, TypeError: input, target, position, layers or methods that do not fit the model; one whose attention cannot be
+            recorded; weights or outputs that are not finite; a twin of another tokenizer, shape or other classes.
         ImportError: integrated gradients, occlusion or KernelSHAP without captum.
     """
     inner = unwrap(model)
