@@ -48,7 +48,7 @@ KINDS = {
 }
 QUICK = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient")  # one forward and one backward pass in all
 FORMATS = ("onnx", "openvino", "executorch", "torch")
-GENERATING = "--generate needs a causal language model, one --text, and no --target"
+GENERATING = "--generate needs a causal language model, one --text, no --target and no --position"
 WHOLE = "--whole-generation needs --generate N and an --out that ends with .json, .png or .svg, and takes no --methods"
 ROWS = 256  # texts or pictures to calibrate with
 LONGEST = 400  # characters of somebody else's message
@@ -172,7 +172,8 @@ def check_explain(options: argparse.Namespace) -> None:
             check_choice("method", options.methods, METHODS)
         if options.whole_generation and (not options.generate or options.methods or options.out.suffix not in (*FIGURES, ".json")):
             raise ValueError(WHOLE)
-        if options.generate and (options.text is None or options.text_pair or options.target is not None):
+        own = (options.target, options.position)  # which each token that is written has for itself
+        if options.generate and (options.text is None or options.text_pair or own != (None, None)):
             raise ValueError(GENERATING)
         if options.out.suffix == ".safetensors" and (options.generate or 1) > 1:
             raise ValueError("a .safetensors file holds one explanation; leave --generate away")
