@@ -1,7 +1,6 @@
 """Results of runs: their schema, how they are read, checked, written and merged, mean and spread over seeds, and tables of text.
 
-What a run measured is a JSON object (`Run`). It stands alone in the run's `results.json`, among the other runs of its variant in a file
-that holds `{"runs": [...]}`, or on a line of a `.jsonl` file.
+What a run measured is a JSON object (`Run`), alone in the run's `results.json`, among others in `{"runs": [...]}`, or a line of `.jsonl`.
 """
 
 import json

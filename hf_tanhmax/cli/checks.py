@@ -36,9 +36,8 @@ from .input_files import read_inputs, read_labelled, read_picture
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the Hub
 STARTING = ("accelerate", "captum", "datasets", "evaluate", "matplotlib", "peft", "pydantic", "yaml")
-CARD, RESULTS, ABLATION = "README.md", "results.json", "ablation.json"
+CARD, RESULTS, ABLATION, COMPARISON = "README.md", "results.json", "ablation.json", "faithfulness.json"
 FIGURES, SEVERAL = (".png", ".svg"), (".html", ".json")  # the latter hold several explanations
-COMPARISON = "faithfulness.json"
 REVIEWS, REVIEWED = Path(__file__).parents[1] / "training" / "data" / "film_reviews" / "test.csv", 200  # rows of it
 KINDS = {
     "ablate": (".json",),
@@ -48,7 +47,7 @@ KINDS = {
 }
 QUICK = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient")  # one forward and one backward pass in all
 FORMATS = ("onnx", "openvino", "executorch", "torch")
-GENERATING = "--generate needs a causal language model, one --text, and no --target"
+GENERATING = "--generate needs a causal language model, one --text, no --target and no --position"
 WHOLE = "--whole-generation needs --generate N and an --out that ends with .html, .json, .png or .svg, and takes no --methods"
 ROWS, LONGEST = 256, 400  # texts or pictures to calibrate with; characters of somebody else's message
 
@@ -174,7 +173,7 @@ def check_explain(options: argparse.Namespace) -> None:
             check_choice("method", options.methods, METHODS)
         if options.whole_generation and (not options.generate or options.methods or options.out.suffix not in (*FIGURES, *SEVERAL)):
             raise ValueError(WHOLE)
-        if options.generate and (counts["--text"] != 1 or options.text_pair or counts["--target"]):
+        if options.generate and (counts["--text"] != 1 or options.text_pair or counts["--target"] or options.position is not None):
             raise ValueError(GENERATING)
         if options.text_pair and (texts := counts["--text"]) != 1:
             raise ValueError(f"--text-pair is the second text of a pair, but --text has {texts}; give one")

@@ -280,17 +280,16 @@ def explain_one(loaded: Loaded, given: ModelInput, target: int | str | None, *, 
         loaded: the model.
         given: a text, a pair of texts, or an image.
         target: as for `explain`.
-        position: as for `explain`; of a model that writes texts it is the last.
+        position: as for `explain`; None is the last of a model that writes texts.
         **chosen: as for `explain`.
 
     Raises:
         ValueError, TypeError: as `explain`.
     """
-    if loaded.processor is not None:
-        return explain(loaded.model, given, target, processor=loaded.processor, **chosen)
-    if loaded.is_causal:
+    if loaded.processor is None and loaded.is_causal and position is None:
         return explain_generation(loaded.model, loaded.tokenizer, given, target, **chosen)
-    return explain(loaded.model, given, target, tokenizer=loaded.tokenizer, position=position, **chosen)
+    reader = {"tokenizer": loaded.tokenizer, "processor": loaded.processor}
+    return explain(loaded.model, given, target, position=position, **reader, **chosen)
 
 
 def _written(explained: Callable[[Batch], Explanation], batch: Batch, count: int) -> Iterator[Explanation]:

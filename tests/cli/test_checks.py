@@ -199,6 +199,10 @@ def test_help_is_quick(arguments, folder):
             ["explain", "--model", "m", "--text", "a", "b", "--generate", "2", "--out", "a.html"],
             "cannot explain m: --generate needs a causal",
         ),
+        (
+            ["explain", "--model", "m", *TEXT, "--out", "a.html", "--generate", "2", "--position", "0"],
+            "cannot explain m: --generate needs a causal language model, one --text, no --target and no --position",
+        ),
         (["explain", "--model", "m", "--image", "gone.png", "--out", "a.html"], "cannot explain m: [Errno 2] No such file or directory"),
         (
             ["explain", "--model", "m", "--image", "text.png", "--out", "a.html"],

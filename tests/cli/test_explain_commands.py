@@ -167,6 +167,15 @@ def test_all_methods_and_what_they_add_up_to(models, tmp_path, capsys):
     assert '"attnlrp"' in (tmp_path / "a.html").read_text()
 
 
+def test_a_position_is_that_of_every_kind_of_model(models, tmp_path, capsys):
+    given = ("--text", TEXT, "--position", 1, "--out")
+    done(capsys, "explain", "--model", models / "llama", *given, tmp_path / "a.json", *QUICK)
+    assert json.loads((tmp_path / "a.json").read_text())["position"] == 1
+    assert "has one row of logits for the whole input" in refused(
+        capsys, "explain", "--model", models / "bert", *given, tmp_path / "b.json"
+    )
+
+
 def test_a_softmax_model_says_so(models, tmp_path, capsys):
     printed = done(capsys, "explain", "--model", models / "softmax", "--text", TEXT, "--out", tmp_path / "a.html", *QUICK)
     assert printed.startswith("note: BertForSequenceClassification computes softmax: no weight is below 0")
