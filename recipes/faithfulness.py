@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_tanhmax.cli import checks, start
-from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.errors import Interrupted, RecipeError
 from hf_tanhmax.interpret import ComparisonOptions, compare_faithfulness, plot_comparison
 from hf_tanhmax.interpret.faithfulness.intervals import Cell
 from hf_tanhmax.interpret.faithfulness.metrics import MEASURES
@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RecipeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (Interrupted, KeyboardInterrupt):
+        print("stopped; the same command goes on from there", file=sys.stderr)
+        return 130
     write_json(out, result)
     print(summary(result))
     return 0
