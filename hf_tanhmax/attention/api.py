@@ -173,9 +173,8 @@ def ring_module() -> ModuleType:
 def _chosen(implementation: str, call: Call) -> str:
     if implementation == "auto":
         names = ("portable",) if _exporting() else AUTOMATIC.get(call.query.device.type, ("composed",))
-        if transforms() & DERIVATIVES:
-            names = ()  # of the others none has second derivatives there
-        return next((name for name in names if unsupported(name, call) is None), "reference")
+        name = next((name for name in names if unsupported(name, call) is None), "reference")
+        return "reference" if name == "composed" and transforms() & DERIVATIVES else name  # it has no second derivatives there
     _check_name(implementation)
     reason = unsupported(implementation, call)
     if reason is not None:
@@ -201,7 +200,7 @@ def unsupported(implementation: str, call: Call) -> str | None:
         return "has no weights to return"
     if call.has_tangents:
         return "has no forward-mode derivatives"
-    if _meets_derivatives(implementation, call):
+    if (found := transforms()) and _lacks_rules(implementation, call, found):
         return "has no rules for derivatives within torch.func"
     if implementation in ("triton", "decode") and call.bias is not None and call.additive_mask is not None:
         return "takes a bias or an additive mask, but both are given"
@@ -220,11 +219,10 @@ def unsupported(implementation: str, call: Call) -> str | None:
     return None
 
 
-def _meets_derivatives(implementation: str, call: Call) -> bool:
-    """Whether a transform of `torch.func` would ask an implementation for derivatives that it does not give there."""
-    found = transforms()
+def _lacks_rules(implementation: str, call: Call, found: frozenset[str]) -> bool:
+    """Whether transforms of `torch.func` would ask an implementation for derivatives that it does not give there."""
     if implementation == "composed" and call.shift is None:
-        return bool(found) and torch.is_grad_enabled()
+        return torch.is_grad_enabled()
     return implementation in OPERATORS and bool(found & DERIVATIVES)
 
 

@@ -238,11 +238,14 @@ def forward_mode() -> bool:
     return fwd_ad._current_level >= 0
 
 
+NONE = frozenset[str]()
+
+
 def transforms() -> frozenset[str]:
     """Which transforms of `torch.func` are at work, as Grad, Jvp and Vmap, for which torch has no public word."""
-    if torch.compiler.is_compiling():
-        return frozenset()
-    return frozenset(layer.key().name for layer in torch._C._functorch.get_interpreter_stack() or ())
+    if torch.compiler.is_compiling() or not (layers := torch._C._functorch.get_interpreter_stack()):
+        return NONE
+    return frozenset(layer.key().name for layer in layers)
 
 
 def autocasts(device_type: str) -> bool:

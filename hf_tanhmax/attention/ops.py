@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .call import AutogradContext, Flat, JointRows, OperatorInputs, forward_mode, transforms
+from .call import AutogradContext, Flat, JointRows, OperatorInputs, forward_mode
 from .cpu.balanced import balanced_backward, balanced_forward
 from .cpu.blocked import blocked_backward, blocked_forward
 from .cpu.operator import native_backward, native_forward
@@ -128,8 +128,8 @@ def called(operator: Callable[..., Result], *flat: Flat) -> Result:
 def _nobody_looks_on(flat: tuple[Flat, ...]) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not PLAIN.issuperset(map(type, flat[:TENSORS] + flat[FIELDS:])):
         return False
-    # Modes: torch has no public word for "one is on".
-    return not torch._C._len_torch_dispatch_stack() and not transforms() and not forward_mode()
+    # Modes, transforms of torch.func and forward derivatives: torch has no public word for "one is on".
+    return not torch._C._len_torch_dispatch_stack() and not torch._C._functorch.get_interpreter_stack() and not forward_mode()
 
 
 def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments: Flat, exact: bool | None = None, **wanted: bool) -> Result:

@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .call import transforms
-
 Found = TypeVar("Found")
 # By the number of the base in this process: the base, its writes, and what was computed, by view and name.
 _entries: dict[int, tuple[Callable[[], Tensor | None], int, dict[Hashable, Any]]] = {}
@@ -61,7 +59,7 @@ def _is_plain(mask: Tensor) -> bool:
     if torch._C._len_torch_dispatch_stack():
         return False
     # Within a transform of torch.func a tensor may have no storage, and a result is of no use outside.
-    return not transforms() and mask.untyped_storage().resizable()
+    return not torch._C._functorch.get_interpreter_stack() and mask.untyped_storage().resizable()
 
 
 def _forget(number: int, dead: "weakref.ref[Tensor]") -> None:

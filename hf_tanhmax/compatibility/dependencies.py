@@ -355,9 +355,9 @@ COMPANIONS = (
         _needs("torch", f"_C/{path}.pyi", f'"{name}"', used_by, "whoever looks on sees no operator, or takes a mask for a constant")
         for path, name, used_by in (
             ("__init__", "_len_torch_dispatch_stack", "attention.ops attention.sharing"),
-            ("_functorch", "get_interpreter_stack", "attention.call"),
+            ("_functorch", "get_interpreter_stack", "attention.call attention.ops attention.sharing"),
             ("__init__", "_C", "attention.call attention.ops attention.sharing"),
-            ("__init__", "_functorch", "attention.call"),
+            ("__init__", "_functorch", "attention.call attention.ops attention.sharing"),
         )
     ),
     *(

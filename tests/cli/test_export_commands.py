@@ -46,7 +46,7 @@ def test_another_head_by_its_task(bert, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "onxx"], "there is no format 'onxx'; choose from onnx, openvino, executorch, torch"),
+        (["--format", "onxx"], "there is no format 'onxx' (did you mean 'onnx'?); choose from onnx, openvino, executorch, torch"),
         (["--format", "torch", "--int8"], "--int8 is of ONNX alone, but --format is torch"),
         (["--format", "torch", "--opset", "20"], "--opset is of ONNX alone, but --format is torch"),
         (["--task", "flying"], "there is no task 'flying'"),

@@ -241,11 +241,12 @@ def test_everything_has_a_name_and_an_identity(visit):
     nameless = page.eval_on_selector_all(
         "button, select, input, canvas:not([aria-hidden]), [role=listbox], [role=list], table, img",
         """found => found.filter(one => {
+            const unread = one.closest("[hidden]") || (one.matches("table") && !one.rows.length);  // filled when it is opened
             const labels = one.labels ? [...one.labels].map(label => label.textContent).join("") : "";
-            return !(labels + one.textContent + (one.getAttribute("aria-label") ?? "") + (one.getAttribute("alt") ?? "")).trim();
+            return !unread && !(labels + one.textContent + (one.getAttribute("aria-label") ?? "") + (one.getAttribute("alt") ?? "")).trim();
         }).map(one => one.outerHTML)""",
     )
-    assert nameless in ([], ['<table id="table"></table>'])  # which is empty until it is opened, and has a caption then
+    assert nameless == []
     identities = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
     assert len(identities) == len(set(identities))
     for attribute in ("aria-labelledby", "aria-describedby"):
