@@ -31,6 +31,7 @@ from ..choices import (
 )
 from ..conversion.calibration.plan import BALANCE, Plan
 from ..errors import HubError, RecipeError, one_line
+from .generating import check_generating
 from .input_files import read_inputs, read_labelled, read_picture
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -47,8 +48,6 @@ KINDS = {
 }
 QUICK = ("weights", "oriented", "contributions", "rollout", "gradient", "input_x_gradient")  # one forward and one backward pass in all
 FORMATS = ("onnx", "openvino", "executorch", "torch")
-GENERATING = "--generate needs a causal language model, one --text, no --target and no --position"
-WHOLE = "--whole-generation needs --generate N and an --out that ends with .html, .json, .png or .svg, and takes no --methods"
 ROWS, LONGEST = 256, 400  # texts or pictures to calibrate with; characters of somebody else's message
 
 
@@ -171,10 +170,7 @@ def check_explain(options: argparse.Namespace) -> None:
             _check_model(model)
         if options.methods and options.methods != [ALL]:
             check_choice("method", options.methods, METHODS)
-        if options.whole_generation and (not options.generate or options.methods or options.out.suffix not in (*FIGURES, *SEVERAL)):
-            raise ValueError(WHOLE)
-        if options.generate and (counts["--text"] != 1 or options.text_pair or counts["--target"] or options.position is not None):
-            raise ValueError(GENERATING)
+        check_generating(options)
         if options.text_pair and (texts := counts["--text"]) != 1:
             raise ValueError(f"--text-pair is the second text of a pair, but --text has {texts}; give one")
         if options.out.suffix not in SEVERAL and (several := [name for name, count in counts.items() if count > 1]):

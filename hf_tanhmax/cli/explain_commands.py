@@ -40,7 +40,8 @@ from ..interpret.inputs.encoding import DECODER_IDS, IDS, ModelInput, with_decod
 from ..interpret.inputs.loading import Loaded, load
 from ..interpret.viz import plots
 from ..interpret.viz.views import VIEWS, head_numbers
-from .checks import GENERATING, in_a_sentence
+from .checks import in_a_sentence
+from .generating import GENERATING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -119,7 +119,7 @@ def read_picture(path: "Path | BytesIO", name: object = None) -> "Image":
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGBA")
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, SyntaxError, EOFError, BufferError) as error:  # of a broken file PIL says any of them
         raise ValueError(f"{name or path} is no picture that PIL can read") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name or path} has more pixels than are read here: {error}") from error

@@ -134,6 +134,15 @@ def test_labelled_files_that_are_none(name, text, said, tmp_path):
         read_labelled(tmp_path / name)
 
 
+def test_a_picture_that_is_broken(tmp_path):
+    """Of a chunk without a name PIL says a SyntaxError."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0)
+    parts = (b"\x89PNG\r\n\x1a\n", struct.pack(">I", 13), head, struct.pack(">I", zlib.crc32(head)), bytes(12))
+    (tmp_path / "a.png").write_bytes(b"".join(parts))
+    with pytest.raises(ValueError, match=r"a\.png is no picture that PIL can read"):
+        read_picture(tmp_path / "a.png")
+
+
 def test_a_picture_in_a_table_that_is_none(tmp_path):
     rows = {"image": [{"bytes": b"text", "path": "a.png"}], "label": [0]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")

@@ -59,7 +59,7 @@ class Demo:
         target = target_of(_text(fields, "target").strip() or None)
         chosen = self.chosen
         if position := _text(fields, "position").strip():
-            if not position.lstrip("-").isdecimal():
+            if not position.removeprefix("-").isdecimal():
                 raise ValueError(f"the position must be a whole number, but is {position!r}")
             chosen = {**chosen, "position": int(position)}
         with warnings.catch_warnings():

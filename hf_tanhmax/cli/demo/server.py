@@ -24,10 +24,20 @@ from .pages import Page, sentence_page
 LOOPBACK = "127.0.0.1"
 LARGEST = 16 * 2**20  # bytes of a request
 SKIPPED = 8 * LARGEST  # bytes that are read past that, so that a browser which is still sending gets to see the answer
+DIGITS = 15  # of the length of a request; Python reads no number of thousands
 PATIENCE = 30  # seconds that a connection may be silent
 CANNOT = "this input cannot be explained"
 BUSY = "The model is busy with other inputs; send this one again when they are answered."
-UNEXPECTED = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)  # beside what `in_a_sentence` takes
+UNEXPECTED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    SyntaxError,
+)  # beside what `in_a_sentence` takes
 
 Fields: TypeAlias = Mapping[str, bytes]
 
@@ -136,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/":
             return refusal(404, "There is no such page.")
         length = self.headers.get("Content-Length") or ""
-        if not length.isdecimal():
+        if not length.isdecimal() or len(length) > DIGITS:
             return refusal(411, "The request does not say how long it is.")
         if int(length) > LARGEST:
             self._skip(min(int(length), SKIPPED))

@@ -73,8 +73,9 @@ def test_a_word_and_the_next_token(demo):
     tokens = demo("bert", "AutoModelForTokenClassification")
     assert 'name="position"' in tokens.form().html
     assert '"funny"' in tokens.explained({"text": b"not funny", "position": b"1"}).html
-    with pytest.raises(ValueError, match="the position must be a whole number, but is 'first'"):
-        tokens.explained({"text": b"not funny", "position": b"first"})
+    for word in ("first", "--1"):
+        with pytest.raises(ValueError, match=f"the position must be a whole number, but is '{word}'"):
+            tokens.explained({"text": b"not funny", "position": word.encode()})
 
 
 @load_images

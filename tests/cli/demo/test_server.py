@@ -114,6 +114,7 @@ def test_too_much_is_refused_and_so_is_what_is_no_form(monkeypatch):
             (404, {"path": "/other", "body": multipart({"text": b"x"})}),
             (411, {"body": b"", "drop": ("Content-Length",)}),
             (411, {"body": b"", "Content-Length": "-5"}),
+            (411, {"body": b"", "Content-Length": "9" * 5000}),
             (400, {"body": b"text=x", "Content-Type": "application/x-www-form-urlencoded"}),
         ):
             assert asked(server, "POST", **given)[0] == status

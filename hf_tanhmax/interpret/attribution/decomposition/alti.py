@@ -35,7 +35,7 @@ from ..orientation import contributions_of
 from ..target import Target, logits_of
 from .attnlrp import first_hidden
 from .layers import LayerParts, as_shares, known_layers, layer_parts, record_calls, rolled_out
-from .rules import linear_norms_and_activations, normalised
+from .rules import linear_norms_and_activations, normalised, tolerance
 
 NUMBERS_AT_ONCE = 2**24  # of the vectors of a layer: memory, not result
 
@@ -53,14 +53,24 @@ def alti(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, 
         float32 on the CPU.
 
     Raises:
-        ValueError: layers of another kind.
+        ValueError: layers of another kind, or that add something else to the residual stream than what attention writes.
     """
     parts, layers = layer_parts(model), known_layers(model)
-    with record_attention(model, list(range(len(parts)))) as records, record_calls(layers) as calls:
+    readers = [each.reader for each in parts]
+    with record_attention(model, list(range(len(parts)))) as records, record_calls(layers) as calls, record_calls(readers) as sums:
         model(**inputs, **without_cache(model))
+    for each, record, call, read in zip(parts, records, calls, sums, strict=True):
+        _check_sum(call.hidden[0], each.projection(record.outputs.flatten(2))[0], read.hidden.flatten(0, -2))
     found = [token_shares(each, record, call.hidden[0]) for each, record, call in zip(parts, records, calls, strict=True)]
     shares, away = zip(*found, strict=True)
     return torch.stack(shares).float().cpu(), torch.stack(away).float().cpu()
+
+
+def _check_sum(stream: Tensor, written: Tensor, found: Tensor) -> None:
+    """Architectures whose parts have the same names may multiply, norm or gate what attention writes before it is added."""
+    rounding = 8 * torch.finfo(found.dtype).eps * found.abs().max()
+    if (stream + written - found).abs().max() > 3 * tolerance(found) * written.abs().max() + rounding:
+        raise ValueError("its layers do more to what attention writes than to add it to the residual stream, which ALTI does not know")
 
 
 def token_shares(parts: LayerParts, record: LayerRecord, hidden: Tensor) -> tuple[Tensor, Tensor]:

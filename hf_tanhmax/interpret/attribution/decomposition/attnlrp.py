@@ -19,7 +19,7 @@ from ....integration.patching import attention_modules
 from ..forward_passes import without_cache
 from ..target import Target, logits_of
 from .layers import known_layers, layer_parts
-from .rules import ELEMENTWISE, linear_norms_and_activations, relevance_attention
+from .rules import ELEMENTWISE, GATED, is_rms_norm, linear_norms_and_activations, relevance_attention
 
 
 def attnlrp(
@@ -47,9 +47,16 @@ def check_rules(model: nn.Module) -> None:
     """Refuse a model that has parts without a rule.
 
     Raises:
-        ValueError: its layers are not built as those of BERT, ViT or LLaMA, or its MLPs have element-wise functions that are no modules.
+        ValueError: its layers are not built as those of BERT, ViT or LLaMA, its MLPs have element-wise functions that are no modules or
+            experts that share one tensor, or a norm is neither LayerNorm nor RMSNorm.
     """
     layer_parts(model)
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind.endswith("Norm") and not (isinstance(module, nn.LayerNorm) or is_rms_norm(module)):
+            raise ValueError(f"the norm {name} is a {kind}, which has no rule")
+        if any(hasattr(module, part) for part in GATED) and not isinstance(getattr(module, "down_proj", module), nn.Module):
+            raise ValueError(f"{name} keeps its experts in one tensor, so they have no rule")
     for layer in known_layers(model):
         if not any(isinstance(module, ELEMENTWISE) for module in layer.modules()):
             raise ValueError("the activation of its MLPs is no module, so it has no rule")

@@ -60,12 +60,14 @@ class LayerParts:
         projection: takes the outputs of all heads, side by side, to the residual stream.
         branch: the module whose output the MLP adds to the residual stream.
         norm: of the sum of attention and residual stream, in a layer such as BERT's; None where norms begin the branches.
+        reader: the module that reads that sum: the same norm, or the one that begins the branch of the MLP.
     """
 
     attention: nn.Module
     projection: nn.Module
     branch: nn.Module
     norm: nn.LayerNorm | None
+    reader: nn.Module
 
 
 def layer_parts(model: nn.Module) -> list[LayerParts]:
@@ -87,12 +89,12 @@ def _parts(layer: nn.Module, attention: nn.Module) -> LayerParts:
         norms = [module for module in layer.get_submodule("attention.output").children() if isinstance(module, nn.LayerNorm)]
         if len(norms) != 1:
             raise ValueError("the norms of its layers are not LayerNorm")
-        return LayerParts(attention, layer.get_submodule("attention.output.dense"), layer.get_submodule("output.dense"), norms[0])
+        return LayerParts(attention, layer.get_submodule("attention.output.dense"), layer.get_submodule("output.dense"), norms[0], norms[0])
     names = pre_norm_names(layer)
     projection = next((getattr(attention, name) for name in HEADS_TO if hasattr(attention, name)), None)
     if projection is None:
         raise ValueError("its attention has no projection of the outputs of its heads")
-    return LayerParts(attention, projection, layer.get_submodule(names[3]), None)
+    return LayerParts(attention, projection, layer.get_submodule(names[3]), None, layer.get_submodule(names[2]))
 
 
 def enclosing_layers(model: nn.Module, layers: tuple[int, ...]) -> list[nn.Module]:

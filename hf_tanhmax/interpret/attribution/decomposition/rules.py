@@ -100,7 +100,10 @@ def is_rms_norm(module: nn.Module) -> bool:
 
 
 def _linear_layer_norm(module: nn.LayerNorm, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return _with_gradient_of(output, normalised(module, arguments[0], arguments[0].detach()))
+    linear = normalised(module, arguments[0], arguments[0].detach())
+    if not torch.allclose(linear if module.bias is None else linear + module.bias, output, rtol=tolerance(output), atol=1e-3):
+        raise ValueError(f"a norm is a {type(module).__name__}, which computes something else than LayerNorm, so it has no rule")
+    return _with_gradient_of(output, linear)
 
 
 def normalised(norm: nn.LayerNorm, tensor: Tensor, like: Tensor) -> Tensor:
@@ -127,11 +130,16 @@ def _linear_rms_norm(name: str) -> Any:
             weight = type(module).forward(module, torch.ones_like(exact[..., :1, :])) * (1 + epsilon) ** 0.5
             scale = (exact.pow(2).mean(-1, keepdim=True) + epsilon).rsqrt() * weight
         linear = (exact * scale).to(output.dtype)
-        if not torch.allclose(linear, output, rtol=1e-2 if output.dtype in (torch.float16, torch.bfloat16) else 1e-3, atol=1e-5):
+        if not torch.allclose(linear, output, rtol=tolerance(output), atol=1e-5):
             raise ValueError(f"the norm {name} is no root mean square norm, so it has no rule")
         return _with_gradient_of(output, linear)
 
     return _linear
+
+
+def tolerance(tensor: Tensor) -> float:
+    """Relative difference up to which two ways to one result, in its dtype, are the same."""
+    return 1e-2 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-3
 
 
 def _with_gradient_of(output: Tensor, other: Tensor) -> Tensor:
