@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import closing, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -36,7 +37,9 @@ def models(tmp_path_factory):
 def started(model, *more):
     """The program with the address of its page; Ctrl-C must end it well."""
     program = [sys.executable, "-m", "hf_tanhmax.cli", "demo", str(model), "--no-browser", "--methods", "contributions", *more]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Who runs the tests in the background ignores SIGINT, and what it starts would too.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     try:
         said = process.stdout.readline()
         assert "on this machine alone; Ctrl-C ends it" in said, process.stderr.read()
