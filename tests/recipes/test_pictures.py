@@ -52,7 +52,8 @@ def test_what_start_returns_is_returned(tmp_path, monkeypatch, capsys):
     given = []
     monkeypatch.setattr(pictures, "hf_tanhmax", lambda arguments: given.append(arguments) or 2)
     assert pictures.main(["--model", "m", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]) == 2
-    assert given == [["start", "--out", f"{tmp_path}/work/start", "--picture", f"{tmp_path}/out/start.png", "--model", "m"]]
+    folder, picture = tmp_path / "work" / "start", tmp_path / "out" / "start.png"
+    assert given == [["start", "--out", str(folder), "--picture", str(picture), "--model", "m"]]
 
     def refuse(*_):
         raise pictures.RecipeError("no picture")
