@@ -35,8 +35,8 @@ queries of a key head, so that nothing is added in an order that changes from ru
 import ctypes
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ from .problem import BlockedProblem
 from .sizes import NativeSizes
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)  # by the numbers that the library has for them
+KEPT = 1024  # prepared calls: all layers of a model have one, another for each length of a cache
 FEW_QUERIES = 8  # for which keys and values are read where they lie
 # Always said, as the library writes there: torch's defaults may be set otherwise.
 PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
@@ -75,6 +76,9 @@ class NativeCall(ctypes.Structure):
         *((name, ctypes.c_int64) for name in NUMBERS),
         *((name, ctypes.c_double) for name in ("scale", "softcap", "bias_bound")),
     )
+
+
+FIELDS = {field[0] for field in NativeCall._fields_}
 
 
 def why_not_native(problem: BlockedProblem) -> str | None:
@@ -112,9 +116,17 @@ def native_sizes(problem: BlockedProblem, library: ctypes.CDLL, *, backward: boo
     """The sizes of a call that the library computes."""
     few, dtype = problem.queries <= FEW_QUERIES and not backward, problem.given["query"].dtype
     half = dtype == torch.bfloat16 and not few and bool(library.hf_tanhmax_half())
-    lengths = problem.queries, problem.keys, problem.width, problem.value_width
+    lengths = problem.groups if _joins_heads(problem) else problem.queries, problem.keys, problem.width, problem.value_width
     capped, faded = problem.softcap is not None, problem.additive_mask is not None
-    return NativeSizes(*lengths, problem.balanced, dtype, half, few, capped, faded)
+    return _sizes(*lengths, problem.balanced, dtype, half, few, capped, faded)
+
+
+_sizes = lru_cache(maxsize=KEPT)(NativeSizes)  # every layer of a model has the same
+
+
+def _joins_heads(problem: BlockedProblem) -> bool:
+    """Whether a group's heads, of one query each, are computed as one head with as many queries, so that their keys are read once."""
+    return problem.queries == 1 and problem.groups > 1
 
 
 def native_forward(problem: BlockedProblem) -> tuple[Tensor, Tensor] | None:
@@ -162,39 +174,85 @@ def native_backward(
     return BlockedGradients(query, key, value, *found)
 
 
+class Settings(NamedTuple):
+    """What of a call is no tensor and no seed; `groups` are query heads of a key head as the library has them (`_joins_heads`)."""
+
+    sizes: NativeSizes
+    backward: bool
+    batch: int
+    kv_heads: int
+    groups: int
+    threads: int
+    is_signed: bool
+    causal: bool
+    window: int
+    offset: int
+    position_step: bool
+    scale: float
+    softcap: float
+
+
+class Prepared(NamedTuple):
+    """A call without its tensors; how many numbers of scratch memory it wants and, of few queries, of results by parts of the keys.
+
+    `packed` is where packed keys and values begin in the scratch memory, in bytes.
+    """
+
+    call: NativeCall
+    scratch: int
+    partial: int
+    packed: int
+
+
+@lru_cache(maxsize=KEPT)
+def _prepared(settings: Settings) -> Prepared:
+    sizes, backward, threads, heads = settings.sizes, settings.backward, settings.threads, settings.kv_heads * settings.groups
+    share, packed_share = sizes.share(backward=backward), sizes.packed_share(backward=backward)
+    numbers = {name: value for name, value in settings._asdict().items() if name in FIELDS}
+    numbers |= {name: getattr(sizes, name) for name in ("queries", "keys", "width", "value_width", "rows", "balanced", "half")}
+    numbers |= {"heads": heads, "share": share, "packed_share": packed_share, "tile_size": sizes.tile, "kind": KINDS.index(sizes.dtype)}
+    scratch = threads * share + settings.batch * settings.kv_heads * packed_share
+    return Prepared(NativeCall(**numbers), scratch, sizes.partial(settings.batch * heads, threads), 4 * threads * share)
+
+
 def _called(
     function: Callable[..., int], problem: BlockedProblem, grad_output: Tensor | None, sizes: NativeSizes, **results: Tensor | None
 ) -> bool:
     """Call a function of the library, and say whether it has computed."""
-    by_query, backward = _by_query(problem, grad_output, results), grad_output is not None
-    batch, heads, queries, width = by_query["query"].shape
-    if queries != problem.queries:
-        sizes = replace(sizes, queries=queries)
-    mask, threads = problem.mask, torch.get_num_threads()
-    share, packed_share = sizes.share(backward=backward), sizes.packed_share(backward=backward)
-    held = results | by_query | {name: _dense_rows(problem.given[name]) for name in ("key", "value")}
-    held["plain"] = torch.empty(batch * problem.kv_heads, dtype=torch.uint8, device="cpu")
-    if sizes.few:
-        held["partial"] = torch.empty(sizes.partial(batch * heads, threads), **PLACE)
-    held["scratch"] = torch.empty(threads * share + batch * problem.kv_heads * packed_share, **PLACE)
-    numbers = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
-    numbers |= {"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share}
-    numbers |= {"tile_size": sizes.tile, "packed_share": packed_share, "balanced": problem.balanced, "half": sizes.half}
-    numbers |= {"kind": KINDS.index(sizes.dtype)}
-    numbers |= {"is_signed": problem.signed, "causal": mask.causal, "window": mask.window or 0, "offset": mask.offset}
-    numbers |= {"seed": problem.seed, "dropped": problem.dropped, "position_step": queries == problem.queries}
-    call = NativeCall(**numbers, scale=problem.scale, softcap=problem.softcap or 0.0, bias_bound=problem.bias_bound)
-    addresses = {name: tensor for name, tensor in held.items() if tensor is not None}
-    for name, tensor in addresses.items():
-        setattr(call, name, tensor.data_ptr())
-        if name in STEPS:
-            getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
-    call.packed = addresses["scratch"].data_ptr() + 4 * threads * share
+    mask = problem.mask
+    settings = Settings(
+        sizes=sizes,
+        backward=grad_output is not None,
+        batch=problem.batch,
+        kv_heads=problem.kv_heads,
+        groups=1 if _joins_heads(problem) else problem.groups,
+        threads=torch.get_num_threads(),
+        is_signed=problem.signed,
+        causal=mask.causal,
+        window=mask.window or 0,
+        offset=mask.offset,
+        position_step=sizes.queries == problem.queries,
+        scale=problem.scale,
+        softcap=problem.softcap or 0.0,
+    )
+    prepared = _prepared(settings)
+    held = results | _by_query(problem, grad_output, results) | {name: _dense_rows(problem.given[name]) for name in ("key", "value")}
+    held["plain"] = torch.empty(problem.batch * problem.kv_heads, dtype=torch.uint8, device="cpu")
+    held["partial"] = torch.empty(prepared.partial, **PLACE) if sizes.few else None
+    held["scratch"] = scratch = torch.empty(prepared.scratch, **PLACE)
+    call = NativeCall.from_buffer_copy(prepared.call)
+    call.seed, call.dropped, call.bias_bound = problem.seed, problem.dropped, problem.bias_bound
+    call.packed = scratch.data_ptr() + prepared.packed
+    for name, tensor in held.items():
+        if tensor is not None:
+            setattr(call, name, tensor.data_ptr())
+            if name in STEPS:
+                getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
     return function(ctypes.byref(call)) == 0
 
 
 def _by_query(problem: BlockedProblem, grad_output: Tensor | None, results: dict[str, Tensor | None]) -> dict[str, Tensor]:
-    """What is by head and query. A group's heads with a single query become one head with as many queries: their keys are read once."""
+    """What is by head and query, the heads of a group joined if `_joins_heads`."""
     found = {"query": problem.given["query"]}
     if problem.polarity is not None:
         found["log_polarity"] = problem.log_polarity[:, None].expand(problem.heads, problem.queries)
@@ -206,7 +264,7 @@ def _by_query(problem: BlockedProblem, grad_output: Tensor | None, results: dict
         if tensor is not None:
             read = _readable(tensor) if name in ("bias", "additive") else tensor
             found[name] = read.expand(problem.batch, problem.heads, problem.queries, problem.keys)
-    if problem.queries == 1 and problem.groups > 1:
+    if _joins_heads(problem):
         for name, tensor in found.items():
             dim = tensor.dim() // 4
             found[name] = tensor.unflatten(dim, (problem.kv_heads, problem.groups)).squeeze(dim + 2)
