@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_tanhmax.cli import checks, start
-from hf_tanhmax.errors import Interrupted, RecipeError
 from hf_tanhmax.interpret import ComparisonOptions, compare_faithfulness, plot_comparison
 from hf_tanhmax.interpret.faithfulness.intervals import Cell
 from hf_tanhmax.interpret.faithfulness.metrics import MEASURES
@@ -32,7 +31,7 @@ from hf_tanhmax.training.configuration.recipe import Recipe, read_recipes, task_
 from hf_tanhmax.training.run import run_all
 from hf_tanhmax.training.tasks import task_for
 
-from .command_line import Parser
+from .command_line import Parser, exit_codes
 
 FOLDER = Path(__file__).parent / "results" / "faithfulness"
 TASKS = {"bert": "bert/text_classification", "vit": "vit/image_classification", "llama": "llama/causal_lm"}
@@ -50,6 +49,7 @@ COLUMNS = ("attention_tau", "deletion_tau", "comprehensiveness", "sufficiency", 
 LONGEST = 48  # tokens of a text that is explained
 
 
+@exit_codes(ValueError, resumable=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is not trained, measure, write and print; 2 if something the user gave cannot work."""
     parser = Parser(prog="python -m recipes.faithfulness", description=__doc__)
@@ -65,19 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(rendered(options.family))
         return 0
     if options.rows < 1 or options.seeds < 1:
-        print(f"error: --rows and --seeds must be at least 1, but are {options.rows} and {options.seeds}", file=sys.stderr)
-        return 2
+        raise ValueError(f"--rows and --seeds must be at least 1, but are {options.rows} and {options.seeds}")
     out = options.out or FOLDER / f"{options.family}-{'checkpoint' if options.model else 'scratch'}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        runs = _trained(options, flags)
-        result = _compared(runs, options, out)
-    except (RecipeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (Interrupted, KeyboardInterrupt):
-        print("stopped; the same command goes on from there", file=sys.stderr)
-        return 130
+    runs = _trained(options, flags)
+    result = _compared(runs, options, out)
     write_json(out, result)
     print(summary(result))
     return 0

@@ -25,7 +25,7 @@ from hf_tanhmax.training.configuration.recipe import read_recipes, task_base
 from hf_tanhmax.training.run import run_all
 from hf_tanhmax.training.tasks import task_for
 
-from .command_line import Parser
+from .command_line import Parser, exit_codes
 
 OUT = Path(__file__).parent / "results" / "explanations"
 TASK = "vit/image_classification"
@@ -41,6 +41,7 @@ DIGITS = {
 RULE, SHOWN = "the first test image", 256  # pixels a side
 
 
+@exit_codes()
 def main(arguments: list[str]) -> int:
     """Draw all pictures; 2 if one cannot be drawn."""
     chosen = _parsed(arguments)
@@ -49,11 +50,7 @@ def main(arguments: list[str]) -> int:
     code = hf_tanhmax(["start", "--out", str(chosen.work / "start"), "--picture", str(chosen.out / "start.png"), *model])
     if code:
         return code
-    try:
-        draw_digits(chosen.work / "digits", chosen.out)
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    draw_digits(chosen.work / "digits", chosen.out)
     return 0
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hf_tanhmax.cli.input_files import read_inputs
-from hf_tanhmax.errors import RecipeError, one_line
+from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.integration.hooks import AttentionCall
 from hf_tanhmax.interpret import explain, methods_for
 from hf_tanhmax.interpret.attribution.conservation import Conservation
@@ -35,13 +35,14 @@ from hf_tanhmax.interpret.inputs.loading import Loaded, load
 from hf_tanhmax.provenance import hardware, versions
 from hf_tanhmax.results import table, write_json
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 
 SAMPLES = 128  # of KernelSHAP, whose sum is exact with any number
 CONSTANT = "attnlrp, weights constant"
 UNSUMMED = ("weights", "oriented", "rollout", "gradient", "value_zeroing", "alti")  # the last two are shares: their sum is 1 by division
 
 
+@exit_codes(OSError, ValueError)
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 2 if something the user gave cannot work."""
     parser = Parser(prog="python -m recipes.benchmarks.conservation", description=__doc__)
@@ -52,13 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=30, help="texts (default: 30)")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
-    try:
-        models = dict(_named(argument) for argument in options.model)
-        texts = read_inputs(options.data or _film_reviews(), limit=options.count)
-        result = measure({name: _loaded(folder) for name, folder in models.items()}, [str(text) for text in texts])
-    except (RecipeError, OSError, ValueError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    models = dict(_named(argument) for argument in options.model)
+    texts = read_inputs(options.data or _film_reviews(), limit=options.count)
+    result = measure({name: _loaded(folder) for name, folder in models.items()}, [str(text) for text in texts])
     print(report(result))
     if options.out is not None:
         write_json(options.out, result)

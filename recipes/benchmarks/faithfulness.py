@@ -39,7 +39,7 @@ from hf_tanhmax.provenance import hardware, versions
 from hf_tanhmax.results import table, write_json
 from hf_tanhmax.training.data.tokenizer import load_tokenizer
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 
 METHODS = ("weights", "oriented", "contributions", "rollout", "input_x_gradient")
 TIMED = tuple(name for name, measure in MEASURES.items() if not measure.of_seed)  # what a loop erases without drawing anything
@@ -52,6 +52,7 @@ Values: TypeAlias = Mapping[str, Mapping[str, Sequence[float]]]
 Measured: TypeAlias = tuple[Values, int]
 
 
+@exit_codes()
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 2 if something the user gave cannot work."""
     parser = Parser(prog="python -m recipes.benchmarks.faithfulness", description=__doc__)
@@ -62,11 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=32, help="copies per batch (default: 32)")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
-    try:
-        model, tokenizer, inputs = _model_and_inputs(options.model, options.texts, options.count)
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    model, tokenizer, inputs = _model_and_inputs(options.model, options.texts, options.count)
     result = speed(model, tokenizer, inputs, rounds=options.rounds, batch_size=options.batch_size)
     print(report(result))
     if options.out is not None:

@@ -23,7 +23,7 @@ from hf_tanhmax.interpret.viz.page import LARGEST_PAGE
 from hf_tanhmax.provenance import hardware, versions
 from hf_tanhmax.results import table, write_json
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 
 LAYERS, HEADS = 12, 12
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -40,6 +40,7 @@ CHOOSE = """async ([layer, head]) => {
 COLUMNS = {"paint": "first paint, ms", "usable": "usable, ms", "drawn": "all heads, ms", "choice": "another head, ms"}
 
 
+@exit_codes()
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 2 if there is no browser."""
     parser = Parser(prog="python -m recipes.benchmarks.page", description=__doc__)
@@ -47,11 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="times that each page is opened (default: 5)")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
-    try:
-        result = measured([int(length) for length in options.lengths.split(",")], options.rounds)
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    result = measured([int(length) for length in options.lengths.split(",")], options.rounds)
     print(report(result))
     if options.out is not None:
         write_json(options.out, result)

@@ -23,11 +23,12 @@ from hf_tanhmax.provenance import hardware, versions
 from hf_tanhmax.results import table, write_json
 from hf_tanhmax.training.data.tokenizer import load_tokenizer
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 
 POLARITIES = (0.0, 1e-12, 1e-9, 1e-6, 1e-4, 1e-2, 1.0)
 
 
+@exit_codes()
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 2 if something the user gave cannot work."""
     parser = Parser(prog="python -m recipes.benchmarks.polarity_scan", description=__doc__)
@@ -37,11 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--length", type=int, default=64, help="tokens of a row (default: 64)")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     chosen = parser.parse_args(arguments)
-    try:
-        result = scan(chosen.model, chosen.text, rows=chosen.rows, length=chosen.length)
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    result = scan(chosen.model, chosen.text, rows=chosen.rows, length=chosen.length)
     print(report(result))
     if chosen.out is not None:
         write_json(chosen.out, result)

@@ -4,15 +4,13 @@ python -m recipes.conversion ablation --data DIR --weights minilm=DIR [--tasks .
 """
 
 import argparse
-import sys
 from typing import Any
 
-from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.interpret import ablate_negatives
 from hf_tanhmax.provenance import git_commit, hardware, versions
 from hf_tanhmax.results import read_lines
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from .plan import Plan, read_plan
 from .rows import EVALUATION_BATCH, Batch, Rows, read_rows
 from .run import add_line, add_places, check_places, kept_model
@@ -21,6 +19,7 @@ INTERVENTIONS = ("negatives_masked", "negatives_spread", "negatives_permuted", "
 FILE = "ablation.jsonl"
 
 
+@exit_codes(resumable=True)
 def main(arguments: list[str]) -> int:
     """Ablate what is missing; 0 if it went well, 2 if something given cannot work."""
     plan = read_plan()
@@ -28,13 +27,9 @@ def main(arguments: list[str]) -> int:
     add_places(parser, plan)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     chosen = parser.parse_args(arguments)
-    try:
-        check_places(chosen)
-        for name in chosen.tasks:
-            _run(plan, name, chosen)
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check_places(chosen)
+    for name in chosen.tasks:
+        _run(plan, name, chosen)
     return 0
 
 

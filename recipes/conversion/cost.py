@@ -7,7 +7,6 @@ Whatever else the machine does meets all of them alike, which it does not when o
 
 import argparse
 import statistics
-import sys
 import time
 from itertools import islice
 from typing import Any
@@ -18,10 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import hf_tanhmax
-from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.provenance import git_commit, hardware, versions
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from .models import matrix_products_in_bfloat16, softmax_model, weight_decay_groups
 from .plan import ClassifierTask, Plan, read_plan
 from .rows import Batch, read_rows
@@ -30,6 +28,7 @@ from .run import add_line, add_places, check_places
 KINDS: dict[str, dict[str, Any]] = {"tanhmax": {"polarity": 1.0}, "balanced": {"polarity": 0.2, "shift": "balanced"}}
 
 
+@exit_codes(resumable=True)
 def main(arguments: list[str]) -> int:
     """Measure and write `cost.jsonl`, a line per task; 2 if something given cannot work."""
     plan = read_plan()
@@ -37,15 +36,11 @@ def main(arguments: list[str]) -> int:
     add_places(parser, plan)
     parser.add_argument("--rounds", type=int, default=12, help="steps of each that are timed")
     chosen = parser.parse_args(arguments)
-    try:
-        check_places(chosen)
-        for name in chosen.tasks:
-            line = measure(plan, plan.tasks[name], chosen)
-            add_line(chosen.results / "cost.jsonl", line)
-            print(name, *(f"{kind} {seconds:.3f} s" for kind, seconds in line["step_seconds"].items()), flush=True)
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check_places(chosen)
+    for name in chosen.tasks:
+        line = measure(plan, plan.tasks[name], chosen)
+        add_line(chosen.results / "cost.jsonl", line)
+        print(name, *(f"{kind} {seconds:.3f} s" for kind, seconds in line["step_seconds"].items()), flush=True)
     return 0
 
 

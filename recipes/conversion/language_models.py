@@ -10,7 +10,6 @@ command goes on where it stopped. Test text is read in float32, once for each li
 import argparse
 import functools
 import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -33,7 +32,7 @@ from hf_tanhmax.provenance import git_commit, hardware, versions
 from hf_tanhmax.results import read_lines
 from hf_tanhmax.training.health import attention_health
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from .continuations import Continuations, sampled
 from .plan import RESULTS
 from .run import add_line
@@ -108,6 +107,7 @@ def read_plan(path: Path = PLAN) -> LanguagePlan:
     return LanguagePlan(ways=ways, **values)
 
 
+@exit_codes(resumable=True)
 def main(arguments: list[str]) -> int:
     """Measure what is missing; 0 if it went well, 2 if something given cannot work."""
     plan = read_plan()
@@ -120,11 +120,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/conversion/language_models"), metavar="DIR", help="where samples are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     chosen = parser.parse_args(arguments)
-    try:
-        _run(plan, chosen)
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _run(plan, chosen)
     return 0
 
 

@@ -10,7 +10,6 @@ errors: accuracy, accuracy less that of softmax with the same seeds, negative ma
 
 import argparse
 import statistics
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from hf_tanhmax.results import read_lines, table
 from hf_tanhmax.training.data.synthetic import synthetic_splits
 from hf_tanhmax.training.data.tokenizer import build_tokenizer
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from .plan import RESULTS, ClassifierTask, Way, read_plan
 from .rows import EVALUATION_BATCH, Batch, Rows
 from .run import add_line
@@ -58,6 +57,7 @@ VALIDATION = 1000  # documents at the end of the training ones of what is genera
 VOTES, VOTES_SEED = {"documents": 7000, "words": 12, "of_each_sign": 20, "neutral": 80}, 5
 
 
+@exit_codes(resumable=True)
 def main(arguments: list[str]) -> int:
     """Train and read what is missing; 0 if it went well, 2 if something given cannot work."""
     parser = Parser(prog="python -m recipes.conversion pattern", description=__doc__)
@@ -73,14 +73,10 @@ def main(arguments: list[str]) -> int:
     if chosen.table:
         print(summary(read_lines(chosen.results / FILE)))
         return 0
-    try:
-        if chosen.data is None:
-            raise RecipeError("--data DIR is missing, the folder with sst2/")
-        for task in chosen.tasks:
-            _run(task, chosen)
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if chosen.data is None:
+        raise RecipeError("--data DIR is missing, the folder with sst2/")
+    for task in chosen.tasks:
+        _run(task, chosen)
     return 0
 
 

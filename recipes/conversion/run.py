@@ -7,7 +7,6 @@ softmax fine-tuning made is converted and read as it is, so those cells need the
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.provenance import git_commit, hardware, versions
 from hf_tanhmax.results import locked, read_lines, write_lines
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from .models import converted, softmax_model
 from .plan import RESULTS, ClassifierTask, Plan, Way, read_plan
 from .rows import Rows, read_rows
@@ -47,13 +46,10 @@ class Cell:
         return f"{self.task.name}, {self.way.name}{'' if self.tuned else ' without fine-tuning'}, seed {self.seed}"
 
 
+@exit_codes(resumable=True)
 def main(arguments: list[str]) -> int:
     """Run the cells; 0 if it went well, 2 if something given cannot work."""
-    try:
-        _run(_parsed(arguments))
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _run(_parsed(arguments))
     return 0
 
 

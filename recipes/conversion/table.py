@@ -5,7 +5,6 @@ python -m recipes.conversion table [--results DIR]
 
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,22 @@ from typing import Any
 from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import read_lines, table
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from .plan import RESULTS, Way, read_plan
 
 Lines = list[dict[str, Any]]
 
 
+@exit_codes()
 def main(arguments: list[str]) -> int:
     """Print the table; 2 if there are no results."""
     parser = Parser(prog="python -m recipes.conversion table", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     parser.add_argument("--markdown", action="store_true", help="for a document")
     chosen = parser.parse_args(arguments)
-    try:
-        print(rendered(chosen.results, markdown=chosen.markdown))
-        if (chosen.results / "ablation.jsonl").is_file():
-            print("\n" + ablated(chosen.results, markdown=chosen.markdown))
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(rendered(chosen.results, markdown=chosen.markdown))
+    if (chosen.results / "ablation.jsonl").is_file():
+        print("\n" + ablated(chosen.results, markdown=chosen.markdown))
     return 0
 
 

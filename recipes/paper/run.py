@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from hf_tanhmax.errors import Interrupted, RecipeError
+from hf_tanhmax.errors import RecipeError
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from . import collapse, text, vision
 from .basins import basins, run_basin
 from .corpus import Corpus
@@ -34,16 +34,10 @@ FAST_ROWS, FAST_EPOCHS = 300, 12
 Work = Callable[[Ledger, text.Tick], None]  # does what is missing of a cell
 
 
+@exit_codes(resumable=True)
 def main(arguments: list[str]) -> int:
     """Run what was asked for; 0 if it went well, 2 if something given cannot work, 130 if it was stopped and can be resumed."""
-    try:
-        Replication(parsed(arguments)).run()
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (Interrupted, KeyboardInterrupt):
-        print("stopped: every finished run is kept; give the same command to go on", file=sys.stderr)
-        return 130
+    Replication(parsed(arguments)).run()
     return 0
 
 

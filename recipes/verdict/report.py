@@ -2,14 +2,12 @@
 
 import math
 import statistics
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import spread, table
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from . import questions
 from .maps.registry import MAPS
 from .measurements.signs import INTERVENTIONS
@@ -25,18 +23,15 @@ PRELIMINARY = "**Preliminary**: not all models of the plan have been trained, an
 Lines = dict[str, list[Line]]
 
 
+@exit_codes()
 def main(arguments: list[str]) -> int:
     """Write the report; 0 if it went well, 2 if something given cannot work."""
     parser = Parser(prog="python -m recipes.verdict report", description=__doc__)
     add_places(parser)
     parser.add_argument("--output", type=Path, default=REPORT, metavar="FILE")
     chosen = parser.parse_args(arguments)
-    try:
-        plan = read_plan(chosen.plan)
-        chosen.output.write_text(report(plan, read_all(chosen.results, plan)), encoding="utf-8")
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    plan = read_plan(chosen.plan)
+    chosen.output.write_text(report(plan, read_all(chosen.results, plan)), encoding="utf-8")
     print(f"report: {chosen.output}")
     return 0
 

@@ -8,7 +8,6 @@ has taken. Cells whose learning rate is not decided yet wait for the grid. Ctrl-
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.provenance import git_commit, hardware, versions
 from recipes.conversion.run import add_line
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from .data.batches import TaskData
 from .data.load import load
 from .maps.registry import parameters_of
@@ -32,20 +31,13 @@ from .plan import PLAN, RESULTS, Plan, Task, read_plan
 from .results import Cell, Line, cells_of, chosen_rate, line_of, read_task
 from .training import evaluate, train
 
-INTERRUPTED = 130
 SHORT = 60  # seconds, below which times are not given in minutes
 
 
+@exit_codes(resumable=True)
 def main(arguments: list[str]) -> int:
     """Run the cells; 0 if it went well, 2 if something given cannot work, 130 if it was stopped."""
-    try:
-        _run(_parsed(arguments))
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: finished cells are kept; give the same command to go on", file=sys.stderr)
-        return INTERRUPTED
+    _run(_parsed(arguments))
     return 0
 
 

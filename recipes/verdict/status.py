@@ -1,12 +1,10 @@
 """How much of the plan has been run, and how long the rest will take: `python -m recipes.verdict status`."""
 
 import statistics
-import sys
 
-from hf_tanhmax.errors import RecipeError
 from hf_tanhmax.results import table
 
-from ..command_line import Parser
+from ..command_line import Parser, exit_codes
 from .plan import Plan, read_plan
 from .results import Line, cells_of, line_of, read_all
 from .run import add_places
@@ -14,17 +12,14 @@ from .run import add_places
 HOUR = 3600
 
 
+@exit_codes()
 def main(arguments: list[str]) -> int:
     """Print the table; 0 if it went well, 2 if something given cannot work."""
     parser = Parser(prog="python -m recipes.verdict status", description=__doc__)
     add_places(parser)
     chosen = parser.parse_args(arguments)
-    try:
-        plan = read_plan(chosen.plan)
-        print(progress(plan, read_all(chosen.results, plan)))
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    plan = read_plan(chosen.plan)
+    print(progress(plan, read_all(chosen.results, plan)))
     return 0
 
 

@@ -1,12 +1,13 @@
-"""Help of recipes keeps its line breaks, by one parser that all of them use."""
+"""Help of recipes keeps its line breaks, by one parser that all of them use; and all end alike."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
+from hf_tanhmax.errors import Interrupted, RecipeError
 from recipes import command_line
-from recipes.command_line import Parser
+from recipes.command_line import Parser, exit_codes
 from recipes.conversion import table
 from recipes.paper import run
 
@@ -35,3 +36,37 @@ def test_help_of_a_recipe_is_its_docstring(module, capsys):
         module.main(["--help"])
     assert end.value.code == 0
     assert module.__doc__.strip() in capsys.readouterr().out
+
+
+def ending(error, **how):
+    @exit_codes(OSError, **how)
+    def main(given):
+        if given:
+            raise error
+        return 0
+
+    assert main(False) == 0
+    return main(True)
+
+
+@pytest.mark.parametrize("error", [RecipeError("no\n  such file"), OSError("no such file")])
+def test_what_cannot_work_is_one_line(error, capsys):
+    assert ending(error) == 2
+    assert capsys.readouterr().err == "error: no such file\n"
+    with pytest.raises(ValueError, match="no such number"):
+        ending(ValueError("no such number"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("step 5")])
+def test_what_goes_on_says_so_when_it_is_stopped(error, capsys):
+    assert ending(error, resumable=True) == 130
+    assert capsys.readouterr().err == "stopped: what is finished is kept; the same command goes on from there\n"
+    with pytest.raises(KeyboardInterrupt):
+        ending(KeyboardInterrupt())
+
+
+def test_no_recipe_ends_in_a_way_of_its_own():
+    for path in FOLDER.rglob("*.py"):
+        handlers = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler)]
+        said = [ast.unparse(each.type) for each in handlers if each.type is not None and "return 2" in ast.unparse(each)]
+        assert path.name == "command_line.py" or not said, f"{path.relative_to(FOLDER)} catches {said} by itself"

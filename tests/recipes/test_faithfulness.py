@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from hf_tanhmax.errors import Interrupted
+
 recipe = pytest.importorskip("recipes.faithfulness", reason="needs the extra recipes")
 
 CELL = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9, "seeds": 1, "spread": None}
@@ -75,14 +77,14 @@ def test_what_cannot_be_measured(arguments, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stopped", [KeyboardInterrupt, recipe.Interrupted])
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, Interrupted])
 def test_a_run_that_is_stopped_says_so(stopped, tmp_path, capsys, monkeypatch):
     def _stop(_):
         raise stopped
 
     monkeypatch.setattr(recipe, "run_all", _stop)
     assert recipe.main(["bert", "--runs", str(tmp_path), "--out", str(tmp_path / "a.json")]) == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on from there\n"
+    assert capsys.readouterr().err == "stopped: what is finished is kept; the same command goes on from there\n"
 
 
 def test_every_family_knows_what_its_variants_are_trained_with(tmp_path):

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from readme import README
 
+from hf_tanhmax.errors import RecipeError
+
 pictures = pytest.importorskip("recipes.pictures", reason="needs the extra recipes")
 TINY = {"max_steps": "2", "logging_steps": "1", "save_steps": "2", "health_steps": "2", "max_train_rows": "40", "max_test_rows": "20"}
 
@@ -36,7 +38,7 @@ def test_digits(tmp_path, monkeypatch):
         return replace(found, effects={"negatives_masked": replace(masked, **difference)})
 
     monkeypatch.setattr(pictures, "ablate_negatives", lambda *given, **options: ablated(*given, matters=False, **options))
-    with pytest.raises(pictures.RecipeError, match=r"no picture of .*work: No effect of the negative weights was found"):
+    with pytest.raises(RecipeError, match=r"no picture of .*work: No effect of the negative weights was found"):
         pictures.draw_digits(tmp_path / "work", tmp_path, **TINY)
     assert not (tmp_path / "digits.png").exists()
     monkeypatch.setattr(pictures, "ablate_negatives", lambda *given, **options: ablated(*given, matters=True, **options))
@@ -56,7 +58,7 @@ def test_what_start_returns_is_returned(tmp_path, monkeypatch, capsys):
     assert given == [["start", "--out", str(folder), "--picture", str(picture), "--model", "m"]]
 
     def refuse(*_):
-        raise pictures.RecipeError("no picture")
+        raise RecipeError("no picture")
 
     monkeypatch.setattr(pictures, "hf_tanhmax", lambda _: 0)
     monkeypatch.setattr(pictures, "draw_digits", refuse)

@@ -78,9 +78,6 @@ class NativeCall(ctypes.Structure):
     )
 
 
-FIELDS = {field[0] for field in NativeCall._fields_}
-
-
 def why_not_native(problem: BlockedProblem) -> str | None:
     """Why the C++ operator does not compute this call, as the end of a sentence; None if it does. Raises as `native_library`."""
     reason = _why_declined(problem) or why_no_library()
@@ -208,7 +205,8 @@ class Prepared(NamedTuple):
 def _prepared(settings: Settings) -> Prepared:
     sizes, backward, threads, heads = settings.sizes, settings.backward, settings.threads, settings.kv_heads * settings.groups
     share, packed_share = sizes.share(backward=backward), sizes.packed_share(backward=backward)
-    numbers = {name: value for name, value in settings._asdict().items() if name in FIELDS}
+    fields = {field[0] for field in NativeCall._fields_}
+    numbers = {name: value for name, value in settings._asdict().items() if name in fields}
     numbers |= {name: getattr(sizes, name) for name in ("queries", "keys", "width", "value_width", "rows", "balanced", "half")}
     numbers |= {"heads": heads, "share": share, "packed_share": packed_share, "tile_size": sizes.tile, "kind": KINDS.index(sizes.dtype)}
     scratch = threads * share + settings.batch * settings.kv_heads * packed_share

@@ -106,7 +106,7 @@ def test_it_can_be_stopped(command, monkeypatch, capsys):
 
     monkeypatch.setattr(run, "run_cell", _stopped)
     assert command("--tasks", "vit_digits") == 130
-    assert "stopped: finished cells are kept; give the same command to go on" in capsys.readouterr().err
+    assert "stopped: what is finished is kept; the same command goes on from there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
