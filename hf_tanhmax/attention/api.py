@@ -240,10 +240,10 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     share(call.mask.keep)
     if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.decode_wishes)):
         table = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
-        return called(decode_attention, *call.operator_inputs(kernels=True), *table)[0]
+        return called(decode_attention, call.operator_inputs(kernels=True), *table)
     if implementation in ("cpu", "triton"):
         seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
-        return called(fused_attention, *call.operator_inputs(kernels=implementation == "triton", seed=seed))[0]
+        return called(fused_attention, call.operator_inputs(kernels=implementation == "triton", seed=seed))
     tensors, mask = (call.query, call.key, call.value), call.mask
     if call.paging is not None:
         tensors, mask = call.paging.gathered(*tensors, mask)
@@ -264,7 +264,7 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
             bias=call.bias,
             additive_mask=call.additive_mask,
             scale=call.factor,
-            polarity=call.polarity,
+            polarity=call.polarities if isinstance(call.polarity, Tensor) else call.polarity,
             shift=call.shift,
         )
     output, weights = reference_attention(
