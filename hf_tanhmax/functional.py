@@ -69,7 +69,7 @@ def tanhmax(
         keep: boolean, broadcasts to `scores`; True takes part. None keeps all.
         dim: the dimension that holds the keys.
         polarity: a number in [0, 1], or a tensor that broadcasts to `scores` (differentiable, where the one-sided
-            derivative is taken at 0; below 0 it makes NaN).
+            derivative is taken at 0; above 1 it is that of a score bias c below 0, and below 0 it makes NaN).
         additive_mask: floating point, broadcasts to `scores`; multiplies a key's share by its exponential, as under softmax.
             Differentiable.
         shift: None, or `"balanced"`: the weights are :math:`(P - p N) / (1 + p)`, with P the softmax of the scores and N that of their

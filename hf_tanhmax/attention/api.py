@@ -68,7 +68,8 @@ def tanhmax_attention(
         softcap: scores become `softcap * tanh(scores / softcap)`.
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`, whose gradient at exactly 0 is 0
-            unless the shift is balanced or the reference computes. Values below 0 make NaN, as reading them would wait for a GPU.
+            unless the shift is balanced or the reference computes. Values above 1 are those of a score bias below 0, such as a learned
+            one may become; values below 0 make NaN, as reading them would wait for a GPU.
         shift: None, or `"balanced"`: the scores of a row are shifted by one constant, so that the weights are `(P - p N) / (1 + p)` with P
             the softmax of the scores and N that of their negatives.
         cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another. With a
