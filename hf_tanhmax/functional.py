@@ -69,7 +69,7 @@ def tanhmax(
         keep: boolean, broadcasts to `scores`; True takes part. None keeps all.
         dim: the dimension that holds the keys.
         polarity: a number in [0, 1], or a tensor that broadcasts to `scores` (differentiable, where the one-sided
-            derivative is taken at 0; below 0 it makes NaN).
+            derivative is taken at 0; above 1 it is that of a score bias c below 0, and below 0 it makes NaN).
         additive_mask: floating point, broadcasts to `scores`; multiplies a key's share by its exponential, as under softmax.
             Differentiable.
         shift: None, or `"balanced"`: the weights are :math:`(P - p N) / (1 + p)`, with P the softmax of the scores and N that of their
@@ -154,7 +154,7 @@ def log_polarity(polarity: Tensor) -> Tensor:
 
 def nan_below_zero(polarity: Tensor) -> Tensor:
     """A polarity whose values below 0, which mean nothing, are NaN."""
-    return torch.where(polarity < 0, math.nan, polarity)
+    return polarity.masked_fill(polarity < 0, math.nan)
 
 
 def check_polarity(polarity: float | Tensor) -> float | Tensor:
@@ -164,6 +164,8 @@ def check_polarity(polarity: float | Tensor) -> float | Tensor:
         TypeError: neither a number nor a floating-point tensor.
         ValueError: a number outside [0, 1].
     """
+    if type(polarity) is float and 0.0 <= polarity <= 1.0:
+        return polarity
     if isinstance(polarity, Tensor):
         if not polarity.is_floating_point():
             raise TypeError(f"a polarity tensor must be floating point, but is {polarity.dtype}")
@@ -214,8 +216,10 @@ def check_added(name: str, added: Tensor, shape: torch.Size | tuple[int, ...], w
 
 
 def _check_broadcasts(name: str, tensor: Tensor, shape: torch.Size | tuple[int, ...], what: str) -> None:
-    padded = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
-    if tensor.dim() > len(shape) or any(have not in (1, want) for have, want in zip(padded, shape, strict=True)):
+    fits = tensor.dim() <= len(shape)
+    for have, want in zip(tensor.shape[::-1], shape[::-1], strict=False):  # from the last; a generator would take twice as long
+        fits = fits and (have == 1 or have == want)
+    if not fits:
         raise ValueError(f"{name} of shape {tuple(tensor.shape)} does not broadcast to {what} of shape {tuple(shape)}")
 
 

@@ -68,7 +68,8 @@ def tanhmax_attention(
         softcap: scores become `softcap * tanh(scores / softcap)`.
         dropout_p: share of the weights set to 0, the others divided by `1 - dropout_p`; give 0 in evaluation.
         polarity: 1 is TanhMax, 0 softmax; a number in [0, 1] or a differentiable tensor `[heads]`, whose gradient at exactly 0 is 0
-            unless the shift is balanced or the reference computes. Values below 0 make NaN, as reading them would wait for a GPU.
+            unless the shift is balanced or the reference computes. Values above 1 are those of a score bias below 0, such as a learned
+            one may become; values below 0 make NaN, as reading them would wait for a GPU.
         shift: None, or `"balanced"`: the scores of a row are shifted by one constant, so that the weights are `(P - p N) / (1 + p)` with P
             the softmax of the scores and N that of their negatives.
         cu_seqlens: int32 or int64 `[sequences + 1]`, the bounds of sequences packed into a batch of one; no sequence sees another. With a
@@ -240,10 +241,10 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
     share(call.mask.keep)
     if implementation == "decode" or (implementation == "triton" and decodable(call.query, **call.decode_wishes)):
         table = (None, None) if call.paging is None else (call.paging.block_table, call.paging.bounds)
-        return called(decode_attention, *call.operator_inputs(kernels=True), *table)[0]
+        return called(decode_attention, call.operator_inputs(kernels=True), *table)
     if implementation in ("cpu", "triton"):
         seed = torch.randint(2**62, (), device=call.query.device) if call.dropout_p > 0 else None
-        return called(fused_attention, *call.operator_inputs(kernels=implementation == "triton", seed=seed))[0]
+        return called(fused_attention, call.operator_inputs(kernels=implementation == "triton", seed=seed))
     tensors, mask = (call.query, call.key, call.value), call.mask
     if call.paging is not None:
         tensors, mask = call.paging.gathered(*tensors, mask)
@@ -264,7 +265,7 @@ def _run(implementation: str, call: Call) -> Tensor | tuple[Tensor, Tensor]:
             bias=call.bias,
             additive_mask=call.additive_mask,
             scale=call.factor,
-            polarity=call.polarity,
+            polarity=call.polarities if isinstance(call.polarity, Tensor) else call.polarity,
             shift=call.shift,
         )
     output, weights = reference_attention(

@@ -131,11 +131,11 @@ class Call:
             self.query, self.key, self.value = _cast_alike(self.query, self.key, self.value)
         _check_tensors(self.query, self.key, self.value, paged=self.block_table is not None)
         self.paging = None if self.block_table is None else self._checked_paging(self.block_table)
-        shape = (*self.query.shape[:3], self.key.shape[2])
         if self.keep is not None:
-            check_keep(self.keep, shape, "[batch, heads, queries, keys]")
+            check_keep(self.keep, self._scores, "[batch, heads, queries, keys]")
             _check_device("keep", self.keep, self.query)
-        self.bias, self.additive_mask = self._added("bias", self.bias, shape), self._added("additive_mask", self.additive_mask, shape)
+        self.bias = None if self.bias is None else self._added("bias", self.bias)
+        self.additive_mask = None if self.additive_mask is None else self._added("additive_mask", self.additive_mask)
         _check_numbers(self.scale, self.window, self.softcap, self.dropout_p)
         self.mask = self._checked_mask()
         self.polarity = _checked_polarity(self.polarity, self.query)
@@ -148,9 +148,9 @@ class Call:
 
     @property
     def polarities(self) -> Tensor:
-        """The polarity as `[heads]`, in float32 or float64."""
+        """The polarity as `[heads]`, in float32 or float64, NaN where it is below 0."""
         if isinstance(self.polarity, Tensor):
-            return self.polarity
+            return nan_below_zero(self.polarity)
         exact = torch.promote_types(self.query.dtype, torch.float32)
         return torch.full((self.query.shape[1],), self.polarity, dtype=exact, device=self.query.device)
 
@@ -176,7 +176,7 @@ class Call:
         mask, constant = self.mask, not isinstance(self.polarity, Tensor) and self.polarity in (0.0, 1.0)
         softmax = constant and self.polarity == 0.0
         balanced = self.shift is not None and not softmax  # to which a shift is nothing
-        polarities = None if constant else self.polarities if balanced else log_polarity(self.polarities)
+        polarities = None if constant else self.polarities if balanced else self._log_polarities()
         return OperatorInputs(
             self.query,
             self.key,
@@ -198,11 +198,23 @@ class Call:
             kernels,
         )
 
-    def _added(self, name: str, added: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    def _log_polarities(self) -> Tensor:
+        """The logarithm of the polarity, as `[heads]`."""
+        given = self.polarity
+        if not isinstance(given, Tensor) or (given.requires_grad and torch.is_grad_enabled()):
+            return log_polarity(self.polarities)
+        if torch.compiler.is_compiling() or transforms() or forward_mode():
+            return log_polarity(self.polarities)
+        return torch.log(given)  # the same numbers in one step: the others are for the derivative at 0
+
+    @property
+    def _scores(self) -> tuple[int, ...]:
+        """The shape of the scores."""
+        return (*self.query.shape[:3], self.key.shape[2])
+
+    def _added(self, name: str, added: Tensor) -> Tensor:
         """What is added to the scores, with 4 dimensions."""
-        if added is None:
-            return None
-        check_added(name, added, shape, "[batch, heads, queries, keys]")
+        check_added(name, added, self._scores, "[batch, heads, queries, keys]")
         _check_device(name, added, self.query)
         return added if added.dim() == 4 else added[(None,) * (4 - added.dim())]
 
@@ -255,7 +267,30 @@ def autocasts(device_type: str) -> bool:
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) -> None:
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
+    dtype = query.dtype
+    alike = dtype.is_floating_point and key.dtype == dtype and value.dtype == dtype and key.device == query.device == value.device
+    if not alike or query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
+        _refuse_unlike(query=query, key=key, value=value)
+    batch, heads, _, dim = query.shape
+    key_batch, kv_heads, keys, key_dim = key.shape
+    value_batch, value_heads, values, value_dim = value.shape
+    if (batch != key_batch and not paged) or key_batch != value_batch or kv_heads != value_heads or keys != values:
+        raise ValueError(
+            "query, key and value must agree in batch, and key and value in heads and length, but have shapes "
+            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if dim != key_dim:
+        raise ValueError(f"query and key must have one head size, but have {dim} and {key_dim}")
+    if dim == 0 or value_dim == 0:
+        raise ValueError(f"query, key and value must have at least one feature, but have {dim}, {key_dim} and {value_dim}")
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(f"the {kv_heads} key heads must divide the {heads} query heads")
+
+
+def _refuse_unlike(**tensors: Tensor) -> None:
+    """Say which of query, key and value has the wrong number of dimensions, dtype or device."""
+    query = tensors["query"]
+    for name, tensor in tensors.items():
         if tensor.dim() != 4:
             raise ValueError(f"{name} must be [batch, heads, length, head_dim], but has shape {tuple(tensor.shape)}")
         if not tensor.is_floating_point():
@@ -263,18 +298,6 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor, *, paged: bool) ->
         if tensor.dtype != query.dtype:
             raise TypeError(f"query, key and value must have one dtype, but {name} is {tensor.dtype} and query is {query.dtype}")
         _check_device(name, tensor, query)
-    if (query.shape[0] != key.shape[0] and not paged) or key.shape[:3] != value.shape[:3]:
-        raise ValueError(
-            "query, key and value must agree in batch, and key and value in heads and length, but have shapes "
-            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
-        )
-    if query.shape[3] != key.shape[3]:
-        raise ValueError(f"query and key must have one head size, but have {query.shape[3]} and {key.shape[3]}")
-    if query.shape[3] == 0 or value.shape[3] == 0:
-        sizes = (query.shape[3], key.shape[3], value.shape[3])
-        raise ValueError("query, key and value must have at least one feature, but have {}, {} and {}".format(*sizes))
-    if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
-        raise ValueError(f"the {key.shape[1]} key heads must divide the {query.shape[1]} query heads")
 
 
 def _cast_alike(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -309,4 +332,5 @@ def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor
     if checked.dim() > 1 or checked.numel() not in (1, heads):
         raise ValueError(f"a polarity tensor must be a scalar or [heads] = [{heads}], but has shape {tuple(checked.shape)}")
     _check_device("polarity", checked, query)
-    return nan_below_zero(checked.to(exact)).expand(heads)
+    checked = checked if checked.dtype == exact else checked.to(exact)
+    return checked if checked.shape == (heads,) else checked.expand(heads)

@@ -8,6 +8,7 @@ gradient.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from .cpu.balanced import balanced_backward, balanced_forward
 from .cpu.blocked import blocked_backward, blocked_forward
 from .cpu.operator import native_backward, native_forward
 from .cpu.problem import BlockedProblem
+from .kernels.support import device_of
 from .reference import reference_attention
 
 # What this code calls itself where names are global to a process: torch's operators, and Transformers' attention functions. The file that
@@ -33,7 +35,7 @@ SCHEMA_TYPES = {
     float: "float",
     float | None: "float?",
 }
-TENSORS, FIELDS = 9, len(OperatorInputs._fields)  # tensors are the first of `OperatorInputs`
+TENSORS = 9  # tensors are the first of `OperatorInputs`
 PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
 
 
@@ -62,20 +64,26 @@ SCHEMA = _schema(OperatorInputs)
 Result = TypeVar("Result")
 
 
-def _fused_attention(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
+def _fused_attention(inputs: OperatorInputs) -> tuple[Tensor, Tensor, Tensor | None]:
     """Output `[batch, heads, queries, value_dim]`, L `[batch, heads, queries]` in float32 (float64 for float64), and statistics.
 
-    These the kernels need for their backward pass, if float32 is multiplied exactly; else they are empty.
+    These the kernels need for their backward pass, if float32 is multiplied exactly; else they are None.
     """
-    inputs = OperatorInputs._make(flat)
     if inputs.kernels:
-        from .kernels.launch import launch_forward
-
-        return _launched(launch_forward, inputs)
+        return _launched(_launchers().forward, inputs)
     problem = BlockedProblem(inputs)
     found = native_forward(problem)
     output, lse = (balanced_forward if problem.balanced else blocked_forward)(problem) if found is None else found
-    return output.to(inputs.query.dtype), lse, lse.new_empty(0)
+    return output.to(inputs.query.dtype), lse, None
+
+
+def _fused_operator(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
+    return _in_schema(*_fused_attention(OperatorInputs._make(flat)))
+
+
+def _in_schema(output: Tensor, lse: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Results of `_fused_attention` as torch's schema has them: no statistics are an empty tensor."""
+    return output, lse, lse.new_empty(0) if statistics is None else statistics
 
 
 @torch.library.custom_op(
@@ -93,58 +101,77 @@ def fused_attention_backward(*flat: Flat) -> tuple[Tensor, ...]:
     )
 
 
-def _decode_attention(*flat: Flat) -> tuple[Tensor, Tensor]:
+def _decode_attention(inputs: OperatorInputs, block_table: Tensor | None, bounds: Tensor | None) -> tuple[Tensor, Tensor]:
     """Output `[batch, heads, queries, value_dim]`, and L `[batch, heads, queries]` in float32, +inf where a query sees no key.
 
     With a `block_table` key and value are `[blocks, kv_heads, keys of a block, dim]`; see `paged_cache`.
     """
-    from .kernels.launch_decode import launch_decode
+    return _launched(_launchers().decode, inputs, block_table, bounds)
 
-    return _launched(launch_decode, OperatorInputs._make(flat[:-2]), *flat[-2:])
+
+def _decode_operator(*flat: Any) -> tuple[Tensor, Tensor]:
+    return _decode_attention(OperatorInputs._make(flat[:-2]), *flat[-2:])
 
 
 fused_attention = torch.library.custom_op(
-    f"{NAMESPACE}::fused_attention", _fused_attention, mutates_args=(), schema=f"({SCHEMA}) -> (Tensor, Tensor, Tensor)"
+    f"{NAMESPACE}::fused_attention", _fused_operator, mutates_args=(), schema=f"({SCHEMA}) -> (Tensor, Tensor, Tensor)"
 )
 decode_attention = torch.library.custom_op(
     f"{NAMESPACE}::decode_attention",
-    _decode_attention,
+    _decode_operator,
     mutates_args=(),
     schema=f"({SCHEMA}, Tensor? block_table, Tensor? bounds) -> (Tensor, Tensor)",
 )
 DIRECTLY: dict[Callable[..., Any], Callable[..., Any]] = {fused_attention: _fused_attention, decode_attention: _decode_attention}
 
 
-def called(operator: Callable[..., Result], *flat: Flat) -> Result:
-    """The result of `fused_attention` or `decode_attention`, without the dispatcher's time (20 us) where nobody would notice.
+def called(operator: Callable[..., Any], inputs: OperatorInputs, *table: Tensor | None) -> Tensor:
+    """The output of `fused_attention` or `decode_attention`, without the dispatcher's time (20 us) where nobody would notice.
 
     Without gradients, on plain tensors, and with no compiler, tracer, transform or mode that looks on, the dispatcher only passes on.
     """
-    direct = not torch.is_grad_enabled() and _nobody_looks_on(flat)
-    found: Result = (DIRECTLY.get(operator, operator) if direct else operator)(*flat)
-    return found
+    if not torch.is_grad_enabled() and _nobody_looks_on(inputs[:TENSORS] + table):
+        output: Tensor = DIRECTLY[operator](inputs, *table)[0]
+    else:
+        output = operator(*inputs, *table)[0]
+    return output
 
 
-def _nobody_looks_on(flat: tuple[Flat, ...]) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not PLAIN.issuperset(map(type, flat[:TENSORS] + flat[FIELDS:])):
+def _nobody_looks_on(tensors: tuple[Flat, ...]) -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not PLAIN.issuperset(map(type, tensors)):
         return False
     # Modes, transforms of torch.func and forward derivatives: torch has no public word for "one is on".
     return not torch._C._len_torch_dispatch_stack() and not torch._C._functorch.get_interpreter_stack() and not forward_mode()
 
 
+class _Launchers(NamedTuple):
+    """What the first call imports, as it needs Triton."""
+
+    problem: Callable[..., Any]
+    is_exact: Callable[[Tensor], bool]
+    forward: Callable[..., tuple[Tensor, Tensor, Tensor | None]]
+    decode: Callable[..., tuple[Tensor, Tensor]]
+
+
+@cache
+def _launchers() -> _Launchers:
+    """Once, as an import statement takes a microsecond in every call."""
+    from .kernels.launch import FusedProblem, is_exact, launch_forward
+    from .kernels.launch_decode import launch_decode
+
+    return _Launchers(FusedProblem, is_exact, launch_forward, launch_decode)
+
+
 def _launched(launch: Callable[..., Result], inputs: OperatorInputs, *arguments: Flat, exact: bool | None = None, **wanted: bool) -> Result:
     """What a launcher of the kernels returns for a call, whose precision is torch's setting if None is given."""
-    from .kernels.launch import FusedProblem, is_exact
-    from .kernels.support import device_of
-
     query, key, value, polarity = inputs[:4]
-    exact = is_exact(query) if exact is None else exact
+    exact = _launchers().is_exact(query) if exact is None else exact
     numbers = (inputs.scale, inputs.softcap, inputs.dropout_p, inputs.seed, exact)
     additive = inputs.additive_mask is not None
     tensors = (inputs.mask, inputs.additive_mask if additive else inputs.bias)
     with device_of(query):
         given = (query, key, value, polarity, inputs.signed, *tensors, *numbers)
-        problem = FusedProblem(*given, additive=additive, balanced=inputs.balanced)
+        problem = _launchers().problem(*given, additive=additive, balanced=inputs.balanced)
         return launch(problem, *arguments, **wanted)
 
 
@@ -186,10 +213,10 @@ def _(*flat: Flat) -> tuple[Tensor, Tensor, Tensor]:
     if inputs.kernels:
         from .kernels.launch import outputs
 
-        return outputs(query, value, balanced=inputs.balanced)
+        return _in_schema(*outputs(query, value, balanced=inputs.balanced))
     exact = torch.promote_types(query.dtype, torch.float32)
     lse = query.new_empty(0 if inputs.balanced else query.shape[:3], dtype=exact)
-    return query.new_empty(*query.shape[:3], value.shape[-1]), lse, lse.new_empty(0)
+    return _in_schema(query.new_empty(*query.shape[:3], value.shape[-1]), lse, None)
 
 
 @fused_attention_backward.register_fake

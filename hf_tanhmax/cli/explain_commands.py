@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..choices import ALL, CLASSIFIER, CONTROL
+from ..choices import ALL, CLASSIFIER, CONTROL, METHODS
 from ..interpret import (
     INTERVENTIONS,
     ComparisonOptions,
@@ -29,7 +29,7 @@ from ..interpret import (
     explain_generation,
     explain_whole_generation,
     faithfulness,
-    methods_for,
+    methods_refused,
     most_probable,
     plot_comparison,
     rank_collapse,
@@ -105,7 +105,7 @@ def run_faithfulness(options: argparse.Namespace) -> int:
         loaded = _loaded(options)
         chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "measures") if (value := getattr(options, name))}
         if options.methods == [ALL]:
-            chosen["methods"] = (*methods_for(loaded.model), CONTROL)
+            chosen["methods"] = (*all_methods(loaded.model), CONTROL)
         chosen |= {name: value for name in ("steps", "samples") if (value := getattr(options, name)) is not None}
         report = faithfulness(
             loaded.model,
@@ -218,7 +218,7 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
     """An explanation for each text and target, or for each next token."""
     chosen: dict[str, Any] = {name: tuple(value) for name in ("methods", "layers") if (value := getattr(options, name))}
     if chosen.get("methods") == (ALL,):
-        chosen["methods"] = methods_for(loaded.model)
+        chosen["methods"] = all_methods(loaded.model)
     chosen |= {"max_length": options.max_length, "steps": options.steps, "samples": options.samples, "twin": _twin(loaded, options)}
     if options.generate and not loaded.is_causal:
         raise ValueError(GENERATING)
@@ -235,6 +235,14 @@ def _explanations(loaded: Loaded, options: argparse.Namespace) -> list[Explanati
             for given in _inputs(loaded, options)
             for target in _targets(loaded, options, given)
         ]
+
+
+def all_methods(model: Any) -> tuple[str, ...]:
+    """The methods that a model serves; those that it does not are printed with the reason."""
+    refused = methods_refused(model)
+    for reason in dict.fromkeys(refused.values()):
+        print(f"note: without {', '.join(method for method, why in refused.items() if why == reason)}: {reason}")
+    return tuple(method for method in METHODS if method not in refused)
 
 
 def _inputs(loaded: Loaded, options: argparse.Namespace) -> list[ModelInput]:

@@ -4,7 +4,7 @@ from ..ablation import NegativesAblation, read_ablation
 from ..choices import EXPLAIN_METHODS, GENERATION_METHODS, INTERVENTIONS, METHODS
 from .ablation.ablate import ablate_negatives
 from .attribution.conservation import Conservation
-from .attribution.decomposition.scores import methods_for
+from .attribution.decomposition.scores import methods_for, methods_refused
 from .attribution.explain import explain, explain_generation, most_probable
 from .attribution.explanation import Explanation, load_explanation, save_explanation
 from .attribution.generation import GenerationExplanation, explain_whole_generation
@@ -46,6 +46,7 @@ __all__ = [
     "faithfulness",
     "load_explanation",
     "methods_for",
+    "methods_refused",
     "most_probable",
     "plot_comparison",
     "plot_generation",

@@ -415,6 +415,18 @@ def test_a_polarity_that_is_none_is_not_softmax(implementation, shift, wrong):
     assert output[:, 1].isfinite().all()
 
 
+@pytest.mark.parametrize("implementation", ["reference", "composed", "cpu", "portable"])
+def test_a_polarity_is_a_score_bias_of_either_sign(implementation):
+    """p = exp(-2c), so a learned c that falls below 0 makes a polarity above 1; a number is chosen, between softmax and TanhMax."""
+    query, key, value = (torch.randn(2, 3, 20, 8, dtype=torch.float64) for _ in range(3))
+    score_bias = torch.tensor([-1.3, -0.2, 0.7], dtype=torch.float64, requires_grad=True)
+    output = tanhmax_attention(query, key, value, polarity=torch.exp(-2 * score_bias), implementation=implementation)
+    expected = tanhmax_attention(query, key, value, bias=score_bias.view(1, 3, 1, 1).expand(2, 3, 20, 20), implementation="reference")
+    torch.testing.assert_close(output, expected, atol=1e-12, rtol=1e-12)
+    found, wanted = (torch.autograd.grad(each.square().sum(), score_bias)[0] for each in (output, expected))
+    torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
+
+
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
 def test_a_scale_that_is_not_finite_is_refused(scale):
     query = torch.randn(1, 2, 20, 8)

@@ -1,9 +1,12 @@
 """A call: what is wrong with it, and what operators get of it."""
 
 import inspect
+import math
 
 import pytest
 import torch
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.call import Call, autocasts
@@ -93,6 +96,49 @@ def test_a_polarity_of_0_or_1_is_no_tensor(polarity, signed):
     inputs = call(polarity=polarity).operator_inputs(kernels=True)
     assert inputs.signed is signed
     assert inputs.polarity is None if polarity in (0.0, 1.0) else torch.equal(inputs.polarity, torch.full((4,), 0.5).log())
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def logarithm(polarity):
+    return call(polarity=polarity).operator_inputs(kernels=False).polarity
+
+
+def test_without_derivatives_the_logarithm_of_a_polarity_takes_one_step_and_is_the_same():
+    for values in ([0.0, 0.3, 1.0, 1e-30], [-0.5, math.nan, -0.0, 2.0]):
+        given = torch.tensor(values)
+        with Operations() as seen:
+            found = logarithm(given)
+        assert set(seen.names) - {"aten.slice.Tensor", "aten.promote_types.default"} == {"aten.log.default"}
+        torch.testing.assert_close(found, logarithm(given.clone().requires_grad_()).detach(), equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # by which torch makes forward derivatives
+@pytest.mark.parametrize("kind", ["grad", "forward-mode", "jvp", "vmap of grad", "grad of vmap"])
+def test_the_logarithm_of_a_polarity_has_a_derivative_at_0(kind):
+    """It is 0 there; that of the logarithm alone would be infinite."""
+    given, ones = torch.tensor([0.0, 0.5, 1.0, 0.25]), torch.ones(4)
+    if kind == "grad":
+        given.requires_grad_()
+        (found,) = torch.autograd.grad(logarithm(given).sum(), given)
+    elif kind == "forward-mode":
+        with torch.no_grad(), forward_ad.dual_level():
+            found = forward_ad.unpack_dual(logarithm(forward_ad.make_dual(given, ones))).tangent
+    elif kind == "jvp":
+        found = torch.func.jvp(logarithm, (given,), (ones,))[1]
+    elif kind == "grad of vmap":
+        found = torch.func.grad(lambda polarity: torch.func.vmap(logarithm)(polarity[None]).sum())(given)
+    else:
+        found = torch.func.vmap(torch.func.grad(lambda polarity: logarithm(polarity).sum()))(given[None])[0]
+    assert found.tolist() == [0.0, 2.0, 1.0, 4.0]
 
 
 @pytest.mark.parametrize("polarity", [1.0, 0.0, 0.5, torch.tensor([0.0, 0.5, 1.0, 0.3])])

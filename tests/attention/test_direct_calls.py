@@ -16,9 +16,9 @@ def direct(monkeypatch):
     """How often the dispatcher is passed by."""
     calls = []
 
-    def _noted(*flat):
-        calls.append(flat)
-        return ops._fused_attention(*flat)
+    def _noted(*given):
+        calls.append(given)
+        return ops._fused_attention(*given)
 
     monkeypatch.setitem(ops.DIRECTLY, ops.fused_attention, _noted)
     return calls

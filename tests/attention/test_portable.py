@@ -29,7 +29,7 @@ def test_what_stock_attention_lacks_is_exported_as_the_definition(arguments):
 
 
 @pytest.mark.parametrize("shift", [None, "balanced"])
-@pytest.mark.parametrize("polarity", [1.0, 0.0, 0.3, torch.tensor([1.0, 0.0, 0.2, 0.9])], ids=str)
+@pytest.mark.parametrize("polarity", [1.0, 0.0, 0.3, torch.tensor([1.0, 0.0, 0.2, 1.9])], ids=str)
 def test_one_graph_serves_every_size_of_a_masked_call(polarity, shift):
     """The calls of other sizes too have a row that keeps no key."""
     calls = [masked_call(*size) for size in ((3, 5, 7), (2, 19, 23), (1, 2, 31))]

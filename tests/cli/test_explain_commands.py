@@ -11,6 +11,7 @@ from image_processors import load_images
 from PIL import Image
 from saved_models import processor_for, save_model
 from transformers import BertForSequenceClassification
+from walked import DECODER, Walked
 
 from hf_tanhmax.cli import explain_commands
 from hf_tanhmax.cli.arguments import main
@@ -247,6 +248,24 @@ def test_all_methods_of_one_model_and_its_heads(models, tmp_path, capsys):
     assert "| integrated_gradients |" in printed
     assert "Change of the logit without a head:" in printed
     assert "| layer.head |" in printed
+
+
+def test_methods_that_a_model_does_not_serve_are_left_out_of_all_with_the_reason(models, tmp_path, capsys):
+    """GLM-4 is built as LLaMA is, and norms what attention writes before it is added."""
+    for name in ("one", "other"):
+        Walked("Glm4ForCausalLM", DECODER, "causal").save(tmp_path / name)
+    reason = "its layers do more to what attention writes than to add it to the residual stream, which ALTI does not know"
+    quick = ("--methods", "all", "--steps", 2, "--samples", 64)
+    printed = done(capsys, "explain", "--model", tmp_path / "one", "--text", TEXT, *quick, "--out", tmp_path / "a.json")
+    assert f"note: without alti, alti_logit: {reason}\n" in printed
+    assert set(METHODS) - set(json.loads((tmp_path / "a.json").read_text())["scores"]) == {"alti", "alti_logit"}
+    measured = ("--data", models / "rows.csv", "--text-column", "sentence", "--limit", 1, *quick, "--measures", "mask_tau", "--heads", 0)
+    printed = done(capsys, "faithfulness", "--model", tmp_path / "one", *measured, "--out", tmp_path / "b.md")
+    assert printed.startswith(f"note: without alti, alti_logit: {reason}\n")
+    both = ("faithfulness", "--models", tmp_path / "one", tmp_path / "other", *measured, "--seeds", 1, "--out", tmp_path / "c.md")
+    printed = done(capsys, *both)
+    for method in ("alti", "alti_logit"):
+        assert f"Not measured of A and B: {method}: {reason}" in printed
 
 
 @load_images

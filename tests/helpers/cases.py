@@ -141,6 +141,7 @@ CASES: dict[str, Case] = {
     "softmax": Case({"polarity": 0.0}),
     "softmax_masked": Case({"polarity": 0.0, "keep": _mask(B, 1, LQ, LK, empty=(0, 0, 3))}),
     "polarity_per_head": Case({"polarity": torch.tensor([1.0, 0.5, 0.1, 1e-3, 0.9, 0.2], dtype=torch.float64)}),
+    "polarity_above_1": Case({"polarity": torch.tensor([1.7, 5.0, 0.5, 30.0, 1.0, 1.2], dtype=torch.float64)}),  # of a score bias below 0
     "polarity_scalar": Case({"polarity": torch.tensor(0.3, dtype=torch.float64)}),
     "polarity_some_heads": Case({"polarity": torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0], dtype=torch.float64).detach()}),
     "packed": Case({"cu_seqlens": torch.tensor([0, 3, 4, 11])}, **_packed),

@@ -32,7 +32,7 @@ CHECKS = check = Checks()
 OF_TWO = ("kernels", "in_a_context", "trainer")  # once is enough, or there is nothing to see with more ranks
 B, H, HK, D, DV = 2, 4, 2, 5, 3
 LENGTH = 24
-POLARITY = torch.tensor([1.0, 0.3, 0.05, 0.7], dtype=torch.float64)
+POLARITY = torch.tensor([1.0, 0.3, 0.05, 1.7], dtype=torch.float64)
 PACKED = torch.tensor([0, 3, 4, 4, 17, 23, 24])
 
 

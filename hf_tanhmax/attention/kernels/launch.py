@@ -16,7 +16,7 @@ from ..sharing import shared
 from .backward import bias_kernel, delta_kernel, key_value_kernel, query_kernel
 from .forward import forward_kernel
 from .interpreter import faithful
-from .layout import ALIGN, Layout, Numbers, launch_constants, launch_numbers
+from .layout import ALIGN, Layout, Numbers, broadcast_strides, launch_constants, launch_numbers
 from .masks import NO_MASK, PackedMask, pack_mask
 from .primitives import LOG2E
 from .schedule import Kernel, Tile, adds_atomically, autotuning, fastest, group_splits, length_bucket, padded_size, splits_products, tiles
@@ -58,9 +58,13 @@ class FusedProblem:
         self.query, self.key, self.value = _rows(self.query), _rows(self.key), _rows(self.value)
         self.batch, self.heads, self.queries, self.dim = self.query.shape
         _, self.kv_heads, self.keys, self.value_dim = self.value.shape
-        keep, shape = self.visibility.keep, (self.batch, self.heads, self.queries, self.keys)
-        self.broad_bias = None if self.bias is None else self.bias.expand(shape)
-        self.broad_keep = None if keep is None else keep.view(torch.uint8).expand(shape)
+        self.layout = self._layout()
+
+    @property
+    def keep_bytes(self) -> Tensor | None:
+        """The boolean mask as the kernels read it that take bytes."""
+        keep = self.visibility.keep
+        return None if keep is None else keep.view(torch.uint8)
 
     def run(self, kernel: Kernel, launch: Callable[[Tile], None]) -> None:
         """Launch a kernel with the default tile, with that of the user's file (`tuned`), or (HF_TANHMAX_AUTOTUNE=1) with the fastest."""
@@ -70,15 +74,20 @@ class FusedProblem:
         absent = (self.visibility.keep is None, self.visibility.segments is None, self.bias is None)
         if not autotuning():
             tuned = tuned_tile(kernel, self.layout, self.query, absent)
-            if tuned is not None and self.fits(tuned):
-                return launch(tuned)
-            usual = (tile for tile in table if tile.rounded == self.rounded and tile.crowded == self.crowded)
-            return launch(next(filter(self.fits, (*usual, *table))))
+            return launch(tuned if tuned is not None and self.fits(tuned) else self._default(table))
         rows = tuple(tile for tile in table if self.fits(tile))
         compiled = tuple(self.constants(rows[0])[name] for name in FEATURES)
         lengths = (length_bucket(self.queries), length_bucket(self.keys))
         key = (kernel, str(self.query.device), self.query.dtype, self.exact, *absent, *compiled, *lengths, rows)
         return launch(fastest(key, rows, launch, do_bench) if len(rows) > 1 else rows[0])
+
+    def _default(self, table: tuple[Tile, ...]) -> Tile:
+        """The first tile that is for such calls; where there is none, the first that this call may have."""
+        rounded, crowded = self.rounded, self.crowded
+        for tile in table:
+            if tile.rounded == rounded and tile.crowded == crowded and self.fits(tile):
+                return tile
+        return next(filter(self.fits, table))
 
     def fits(self, tile: Tile) -> bool:
         """Whether this call may have a tile.
@@ -148,48 +157,35 @@ class FusedProblem:
         """What all strides and sizes are multiples of: `ALIGN`, or 1. It does not change with the lengths of dense tensors."""
         return self.layout.alignment
 
-    @cached_property
-    def layout(self) -> Layout:
+    def _layout(self) -> Layout:
         """Sizes, strides and numbers of the call."""
-        seen, nowhere = self.visibility, (0, 0, 0, 0)
+        seen = self.visibility
+        sizes = (self.batch, self.heads, self.queries, self.dim, self.kv_heads, self.keys, self.value_dim)
         return Layout(
-            batch=self.batch,
-            heads=self.heads,
-            queries=self.queries,
-            dim=self.dim,
-            kv_heads=self.kv_heads,
-            keys=self.keys,
-            value_dim=self.value_dim,
-            row_strides=self.row_strides,
-            bias_strides=nowhere if self.broad_bias is None else self.broad_bias.stride(),
-            keep_strides=nowhere if self.broad_keep is None else self.broad_keep.stride(),
-            causal=seen.causal,
-            offset=seen.offset,
-            window=seen.window,
-            scale=self.scale,
-            softcap=self.softcap,
-            dropout_p=self.dropout_p,
+            *sizes, self.row_strides, broadcast_strides(self.bias), broadcast_strides(seen.keep),
+            seen.causal, seen.offset, seen.window, self.scale, self.softcap, self.dropout_p,
             polarity=2 if self.polarity is not None and not self.balanced else int(self.signed),
-            single=self.query.dtype == torch.float32,
-            exact=self.exact,
-            split=self.exact and splits_products(),
-            additive=self.additive,
-            balanced=self.balanced,
-        )
+            single=self.query.dtype == torch.float32, exact=self.exact, split=self.exact and splits_products(),
+            additive=self.additive, balanced=self.balanced,
+        )  # fmt: skip
 
     def arguments(self, tile: Tile) -> dict[str, Argument]:
         """The arguments that every kernel takes, but for decoding."""
-        starts, ends = self.bounds
-        tensors = {**self.tensors, **self.packed_mask.tensors, "STARTS": starts, "ENDS": ends, "SEED": self.seed}
-        del tensors["KEEP"]
-        return {**tensors, **launch_numbers(self.layout, tile), **self.packed_mask.strides}
+        found: dict[str, Argument] = {**launch_numbers(self.layout, tile)}
+        packed = NO_MASK if self.visibility.keep is None else self.packed_mask
+        for more in (packed.tensors, packed.strides, self.tensors):
+            found.update(more)
+        found["STARTS"], found["ENDS"] = (None, None) if self.visibility.segments is None else self.bounds
+        found["SEED"] = self.seed
+        return found
 
     @property
     def tensors(self) -> dict[str, Tensor | None]:
-        """The tensors that every kernel takes, whatever its tile."""
-        unit = 1.0 if self.exact or self.balanced else LOG2E.value
-        log_p = None if self.polarity is None else self.polarity.float() * unit
-        return {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.broad_bias, "KEEP": self.broad_keep, "LOG_P": log_p}
+        """The tensors that every kernel takes, whatever its tile, but for the mask."""
+        log_p = self.polarity
+        if log_p is not None:
+            log_p = log_p.float() if self.exact or self.balanced else log_p.float() * LOG2E.value
+        return {"Q": self.query, "K": self.key, "V": self.value, "BIAS": self.bias, "LOG_P": log_p}
 
     @property
     def polarities(self) -> Tensor:
@@ -216,26 +212,27 @@ def is_exact(tensor: Tensor) -> bool:
 
 
 @faithful()
-def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor]:
+def launch_forward(problem: FusedProblem) -> tuple[Tensor, Tensor, Tensor | None]:
     """Output `[batch, heads, queries, value_dim]` (a transposed view of `[batch, queries, heads, value_dim]`), and L in float32.
 
     For float32 inputs that are multiplied exactly the third tensor is `[2, batch, heads, queries]`, the statistics that the backward pass
-    needs; else it is empty. With a balanced shift there are two L of each row, so that both are `[2, ..]` once more, and what is else empty
+    needs; else it is None. With a balanced shift there are two L of each row, so that both are `[2, ..]` once more, and what is else None
     is the output of the negative half.
     """
     output, lse, stats = outputs(problem.query, problem.value, balanced=problem.balanced)
-    if lse.numel() == 0:
+    programs = problem.batch * problem.heads
+    if programs * problem.queries == 0:
         return output, lse, stats
 
     def _launch(tile: Tile) -> None:
         arguments = problem.arguments(tile)
-        results = {"O": output.transpose(1, 2), "LSE": lse, "STATS": stats if problem.exact else None}
-        results["OPPOSITE"] = stats.transpose(1, 2) if problem.balanced and not problem.exact else None
-        results["NORMS"] = problem.norms() if tile.static else None
+        arguments["O"], arguments["LSE"] = output, lse
+        arguments["STATS"], arguments["OPPOSITE"] = (stats, None) if problem.exact else (None, stats if problem.balanced else None)
+        arguments["NORMS"] = problem.norms() if tile.static else None
+        arguments["POLYNOMIAL"], arguments["DESCRIBED"] = tile.polynomial, tile.described
         if tile.described:
             arguments |= {"K": _described(problem.key, tile.columns), "V": _described(problem.value, tile.columns)}
-        flags = {"POLYNOMIAL": tile.polynomial, "DESCRIBED": tile.described}
-        forward_kernel[math.ceil(problem.queries / tile.rows) * problem.batch * problem.heads,](**arguments, **results, **flags)
+        forward_kernel[math.ceil(problem.queries / tile.rows) * programs,](**arguments)
 
     problem.run("balanced" if problem.balanced else "forward", _launch)
     return output, lse, stats
@@ -253,14 +250,15 @@ def _described(tensor: Tensor, columns: int) -> TensorDescriptor:
     return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, columns, padded_size(tensor.shape[3])])
 
 
-def outputs(query: Tensor, value: Tensor, *, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
+def outputs(query: Tensor, value: Tensor, *, balanced: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Empty results in the layout of `launch_forward`."""
-    lse = query.new_empty((2, *query.shape[:3]) if balanced else query.shape[:3], dtype=torch.float32)
-    output = dense(query, value.shape[3])
-    if balanced and not is_exact(query):
-        return output, lse, dense(query, value.shape[3])
-    stats = query.new_empty((2, *lse.shape) if is_exact(query) else (0,), dtype=torch.float32)
-    return output, lse, stats
+    batch, heads, queries, _ = query.shape
+    shape = (2, batch, heads, queries) if balanced else (batch, heads, queries)
+    lse = query.new_empty(shape, dtype=torch.float32)
+    output, exact = dense(query, value.shape[3]), is_exact(query)
+    if exact:
+        return output, lse, query.new_empty((2, *shape), dtype=torch.float32)
+    return output, lse, dense(query, value.shape[3]) if balanced else None
 
 
 def was_exact(statistics: Tensor | None, *, balanced: bool) -> bool:
@@ -270,7 +268,7 @@ def was_exact(statistics: Tensor | None, *, balanced: bool) -> bool:
 
 def dense(like: Tensor, dim: int) -> Tensor:
     """An empty `[batch, heads, length, dim]` that lies in memory as `[batch, length, heads, dim]`, as Transformers wants it next."""
-    batch, heads, length = like.shape[:3]
+    batch, heads, length, _ = like.shape
     return like.new_empty_strided((batch, heads, length, dim), (length * heads * dim, dim, heads * dim, 1))
 
 
@@ -391,4 +389,5 @@ def _bias_gradient(problem: FusedProblem, shared: dict[str, Tensor | None]) -> T
 
 def _rows(tensor: Tensor) -> Tensor:
     """The tensor, copied if its last dimension is not dense or its rows lie too far apart for 32-bit offsets within a tile."""
-    return tensor if tensor.stride(3) == 1 and abs(tensor.stride(2)) < LONGEST_ROW_STRIDE else tensor.contiguous()
+    _, _, row, element = tensor.stride()
+    return tensor if element == 1 and row < LONGEST_ROW_STRIDE else tensor.contiguous()

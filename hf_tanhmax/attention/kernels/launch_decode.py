@@ -9,7 +9,7 @@ from torch import Tensor
 from ..sharing import shared
 from .decode import combine_halves_kernel, combine_kernel, decode_kernel, range_kernel
 from .interpreter import faithful
-from .launch import FusedProblem, dense
+from .launch import Argument, FusedProblem, dense
 from .layout import CACHED_LAYOUTS, Layout, Numbers, launch_numbers
 from .schedule import SHORTEST, Tile, decode_kernel_for, padded_size, splits
 from .support import multiprocessors
@@ -38,7 +38,8 @@ def launch_decode(problem: FusedProblem, table: Tensor | None, bounds: Tensor | 
     def _launch(tile: Tile) -> None:
         longest = _longest(problem, table)
         programs, count, known = _scheduled(problem.layout, tile, table is not None, longest, multiprocessors(problem.query.device))
-        arguments = {**problem.tensors, **known, "RANGES": ranges, "TABLE": table, "BOUNDS": bounds}
+        arguments: dict[str, Argument] = {**known, **problem.tensors, "KEEP": problem.keep_bytes, "RANGES": ranges}
+        arguments |= {"TABLE": table, "BOUNDS": bounds}
         arguments["range_b"] = 0 if ranges is None or ranges.shape[0] == 1 else ranges.stride(0)
         arguments["chunks"] = 0 if ranges is None else ranges.shape[1]
         ragged = table is not None and table.dim() == 1

@@ -3,6 +3,8 @@
 from functools import lru_cache
 from typing import NamedTuple
 
+from torch import Tensor
+
 from .primitives import LOG2E
 from .schedule import Tile, padded_size
 
@@ -60,6 +62,13 @@ class Layout(NamedTuple):
         if not self.single or (self.exact and not self.split):
             return "ieee"
         return "tf32x3" if self.exact else "tf32"
+
+
+def broadcast_strides(tensor: Tensor | None) -> tuple[int, ...]:
+    """Strides with which a tensor of 4 dimensions is read as a larger one, to which it broadcasts; zeros where there is none."""
+    if tensor is None:
+        return (0, 0, 0, 0)
+    return tuple([0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)])
 
 
 @lru_cache(maxsize=CACHED_LAYOUTS)

@@ -17,6 +17,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
 MOST_QUERIES = 16
 DEVICES = ("cuda", "xpu")
+UNCHANGED = nullcontext()
 MULTIPROCESSORS = 132  # of the GPU that the interpreter stands for
 TOO_LATE = "has an interpreter, but TRITON_INTERPRET=1 was set after Triton was imported; set it before triton or hf_tanhmax is imported"
 
@@ -136,5 +137,5 @@ def device_of(tensor: Tensor) -> AbstractContextManager[None]:
     """Make the tensor's GPU the current one: Triton launches there, wherever the tensors are."""
     device = tensor.device
     if device.type == "cpu" or (device.type == "cuda" and torch.cuda.current_device() == device.index):
-        return nullcontext()
+        return UNCHANGED
     return torch.get_device_module(tensor.device).device(tensor.device)

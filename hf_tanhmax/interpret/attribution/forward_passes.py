@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...checkpoint import text_config
 from ..inputs.encoding import DECODER_IDS, IDS, PIXELS
 from .evaluation_mode import check_finite, input_embeddings, resolve_layers
 from .hooks import LayerRecord, record_attention
@@ -41,8 +42,9 @@ def target_logits(model: PreTrainedModel, inputs: Mapping[str, Tensor], position
 
 
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:
-    """Arguments that keep a model from filling a cache, where it has one."""
-    return {} if getattr(model.config, "use_cache", None) is None else {"use_cache": False}
+    """Arguments that keep a model from filling a cache, where it, or its part that reads text, has one."""
+    fills = any(getattr(config, "use_cache", None) is not None for config in (model.config, text_config(model)))
+    return {"use_cache": False} if fills else {}
 
 
 @dataclass(frozen=True)

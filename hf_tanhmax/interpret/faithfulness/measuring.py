@@ -1,4 +1,4 @@
-"""The values of every measure and method for some texts: explained, perturbed, and run in one batched pass for all methods and seeds."""
+"""The values of every measure and method for some texts: explained, perturbed, and run in batches that nothing else changes."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,22 +93,25 @@ class Measuring:
             progress(0.5)
         found = {index: each.attribution for index, each in explained.items()}
         examples = {index: Example(each.encoded, each.result.target, each.grid) for index, each in found.items()}
-        scored = [(job, *self._scored(index, each, job)) for index, each in explained.items() for job in jobs]
-        copies = dict.fromkeys(copy for case in scored for copy in _copies(*case))
+        scored = {job: [self._scored(index, each, job) for index, each in explained.items()] for job in jobs}
         runner = PerturbationRunner(
             self.model,
             examples,
             layers=self.attribution.layers,
             baseline=self.attribution.baseline,
             batch_size=self.options.batch_size,
-            progress=lambda done: progress(0.5 * len(texts) * done / len(copies)),
+            progress=lambda done: progress(0.5 * len(texts) * done / copies),
         )
-        probabilities = {copy: _sigmoid(log_odds) for copy, log_odds in runner.log_odds(copies).items()}
+        shared, own = _together(scored)
+        copies = sum(map(len, (*shared, *own.values())))
+        common = {copy: log_odds for group in shared for copy, log_odds in runner.log_odds(group).items()}
         values: dict[Job, dict[str, dict[int, float]]] = {job: {measure: {} for measure in job.measures} for job in jobs}
-        for job, example, scores in scored:
-            for measure in job.measures:
-                values[job][measure][example.index] = MEASURES[measure].value(example, scores, probabilities.__getitem__)
-        return Measured(values, {index: each.result.target.index for index, each in found.items()}, len(copies))
+        for job, cases in scored.items():
+            probabilities = {copy: _sigmoid(log_odds) for copy, log_odds in {**common, **runner.log_odds(own[job])}.items()}
+            for example, scores in cases:
+                for measure in job.measures:
+                    values[job][measure][example.index] = MEASURES[measure].value(example, scores, probabilities.__getitem__)
+        return Measured(values, {index: each.result.target.index for index, each in found.items()}, copies)
 
     def with_methods(self, methods: tuple[str, ...], *, seed: int = 0, positions: int = 0) -> AttributionOptions:
         """How texts of so many positions are explained; those methods that are sampled by a seed, at least two samples per position."""
@@ -170,8 +173,26 @@ def computed(methods: Iterable[str]) -> tuple[str, ...]:
     return tuple(method for method in dict.fromkeys(methods) if method not in (CONTROL, OF_MODEL)) or METHODS[:1]
 
 
-def _copies(job: Job, example: MeasuredExample, scores: Array) -> list[Perturbation]:
-    return [example.original, *(copy for measure in job.measures for copy in MEASURES[measure].copies(example, scores))]
+def _together(scored: Mapping[Job, list[tuple[MeasuredExample, Array]]]) -> tuple[list[list[Perturbation]], dict[Job, list[Perturbation]]]:
+    """Copies that are run together: those that all jobs share, in groups, and those of each job alone.
+
+    A copy's value has other last digits in another batch. So no group depends on what else is measured: a run that goes on with other
+    methods or seeds gives what one run of all would.
+    """
+    measures = [name for name in MEASURES if any(name in job.measures for job in scored)]
+    examples = list({example.index: example for cases in scored.values() for example, _ in cases}.values())
+    groups = [[example.original for example in examples]]
+    groups += [[copy for example in examples for copy in MEASURES[name].shared(example)] for name in measures]
+    seen: set[Perturbation] = set()
+    shared = []
+    for group in groups:
+        shared.append([copy for copy in dict.fromkeys(group) if copy not in seen])
+        seen.update(group)
+    own = {}
+    for job, cases in scored.items():
+        needed = (copy for example, scores in cases for measure in job.measures for copy in MEASURES[measure].copies(example, scores))
+        own[job] = [copy for copy in dict.fromkeys(needed) if copy not in seen]
+    return shared, own
 
 
 def _sigmoid(log_odds: float) -> float:

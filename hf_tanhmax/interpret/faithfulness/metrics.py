@@ -81,10 +81,11 @@ class Measure:
     Attributes:
         title: for tables.
         better: `"higher"`, `"lower"`, or "" where neither is.
-        copies: the perturbed copies that it needs, for an example and its scores `[positions]`.
+        copies: the perturbed copies that it needs for an example and its scores `[positions]`.
         value: the metric, from the probability of each copy; NaN where it is not defined.
         of_model: whether it is the same for all scores.
         of_seed: whether a seed enters, also where the scores have none.
+        shared: the copies that it needs beside them, which are the same for all scores and seeds.
     """
 
     title: str
@@ -93,6 +94,7 @@ class Measure:
     value: Callable[[MeasuredExample, Array, Probability], float]
     of_model: bool = False
     of_seed: bool = False
+    shared: Callable[[MeasuredExample], list[Perturbation]] = lambda _: []
 
 
 def _rank_correlation(kind: str, absolute: bool) -> Measure:
@@ -104,11 +106,15 @@ def _rank_correlation(kind: str, absolute: bool) -> Measure:
             return math.nan
         return float(optional_package("scipy.stats", "rank correlations").kendalltau(scores, effects).statistic)
 
-    return Measure(f"{kind} {'absolute ' if absolute else ''}tau", "higher", _one_erased(kind), _value)
+    return Measure(f"{kind} {'absolute ' if absolute else ''}tau", "higher", _none, _value, shared=_one_erased(kind))
 
 
-def _one_erased(kind: str) -> Callable[[MeasuredExample, Array], list[Perturbation]]:
-    return lambda example, _: [example.without(kind, index) for index in range(len(example.positions))]
+def _none(_: MeasuredExample, __: Array) -> list[Perturbation]:
+    return []
+
+
+def _one_erased(kind: str) -> Callable[[MeasuredExample], list[Perturbation]]:
+    return lambda example: [example.without(kind, index) for index in range(len(example.positions))]
 
 
 def _effects(example: MeasuredExample, kind: str, probability: Probability) -> Array:
@@ -165,23 +171,23 @@ def _attention_replaced(kind: str) -> Measure:
 
 
 def _softly_erased(sufficiency: bool, pis: tuple[float, ...] = ()) -> Measure:
-    def _perturbed(example: MeasuredExample, scores: Array) -> list[Perturbation]:
+    def _nothing(example: MeasuredExample) -> Perturbation:
+        return example.retaining(numpy.zeros(len(example.positions)))
+
+    def _copies(example: MeasuredExample, scores: Array) -> list[Perturbation]:
         chances = importances(scores) if sufficiency else 1 - importances(scores)
         return [example.retaining(each) for each in ([with_mean(chances, pi) for pi in pis] or [chances])]
 
-    def _copies(example: MeasuredExample, scores: Array) -> list[Perturbation]:
-        return [example.retaining(numpy.zeros(len(scores))), *_perturbed(example, scores)]
-
     def _value(example: MeasuredExample, scores: Array, probability: Probability) -> float:
         original = probability(example.original)
-        whole = original - probability(example.retaining(numpy.zeros(len(scores))))
+        whole = original - probability(_nothing(example))
         if whole < SMALLEST_DROP:
             return math.nan
-        drop = float(numpy.mean([max(0.0, original - probability(copy)) for copy in _perturbed(example, scores)])) / whole
+        drop = float(numpy.mean([max(0.0, original - probability(copy)) for copy in _copies(example, scores)])) / whole
         return 1 - drop if sufficiency else drop
 
     title = f"{'pi-' * bool(pis)}soft {'NS' if sufficiency else 'NC'}"
-    return Measure(title, "higher", _copies, _value, of_seed=True)
+    return Measure(title, "higher", _copies, _value, of_seed=True, shared=lambda example: [_nothing(example)])
 
 
 def importances(scores: Array) -> Array:
@@ -209,7 +215,7 @@ MEASURES: dict[str, Measure] = {
         for kind in ("attention", "mask", "deletion")
         for absolute in (0, 1)
     },
-    "sign_agreement": Measure("sign agreement", "higher", _one_erased("attention"), _sign_agreement),
+    "sign_agreement": Measure("sign agreement", "higher", _none, _sign_agreement, shared=_one_erased("attention")),
     "comprehensiveness": _top_erased(kept=False),
     "sufficiency": _top_erased(kept=True),
     "deletion_auc": _curve(inserted=False),

@@ -1,6 +1,7 @@
 """One input, ready for the model: a text, an image or an encoded batch of one, without padding, with names for its positions."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...checkpoint import length_limit
+from ...checkpoint import length_limit, text_config
 from .image_patches import seen_picture, vision_config
 from .word_alignment import align_words, token_texts
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SPECIAL = ("unk_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
 IDS, PIXELS, MASK, DECODER_IDS = "input_ids", "pixel_values", "attention_mask", "decoder_input_ids"
+SHORT = 5  # tokens
 
 # What is explained: a text, a pair of texts, a PIL image, or an encoded batch of one.
 ModelInput: TypeAlias = "str | tuple[str, str] | Image | Mapping[str, object]"
@@ -97,6 +99,20 @@ def with_decoder_start(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dic
     if start is None:
         raise ValueError(f"{type(model).__name__} does not say with which token its texts begin; give {DECODER_IDS} in an encoded batch")
     return {**inputs, DECODER_IDS: torch.tensor([[start]], device=next(model.parameters()).device)}
+
+
+def short_input(model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """An input to see by what the parts of a model do: a few tokens, or a picture; None of a model that reads something else."""
+    if model.main_input_name == IDS:
+        end = getattr(text_config(model), "eos_token_id", None)  # at which BART classifies
+        tokens = [*range(1, SHORT), end if isinstance(end, int) else SHORT]
+        return with_decoder_start(model, _on_device(model, {IDS: torch.tensor([tokens])}))
+    config = vision_config(model.config)
+    size = getattr(config, "image_size", None)
+    if model.main_input_name != PIXELS or size is None:
+        return None
+    shape = (1, getattr(config, "num_channels", 3), *((size, size) if isinstance(size, int) else size))
+    return _on_device(model, {PIXELS: torch.linspace(-1, 1, math.prod(shape)).view(shape)})
 
 
 def is_per_token(name: str, value: Tensor, length: int) -> bool:

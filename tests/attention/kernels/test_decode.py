@@ -22,7 +22,7 @@ QUICK = {
     "left_padding",
     "additive_polarities",
 }
-QUICK |= {"keep_per_head", "empty_rows", "nothing_kept", "polarity_per_head", "softmax_masked", "large_scores_masked", "tiny_scores"}
+QUICK |= {"keep_per_head", "empty_rows", "nothing_kept", "polarity_above_1", "softmax_masked", "large_scores_masked", "tiny_scores"}
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
 

@@ -17,7 +17,7 @@ import hf_tanhmax
 from hf_tanhmax.choices import CONTROL, METHODS
 from hf_tanhmax.interpret import compare_faithfulness, faithfulness
 from hf_tanhmax.interpret.faithfulness import compare as module
-from hf_tanhmax.interpret.faithfulness.compare import ComparisonOptions, jobs_of
+from hf_tanhmax.interpret.faithfulness.compare import COMPARED, ComparisonOptions, jobs_of
 from hf_tanhmax.interpret.faithfulness.comparison import read_comparison
 from hf_tanhmax.interpret.faithfulness.partial import PartialValues
 from hf_tanhmax.interpret.inputs.loading import Loaded
@@ -191,6 +191,22 @@ def test_more_seeds_and_methods_measure_only_what_is_missing(monkeypatch, tmp_pa
     assert [{(job.method, job.seed) for job in each} for each in jobs] == [missing] * 2
     with pytest.raises(ValueError, match=r"part.jsonl holds a part of another comparison \(other texts, models or settings\); remove it"):
         compare_faithfulness(pair(), batches(7, 6), METHOD, options=QUICK, partial=file, progress=False)
+
+
+def test_more_seeds_and_methods_later_give_the_values_of_one_run(monkeypatch, tmp_path):
+    """To the last digit: which copies are run together does not depend on what is known already, so nor does their rounding."""
+    inputs, measures = batches(9, 8, 8, 7, 5), (*COMPARED, "permutation")
+    whole_options = ComparisonOptions(measures, seeds=3, steps=2, samples=30, head_texts=0)
+    methods = ("gradient", "contributions", "kernel_shap", CONTROL)
+    whole = compare_faithfulness(pair(), inputs, methods, options=whole_options, progress=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(PartialValues, "remove", lambda _: None)
+        for part, seeds in ((methods[1:2], 1), (methods[1:], 1), (methods[1:], 2)):
+            options = dataclasses.replace(whole_options, seeds=seeds)
+            compare_faithfulness(pair(), inputs, part, options=options, partial=tmp_path / "part", progress=False)
+    found = compare_faithfulness(pair(), inputs, methods, options=whole_options, partial=tmp_path / "part", progress=False)
+    assert repr(found.values) == repr(whole.values)
+    assert found.table() == whole.table()
 
 
 def test_a_text_of_more_positions_than_samples_has_two_for_each():

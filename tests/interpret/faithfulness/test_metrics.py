@@ -62,7 +62,7 @@ def test_replaced_attention_takes_the_median_change(measure):
 def test_every_value_needs_only_the_copies_it_named():
     for measure in MEASURES.values():
         example = MeasuredExample(0, POSITIONS)
-        named = {example.original, *measure.copies(example, EFFECTS)}
+        named = {example.original, *measure.shared(example), *measure.copies(example, EFFECTS)}
 
         def lookup(copy, named=named):
             assert copy in named
@@ -123,5 +123,5 @@ def test_soft_measures_are_about_the_scores_and_need_a_change(name):
 
 
 def test_every_score_alike_retains_half():
-    (_, *copies) = MEASURES["soft_sufficiency"].copies(MeasuredExample(0, POSITIONS), numpy.ones(5))
+    copies = MEASURES["soft_sufficiency"].copies(MeasuredExample(0, POSITIONS), numpy.ones(5))
     assert [copy.retained for copy in copies] == [(0.5,) * 5]

@@ -62,6 +62,17 @@ def check_rules(model: nn.Module) -> None:
             raise ValueError("the activation of its MLPs is no module, so it has no rule")
 
 
+@torch.no_grad()
+def run_by_rules(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> None:
+    """Run a model once, by which its norms are seen to compute what their rules are for.
+
+    Raises:
+        ValueError: one computes something else.
+    """
+    with linear_norms_and_activations(model):
+        model(**inputs, **without_cache(model))
+
+
 @contextmanager
 def first_hidden(model: nn.Module) -> Iterator[list[Tensor]]:
     """A list that holds, after a forward pass, the input of the first layer, from where on gradients are computed."""

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ....choices import METHODS
-from ....integration.patching import attention_modules
+from ...inputs.encoding import short_input
 from ..conservation import ACCEPTED_GAP, Conservation
-from ..forward_passes import PassResult
+from ..evaluation_mode import evaluation_mode, unwrap
+from ..forward_passes import PassResult, without_cache
 from .alti import alti, alti_logit, direct_logit
-from .attnlrp import attnlrp, check_rules
-from .layers import enclosing_layers, layer_parts, rolled_out
-from .value_zeroing import value_zeroing
+from .attnlrp import attnlrp, check_rules, run_by_rules
+from .layers import layer_parts, rolled_out
+from .value_zeroing import check_layers, check_zeroing, value_zeroing
 
 SHARED = "the whole"
 
@@ -63,37 +67,45 @@ def _attnlrp(model: PreTrainedModel, inputs: dict[str, Tensor], result: PassResu
     return Scores(values, Conservation.of(values, result.logit))
 
 
-def _has_layers(model: nn.Module) -> None:
-    for layer in range(len(attention_modules(model))):  # one by one, as some of those in one layer may not be called
-        enclosing_layers(model, (layer,))
+class Decomposition(NamedTuple):
+    """One method: what computes it, and what refuses a model, by how it is built and by what its parts do to an input."""
+
+    scores: Callable[[PreTrainedModel, dict[str, Tensor], PassResult], Scores]
+    check_built: Callable[[nn.Module], object]
+    checks_run: tuple[Callable[[PreTrainedModel, dict[str, Tensor]], object], ...] = ()
 
 
-def _has_parts(model: nn.Module) -> None:
-    layer_parts(model)
-
-
-# For each method, what computes it and what refuses a model that does not serve it.
-DECOMPOSITIONS: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor], PassResult], Scores], Callable[[nn.Module], None]]] = {
-    "value_zeroing": (_value_zeroing, _has_layers),
-    "alti": (_alti, _has_parts),
-    "alti_logit": (_alti_logit, check_rules),
-    "attnlrp": (_attnlrp, check_rules),
+DECOMPOSITIONS = {
+    "value_zeroing": Decomposition(_value_zeroing, check_layers, (check_zeroing,)),
+    "alti": Decomposition(_alti, layer_parts, (alti,)),
+    "alti_logit": Decomposition(_alti_logit, check_rules, (alti, run_by_rules)),
+    "attnlrp": Decomposition(_attnlrp, check_rules, (run_by_rules,)),
 }
 
 
 def methods_for(model: nn.Module) -> tuple[str, ...]:
-    """Those of `METHODS` that a model serves, which is any model that can be explained."""
-    return tuple(method for method in METHODS if reason_against(model, method) is None)
+    """Those of `METHODS` that a model serves, which is any model that can be explained; the others are those of `methods_refused`."""
+    refused = methods_refused(model)
+    return tuple(method for method in METHODS if method not in refused)
+
+
+def methods_refused(model: nn.Module) -> dict[str, str]:
+    """Those of `METHODS` that a model does not serve, each with the reason; `explain` refuses them by the same checks.
+
+    Some models are built as one that serves a method and do something else with an input, so the model is run with a short one.
+    """
+    reasons = {method: reason_against(model, method) for method in METHODS}
+    return {method: reason for method, reason in reasons.items() if reason is not None}
 
 
 def check_served(model: nn.Module, methods: tuple[str, ...]) -> None:
-    """Refuse methods that a model does not serve.
+    """Refuse methods that a model does not serve by how it is built; what its parts do is seen when it is run.
 
     Raises:
         ValueError: the first of them, why, and which the model serves.
     """
     for method in methods:
-        if reason := reason_against(model, method):
+        if method in DECOMPOSITIONS and (reason := _reason(partial(DECOMPOSITIONS[method].check_built, model))):
             raise ValueError(_refusal(model, method, reason))
 
 
@@ -110,7 +122,7 @@ def decomposed(model: PreTrainedModel, method: str, inputs: dict[str, Tensor], r
         ValueError: the model turns out not to serve the method.
     """
     try:
-        return DECOMPOSITIONS[method][0](model, inputs, result)
+        return DECOMPOSITIONS[method].scores(model, inputs, result)
     except ValueError as error:
         raise ValueError(_refusal(model, method, str(error))) from error
 
@@ -124,8 +136,30 @@ def reason_against(model: nn.Module, method: str) -> str | None:
     """Why a model does not serve a method; None if it does."""
     if method not in DECOMPOSITIONS:
         return None
+    _, check_built, checks_run = DECOMPOSITIONS[method]
+    if (reason := _reason(partial(check_built, model))) or not checks_run:
+        return reason
+    inner = unwrap(model)
+    inputs = short_input(inner)
+    with evaluation_mode(inner):
+        if inputs is None or not _runs(inner, inputs):
+            return None
+        return next((reason for check in checks_run if (reason := _reason(partial(check, inner, inputs)))), None)
+
+
+@torch.no_grad()
+def _runs(model: PreTrainedModel, inputs: dict[str, Tensor]) -> bool:
+    """Whether a model takes these inputs; one that needs others is none that can be explained, which is said where it is tried."""
     try:
-        DECOMPOSITIONS[method][1](model)
+        model(**inputs, **without_cache(model))
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _reason(check: Callable[[], object]) -> str | None:
+    try:
+        check()
     except ValueError as error:
         return str(error)
     return None

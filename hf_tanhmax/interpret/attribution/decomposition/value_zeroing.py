@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from ....integration.hooks import replace_attention
 from ....integration.patching import attention_modules
+from ..evaluation_mode import resolve_layers
 from ..forward_passes import without_cache
 from ..hooks import zeroed_keys
 from .layers import LayerCall, as_shares, enclosing_layers, first_of, record_calls, repeated
@@ -46,6 +47,28 @@ def value_zeroing(model: PreTrainedModel, inputs: Mapping[str, Tensor], layers: 
     )
 
 
+def check_layers(model: nn.Module) -> None:
+    """Refuse a model whose attention modules are not each in a layer that is a module of its own.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for layer in range(len(attention_modules(model))):  # one by one, as some of those in one layer may not be called
+        enclosing_layers(model, (layer,))
+
+
+def check_zeroing(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> None:
+    """Zero values once, by which the layers are seen to return hidden states, and the same for several inputs as for one.
+
+    Raises:
+        ValueError: one does not.
+    """
+    modules = attention_modules(model)
+    with torch.no_grad(), record_calls(modules) as calls:
+        model(**inputs, **without_cache(model))
+    value_zeroing(model, inputs, tuple(layer for layer in resolve_layers(model) if calls[layer].output is not None))
+
+
 def mixing(layer: nn.Module, attention: nn.Module, call: LayerCall) -> Tensor:
     """The shares C of one layer, `[K, K]` float64.
 
@@ -57,16 +80,28 @@ def mixing(layer: nn.Module, attention: nn.Module, call: LayerCall) -> Tensor:
     Raises:
         ValueError: it was not called with hidden states `[1, K, D]`.
     """
-    output = call.output
-    if output is None or output.dim() != 3 or output.shape[0] != 1:
-        shape = None if output is None else tuple(output.shape)
-        raise ValueError(f"its {type(layer).__name__} returns {shape} and not hidden states [1, tokens, size]")
+    output = _hidden_states(layer, call)
     count = output.shape[1]
     columns: list[Tensor] = []
     at_once = max(1, TOKENS_PER_BATCH // count)
     for start in range(0, count, at_once):
         keys = list(range(start, min(start + at_once, count)))
         with replace_attention([attention], zeroed_keys([[key] for key in keys])):
-            changed = first_of(layer(*repeated(call.arguments, len(keys)), **repeated(call.keywords, len(keys))))
+            changed = _called_again(layer, call, len(keys))
         columns.append(1 - torch.cosine_similarity(changed.double(), output.double(), dim=-1))
     return as_shares(torch.cat(columns).T.clamp(min=0))
+
+
+def _hidden_states(layer: nn.Module, call: LayerCall) -> Tensor:
+    output = call.output
+    if output is None or output.dim() != 3 or output.shape[0] != 1:
+        what = "nothing" if output is None else f"{output.dim()} dimensions for one input"
+        raise ValueError(f"its {type(layer).__name__} returns {what}, and not hidden states [1, tokens, size]")
+    return output
+
+
+def _called_again(layer: nn.Module, call: LayerCall, count: int) -> Tensor:
+    try:
+        return first_of(layer(*repeated(call.arguments, count), **repeated(call.keywords, count)))
+    except (IndexError, RuntimeError, TypeError) as error:
+        raise ValueError(f"its {type(layer).__name__} cannot be called again for several inputs of one call") from error
