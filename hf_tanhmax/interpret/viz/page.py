@@ -136,7 +136,7 @@ def _made(explanations: Explanation | Sequence[Explanation], contributions: str,
     }
     spent = len(script) + len(style) + len(json.dumps(data))
     sizes = [0] * len(arrangement.shown)
-    context = {
+    context: dict[str, object] = {
         "title": " · ".join(filter(None, (model_label(shown[0]), f"what speaks for “{printable(shown[0].target_name)}”"))),
         "style": style,
         "style_hash": _hash(style),
