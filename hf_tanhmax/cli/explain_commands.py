@@ -265,11 +265,14 @@ def _targets(loaded: Loaded, options: argparse.Namespace, given: ModelInput) -> 
     """Those that were asked for, or in a page of a classifier the most probable ones, between which the reader can switch."""
     if options.target:
         return [target_of(text) for text in options.target]
-    if options.out.suffix != ".html" or not CLASSIFIER.search(type(loaded.model).__name__):
+    return targets_of_page(loaded, given, options.max_length) if options.out.suffix == ".html" else [None]
+
+
+def targets_of_page(loaded: Loaded, given: ModelInput, max_length: int | None) -> Sequence[int | None]:
+    """The targets between which the reader of a page can switch: of a classifier the most probable ones, else what the model says."""
+    if not CLASSIFIER.search(type(loaded.model).__name__):
         return [None]
-    return most_probable(
-        loaded.model, given, TARGETS, tokenizer=loaded.tokenizer, processor=loaded.processor, max_length=options.max_length
-    )
+    return most_probable(loaded.model, given, TARGETS, tokenizer=loaded.tokenizer, processor=loaded.processor, max_length=max_length)
 
 
 def _twin(loaded: Loaded, options: argparse.Namespace) -> tuple[Any, Any] | None:
