@@ -1,11 +1,13 @@
 """TanhMax attention for Hugging Face Transformers: attention weights with a sign.
 
-Importing this package registers the attention functions and the model types with Transformers; it loads no kernel and starts no CUDA.
+Importing this package registers the attention functions and the model types with Transformers; it loads no kernel and starts no CUDA, and
+what computes and the model classes are imported when they are asked for, by whomever (`models.registered`).
 In the program `hf-tanhmax` alone nothing happens yet: it checks its arguments first, and registers before a command that needs it.
 """
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +30,16 @@ __all__ = [
 ]
 __all__ += named.__all__
 
-# The modules that `__getattr__` looks through, in this order.
-_MODULES = (*("settings", "functional", "attention.api", "integration.patching", "conversion.convert", "training.annealing"),)
+# Where the public names are, but for the TanhMax classes.
+_HOMES = {
+    "attention.api": ("tanhmax_attention", "why_not"),
+    "conversion.convert": ("convert", "to_softmax"),
+    "functional": ("tanhmax",),
+    "integration.patching": ("restore", "set_polarity", "tanhmax_on", "use_tanhmax"),
+    "settings": ("TanhMaxSettings",),
+    "training.annealing": ("PolarityCallback",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def _is_the_program() -> bool:
@@ -43,19 +53,16 @@ def _is_the_program() -> bool:
     return Path(program).name == "hf-tanhmax" and Path(program).is_file() and f"{__name__}.cli".encode() in Path(program).read_bytes()
 
 
-if TYPE_CHECKING or not _is_the_program():
+if not _is_the_program():
+    from .models.registered import register as _register
+
+    _register()
+
+if TYPE_CHECKING:
     from .attention.api import tanhmax_attention, why_not
     from .conversion.convert import convert, to_softmax
     from .functional import tanhmax
-    from .integration import registration
     from .integration.patching import restore, set_polarity, tanhmax_on, use_tanhmax
-    from .models import architectures
-    from .settings import TanhMaxSettings
-
-    registration.register_attention()
-    architectures.register_types()
-
-if TYPE_CHECKING:
     from .models.named import (
         TanhMaxBertConfig,
         TanhMaxBertForMaskedLM,
@@ -137,6 +144,7 @@ if TYPE_CHECKING:
         TanhMaxViTForMaskedImageModeling,
         TanhMaxViTModel,
     )
+    from .settings import TanhMaxSettings
     from .training.annealing import PolarityCallback
 else:
 
@@ -144,14 +152,12 @@ else:
         return sorted({*globals(), *__all__})
 
     def __getattr__(name: str) -> object:
-        """A public name that is not imported above: in the program any, and elsewhere PolarityCallback and the TanhMax classes.
-
-        The Trainer that it belongs to imports PEFT and more, which not everybody needs; and a class is made when it is asked for.
-        """
-        for module in _MODULES if name in __all__ and name not in named.__all__ else ():
-            found = vars(import_module(f".{module}", __name__))
-            if name in found:
-                return found[name]
+        """A public name, or a folder or module of the package, imported when it is asked for."""
+        if name in _HOME_OF:
+            found = globals()[name] = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+            return found
         if name.startswith("TanhMax"):
             return import_module(".models.architectures", __name__).class_named(name)
+        if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f".{name}", __name__)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from .functional import Shift, check_polarity, check_shift
 
+TYPE_PREFIX = "tanhmax_"  # of a model type, before that of Transformers
 LEARNED: Literal["learned"] = "learned"
 Refitted: TypeAlias = Mapping[str, Any] | float | str | None  # what a config keeps as `tanhmax_refitted_polarity`
 

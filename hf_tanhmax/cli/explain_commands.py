@@ -82,7 +82,7 @@ def _run_whole_generation(loaded: Loaded, options: argparse.Namespace) -> int:
     for note in found.notes:
         print(f"note: {note}")
     if options.out.suffix == ".html":
-        save_page(_explanations(loaded, options), options.out, contributions=options.contributions, generation=found)
+        _write_page(_explanations(loaded, options), options, generation=found)
     elif options.out.suffix == ".json":
         found.save(options.out)
     else:
@@ -265,11 +265,14 @@ def _targets(loaded: Loaded, options: argparse.Namespace, given: ModelInput) -> 
     """Those that were asked for, or in a page of a classifier the most probable ones, between which the reader can switch."""
     if options.target:
         return [target_of(text) for text in options.target]
-    if options.out.suffix != ".html" or not CLASSIFIER.search(type(loaded.model).__name__):
+    return targets_of_page(loaded, given, options.max_length) if options.out.suffix == ".html" else [None]
+
+
+def targets_of_page(loaded: Loaded, given: ModelInput, max_length: int | None) -> Sequence[int | None]:
+    """The targets between which the reader of a page can switch: of a classifier the most probable ones, else what the model says."""
+    if not CLASSIFIER.search(type(loaded.model).__name__):
         return [None]
-    return most_probable(
-        loaded.model, given, TARGETS, tokenizer=loaded.tokenizer, processor=loaded.processor, max_length=options.max_length
-    )
+    return most_probable(loaded.model, given, TARGETS, tokenizer=loaded.tokenizer, processor=loaded.processor, max_length=max_length)
 
 
 def _twin(loaded: Loaded, options: argparse.Namespace) -> tuple[Any, Any] | None:
@@ -336,7 +339,7 @@ def _batch(loaded: Loaded, options: argparse.Namespace) -> Batch:
 def _save(explanations: Sequence[Explanation], options: argparse.Namespace) -> None:
     out: Path = options.out
     if out.suffix == ".html":
-        save_page(explanations, out, contributions=options.contributions)
+        _write_page(explanations, options)
     elif out.suffix == ".json":
         told = [_numbers(explanation) for explanation in explanations]
         out.write_text(json.dumps(told[0] if len(told) == 1 else told, indent=1), encoding="utf-8")
@@ -344,6 +347,14 @@ def _save(explanations: Sequence[Explanation], options: argparse.Namespace) -> N
         save_explanation(explanations[0], out)
     else:
         _figure(explanations, options).savefig(out, dpi=DPI)
+
+
+def _write_page(explanations: Sequence[Explanation], options: argparse.Namespace, **more: Any) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.filterwarnings("always", message="the page takes")
+        save_page(explanations, options.out, contributions=options.contributions, **more)
+    for each in said:
+        print(f"warning: {each.message}")
 
 
 def _figure(explanations: Sequence[Explanation], options: argparse.Namespace) -> "Figure":

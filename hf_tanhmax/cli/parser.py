@@ -30,10 +30,8 @@ def _run(options: argparse.Namespace) -> int:
     """Look for mistakes, and only then import the package, which takes seconds, and run the command."""
     options.check(options)
 
-    from ..integration import registration
-    from ..models import architectures
+    from ..models.registered import register
 
-    registration.register_attention()
-    architectures.register_types()
+    register()
     module = import_module(f".{options.module}", __package__)
     return int(getattr(module, f"run_{options.command.replace('-', '_')}")(options))

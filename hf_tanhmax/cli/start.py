@@ -104,7 +104,8 @@ def _start(out: Path, source: str, name: str, picture: Path | None) -> int:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="the (model knows none|tokenizer has)")  # it is printed below
             text, label = _sentence(splits)
-            explanation = explain(loaded.model, text, tokenizer=loaded.tokenizer)
+            twin = load(str(recipes["softmax"].output_dir))
+            explanation = explain(loaded.model, text, tokenizer=loaded.tokenizer, twin=(twin.model, twin.tokenizer))
     verdict = _verdict(explanation, label)
     save_page(replace(explanation, notes=(*explanation.notes, f"{RULE}: {verdict}")), out / "explain.html")
     for path in (out / "words.png", folder / EVIDENCE, *([picture] if picture else [])):

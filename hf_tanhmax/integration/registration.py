@@ -14,12 +14,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ..attention.api import context_mesh, ring_module, tanhmax_attention
 from ..attention.ops import NAMESPACE
@@ -76,11 +76,15 @@ CARRIED = frozenset(
 
 
 def register_attention() -> None:
-    """Register attention and mask under every name; calling it again changes nothing."""
+    """Register attention and mask under every name; calling it again changes nothing.
+
+    Transformers' model classes are imported by this only, as importing them may be what calls it.
+    """
+    interface = import_module("transformers").AttentionInterface
     for name, function in ((FUSED, fused_forward), (EAGER, eager_forward), (PAGED, paged_forward)):
-        AttentionInterface.register(name, function)
+        interface.register(name, function)
         AttentionMaskInterface.register(name, sdpa_mask)
-    AttentionInterface.register(CLASSES_ONLY, refuse_softmax_class)
+    interface.register(CLASSES_ONLY, refuse_softmax_class)
     AttentionMaskInterface.register(CLASSES_ONLY, sdpa_mask)
 
 

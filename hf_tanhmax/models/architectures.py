@@ -2,8 +2,9 @@
 
 The TanhMax type of a model type is `tanhmax_<type>`. Its config class, and a class for each of its heads, are subclasses of the upstream
 ones that add nothing but TanhMax. There are more than 800 types, and importing their modules takes half a minute, so `import hf_tanhmax`
-makes none of them. It registers, for every type, a stand-in with `AutoConfig`, which makes the config class when it is used; and that is
-when the heads and processors of the type are registered. A class is also made by its name: `hf_tanhmax.TanhMaxQwen3ForCausalLM`.
+makes none of them. It registers, for every type, a stand-in with `AutoConfig` (`registered`), which makes the config class when it is used;
+and that is when the heads and processors of the type are registered. A class is also made by its name:
+`hf_tanhmax.TanhMaxQwen3ForCausalLM`.
 
 Whether an architecture can compute TanhMax shows when a model of it is made, since it depends on the config as well; `use_tanhmax` says
 what is refused.
@@ -20,15 +21,16 @@ from typing import Any
 
 import transformers
 from huggingface_hub.dataclasses import strict
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS, TOKENIZER_MAPPING_NAMES
 
+from ..settings import TYPE_PREFIX
 from .family import HEADS, OTHER_HEADS, UPSTREAM_TYPES, TanhMaxFields, tanhmax_class
 
-PREFIX, STEM = "tanhmax_", "TanhMax"
+PREFIX, STEM = TYPE_PREFIX, "TanhMax"
 MAKING = threading.RLock()  # a class is made once, whichever threads ask for it
 MADE_HEADS: dict[tuple[type[PreTrainedModel], type[PreTrainedConfig]], Any] = {}
 
@@ -47,29 +49,6 @@ def nearest_type(model_type: str) -> str:
     """What to say of a word that is no model type: the one that is spelled most like it, or how to list them all."""
     close = difflib.get_close_matches(model_type.removeprefix(PREFIX), CONFIG_MAPPING_NAMES, 1)
     return f"is it {close[0]!r}?" if close else "transformers.CONFIG_MAPPING has those that the installed Transformers knows"
-
-
-class MadeLater(type):
-    """A stand-in for a config class, which makes it when it is called or asked for anything."""
-
-    upstream: str
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """A config of the class."""
-        return config_of(cls.upstream)(*args, **kwargs)
-
-    def __getattr__(cls, name: str) -> Any:
-        return getattr(config_of(cls.upstream), name)
-
-
-def register_types() -> None:
-    """Register every TanhMax type with `AutoConfig`; calling it again changes nothing."""
-    for model_type in CONFIG_MAPPING_NAMES:
-        ours = PREFIX + model_type
-        if ours not in CONFIG_MAPPING:
-            AutoConfig.register(ours, MadeLater(ours, (), {"upstream": model_type}), exist_ok=True)
-    for made in HEADS:
-        AutoConfig.register(made.model_type, made, exist_ok=True)
 
 
 def config_of(model_type: str) -> Any:

@@ -17,6 +17,7 @@ from hf_tanhmax.cli import explain_commands
 from hf_tanhmax.cli.arguments import main
 from hf_tanhmax.interpret import METHODS, ablate_negatives, explain, explain_whole_generation, load_explanation, read_ablation
 from hf_tanhmax.interpret.inputs.loading import load
+from hf_tanhmax.interpret.viz import page
 
 TEXT = "not funny at all"
 QUICK = ("--methods", "weights,oriented,contributions,rollout")
@@ -166,6 +167,15 @@ def test_all_methods_and_what_they_add_up_to(models, tmp_path, capsys):
     assert told["conservation"]["attnlrp"]["expected"] == pytest.approx(told["logit"])
     done(capsys, "explain", "--model", models / "bert", "--text", TEXT, "--out", tmp_path / "a.html", "--methods", "attnlrp,alti")
     assert '"attnlrp"' in (tmp_path / "a.html").read_text()
+
+
+def test_a_page_that_is_too_large_says_what_to_lower(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(page, "LARGEST_PAGE", 30_000)
+    given = ("explain", "--model", models / "bert", "--text", TEXT, "a gripping film", "--target", 1, *QUICK)
+    printed = done(capsys, *given, "--out", tmp_path / "a.html")
+    (line,) = [line for line in printed.splitlines() if line.startswith("warning: the page takes ")]
+    assert "for “2: a gripping film”" in line
+    assert line.endswith("; explain fewer texts in one page, shorter ones (max_length) or fewer layers")
 
 
 def test_a_position_is_that_of_every_kind_of_model(models, tmp_path, capsys):

@@ -70,6 +70,9 @@ def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys
     verdict = re.search(f"“{EXPLAINED}”\nOf {start.RULE}, (the TanhMax model says .*)\\.\nIn logits", printed)
     assert "warning: the tokenizer has [UNK] in the place of “Flawed”, " in printed
     assert json.dumps(f"{start.RULE}: {verdict[1]}") in (out / "explain.html").read_text()
+    page = (out / "explain.html").read_text()
+    shown = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])["explanations"]
+    assert [(one["twin"], one["family"], any(one["signed"])) for one in shown] == [(1, "bert", True), (None, "bert", False)]
     assert picture.read_bytes() == (out / "words.png").read_bytes()
     assert {path.name for path in out.iterdir()} == {"softmax", "tanhmax", "explain.html", "words.png", "start.png"}
     assert not list(out.glob("*/checkpoint-*"))

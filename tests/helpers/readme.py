@@ -16,7 +16,7 @@ from hf_tanhmax.interpret.faithfulness.report import ARROWS
 from hf_tanhmax.results import read_lines, table
 from hf_tanhmax.training.configuration.recipe import VARIANTS
 from recipes import faithfulness as compared_faithfulness
-from recipes.benchmarks import cpu_operator, polarity_scan, ring, ring_plan
+from recipes.benchmarks import conservation, cpu_operator, polarity_scan, ring, ring_plan
 from recipes.benchmarks import export as export_benchmark
 from recipes.benchmarks import faithfulness as faithfulness_speed
 from recipes.benchmarks import page as page_benchmark
@@ -129,6 +129,11 @@ def faithfulness_timed():
     return faithfulness_speed.report(json.loads((RESULTS / "faithfulness-speed-cpu.json").read_text()), markdown=True)
 
 
+def conserved():
+    """What the scores of each method add up to."""
+    return conservation.report(json.loads((RESULTS / "conservation.json").read_text()), markdown=True)
+
+
 def page_speed():
     """Size of pages of explanations, and how soon they can be used."""
     return page_benchmark.report(json.loads((RESULTS / "page-chromium.json").read_text()), markdown=True)
@@ -192,6 +197,7 @@ BLOCKS = {
     "faithfulness": faithfulness,
     "faithfulness compared": faithfulness_compared,
     "faithfulness speed": faithfulness_timed,
+    "conservation": conserved,
     "page speed": page_speed,
     "serving equality": serving.equality,
     "serving speed": serving.throughput,

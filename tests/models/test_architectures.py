@@ -23,6 +23,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 import hf_tanhmax
 from hf_tanhmax.integration.patching import attention_modules
 from hf_tanhmax.models import architectures
+from hf_tanhmax.models.registered import register
 
 MISTRAL = {
     "vocab_size": 50,
@@ -55,7 +56,7 @@ def test_configs_are_found_by_model_type(family):
 
 def test_registering_again_changes_nothing():
     before = {family: dict(found) for family, found in FAMILIES.items()}
-    architectures.register_types()
+    register()
     assert before == FAMILIES
     assert type(transformers.AutoModel.from_config(tiny_config("bert"))) is hf_tanhmax.TanhMaxBertModel
 

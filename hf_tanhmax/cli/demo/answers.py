@@ -7,8 +7,9 @@ from typing import Any
 
 from ...choices import CLASSIFIER
 from ...interpret import Explanation, to_html
+from ...interpret.inputs.encoding import ModelInput
 from ...interpret.inputs.loading import Loaded
-from ..explain_commands import SAID, explain_one, target_of
+from ..explain_commands import SAID, explain_one, target_of, targets_of_page
 from ..input_files import read_picture
 from .pages import IN_FRAME, Page, form_page
 from .server import LARGEST, Fields
@@ -53,9 +54,10 @@ class Demo:
         Raises:
             ValueError, TypeError, OSError, RuntimeError: an input that cannot be read or explained.
         """
-        return Page(to_html(self._explanation(fields)), IN_FRAME)
+        return Page(to_html(self._explanations(fields)), IN_FRAME)
 
-    def _explanation(self, fields: Fields) -> Explanation:
+    def _explanations(self, fields: Fields) -> list[Explanation]:
+        """One for the target that was asked for, or for each between which the reader can switch."""
         target = target_of(_text(fields, "target").strip() or None)
         chosen = self.chosen
         if position := _text(fields, "position").strip():
@@ -65,17 +67,23 @@ class Demo:
         with warnings.catch_warnings():
             for said in SAID:  # the page has it among its notes
                 warnings.filterwarnings("ignore", message=said)
-            if self.loaded.processor is not None:
-                picture = fields.get("image", b"")
-                if not picture:
-                    raise ValueError("no image came; choose a file, or drop one on the page")
-                return explain_one(self.loaded, read_picture(BytesIO(picture), "what was sent"), target, **chosen)
-            text = _text(fields, "text").strip()
-            if not text:
-                raise ValueError("no text came; type a sentence")
-            if len(text) > LONGEST:
-                raise ValueError(f"the text has {len(text):,} characters, and at most {LONGEST:,} are read here")
-            return explain_one(self.loaded, text, target, **chosen)
+            given = self._given(fields)
+            targets = targets_of_page(self.loaded, given, self.chosen["max_length"]) if target is None else [target]
+            return [explain_one(self.loaded, given, each, **chosen) for each in targets]
+
+    def _given(self, fields: Fields) -> ModelInput:
+        """The image or the text."""
+        if self.loaded.processor is not None:
+            picture = fields.get("image", b"")
+            if not picture:
+                raise ValueError("no image came; choose a file, or drop one on the page")
+            return read_picture(BytesIO(picture), "what was sent")
+        text = _text(fields, "text").strip()
+        if not text:
+            raise ValueError("no text came; type a sentence")
+        if len(text) > LONGEST:
+            raise ValueError(f"the text has {len(text):,} characters, and at most {LONGEST:,} are read here")
+        return text
 
 
 def _text(fields: Fields, name: str) -> str:

@@ -12,7 +12,7 @@ from ..inputs.encoding import PIXELS, EncodedInput, ImageProcessor, ModelInput, 
 from ..inputs.image_patches import patch_grid, patch_names, sum_per_patch
 from .conservation import ACCEPTED_GAP, CHANGE, Conservation
 from .decomposition.scores import DECOMPOSITIONS, Scores, check_served, decomposed
-from .evaluation_mode import encoder_of, modules_outside_interface
+from .evaluation_mode import check_finite, encoder_of, modules_outside_interface
 from .forward_passes import PassResult, forward_backward
 from .hooks import patch_positions
 from .integrated_gradients import STEPS, IntegratedGradients, integrated_gradients
@@ -93,6 +93,7 @@ def attribute(model: PreTrainedModel, inputs: ModelInput, target: int | str | No
     encoded, grid = _with_patch_names(model, encoded, result)
     _check_positions(model, encoded, result)
     computed = {method: _scores(method, model, encoded, grid, result, options) for method in options.methods}
+    check_finite(model, {f"the scores of {method}": scores.values for method, scores in computed.items()})
     conservation = {method: scores.conservation for method, scores in computed.items() if scores.conservation is not None}
     notes = [
         each.sentence(SUMMED[method]) for method, each in conservation.items() if method in SUMMED and each.is_far

@@ -1,6 +1,7 @@
 """What the demo answers for each kind of model, and its sentences about inputs that are none."""
 
 import io
+import json
 import struct
 import warnings
 import zlib
@@ -63,6 +64,21 @@ def test_a_sentence(demo):
         assert '"funny"' in page.html
         assert f"“{shown}" in page.html
         assert page.policy == IN_FRAME
+
+
+def data_of(page):
+    return json.loads(page.html.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+
+
+@load_images
+def test_classes_can_be_switched_unless_one_is_asked_for(demo):
+    for family, given in (("bert", {"text": b"not funny"}), ("vit", {"image": png()})):
+        whole = data_of(demo(family).explained(given))
+        assert whole["texts"] == [[0, 1]]
+        assert {one["target"] for one in whole["explanations"]} == {"LABEL_0", "LABEL_1"}
+        assert whole["explanations"][0]["probability"] >= whole["explanations"][1]["probability"]
+        assert data_of(demo(family).explained({**given, "target": b"1"}))["texts"] == [[0]]
+    assert data_of(demo("llama").explained({"text": b"not funny at"}))["texts"] == [[0]]
 
 
 def test_a_word_and_the_next_token(demo):

@@ -127,3 +127,11 @@ def test_models_that_do_not_write_or_read_what_they_write():
         explain_whole_generation(bert, None, {"input_ids": text(1, 5)})
     with pytest.raises(ValueError, match="TanhMaxT5ForConditionalGeneration writes from an encoder, whose tokens are not before those"):
         explain_whole_generation(WALKED["t5"].model(), None, WALKED["t5"].inputs())
+
+
+def test_a_generation_that_half_precision_does_not_hold_is_refused():
+    model = ending_never()
+    model.model.embed_tokens.weight.data.mul_(1e-4)
+    with pytest.raises(ValueError, match="the scores hold NaN or infinity, so there is nothing to explain: try float32"):
+        explain_whole_generation(model.half(), None, {"input_ids": text(1, 9)}, new_tokens=4)
+    assert explain_whole_generation(model.float(), None, {"input_ids": text(1, 9)}, new_tokens=4).scores.isfinite().all()

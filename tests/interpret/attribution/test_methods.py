@@ -78,3 +78,35 @@ def test_too_few_steps_are_said_to_be(steps, advice):
     model = tiny_model(hf_tanhmax.TanhMaxLlamaForSequenceClassification)
     found = explain(model, {"input_ids": text(1, 5)}, 1, methods=("integrated_gradients",), steps=steps)
     assert ("give more steps" in found.notes[-1]) == advice
+
+
+def with_small_embeddings(cls, factor=1e-4):
+    """A model in float16 whose gradients at its embeddings are beyond what float16 holds, as they are small and a norm comes next."""
+    model = tiny_model(cls)
+    for name, values in model.named_parameters():
+        if "embed" in name and "norm" not in name.lower():
+            values.data.mul_(factor)
+    return model.half()
+
+
+@pytest.mark.parametrize("method", ["gradient", "input_x_gradient", "integrated_gradients"])
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "LlamaForCausalLM"])
+def test_scores_that_half_precision_does_not_hold_are_refused(name, method):
+    """And named, of several methods."""
+    model = with_small_embeddings(getattr(hf_tanhmax, f"TanhMax{name}"), 3e-5 if "Bert" in name else 1e-4)
+    given, position = {"input_ids": text(1, 7)}, -1 if "Llama" in name else None
+    with pytest.raises(ValueError, match=f"the scores of {method} hold NaN or infinity, so there is nothing to explain: try float32"):
+        explain(model, given, 1, position=position, methods=("weights", method))
+    assert explain(model, given, 1, position=position, methods=("weights",)).scores["weights"].isfinite().all()
+    assert explain(model.float(), given, 1, position=position, methods=(method,)).scores[method].isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["attnlrp", "alti", "alti_logit"])
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "ViTForImageClassification"])
+def test_norms_of_small_numbers_have_their_rules_in_half_precision_too(name, method):
+    """Their squares are 0 in float16, and LayerNorm's own are taken in float32."""
+    model = with_small_embeddings(getattr(hf_tanhmax, f"TanhMax{name}"))
+    given = {"pixel_values": images(1)} if "ViT" in name else {"input_ids": text(1, 7)}
+    found = explain(model, given, 1, methods=(method,)).scores[method]
+    wanted = explain(model.float(), given, 1, methods=(method,)).scores[method]
+    torch.testing.assert_close(found, wanted, atol=0.05 * float(wanted.abs().max()), rtol=0)

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from families import images, text, tiny_model
+from transformers import PreTrainedConfig
 
 import hf_tanhmax
 from hf_tanhmax.choices import METHODS, SAMPLED_METHODS
@@ -65,7 +66,7 @@ def test_four_tokens_by_brute_force(cls, position):
 class Linear(torch.nn.Module):
     """A stand-in for a model, whose logit is a sum over tokens: each method must find the terms."""
 
-    config = type("Config", (), {})()
+    config = PreTrainedConfig()
 
     def forward(self, input_ids):
         return type("Output", (), {"logits": torch.stack([torch.zeros(len(input_ids)), input_ids.double().sum(1)], 1)})()

@@ -12,6 +12,7 @@ from browser import close, numbers_of, picture_of, read, table_of
 from made_explanations import TOKENS, made, made_long, made_of_image
 from PIL import Image
 
+from hf_tanhmax.interpret.viz import page as page_module
 from hf_tanhmax.interpret.viz.page import save_page, to_html
 from hf_tanhmax.interpret.viz.views import head_numbers
 
@@ -388,6 +389,22 @@ def test_next_tokens_that_follow_each_other(visit):
     assert one.texts("#tokens [role=option]") == [*words, "Paris", ","]
     assert page.evaluate("document.activeElement.textContent") == "where93.8 %"
     assert page.locator("#right #row-card").count() == 1  # as sixteen layers are taller than the matrix
+
+
+def test_a_page_that_is_too_large_says_which_texts_take_how_much(monkeypatch, tmp_path):
+    """Also in a notebook; a twin counts for its text."""
+    long = made(tokens=("very",) * 60, words=tuple(range(60)), word_texts=("very",) * 60)
+    short = made()
+    short = replace(short, twin=replace(made(seed=3), target=short.target))
+    save_page([short, long], tmp_path / "a.html")
+    monkeypatch.setattr(page_module, "LARGEST_PAGE", 30_000)
+    said = r"the page takes 0\.\d MB, more than the 0.03 MB that a browser shows well: 0\.\d MB for “2: very very .*”, 0\.0 MB for “1: not"
+    for make in (lambda given: save_page(given, tmp_path / "a.html"), to_html):
+        with pytest.warns(UserWarning, match=said + " .*; explain fewer texts in one page, shorter ones"):
+            make([short, long])
+    many = [made(seed=seed) for seed in range(7)]
+    with pytest.warns(UserWarning, match="and 2 more texts; explain fewer"):
+        to_html(many)
 
 
 def test_several_texts(visit):

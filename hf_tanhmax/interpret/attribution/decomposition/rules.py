@@ -114,9 +114,10 @@ def normalised(norm: nn.LayerNorm, tensor: Tensor, like: Tensor) -> Tensor:
         tensor: `[..., D]`.
         like: `[..., D]`, whose deviation is that of the forward pass.
     """
+    tensor_exact, like = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (tensor, like))  # half's squares may be 0
     deviation = (like.var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
-    centred = (tensor - tensor.mean(-1, keepdim=True)) / deviation
-    return centred if norm.weight is None else centred * norm.weight
+    centred = (tensor_exact - tensor_exact.mean(-1, keepdim=True)) / deviation
+    return (centred if norm.weight is None else centred * norm.weight).to(tensor.dtype)
 
 
 def _linear_rms_norm(name: str) -> Any:
