@@ -228,7 +228,7 @@ class _Run:
             True,
             options.samples,
         )
-        self.measuring = Measuring(self.model, attribution, options.of(measures))
+        self.measuring = Measuring(self.model, attribution, options.of(measures), apart=True)
 
     def measure(self, texts: Sequence[ModelInput], given: dict[int, Targeted], known: PartialValues, bar: tqdm) -> ComparedModel:
         """Measure what is not known yet."""

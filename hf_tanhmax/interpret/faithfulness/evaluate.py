@@ -47,7 +47,7 @@ def faithfulness(
 ) -> FaithfulnessReport:
     """Measure how faithful the scores of several methods are to a model, TanhMax or softmax; `metrics` defines the measures.
 
-    Perturbed copies that are the same for all scores are run once, in full batches over several texts. The result does not depend on
+    Perturbed copies that several methods or measures need are run once, in full batches over several texts. The result does not depend on
     the batch size beyond rounding, and random numbers come from the seed alone.
 
     Args:

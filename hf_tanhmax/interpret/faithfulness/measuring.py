@@ -1,4 +1,4 @@
-"""The values of every measure and method for some texts: explained, perturbed, and run in batches that nothing else changes."""
+"""The values of every measure and method for some texts: explained, perturbed, and run in batches of all methods and seeds, or of each."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,10 +70,12 @@ class Measuring:
         model: in evaluation mode.
         attribution: how texts are explained; the methods are those of the jobs.
         options: how to measure.
+        apart: whether copies of one job alone are run by themselves. A copy's value has other last digits in another batch, so only then
+            no value depends on what else is measured, and a run that goes on with other jobs gives what one run of all would.
     """
 
-    def __init__(self, model: PreTrainedModel, attribution: AttributionOptions, options: EvaluationOptions) -> None:
-        self.model, self.attribution, self.options = model, attribution, options
+    def __init__(self, model: PreTrainedModel, attribution: AttributionOptions, options: EvaluationOptions, *, apart: bool = False) -> None:
+        self.model, self.attribution, self.options, self.apart = model, attribution, options, apart
         self.signed: tuple[bool, ...] = ()
 
     def measure(self, texts: Mapping[int, Targeted], jobs: Sequence[Job], progress: Callable[[float], object]) -> Measured:
@@ -102,7 +104,7 @@ class Measuring:
             batch_size=self.options.batch_size,
             progress=lambda done: progress(0.5 * len(texts) * done / copies),
         )
-        shared, own = _together(scored)
+        shared, own = _grouped(scored, apart=self.apart)
         copies = sum(map(len, (*shared, *own.values())))
         common = {copy: log_odds for group in shared for copy, log_odds in runner.log_odds(group).items()}
         values: dict[Job, dict[str, dict[int, float]]] = {job: {measure: {} for measure in job.measures} for job in jobs}
@@ -173,12 +175,10 @@ def computed(methods: Iterable[str]) -> tuple[str, ...]:
     return tuple(method for method in dict.fromkeys(methods) if method not in (CONTROL, OF_MODEL)) or METHODS[:1]
 
 
-def _together(scored: Mapping[Job, list[tuple[MeasuredExample, Array]]]) -> tuple[list[list[Perturbation]], dict[Job, list[Perturbation]]]:
-    """Copies that are run together: those that all jobs share, in groups, and those of each job alone.
-
-    A copy's value has other last digits in another batch. So no group depends on what else is measured: a run that goes on with other
-    methods or seeds gives what one run of all would.
-    """
+def _grouped(
+    scored: Mapping[Job, list[tuple[MeasuredExample, Array]]], *, apart: bool
+) -> tuple[list[list[Perturbation]], dict[Job, list[Perturbation]]]:
+    """Copies that are run together: groups of those that several jobs may need, and those of each job alone."""
     measures = [name for name in MEASURES if any(name in job.measures for job in scored)]
     examples = list({example.index: example for cases in scored.values() for example, _ in cases}.values())
     groups = [[example.original for example in examples]]
@@ -192,6 +192,9 @@ def _together(scored: Mapping[Job, list[tuple[MeasuredExample, Array]]]) -> tupl
     for job, cases in scored.items():
         needed = (copy for example, scores in cases for measure in job.measures for copy in MEASURES[measure].copies(example, scores))
         own[job] = [copy for copy in dict.fromkeys(needed) if copy not in seen]
+    if not apart:
+        everything = dict.fromkeys(copy for group in (*shared, *own.values()) for copy in group)
+        return [list(everything)], {job: [] for job in own}
     return shared, own
 
 
