@@ -45,7 +45,7 @@ from ..call import JointRows
 from .blocked import BlockedGradients
 from .build import native_library, why_no_library
 from .problem import BlockedProblem
-from .sizes import NativeSizes
+from .sizes import NativeSizes, counts_of
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)  # by the numbers that the library has for them
 FEW_QUERIES = 8  # for which keys and values are read where they lie
@@ -171,16 +171,16 @@ def _called(
     if queries != problem.queries:
         sizes = replace(sizes, queries=queries)
     mask, threads = problem.mask, torch.get_num_threads()
-    share, packed_share = sizes.share(backward=backward), sizes.packed_share(backward=backward)
+    counts = counts_of(sizes, backward=backward)
     held = results | by_query | {name: _dense_rows(problem.given[name]) for name in ("key", "value")}
     held["plain"] = torch.empty(batch * problem.kv_heads, dtype=torch.uint8, device="cpu")
     if sizes.few:
         held["partial"] = torch.empty(sizes.partial(batch * heads, threads), **PLACE)
-    held["scratch"] = torch.empty(threads * share + batch * problem.kv_heads * packed_share, **PLACE)
+    held["scratch"] = torch.empty(threads * counts.share + batch * problem.kv_heads * counts.packed_share, **PLACE)
     numbers = {"batch": batch, "heads": heads, "kv_heads": problem.kv_heads, "queries": queries, "keys": problem.keys}
-    numbers |= {"width": width, "value_width": problem.value_width, "rows": sizes.rows, "threads": threads, "share": share}
-    numbers |= {"tile_size": sizes.tile, "packed_share": packed_share, "balanced": problem.balanced, "half": sizes.half}
-    numbers |= {"kind": KINDS.index(sizes.dtype)}
+    numbers |= {"width": width, "value_width": problem.value_width, "rows": counts.rows, "threads": threads}
+    numbers |= {"tile_size": counts.tile, "share": counts.share, "packed_share": counts.packed_share}
+    numbers |= {"balanced": problem.balanced, "half": sizes.half, "kind": KINDS.index(sizes.dtype)}
     numbers |= {"is_signed": problem.signed, "causal": mask.causal, "window": mask.window or 0, "offset": mask.offset}
     numbers |= {"seed": problem.seed, "dropped": problem.dropped, "position_step": queries == problem.queries}
     call = NativeCall(**numbers, scale=problem.scale, softcap=problem.softcap or 0.0, bias_bound=problem.bias_bound)
@@ -189,7 +189,7 @@ def _called(
         setattr(call, name, tensor.data_ptr())
         if name in STEPS:
             getattr(call, f"{name}_steps")[:] = tensor.stride()[: STEPS[name]]
-    call.packed = addresses["scratch"].data_ptr() + 4 * threads * share
+    call.packed = addresses["scratch"].data_ptr() + 4 * threads * counts.share
     return function(ctypes.byref(call)) == 0
 
 

@@ -1,6 +1,8 @@
 """How much memory a call of the C++ operator takes: what `Sizes` in `half.h` says, and the scratch memory of its tiles."""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
@@ -81,6 +83,21 @@ class NativeSizes:
         upright = filled(self.width if backward else self.value_width, PANEL)
         turned = filled(self.width, LINE) + (filled(self.value_width, LINE) if backward else 0)
         return (upright + turned) * self.filled_keys // 2
+
+
+class Counts(NamedTuple):
+    """What follows from the sizes of a call: queries and scores of a tile, and what a thread and a key head need."""
+
+    rows: int
+    tile: int
+    share: int
+    packed_share: int
+
+
+@lru_cache(maxsize=256)
+def counts_of(sizes: NativeSizes, *, backward: bool) -> Counts:
+    """These, once for calls of the same sizes, such as those of a model's layers."""
+    return Counts(sizes.rows, sizes.tile, sizes.share(backward=backward), sizes.packed_share(backward=backward))
 
 
 def filled(count: int, whole: int) -> int:

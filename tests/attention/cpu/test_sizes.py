@@ -6,7 +6,7 @@ from blocked_problems import problem
 
 from hf_tanhmax.attention.cpu.build import native_library, why_no_library
 from hf_tanhmax.attention.cpu.operator import native_sizes
-from hf_tanhmax.attention.cpu.sizes import NativeSizes, filled
+from hf_tanhmax.attention.cpu.sizes import NativeSizes, counts_of, filled
 
 pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operator {why_no_library()}")
 
@@ -22,6 +22,17 @@ def test_memory_is_linear_in_the_length():
     assert sizes(4096, 4096).share(backward=True) == 128 * (3 * 4096 + 10)
     assert sizes(4096, 4096, balanced=True).share(backward=False) == 128 * (4096 + 1) + 2 * 4096
     assert sizes(1, 4096).share(backward=False) == 3 * 4096
+
+
+def test_calls_of_the_same_sizes_share_what_follows_from_them():
+    """And no others: each size, the dtype and the pass count."""
+    one = sizes(53, 67)
+    assert counts_of(one, backward=True) is counts_of(sizes(53, 67), backward=True)
+    assert counts_of(one, backward=True) != counts_of(one, backward=False)
+    for other in (sizes(54, 67), sizes(53, 68), sizes(53, 67, balanced=True), sizes(53, 67, torch.float16)):
+        counts = counts_of(other, backward=False)
+        assert counts == (other.rows, other.tile, other.share(backward=False), other.packed_share(backward=False))
+        assert counts != counts_of(one, backward=False)
 
 
 def test_memory_of_bfloat16():
