@@ -48,6 +48,7 @@ REFUSED = {
     "block_indices": "sparse key selection",
 }
 MASK_BITS = 32  # heads of one number
+HONOURED, NONE_CARRIED = frozenset(("position_bias", "dropout", "scaling", "softcap")), frozenset[str]()
 # Tensors that reach the attention function but do not change what it computes here: positions are in query and key already, masks and
 # packing arrive as the mask, and the cache reads the rest itself. Any other tensor is refused.
 CARRIED = frozenset(
@@ -168,7 +169,7 @@ def _forward(
         value,
         keep=keep,
         additive_mask=additive,
-        is_causal=mask is None and not _masks_are_whole(module) and runs_causally(module, query, kwargs.get("is_causal")),
+        is_causal=mask is None and runs_causally(module, query, kwargs.get("is_causal")) and not _masks_are_whole(module),
         scale=kwargs.get("scaling"),
         softcap=kwargs.get("softcap"),
         dropout_p=kwargs.get("dropout") or 0.0,
@@ -191,15 +192,12 @@ def _of_one_batch(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
 
 
 def _refuse(module: nn.Module, kwargs: dict[str, object]) -> None:
-    carried = CARRIED | getattr(getattr(module, "config", None), "carried", frozenset())
     for name, value in kwargs.items():
-        if value is None:
+        if value is None or name in CARRIED:
             continue
         if name in REFUSED:
             raise NotImplementedError(refused_argument(module, name))
-        if name in carried:
-            continue
-        if isinstance(value, Tensor) and name not in ("position_bias", "dropout", "scaling", "softcap"):
+        if isinstance(value, Tensor) and name not in HONOURED and name not in _carried(module):
             raise NotImplementedError(
                 f"{type(module).__name__} passed the tensor {name!r}, which TanhMax attention does not know and will not ignore"
             )
@@ -210,6 +208,10 @@ def _refuse(module: nn.Module, kwargs: dict[str, object]) -> None:
         )
     if (mesh := context_mesh()) is not None:
         ring_module().check_positions(mesh, kwargs.get("position_ids"), kwargs.get("cu_seq_lens_q"))
+
+
+def _carried(module: nn.Module) -> frozenset[str]:
+    return getattr(getattr(module, "config", None), "carried", NONE_CARRIED)
 
 
 def _shares_out_heads() -> bool:
