@@ -190,6 +190,7 @@ BLOCKS = {
     **{name: functools.partial(compared, name) for name in DATA},
     "verdict": verdict,
     "conversion": conversion,
+    "ablated": conversion_table.ablated,
     "language models": language_table.rendered,
     "sign pattern": sign_pattern,
     "scan": scan,
