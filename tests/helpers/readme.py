@@ -10,9 +10,6 @@ import sweep_table
 from made_cards import compared
 from supported_models import table as supported_table
 
-from hf_tanhmax.interpret import MEASURES
-from hf_tanhmax.interpret.faithfulness.intervals import Cell
-from hf_tanhmax.interpret.faithfulness.report import ARROWS
 from hf_tanhmax.results import read_lines, table
 from hf_tanhmax.training.configuration.recipe import VARIANTS
 from recipes import faithfulness as compared_faithfulness
@@ -105,20 +102,6 @@ def paper():
     )
 
 
-def faithfulness():
-    """How faithful each score is, TanhMax beside softmax."""
-    columns = ("attention_tau", "deletion_tau", "sign_agreement", "comprehensiveness", "sufficiency")
-    rows = []
-    measured = {found["model"].rsplit("-", 1)[1]: found for found in read_lines(RESULTS / "faithfulness.jsonl")}
-    for kind in ("tanhmax", "softmax"):
-        found = measured[kind]
-        for method in found["methods"]:
-            cells = [Cell(**found["cells"][column][method]) for column in columns]
-            rows.append([kind, method.replace("_", " "), *map(str, cells)])
-    header = ["model", "score", *(f"{MEASURES[column].title}{ARROWS[MEASURES[column].better]}" for column in columns)]
-    return table(header, rows, markdown=True)
-
-
 def faithfulness_compared():
     """Models trained alike, softmax and TanhMax, by how faithful explanations of them are."""
     return compared_faithfulness.rendered(markdown=True)
@@ -195,7 +178,6 @@ BLOCKS = {
     "sign pattern": sign_pattern,
     "scan": scan,
     "paper": paper,
-    "faithfulness": faithfulness,
     "faithfulness compared": faithfulness_compared,
     "faithfulness speed": faithfulness_timed,
     "conservation": conserved,
