@@ -89,6 +89,7 @@ class Model(TypedDict, total=False):
     """The trained model."""
 
     base_model: str | None
+    base_is_folder: bool
     parameters: int
     trained_parameters: int
 

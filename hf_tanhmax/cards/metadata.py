@@ -8,7 +8,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..checkpoint import CONFIG, Checkpoint
 from ..choices import can_be_repository
-from ..results import Data, Run, main_metric
+from ..results import Data, Model, Run, main_metric
 from .measured import SPLITS, mean_of
 from .procedure import EMBEDDED, FILES
 
@@ -37,7 +37,8 @@ def metadata(
         language: as the caller gave it; None takes that of the base model, if its card says one.
     """
     origin = base_model or _origin(runs)
-    known = None if origin is None else _base_card(origin)
+    told = base_model is not None and license is not None and language is not None
+    known = None if origin is None or told else _base_card(origin)
     licensed = {"license": license} if license else {} if known is None else {key: known.get(key) for key in LICENSE_KEYS}
     is_adapter = checkpoint.adapter is not None
     base = checkpoint.base_name or (origin if base_model or known is not None else None)
@@ -74,8 +75,10 @@ def dataset_on_hub(run: Run) -> str | None:
 
 
 def _origin(runs: Sequence[Run]) -> str | None:
-    name = runs[0].get("model", {}).get("base_model") if runs else None
-    return name if is_repository(name) else None
+    """The name of the base model, if it may be one on the Hub: the last two parts of a folder look like one."""
+    model: Model = runs[0].get("model", {}) if runs else {}
+    name = model.get("base_model")
+    return name if not model.get("base_is_folder") and is_repository(name) else None
 
 
 def _base_card(name: str) -> ModelCardData | None:

@@ -35,6 +35,7 @@ from .generating import check_generating
 from .input_files import read_inputs, read_labelled, read_picture
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SAYS = {"license": "apache-2.0", "language": "en"}  # its card, which need not be asked for
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the Hub
 STARTING = ("accelerate", "captum", "datasets", "evaluate", "matplotlib", "peft", "pydantic", "yaml")
 CARD, RESULTS, ABLATION, COMPARISON = "README.md", "results.json", "ablation.json", "faithfulness.json"

@@ -30,7 +30,7 @@ from ..training.data.rows import Splits
 from ..training.plots import start_figure
 from ..training.run import run_all
 from ..training.tasks import task_for
-from .checks import CARD, MINILM, in_a_sentence
+from .checks import CARD, MINILM, MINILM_SAYS, in_a_sentence
 
 TASK = "bert/text_classification"
 VARIANTS = {"softmax": "softmax", "aligned": "TanhMax"}  # of the recipe, the baseline first
@@ -141,9 +141,9 @@ def _ablation(loaded: Loaded, splits: Splits, folder: Path) -> NegativesAblation
 
 def _write_card(folder: Path, runs: dict[str, Run], name: str) -> None:
     """The card again: the run wrote it before there was anything to compare with, and before the ablation."""
-    compared = comparison(list(runs.values()), markdown=True)
-    base = name if is_repository(name) else None
-    card = model_card(folder, results=[runs["aligned"]], softmax=[runs["softmax"]], comparison=compared, base_model=base)
+    compared = comparison(list(runs.values()), markdown=True, against=None)
+    base, said = (name, MINILM_SAYS) if name == MINILM else (name if is_repository(name) else None, {})
+    card = model_card(folder, results=[runs["aligned"]], softmax=[runs["softmax"]], comparison=compared, base_model=base, **said)
     card.save(folder / CARD)
 
 

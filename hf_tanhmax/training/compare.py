@@ -30,13 +30,13 @@ LEGEND = {
 Group = tuple[str, str, str]
 
 
-def comparison(results: Sequence[Run], *, markdown: bool = False, against: str = "softmax", width: int | None = WIDTH) -> str:
+def comparison(results: Sequence[Run], *, markdown: bool = False, against: str | None = "softmax", width: int | None = WIDTH) -> str:
     """A table for each data set, one line per variant; on a terminal with a legend.
 
     Args:
         results: of runs; those that differ in anything but the seed are not put into one line.
         markdown: for a card rather than a terminal.
-        against: the variant that the others are tested against, if it is there.
+        against: the variant that the others are tested against, if it is there; None tests none, which SciPy would be needed for.
         width: columns of a terminal that the table must fit; what does not is left out and named. None shows all.
 
     Raises:
@@ -54,7 +54,7 @@ def comparison(results: Sequence[Run], *, markdown: bool = False, against: str =
     return "\n\n".join(parts)
 
 
-def _table(results: Sequence[Run], *, markdown: bool, against: str, width: int | None) -> str:
+def _table(results: Sequence[Run], *, markdown: bool, against: str | None, width: int | None) -> str:
     groups = grouped(results)
     labels = labels_of(groups)
     tests = _tests(groups, against)
@@ -203,7 +203,7 @@ def _draw(results: list[Run], path: Path) -> None:
     comparison_figure(shown, metric, path)
 
 
-def _tests(groups: Mapping[Group, Sequence[Run]], against: str) -> dict[Group, str]:
+def _tests(groups: Mapping[Group, Sequence[Run]], against: str | None) -> dict[Group, str]:
     """For every other variant its p-value against the one named, in words; empty where none can be told."""
     bases = [key for key in groups if key[1] == against]
     found = {}

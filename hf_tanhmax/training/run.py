@@ -356,6 +356,7 @@ def _described(model: Any, trainer: RecipeTrainer, config: Config) -> dict[str, 
     return {
         "class": type(inner).__name__,
         "base_model": "/".join(Path(name).parts[-2:]) if name else None,
+        "base_is_folder": name is not None and Path(name).is_dir(),
         "parameters": sum(value.numel() for value in inner.parameters()),
         "trained_parameters": sum(trained),
     }

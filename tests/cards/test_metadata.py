@@ -64,6 +64,13 @@ def test_a_name_of_a_base_model_alone_is_not_enough(checkpoint):
     assert "base_model" not in made(checkpoint, [from_base("folder/name")])
 
 
+@pytest.mark.parametrize("given", [{"results": "a folder"}, {"base_model": "org/name", "license": "mit", "language": "en"}])
+def test_nobody_is_asked_for_what_is_known(checkpoint, monkeypatch, given):
+    monkeypatch.setattr("hf_tanhmax.cards.metadata._base_card", lambda name: pytest.fail(f"asked for the card of {name}"))
+    runs = [result(model={"base_model": "folder/name", "base_is_folder": True})] if given.pop("results", None) else []
+    assert made(checkpoint, runs, **given).get("base_model") == given.get("base_model")
+
+
 def test_a_base_model_that_the_hub_gave(checkpoint, cached):
     cached("org/name", config_json="{}")
     found = made(checkpoint, [from_base("org/name")])
