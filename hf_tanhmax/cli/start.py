@@ -141,7 +141,7 @@ def _ablation(loaded: Loaded, splits: Splits, folder: Path) -> NegativesAblation
 
 def _write_card(folder: Path, runs: dict[str, Run], name: str) -> None:
     """The card again: the run wrote it before there was anything to compare with, and before the ablation."""
-    compared = comparison(list(runs.values()), markdown=True, against=None)
+    compared = comparison(list(runs.values()), markdown=True)
     base, said = (name, MINILM_SAYS) if name == MINILM else (name if is_repository(name) else None, {})
     card = model_card(folder, results=[runs["aligned"]], softmax=[runs["softmax"]], comparison=compared, base_model=base, **said)
     card.save(folder / CARD)

@@ -11,6 +11,7 @@ the difference; how much the seed matters is what the standard deviation shows. 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import RecipeError
@@ -30,13 +31,13 @@ LEGEND = {
 Group = tuple[str, str, str]
 
 
-def comparison(results: Sequence[Run], *, markdown: bool = False, against: str | None = "softmax", width: int | None = WIDTH) -> str:
+def comparison(results: Sequence[Run], *, markdown: bool = False, against: str = "softmax", width: int | None = WIDTH) -> str:
     """A table for each data set, one line per variant; on a terminal with a legend.
 
     Args:
         results: of runs; those that differ in anything but the seed are not put into one line.
         markdown: for a card rather than a terminal.
-        against: the variant that the others are tested against, if it is there; None tests none, which SciPy would be needed for.
+        against: the variant that the others are tested against, if it is there and SciPy is installed.
         width: columns of a terminal that the table must fit; what does not is left out and named. None shows all.
 
     Raises:
@@ -54,10 +55,11 @@ def comparison(results: Sequence[Run], *, markdown: bool = False, against: str |
     return "\n\n".join(parts)
 
 
-def _table(results: Sequence[Run], *, markdown: bool, against: str | None, width: int | None) -> str:
+def _table(results: Sequence[Run], *, markdown: bool, against: str, width: int | None) -> str:
     groups = grouped(results)
     labels = labels_of(groups)
-    tests = _tests(groups, against)
+    able = find_spec("scipy") is not None
+    tests = _tests(groups, against) if able else {}
     names = list(dict.fromkeys(name for result in results for name in numbers_of(result)))
     columns: dict[str, list[str]] = {"variant": [labels[key] for key in groups], "n": [str(len(members)) for members in groups.values()]}
     for name in names:
@@ -72,6 +74,8 @@ def _table(results: Sequence[Run], *, markdown: bool, against: str | None, width
     notes = [f"{name}: {LEGEND[name]}" for name in shown if name in LEGEND]
     if left := [name for name in columns if name not in shown]:
         notes.append(f"left out to fit {width} columns: {', '.join(left)}; hf_tanhmax.training.compare --all shows them")
+    if not able and against in {variant for _, variant, _ in groups} and len(groups) > 1:
+        notes.append(f"no p-values against {against}, as they need SciPy: pip install hf-tanhmax[recipes]")
     return "\n".join([made, "", *notes])
 
 
@@ -203,7 +207,7 @@ def _draw(results: list[Run], path: Path) -> None:
     comparison_figure(shown, metric, path)
 
 
-def _tests(groups: Mapping[Group, Sequence[Run]], against: str | None) -> dict[Group, str]:
+def _tests(groups: Mapping[Group, Sequence[Run]], against: str) -> dict[Group, str]:
     """For every other variant its p-value against the one named, in words; empty where none can be told."""
     bases = [key for key in groups if key[1] == against]
     found = {}

@@ -98,16 +98,22 @@ def test_it_ends_with_a_table_a_page_and_what_to_do_next(small, tmp_path, capsys
 
 @pytest.mark.slow
 def test_it_needs_no_package_that_its_extra_does_not_bring(small, tmp_path):
-    """Nor does it ask a Hub for a card of a model that is a folder."""
+    """Nor do the commands that it names next, and none asks a Hub for a card of a model that is a folder."""
     (tmp_path / "site-packages").mkdir()  # as dill knows it
     path = only("start", tmp_path / "site-packages")
     assert [(path / package).exists() for package in ("torch", "captum", "scipy", "sklearn")] == [True, True, False, False]
     program = "import sys; from hf_tanhmax.cli.arguments import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-S", "-c", program, "start", "--model", str(small), "--out", str(tmp_path / "out")]
     settings = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{PROJECT}", "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "127.0.0.1:9" not in done.stdout + done.stderr
+    trained = "bert/text_classification/aligned.yaml --max_steps 2 --compare_with softmax --calibrate 32 --results_dir null"
+    for command in (
+        ["start", "--model", str(small), "--out", "out"],
+        ["explain", "--model", "out/tanhmax", "--text", "not funny at all", "--out", "mine.html"],
+        ["train", *trained.split(), "--model_name_or_path", str(small), "--train_file", str(FOLDER / "test.csv")],
+    ):
+        program_and_command = [sys.executable, "-S", "-c", program, *command]
+        done = subprocess.run(program_and_command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "127.0.0.1:9" not in done.stdout + done.stderr
 
 
 def test_mistakes(small, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ PROJECT = Path(hf_tanhmax.__file__).parent.parent
 
 
 def only(extra: str, folder: Path) -> Path:
-    """Links to what `pip install hf-tanhmax[extra]` brings of this environment; `python -S` with it and `PROJECT` on the path sees no more."""
+    """Links to what `pip install hf-tanhmax[extra]` brings of this environment: `python -S` with them and `PROJECT` sees nothing else."""
     declared = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pending = [*_wanted(declared["dependencies"], frozenset()), *_wanted(declared["optional-dependencies"][extra], frozenset())]
     seen = set()

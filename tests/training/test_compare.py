@@ -168,6 +168,16 @@ def test_the_permutation_test_agrees_with_the_sign_test_by_hand(result):
     assert paired_p(other, softmax) == pytest.approx(2 / 64, abs=0.01)
 
 
+def test_without_scipy_it_says_what_is_missing(result, monkeypatch):
+    runs = [result(variant=variant, outcomes={"test": "1 0 1"}) for variant in ("softmax", "tanhmax")]
+    told = "no p-values against softmax, as they need SciPy: pip install hf-tanhmax[recipes]"
+    assert told not in comparison(runs)
+    monkeypatch.setattr("hf_tanhmax.training.compare.find_spec", lambda name: None)
+    assert told in comparison(runs)
+    assert told not in comparison(runs[1:])
+    assert " p |" not in comparison(runs, markdown=True)
+
+
 def test_without_outcomes_or_common_seeds_there_is_no_test(result):
     assert paired_p([result()], [result("softmax")]) is None
     assert paired_p([outcomes(result, [1, 0])], [outcomes(result, [1, 0], variant="softmax", seed=1)]) is None
