@@ -4,6 +4,7 @@ The base.yaml in a task's folder does the same for the keys that its configurati
 `transformers.TrainingArguments` gives them.
 """
 
+import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -210,6 +211,17 @@ class Config(BaseModel):
             raise RecipeError(f"{key} does not exist: {name}")
         if path.stat().st_size == 0:
             raise RecipeError(f"{key} is empty: {name}")
+        if path.suffix == ".csv":
+            self._check_header(path, key.removesuffix("_file"))
+
+    def _check_header(self, path: Path, split: str) -> None:
+        """Refuse a file without a column that a key names, before anything that takes seconds is imported."""
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            header = next(filter(None, csv.reader(file)), [])
+        for key in (name for name in type(self).model_fields if name.endswith("_column")):
+            column = getattr(self, key)
+            if column is not None and column not in header:
+                raise RecipeError(f"the {split} data has no column {column!r} ({key}); it has {', '.join(map(repr, header))}")
 
     @property
     def family(self) -> str:

@@ -119,6 +119,16 @@ def test_files_are_looked_at_before_anything_else(tmp_path):
         recipe("tanhmax", "--train_file", str(tmp_path / "some.csv"), "--dataset", "imdb")
 
 
+@pytest.mark.parametrize("text", ["text,label\na,1\n", '\ufeff\n\n"text",label\na,1\n'])
+def test_columns_of_a_csv_are_looked_at_too(tmp_path, text):
+    path = tmp_path / "some.csv"
+    path.write_text(text, encoding="utf-8")
+    assert recipe("tanhmax", "--train_file", str(path)).config.train_file == str(path)
+    for key in ("text", "label"):
+        with pytest.raises(RecipeError, match=rf"the train data has no column 'words' \({key}_column\); it has 'text', 'label'"):
+            recipe("tanhmax", "--train_file", str(path), f"--{key}_column", "words")
+
+
 def test_a_checkpoint_has_defaults_of_its_own():
     scratch, checkpoint = recipe("tanhmax").config, recipe("tanhmax", "--model_name_or_path", "some/model").config
     assert (scratch.resolved_epochs, scratch.resolved_learning_rate) == (6, 1e-3)
