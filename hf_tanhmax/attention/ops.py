@@ -130,10 +130,8 @@ def called(operator: Callable[..., Any], inputs: OperatorInputs, *table: Tensor 
 
     Without gradients, on plain tensors, and with no compiler, tracer, transform or mode that looks on, the dispatcher only passes on.
     """
-    if not torch.is_grad_enabled() and _nobody_looks_on(inputs[:TENSORS] + table):
-        output: Tensor = DIRECTLY[operator](inputs, *table)[0]
-    else:
-        output = operator(*inputs, *table)[0]
+    direct = DIRECTLY.get(operator) if not torch.is_grad_enabled() and _nobody_looks_on(inputs[:TENSORS] + table) else None
+    output: Tensor = (operator(*inputs, *table) if direct is None else direct(inputs, *table))[0]
     return output
 
 

@@ -205,8 +205,7 @@ class Prepared(NamedTuple):
 def _prepared(settings: Settings) -> Prepared:
     sizes, backward, threads, heads = settings.sizes, settings.backward, settings.threads, settings.kv_heads * settings.groups
     share, packed_share = sizes.share(backward=backward), sizes.packed_share(backward=backward)
-    fields = {field[0] for field in NativeCall._fields_}
-    numbers = {name: value for name, value in settings._asdict().items() if name in fields}
+    numbers = {name: value for name, value in settings._asdict().items() if name not in ("sizes", "backward", "groups")}
     numbers |= {name: getattr(sizes, name) for name in ("queries", "keys", "width", "value_width", "rows", "balanced", "half")}
     numbers |= {"heads": heads, "share": share, "packed_share": packed_share, "tile_size": sizes.tile, "kind": KINDS.index(sizes.dtype)}
     scratch = threads * share + settings.batch * settings.kv_heads * packed_share
