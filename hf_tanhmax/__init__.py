@@ -158,6 +158,6 @@ else:
             return found
         if name.startswith("TanhMax"):
             return import_module(".models.architectures", __name__).class_named(name)
-        if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        if name.isidentifier() and not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
             return import_module(f".{name}", __name__)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

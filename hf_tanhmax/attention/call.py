@@ -190,8 +190,8 @@ class Call:
             mask.causal,
             mask.offset,
             mask.window,
-            self.factor,
-            self.softcap,
+            _number("scale", self.factor),
+            None if self.softcap is None else _number("softcap", self.softcap),
             self.dropout_p,
             not softmax,
             balanced,
@@ -322,6 +322,15 @@ def _check_numbers(scale: float | None, window: int | None, softcap: float | Non
         raise ValueError(f"softcap must be positive, but is {softcap}")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must be in [0, 1), but is {dropout_p}")
+
+
+def _number(name: str, given: float | Tensor) -> float:
+    """A number that came as one, or as a tensor without a gradient, whose value may be another in the next call."""
+    if not isinstance(given, Tensor):
+        return given
+    if given.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f'{name} is a tensor with a gradient, which no operator finds; implementation="reference" does')
+    return float(given)
 
 
 def _checked_polarity(polarity: float | Tensor, query: Tensor) -> float | Tensor:

@@ -11,7 +11,7 @@ come to its models yet need not wait for them:
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -38,32 +38,53 @@ class MadeLater(type):
 
 
 class AfterImport(MetaPathFinder):
-    """Does something once a module was imported, which is found as ever; until then it is the first of Python's finders."""
+    """Does something once a module was imported, which is found as ever; until it has, it is one of Python's finders."""
 
     def __init__(self, module: str, action: Callable[[], None]) -> None:
         self.module, self.action = module, action
+        self._asking = False
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The module as the finders after this one find it, with the action after its code."""
-        if name != self.module:
+        """The module as the other finders find it, with the action after its code."""
+        if name != self.module or self._asking:  # by a finder that asks all others, or has taken this one's place
             return None
-        further = sys.meta_path[sys.meta_path.index(self) + 1 :]
-        spec = next((found for finder in further if (found := finder.find_spec(name, path, target)) is not None), None)
-        if spec is not None and spec.loader is not None:
-            self._follow(spec.loader)
+        self._asking = True
+        try:
+            found = (asked(name, path, target) for finder in list(sys.meta_path) if (asked := getattr(finder, "find_spec", None)))
+            spec: ModuleSpec | None = next((each for each in found if each is not None), None)
+        finally:
+            self._asking = False
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = Followed(spec.loader, self._follow)
         return spec
 
-    def _follow(self, loader: Any) -> None:
-        execute = loader.exec_module
+    def _follow(self) -> None:
+        self.action()
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
 
-        def _execute(module: ModuleType) -> None:
-            vars(loader).pop("exec_module", None)  # the loader is what it was
-            execute(module)
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-            self.action()
 
-        loader.exec_module = _execute
+class Followed(Loader):
+    """A loader with something to do after the code of its module, which knows the loader itself only."""
+
+    def __init__(self, loader: Any, action: Callable[[], None]) -> None:
+        self._loader, self._action = loader, action
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As the loader does."""
+        made: ModuleType | None = self._loader.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module's code as the loader does, and then what is to follow."""
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        self._action()
 
 
 def register() -> None:

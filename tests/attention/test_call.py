@@ -168,3 +168,25 @@ def test_where_autocast_is_always_there_nothing_asks_for_it(kind, monkeypatch):
 
 def test_a_device_without_autocast_has_none_on():
     assert not autocasts("meta")
+
+
+@pytest.mark.parametrize("name", ["scale", "softcap"])
+def test_a_number_that_comes_as_a_tensor_is_read_in_every_call(name):
+    given = torch.tensor(0.5)
+    for value in (0.5, 0.1):
+        given.fill_(value)
+        with torch.no_grad():
+            found = tanhmax_attention(Q, Q, Q, implementation="cpu", **{name: given})
+            expected = tanhmax_attention(Q, Q, Q, implementation="cpu", **{name: value})
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["scale", "softcap"])
+def test_a_number_with_a_gradient_is_refused_where_none_would_be_found(name):
+    given = torch.tensor(0.5, requires_grad=True)
+    with pytest.raises(NotImplementedError, match=f'{name} is a tensor with a gradient.*implementation="reference" does'):
+        tanhmax_attention(Q, Q, Q, implementation="cpu", **{name: given})
+    output = tanhmax_attention(Q, Q, Q, implementation="reference", **{name: given})
+    assert torch.autograd.grad(output.square().sum(), given)[0] != 0
+    with torch.no_grad():
+        tanhmax_attention(Q, Q, Q, implementation="cpu", **{name: given})

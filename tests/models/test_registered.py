@@ -1,6 +1,7 @@
 """What `import hf_tanhmax` registers, when, and what it does not import for it."""
 
-import importlib
+import importlib.machinery
+import importlib.util
 import json
 import subprocess
 import sys
@@ -120,6 +121,88 @@ def test_two_copies_of_the_package_wait_for_one_module(module):
     assert not set(hooks) & set(sys.meta_path)
 
 
+class OlderFinder:
+    """A finder as they were before Python 3.4, such as some packages still install; Python passes it over."""
+
+    def find_module(self, name, path=None):
+        return None
+
+
+class Wrapped:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, *asked):
+        return self.finder.find_spec(*asked)
+
+
+class SealedLoader:
+    __slots__ = ()
+
+    @classmethod
+    def create_module(cls, spec):
+        return None
+
+    @classmethod
+    def exec_module(cls, module):
+        module.READY = True
+
+
+class FinderOf:
+    def __init__(self, name, loader):
+        self.name, self.loader = name, loader
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self.loader) if name.startswith(self.name) else None
+
+
+@pytest.mark.parametrize("others", ["older", "wrapped", "sealed", "class"])
+def test_finders_and_loaders_of_others_are_left_as_they_are(module, others):
+    name, file = module
+    file.write_text("READY = True")
+    done = []
+    sys.meta_path.insert(0, AfterImport(name, lambda: done.append(sys.modules[name].READY)))
+    if others == "older":
+        sys.meta_path.insert(1, OlderFinder())
+    elif others == "wrapped":
+        sys.meta_path[:] = map(Wrapped, sys.meta_path)
+    else:
+        sys.meta_path.insert(1, FinderOf(name, SealedLoader if others == "class" else SealedLoader()))
+    before = SealedLoader.exec_module
+    found = importlib.import_module(name)
+    assert (found.READY, done) == (True, [True])
+    assert type(found.__spec__.loader) is type(found.__loader__) is not registered.Followed
+    assert SealedLoader.exec_module == before
+
+
+def test_who_only_asks_for_the_module_does_not_have_it_followed(module):
+    name, _ = module
+    shared, done = SealedLoader(), []
+    hook = AfterImport(name, lambda: done.append(name))
+    sys.meta_path[:0] = [hook, FinderOf(name, shared)]
+    assert importlib.util.find_spec(name).loader.__slots__ == ()
+    other = importlib.import_module(f"{name}_too")
+    del sys.modules[other.__name__]
+    assert (done, hook in sys.meta_path) == ([], True)
+
+
+def test_an_action_that_fails_is_tried_again_with_the_next_import(module):
+    name, file = module
+    file.write_text("READY = True")
+    done = []
+
+    def fail_once():
+        done.append(len(done))
+        if len(done) == 1:
+            raise ImportError("half installed")
+
+    sys.meta_path.insert(0, AfterImport(name, fail_once))
+    with pytest.raises(ImportError, match="half installed"):
+        importlib.import_module(name)
+    importlib.import_module(name)
+    assert done == [0, 1]
+
+
 def test_a_module_that_is_not_there_is_not_found(module):
     sys.meta_path.insert(0, AfterImport("nowhere_at_all", lambda: None))
     with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
@@ -129,5 +212,6 @@ def test_a_module_that_is_not_there_is_not_found(module):
 def test_modules_are_found_without_an_import_of_their_own():
     assert hf_tanhmax.functional.tanhmax is hf_tanhmax.tanhmax
     assert hf_tanhmax.settings.TanhMaxSettings is hf_tanhmax.TanhMaxSettings
-    with pytest.raises(AttributeError, match="no attribute 'softmin'"):
-        _ = hf_tanhmax.softmin
+    for absent in ("softmin", "softmin.attention", ""):
+        with pytest.raises(AttributeError, match=f"no attribute '{absent}'"):
+            getattr(hf_tanhmax, absent)

@@ -105,7 +105,10 @@ def short_input(model: PreTrainedModel) -> dict[str, Tensor] | None:
     """An input to see by what the parts of a model do: a few tokens, or a picture; None of a model that reads something else."""
     if model.main_input_name == IDS:
         end = getattr(text_config(model), "eos_token_id", None)  # at which BART classifies
-        tokens = [*range(1, SHORT), end if isinstance(end, int) else SHORT]
+        known = getattr(text_config(model), "vocab_size", None) or math.inf
+        tokens = [*range(1, SHORT), end if isinstance(end, int) and end < known else SHORT]
+        if max(tokens) >= known:  # on a GPU, looking such a token up ends the process
+            return None
         return with_decoder_start(model, _on_device(model, {IDS: torch.tensor([tokens])}))
     config = vision_config(model.config)
     size = getattr(config, "image_size", None)

@@ -66,6 +66,17 @@ Indices = Annotated[tuple[int, ...], Strict(False)]  # not strict about lists, a
 Names = Annotated[tuple[str, ...], Strict(False)]
 
 
+def _header(path: Path) -> list[str] | None:
+    """The names of a CSV file's columns as its reader has them; None where it is compressed or no CSV, of which the reader says more."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names = next(csv.reader(line for line in file if line.strip()), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return None
+    named = [name or f"Unnamed: {place}" for place, name in enumerate(names)]
+    return [f"{name}.{earlier}" if (earlier := named[:place].count(name)) else name for place, name in enumerate(named)]
+
+
 class Config(BaseModel):
     """The keys of every recipe.
 
@@ -216,12 +227,11 @@ class Config(BaseModel):
 
     def _check_header(self, path: Path, split: str) -> None:
         """Refuse a file without a column that a key names, before anything that takes seconds is imported."""
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            header = next(filter(None, csv.reader(file)), [])
+        header = _header(path)
         for key in (name for name in type(self).model_fields if name.endswith("_column")):
             column = getattr(self, key)
-            if column is not None and column not in header:
-                raise RecipeError(f"the {split} data has no column {column!r} ({key}); it has {', '.join(map(repr, header))}")
+            if header is not None and column is not None and column not in header:
+                raise RecipeError(f"the {split} data has no column {column!r} ({key}); it has {', '.join(map(repr, header))[:300]}")
 
     @property
     def family(self) -> str:

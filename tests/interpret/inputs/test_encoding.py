@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_tokenizers import byte_pieces, word_pieces
 
 import hf_tanhmax
-from hf_tanhmax.interpret.inputs.encoding import encode, length_limit
+from hf_tanhmax.interpret.inputs.encoding import encode, length_limit, short_input
 
 
 def bert():
@@ -139,3 +139,14 @@ def test_tokens_that_stand_for_unknown_words_are_named():
     assert encode(bert(), tokenizer("a zebra", return_tensors="pt"), tokenizer=tokenizer).unknown == (2,)
     assert encode(bert(), "a good film", tokenizer=tokenizer).unknown == ()
     assert encode(bert(), {"input_ids": text(1, 6)}).unknown == ()
+
+
+@pytest.mark.parametrize(("eos", "known"), [(50_256, 30), (7, 30), (None, 30), (None, 4)])
+def test_a_short_input_has_tokens_that_the_model_knows(eos, known):
+    """A GPU ends the process that looks another one up."""
+    model = tiny_model(hf_tanhmax.TanhMaxLlamaForCausalLM)
+    model.config.eos_token_id, model.config.vocab_size = eos, known
+    found = short_input(model)
+    assert (found is None) == (known == 4)
+    if found is not None:
+        assert found["input_ids"].tolist() == [[1, 2, 3, 4, 7 if eos == 7 else 5]]

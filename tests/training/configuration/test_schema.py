@@ -1,8 +1,10 @@
 """Values: their ranges, what goes together, and the files that are looked at before anything else."""
 
 import dataclasses
+import gzip
 
 import pytest
+from datasets import load_dataset
 from pydantic import ValidationError
 from transformers import TrainingArguments
 
@@ -127,6 +129,38 @@ def test_columns_of_a_csv_are_looked_at_too(tmp_path, text):
     for key in ("text", "label"):
         with pytest.raises(RecipeError, match=rf"the train data has no column 'words' \({key}_column\); it has 'text', 'label'"):
             recipe("tanhmax", "--train_file", str(path), f"--{key}_column", "words")
+
+
+ROWS = "text,label\na,1\nb,0\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "pair"),
+    [
+        pytest.param(f"  \n\t\n{ROWS}".encode(), None, id="blank lines"),
+        pytest.param(gzip.compress(ROWS.encode()), None, id="compressed"),
+        pytest.param(b",text,label\n0,a,1\n1,b,0\n", "Unnamed: 0", id="a column without a name"),
+        pytest.param(b"text,text,label\na,c,1\nb,d,0\n", "text.1", id="two of one name"),
+        pytest.param(b'"te\nxt",text,label\nc,a,1\nd,b,0\n', "te\nxt", id="a name of two lines"),
+        pytest.param(b"x" * 200_000 + b",text,label\nc,a,1\nd,b,0\n", None, id="a long name"),
+    ],
+)
+def test_columns_that_the_reader_finds_in_a_csv_are_found(tmp_path, content, pair):
+    path = tmp_path / "some.csv"
+    path.write_bytes(content)
+    config = recipe("tanhmax", "--train_file", str(path), *(("--text_pair_column", pair) if pair else ())).config
+    rows = load_dataset("csv", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"), keep_default_na=False)
+    assert {config.text_column, config.label_column, pair or config.text_column} <= set(rows.column_names)
+
+
+def test_a_csv_whose_quote_stays_open_is_short_to_say_or_left_to_its_reader(tmp_path):
+    path = tmp_path / "some.csv"
+    path.write_text('text,"label\n' + "word,1\n" * 500, encoding="utf-8")
+    with pytest.raises(RecipeError, match="has no column 'label'") as refused:
+        recipe("tanhmax", "--train_file", str(path))
+    assert len(str(refused.value)) < 500
+    path.write_text('text,"label\n' + "word,1\n" * 100_000, encoding="utf-8")
+    recipe("tanhmax", "--train_file", str(path))
 
 
 def test_a_checkpoint_has_defaults_of_its_own():
