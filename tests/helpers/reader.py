@@ -31,12 +31,10 @@ class NoPlugin(importlib.abc.MetaPathFinder):
 
 
 def the_plugin():
-    """The package, imported now."""
-    finders = sys.meta_path.copy()
-    sys.meta_path[:] = [finder for finder in finders if not isinstance(finder, NoPlugin)]
+    """The package, imported now, and from now on able to import more of itself."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, NoPlugin)]
     import hf_tanhmax
 
-    sys.meta_path[:] = finders
     return hf_tanhmax
 
 
