@@ -242,11 +242,10 @@ def renamed(config: Mapping[str, object]) -> dict[str, object]:
 
 def portable(config: Mapping[str, object]) -> dict[str, object]:
     """The same configuration, where a path of this machine keeps its last two parts: the data's digests say which files they were."""
-
-    def _short(value: object) -> object:
-        return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and Path(value).is_absolute() else value
-
-    return {key: _short(value) for key, value in config.items()}
+    return {
+        key: "/".join(Path(value).parts[-2:]) if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in config.items()
+    }
 
 
 def _is_run(run: object) -> TypeGuard[Run]:

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
+from operations import Seen
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention.call import Call, autocasts
@@ -98,16 +98,6 @@ def test_a_polarity_of_0_or_1_is_no_tensor(polarity, signed):
     assert inputs.polarity is None if polarity in (0.0, 1.0) else torch.equal(inputs.polarity, torch.full((4,), 0.5).log())
 
 
-class Operations(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
 def logarithm(polarity):
     return call(polarity=polarity).operator_inputs(kernels=False).polarity
 
@@ -115,7 +105,7 @@ def logarithm(polarity):
 def test_without_derivatives_the_logarithm_of_a_polarity_takes_one_step_and_is_the_same():
     for values in ([0.0, 0.3, 1.0, 1e-30], [-0.5, math.nan, -0.0, 2.0]):
         given = torch.tensor(values)
-        with Operations() as seen:
+        with Seen() as seen:
             found = logarithm(given)
         assert set(seen.names) - {"aten.slice.Tensor", "aten.promote_types.default"} == {"aten.log.default"}
         torch.testing.assert_close(found, logarithm(given.clone().requires_grad_()).detach(), equal_nan=True, rtol=0, atol=0)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from operations import Seen
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_tanhmax import tanhmax_attention
 from hf_tanhmax.attention import ops
@@ -37,16 +37,6 @@ def test_a_plain_call_without_gradients_is_direct_and_the_same(direct):
     with torch.inference_mode():
         assert torch.equal(attend(*TENSORS), expected)
     assert len(direct) == 4
-
-
-class Seen(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
 
 
 class Own(torch.Tensor):
