@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-import tomllib
+import pytest
 from packaging.requirements import Requirement
 
 import hf_tanhmax
@@ -14,6 +14,7 @@ PROJECT = Path(hf_tanhmax.__file__).parent.parent
 
 def only(extra: str, folder: Path) -> Path:
     """Links to what `pip install hf-tanhmax[extra]` brings of this environment: `python -S` with them and `PROJECT` sees nothing else."""
+    tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
     declared = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pending = [*_wanted(declared["dependencies"], frozenset()), *_wanted(declared["optional-dependencies"][extra], frozenset())]
     seen = set()
