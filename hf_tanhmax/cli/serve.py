@@ -7,6 +7,7 @@ not, and ends there. This puts the one that MODEL needs there, in this process, 
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import transformers
@@ -45,7 +46,8 @@ def main(arguments: list[str]) -> int:
         return _mistake(f'Transformers {transformers.__version__} cannot serve ({one_line(error)}): pip install "transformers[serving]"')
     if not is_serve_available():
         return _mistake('serving needs more packages: pip install "transformers[serving]"')
-    setattr(transformers, cls.__name__, cls)
+    # Transformers replaces its own module while its model classes are imported; `transformers` above may be the first one still.
+    setattr(import_module("transformers"), cls.__name__, cls)
     sys.argv = ["transformers", "serve", *arguments]
     transformers_main()
     return 0

@@ -1,5 +1,6 @@
 """What the door to `transformers serve` refuses; that it serves is in tests/clients/test_transformers_serve.py."""
 
+import subprocess
 import sys
 
 import pytest
@@ -37,3 +38,29 @@ def test_packages_that_are_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers.cli.transformers", None)
     assert refused(capsys, tmp_path).startswith(f"Transformers {transformers.__version__} cannot serve (")
     assert not hasattr(transformers, "TanhMaxLlamaForCausalLM")
+
+
+SERVED = """
+import sys
+import types
+from importlib import import_module
+
+from hf_tanhmax.cli import serve
+
+
+def asked():
+    print(sys.argv, import_module("transformers").TanhMaxLlamaForCausalLM.__name__)
+
+
+sys.modules["transformers.cli.transformers"] = types.SimpleNamespace(main=asked)
+import_module("transformers.utils.import_utils").is_serve_available = lambda: True
+sys.exit(serve.main(sys.argv[1:]))
+"""
+
+
+def test_the_class_is_where_transformers_looks_for_it(tmp_path):
+    """In a program that has not imported Transformers' model classes, whose import replaces the module `transformers`."""
+    tiny_config("llama", architectures=["TanhMaxLlamaForCausalLM"]).save_pretrained(tmp_path)
+    process = subprocess.run([sys.executable, "-c", SERVED, str(tmp_path), "--port", "80"], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == f"{['transformers', 'serve', str(tmp_path), '--port', '80']} TanhMaxLlamaForCausalLM"
