@@ -13,10 +13,9 @@ struct Capped {
 
 inline Capped hyperbolic(float u) {  // tanh u and its derivative
   const float below = u > 20.0f ? 20.0f : u, bounded = below < -20.0f ? -20.0f : below;
-  float positive, negative, difference;
-  PlainApart{}(bounded * LOG2_OF_E, positive, negative, difference);
-  const float inverse = 1.0f / (positive + negative);
-  return {difference * inverse, 4.0f * inverse * inverse};
+  const Apart<float> found = PlainApart{}(bounded * LOG2_OF_E);
+  const float inverse = 1.0f / (found.positive + found.negative);
+  return {found.difference * inverse, 4.0f * inverse * inverse};
 }
 
 inline bool is_shaped(const Call& call) { return call.softcap > 0.0 || call.bias != nullptr; }
@@ -40,25 +39,26 @@ void shape_row(const Row& row, float cap, const float* bias, int64_t bias_step, 
   }
 }
 
-template <Hidden HIDDEN, class Step>
-float mask_levels(const Row& row, const float* mask, int64_t mask_step, Step step, float* levels) {
-  float highest[LANES];
-  for (int64_t lane = 0; lane < LANES; ++lane) highest[lane] = -INFINITY;
-  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
-    const float given = mask_step == 0 ? *mask : mask[column];
-    const bool visible = given > HIDDEN_BELOW && (HIDDEN != MASKED || row.seen[column * step] != 0);
-    const float level = visible ? given : -INFINITY;
-    levels[column] = level;
-    highest[lane] = level > highest[lane] ? level : highest[lane];
+template <Hidden HIDDEN>
+float mask_levels(const Row row, const float* mask, int64_t mask_step, float* levels) {
+  const Lanes none = Lanes{} - INFINITY;
+  Lanes highest = none;
+  by_lanes(row.low, row.high, [&, row](int64_t column, auto count) {
+    const Lanes given = mask_step == 0 ? Lanes{} + *mask : load(mask + column, count);
+    Lanes found = given > HIDDEN_BELOW ? given : none;
+    if constexpr (some_hidden<HIDDEN, decltype(count)>) found = visible_at<HIDDEN>(row, column, count) != 0 ? found : none;
+    store(found, levels + column, count);
+    highest = found > highest ? found : highest;
   });
-  for (int64_t lane = 1; lane < LANES; ++lane) highest[0] = std::fmax(highest[0], highest[lane]);
-  return highest[0] == -INFINITY ? 0.0f : highest[0];
+  float all = -INFINITY;
+  for (int64_t lane = 0; lane < SIDE; ++lane) all = std::fmax(all, highest[lane]);
+  return all == -INFINITY ? 0.0f : all;
 }
 
 // Gives a row its levels: an additive mask less its highest number over the visible keys, which is returned; -inf where a key is hidden.
 float level_row(Row& row, const float* mask, int64_t mask_step, bool plain, float* levels) {
   const float highest =
-      by_hidden(row, [&](auto hidden, auto step) { return mask_levels<decltype(hidden)::value>(row, mask, mask_step, step, levels); });
+      by_hidden(row, [&](auto hidden) { return mask_levels<decltype(hidden)::value>(row, mask, mask_step, levels); });
   for (int64_t column = row.low; column < row.high; ++column) {
     const float level = levels[column] - highest;
     levels[column] = plain ? exponential(level) : level;
@@ -119,9 +119,7 @@ void add_row(float* gradient, const int64_t* steps, const Tile& tile, int64_t pl
     for (int64_t column = row.low; column < row.high; ++column) to[column] += from[column];
     return;
   }
-  float sums[LANES] = {};
-  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { sums[lane] += from[column]; });
-  *to += total_of(sums);
+  *to += sum_of(row.low, row.high, [=](int64_t column, auto count) { return load(from + column, count); });
 }
 
 }  // namespace

@@ -40,33 +40,31 @@ struct Given {
   float* faded;
 };
 
+float product_of(const Row& row, const float* first, const float* second) {
+  return sum_of(row.low, row.high, [=](int64_t column, auto count) { return load(first + column, count) * load(second + column, count); });
+}
+
 // grads becomes the gradient of the scores. Returns the sum of N (dP + D) over the denominator, if summed.
-float score_gradient(const Row& row, float* grads, const Given& given, bool summed) {
-  float products[LANES] = {}, parts[LANES] = {};
+float score_gradient(const Row row, float* grads, const Given& given, bool summed) {
   const float factor = given.factor;
-  if (given.joint == nullptr)
-    by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) { products[lane] += grads[column] * row.weights[column]; });
-  const float delta = (given.joint == nullptr ? total_of(products) * factor : *given.joint) * given.inverse;
-  if (summed)
-    by_lanes(row.low, row.high,
-             [&](int64_t column, int64_t lane) { parts[lane] += row.negatives[column] * (factor * grads[column] + delta); });
+  const float product = given.joint == nullptr ? product_of(row, grads, row.weights) : 0.0f;
+  const float delta = (given.joint == nullptr ? product * factor : *given.joint) * given.inverse;
+  const auto part = [=](int64_t column, auto count) {
+    return load(row.negatives + column, count) * (factor * load(grads + column, count) + delta);
+  };
+  const float found = summed ? sum_of(row.low, row.high, part) : 0.0f;
   for (int64_t column = row.low; given.faded != nullptr && column < row.high; ++column)
     given.faded[column] = row.weights[column] * (factor * grads[column] - delta) - 2.0f * row.negatives[column] * delta;
   for (int64_t column = row.low; column < row.high; ++column) {
     const float grad = factor * grads[column];
     grads[column] = row.weights[column] * (grad - delta) + 2.0f * row.negatives[column] * grad;
   }
-  return total_of(parts);
+  return found;
 }
 
 // row: P and N; grads: dO V^T, becomes the gradient of the scores; faded as above. Returns the sum of (P + N) dP.
-float balanced_gradient(const Row& row, float* grads, Shares shares, float* faded) {
-  float positives[LANES] = {}, negatives[LANES] = {};
-  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
-    positives[lane] += grads[column] * row.weights[column];
-    negatives[lane] += grads[column] * row.negatives[column];
-  });
-  const float positive = total_of(positives), negative = total_of(negatives);
+float balanced_gradient(const Row row, float* grads, Shares shares, float* faded) {
+  const float positive = product_of(row, grads, row.weights), negative = product_of(row, grads, row.negatives);
   for (int64_t column = row.low; faded != nullptr && column < row.high; ++column)
     faded[column] = shares.positive * row.weights[column] * (grads[column] - positive) -
                     shares.negative * row.negatives[column] * (grads[column] - negative);
@@ -135,20 +133,37 @@ void backward_tile(const Call& call, const Tile& tile, Scratch scratch) {
   own.back_to_inputs(grads);
 }
 
-// The square of the length of the longest row of a head; NaN if one of them is.
+template <class Number>
+inline Lanes squares_of(const Number* row, int64_t width) {
+  Lanes sums = {};
+  by_lanes(0, width, [&](int64_t column, auto count) { sums += load(row + column, count) * load(row + column, count); });
+  return sums;
+}
+
+// The square of the length of the longest row of a head; NaN if one is not finite. SIDE rows at a time, whose sums are added as vectors.
 template <class Number>
 float longest_of(const void* tensor, const int64_t* steps, int64_t entry, int64_t head, int64_t rows, int64_t width) {
-  float longest = 0.0f;
-  bool known = true;
+  Lanes longest = {}, unknown = {};
   const Number* row = part<Number>(tensor, steps, entry, head, 0);
-  for (int64_t place = 0; place < rows; ++place, row += steps[2]) {
-    float sums[LANES] = {};
-    by_lanes(0, width, [&](int64_t column, int64_t lane) { sums[lane] += number_of(row[column]) * number_of(row[column]); });
-    const float length = total_of(sums);
-    known = known && length == length;
-    longest = length > longest ? length : longest;
+  for (int64_t first = 0; first < rows; first += SIDE, row += SIDE * steps[2]) {
+    float sums[SIDE][SIDE], halves[SIDE][SIDE / 2], quarters[SIDE][SIDE / 4], lengths[SIDE];
+    for (int64_t place = 0; place < SIDE; ++place) {
+      const Lanes own = first + place < rows ? squares_of(row + place * steps[2], width) : Lanes{};
+      std::memcpy(sums[place], &own, sizeof own);
+    }
+    for (int64_t place = 0; place < SIDE; ++place)
+      for (int64_t lane = 0; lane < SIDE / 2; ++lane) halves[place][lane] = sums[place][lane] + sums[place][lane + SIDE / 2];
+    for (int64_t place = 0; place < SIDE; ++place)
+      for (int64_t lane = 0; lane < SIDE / 4; ++lane) quarters[place][lane] = halves[place][lane] + halves[place][lane + SIDE / 4];
+    for (int64_t place = 0; place < SIDE; ++place)
+      lengths[place] = (quarters[place][0] + quarters[place][2]) + (quarters[place][1] + quarters[place][3]);
+    const Lanes found = load(lengths, Whole());
+    longest = found > longest ? found : longest;
+    unknown += found * 0.0f;  // NaN, once and for all
   }
-  return known ? longest : NAN;
+  float highest = 0.0f, rest = 0.0f;
+  for (int64_t lane = 0; lane < SIDE; ++lane) highest = longest[lane] > highest ? longest[lane] : highest, rest += unknown[lane];
+  return rest == 0.0f ? highest : NAN;
 }
 
 // Writes which heads need no shift, by Cauchy and Schwarz; says whether all bounds are finite. Two numbers are read of each product.
@@ -203,19 +218,25 @@ void clear_gradients(const Call& call, const Tile& tile) {
   if (call.grad_polarity != nullptr) std::memset(call.grad_polarity + at, 0, tile.rows * sizeof(float));
 }
 
+// A thread takes some tiles of a key head: all of them where there are heads enough, as keys and values are packed for it then.
 template <class Products>
 void forward(const Call& call) {
-  const int64_t blocks = (call.queries + call.rows - 1) / call.rows, units = call.batch * call.heads * blocks;
-#pragma omp parallel num_threads(call.threads) if (units > 1 && units * call.share > ALONE)
+  const int64_t groups = call.heads / call.kv_heads, blocks = (call.queries + call.rows - 1) / call.rows, tiles = groups * blocks;
+  const int64_t key_heads = call.batch * call.kv_heads, wanted = call.threads > 1 ? (4 * call.threads + key_heads - 1) / key_heads : 1;
+  const int64_t parts = Products::PACKS ? least(wanted, tiles) : tiles;
+#pragma omp parallel num_threads(call.threads) if (key_heads * tiles > 1 && key_heads * tiles * call.share > ALONE)
   {
-    Products::begin(call, false);
 #pragma omp for schedule(dynamic)
-    for (int64_t unit = 0; unit < units; ++unit) {
-      const Tile tile = tile_at<Products>(call, unit / blocks / call.heads, unit / blocks % call.heads, unit % blocks * call.rows);
-      if (tile.columns > 0)
-        forward_tile<Products>(call, tile, {call.scratch + omp_get_thread_num() * call.share});
-      else
-        clear_tile(call, tile);
+    for (int64_t unit = 0; unit < key_heads * parts; ++unit) {
+      const int64_t key_head = unit / parts, share = unit % parts, entry = key_head / call.kv_heads;
+      Products::begin(call, key_head, false);
+      for (int64_t at = tiles * share / parts; at < tiles * (share + 1) / parts; ++at) {
+        const Tile tile = tile_at<Products>(call, entry, key_head % call.kv_heads * groups + at / blocks, at % blocks * call.rows);
+        if (tile.columns > 0)
+          forward_tile<Products>(call, tile, {call.scratch + omp_get_thread_num() * call.share});
+        else
+          clear_tile(call, tile);
+      }
     }
     Products::end();
   }
@@ -245,12 +266,13 @@ void backward(const Call& call) {
   const int64_t joined = is_apart(call, 1) ? 1 : call.kv_heads, parts = call.kv_heads / joined, units = call.batch / together * parts;
 #pragma omp parallel num_threads(call.threads) if (units > 1 && units * call.share > ALONE)
   {
-    Products::begin(call, true);
 #pragma omp for schedule(dynamic)
     for (int64_t unit = 0; unit < units; ++unit)
       for (int64_t entry = unit / parts * together; entry < (unit / parts + 1) * together; ++entry)
-        for (int64_t head = unit % parts * joined * groups; head < (unit % parts + 1) * joined * groups; ++head)
-          backward_head<Products>(call, entry, head);
+        for (int64_t kv_head = unit % parts * joined; kv_head < (unit % parts + 1) * joined; ++kv_head) {
+          Products::begin(call, entry * call.kv_heads + kv_head, true);
+          for (int64_t head = kv_head * groups; head < (kv_head + 1) * groups; ++head) backward_head<Products>(call, entry, head);
+        }
     Products::end();
   }
 }

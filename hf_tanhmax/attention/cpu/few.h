@@ -34,19 +34,18 @@ struct Left {
 // Scores [rows, columns] of a tile; says whether all are finite.
 template <class Number>
 bool score_few(const Call& call, const Tile& tile, float* scores) {
-  float checked[LANES] = {};
+  float checked = 0.0f;
   for (int64_t column = 0; column < tile.columns; ++column) {
     const Number* key = part<Number>(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low + column);
     for (int64_t place = 0; place < tile.rows; ++place) {
       const Number* query = part<Number>(call.query, call.query_steps, tile.entry, tile.head, tile.first + place);
-      float sums[LANES] = {};
-      by_lanes(0, call.width, [&](int64_t at, int64_t lane) { sums[lane] += number_of(query[at]) * number_of(key[at]); });
-      const float score = static_cast<float>(call.scale) * total_of(sums);
+      const float product = sum_of(0, call.width, [=](int64_t at, auto count) { return load(query + at, count) * load(key + at, count); });
+      const float score = static_cast<float>(call.scale) * product;
       scores[place * tile.columns + column] = score;
-      checked[column % LANES] += score;
+      checked += score;
     }
   }
-  return std::isfinite(total_of(checked));
+  return std::isfinite(checked);
 }
 
 // Adds the values of some keys of a tile, each times its weight, to sums [value_width]: four rows at a time, as they lie.

@@ -1,6 +1,6 @@
 
 // Products of bfloat16 numbers with sums in float32. A second factor lies in panels of 64 columns, in which two rows make one row of pairs,
-// as the instructions want it: keys and values are packed so once for each key head, weights and gradients once for each tile.
+// as the instructions want it: a thread packs keys and values so once for each key head, weights and gradients once for each tile.
 
 #include <exception>
 
@@ -14,6 +14,40 @@ inline uint32_t pair(float first, float second) { return (rounded(first) >> 16) 
 
 inline uint32_t pair(uint16_t first, uint16_t second) { return first | static_cast<uint32_t>(second) << 16; }
 
+// Turns a block [SIDE, SIDE]: to interleave its halves is to rotate the bits of a place by one; once for each bit of a side turns it.
+template <class Number>
+inline void turn_block(Number* block) {
+  Number other[SIDE * SIDE];
+  const auto interleave = [](const Number* from, Number* to) {
+    const Number* const second = from + SIDE * SIDE / 2;
+    for (int64_t place = 0; place < SIDE * SIDE / 2; ++place) to[2 * place] = from[place], to[2 * place + 1] = second[place];
+  };
+  interleave(block, other), interleave(other, block), interleave(block, other), interleave(other, block);
+}
+
+// The transpose of [rows, columns], rows a multiple of SIDE, in to [columns, to_step]. There are `given` rows, `step` bytes apart and
+// `length` bytes long; the others, and what is missing in a row, are 0.
+template <class Number>
+void turn(const void* from, int64_t step, int64_t given, int64_t length, Number* to, int64_t to_step, int64_t rows, int64_t columns) {
+  constexpr int64_t line = SIDE * sizeof(Number);
+  Number block[SIDE * SIDE];
+  for (int64_t row = 0; row < rows; row += SIDE)
+    for (int64_t column = 0; column < columns; column += SIDE) {
+      const int64_t start = column * sizeof(Number), there = most(0, least(SIDE, given - row));
+      const char* const source = static_cast<const char*>(from) + row * step + start;
+      if (there == SIDE && length - start >= line) {
+        for (int64_t place = 0; place < SIDE; ++place) std::memcpy(block + place * SIDE, source + place * step, line);
+      } else {
+        std::memset(block, 0, sizeof block);
+        for (int64_t place = 0; place < there; ++place)
+          std::memcpy(block + place * SIDE, source + place * step, most(0, least(line, length - start)));
+      }
+      turn_block(block);
+      for (int64_t place = 0; place < least(SIDE, columns - column); ++place)
+        std::memcpy(to + (column + place) * to_step + row, block + place * SIDE, line);
+    }
+}
+
 // Sizes of a call, filled up to what products want.
 struct Sizes {
   int64_t keys, width, value_width, rows, step;  // step: from one row of scores to the next, no power of two
@@ -24,35 +58,32 @@ struct Sizes {
   int64_t upright(int64_t width) const { return filled(width, PANEL) * keys / 2; }  // pairs of packed [keys, width]
 };
 
-// The transpose of [keys, width] in panels of keys: [keys / 64, width / 2, 64].
-void pack_turned(const uint16_t* from, int64_t step, int64_t keys, int64_t width, int64_t filled_width, uint32_t* to) {
-  for (int64_t key = 0; key < keys; ++key) {
-    uint32_t* const panel = to + key / PANEL * (filled_width / 2) * PANEL + key % PANEL;
-    for (int64_t column = 0; column + 1 < width; column += 2) panel[column / 2 * PANEL] = pair(from[column], from[column + 1]);
-    if (width % 2) panel[width / 2 * PANEL] = from[width - 1];
-    from += step;
+// The transpose of [keys, width] in panels of keys: [filled keys / 64, filled width / 2, 64].
+void pack_turned(const uint16_t* from, int64_t step, int64_t keys, int64_t width, const Sizes& sizes, uint32_t* to) {
+  const int64_t pairs = filled(width, 16) / 2;
+  for (int64_t key = 0; key < sizes.keys; key += PANEL, to += pairs * PANEL)
+    turn(from + key * step, step * sizeof(uint16_t), keys - key, width * sizeof(uint16_t), to, PANEL, PANEL, pairs);
+}
+
+// [keys, width] in panels of columns: [filled width / 64, filled keys / 2, 64].
+void pack_upright(const uint16_t* from, int64_t step, int64_t keys, int64_t width, const Sizes& sizes, uint32_t* to) {
+  static const uint16_t zeros[PANEL] = {};
+  for (int64_t start = 0; start < width; start += PANEL) {
+    const int64_t columns = least(PANEL, width - start);
+    for (int64_t key = 0; key < sizes.keys; key += 2, to += PANEL) {
+      const uint16_t* const first = key < keys ? from + key * step + start : zeros;
+      const uint16_t* const second = key + 1 < keys ? from + (key + 1) * step + start : zeros;
+      for (int64_t column = 0; column < columns; ++column) to[column] = pair(first[column], second[column]);
+      for (int64_t column = columns; column < PANEL; ++column) to[column] = 0;
+    }
   }
 }
 
-// [keys, width] in panels of columns: [width / 64, keys / 2, 64].
-void pack_upright(const uint16_t* from, int64_t step, int64_t keys, int64_t width, int64_t filled_keys, uint32_t* to) {
-  for (int64_t start = 0; start < width; start += PANEL, to += filled_keys / 2 * PANEL)
-    for (int64_t key = 0; key < keys; key += 2) {
-      const uint16_t *first = from + key * step + start, *second = first + step;
-      uint32_t* const row = to + key / 2 * PANEL;
-      const int64_t columns = least(PANEL, width - start);
-      if (key + 1 < keys)
-        for (int64_t column = 0; column < columns; ++column) row[column] = pair(first[column], second[column]);
-      else
-        for (int64_t column = 0; column < columns; ++column) row[column] = first[column];
-    }
-}
-
-// Where the packed keys and values of a key head lie.
+// Where a thread's packed keys and values lie.
 struct Packed {
   uint32_t *keys_turned, *values, *values_turned, *keys;  // the last two in the backward pass, values in the forward pass
-  Packed(const Call& call, const Sizes& sizes, int64_t key_head) {
-    keys_turned = call.packed + key_head * call.packed_share;
+  Packed(const Call& call, const Sizes& sizes) {
+    keys_turned = packed_of(call);
     values = values_turned = keys_turned + sizes.turned(sizes.width);
     keys = values_turned + sizes.turned(sizes.value_width);
   }
@@ -61,15 +92,14 @@ struct Packed {
 // Packs a key head; what is filled up is zero.
 void pack_key_head(const Call& call, int64_t key_head, bool backward) {
   const Sizes sizes(call);
-  const Packed packed(call, sizes, key_head);
-  std::memset(packed.keys_turned, 0, call.packed_share * sizeof(uint32_t));
-  const int64_t entry = key_head / call.kv_heads, head = key_head % call.kv_heads;
+  const Packed packed(call, sizes);
+  const int64_t entry = key_head / call.kv_heads, head = key_head % call.kv_heads, key_step = call.key_steps[2], step = call.value_steps[2];
   const uint16_t* key = part<uint16_t>(call.key, call.key_steps, entry, head, 0);
   const uint16_t* value = part<uint16_t>(call.value, call.value_steps, entry, head, 0);
-  pack_turned(key, call.key_steps[2], call.keys, call.width, sizes.width, packed.keys_turned);
-  if (!backward) return pack_upright(value, call.value_steps[2], call.keys, call.value_width, sizes.keys, packed.values);
-  pack_turned(value, call.value_steps[2], call.keys, call.value_width, sizes.value_width, packed.values_turned);
-  pack_upright(key, call.key_steps[2], call.keys, call.width, sizes.keys, packed.keys);
+  pack_turned(key, key_step, call.keys, call.width, sizes, packed.keys_turned);
+  if (!backward) return pack_upright(value, step, call.keys, call.value_width, sizes, packed.values);
+  pack_turned(value, step, call.keys, call.value_width, sizes, packed.values_turned);
+  pack_upright(key, key_step, call.keys, call.width, sizes, packed.keys);
 }
 
 void multiply_half(int64_t rows, int64_t columns, int64_t depth, const uint16_t* a, int64_t a_step, const uint32_t* b, float* c,
@@ -97,6 +127,7 @@ void multiply_panels(int64_t rows, int64_t columns, int64_t depth, const uint16_
 // As Exact.
 struct Half {
   static constexpr int64_t WHOLE = PANEL;
+  static constexpr bool PACKS = true;
   const Call& call;
   const Tile& tile;
   const Sizes sizes;
@@ -107,7 +138,7 @@ struct Half {
   uint32_t* pairs;                     // in the backward pass, [columns / 64, rows / 2, 64]
 
   Half(const Call& call, const Tile& tile, float* own)
-      : call(call), tile(tile), sizes(call), packed(call, sizes, key_head_at(call, tile)), step(sizes.step), rows(filled(tile.rows, 16)) {
+      : call(call), tile(tile), sizes(call), packed(call, sizes), step(sizes.step), rows(filled(tile.rows, 16)) {
     const int64_t size = sizes.rows * most(sizes.width, sizes.value_width);
     sums = own;
     queries = reinterpret_cast<uint16_t*>(own + size);
@@ -115,21 +146,19 @@ struct Half {
     pairs = reinterpret_cast<uint32_t*>(queries_turned + size);
   }
 
-  static void begin(const Call& call, bool backward) {
-#pragma omp for schedule(dynamic)
-    for (int64_t key_head = 0; key_head < call.batch * call.kv_heads; ++key_head) pack_key_head(call, key_head, backward);
-  }
+  static void begin(const Call& call, int64_t key_head, bool backward) { pack_key_head(call, key_head, backward); }
   static void end() { at::native::cpublas::brgemm_release(true); }
 
   // Rows of query or of the gradient of the output, filled up with zeros, and if wanted their transpose.
   void take(const void* tensor, const int64_t* steps, int64_t width, int64_t filled_width, bool turned) const {
     const uint16_t* from = part<uint16_t>(tensor, steps, tile.entry, tile.head, tile.first);
-    std::memset(queries, 0, rows * filled_width * sizeof(uint16_t));
-    for (int64_t place = 0; place < tile.rows; ++place)
-      std::memcpy(queries + place * filled_width, from + place * steps[2], width * sizeof(uint16_t));
-    if (!turned) return;
-    for (int64_t column = 0; column < filled_width; ++column)
-      for (int64_t place = 0; place < rows; ++place) queries_turned[column * rows + place] = queries[place * filled_width + column];
+    uint16_t* to = queries;
+    for (int64_t place = 0; place < tile.rows; ++place, to += filled_width) {
+      std::memcpy(to, from + place * steps[2], width * sizeof(uint16_t));
+      for (int64_t column = width; column < filled_width; ++column) to[column] = 0;
+    }
+    std::memset(to, 0, (rows - tile.rows) * filled_width * sizeof(uint16_t));
+    if (turned) turn(from, steps[2] * sizeof(uint16_t), tile.rows, width * sizeof(uint16_t), queries_turned, rows, rows, filled_width);
   }
 
   float score(float unit, float* scores) const {

@@ -8,7 +8,6 @@
 
 namespace {
 
-constexpr int64_t LANES = 16;       // independent sums, so that loops become vector code without reordering any sum
 constexpr int64_t ALONE = 1 << 14;  // fewer scores are not worth a second thread
 constexpr float LOG2_OF_E = 1.44269504088896341f;
 
@@ -17,50 +16,74 @@ constexpr float PLAIN_LIMIT = 60.0f;  // scores that are known to be below need 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-struct Split {
-  float even, odd;
-  uint32_t whole;  // of hidden scores it may be any number: it wraps
+constexpr int64_t SIDE = 16;  // numbers that are computed with at once: a compiler makes of them what the processor has
+typedef float Lanes __attribute__((vector_size(SIDE * 4)));
+typedef uint32_t LaneBits __attribute__((vector_size(SIDE * 4)));
+typedef uint8_t LaneBytes __attribute__((vector_size(SIDE)));
+typedef uint16_t LaneHalves __attribute__((vector_size(SIDE * 2)));
+
+struct Each {
+  float lanes[SIDE];
 };
 
-// 2^(whole + f) = 2^whole (even + odd) for |f| <= 1/2, and 2^-f = even - odd. Minimax polynomials: relative errors 5e-11 (even) and 1.1e-8.
-inline Split split(float f, float whole) {
-  const float g = f * f;
-  const float even = 1.0f + g * (0.240226510699f + g * (0.00961803768228f + g * 0.000154668887246f));
-  const float odd = f * (0.693147187958f + g * (0.0555035733248f + g * 0.00133907759805f));
-  return {even, odd, static_cast<uint32_t>(static_cast<int32_t>(whole))};
+// What follows is for one number and for SIDE of them. To is the bits of From, or the other way round.
+template <class To, class From>
+inline To as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
 }
 
-inline float power_of_two(uint32_t n) {  // for -126 <= n <= 127
-  const uint32_t bits = (n + 127u) << 23;
-  float found;
-  std::memcpy(&found, &bits, sizeof found);
-  return found;
+inline uint32_t bits_of(float number) { return as<uint32_t>(number); }
+inline LaneBits bits_of(Lanes numbers) { return as<LaneBits>(numbers); }
+inline float float_of(uint32_t bits) { return as<float>(bits); }
+inline Lanes float_of(LaneBits bits) { return as<Lanes>(bits); }
+
+template <class Float>
+struct Nearest {
+  Float whole;                          // the integer n
+  decltype(bits_of(Float())) exponent;  // n, where a float32 number has its exponent; of hidden scores it may be any number: it wraps
+};
+
+template <class Float>
+inline Nearest<Float> nearest(Float x) {
+  constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, whose lowest bits are that number's
+  const Float shifted = x + magic;
+  return {shifted - magic, bits_of(shifted) << 23};
 }
 
-inline float nearest(float x) {
-  constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding and taking it away rounds to the nearest integer
-  return (x + magic) - magic;
+// 2^(n + f) is up (even + odd), and 2^-(n + f) is down (even - odd).
+template <class Float>
+struct Powers {
+  Float up, down, even, odd;
+};
+
+// For |f| <= 1/2 and |n| <= 126. Minimax polynomials: relative errors 5e-11 (even) and 1.1e-8.
+template <class Float, class Bits>
+inline Powers<Float> powers_of_two(Float f, Bits exponent) {
+  constexpr uint32_t one = 127u << 23;
+  const Float g = f * f;
+  const Float even = 1.0f + g * (0.240226510699f + g * (0.00961803768228f + g * 0.000154668887246f));
+  const Float odd = f * (0.693147187958f + g * (0.0555035733248f + g * 0.00133907759805f));
+  return {float_of(one + exponent), float_of(one - exponent), even, odd};
 }
 
-inline float exponential(float x) {  // e^x for x <= 0; 0 below -87; finite above 0, where only hidden keys are
+inline float fused(float a, float b, float c) { return std::fma(a, b, c); }  // a b + c, rounded once
+
+inline Lanes fused(Lanes a, float b, Lanes c) {
+  Each from = as<Each>(a), found = as<Each>(c);
+  for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = std::fma(from.lanes[lane], b, found.lanes[lane]);
+  return as<Lanes>(found);
+}
+
+template <class Float>
+inline Float exponential(Float x) {  // e^x for x <= 0; 0 below -87; finite above 0, where only hidden keys are
   constexpr float low_part = 1.92596303e-8f;  // log2(e) - LOG2_OF_E
-  const float below = x > 0.0f ? 0.0f : x, bounded = below < -87.0f ? -87.0f : below;
-  const float n = nearest(bounded * LOG2_OF_E);
-  const Split parts = split(std::fma(bounded, LOG2_OF_E, -n) + bounded * low_part, n);
-  const float found = power_of_two(parts.whole) * (parts.even + parts.odd);
-  return x < -87.0f ? 0.0f : found;
-}
-
-inline uint32_t bits_of(float number) {
-  uint32_t bits;
-  std::memcpy(&bits, &number, sizeof bits);
-  return bits;
-}
-
-inline float float_of(uint32_t bits) {
-  float found;
-  std::memcpy(&found, &bits, sizeof found);
-  return found;
+  const Float zero = {}, lowest = zero - 87.0f, below = x > zero ? zero : x, bounded = below < lowest ? lowest : below;
+  const Nearest<Float> n = nearest<Float>(bounded * LOG2_OF_E);
+  const Powers<Float> found = powers_of_two<Float>(fused(bounded, LOG2_OF_E, -n.whole) + bounded * low_part, n.exponent);
+  return x < lowest ? zero : found.up * (found.even + found.odd);
 }
 
 struct Bfloat16 {
@@ -104,20 +127,71 @@ inline void narrow(float number, Float16& to) {
   to.bits = static_cast<uint16_t>((bits >> 16 & 0x8000u) | (magnitude >= 0x47800000u ? large : magnitude < 0x38800000u ? small : normal));
 }
 
-// visit(column, lane) for the columns from low to high, in lanes.
-template <class Visit>
-inline void by_lanes(int64_t low, int64_t high, const Visit& visit) {
-  int64_t column = low;
-  for (; column + LANES <= high; column += LANES)
-    for (int64_t lane = 0; lane < LANES; ++lane) visit(column + lane, lane);
-  for (; column < high; ++column) visit(column, 0);
+// A count of lanes that is known to be all of them.
+typedef std::integral_constant<int64_t, SIDE> Whole;
+
+// What follows is not inlined: it is for the ends of rows, and takes a compiler long.
+template <class Number>
+__attribute__((noinline)) Lanes load_some(const Number* numbers, int64_t count) {
+  Each found;
+  for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = lane < count ? number_of(numbers[lane]) : 0.0f;
+  return as<Lanes>(found);
 }
 
-float total_of(const float* sums) {
-  float halves[LANES / 2], quarters[LANES / 4];
-  for (int64_t lane = 0; lane < LANES / 2; ++lane) halves[lane] = sums[lane] + sums[lane + LANES / 2];
-  for (int64_t lane = 0; lane < LANES / 4; ++lane) quarters[lane] = halves[lane] + halves[lane + LANES / 4];
+__attribute__((noinline)) void store_some(Lanes from, float* to, int64_t count) {
+  const Each found = as<Each>(from);
+  for (int64_t lane = 0; lane < SIDE; ++lane)
+    if (lane < count) to[lane] = found.lanes[lane];
+}
+
+// Numbers as lanes, which are 0 from `count` on.
+template <class Number, class Count>
+inline Lanes load(const Number* numbers, Count count) {
+  if constexpr (!std::is_same<Count, Whole>::value) return load_some(numbers, count);
+  if constexpr (std::is_same<Number, float>::value) {
+    Lanes found;
+    std::memcpy(&found, numbers, sizeof found);
+    return found;
+  }
+  if constexpr (std::is_same<Number, Bfloat16>::value) {
+    LaneHalves halves;
+    std::memcpy(&halves, numbers, sizeof halves);
+    return float_of(__builtin_convertvector(halves, LaneBits) << 16);
+  }
+  Each found;
+  for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = number_of(numbers[lane]);
+  return as<Lanes>(found);
+}
+
+template <class Count>
+inline void store(Lanes from, float* to, Count count) {
+  if constexpr (std::is_same<Count, Whole>::value)
+    std::memcpy(to, &from, sizeof from);
+  else
+    store_some(from, to, count);
+}
+
+// visit(column, count) for the columns from low to high, of which it takes `count`.
+template <class Visit>
+inline void by_lanes(int64_t low, int64_t high, const Visit& visit) {
+  for (; low + SIDE <= high; low += SIDE) visit(low, Whole());
+  if (low < high) visit(low, high - low);
+}
+
+__attribute__((always_inline)) inline float total_of(Lanes numbers) {
+  float lanes[SIDE], halves[SIDE / 2], quarters[SIDE / 4];
+  std::memcpy(lanes, &numbers, sizeof lanes);
+  for (int64_t lane = 0; lane < SIDE / 2; ++lane) halves[lane] = lanes[lane] + lanes[lane + SIDE / 2];
+  for (int64_t lane = 0; lane < SIDE / 4; ++lane) quarters[lane] = halves[lane] + halves[lane + SIDE / 4];
   return (quarters[0] + quarters[2]) + (quarters[1] + quarters[3]);
+}
+
+// The sum of the lanes term(column, count), whose order is fixed.
+template <class Term>
+inline float sum_of(int64_t low, int64_t high, const Term& term) {
+  Lanes sums = {};
+  by_lanes(low, high, [&](int64_t column, auto count) { sums += term(column, count); });
+  return total_of(sums);
 }
 
 }  // namespace

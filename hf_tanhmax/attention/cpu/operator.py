@@ -58,7 +58,7 @@ POINTERS = (
     *("joint_lse", "joint_delta", "output", "lse", "grad_query", "grad_key", "grad_value", "grad_polarity"),
     *("grad_bias", "grad_additive", "partial", "scratch", "packed"),
 )
-STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 4, "log_polarity": 2}
+STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 3, "log_polarity": 2}
 STEPS |= dict.fromkeys(("bias", "additive", "grad_bias", "grad_additive"), 4)
 NUMBERS = (
     *("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width"),
@@ -208,8 +208,8 @@ def _prepared(settings: Settings) -> Prepared:
     numbers = {name: value for name, value in settings._asdict().items() if name not in ("sizes", "backward", "groups")}
     numbers |= {name: getattr(sizes, name) for name in ("queries", "keys", "width", "value_width", "rows", "balanced", "half")}
     numbers |= {"heads": heads, "share": share, "packed_share": packed_share, "tile_size": sizes.tile, "kind": KINDS.index(sizes.dtype)}
-    scratch = threads * share + settings.batch * settings.kv_heads * packed_share
-    return Prepared(NativeCall(**numbers), scratch, sizes.partial(settings.batch * heads, threads), 4 * threads * share)
+    partial = sizes.partial(settings.batch * heads, threads)
+    return Prepared(NativeCall(**numbers), threads * (share + packed_share), partial, 4 * threads * share)
 
 
 def _called(
@@ -255,7 +255,7 @@ def _by_query(problem: BlockedProblem, grad_output: Tensor | None, results: dict
         found["log_polarity"] = problem.log_polarity[:, None].expand(problem.heads, problem.queries)
     if grad_output is not None:
         found["grad_output"] = grad_output
-    by_score = {"keep": problem.mask.keep, "bias": problem.bias, "additive": problem.additive_mask}
+    by_score = {"keep": _side_by_side(problem.mask.keep, problem.keys), "bias": problem.bias, "additive": problem.additive_mask}
     by_score |= {name: results.get(name) for name in ("grad_bias", "grad_additive")}
     for name, tensor in by_score.items():
         if tensor is not None:
@@ -275,6 +275,13 @@ def _by_query(problem: BlockedProblem, grad_output: Tensor | None, results: dict
 def _by_row(problem: BlockedProblem, rows: Tensor) -> Tensor:
     """`[batch, heads, queries]` as the library has it, dense; a group's heads with a single query lie as its queries anyway."""
     return rows.expand(problem.batch, problem.heads, problem.queries).contiguous()
+
+
+def _side_by_side(keep: Tensor | None, keys: int) -> Tensor | None:
+    """A mask with what it says of a query's keys side by side, copied if need be."""
+    if keep is None or (keep.shape[3] == keys and keep.stride(3) == 1):
+        return keep
+    return keep.expand(*keep.shape[:3], keys).contiguous()
 
 
 def _readable(added: Tensor) -> Tensor:

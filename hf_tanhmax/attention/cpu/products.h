@@ -21,7 +21,7 @@ struct Call {
   const void *query, *key, *value, *grad_output;  // of one kind
   const float *log_polarity;                      // by head and query: with steps, as that of queries may be 0; null: all are of `signed`
   const int64_t *low, *high;                      // [positions]: where not null, the keys that a query may see at most
-  const uint8_t *keep;                            // of the keys that a query may see, where not null, the ones where it is not 0
+  const uint8_t *keep;                            // where not null, which keys a query may see: where it is not 0
   const float *bias, *additive;                   // null, or what is added to the scores, and the additive mask: steps may be 0
   uint8_t *plain;                                 // [batch, kv_heads], is written: whether scores need no shift
   const float *joint_lse, *joint_delta;           // null, or dense [batch, heads, queries]: L and D over more keys than these
@@ -33,8 +33,8 @@ struct Call {
   float *grad_bias, *grad_additive;               // null, or zero at the start: with steps, which are 0 where the gradient is a sum
   float *partial;                                 // null, or what parts of the keys leave of a few queries: few.h
   float *scratch;                                 // share numbers for each thread; tile_size of them hold the scores of a tile
-  uint32_t *packed;                               // packed_share numbers for each key head: keys and values as the products want them
-  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[4], log_polarity_steps[2];
+  uint32_t *packed;                               // packed_share numbers for each thread: a head's keys and values as products want them
+  int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[3], log_polarity_steps[2];
   int64_t bias_steps[4], additive_steps[4], grad_bias_steps[4], grad_additive_steps[4];
   int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, tile_size, packed_share;
   int64_t kind, half, balanced, is_signed;  // kind: 0 is float32, 1 bfloat16, 2 float16; half: products of bfloat16 numbers as such
@@ -67,6 +67,8 @@ Range range_of(const Call& call, int64_t query) {
   if (call.low != nullptr) low = most(low, call.low[at]), high = least(high, call.high[at]);
   return {low, most(low, high)};
 }
+
+inline uint32_t* packed_of(const Call& call) { return call.packed + omp_get_thread_num() * call.packed_share; }
 
 inline int64_t query_at(const Call& call, const Tile& tile) {
   return (tile.entry * call.heads + tile.head) * call.queries + tile.first;
@@ -106,7 +108,7 @@ struct Exact {
   // If not wide, keys and values lie widened in `packed`.
   Rows by_key(const void* tensor, const int64_t* steps, int64_t width, int64_t at) const {
     if constexpr (WIDE) return {part<float>(tensor, steps, tile.entry, tile.kv_head, tile.low), most(steps[2], width)};
-    return {reinterpret_cast<float*>(call.packed) + key_head_at(call, tile) * call.packed_share + at + tile.low * width, most(width, 1)};
+    return {reinterpret_cast<float*>(packed_of(call)) + at + tile.low * width, most(width, 1)};
   }
   Rows keys() const { return by_key(call.key, call.key_steps, call.width, 0); }
   Rows values() const { return by_key(call.value, call.value_steps, call.value_width, call.keys * call.width); }
@@ -124,16 +126,14 @@ struct Exact {
   }
   Rows queries() const { return by_query(call.query, call.query_steps, call.width); }
 
-  // What a thread does before its first tile, all of them together, and after its last.
-  static void begin(const Call& call, bool) {
+  static constexpr bool PACKS = !WIDE;
+  // What a thread does before the tiles of a key head, and after its last.
+  static void begin(const Call& call, int64_t key_head, bool) {
     if (WIDE) return;
-#pragma omp for schedule(dynamic)
-    for (int64_t key_head = 0; key_head < call.batch * call.kv_heads; ++key_head) {
-      float* to = reinterpret_cast<float*>(call.packed) + key_head * call.packed_share;
-      const int64_t entry = key_head / call.kv_heads, head = key_head % call.kv_heads;
-      to = widen(part<Number>(call.key, call.key_steps, entry, head, 0), call.key_steps[2], call.keys, call.width, to);
-      widen(part<Number>(call.value, call.value_steps, entry, head, 0), call.value_steps[2], call.keys, call.value_width, to);
-    }
+    const int64_t entry = key_head / call.kv_heads, head = key_head % call.kv_heads;
+    float* const values = widen(part<Number>(call.key, call.key_steps, entry, head, 0), call.key_steps[2], call.keys, call.width,
+                                reinterpret_cast<float*>(packed_of(call)));
+    widen(part<Number>(call.value, call.value_steps, entry, head, 0), call.value_steps[2], call.keys, call.value_width, values);
   }
   static void end() {}
 

@@ -3,9 +3,10 @@
 
 namespace {
 
-// What a score becomes: P - N, P + N and N.
+// What scores become: P - N, P + N and N.
+template <class Float>
 struct Weighed {
-  float difference, sum, negative;
+  Float difference, sum, negative;
 };
 
 // The map of one row: of a score, and with its level m all times e^m: for rows without a shift the level is e^m itself.
@@ -13,59 +14,69 @@ struct Plain {
   float polarity;
   // x: times log2(e), |x| < 126. Where n is 0 the difference is formed before both are rounded, which keeps its digits; elsewhere after, so
   // that difference and sum are of the same two numbers.
-  inline Weighed operator()(float x) const {
-    const float n = nearest(x);
-    const Split parts = split(x - n, n);
-    const float positive = power_of_two(parts.whole) * (parts.even + parts.odd);
-    const float negative = polarity * (power_of_two(-parts.whole) * (parts.even - parts.odd));
-    const float near = (1.0f - polarity) * parts.even + (1.0f + polarity) * parts.odd;
-    return {n == 0.0f ? near : positive - negative, positive + negative, negative};
+  template <class Float>
+  inline Weighed<Float> operator()(Float x) const {
+    const Nearest<Float> n = nearest(x);
+    const Powers<Float> powers = powers_of_two<Float>(x - n.whole, n.exponent);
+    const Float down = polarity * powers.down;
+    const Float positive = powers.up * (powers.even + powers.odd), negative = down * (powers.even - powers.odd);
+    const Float near = (powers.up - down) * powers.even + (powers.up + down) * powers.odd;
+    return {n.whole == 0.0f ? near : positive - negative, positive + negative, negative};
   }
-  inline Weighed operator()(float x, float level) const {
-    const Weighed found = (*this)(x);
+  template <class Float>
+  inline Weighed<Float> operator()(Float x, Float level) const {
+    const Weighed<Float> found = (*this)(x);
     return {level * found.difference, level * found.sum, level * found.negative};
   }
 };
 
 struct Shifted {
   float highest, log_polarity;
-  static inline Weighed joined(float positive, float negative) { return {positive - negative, positive + negative, negative}; }
-  inline Weighed operator()(float x) const { return joined(exponential(x - highest), exponential((log_polarity - highest) - x)); }
-  inline Weighed operator()(float x, float level) const {
-    return joined(exponential((x - highest) + level), exponential(((log_polarity - highest) - x) + level));
+  template <class Float>
+  static inline Weighed<Float> joined(Float positive, Float negative) {
+    return {positive - negative, positive + negative, negative};
   }
+  template <class Float>
+  inline Weighed<Float> operator()(Float x) const {
+    return joined<Float>(exponential<Float>(x - highest), exponential<Float>((log_polarity - highest) - x));
+  }
+  template <class Float>
+  inline Weighed<Float> operator()(Float x, Float level) const {
+    return joined<Float>(exponential<Float>((x - highest) + level), exponential<Float>(((log_polarity - highest) - x) + level));
+  }
+};
+
+template <class Float>
+struct Apart {
+  Float positive, negative, difference;
 };
 
 // With a balanced shift P and N have denominators of their own, which cancel in what is small; so P - N is formed before, and exact where
 // 2^n is 1.
 struct PlainApart {
-  inline void operator()(float x, float& positive, float& negative, float& difference) const {
-    const float n = nearest(x);
-    const Split parts = split(x - n, n);
-    const float up = power_of_two(parts.whole), down = power_of_two(-parts.whole);
-    positive = up * (parts.even + parts.odd);
-    negative = down * (parts.even - parts.odd);
-    difference = (up - down) * parts.even + (up + down) * parts.odd;
+  template <class Float>
+  inline Apart<Float> operator()(Float x) const {
+    const Nearest<Float> n = nearest(x);
+    const Powers<Float> powers = powers_of_two<Float>(x - n.whole, n.exponent);
+    return {powers.up * (powers.even + powers.odd), powers.down * (powers.even - powers.odd),
+            (powers.up - powers.down) * powers.even + (powers.up + powers.down) * powers.odd};
   }
-  inline void operator()(float x, float level, float& positive, float& negative, float& difference) const {
-    (*this)(x, positive, negative, difference);
-    positive *= level;
-    negative *= level;
-    difference *= level;
+  template <class Float>
+  inline Apart<Float> operator()(Float x, Float level) const {
+    const Apart<Float> found = (*this)(x);
+    return {level * found.positive, level * found.negative, level * found.difference};
   }
 };
 
 struct ShiftedApart {
   float highest, lowest;
-  inline void operator()(float x, float& positive, float& negative, float& difference) const {
-    positive = exponential(x - highest);
-    negative = exponential(lowest - x);
-    difference = 0.0f;  // as their shifts differ
+  template <class Float>
+  inline Apart<Float> operator()(Float x) const {
+    return {exponential<Float>(x - highest), exponential<Float>(lowest - x), Float{}};  // no difference, as their shifts differ
   }
-  inline void operator()(float x, float level, float& positive, float& negative, float& difference) const {
-    positive = exponential((x - highest) + level);
-    negative = exponential((lowest - x) + level);
-    difference = 0.0f;
+  template <class Float>
+  inline Apart<Float> operator()(Float x, Float level) const {
+    return {exponential<Float>((x - highest) + level), exponential<Float>((lowest - x) + level), Float{}};
   }
 };
 
@@ -73,49 +84,75 @@ struct ShiftedApart {
 struct Row {
   float *weights, *negatives;
   const uint8_t* seen;  // by column; null: all
-  int64_t step, low, high;
+  int64_t low, high;
   float unit;
   const float* levels;  // by column; null: none; where there are some, they say what is hidden too: -inf, or 0 without a shift
 };
 
 enum Hidden { NONE, MASKED, FADED };  // which keys of a row are: as `seen` says, or as levels say
 
-// Runs run(constant of Hidden, step) as the row has them.
+// Runs run(constant of Hidden) as the row has them.
 template <class Run>
 auto by_hidden(const Row& row, const Run& run) {
-  if (row.levels != nullptr) return run(std::integral_constant<Hidden, FADED>(), int64_t(0));
-  if (row.seen == nullptr) return run(std::integral_constant<Hidden, NONE>(), int64_t(0));
-  return row.step == 1 ? run(std::integral_constant<Hidden, MASKED>(), std::integral_constant<int64_t, 1>())
-                       : run(std::integral_constant<Hidden, MASKED>(), row.step);
+  if (row.levels != nullptr) return run(std::integral_constant<Hidden, FADED>());
+  if (row.seen == nullptr) return run(std::integral_constant<Hidden, NONE>());
+  return run(std::integral_constant<Hidden, MASKED>());
 }
 
-// A number where a key is visible, else 0; no product with 0, as what a hidden score comes to may be anything.
-inline uint32_t all_bits(uint8_t seen) { return 0u - static_cast<uint32_t>(seen != 0); }
-inline float only(float number, uint32_t visible) { return float_of(bits_of(number) & visible); }
+__attribute__((noinline)) LaneBits visible_some(const uint8_t* seen, int64_t count) {  // seen may be null
+  struct {
+    uint32_t lanes[SIDE];
+  } found;
+  for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = lane < count && (seen == nullptr || seen[lane] != 0) ? ~0u : 0u;
+  return as<LaneBits>(found);
+}
 
-template <Hidden HIDDEN, bool KEPT, class Map, class Step>
-float weigh_columns(const Row& row, const Map& map, Step step) {
-  float sums[LANES] = {};
-  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
-    Weighed found;
-    if constexpr (HIDDEN == FADED)
-      found = map(row.unit * row.weights[column], row.levels[column]);
-    else
-      found = map(row.unit * row.weights[column]);
-    if (HIDDEN == MASKED) {
-      const uint32_t visible = all_bits(row.seen[column * step]);
+// A bit mask of the lanes with a visible key, from `count` on none; a product with 0 would not do, as what a hidden score comes to may be
+// anything.
+template <Hidden HIDDEN, class Count>
+inline LaneBits visible_at(const Row& row, int64_t column, Count count) {
+  if constexpr (HIDDEN == MASKED && std::is_same<Count, Whole>::value) {
+    LaneBytes bytes;
+    std::memcpy(&bytes, row.seen + column, sizeof bytes);
+    return as<LaneBits>(__builtin_convertvector(bytes, LaneBits) != 0);
+  } else {
+    return visible_some(HIDDEN == MASKED ? row.seen + column : nullptr, count);
+  }
+}
+
+inline Lanes only(Lanes numbers, LaneBits visible) { return float_of(bits_of(numbers) & visible); }
+
+// The map of some scores of a row, and whether any of them may be hidden.
+template <Hidden HIDDEN, class Map, class Count>
+inline auto mapped(const Row& row, const Map& map, int64_t column, Count count) {
+  const Lanes scores = row.unit * load(row.weights + column, count);
+  if constexpr (HIDDEN == FADED)
+    return map(scores, load(row.levels + column, count));
+  else
+    return map(scores);
+}
+
+template <Hidden HIDDEN, class Count>
+constexpr bool some_hidden = HIDDEN == MASKED || !std::is_same<Count, Whole>::value;
+
+// Rows are passed as they are, so that a compiler sees that no number which is written is part of one.
+template <Hidden HIDDEN, bool KEPT, class Map>
+float weigh_columns(const Row row, const Map map) {
+  return sum_of(row.low, row.high, [=](int64_t column, auto count) {
+    Weighed<Lanes> found = mapped<HIDDEN>(row, map, column, count);
+    if constexpr (some_hidden<HIDDEN, decltype(count)>) {
+      const LaneBits visible = visible_at<HIDDEN>(row, column, count);
       found = {only(found.difference, visible), only(found.sum, visible), only(found.negative, visible)};
     }
-    row.weights[column] = found.difference;
-    if (KEPT) row.negatives[column] = found.negative;
-    sums[lane] += found.sum;
+    store(found.difference, row.weights + column, count);
+    if (KEPT) store(found.negative, row.negatives + column, count);
+    return found.sum;
   });
-  return total_of(sums);
 }
 
 template <bool KEPT, class Map>
 float weigh_row(const Row& row, const Map& map) {  // returns the sum of P + N
-  return by_hidden(row, [&](auto hidden, auto step) { return weigh_columns<decltype(hidden)::value, KEPT>(row, map, step); });
+  return by_hidden(row, [&](auto hidden) { return weigh_columns<decltype(hidden)::value, KEPT>(row, map); });
 }
 
 struct Sums {
@@ -123,31 +160,26 @@ struct Sums {
 };
 
 // P takes the place of the scores, N goes to negatives.
-template <Hidden HIDDEN, class Map, class Step>
-Sums part_columns(const Row& row, const Map& map, float* differences, Step step) {
-  float positives[LANES] = {}, negatives[LANES] = {}, sums[LANES] = {};
-  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
-    float positive, negative, difference;
-    if constexpr (HIDDEN == FADED)
-      map(row.unit * row.weights[column], row.levels[column], positive, negative, difference);
-    else
-      map(row.unit * row.weights[column], positive, negative, difference);
-    if (HIDDEN == MASKED) {
-      const uint32_t visible = all_bits(row.seen[column * step]);
-      positive = only(positive, visible);
-      negative = only(negative, visible);
-      difference = only(difference, visible);
+template <Hidden HIDDEN, class Map>
+Sums part_columns(const Row row, const Map map, float* differences) {
+  Apart<Lanes> sums = {};
+  by_lanes(row.low, row.high, [&, row, map](int64_t column, auto count) {
+    Apart<Lanes> found = mapped<HIDDEN>(row, map, column, count);
+    if constexpr (some_hidden<HIDDEN, decltype(count)>) {
+      const LaneBits visible = visible_at<HIDDEN>(row, column, count);
+      found = {only(found.positive, visible), only(found.negative, visible), only(found.difference, visible)};
     }
-    positives[lane] += row.weights[column] = positive;
-    negatives[lane] += row.negatives[column] = negative;
-    sums[lane] += differences[column] = difference;
+    store(found.positive, row.weights + column, count);
+    store(found.negative, row.negatives + column, count);
+    store(found.difference, differences + column, count);
+    sums.positive += found.positive, sums.negative += found.negative, sums.difference += found.difference;
   });
-  return {total_of(positives), total_of(negatives), total_of(sums)};
+  return {total_of(sums.positive), total_of(sums.negative), total_of(sums.difference)};
 }
 
 template <class Map>
 Sums part_row(const Row& row, const Map& map, float* differences) {
-  return by_hidden(row, [&](auto hidden, auto step) { return part_columns<decltype(hidden)::value>(row, map, differences, step); });
+  return by_hidden(row, [&](auto hidden) { return part_columns<decltype(hidden)::value>(row, map, differences); });
 }
 
 struct Extremes {
@@ -155,26 +187,32 @@ struct Extremes {
 };
 
 // Of the scores of a row over its visible keys; without such keys -inf and inf. With levels, of score plus and minus level.
-template <Hidden HIDDEN, class Step>
-Extremes extremes_of(const Row& row, Step step) {
-  float highest[LANES], lowest[LANES];
-  for (int64_t lane = 0; lane < LANES; ++lane) highest[lane] = -INFINITY, lowest[lane] = INFINITY;
-  by_lanes(row.low, row.high, [&](int64_t column, int64_t lane) {
-    const float x = row.unit * row.weights[column], level = HIDDEN == FADED ? row.levels[column] : 0.0f;
-    const bool visible = HIDDEN != MASKED || row.seen[column * step] != 0;
-    const float high = visible ? x + level : -INFINITY, low = visible ? x - level : INFINITY;
-    highest[lane] = high > highest[lane] ? high : highest[lane];
-    lowest[lane] = low < lowest[lane] ? low : lowest[lane];
+template <Hidden HIDDEN>
+Extremes extremes_of(const Row row) {
+  const Lanes none = Lanes{} - INFINITY;
+  Lanes highest = none, lowest = -none;
+  by_lanes(row.low, row.high, [&, row](int64_t column, auto count) {
+    const Lanes x = row.unit * load(row.weights + column, count);
+    Lanes high = x, low = x;
+    if constexpr (HIDDEN == FADED) {
+      const Lanes levels = load(row.levels + column, count);
+      high = x + levels, low = x - levels;
+    }
+    if constexpr (some_hidden<HIDDEN, decltype(count)>) {
+      const auto visible = visible_at<HIDDEN>(row, column, count) != 0;
+      high = visible ? high : none, low = visible ? low : -none;
+    }
+    highest = high > highest ? high : highest;
+    lowest = low < lowest ? low : lowest;
   });
-  for (int64_t lane = 1; lane < LANES; ++lane) {
-    highest[0] = std::fmax(highest[0], highest[lane]);
-    lowest[0] = std::fmin(lowest[0], lowest[lane]);
-  }
-  return {highest[0], lowest[0]};
+  Extremes found = {highest[0], lowest[0]};
+  for (int64_t lane = 1; lane < SIDE; ++lane)
+    found = {std::fmax(found.highest, highest[lane]), std::fmin(found.lowest, lowest[lane])};
+  return found;
 }
 
 Extremes extremes_of(const Row& row) {
-  return by_hidden(row, [&](auto hidden, auto step) { return extremes_of<decltype(hidden)::value>(row, step); });
+  return by_hidden(row, [&](auto hidden) { return extremes_of<decltype(hidden)::value>(row); });
 }
 
 }  // namespace

@@ -73,7 +73,7 @@ class NativeSizes:
         return self.few * max(heads, heads + threads) * self.queries * (self.value_width + 2)
 
     def packed_share(self, *, backward: bool) -> int:
-        """Of a key head: its keys and values, widened or in panels; these in the backward pass with the keys twice."""
+        """Of a thread: keys and values of a key head, widened or in panels; these in the backward pass with the keys twice."""
         if self.widened:
             return self.keys * (self.width + self.value_width)
         if self.few or not self.half:

@@ -21,7 +21,7 @@ Tile tile_at(const Call& call, int64_t entry, int64_t head, int64_t first) {
 // scores: its extremes, which only a row that is not plain needs.
 template <bool KEPT>
 float weigh(const Row& row, const Extremes& scores, bool plain, float log_polarity, float& shift) {
-  if (plain) return weigh_row<KEPT>(row, Plain{std::exp(log_polarity)});
+  if (plain) return weigh_row<KEPT>(row, Plain{log_polarity == 0.0f ? 1.0f : std::exp(log_polarity)});
   const float found = std::fmax(scores.highest, log_polarity - scores.lowest);
   shift = found == -INFINITY ? 0.0f : found;
   return weigh_row<KEPT>(row, Shifted{shift, log_polarity});
@@ -42,10 +42,10 @@ Row row_of(const Products& own, int64_t place, float* weights, float* negatives,
   const uint8_t* seen = nullptr;
   if (call.keep != nullptr) {
     seen = call.keep + tile.entry * call.keep_steps[0] + tile.head * call.keep_steps[1] + query * call.keep_steps[2];
-    seen += tile.low * call.keep_steps[3];
+    seen += tile.low;
   }
   float* const second = negatives == nullptr ? nullptr : negatives + start;
-  return {weights + start, second, seen, call.keep_steps[3], low, least(high, tile.columns), unit, nullptr};
+  return {weights + start, second, seen, low, least(high, tile.columns), unit, nullptr};
 }
 
 // Writes the scores of a tile; says whether they need no shift, where they are times log2(e) unless they are shaped first, and what they
@@ -111,12 +111,13 @@ Joint joint_plain(Sums sums, Shares shares) {
 }
 
 Shares shares_of(float log_polarity) {
+  if (log_polarity == 0.0f) return {0.5f, 0.5f};
   return {1.0f / (1.0f + std::exp(log_polarity)), 1.0f / (1.0f + std::exp(-log_polarity))};
 }
 
 // A row of scores as balanced weights, which are written to joint; differences: numbers on the way, which may be there too if KEPT.
 template <bool KEPT>
-void balance_row(const Row& row, const Extremes& found, bool plain, const Shares& shares, float* joint, float* differences) {
+void balance_row(const Row row, const Extremes& found, bool plain, const Shares& shares, float* joint, float* differences) {
   Sums sums;
   Joint factors;
   if (plain) {
@@ -128,11 +129,12 @@ void balance_row(const Row& row, const Extremes& found, bool plain, const Shares
     factors = {shares.positive * inverse_of(sums.positive), -shares.negative * inverse_of(sums.negative), 0.0f};
   }
   const float positive = inverse_of(sums.positive), negative = inverse_of(sums.negative);
-  for (int64_t column = row.low; column < row.high; ++column) {
-    const float p = row.weights[column], n = row.negatives[column];
-    if (KEPT) row.weights[column] = p * positive, row.negatives[column] = n * negative;
-    joint[column] = factors.positive * p + factors.negative * n + factors.difference * differences[column];
-  }
+  by_lanes(row.low, row.high, [=](int64_t column, auto count) {
+    const Lanes p = load(row.weights + column, count), n = load(row.negatives + column, count);
+    const Lanes found = factors.positive * p + factors.negative * n + factors.difference * load(differences + column, count);
+    if (KEPT) store(p * positive, row.weights + column, count), store(n * negative, row.negatives + column, count);
+    store(found, joint + column, count);
+  });
 }
 
 // Scores of a tile as balanced weights, which are written to weights. With KEPT, P takes the place of the scores, and negatives is a tile

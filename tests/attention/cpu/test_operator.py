@@ -226,6 +226,42 @@ def test_threads_change_nothing(std, balanced):
         assert torch.equal(one, other)
 
 
+@SHIFTS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_threads_that_share_a_key_head_change_nothing(dtype, balanced):
+    """Each thread packs or widens the head's keys and values for the tiles that it takes."""
+    given = [tensor.to(dtype) for tensor in tensors(batch=1, kv_heads=1, queries=300, keys=310)]
+    case = problem(*given, mask=AttentionMask(300, 310, causal=True, offset=10), balanced=balanced)
+    upstream, results = torch.randn(1, 6, 300, 7), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append([*native_forward(case), *gradients(native_backward(case, upstream, polarity=True))])
+    finally:
+        torch.set_num_threads(1)
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("shift", [None, "balanced"])
+@pytest.mark.parametrize("queries", [3, 53])
+def test_masks_of_every_layout(queries, shift, computed_by):
+    """One number for all keys, every other number of a longer mask, keys before queries in memory, one row for all."""
+    given, longer = tensors(queries=queries), torch.rand(3, 1, queries, 2 * 67) > 0.3
+    layouts = [
+        torch.tensor([True, False, True])[:, None, None, None].expand(3, 1, queries, 1),
+        longer[..., ::2],
+        longer[..., :67].transpose(2, 3).contiguous().transpose(2, 3),
+        (torch.rand(1, 1, 1, 67) > 0.3).expand(3, 6, queries, 67),
+    ]
+    for keep in layouts:
+        found = tanhmax_attention(*given, keep=keep, shift=shift, implementation="cpu")
+        exact = [tensor.double() for tensor in given]
+        assert error(found, tanhmax_attention(*exact, keep=keep.contiguous(), shift=shift, implementation="reference")) < 2e-6
+    assert set(computed_by) == {"native"}
+
+
 def test_hidden_infinities_and_nan_are_the_other_paths():
     """There a hidden key may hold anything; a kept NaN reaches the rows that see it."""
     query, key, value = tensors()
