@@ -133,7 +133,7 @@ class CudaMeter:
 def environment() -> dict[str, Any]:
     """Versions and hardware."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {**found, "python": platform.python_version(), "cpu": _processor(), "capability": torch.backends.cpu.get_cpu_capability()}
+    return {**found, "python": platform.python_version(), "cpu": _processor(), "capability": _vectors()}
 
 
 def gpu_environment() -> dict[str, Any]:
@@ -169,6 +169,13 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _vectors() -> str:
+    """What torch computes with on this processor, and what Linux says it multiplies bfloat16 with."""
+    words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split()) if Path("/proc/cpuinfo").exists() else set()
+    names = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX"}
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *(name for word, name in names.items() if word in words)])
 
 
 def _processor() -> str:

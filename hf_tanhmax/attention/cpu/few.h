@@ -86,7 +86,7 @@ bool weigh_part(const Call& call, const Parts& parts, int64_t unit, float* score
       row.negatives = spare;
       balance_row<false>(row, found, plain, shares_of(log_polarity), row.weights, spare + tile.columns);
     } else {
-      *left.total = weigh<false>(row, found, plain, log_polarity, *left.shift);
+      *left.total = weigh<false, Plain>(row, found, plain, log_polarity, *left.shift);
     }
     *left.shift += level;
     clear_outside(row, row.weights, tile.columns);

@@ -127,7 +127,7 @@ void multiply_panels(int64_t rows, int64_t columns, int64_t depth, const uint16_
 // As Exact.
 struct Half {
   static constexpr int64_t WHOLE = PANEL;
-  static constexpr bool PACKS = true;
+  static constexpr bool PACKS = true, ROUNDS = true;
   const Call& call;
   const Tile& tile;
   const Sizes sizes;
@@ -172,7 +172,7 @@ struct Half {
   void narrow(int64_t place, float factor, float* numbers) const {
     const float* from = numbers + place * step;
     uint16_t* to = reinterpret_cast<uint16_t*>(numbers + place * step);
-    for (int64_t column = 0; column < tile.columns; ++column) to[column] = static_cast<uint16_t>(rounded(factor * from[column]) >> 16);
+    for (int64_t column = 0; column < tile.columns; ++column) to[column] = static_cast<uint16_t>(nearly(factor * from[column]) >> 16);
   }
 
   // What is done with a row of weights once it is known, in the forward pass.

@@ -53,6 +53,12 @@ inline Nearest<Float> nearest(Float x) {
   return {shifted - magic, bits_of(shifted) << 23};
 }
 
+template <class Bits>
+inline auto power_of_two(Bits exponent) {  // for |n| <= 126
+  constexpr uint32_t one = 127u << 23;
+  return float_of(one + exponent);
+}
+
 // 2^(n + f) is up (even + odd), and 2^-(n + f) is down (even - odd).
 template <class Float>
 struct Powers {
@@ -62,11 +68,10 @@ struct Powers {
 // For |f| <= 1/2 and |n| <= 126. Minimax polynomials: relative errors 5e-11 (even) and 1.1e-8.
 template <class Float, class Bits>
 inline Powers<Float> powers_of_two(Float f, Bits exponent) {
-  constexpr uint32_t one = 127u << 23;
   const Float g = f * f;
   const Float even = 1.0f + g * (0.240226510699f + g * (0.00961803768228f + g * 0.000154668887246f));
   const Float odd = f * (0.693147187958f + g * (0.0555035733248f + g * 0.00133907759805f));
-  return {float_of(one + exponent), float_of(one - exponent), even, odd};
+  return {power_of_two(exponent), power_of_two(0u - exponent), even, odd};
 }
 
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }  // a b + c, rounded once
@@ -113,6 +118,9 @@ inline uint32_t rounded(float number) {  // to bfloat16, in the upper half; numb
   const uint32_t bits = bits_of(number);
   return bits + 0x7fff + ((bits >> 16) & 1);
 }
+
+// As rounded, but of two the larger one: what a sum is made of need not be even.
+inline uint32_t nearly(float number) { return bits_of(number) + 0x8000; }
 
 inline void narrow(float number, Bfloat16& to) {
   to.bits = static_cast<uint16_t>(number == number ? rounded(number) >> 16 : 0x7fc0u);

@@ -126,7 +126,7 @@ struct Exact {
   }
   Rows queries() const { return by_query(call.query, call.query_steps, call.width); }
 
-  static constexpr bool PACKS = !WIDE;
+  static constexpr bool PACKS = !WIDE, ROUNDS = false;  // whether keys and values are copied, and weights rounded
   // What a thread does before the tiles of a key head, and after its last.
   static void begin(const Call& call, int64_t key_head, bool) {
     if (WIDE) return;

@@ -30,6 +30,25 @@ struct Plain {
   }
 };
 
+// As Plain, for weights that are rounded to bfloat16: fewer operations, and relative errors of 9e-8 (even) and 1.5e-5.
+struct PlainShort {
+  float polarity;
+  template <class Float>
+  inline Weighed<Float> operator()(Float x) const {
+    const Nearest<Float> n = nearest(x);
+    const Float f = x - n.whole, g = f * f;
+    const Float even = 1.0f + g * (0.240222395058f + g * 0.00967163967426f), odd = f * (0.693136822488f + g * 0.0558375745987f);
+    const Float up = power_of_two(n.exponent), down = polarity * power_of_two(0u - n.exponent);
+    const Float larger = up + down, smaller = up - down;
+    return {smaller * even + larger * odd, larger * even + smaller * odd, down * (even - odd)};
+  }
+  template <class Float>
+  inline Weighed<Float> operator()(Float x, Float level) const {
+    const Weighed<Float> found = (*this)(x);
+    return {level * found.difference, level * found.sum, level * found.negative};
+  }
+};
+
 struct Shifted {
   float highest, log_polarity;
   template <class Float>

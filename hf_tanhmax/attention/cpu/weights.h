@@ -18,10 +18,10 @@ Tile tile_at(const Call& call, int64_t entry, int64_t head, int64_t first) {
   return tile;
 }
 
-// scores: its extremes, which only a row that is not plain needs.
-template <bool KEPT>
+// scores: its extremes, which only a row that is not plain needs; Map: of a plain row.
+template <bool KEPT, class Map>
 float weigh(const Row& row, const Extremes& scores, bool plain, float log_polarity, float& shift) {
-  if (plain) return weigh_row<KEPT>(row, Plain{log_polarity == 0.0f ? 1.0f : std::exp(log_polarity)});
+  if (plain) return weigh_row<KEPT>(row, Map{log_polarity == 0.0f ? 1.0f : std::exp(log_polarity)});
   const float found = std::fmax(scores.highest, log_polarity - scores.lowest);
   shift = found == -INFINITY ? 0.0f : found;
   return weigh_row<KEPT>(row, Shifted{shift, log_polarity});
@@ -75,6 +75,7 @@ float log_polarity_at(const Call& call, const Tile& tile, int64_t place) {
 template <bool KEPT, class Products>
 void weigh_tile(const Products& own, const Spare& spare, float* weights, float* negatives, float* totals, float* shifts) {
   const Tile& tile = own.tile;
+  typedef typename std::conditional<Products::ROUNDS && !KEPT, PlainShort, Plain>::type Map;
   float unit;
   const bool plain = write_scores(own, weights, unit);
   for (int64_t place = 0; place < tile.rows; ++place) {
@@ -82,7 +83,7 @@ void weigh_tile(const Products& own, const Spare& spare, float* weights, float* 
     const float level = prepare_row(own, place, plain, spare, row);
     float shift = 0.0f;
     const Extremes found = plain ? Extremes{} : extremes_of(row);
-    totals[place] = weigh<KEPT>(row, found, plain, log_polarity_at(own.call, tile, place), shift);
+    totals[place] = weigh<KEPT, Map>(row, found, plain, log_polarity_at(own.call, tile, place), shift);
     shifts[place] = shift + level;
     clear_outside(row, row.weights, tile.columns);
     if (!KEPT) finish_row(own, place, weights);
