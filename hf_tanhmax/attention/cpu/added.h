@@ -50,8 +50,7 @@ float mask_levels(const Row row, const float* mask, int64_t mask_step, float* le
     store(found, levels + column, count);
     highest = found > highest ? found : highest;
   });
-  float all = -INFINITY;
-  for (int64_t lane = 0; lane < SIDE; ++lane) all = std::fmax(all, highest[lane]);
+  const float all = highest_of(highest);
   return all == -INFINITY ? 0.0f : all;
 }
 

@@ -146,24 +146,14 @@ float longest_of(const void* tensor, const int64_t* steps, int64_t entry, int64_
   Lanes longest = {}, unknown = {};
   const Number* row = part<Number>(tensor, steps, entry, head, 0);
   for (int64_t first = 0; first < rows; first += SIDE, row += SIDE * steps[2]) {
-    float sums[SIDE][SIDE], halves[SIDE][SIDE / 2], quarters[SIDE][SIDE / 4], lengths[SIDE];
-    for (int64_t place = 0; place < SIDE; ++place) {
-      const Lanes own = first + place < rows ? squares_of(row + place * steps[2], width) : Lanes{};
-      std::memcpy(sums[place], &own, sizeof own);
-    }
+    Lanes sums[SIDE];
     for (int64_t place = 0; place < SIDE; ++place)
-      for (int64_t lane = 0; lane < SIDE / 2; ++lane) halves[place][lane] = sums[place][lane] + sums[place][lane + SIDE / 2];
-    for (int64_t place = 0; place < SIDE; ++place)
-      for (int64_t lane = 0; lane < SIDE / 4; ++lane) quarters[place][lane] = halves[place][lane] + halves[place][lane + SIDE / 4];
-    for (int64_t place = 0; place < SIDE; ++place)
-      lengths[place] = (quarters[place][0] + quarters[place][2]) + (quarters[place][1] + quarters[place][3]);
-    const Lanes found = load(lengths, Whole());
+      sums[place] = first + place < rows ? squares_of(row + place * steps[2], width) : Lanes{};
+    const Lanes found = totals_of(sums);
     longest = found > longest ? found : longest;
     unknown += found * 0.0f;  // NaN, once and for all
   }
-  float highest = 0.0f, rest = 0.0f;
-  for (int64_t lane = 0; lane < SIDE; ++lane) highest = longest[lane] > highest ? longest[lane] : highest, rest += unknown[lane];
-  return rest == 0.0f ? highest : NAN;
+  return total_of(unknown) == 0.0f ? highest_of(longest) : NAN;
 }
 
 // Writes which heads need no shift, by Cauchy and Schwarz; says whether all bounds are finite. Two numbers are read of each product.

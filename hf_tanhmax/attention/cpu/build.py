@@ -170,8 +170,11 @@ def _try_library(path: Path) -> None:
     if not sys.executable:
         raise RuntimeError("cannot be tried, as this Python does not know its own program")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}  # wherever torch was found
-    command = [sys.executable, "-c", TRIAL, str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=LONGEST_BUILD, check=False)
+    command = [sys.executable, "-c", TRIAL, str(path.resolve())]
+    # In a folder without Python files: what lies where a program was started would come before Python's own modules.
+    done = subprocess.run(
+        command, env=environment, cwd=path.parent, capture_output=True, text=True, errors="replace", timeout=LONGEST_BUILD, check=False
+    )
     if done.returncode < 0:
         reason = f"ended with {signal.Signals(-done.returncode).name}"
         raise RuntimeError(f"{reason} when it was tried: this processor does not do what it says it can")

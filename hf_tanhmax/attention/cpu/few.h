@@ -5,6 +5,8 @@
 namespace {
 
 constexpr int64_t LEAST_KEYS = 512;  // of a part
+constexpr int64_t NEXT = 8;          // keys that are multiplied at once
+typedef std::integral_constant<int64_t, NEXT> Next;
 constexpr int64_t NEAR_KEYS = 64;    // whose values stay in a processor's nearest memory
 
 struct Parts {
@@ -31,21 +33,34 @@ struct Left {
   }
 };
 
-// Scores [rows, columns] of a tile; says whether all are finite.
+// The products of a row with `count` others, whose lanes are still to be summed.
+template <class Number, class Count>
+inline void multiply_rows(const Number* row, const Number* others, int64_t step, int64_t width, Lanes* sums, Count count) {
+  by_lanes(0, width, [=](int64_t at, auto share) {
+    const Lanes own = load(row + at, share);
+    for (int64_t other = 0; other < count; ++other) sums[other] += own * load(others + other * step + at, share);
+  });
+}
+
+// Scores [rows, columns] of a tile, SIDE keys at a time; says whether all are finite.
 template <class Number>
 bool score_few(const Call& call, const Tile& tile, float* scores) {
-  float checked = 0.0f;
-  for (int64_t column = 0; column < tile.columns; ++column) {
-    const Number* key = part<Number>(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low + column);
+  const int64_t step = call.key_steps[2];
+  Lanes checked = {};
+  by_lanes(0, tile.columns, [&](int64_t column, auto count) {
+    const Number* const keys = part<Number>(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low + column);
     for (int64_t place = 0; place < tile.rows; ++place) {
-      const Number* query = part<Number>(call.query, call.query_steps, tile.entry, tile.head, tile.first + place);
-      const float product = sum_of(0, call.width, [=](int64_t at, auto count) { return load(query + at, count) * load(key + at, count); });
-      const float score = static_cast<float>(call.scale) * product;
-      scores[place * tile.columns + column] = score;
-      checked += score;
+      const Number* const query = part<Number>(call.query, call.query_steps, tile.entry, tile.head, tile.first + place);
+      Lanes sums[SIDE] = {};
+      int64_t key = 0;
+      for (; key + NEXT <= count; key += NEXT) multiply_rows(query, keys + key * step, step, call.width, sums + key, Next());
+      multiply_rows(query, keys + key * step, step, call.width, sums + key, count - key);
+      const Lanes found = static_cast<float>(call.scale) * totals_of(sums);
+      store(found, scores + place * tile.columns + column, count);
+      checked += found;
     }
-  }
-  return std::isfinite(checked);
+  });
+  return std::isfinite(total_of(checked));
 }
 
 // Adds the values of some keys of a tile, each times its weight, to sums [value_width]: four rows at a time, as they lie.

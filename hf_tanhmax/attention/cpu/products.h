@@ -139,7 +139,7 @@ struct Exact {
 
   static float* widen(const Number* from, int64_t from_step, int64_t length, int64_t width, float* to) {
     for (int64_t place = 0; place < length; ++place, from += from_step, to += width)
-      for (int64_t column = 0; column < width; ++column) to[column] = number_of(from[column]);
+      by_lanes(0, width, [=](int64_t column, auto count) { store(load(from + column, count), to + column, count); });
     return to;
   }
 

@@ -224,10 +224,7 @@ Extremes extremes_of(const Row row) {
     highest = high > highest ? high : highest;
     lowest = low < lowest ? low : lowest;
   });
-  Extremes found = {highest[0], lowest[0]};
-  for (int64_t lane = 1; lane < SIDE; ++lane)
-    found = {std::fmax(found.highest, highest[lane]), std::fmin(found.lowest, lowest[lane])};
-  return found;
+  return {highest_of(highest), -highest_of(-lowest)};
 }
 
 Extremes extremes_of(const Row& row) {

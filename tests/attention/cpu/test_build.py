@@ -59,6 +59,15 @@ def test_it_is_built_once_and_found_again(empty_cache, monkeypatch, caplog):
 
 
 @compiler
+def test_files_beside_the_program_have_no_part_in_the_trial(empty_cache, monkeypatch, tmp_path, quick_source):
+    """A file of the user's with the name of one of Python's own modules; and a cache that is named from where the program runs."""
+    (tmp_path / "operator.py").write_text("raise SystemExit('not for this')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "cache")
+    assert why_no_library() is None
+
+
+@compiler
 def test_it_is_kept_by_source_flags_torch_compiler_and_cpu(empty_cache, monkeypatch):
     kinds = {native._kind_of_library()}
     monkeypatch.setattr(cxx, "SOURCE", SOURCE + "// another")
