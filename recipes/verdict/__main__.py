@@ -1,10 +1,10 @@
-"""`python -m recipes.verdict run`, `status` and `report`; each says more with `--help`."""
+"""`python -m recipes.verdict run`, `pace`, `status` and `report`; each says more with `--help`."""
 
 import importlib
 import sys
 
 # Modules of this folder with a `main`.
-COMMANDS = ("run", "status", "report")
+COMMANDS = ("run", "pace", "status", "report")
 
 
 def main(arguments: list[str]) -> int:

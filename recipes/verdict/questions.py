@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .plan import CLASSIFIED, SYNTHETIC, Plan, Task
-from .results import Line, compared
+from .results import Line, Paces, compared
 from .statistics import Array, Difference, holm, paired
 
 POINTS = 0.02  # the least gain in accuracy that counts where something must be subtracted
@@ -148,10 +148,16 @@ def carry_both(effects: dict[str, dict[str, float]]) -> bool:
     return costs["negatives_masked"] and costs["positives_masked"] and pattern
 
 
-def speed(plan: Plan, lines: dict[str, list[Line]]) -> list[Count]:
+def speed(plan: Plan, lines: dict[str, list[Line]], paces: Paces) -> list[Count]:
     """Question 7: seeds in which softmax's final validation loss is reached in less processor time than softmax took.
 
-    `details` holds `seconds_per_step`, times softmax's, and `reached`, the share of seeds that reach that loss at all.
+    Args:
+        plan: the plan.
+        lines: of its tasks.
+        paces: time per step over softmax's, measured side by side, by task and map; for other tasks the runs' own times count.
+
+    Returns:
+        Counts whose `details` hold `seconds_per_step`, times softmax's, and `reached`, the share of seeds that reach that loss at all.
     """
     counts = []
     for task in plan.tasks.values():
@@ -162,7 +168,7 @@ def speed(plan: Plan, lines: dict[str, list[Line]]) -> list[Count]:
                 mine, theirs = found[name][seed]["training"], found[plan.baseline][seed]["training"]
                 goal = theirs["curve"][-1][1]
                 step = next((step for step, loss in mine["curve"] if loss <= goal), None)
-                ratio = mine["step_seconds"] / theirs["step_seconds"]
+                ratio = paces.get(task.name, {}).get(name, mine["step_seconds"] / theirs["step_seconds"])
                 reached += step is not None
                 faster += step is not None and step * ratio < theirs["steps"]
                 ratios.append(ratio)
@@ -171,7 +177,7 @@ def speed(plan: Plan, lines: dict[str, list[Line]]) -> list[Count]:
     return counts
 
 
-def good_for_something(plan: Plan, lines: dict[str, list[Line]]) -> dict[str, list[str]]:
+def good_for_something(plan: Plan, lines: dict[str, list[Line]], paces: Paces) -> dict[str, list[str]]:
     """By map, what the plan calls good for something: where there is a yes in 1, 2, 4, 6 or 7, without a loss in 1 on that task.
 
     Speed counts where quality was lost nowhere; generated tasks have no part in question 1.
@@ -188,7 +194,7 @@ def good_for_something(plan: Plan, lines: dict[str, list[Line]]) -> dict[str, li
     for answer in tested:
         if answer.yes and (answer.map_name, answer.task) not in worse:
             found[answer.map_name].append(f"{answer.task}: {answer.part}")
-    for count in speed(plan, lines):
+    for count in speed(plan, lines, paces):
         if count.yes and (count.map_name, count.task) not in worse:
             found[count.map_name].append(f"{count.task}: speed")
     return found

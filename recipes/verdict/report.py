@@ -13,7 +13,7 @@ from .maps.registry import MAPS
 from .measurements.signs import INTERVENTIONS
 from .plan import Plan, Task, read_plan
 from .questions import Answer, Count
-from .results import Line, chosen_rate, compared, read_all
+from .results import Line, Paces, chosen_rate, compared, read_all, read_paces
 from .run import add_places
 from .status import progress
 
@@ -31,25 +31,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=REPORT, metavar="FILE")
     chosen = parser.parse_args(arguments)
     plan = read_plan(chosen.plan)
-    chosen.output.write_text(report(plan, read_all(chosen.results, plan)), encoding="utf-8")
+    chosen.output.write_text(report(plan, read_all(chosen.results, plan), read_paces(chosen.results)), encoding="utf-8")
     print(f"report: {chosen.output}")
     return 0
 
 
-def report(plan: Plan, lines: Lines) -> str:
+def report(plan: Plan, lines: Lines, paces: Paces) -> str:
     """The whole text."""
     parts = [
         "# What is signed attention good for, at equal budgets?",
         "Rendered by `python -m recipes.verdict report` from the results; [`PLAN.md`](PLAN.md) says what was asked, how it is measured and "
         "what counts as yes. Differences are those of a map and softmax with the same seeds; p is corrected for all comparisons of its "
         "question.",
-        _verdict(plan, lines),
+        _verdict(plan, lines, paces),
         _plan_note(plan, lines),
         "## What has been run",
         progress(plan, lines, markdown=True),
         "## Models",
         _models(plan, lines),
-        *_questions(plan, lines),
+        *_questions(plan, lines, paces),
         "## Signs of the weights",
         _signs(plan, lines),
         _edge_note(plan, lines),
@@ -57,8 +57,8 @@ def report(plan: Plan, lines: Lines) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _verdict(plan: Plan, lines: Lines) -> str:
-    found = questions.good_for_something(plan, lines)
+def _verdict(plan: Plan, lines: Lines, paces: Paces) -> str:
+    found = questions.good_for_something(plan, lines, paces)
     has_any = any(compared(lines[name], plan)[plan.baseline] for name in plan.tasks)
     if not has_any:
         return "**Nothing has been compared yet.**"
@@ -120,7 +120,7 @@ def _spread(values: list[float], digits: int) -> str:
     return spread([value if math.isfinite(value) else None for value in values], digits=digits)
 
 
-def _questions(plan: Plan, lines: Lines) -> list[str]:
+def _questions(plan: Plan, lines: Lines, paces: Paces) -> list[str]:
     sinks, collapse, faithfulness = (
         questions.measured(plan, lines, measures) for measures in (questions.SINKS, questions.COLLAPSE, questions.FAITHFULNESS)
     )
@@ -138,7 +138,7 @@ def _questions(plan: Plan, lines: Lines) -> list[str]:
         "## 6. Faithfulness",
         _answers(plan, faithfulness, "contributions that agree better with hiding words"),
         "## 7. Speed",
-        _speed(questions.speed(plan, lines)),
+        _speed(questions.speed(plan, lines, paces), paces),
     ]
 
 
@@ -188,7 +188,7 @@ def _both_signs(counts: list[Count]) -> str:
     return f"{head}\n\n{table(header, rows, markdown=True)}"
 
 
-def _speed(counts: list[Count]) -> str:
+def _speed(counts: list[Count], paces: Paces) -> str:
     if not counts:
         return "No pair of models has been trained yet."
     rows = [
@@ -202,7 +202,10 @@ def _speed(counts: list[Count]) -> str:
         for each in counts
     ]
     header = ["task, map", "time per step, softmax 1", "reach its final loss", "in less time", "answer"]
-    return f"Processor time to softmax's final validation loss.\n\n{table(header, rows, markdown=True)}"
+    head = "Processor time to softmax's final validation loss; steps of all maps are timed side by side (`python -m recipes.verdict pace`)"
+    apart = sorted({each.task for each in counts} - paces.keys())
+    note = f", but for {_joined(apart)}, where each run has timed its own" if apart else ""
+    return f"{head}{note}.\n\n{table(header, rows, markdown=True)}"
 
 
 def _counted(count: Count) -> str:

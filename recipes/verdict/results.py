@@ -11,6 +11,8 @@ from hf_tanhmax.results import read_lines
 from .plan import Plan, Task
 
 Line = dict[str, Any]
+Paces = dict[str, dict[str, float]]  # by task and map: the median time of a training step over softmax's
+PACES = "pace.jsonl"
 NAMED = {"task", "map", "learning_rate", "seed", "plan", "validation", "training"}
 
 
@@ -67,6 +69,12 @@ def read_task(folder: Path, task: str) -> list[Line]:
 def read_all(folder: Path, plan: Plan) -> dict[str, list[Line]]:
     """The lines of every task of the plan."""
     return {name: read_task(folder, name) for name in plan.tasks}
+
+
+def read_paces(folder: Path) -> Paces:
+    """What `pace` has timed side by side; empty where it has not run."""
+    lines = read_lines(folder / PACES) if (folder / PACES).is_file() else []
+    return {line["task"]: {name: found["ratio"][1] for name, found in line["maps"].items()} for line in lines}
 
 
 def line_of(lines: list[Line], cell: Cell, plan: Plan) -> Line | None:

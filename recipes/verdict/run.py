@@ -47,6 +47,12 @@ def add_places(parser: Parser) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
 
 
+def checked_data(folder: Path | None) -> None:
+    """Refuse a folder that is not there."""
+    if folder is not None and not folder.is_dir():
+        raise RecipeError(f"--data {folder}: there is no such folder")
+
+
 def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m recipes.verdict run", description=__doc__)
     add_places(parser)
@@ -55,8 +61,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         parser.add_argument(f"--{name}", nargs="+", metavar="NAME" if name != "seeds" else "N", help="of the plan; default: all")
     parser.add_argument("--most", type=int, metavar="N", help="stop after so many cells")
     chosen = parser.parse_args(arguments)
-    if chosen.data is not None and not chosen.data.is_dir():
-        raise RecipeError(f"--data {chosen.data}: there is no such folder")
+    checked_data(chosen.data)
     if chosen.most is not None and chosen.most < 1:
         raise RecipeError(f"--most must be at least 1, but is {chosen.most}")
     return chosen
@@ -65,7 +70,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
 def _run(chosen: argparse.Namespace) -> None:
     plan = read_plan(chosen.plan)
     left = chosen.most
-    for task in (plan.tasks[name] for name in _some("tasks", chosen.tasks, list(plan.tasks))):
+    for task in (plan.tasks[name] for name in some("tasks", chosen.tasks, list(plan.tasks))):
         wanted = [cell for cell in cells_of(plan, task) if _is_wanted(cell, chosen, plan)]
         done = _run_task(task, wanted, chosen, plan, left)
         left = None if left is None else left - done
@@ -73,7 +78,8 @@ def _run(chosen: argparse.Namespace) -> None:
             return
 
 
-def _some(kind: str, given: list[str] | None, known: list[str]) -> list[str]:
+def some(kind: str, given: list[str] | None, known: list[str]) -> list[str]:
+    """The given names, or all that are known; a name that is not is refused."""
     unknown = [each for each in given or [] if each not in known]
     if unknown:
         raise RecipeError(f"--{kind} {unknown[0]}: the plan has none of that name; it has {', '.join(known)}")
@@ -81,8 +87,8 @@ def _some(kind: str, given: list[str] | None, known: list[str]) -> list[str]:
 
 
 def _is_wanted(cell: Cell, chosen: argparse.Namespace, plan: Plan) -> bool:
-    maps = _some("maps", chosen.maps, list(plan.maps))
-    seeds = _some("seeds", chosen.seeds, [str(seed) for seed in plan.seeds])
+    maps = some("maps", chosen.maps, list(plan.maps))
+    seeds = some("seeds", chosen.seeds, [str(seed) for seed in plan.seeds])
     return cell.map_name in maps and (cell.learning_rate is not None or str(cell.seed) in seeds)
 
 

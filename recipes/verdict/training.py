@@ -26,7 +26,7 @@ def train(model: PreTrainedModel, task: Task, plan: Plan, data: TaskData, *, lea
         `steps`; `train_loss`, the mean of the last tenth of the steps; `curve`, validation loss after so many steps; `seconds` of processor
         time of all steps, and `step_seconds`, their median.
     """
-    optimizer = torch.optim.AdamW(weight_decay_groups(model, plan.weight_decay), lr=learning_rate, fused=True)
+    optimizer = optimizer_of(model, plan, learning_rate)
     warm = max(1, round(plan.warmup * task.steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step, warm, task.steps))
     points = {round(task.steps * (number + 1) / plan.curve_points) for number in range(plan.curve_points)}
@@ -36,11 +36,7 @@ def train(model: PreTrainedModel, task: Task, plan: Plan, data: TaskData, *, lea
     for step, batch in enumerate(tqdm(batches, desc=title, total=task.steps, unit="step", leave=False, disable=None)):
         model.train()
         started = time.process_time()
-        loss = row_losses(model(**inputs_of(batch)).logits, batch[LABELS], task).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        loss = take_step(model, optimizer, batch, task, plan)
         schedule.step()
         seconds.append(time.process_time() - started)
         losses.append(loss.item())
@@ -55,6 +51,21 @@ def train(model: PreTrainedModel, task: Task, plan: Plan, data: TaskData, *, lea
         "seconds": round(sum(seconds), 2),
         "step_seconds": statistics.median(seconds),
     }
+
+
+def optimizer_of(model: PreTrainedModel, plan: Plan, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW as the plan has it."""
+    return torch.optim.AdamW(weight_decay_groups(model, plan.weight_decay), lr=learning_rate, fused=True)
+
+
+def take_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: Batch, task: Task, plan: Plan) -> Tensor:
+    """Train a model on a batch; returns the loss."""
+    loss = row_losses(model(**inputs_of(batch)).logits, batch[LABELS], task).mean()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
 
 
 @torch.no_grad()

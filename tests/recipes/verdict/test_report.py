@@ -8,7 +8,7 @@ from recipes.verdict import __main__ as door
 from recipes.verdict import questions
 from recipes.verdict.plan import RESULTS, read_plan
 from recipes.verdict.report import REPORT, report
-from recipes.verdict.results import read_all
+from recipes.verdict.results import read_all, read_paces
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_quality_and_subtraction(plan, read):
     assert not answers[1].yes
     parts = [(each.map_name, each.part) for each in questions.subtraction(plan, lines)]
     assert parts == [("sign_softmax", "2"), ("sign_softmax", "4"), ("differential", "2"), ("differential", "4")]
-    assert questions.good_for_something(plan, lines)["differential"] == []
-    assert "vit_digits: test" in questions.good_for_something(plan, lines)["sign_softmax"]
+    assert questions.good_for_something(plan, lines, {})["differential"] == []
+    assert "vit_digits: test" in questions.good_for_something(plan, lines, {})["sign_softmax"]
 
 
 def test_a_gain_below_two_points_is_none_where_something_is_subtracted(plan, read, monkeypatch):
@@ -90,29 +90,38 @@ def test_speed(plan, read):
         "sign_softmax": {"curve": [[2, 0.5], [4, 0.4]], "seconds": 0.15},  # half the steps, each half as long again
         "differential": {"curve": [[2, 0.6], [4, 0.55]], "seconds": 0.05},
     }
-    counts = {(each.task, each.map_name): each for each in questions.speed(plan, read(lambda cell: special[cell.map_name]))}
+    lines = read(lambda cell: special[cell.map_name])
+    counts = {(each.task, each.map_name): each for each in questions.speed(plan, lines, {})}
     assert counts["negation", "sign_softmax"].yes
     assert counts["negation", "sign_softmax"].details == {"seconds_per_step": pytest.approx(1.5), "reached": 1.0}
     assert not counts["negation", "differential"].yes
     assert counts["negation", "differential"].details["reached"] == 0.0
+    paces = {"negation": {"softmax": 1.0, "sign_softmax": 2.5, "differential": 2.0}}  # side by side, steps take longer than the runs say
+    counts = {(each.task, each.map_name): each for each in questions.speed(plan, lines, paces)}
+    assert not counts["negation", "sign_softmax"].yes
+    assert counts["negation", "sign_softmax"].details["seconds_per_step"] == 2.5
+    assert counts["vit_digits", "sign_softmax"].yes
+    text = report(plan, lines, paces)
+    assert "steps of all maps are timed side by side" in text
+    assert "but for vit_digits, where each run has timed its own." in text
 
 
 def test_the_report_of_nothing(plan, tmp_path):
-    text = report(plan, read_all(tmp_path, plan))
+    text = report(plan, read_all(tmp_path, plan), {})
     assert "**Nothing has been compared yet.**" in text
     assert "0 of 24 cells are done." in text
     assert "was changed" not in text
 
 
 def test_the_report_of_a_part_says_what_is_missing(plan, read):
-    text = report(plan, read(lambda cell: better(cell) if cell.seed in (0, 1000) else None))
+    text = report(plan, read(lambda cell: better(cell) if cell.seed in (0, 1000) else None), {})
     assert "**Preliminary**: not all models of the plan have been trained" in text
     assert "not yet" in text
     assert "| 3 of 6 |" in text
 
 
 def test_the_report_of_all(plan, read):
-    text = report(plan, lines := read(better))
+    text = report(plan, lines := read(better), {})
     assert "The answer of the plan:" in text
     assert "* **sign-softmax (Cog Attention)**: better than softmax at vit_digits: test" in text
     assert "* **differential (DIFF V2)**: no gain found." in text
@@ -132,29 +141,31 @@ def test_a_training_that_diverged_is_no_gain_and_has_no_measurements(plan, read)
     assert answers["2", "sign_softmax"].p == 1
     assert not answers["2", "sign_softmax"].yes
     assert not questions.both_signs(plan, lines)[0].yes
-    assert "nan" in report(plan, lines)
+    assert "nan" in report(plan, lines, {})
 
 
 def test_a_plan_that_was_changed_after_the_first_result(plan_file, plan, read):
     lines = read()
     plan_file.write_text(plan_file.read_text().replace("# A plan", "# A better plan"))
-    text = report(changed := read_plan(plan_file), lines)
+    text = report(changed := read_plan(plan_file), lines, {})
     head = "**The plan was changed after the first result**: 24 of 24 results were made with another text of `PLAN.md`"
     assert f"{head} than the present one (SHA-256 {changed.digest[:12]}; theirs: {plan.digest[:12]})" in text
     for line in lines["negation"]:
         line["plan"] = changed.digest
-    assert "12 of 24 results were made with another text" in report(changed, lines)
+    assert "12 of 24 results were made with another text" in report(changed, lines, {})
 
 
 def test_the_command_writes_it(plan_file, write, tmp_path, capsys, plan):
     folder, output = write(better), tmp_path / "REPORT.md"
     assert door.main(["report", "--plan", str(plan_file), "--results", str(folder), "--output", str(output)]) == 0
-    assert output.read_text() == report(plan, read_all(folder, plan))
+    assert output.read_text() == report(plan, read_all(folder, plan), {})
 
 
 def test_the_committed_report_is_what_the_committed_results_say():
     plan = read_plan()
-    assert REPORT.read_text() == report(plan, read_all(RESULTS, plan)), "render it again: python -m recipes.verdict report"
+    assert REPORT.read_text() == report(plan, read_all(RESULTS, plan), read_paces(RESULTS)), (
+        "render it again: python -m recipes.verdict report"
+    )
 
 
 def test_committed_results_hold_no_path_of_a_machine():

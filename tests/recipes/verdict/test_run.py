@@ -137,4 +137,4 @@ def test_results_that_are_none(command, tmp_path, capsys):
 
 def test_commands(capsys):
     assert door.main([]) == 2
-    assert "commands: run, status, report" in capsys.readouterr().err
+    assert "commands: run, pace, status, report" in capsys.readouterr().err
