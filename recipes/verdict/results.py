@@ -73,7 +73,7 @@ def read_all(folder: Path, plan: Plan) -> dict[str, list[Line]]:
 
 def read_paces(folder: Path) -> Paces:
     """What `pace` has timed side by side; empty where it has not run."""
-    lines = read_lines(folder / PACES) if (folder / PACES).is_file() else []
+    lines: list[Any] = read_lines(folder / PACES) if (folder / PACES).is_file() else []
     return {line["task"]: {name: found["ratio"][1] for name, found in line["maps"].items()} for line in lines}
 
 
