@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=REPORT, metavar="FILE")
     chosen = parser.parse_args(arguments)
     plan = read_plan(chosen.plan)
-    chosen.output.write_text(report(plan, read_all(chosen.results, plan), read_paces(chosen.results)), encoding="utf-8")
+    chosen.output.write_text(report(plan, read_all(chosen.results, plan), read_paces(chosen.results, plan)), encoding="utf-8")
     print(f"report: {chosen.output}")
     return 0
 

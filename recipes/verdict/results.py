@@ -71,10 +71,11 @@ def read_all(folder: Path, plan: Plan) -> dict[str, list[Line]]:
     return {name: read_task(folder, name) for name in plan.tasks}
 
 
-def read_paces(folder: Path) -> Paces:
-    """What `pace` has timed side by side; empty where it has not run."""
+def read_paces(folder: Path, plan: Plan) -> Paces:
+    """What `pace` has timed side by side, with this text of the plan and all its maps; empty where it has not run."""
     lines: list[Any] = read_lines(folder / PACES) if (folder / PACES).is_file() else []
-    return {line["task"]: {name: found["ratio"][1] for name, found in line["maps"].items()} for line in lines}
+    known = [line for line in lines if line["plan"] == plan.digest and set(line["maps"]) == set(plan.maps)]
+    return {line["task"]: {name: found["ratio"][1] for name, found in line["maps"].items()} for line in known}
 
 
 def line_of(lines: list[Line], cell: Cell, plan: Plan) -> Line | None:

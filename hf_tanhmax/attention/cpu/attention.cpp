@@ -208,20 +208,25 @@ void clear_gradients(const Call& call, const Tile& tile) {
   if (call.grad_polarity != nullptr) std::memset(call.grad_polarity + at, 0, tile.rows * sizeof(float));
 }
 
-// A thread takes some tiles of a key head: all of them where there are heads enough, as keys and values are packed for it then.
+// If keys and values are packed, and apart, a thread takes all tiles of a key head, which it packs; else it takes any tile.
 template <class Products>
 void forward(const Call& call) {
   const int64_t groups = call.heads / call.kv_heads, blocks = (call.queries + call.rows - 1) / call.rows, tiles = groups * blocks;
-  const int64_t key_heads = call.batch * call.kv_heads, wanted = call.threads > 1 ? (4 * call.threads + key_heads - 1) / key_heads : 1;
-  const int64_t parts = Products::PACKS ? least(wanted, tiles) : tiles;
+  const bool apart = Products::PACKS && call.apart;
+  const int64_t key_heads = call.batch * call.kv_heads, taken = apart ? tiles : 1, parts = tiles / taken;
 #pragma omp parallel num_threads(call.threads) if (key_heads * tiles > 1 && key_heads * tiles * call.share > ALONE)
   {
+    if (Products::PACKS && !apart) {
+#pragma omp for schedule(dynamic)
+      for (int64_t key_head = 0; key_head < key_heads; ++key_head) Products::begin(call, key_head, false);
+    }
 #pragma omp for schedule(dynamic)
     for (int64_t unit = 0; unit < key_heads * parts; ++unit) {
-      const int64_t key_head = unit / parts, share = unit % parts, entry = key_head / call.kv_heads;
-      Products::begin(call, key_head, false);
-      for (int64_t at = tiles * share / parts; at < tiles * (share + 1) / parts; ++at) {
-        const Tile tile = tile_at<Products>(call, entry, key_head % call.kv_heads * groups + at / blocks, at % blocks * call.rows);
+      const int64_t key_head = unit / parts;
+      if (apart) Products::begin(call, key_head, false);
+      for (int64_t at = unit % parts * taken; at < (unit % parts + 1) * taken; ++at) {
+        const int64_t head = key_head % call.kv_heads * groups + at / blocks;
+        const Tile tile = tile_at<Products>(call, key_head / call.kv_heads, head, at % blocks * call.rows);
         if (tile.columns > 0)
           forward_tile<Products>(call, tile, {call.scratch + omp_get_thread_num() * call.share});
         else

@@ -39,7 +39,13 @@ NATIVE_SWITCH = "HF_TANHMAX_NATIVE"
 PREBUILT = Path(__file__).with_name("prebuilt")
 PREBUILT_TORCH = ((2, 11), (2, 13))  # the oldest and the newest that a library which a wheel brings was tried with
 # Run by another process, with torch's libraries in it, which the library needs.
-TRIAL = "import ctypes, sys, torch; torch.set_num_threads(1); sys.exit(not ctypes.CDLL(sys.argv[1]).hf_tanhmax_try())"
+TRIAL = """
+import sys
+sys.path += sys.argv[2:]
+import ctypes, torch
+torch.set_num_threads(1)
+sys.exit(not ctypes.CDLL(sys.argv[1]).hf_tanhmax_try())
+"""
 
 
 def native_library() -> ctypes.CDLL | None:
@@ -169,9 +175,10 @@ def _try_library(path: Path) -> None:
     """
     if not sys.executable:
         raise RuntimeError("cannot be tried, as this Python does not know its own program")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}  # wherever torch was found
-    command = [sys.executable, "-c", TRIAL, str(path.resolve())]
-    # In a folder without Python files: what lies where a program was started would come before Python's own modules.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # Torch is found wherever this process has found it, but after Python's own modules, as a file in a folder of the user's may have the
+    # name of one. That is why it runs in a folder without Python files, too.
+    command = [sys.executable, "-c", TRIAL, str(path.resolve()), *map(os.path.abspath, sys.path)]
     done = subprocess.run(
         command, env=environment, cwd=path.parent, capture_output=True, text=True, errors="replace", timeout=LONGEST_BUILD, check=False
     )

@@ -5,7 +5,7 @@
 namespace {
 
 constexpr int64_t LEAST_KEYS = 512;  // of a part
-constexpr int64_t NEXT = 8;          // keys that are multiplied at once
+constexpr int64_t NEXT = SIDE < 8 ? SIDE : 8;  // keys that are multiplied at once
 typedef std::integral_constant<int64_t, NEXT> Next;
 constexpr int64_t NEAR_KEYS = 64;    // whose values stay in a processor's nearest memory
 

@@ -1,6 +1,6 @@
 
 // Products of bfloat16 numbers with sums in float32. A second factor lies in panels of 64 columns, in which two rows make one row of pairs,
-// as the instructions want it: a thread packs keys and values so once for each key head, weights and gradients once for each tile.
+// as the instructions want it: keys and values are packed so once for each key head, weights and gradients once for each tile.
 
 #include <exception>
 
@@ -14,37 +14,39 @@ inline uint32_t pair(float first, float second) { return (rounded(first) >> 16) 
 
 inline uint32_t pair(uint16_t first, uint16_t second) { return first | static_cast<uint32_t>(second) << 16; }
 
-// Turns a block [SIDE, SIDE]: to interleave its halves is to rotate the bits of a place by one; once for each bit of a side turns it.
+constexpr int64_t BLOCK = 16;
+
+// Turns a block [BLOCK, BLOCK]: to interleave its halves is to rotate the bits of a place by one; once for each bit of a side turns it.
 template <class Number>
 inline void turn_block(Number* block) {
-  Number other[SIDE * SIDE];
+  Number other[BLOCK * BLOCK];
   const auto interleave = [](const Number* from, Number* to) {
-    const Number* const second = from + SIDE * SIDE / 2;
-    for (int64_t place = 0; place < SIDE * SIDE / 2; ++place) to[2 * place] = from[place], to[2 * place + 1] = second[place];
+    const Number* const second = from + BLOCK * BLOCK / 2;
+    for (int64_t place = 0; place < BLOCK * BLOCK / 2; ++place) to[2 * place] = from[place], to[2 * place + 1] = second[place];
   };
   interleave(block, other), interleave(other, block), interleave(block, other), interleave(other, block);
 }
 
-// The transpose of [rows, columns], rows a multiple of SIDE, in to [columns, to_step]. There are `given` rows, `step` bytes apart and
+// The transpose of [rows, columns], rows a multiple of BLOCK, in to [columns, to_step]. There are `given` rows, `step` bytes apart and
 // `length` bytes long; the others, and what is missing in a row, are 0.
 template <class Number>
 void turn(const void* from, int64_t step, int64_t given, int64_t length, Number* to, int64_t to_step, int64_t rows, int64_t columns) {
-  constexpr int64_t line = SIDE * sizeof(Number);
-  Number block[SIDE * SIDE];
-  for (int64_t row = 0; row < rows; row += SIDE)
-    for (int64_t column = 0; column < columns; column += SIDE) {
-      const int64_t start = column * sizeof(Number), there = most(0, least(SIDE, given - row));
+  constexpr int64_t line = BLOCK * sizeof(Number);
+  Number block[BLOCK * BLOCK];
+  for (int64_t row = 0; row < rows; row += BLOCK)
+    for (int64_t column = 0; column < columns; column += BLOCK) {
+      const int64_t start = column * sizeof(Number), there = most(0, least(BLOCK, given - row));
       const char* const source = static_cast<const char*>(from) + row * step + start;
-      if (there == SIDE && length - start >= line) {
-        for (int64_t place = 0; place < SIDE; ++place) std::memcpy(block + place * SIDE, source + place * step, line);
+      if (there == BLOCK && length - start >= line) {
+        for (int64_t place = 0; place < BLOCK; ++place) std::memcpy(block + place * BLOCK, source + place * step, line);
       } else {
         std::memset(block, 0, sizeof block);
         for (int64_t place = 0; place < there; ++place)
-          std::memcpy(block + place * SIDE, source + place * step, most(0, least(line, length - start)));
+          std::memcpy(block + place * BLOCK, source + place * step, most(0, least(line, length - start)));
       }
       turn_block(block);
-      for (int64_t place = 0; place < least(SIDE, columns - column); ++place)
-        std::memcpy(to + (column + place) * to_step + row, block + place * SIDE, line);
+      for (int64_t place = 0; place < least(BLOCK, columns - column); ++place)
+        std::memcpy(to + (column + place) * to_step + row, block + place * BLOCK, line);
     }
 }
 
@@ -79,11 +81,11 @@ void pack_upright(const uint16_t* from, int64_t step, int64_t keys, int64_t widt
   }
 }
 
-// Where a thread's packed keys and values lie.
+// Where the packed keys and values of a key head lie.
 struct Packed {
   uint32_t *keys_turned, *values, *values_turned, *keys;  // the last two in the backward pass, values in the forward pass
-  Packed(const Call& call, const Sizes& sizes) {
-    keys_turned = packed_of(call);
+  Packed(const Call& call, const Sizes& sizes, int64_t key_head) {
+    keys_turned = packed_of(call, key_head);
     values = values_turned = keys_turned + sizes.turned(sizes.width);
     keys = values_turned + sizes.turned(sizes.value_width);
   }
@@ -92,7 +94,7 @@ struct Packed {
 // Packs a key head; what is filled up is zero.
 void pack_key_head(const Call& call, int64_t key_head, bool backward) {
   const Sizes sizes(call);
-  const Packed packed(call, sizes);
+  const Packed packed(call, sizes, key_head);
   const int64_t entry = key_head / call.kv_heads, head = key_head % call.kv_heads, key_step = call.key_steps[2], step = call.value_steps[2];
   const uint16_t* key = part<uint16_t>(call.key, call.key_steps, entry, head, 0);
   const uint16_t* value = part<uint16_t>(call.value, call.value_steps, entry, head, 0);
@@ -138,7 +140,7 @@ struct Half {
   uint32_t* pairs;                     // in the backward pass, [columns / 64, rows / 2, 64]
 
   Half(const Call& call, const Tile& tile, float* own)
-      : call(call), tile(tile), sizes(call), packed(call, sizes), step(sizes.step), rows(filled(tile.rows, 16)) {
+      : call(call), tile(tile), sizes(call), packed(call, sizes, key_head_at(call, tile)), step(sizes.step), rows(filled(tile.rows, 16)) {
     const int64_t size = sizes.rows * most(sizes.width, sizes.value_width);
     sums = own;
     queries = reinterpret_cast<uint16_t*>(own + size);

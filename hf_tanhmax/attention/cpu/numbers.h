@@ -19,14 +19,24 @@ constexpr float PLAIN_LIMIT = 60.0f;  // scores that are known to be below need 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-constexpr int64_t SIDE = 16;  // numbers that are computed with at once: a compiler makes of them what the processor has
+// Numbers that are computed with at once: as many as a vector of the processor holds, as gcc takes larger ones apart number by number.
+#if defined(__AVX512F__)
+constexpr int64_t SIDE = 16;
+#elif defined(__AVX2__)
+constexpr int64_t SIDE = 8;
+#else
+constexpr int64_t SIDE = 4;
+#endif
 typedef float Lanes __attribute__((vector_size(SIDE * 4)));
 typedef uint32_t LaneBits __attribute__((vector_size(SIDE * 4)));
-typedef uint8_t LaneBytes __attribute__((vector_size(SIDE)));
 typedef uint16_t LaneHalves __attribute__((vector_size(SIDE * 2)));
 
 struct Each {
   float lanes[SIDE];
+};
+
+struct EachBits {
+  uint32_t lanes[SIDE];
 };
 
 // What follows is for one number and for SIDE of them. To is the bits of From, or the other way round.
@@ -206,12 +216,16 @@ inline void by_lanes(int64_t low, int64_t high, const Visit& visit) {
   if (low < high) visit(low, high - low);
 }
 
+// Adds the upper half of some lanes to the lower half until four are left, and these in pairs.
+inline float folded(float* lanes) {
+  for (int64_t half = SIDE / 2; half >= 4; half /= 2)
+    for (int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
 __attribute__((always_inline)) inline float total_of(Lanes numbers) {
-  float lanes[SIDE], halves[SIDE / 2], quarters[SIDE / 4];
-  std::memcpy(lanes, &numbers, sizeof lanes);
-  for (int64_t lane = 0; lane < SIDE / 2; ++lane) halves[lane] = lanes[lane] + lanes[lane + SIDE / 2];
-  for (int64_t lane = 0; lane < SIDE / 4; ++lane) quarters[lane] = halves[lane] + halves[lane + SIDE / 4];
-  return (quarters[0] + quarters[2]) + (quarters[1] + quarters[3]);
+  Each each = as<Each>(numbers);
+  return folded(each.lanes);
 }
 
 inline float highest_of(Lanes numbers) {
@@ -220,16 +234,15 @@ inline float highest_of(Lanes numbers) {
   return highest;
 }
 
-// The total of each of SIDE sums.
+// The total of each of SIDE sums, which are folded together: so the lanes of four and more are vectors.
 inline Lanes totals_of(const Lanes* sums) {
-  float lanes[SIDE][SIDE], halves[SIDE][SIDE / 2], quarters[SIDE][SIDE / 4];
+  float lanes[SIDE][SIDE];
   Each found;
   std::memcpy(lanes, sums, sizeof lanes);
-  for (int64_t row = 0; row < SIDE; ++row)
-    for (int64_t lane = 0; lane < SIDE / 2; ++lane) halves[row][lane] = lanes[row][lane] + lanes[row][lane + SIDE / 2];
-  for (int64_t row = 0; row < SIDE; ++row)
-    for (int64_t lane = 0; lane < SIDE / 4; ++lane) quarters[row][lane] = halves[row][lane] + halves[row][lane + SIDE / 4];
-  for (int64_t row = 0; row < SIDE; ++row) found.lanes[row] = (quarters[row][0] + quarters[row][2]) + (quarters[row][1] + quarters[row][3]);
+  for (int64_t half = SIDE / 2; half >= 4; half /= 2)
+    for (int64_t row = 0; row < SIDE; ++row)
+      for (int64_t lane = 0; lane < half; ++lane) lanes[row][lane] += lanes[row][lane + half];
+  for (int64_t row = 0; row < SIDE; ++row) found.lanes[row] = (lanes[row][0] + lanes[row][2]) + (lanes[row][1] + lanes[row][3]);
   return as<Lanes>(found);
 }
 

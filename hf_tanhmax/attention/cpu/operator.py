@@ -45,7 +45,7 @@ from ..call import JointRows
 from .blocked import BlockedGradients
 from .build import native_library, why_no_library
 from .problem import BlockedProblem
-from .sizes import NativeSizes
+from .sizes import NativeSizes, packs_apart
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)  # by the numbers that the library has for them
 KEPT = 1024  # prepared calls: all layers of a model have one, another for each length of a cache
@@ -62,7 +62,7 @@ STEPS = {"query": 3, "key": 3, "value": 3, "grad_output": 3, "keep": 3, "log_pol
 STEPS |= dict.fromkeys(("bias", "additive", "grad_bias", "grad_additive"), 4)
 NUMBERS = (
     *("batch", "heads", "kv_heads", "queries", "keys", "width", "value_width"),
-    *("rows", "threads", "share", "tile_size", "packed_share", "kind", "half", "balanced", "is_signed"),
+    *("rows", "threads", "share", "tile_size", "packed_share", "apart", "kind", "half", "balanced", "is_signed"),
     *("causal", "window", "offset", "position_step", "seed", "dropped"),
 )
 
@@ -208,8 +208,10 @@ def _prepared(settings: Settings) -> Prepared:
     numbers = {name: value for name, value in settings._asdict().items() if name not in ("sizes", "backward", "groups")}
     numbers |= {name: getattr(sizes, name) for name in ("queries", "keys", "width", "value_width", "rows", "balanced", "half")}
     numbers |= {"heads": heads, "share": share, "packed_share": packed_share, "tile_size": sizes.tile, "kind": KINDS.index(sizes.dtype)}
-    partial = sizes.partial(settings.batch * heads, threads)
-    return Prepared(NativeCall(**numbers), threads * (share + packed_share), partial, 4 * threads * share)
+    key_heads = settings.batch * settings.kv_heads
+    numbers["apart"] = packs_apart(key_heads, threads)
+    packed = (threads if numbers["apart"] else key_heads) * packed_share
+    return Prepared(NativeCall(**numbers), threads * share + packed, sizes.partial(settings.batch * heads, threads), 4 * threads * share)
 
 
 def _called(
@@ -278,19 +280,27 @@ def _by_row(problem: BlockedProblem, rows: Tensor) -> Tensor:
 
 
 def _side_by_side(keep: Tensor | None, keys: int) -> Tensor | None:
-    """A mask with what it says of a query's keys side by side, copied if need be."""
-    if keep is None or (keep.shape[3] == keys and keep.stride(3) == 1):
+    """A mask, each number once, with what it says of a query's keys side by side; copied if need be."""
+    if keep is None:
+        return None
+    keep = _once(keep)
+    if keep.shape[3] == keys and (keep.stride(3) == 1 or keys == 1):
         return keep
     return keep.expand(*keep.shape[:3], keys).contiguous()
 
 
 def _readable(added: Tensor) -> Tensor:
     """In float32, each number once, those of a row side by side; copied if need be."""
-    for dim, stride in enumerate(added.stride()):
-        if stride == 0:
-            added = added.narrow(dim, 0, 1)
-    added = added.to(torch.float32)
+    added = _once(added).to(torch.float32)
     return added if added.stride(3) == 1 or added.shape[3] == 1 else added.contiguous()
+
+
+def _once(tensor: Tensor) -> Tensor:
+    """A tensor with each of its numbers once: of length 1 where it was repeated."""
+    for dim, stride in enumerate(tensor.stride()):
+        if stride == 0:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

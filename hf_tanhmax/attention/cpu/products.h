@@ -33,10 +33,10 @@ struct Call {
   float *grad_bias, *grad_additive;               // null, or zero at the start: with steps, which are 0 where the gradient is a sum
   float *partial;                                 // null, or what parts of the keys leave of a few queries: few.h
   float *scratch;                                 // share numbers for each thread; tile_size of them hold the scores of a tile
-  uint32_t *packed;                               // packed_share numbers for each thread: a head's keys and values as products want them
+  uint32_t *packed;                               // packed_share numbers for each thread if apart, else for each key head: packed_of
   int64_t query_steps[3], key_steps[3], value_steps[3], grad_output_steps[3], keep_steps[3], log_polarity_steps[2];
   int64_t bias_steps[4], additive_steps[4], grad_bias_steps[4], grad_additive_steps[4];
-  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, tile_size, packed_share;
+  int64_t batch, heads, kv_heads, queries, keys, width, value_width, rows, threads, share, tile_size, packed_share, apart;
   int64_t kind, half, balanced, is_signed;  // kind: 0 is float32, 1 bfloat16, 2 float16; half: products of bfloat16 numbers as such
   int64_t causal, window, offset, position_step;  // a query's position: its number times the step, and the offset; window: 0 is none
   int64_t seed, dropped;  // of 2^32 weights so many are dropped; 0: no dropout
@@ -68,7 +68,10 @@ Range range_of(const Call& call, int64_t query) {
   return {low, most(low, high)};
 }
 
-inline uint32_t* packed_of(const Call& call) { return call.packed + omp_get_thread_num() * call.packed_share; }
+// Where keys and values of a key head are packed: where heads are many, in the memory of the thread that takes it, else in its own.
+inline uint32_t* packed_of(const Call& call, int64_t key_head) {
+  return call.packed + (call.apart ? omp_get_thread_num() : key_head) * call.packed_share;
+}
 
 inline int64_t query_at(const Call& call, const Tile& tile) {
   return (tile.entry * call.heads + tile.head) * call.queries + tile.first;
@@ -108,7 +111,7 @@ struct Exact {
   // If not wide, keys and values lie widened in `packed`.
   Rows by_key(const void* tensor, const int64_t* steps, int64_t width, int64_t at) const {
     if constexpr (WIDE) return {part<float>(tensor, steps, tile.entry, tile.kv_head, tile.low), most(steps[2], width)};
-    return {reinterpret_cast<float*>(packed_of(call)) + at + tile.low * width, most(width, 1)};
+    return {reinterpret_cast<float*>(packed_of(call, key_head_at(call, tile))) + at + tile.low * width, most(width, 1)};
   }
   Rows keys() const { return by_key(call.key, call.key_steps, call.width, 0); }
   Rows values() const { return by_key(call.value, call.value_steps, call.value_width, call.keys * call.width); }
@@ -132,7 +135,7 @@ struct Exact {
     if (WIDE) return;
     const int64_t entry = key_head / call.kv_heads, head = key_head % call.kv_heads;
     float* const values = widen(part<Number>(call.key, call.key_steps, entry, head, 0), call.key_steps[2], call.keys, call.width,
-                                reinterpret_cast<float*>(packed_of(call)));
+                                reinterpret_cast<float*>(packed_of(call, key_head)));
     widen(part<Number>(call.value, call.value_steps, entry, head, 0), call.value_steps[2], call.keys, call.value_width, values);
   }
   static void end() {}

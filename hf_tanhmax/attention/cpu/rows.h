@@ -119,9 +119,7 @@ auto by_hidden(const Row& row, const Run& run) {
 }
 
 __attribute__((noinline)) LaneBits visible_some(const uint8_t* seen, int64_t count) {  // seen may be null
-  struct {
-    uint32_t lanes[SIDE];
-  } found;
+  EachBits found;
   for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = lane < count && (seen == nullptr || seen[lane] != 0) ? ~0u : 0u;
   return as<LaneBits>(found);
 }
@@ -131,9 +129,9 @@ __attribute__((noinline)) LaneBits visible_some(const uint8_t* seen, int64_t cou
 template <Hidden HIDDEN, class Count>
 inline LaneBits visible_at(const Row& row, int64_t column, Count count) {
   if constexpr (HIDDEN == MASKED && std::is_same<Count, Whole>::value) {
-    LaneBytes bytes;
-    std::memcpy(&bytes, row.seen + column, sizeof bytes);
-    return as<LaneBits>(__builtin_convertvector(bytes, LaneBits) != 0);
+    EachBits found;
+    for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = 0u - static_cast<uint32_t>(row.seen[column + lane] != 0);
+    return as<LaneBits>(found);
   } else {
     return visible_some(HIDDEN == MASKED ? row.seen + column : nullptr, count);
   }

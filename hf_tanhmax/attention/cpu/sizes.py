@@ -73,7 +73,7 @@ class NativeSizes:
         return self.few * max(heads, heads + threads) * self.queries * (self.value_width + 2)
 
     def packed_share(self, *, backward: bool) -> int:
-        """Of a thread: keys and values of a key head, widened or in panels; these in the backward pass with the keys twice."""
+        """Of a key head: its keys and values, widened or in panels; these in the backward pass with the keys twice."""
         if self.widened:
             return self.keys * (self.width + self.value_width)
         if self.few or not self.half:
@@ -81,6 +81,11 @@ class NativeSizes:
         upright = filled(self.width if backward else self.value_width, PANEL)
         turned = filled(self.width, LINE) + (filled(self.value_width, LINE) if backward else 0)
         return (upright + turned) * self.filled_keys // 2
+
+
+def packs_apart(key_heads: int, threads: int) -> bool:
+    """Whether a thread packs the key heads that it takes, in memory of its own: it does where there are enough for all threads."""
+    return threads == 1 or key_heads >= 4 * threads
 
 
 def filled(count: int, whole: int) -> int:

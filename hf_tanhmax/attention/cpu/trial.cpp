@@ -20,7 +20,7 @@ bool tries(Number quarter, bool half, float allowed) {
   call.output = output, call.lse = lse, call.grad_query = grad_query, call.grad_key = grad_key, call.grad_value = grad_value;
   call.scratch = scratch, call.packed = packed;
   call.query_steps[2] = call.key_steps[2] = call.value_steps[2] = call.grad_output_steps[2] = TRIED;
-  call.batch = call.heads = call.kv_heads = call.threads = call.is_signed = call.position_step = 1;
+  call.batch = call.heads = call.kv_heads = call.threads = call.apart = call.is_signed = call.position_step = 1;
   call.queries = call.rows = call.width = call.value_width = TRIED, call.keys = TRIED_KEYS;
   call.kind = call.half = half, call.share = SPARE, call.packed_share = half ? SPARE : 0, call.scale = 0.5;
   call.tile_size = TRIED * (TRIED_KEYS + (half ? TRIED : 0));

@@ -68,6 +68,15 @@ def test_files_beside_the_program_have_no_part_in_the_trial(empty_cache, monkeyp
 
 
 @compiler
+def test_torch_may_lie_in_a_folder_that_is_named_from_here(empty_cache, monkeypatch, tmp_path, quick_source):
+    """As after `pip install --target` and a relative entry of sys.path: Python by itself does not find it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", sys._base_executable)
+    monkeypatch.setattr(sys, "path", [os.path.relpath(entry) for entry in sys.path])
+    assert why_no_library() is None
+
+
+@compiler
 def test_it_is_kept_by_source_flags_torch_compiler_and_cpu(empty_cache, monkeypatch):
     kinds = {native._kind_of_library()}
     monkeypatch.setattr(cxx, "SOURCE", SOURCE + "// another")

@@ -1,6 +1,7 @@
 """The code of the C++ operator, and the compilers and processors that it is compiled for."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,17 @@ def test_it_computes_on_aarch64(tmp_path):
     command = ["aarch64-linux-gnu-g++", *cxx.CODE_FLAGS, "-march=armv8-a", "-static", "attention.cpp", "-o", "tried"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
     assert subprocess.run(["qemu-aarch64-static", "./tried"], cwd=tmp_path, timeout=300).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("g++"), reason="needs gcc on x86-64")
+@pytest.mark.parametrize("processor", ["x86-64-v3", "x86-64-v4"])
+def test_vectors_are_those_of_the_processor(processor, tmp_path):
+    """Larger ones gcc takes apart number by number, and says so."""
+    (tmp_path / "attention.cpp").write_text(SOURCE)
+    flags = [*cxx.CODE_FLAGS, *cxx.WIDE_FLAGS, f"-march={processor}", "-O1", "-Wvector-operation-performance"]
+    done = subprocess.run(["g++", *flags, "-c", "attention.cpp"], cwd=tmp_path, check=True, timeout=300, capture_output=True, text=True)
+    assert "vector" not in done.stderr
 
 
 def test_the_code_stays_small():

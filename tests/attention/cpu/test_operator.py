@@ -12,7 +12,7 @@ from hf_tanhmax.attention import ops
 from hf_tanhmax.attention.cpu.balanced import balanced_backward, balanced_forward
 from hf_tanhmax.attention.cpu.blocked import blocked_backward, blocked_forward
 from hf_tanhmax.attention.cpu.build import NATIVE_SWITCH, native_library, why_no_library
-from hf_tanhmax.attention.cpu.operator import native_backward, native_forward, why_not_native
+from hf_tanhmax.attention.cpu.operator import _side_by_side, native_backward, native_forward, why_not_native
 from hf_tanhmax.attention.mask import AttentionMask
 
 pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operator {why_no_library()}")
@@ -260,6 +260,15 @@ def test_masks_of_every_layout(queries, shift, computed_by):
         exact = [tensor.double() for tensor in given]
         assert error(found, tanhmax_attention(*exact, keep=keep.contiguous(), shift=shift, implementation="reference")) < 2e-6
     assert set(computed_by) == {"native"}
+
+
+def test_a_mask_is_copied_without_its_repetitions():
+    turned = (torch.rand(40, 50) > 0.5).t()[None, None].expand(3, 6, 50, 40)
+    assert _side_by_side(turned, 40).numel() == 40 * 50
+    by_query = (torch.rand(1, 1, 50, 1) > 0.5).expand(3, 6, 50, 40)
+    assert _side_by_side(by_query, 40).shape == (1, 1, 50, 40)
+    dense = torch.rand(3, 1, 50, 40) > 0.5
+    assert _side_by_side(dense, 40).data_ptr() == dense.data_ptr()
 
 
 def test_hidden_infinities_and_nan_are_the_other_paths():

@@ -5,8 +5,8 @@ import torch
 from blocked_problems import problem
 
 from hf_tanhmax.attention.cpu.build import native_library, why_no_library
-from hf_tanhmax.attention.cpu.operator import native_sizes
-from hf_tanhmax.attention.cpu.sizes import NativeSizes, filled
+from hf_tanhmax.attention.cpu.operator import Settings, _prepared, native_sizes
+from hf_tanhmax.attention.cpu.sizes import NativeSizes, filled, packs_apart
 
 pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=f"the C++ operator {why_no_library()}")
 
@@ -32,6 +32,18 @@ def test_memory_of_bfloat16():
     assert call.packed_share(backward=False) == (80 + 64) * 1024 // 2
     assert call.packed_share(backward=True) == (80 + 48 + 128) * 1024 // 2
     assert [filled(number, 16) for number in (0, 1, 16, 17)] == [0, 16, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("key_heads", "threads", "packed"), [(1, 1, 1), (96, 1, 1), (96, 2, 2), (8, 2, 2), (7, 2, 7), (1, 64, 1), (16, 64, 16)]
+)
+def test_what_is_packed_has_no_more_memory_than_heads_and_less_where_there_are_many(key_heads, threads, packed):
+    """A thread packs its own heads where there are enough of them, so that a head is never packed twice."""
+    call = NativeSizes(queries=30, keys=64, width=16, value_width=16, balanced=False, dtype=torch.bfloat16, half=True, few=False)
+    numbers = {"is_signed": True, "causal": False, "window": 0, "offset": 0, "position_step": True, "scale": 1.0, "softcap": 0.0}
+    prepared = _prepared(Settings(sizes=call, backward=False, batch=1, kv_heads=key_heads, groups=2, threads=threads, **numbers))
+    assert prepared.scratch - threads * call.share(backward=False) == packed * call.packed_share(backward=False)
+    assert prepared.call.apart == packs_apart(key_heads, threads)
 
 
 def test_memory_of_numbers_that_are_widened():

@@ -163,7 +163,7 @@ def test_the_command_writes_it(plan_file, write, tmp_path, capsys, plan):
 
 def test_the_committed_report_is_what_the_committed_results_say():
     plan = read_plan()
-    assert REPORT.read_text() == report(plan, read_all(RESULTS, plan), read_paces(RESULTS)), (
+    assert REPORT.read_text() == report(plan, read_all(RESULTS, plan), read_paces(RESULTS, plan)), (
         "render it again: python -m recipes.verdict report"
     )
 
