@@ -140,14 +140,14 @@ inline Lanes squares_of(const Number* row, int64_t width) {
   return sums;
 }
 
-// The square of the length of the longest row of a head; NaN if one is not finite. SIDE rows at a time, whose sums are added as vectors.
+// The square of the length of the longest row of a head; NaN if one is not finite. LANES rows at a time, whose sums are added as vectors.
 template <class Number>
 float longest_of(const void* tensor, const int64_t* steps, int64_t entry, int64_t head, int64_t rows, int64_t width) {
   Lanes longest = {}, unknown = {};
   const Number* row = part<Number>(tensor, steps, entry, head, 0);
-  for (int64_t first = 0; first < rows; first += SIDE, row += SIDE * steps[2]) {
-    Lanes sums[SIDE];
-    for (int64_t place = 0; place < SIDE; ++place)
+  for (int64_t first = 0; first < rows; first += LANES, row += LANES * steps[2]) {
+    Lanes sums[LANES];
+    for (int64_t place = 0; place < LANES; ++place)
       sums[place] = first + place < rows ? squares_of(row + place * steps[2], width) : Lanes{};
     const Lanes found = totals_of(sums);
     longest = found > longest ? found : longest;

@@ -5,7 +5,7 @@
 namespace {
 
 constexpr int64_t LEAST_KEYS = 512;  // of a part
-constexpr int64_t NEXT = SIDE < 8 ? SIDE : 8;  // keys that are multiplied at once
+constexpr int64_t NEXT = LANES < 8 ? LANES : 8;  // keys that are multiplied at once
 typedef std::integral_constant<int64_t, NEXT> Next;
 constexpr int64_t NEAR_KEYS = 64;    // whose values stay in a processor's nearest memory
 
@@ -42,7 +42,7 @@ inline void multiply_rows(const Number* row, const Number* others, int64_t step,
   });
 }
 
-// Scores [rows, columns] of a tile, SIDE keys at a time; says whether all are finite.
+// Scores [rows, columns] of a tile, LANES keys at a time; says whether all are finite.
 template <class Number>
 bool score_few(const Call& call, const Tile& tile, float* scores) {
   const int64_t step = call.key_steps[2];
@@ -51,7 +51,7 @@ bool score_few(const Call& call, const Tile& tile, float* scores) {
     const Number* const keys = part<Number>(call.key, call.key_steps, tile.entry, tile.kv_head, tile.low + column);
     for (int64_t place = 0; place < tile.rows; ++place) {
       const Number* const query = part<Number>(call.query, call.query_steps, tile.entry, tile.head, tile.first + place);
-      Lanes sums[SIDE] = {};
+      Lanes sums[LANES] = {};
       int64_t key = 0;
       for (; key + NEXT <= count; key += NEXT) multiply_rows(query, keys + key * step, step, call.width, sums + key, Next());
       multiply_rows(query, keys + key * step, step, call.width, sums + key, count - key);

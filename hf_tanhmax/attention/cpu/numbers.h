@@ -21,25 +21,25 @@ inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Numbers that are computed with at once: as many as a vector of the processor holds, as gcc takes larger ones apart number by number.
 #if defined(__AVX512F__)
-constexpr int64_t SIDE = 16;
+constexpr int64_t LANES = 16;
 #elif defined(__AVX2__)
-constexpr int64_t SIDE = 8;
+constexpr int64_t LANES = 8;
 #else
-constexpr int64_t SIDE = 4;
+constexpr int64_t LANES = 4;
 #endif
-typedef float Lanes __attribute__((vector_size(SIDE * 4)));
-typedef uint32_t LaneBits __attribute__((vector_size(SIDE * 4)));
-typedef uint16_t LaneHalves __attribute__((vector_size(SIDE * 2)));
+typedef float Lanes __attribute__((vector_size(LANES * 4)));
+typedef uint32_t LaneBits __attribute__((vector_size(LANES * 4)));
+typedef uint16_t LaneHalves __attribute__((vector_size(LANES * 2)));
 
 struct Each {
-  float lanes[SIDE];
+  float lanes[LANES];
 };
 
 struct EachBits {
-  uint32_t lanes[SIDE];
+  uint32_t lanes[LANES];
 };
 
-// What follows is for one number and for SIDE of them. To is the bits of From, or the other way round.
+// What follows is for one number and for LANES of them. To is the bits of From, or the other way round.
 template <class To, class From>
 inline To as(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -91,7 +91,7 @@ inline float fused(float a, float b, float c) { return std::fma(a, b, c); }  // 
 
 inline Lanes fused(Lanes a, float b, Lanes c) {
   Each from = as<Each>(a), found = as<Each>(c);
-  for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = std::fma(from.lanes[lane], b, found.lanes[lane]);
+  for (int64_t lane = 0; lane < LANES; ++lane) found.lanes[lane] = std::fma(from.lanes[lane], b, found.lanes[lane]);
   return as<Lanes>(found);
 }
 
@@ -149,19 +149,19 @@ inline void narrow(float number, Float16& to) {
 }
 
 // A count of lanes that is known to be all of them.
-typedef std::integral_constant<int64_t, SIDE> Whole;
+typedef std::integral_constant<int64_t, LANES> Whole;
 
 // What follows is not inlined: it is for the ends of rows, and takes a compiler long.
 template <class Number>
 __attribute__((noinline)) Lanes load_some(const Number* numbers, int64_t count) {
   Each found;
-  for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = lane < count ? number_of(numbers[lane]) : 0.0f;
+  for (int64_t lane = 0; lane < LANES; ++lane) found.lanes[lane] = lane < count ? number_of(numbers[lane]) : 0.0f;
   return as<Lanes>(found);
 }
 
 __attribute__((noinline)) void store_some(Lanes from, float* to, int64_t count) {
   const Each found = as<Each>(from);
-  for (int64_t lane = 0; lane < SIDE; ++lane)
+  for (int64_t lane = 0; lane < LANES; ++lane)
     if (lane < count) to[lane] = found.lanes[lane];
 }
 
@@ -187,7 +187,7 @@ inline Lanes lanes_of(const Float16* numbers) {
   return as<Lanes>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(numbers))));
 #else
   Each found;
-  for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = number_of(numbers[lane]);
+  for (int64_t lane = 0; lane < LANES; ++lane) found.lanes[lane] = number_of(numbers[lane]);
   return as<Lanes>(found);
 #endif
 }
@@ -212,13 +212,13 @@ inline void store(Lanes from, float* to, Count count) {
 // visit(column, count) for the columns from low to high, of which it takes `count`.
 template <class Visit>
 inline void by_lanes(int64_t low, int64_t high, const Visit& visit) {
-  for (; low + SIDE <= high; low += SIDE) visit(low, Whole());
+  for (; low + LANES <= high; low += LANES) visit(low, Whole());
   if (low < high) visit(low, high - low);
 }
 
 // Adds the upper half of some lanes to the lower half until four are left, and these in pairs.
 inline float folded(float* lanes) {
-  for (int64_t half = SIDE / 2; half >= 4; half /= 2)
+  for (int64_t half = LANES / 2; half >= 4; half /= 2)
     for (int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
   return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
 }
@@ -230,19 +230,19 @@ __attribute__((always_inline)) inline float total_of(Lanes numbers) {
 
 inline float highest_of(Lanes numbers) {
   float highest = numbers[0];
-  for (int64_t lane = 1; lane < SIDE; ++lane) highest = std::fmax(highest, numbers[lane]);
+  for (int64_t lane = 1; lane < LANES; ++lane) highest = std::fmax(highest, numbers[lane]);
   return highest;
 }
 
-// The total of each of SIDE sums, which are folded together: so the lanes of four and more are vectors.
+// The total of each of LANES sums, which are folded together: so the lanes of four and more are vectors.
 inline Lanes totals_of(const Lanes* sums) {
-  float lanes[SIDE][SIDE];
+  float lanes[LANES][LANES];
   Each found;
   std::memcpy(lanes, sums, sizeof lanes);
-  for (int64_t half = SIDE / 2; half >= 4; half /= 2)
-    for (int64_t row = 0; row < SIDE; ++row)
+  for (int64_t half = LANES / 2; half >= 4; half /= 2)
+    for (int64_t row = 0; row < LANES; ++row)
       for (int64_t lane = 0; lane < half; ++lane) lanes[row][lane] += lanes[row][lane + half];
-  for (int64_t row = 0; row < SIDE; ++row) found.lanes[row] = (lanes[row][0] + lanes[row][2]) + (lanes[row][1] + lanes[row][3]);
+  for (int64_t row = 0; row < LANES; ++row) found.lanes[row] = (lanes[row][0] + lanes[row][2]) + (lanes[row][1] + lanes[row][3]);
   return as<Lanes>(found);
 }
 

@@ -13,8 +13,9 @@ backward pass: memory grows with the length, not with its square.
 
 A tile is a block of queries of one head, times all keys that any of them may see. Its scores, its product with the values and, in the
 backward pass, the three products of the gradients are matrix products. Where the processor multiplies bfloat16 numbers itself (AMX,
-AVX512-BF16), those of a bfloat16 call are oneDNN's `brgemm`, with sums in float32 and weights rounded to bfloat16 after P - N is formed
-(`half.h`); else they are `sgemm_`, for which numbers of bfloat16 and float16 are widened as they are needed: those of a tile's queries, and
+AVX512-BF16), those of a bfloat16 call are oneDNN's `brgemm`, with sums in float32 and weights rounded to bfloat16 after P - N is formed,
+for which shorter polynomials do (`half.h`, `PlainShort` in `rows.h`); else
+they are `sgemm_`, for which numbers of bfloat16 and float16 are widened as they are needed: those of a tile's queries, and
 keys and values once for each key head. So no weight is rounded to float16, whose range those without a denominator would leave. torch's own
 library exports both. For up to
 `FEW_QUERIES` queries the forward pass reads keys and values once, where they lie, by as many threads as there are (`few.h`): only then

@@ -120,7 +120,7 @@ auto by_hidden(const Row& row, const Run& run) {
 
 __attribute__((noinline)) LaneBits visible_some(const uint8_t* seen, int64_t count) {  // seen may be null
   EachBits found;
-  for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = lane < count && (seen == nullptr || seen[lane] != 0) ? ~0u : 0u;
+  for (int64_t lane = 0; lane < LANES; ++lane) found.lanes[lane] = lane < count && (seen == nullptr || seen[lane] != 0) ? ~0u : 0u;
   return as<LaneBits>(found);
 }
 
@@ -130,7 +130,7 @@ template <Hidden HIDDEN, class Count>
 inline LaneBits visible_at(const Row& row, int64_t column, Count count) {
   if constexpr (HIDDEN == MASKED && std::is_same<Count, Whole>::value) {
     EachBits found;
-    for (int64_t lane = 0; lane < SIDE; ++lane) found.lanes[lane] = 0u - static_cast<uint32_t>(row.seen[column + lane] != 0);
+    for (int64_t lane = 0; lane < LANES; ++lane) found.lanes[lane] = 0u - static_cast<uint32_t>(row.seen[column + lane] != 0);
     return as<LaneBits>(found);
   } else {
     return visible_some(HIDDEN == MASKED ? row.seen + column : nullptr, count);
