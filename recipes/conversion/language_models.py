@@ -8,6 +8,7 @@ command goes on where it stopped. Test text is read in float32, once for each li
 """
 
 import argparse
+import copy
 import functools
 import math
 import time
@@ -40,6 +41,7 @@ from .texts import Texts
 
 PLAN = Path(__file__).with_name("language_models.yaml")
 FILE = "language_models.jsonl"
+UNTUNED = ""  # stands for the way of fine-tuning of models as converted
 MAX_GRAD_NORM = 1.0
 
 
@@ -55,7 +57,7 @@ class LanguageWay:
         refit: whether output projections are refitted.
         ridge: of the refit.
         times: how many times the rows of the plan it is calibrated on.
-        tuned: whether it is fine-tuned too.
+        tuned: the ways of fine-tuning, each of which starts from the model as converted.
         continued: whether it continues prompts, as converted; softmax does so in bfloat16, which says how much is no difference.
     """
 
@@ -66,8 +68,23 @@ class LanguageWay:
     refit: bool = False
     ridge: float = 0.1
     times: int = 1
-    tuned: bool = False
+    tuned: list[str] = field(default_factory=list)
     continued: bool = False
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A way of fine-tuning, the same for every model.
+
+    Attributes:
+        title: in the table.
+        kinds: of text.
+        steps: of one row each, as many of each kind.
+    """
+
+    title: str
+    kinds: list[str]
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -81,8 +98,7 @@ class LanguagePlan:
     own_rows: int
     test_rows: int
     signs_rows: int
-    tuning_kind: str
-    tuning_steps: int
+    tunings: dict[str, Tuning]
     learning_rate: float
     warmup_steps: int
     prompts: int
@@ -104,7 +120,8 @@ def read_plan(path: Path = PLAN) -> LanguagePlan:
     """
     values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     ways = {name: LanguageWay(**way) for name, way in values.pop("ways").items()}
-    return LanguagePlan(ways=ways, **values)
+    tunings = {name: Tuning(**tuning) for name, tuning in values.pop("tunings").items()}
+    return LanguagePlan(ways=ways, tunings=tunings, **values)
 
 
 @exit_codes(resumable=True)
@@ -131,15 +148,13 @@ def _run(plan: LanguagePlan, chosen: argparse.Namespace) -> None:
     bench = Bench(plan, chosen.weights, chosen.data, chosen.work)
     for seed in chosen.seeds:
         for name in chosen.ways:
-            tuned = [False, True][: 1 + plan.ways[name].tuned]
-            missing = [each for each in tuned if [name, each, seed] not in done and (chosen.tuned is None or each is chosen.tuned)]
+            tuned = [UNTUNED, *plan.ways[name].tuned]
+            missing = [each for each in tuned if [name, each, seed] not in done and chosen.tuned in (None, each != UNTUNED)]
             for line in bench.lines(name, seed, missing) if missing else ():
                 add_line(path, line)
                 ratios = ", ".join(f"{kind} {found['ratio']:.4f}" for kind, found in line["test"].items())
-                print(
-                    f"{name}{' tuned' * line['tuned']}, seed {seed}: mass {line['signs']['overall']['negative_mass']:.3f}, {ratios}",
-                    flush=True,
-                )
+                title = f"{name} tuned on {line['tuned']}" if line["tuned"] else name
+                print(f"{title}, seed {seed}: mass {line['signs']['overall']['negative_mass']:.3f}, {ratios}", flush=True)
 
 
 class Bench:
@@ -175,28 +190,30 @@ class Bench:
             return model.eval()
         return hf_tanhmax.convert(self.weights, AutoModelForCausalLM, polarity=way.polarity, shift=way.shift, dtype=torch.float32)
 
-    def lines(self, name: str, seed: int, wanted: list[bool]) -> Iterator[dict[str, Any]]:
+    def lines(self, name: str, seed: int, wanted: list[str]) -> Iterator[dict[str, Any]]:
         """The lines of a way and a seed, as converted and fine-tuned, where they are wanted."""
         way, started = self.plan.ways[name], time.process_time()
-        model = self.load(way) if way.polarity or True in wanted else self.softmax
+        model = self.load(way) if way.polarity else self.softmax
         batches = self._calibration(way.times, seed) if way.mass is not None or way.refit else []
         spread = None if way.mass is None else vars(allocate(model, batches[::2], mass=way.mass))
         refitted = refit(model, batches, ridge=way.ridge).values() if way.refit else None
         conversion = {"seconds": round(time.process_time() - started, 1), "allocation": spread, "refit": refitted}
         about: dict[str, Any] = {
             "settings": asdict(way),
-            "plan": {key: value for key, value in vars(self.plan).items() if key != "ways"},
+            "plan": {key: value for key, value in asdict(self.plan).items() if key != "ways"},
             "versions": versions(),
             "git": git_commit(),
             "hardware": hardware(),
         }
-        for tuned in sorted({False, *wanted}):
-            training = fine_tune(model, self.texts, self.plan, seed) if tuned else None
-            if tuned in wanted:
-                line = {"way": name, "tuned": tuned, "seed": seed, **self.measure(model), "conversion": conversion, "training": training}
-                if way.continued and not tuned:
-                    line["continuations"] = self.continuations.compare(model) if way.polarity else self.continuations.in_bfloat16()
-                yield {**line, **about}
+        for tuned in wanted:
+            measured, training = model, None
+            if tuned != UNTUNED:
+                measured = copy.deepcopy(model)
+                training = fine_tune(measured, self.texts, self.plan, self.plan.tunings[tuned], seed)
+            line = {"way": name, "tuned": tuned, "seed": seed, **self.measure(measured), "conversion": conversion, "training": training}
+            if way.continued and tuned == UNTUNED:
+                line["continuations"] = self.continuations.compare(model) if way.polarity else self.continuations.in_bfloat16()
+            yield {**line, **about}
 
     def _calibration(self, times: int, seed: int) -> list[dict[str, Tensor]]:
         """Batches of text of the kinds to calibrate on, and of text that the softmax model wrote, kept from one run to the next."""
@@ -243,11 +260,11 @@ class Bench:
         }
 
 
-def fine_tune(model: PreTrainedModel, texts: Texts, plan: LanguagePlan, seed: int) -> dict[str, float]:
-    """Train all weights on rows of the tuning kind, the same for every way; matrix products in bfloat16, weights in float32."""
-    rows = texts.rows(plan.tuning_kind, "train", plan.tuning_steps, seed)
+def fine_tune(model: PreTrainedModel, texts: Texts, plan: LanguagePlan, tuning: Tuning, seed: int) -> dict[str, float]:
+    """Train all weights on rows that are the same for every way; matrix products in bfloat16, weights in float32."""
+    rows = texts.mixed(tuning.kinds, "train", tuning.steps, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    total, warm = plan.tuning_steps, plan.warmup_steps
+    total, warm = tuning.steps, plan.warmup_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / warm, (total - step) / (total - warm)))
     model.train()
     started, losses = time.process_time(), 0.0

@@ -14,7 +14,7 @@ from hf_tanhmax.results import read_lines, table
 
 from ..command_line import Parser, exit_codes
 from . import language_models
-from .language_models import FILE, LanguagePlan
+from .language_models import FILE, UNTUNED, LanguagePlan
 from .plan import RESULTS
 
 Line = dict[str, Any]
@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> int:
 def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
     """Negative mass; perplexity over that of softmax with the same fine-tuning; KL; greedy tokens that are those of softmax.
 
-    Perplexities of kinds of text are joined by their geometric mean. Means are over seeds.
+    Perplexities of kinds of text are joined by their geometric mean. Means are over seeds; where there are several, with the standard
+    deviation and their number.
 
     Raises:
         RecipeError: no results in the folder, or a file that cannot be read.
@@ -47,10 +48,12 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
     header = ["way", "negative mass", "calibrated on", "held out", "KL, nats per token", "same tokens", "log-likelihood"]
     rows = []
     for name, way in plan.ways.items():
-        for tuned in (False, True):
-            found = [line for line in lines if line["way"] == name and line["tuned"] is tuned]
+        for tuned in (UNTUNED, *plan.tunings):
+            found = [line for line in lines if line["way"] == name and line["tuned"] == tuned]
+            softmax = [line for line in lines if line["way"] == "softmax" and line["tuned"] == tuned]
             if found:
-                rows.append([way.title + ", fine-tuned" * tuned, *_cells(found, _softmax(lines, tuned=tuned), plan)])
+                title = f"{way.title}, {plan.tunings[tuned].title}" if tuned else way.title
+                rows.append([title, *_cells(found, softmax, plan)])
     return table(header, rows, markdown=markdown)
 
 
@@ -59,17 +62,27 @@ def ratio(line: Line, softmax: Line, kinds: Sequence[str]) -> float:
     return math.exp(statistics.fmean(math.log(line["test"][kind]["perplexity"] / softmax["test"][kind]["perplexity"]) for kind in kinds))
 
 
-def _softmax(lines: list[Line], *, tuned: bool) -> Line | None:
-    return next((line for line in lines if line["way"] == "softmax" and line["tuned"] is tuned), None)
+def _ratios(found: list[Line], softmax: list[Line], kinds: Sequence[str]) -> list[float]:
+    """Each beside the softmax model that was fine-tuned on the same rows; as it came, that model is the same for every seed."""
+    pairs = [(line, other) for line in found for other in softmax if line["seed"] == other["seed"] or not line["tuned"]]
+    return [ratio(line, other, kinds) for line, other in pairs]
 
 
-def _cells(found: list[Line], softmax: Line | None, plan: LanguagePlan) -> list[str]:
-    cells = [f"{statistics.fmean(line['signs']['overall']['negative_mass'] for line in found):.3f}"]
+def _cells(found: list[Line], softmax: list[Line], plan: LanguagePlan) -> list[str]:
+    cells = [_mean([line["signs"]["overall"]["negative_mass"] for line in found])]
     for kinds in (plan.calibrated, plan.held_out):
-        cells.append("-" if softmax is None else f"{statistics.fmean(ratio(line, softmax, kinds) for line in found):.3f}")
-    cells.append("-" if found[0]["tuned"] else f"{statistics.fmean(line['test'][kind]['kl'] for line in found for kind in plan.kinds):.3f}")
+        cells.append(_mean(_ratios(found, softmax, kinds)))
+    divergences = [statistics.fmean(line["test"][kind]["kl"] for kind in plan.kinds) for line in found]
+    cells.append("-" if found[0]["tuned"] else _mean(divergences))
     said = [line["continuations"] for line in found if "continuations" in line]
     if not said:
         return [*cells, "-", "-"]
     agreement, likelihood = (statistics.fmean(each[key] for each in said) for key in ("agreement", "log_likelihood"))
     return [*cells, f"{100 * agreement:.0f} %", f"{likelihood:.2f}"]
+
+
+def _mean(values: list[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.3f} ({len(values)})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{spread}"

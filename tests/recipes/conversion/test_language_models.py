@@ -26,8 +26,10 @@ SIZES = {
     "own_rows": 2,
     "test_rows": 3,
     "signs_rows": 1,
-    "tuning_kind": "plays",
-    "tuning_steps": 5,
+    "tunings": {
+        "plays": {"title": "fine-tuned on plays", "kinds": ["plays"], "steps": 5},
+        "both": {"title": "fine-tuned on both", "kinds": ["plays", "news"], "steps": 4},
+    },
     "learning_rate": 1e-3,
     "warmup_steps": 2,
     "prompts": 2,
@@ -35,8 +37,8 @@ SIZES = {
     "continuation": 3,
 }
 WAYS = {
-    "softmax": {"title": "softmax", "tuned": True, "continued": True},
-    "refitted": {"title": "refitted", "shift": "balanced", "polarity": 0.3, "refit": True, "tuned": True},
+    "softmax": {"title": "softmax", "tuned": ["plays", "both"], "continued": True},
+    "refitted": {"title": "refitted", "shift": "balanced", "polarity": 0.3, "refit": True, "tuned": ["plays", "both"]},
     "spread": {"title": "spread", "shift": "balanced", "polarity": "learned", "mass": 0.1, "refit": True, "times": 2},
 }
 
@@ -75,8 +77,8 @@ def test_a_tiny_plan_is_measured_and_resumed(place, capsys):
     assert door.main(flags) == 0
     lines = [json.loads(line) for line in (folder / "results" / "language_models.jsonl").read_text().splitlines()]
     found = {(line["way"], line["tuned"]): line for line in lines}
-    assert len(lines) == len(found) == 5
-    softmax, refitted = found["softmax", False], found["refitted", False]
+    assert len(lines) == len(found) == 7
+    softmax, refitted = found["softmax", ""], found["refitted", ""]
     assert softmax["test"]["news"]["ratio"] == 1
     assert softmax["test"]["plays"]["kl"] == pytest.approx(0, abs=1e-6)
     assert softmax["continuations"]["prompts"] == 4
@@ -85,18 +87,22 @@ def test_a_tiny_plan_is_measured_and_resumed(place, capsys):
     assert refitted["signs"]["overall"]["negative_mass"] > 0.1
     assert refitted["test"]["plays"]["kl"] > 0
     assert refitted["conversion"]["refit"]["rows"] == 9 * 13
-    assert found["spread", False]["conversion"]["allocation"]["mass"] == 0.1
-    assert found["spread", False]["conversion"]["refit"]["rows"] == 2 * 9 * 13
-    assert found["refitted", True]["training"]["steps"] == 5
+    assert found["spread", ""]["conversion"]["allocation"]["mass"] == 0.1
+    assert found["spread", ""]["conversion"]["refit"]["rows"] == 2 * 9 * 13
+    assert found["refitted", "plays"]["training"]["steps"] == 5
+    assert found["refitted", "both"]["training"]["steps"] == 4
     assert softmax["training"] is None
-    assert found["softmax", True]["test"]["plays"]["perplexity"] < softmax["test"]["plays"]["perplexity"]
+    assert found["softmax", "plays"]["test"]["plays"]["perplexity"] < softmax["test"]["plays"]["perplexity"]
     capsys.readouterr()
     assert door.main(flags) == 0
     assert capsys.readouterr().out == ""  # nothing is missing
     assert door.main(["language_table", "--results", str(folder / "results"), "--markdown"]) == 0
     rows = {cells[1].strip(): cells[2:-1] for cells in (row.split("|") for row in capsys.readouterr().out.splitlines()[2:])}
-    assert list(rows) == ["softmax", "softmax, fine-tuned", "refitted", "refitted, fine-tuned", "spread"]
-    assert rows["softmax, fine-tuned"][1].strip() == rows["softmax"][2].strip() == "1.000"
+    assert list(rows) == [
+        *("softmax", "softmax, fine-tuned on plays", "softmax, fine-tuned on both"),
+        *("refitted", "refitted, fine-tuned on plays", "refitted, fine-tuned on both", "spread"),
+    ]
+    assert rows["softmax, fine-tuned on plays"][1].strip() == rows["softmax"][2].strip() == "1.000"
     assert float(rows["refitted"][2]) == pytest.approx(refitted["test"]["plays"]["ratio"], abs=1e-3)
 
 
