@@ -1,4 +1,4 @@
-"""The plan: what the YAML at the end of `PLAN.md` says, checked, and the digest of the whole file."""
+"""The plan: what the YAML at the end of `PLAN.md` says, checked; the digest of the whole file; and what `AMENDMENTS.md` changes."""
 
 import hashlib
 import re
@@ -13,6 +13,7 @@ from hf_tanhmax.errors import RecipeError
 from .maps.registry import MAPS
 
 PLAN = Path(__file__).with_name("PLAN.md")
+AMENDMENTS = "AMENDMENTS.md"  # beside the plan
 RESULTS = Path(__file__).parents[1] / "results" / "verdict"
 BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SYNTHETIC, CLASSIFIED, IMAGES, MASKED, CAUSAL = "synthetic", "text_classification", "images", "masked_text", "causal_text"
@@ -84,6 +85,8 @@ class Plan:
         curve_points: how often validation loss is measured in a training.
         measured_rows: validation rows for measurements of attention and hidden states.
         tasks: by name, in the order in which they are run.
+        by_accuracy: names of tasks whose learning rate is that of the highest validation accuracy instead of the smallest loss, and whose
+            time is that to softmax's smallest validation loss instead of its last; of `AMENDMENTS.md`.
     """
 
     digest: str
@@ -99,6 +102,7 @@ class Plan:
     curve_points: int
     measured_rows: int
     tasks: dict[str, Task]
+    by_accuracy: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> str:
@@ -107,7 +111,7 @@ class Plan:
 
 
 def read_plan(path: Path = PLAN) -> Plan:
-    """The plan in a file.
+    """The plan in a file, with what a file of amendments beside it changes, if there is one.
 
     Raises:
         RecipeError: the file is not there, or its YAML is no plan; what is wrong with it.
@@ -116,18 +120,36 @@ def read_plan(path: Path = PLAN) -> Plan:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"cannot read the plan {path}: {error.strerror}") from error
-    blocks = BLOCK.findall(text)
-    if len(blocks) != 1:
-        raise RecipeError(f"{path.name} must hold one block of YAML, which is the plan, but holds {len(blocks)}")
+    block, amended = _block(text, path.name), _amended(path.with_name(AMENDMENTS))
     try:
-        found: dict[str, Any] = yaml.safe_load(blocks[0])
+        found: dict[str, Any] = yaml.safe_load(block)
         tasks = {name: _task(name, values) for name, values in found.pop("tasks").items()}
         lists: dict[str, Any] = {name: tuple(found.pop(name)) for name in ("maps", "seeds", "learning_rates")}
-        plan = Plan(digest=hashlib.sha256(text.encode()).hexdigest(), tasks=tasks, **lists, **found)
+        plan = Plan(digest=hashlib.sha256(text.encode()).hexdigest(), tasks=tasks, by_accuracy=amended, **lists, **found)
     except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RecipeError(f"the YAML of {path.name} is no plan: {type(error).__name__} {' '.join(str(error).split())}") from error
     _check(plan, path.name)
     return plan
+
+
+def _block(text: str, name: str) -> str:
+    blocks: list[str] = BLOCK.findall(text)
+    if len(blocks) != 1:
+        raise RecipeError(f"{name} must hold one block of YAML, which is the plan, but holds {len(blocks)}")
+    return blocks[0]
+
+
+def _amended(path: Path) -> tuple[str, ...]:
+    """The tasks of `by_accuracy`, the one thing that can be amended."""
+    if not path.is_file():
+        return ()
+    try:
+        found = yaml.safe_load(_block(path.read_text(encoding="utf-8"), path.name))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the YAML of {path.name} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or list(found) != ["by_accuracy"] or not isinstance(found["by_accuracy"], list):
+        raise RecipeError(f"the YAML of {path.name} must be by_accuracy: [task, ...], but is {found}")
+    return tuple(found["by_accuracy"])
 
 
 def _task(name: str, values: dict[str, Any]) -> Task:
@@ -143,6 +165,9 @@ def _check(plan: Plan, name: str) -> None:
         raise RecipeError(f"{name}: {what}; choose from {', '.join(MAPS)}")
     if plan.sweep_seed in plan.seeds:
         raise RecipeError(f"{name}: sweep_seed {plan.sweep_seed} is also one of the seeds that are compared")
+    wrong = [each for each in plan.by_accuracy if each not in plan.tasks or not plan.tasks[each].classifies]
+    if wrong:
+        raise RecipeError(f"{AMENDMENTS}: {wrong[0]} is no task of the plan that has an accuracy")
     for task in plan.tasks.values():
         if task.kind not in KINDS:
             raise RecipeError(f"{name}: {task.name} is of kind {task.kind!r}, but must be one of {', '.join(KINDS)}")

@@ -11,9 +11,9 @@ from ..command_line import Parser, exit_codes
 from . import questions
 from .maps.registry import MAPS
 from .measurements.signs import INTERVENTIONS
-from .plan import Plan, Task, read_plan
+from .plan import AMENDMENTS, Plan, Task, read_plan
 from .questions import Answer, Count
-from .results import Line, Paces, chosen_rate, compared, read_all, read_paces
+from .results import Line, Paces, chosen_rate, compared, planned_rate, read_all, read_paces
 from .run import add_places
 from .status import progress
 
@@ -45,6 +45,7 @@ def report(plan: Plan, lines: Lines, paces: Paces) -> str:
         "question.",
         _verdict(plan, lines, paces),
         _plan_note(plan, lines),
+        _amendment_note(plan, lines),
         "## What has been run",
         progress(plan, lines, markdown=True),
         "## Models",
@@ -83,6 +84,26 @@ def _plan_note(plan: Plan, lines: Lines) -> str:
         f"**The plan was changed after the first result**: {other} of {len(digests)} results were made with another text of `PLAN.md` than "
         f"the present one (SHA-256 {plan.digest[:12]}; theirs: {', '.join(sorted({each[:12] for each in digests} - {plan.digest[:12]}))}). "
         "What was decided after results were known is no test of them."
+    )
+
+
+def _amendment_note(plan: Plan, lines: Lines) -> str:
+    """What was changed after the first result, and the rates that the plan without the change would have."""
+    if not plan.by_accuracy:
+        return ""
+    other = [
+        f"{task}, {MAPS[name].title} ({planned:g} instead of {rate:g})"
+        for task in plan.by_accuracy
+        for name in plan.maps
+        if (planned := planned_rate(lines[task], name, plan)) != (rate := chosen_rate(lines[task], name, plan))
+        and planned is not None
+        and rate is not None
+    ]
+    rates = f"By the plan's own rule other rates would have been taken for {_joined(other)}." if other else "No rate differs so far."
+    return (
+        f"**The plan was amended after the first result**: [{AMENDMENTS}]({AMENDMENTS}) says what was known then and why. The learning "
+        f"rates of {_joined(plan.by_accuracy)} are chosen by validation accuracy and not by loss, and question 7 takes softmax's "
+        f"smallest validation loss there. {rates}"
     )
 
 
@@ -202,7 +223,10 @@ def _speed(counts: list[Count], paces: Paces) -> str:
         for each in counts
     ]
     header = ["task, map", "time per step, softmax 1", "reach its final loss", "in less time", "answer"]
-    head = "Processor time to softmax's final validation loss; steps of all maps are timed side by side (`python -m recipes.verdict pace`)"
+    head = (
+        "Processor time to softmax's final validation loss, or its smallest where the plan was amended; steps of all maps are timed side "
+        "by side (`python -m recipes.verdict pace`)"
+    )
     apart = sorted({each.task for each in counts} - paces.keys())
     note = f", but for {_joined(apart)}, where each run has timed its own" if apart else ""
     return f"{head}{note}.\n\n{table(header, rows, markdown=True)}"

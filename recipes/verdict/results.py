@@ -1,6 +1,7 @@
 """Cells of the plan, and their lines: `<task>.jsonl` in the folder of results."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,25 @@ def line_of(lines: list[Line], cell: Cell, plan: Plan) -> Line | None:
 
 
 def chosen_rate(lines: list[Line], map_name: str, plan: Plan) -> float | None:
-    """The learning rate with the smallest validation loss, the smaller of equal ones; None while the grid is not complete."""
+    """The learning rate that the grid decides, the smaller of equal ones; None while the grid is not complete.
+
+    It is that of the smallest validation loss, or of the highest accuracy for tasks of `plan.by_accuracy`.
+    """
+    amended = any(line["task"] in plan.by_accuracy for line in lines)
+    return _best_rate(lines, map_name, plan, lambda line: -line["validation"]["accuracy"] if amended else line["validation"]["loss"])
+
+
+def planned_rate(lines: list[Line], map_name: str, plan: Plan) -> float | None:
+    """The learning rate that the plan without its amendments would have."""
+    return _best_rate(lines, map_name, plan, lambda line: line["validation"]["loss"])
+
+
+def _best_rate(lines: list[Line], map_name: str, plan: Plan, measure: Callable[[Line], float]) -> float | None:
     grid = [line for line in lines if line["map"] == map_name and line["seed"] == plan.sweep_seed]
-    losses = {line["learning_rate"]: line["validation"]["loss"] for line in grid}
-    if not set(plan.learning_rates) <= set(losses):
+    found = {line["learning_rate"]: measure(line) for line in grid}
+    if not set(plan.learning_rates) <= set(found):
         return None
-    return min(plan.learning_rates, key=lambda rate: (_finite(losses[rate]), rate))
+    return min(plan.learning_rates, key=lambda rate: (_finite(found[rate]), rate))
 
 
 def compared(lines: list[Line], plan: Plan) -> dict[str, dict[int, Line]]:

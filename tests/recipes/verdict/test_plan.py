@@ -1,6 +1,7 @@
 """The plan that is committed, and plans that are none."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from hf_tanhmax.errors import RecipeError
 from recipes.verdict.data.load import load, needs_files
 from recipes.verdict.maps.registry import parameters_of
 from recipes.verdict.models import build
-from recipes.verdict.plan import IMAGES, PLAN, SYNTHETIC, read_plan
+from recipes.verdict.plan import AMENDMENTS, IMAGES, PLAN, SYNTHETIC, read_plan
 
 PARAMETERS = {"bert_sst2": 5.3e6, "bert_masked": 5.3e6, "vit_cifar10": 3.2e6, "vit_digits": 0.1e6, "llama_text": 6.8e6}
 
@@ -78,3 +79,34 @@ def test_a_generator_that_there_is_not(plan_file):
     assert task.kind == SYNTHETIC
     with pytest.raises(RecipeError, match="there is no generator 'addition'; there are set_difference"):
         load(task, None)
+
+
+def amend(plan_file, text):
+    plan_file.with_name(AMENDMENTS).write_text(f"# Changes\n\n```yaml\n{text}\n```\n")
+    return plan_file
+
+
+def test_amendments_leave_the_digest(plan_file, plan):
+    found = read_plan(amend(plan_file, "by_accuracy: [vit_digits]"))
+    assert found == replace(plan, by_accuracy=("vit_digits",))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("by_accuracy: [vit_photos]", "AMENDMENTS.md: vit_photos is no task of the plan that has an accuracy"),
+        ("seeds: [0]", "must be by_accuracy: [task, ...], but is {'seeds': [0]}"),
+        ("by_accuracy: vit_digits", "must be by_accuracy: [task, ...], but is {'by_accuracy': 'vit_digits'}"),
+        ("by_accuracy: [", "the YAML of AMENDMENTS.md cannot be read: "),
+    ],
+)
+def test_what_is_no_amendment(plan_file, text, sentence):
+    with pytest.raises(RecipeError) as error:
+        read_plan(amend(plan_file, text))
+    assert sentence in str(error.value)
+
+
+def test_a_task_without_an_accuracy_cannot_be_chosen_by_it(plan_file):
+    plan_file.write_text(plan_file.read_text().replace("kind: images", "kind: causal_text"))
+    with pytest.raises(RecipeError, match="vit_digits is no task of the plan that has an accuracy"):
+        read_plan(amend(plan_file, "by_accuracy: [vit_digits]"))

@@ -1,13 +1,14 @@
 """Cells are run once, grid first, by as many processes as there are; what cannot work is said in one sentence."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from recipes.verdict import __main__ as door
 from recipes.verdict import run
-from recipes.verdict.results import cells_of, chosen_rate, compared, read_task
+from recipes.verdict.results import cells_of, chosen_rate, compared, planned_rate, read_task
 
 
 @pytest.fixture
@@ -84,6 +85,20 @@ def test_the_rate_with_the_smallest_validation_loss(plan, write):
     lines = read_task(folder, "negation")
     assert [chosen_rate(lines, name, plan) for name in plan.maps] == [0.003, 0.001, 0.003]  # the second is a tie
     assert chosen_rate([line for line in lines if line["learning_rate"] == 0.001], "softmax", plan) is None
+
+
+def test_the_rate_with_the_highest_accuracy_where_the_plan_is_amended(plan, write):
+    """A model that learned and then became too sure, and one that guesses: the loss prefers the second."""
+    found = {0.001: {"loss": 0.9, "accuracy": 0.8}, 0.003: {"loss": 0.69, "accuracy": 0.5}}
+    lines = read_task(write(), "vit_digits")
+    for line in lines:
+        line["validation"] = found[line["learning_rate"]]
+    amended = replace(plan, by_accuracy=("vit_digits",))
+    assert chosen_rate(lines, "softmax", plan) == planned_rate(lines, "softmax", amended) == 0.003
+    assert chosen_rate(lines, "softmax", amended) == 0.001
+    found[0.003]["accuracy"] = 0.8
+    assert chosen_rate(lines, "softmax", amended) == 0.001
+    assert chosen_rate(lines, "softmax", replace(plan, by_accuracy=("negation",))) == 0.003
 
 
 def test_a_training_that_diverges_is_kept(command, plan, tmp_path, monkeypatch):
