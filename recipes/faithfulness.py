@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="a softmax checkpoint: a folder or a name on the Hub (default: from scratch)")
     parser.add_argument("--rows", type=int, default=200, help="test rows that are explained (default: 200)")
     parser.add_argument("--seeds", type=int, default=5, help="of what is drawn (default: 5)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the measuring (default: 1)")
     parser.add_argument("--runs", type=Path, default=Path("runs/faithfulness"), help="where models go (default: runs/faithfulness)")
     parser.add_argument("--out", type=Path, help="file for the result (default: recipes/results/faithfulness/...json)")
     parser.add_argument("--table", action="store_true", help="print the tables of what was measured, and measure nothing")
@@ -101,7 +102,7 @@ def _compared(recipes: dict[str, Recipe], options: argparse.Namespace, out: Path
     first = next(iter(recipes))
     rows = inputs_of(recipes[first], models[first], options.rows)
     how = ComparisonOptions(seeds=options.seeds, max_length=None if options.family == "vit" else LONGEST)
-    found = compare_faithfulness(models, rows, options=how, partial=out.with_name(f"{out.name}.part"))
+    found = compare_faithfulness(models, rows, options=how, partial=out.with_name(f"{out.name}.part"), workers=options.workers)
     plot_comparison(found).savefig(out.with_suffix(".png"), dpi=110)
     trained = {
         variant: {"recipe": recipe.variant, "metrics": json.loads((recipe.output_dir / "results.json").read_text())["metrics"]}
@@ -180,7 +181,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
                 if method != "random" and _sign(cell) * (1 if MEASURES[measure].better == "higher" else -1) == better
             ]
             lines.append(f"* {name} {word} faithful than {reference}, paired interval without 0: {', '.join(found) or 'none'}")
-    lines.append(f"* {result['settings']['seconds'] / 60:.0f} minutes of measuring with {result['hardware']['threads']} threads")
+    processes, threads = result["settings"].get("workers", 1), result["hardware"]["threads"]
+    lines.append(f"* {result['settings']['seconds'] / 60:.0f} minutes of measuring, processes: {processes}, threads of all: {threads}")
     return lines
 
 

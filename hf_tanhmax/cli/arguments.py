@@ -327,6 +327,7 @@ def _add_faithfulness(commands: Commands) -> None:
         "--measures", type=values.names, metavar="A,B,...", help="of hf_tanhmax.interpret.MEASURES; default all, or the main"
     )
     parser.add_argument("--seeds", type=values.count, metavar="N", help="of --models: how many seeds of what is drawn; default 5")
+    parser.add_argument("--workers", type=values.count, metavar="N", help="of --models: processes that share the work; default 1")
     parser.add_argument("--heads", type=values.rows, metavar="N", help="rows of which every head is left out; default 0, or 32 of --models")
     parser.add_argument("--removal", choices=("deletion", "mask"), default="deletion", help="how tokens are removed; default deletion")
     parser.add_argument("--batch-size", type=values.count, default=32, metavar="N", help="copies that are run together; default 32")

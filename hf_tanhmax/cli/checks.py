@@ -217,6 +217,8 @@ def check_faithfulness(options: argparse.Namespace) -> None:
             _check_comparison(options)
         elif options.seeds is not None:
             raise ValueError("--seeds is of --models; --seed chooses the seed of one")
+        elif options.workers is not None:
+            raise ValueError("--workers is of --models; one model is measured by one process")
         if options.methods and options.methods != [ALL]:
             check_choice("method", options.methods, (*METHODS, CONTROL))
         if options.measures:

@@ -145,7 +145,7 @@ def _compare(options: argparse.Namespace) -> int:
                 _check_inputs(models[name], options)
         methods = ALL if options.methods in (None, [ALL]) else tuple(options.methods)
         try:
-            found = compare_faithfulness(models, options.inputs, methods, options=how, partial=part)
+            found = compare_faithfulness(models, options.inputs, methods, options=how, partial=part, workers=options.workers or 1)
         except KeyboardInterrupt:
             print(f"\nstopped; the same command goes on with what is in {part}")
             return STOPPED

@@ -241,6 +241,11 @@ def test_help_is_quick(arguments, folder):
             "cannot measure m: --seeds is of --models; --seed chooses",
         ),
         (
+            ["faithfulness", "--model", "m", *DATA, "--out", "a.md", "--workers", "2"],
+            "cannot measure m: --workers is of --models; one model is measured by one process",
+        ),
+        (["faithfulness", "--models", "m", "n", *DATA, "--workers", "0"], "argument --workers: must be 1 or more, but is '0'"),
+        (
             ["faithfulness", "--models", "m", "n", *DATA, "--methods", "contribution"],
             "cannot compare m, n: there is no method 'contribution' (did you mean 'contributions'?); choose from weights",
         ),

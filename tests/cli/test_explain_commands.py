@@ -238,6 +238,7 @@ def test_models_are_compared(models, softmax_twin_of_bert, tmp_path, capsys, mon
     assert refused(capsys, *given) == "faithfulness.json is there already; add --overwrite to replace it, or name another file with --out"
     said = refused(capsys, *given, "--out", tmp_path / "faithfulness.md")
     assert said.endswith("faithfulness.png is there already; add --overwrite to replace it, or name another file with --out")
+    given = (*given, "--workers", 2)
     done(capsys, *given, "--methods", "weights", "--heads", 0, "--seeds", 1, "--out", tmp_path / "faithfulness.md", "--overwrite")
     assert (tmp_path / "faithfulness.md").read_text().startswith("| method ")
 

@@ -49,7 +49,7 @@ def test_the_table_says_what_was_measured():
     assert "* Not measured of tanhmax: attnlrp (it needs softmax)" in lines
     assert "* tanhmax more faithful than softmax, paired interval without 0: weights (attention tau)" in lines
     assert "* tanhmax less faithful than softmax, paired interval without 0: rollout (sufficiency)" in lines
-    assert "* 10 minutes of measuring with 2 threads" in lines
+    assert "* 10 minutes of measuring, processes: 1, threads of all: 2" in lines
 
 
 def test_results_are_rendered_one_after_the_other(tmp_path, monkeypatch, capsys):

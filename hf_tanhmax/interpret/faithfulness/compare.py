@@ -1,6 +1,5 @@
 """Models compared by how faithful explanations of them are: the same methods, measures, texts and seeds, in one run that can be stopped."""
 
-import functools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -13,21 +12,19 @@ import transformers
 from tqdm.auto import tqdm
 
 from ...choices import ALL, CONTROL, METHODS, check_choice
-from ...errors import one_line
 from ...models.bundle import own_version
 from ...processors import modality
-from ..attribution.decomposition.scores import reason_against
-from ..attribution.evaluation_mode import evaluation_mode, resolve_layers, unwrap
-from ..attribution.integrated_gradients import baseline_token
-from ..attribution.methods import AttributionOptions, attribute
+from ..attribution.evaluation_mode import unwrap
 from ..inputs.encoding import IDS, PIXELS, ModelInput, encode
 from ..inputs.loading import Loaded
 from .comparison import ComparedModel, FaithfulnessComparison, Seeds
-from .heads import HeadAblation, ablate_heads
-from .measuring import OF_MODEL, SEEDED_METHODS, EvaluationOptions, Job, Measuring, Targeted, available_measures, chunks, computed
+from .heads import HeadAblation
+from .measuring import OF_MODEL, EvaluationOptions, Measured, Targeted, available_measures, chunks
 from .metrics import MEASURES
+from .one_model import OneModel, Part, jobs_of
 from .partial import PartialValues, fingerprint
 from .perturbation import BAR_FORMAT, advance
+from .workers import check_workers, results_of
 
 # Erasure, deletion, comprehensiveness and sufficiency, hard and soft.
 COMPARED = (
@@ -36,7 +33,6 @@ COMPARED = (
 )
 HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel)$")  # in the name of a class, what it is for
 HEAD_TEXTS = 32
-LONGEST = 200  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,7 @@ def compare_faithfulness(
     targets: Sequence[int | str | None] | None = None,
     options: ComparisonOptions | None = None,
     partial: Path | None = None,
+    workers: int = 1,
     progress: bool = True,
 ) -> FaithfulnessComparison:
     """Measure how faithful explanations of several models are, by the same methods on the same texts, and compare them text by text.
@@ -109,11 +106,13 @@ def compare_faithfulness(
         targets: one per text; None explains what the model predicts.
         options: how to measure.
         partial: a file for values of a run that is not finished; one that is there is gone on with, and it is removed at the end.
+        workers: processes that share the work, each with as many of torch's threads as come to it; models must be on the CPU then. The
+            values are those of one process with that many threads. A script that uses them needs `if __name__ == "__main__":`.
         progress: whether to show a bar.
 
     Raises:
         ValueError: fewer than two models, no texts, names that do not exist, models of different tasks or tokenizers, methods that none of
-            the models can serve, or a partial file of another run.
+            the models can serve, a partial file of another run, or workers that are not positive or have models on another device.
         ValueError, TypeError, ImportError: as `explain`, with the index of the text.
     """
     options = ComparisonOptions() if options is None else options
@@ -121,20 +120,81 @@ def compare_faithfulness(
     check_choice("method", asked, (*METHODS, CONTROL))
     given = _targeted(texts, targets)
     check_comparable(models, texts)
+    check_workers(workers, models)
     measures = options.measures or tuple(name for name in COMPARED if name in available_measures(texts))
     about = {**options.to_dict(), "measures": measures, "targets": None if targets is None else [str(target) for target in targets]}
     known = PartialValues(partial, fingerprint({name: loaded.model for name, loaded in models.items()}, _told(texts), about))
-    compared: list[ComparedModel] = []
+    numbers = {"max_length": options.max_length, "steps": options.steps, "samples": options.samples}
+    each = {name: OneModel(name, loaded, asked, options.of(measures), numbers) for name, loaded in models.items()}
+    reasons = {name: one.unavailable(given[0]) for name, one in each.items()}
+    if all(method in found for found in reasons.values() for method in asked):
+        raise ValueError(f"none of the models can serve {', '.join(asked)}: {next(iter(reasons[next(iter(models))].values()))}")
     with tqdm(total=len(texts) * len(models), unit="text", bar_format=BAR_FORMAT, disable=not progress) as bar:
-        for name, loaded in models.items():
-            compared.append(_Run(name, loaded, asked, measures, options).measure(texts, given, known, bar))
-    served = tuple(method for method in asked if any(method not in model.unavailable for model in compared))
-    if not served:
-        raise ValueError(f"none of the models can serve {', '.join(asked)}: {next(iter(compared[0].unavailable.values()))}")
+        parts = _missing(each, reasons, texts, given, known, options, measures)
+        advance(bar, bar.total - sum(len(part.texts) for part in parts if part.jobs))
+        _carry_out(parts, each, known, options, workers, bar)
+    compared = tuple(_compared(one, reasons[name], known, options) for name, one in each.items())
     values = {model.name: _assembled(known, model, asked, measures, options.seeds, len(texts)) for model in compared}
-    settings = {**about, "texts": len(texts), "seeds": options.seeds, "seconds": round(known.seconds, 1), "versions": _versions()}
+    settings = {
+        **about,
+        "texts": len(texts),
+        "seeds": options.seeds,
+        "seconds": round(known.seconds, 1),
+        "workers": workers,
+        "versions": _versions(),
+    }
     known.remove()
-    return FaithfulnessComparison(tuple(compared), asked, measures, values, settings)
+    return FaithfulnessComparison(compared, asked, measures, values, settings)
+
+
+def _missing(
+    models: Mapping[str, OneModel],
+    reasons: Mapping[str, dict[str, str]],
+    texts: Sequence[ModelInput],
+    given: dict[int, Targeted],
+    known: PartialValues,
+    options: ComparisonOptions,
+    measures: tuple[str, ...],
+) -> list[Part]:
+    """The parts of which something is not known yet, with that alone."""
+    parts = []
+    for name, one in models.items():
+        jobs = jobs_of([method for method in one.methods if method not in reasons[name]], measures, options.seeds)
+        for number, chunk in enumerate(chunks(texts)):
+            missing = tuple(job for job in jobs if (name, job.method, job.seed, number) not in known.values)
+            if missing:
+                parts.append(Part(name, number, {index: given[index] for index in chunk}, missing))
+        if options.head_texts and _note(name, options) not in known.notes:
+            parts.append(Part(name, None, {index: given[index] for index in sorted(given)[: options.head_texts]}, ()))
+    return parts
+
+
+def _carry_out(
+    parts: list[Part], models: Mapping[str, OneModel], known: PartialValues, options: ComparisonOptions, workers: int, bar: tqdm
+) -> None:
+    """Keep what every part gives as soon as it is there, with the time since the one before."""
+    last = time.monotonic()
+    for part, found in results_of(parts, models, workers, bar):
+        now = time.monotonic()
+        if isinstance(found, Measured):
+            values = {(part.model, job.method, job.seed, part.number or 0): by_measure for job, by_measure in found.values.items()}
+            known.add(values, {part.model: found.targets}, now - last)
+        else:
+            known.note(_note(part.model, options), found, now - last)
+        last = now
+
+
+def _compared(one: OneModel, unavailable: dict[str, str], known: PartialValues, options: ComparisonOptions) -> ComparedModel:
+    targets, signed = known.targets.get(one.name, {}), one.measuring.signed
+    kind = "TanhMax" if all(signed) else "TanhMax in part" if any(signed) else "softmax"
+    ordered = tuple(targets[index] for index in sorted(targets))
+    heads = HeadAblation.from_dict(known.notes[_note(one.name, options)]) if options.head_texts else None
+    return ComparedModel(one.name, kind, len(signed), unavailable, ordered, heads)
+
+
+def _note(name: str, options: ComparisonOptions) -> str:
+    """Under which the heads of a model are kept."""
+    return f"heads {name} {options.head_texts}"
 
 
 def check_comparable(models: Mapping[str, Loaded], texts: Sequence[ModelInput]) -> None:
@@ -208,99 +268,6 @@ def _told(texts: Sequence[ModelInput]) -> list[str]:
         else:
             found.append(str(value))
     return found
-
-
-class _Run:
-    """One model of a comparison."""
-
-    def __init__(self, name: str, loaded: Loaded, methods: tuple[str, ...], measures: tuple[str, ...], options: ComparisonOptions) -> None:
-        self.name, self.loaded, self.methods, self.measures, self.options = name, loaded, methods, measures, options
-        self.model = unwrap(loaded.model)
-        attribution = AttributionOptions(
-            computed(methods),
-            resolve_layers(self.model),
-            baseline_token(self.model, loaded.tokenizer),
-            loaded.tokenizer,
-            loaded.processor,
-            None,
-            options.max_length,
-            options.steps,
-            True,
-            options.samples,
-        )
-        self.measuring = Measuring(self.model, attribution, options.of(measures), apart=True)
-
-    def measure(self, texts: Sequence[ModelInput], given: dict[int, Targeted], known: PartialValues, bar: tqdm) -> ComparedModel:
-        """Measure what is not known yet."""
-        bar.set_description(self.name[-24:])
-        move = functools.partial(advance, bar)
-        with evaluation_mode(self.model):
-            unavailable = self._unavailable(given[0])
-            jobs = jobs_of([method for method in self.methods if method not in unavailable], self.measures, self.options.seeds)
-            for part, chunk in enumerate(chunks(texts)):
-                missing = [job for job in jobs if (self.name, job.method, job.seed, part) not in known.values]
-                if missing:
-                    start = time.monotonic()
-                    found = self.measuring.measure({index: given[index] for index in chunk}, missing, move)
-                    values = {(self.name, job.method, job.seed, part): by_measure for job, by_measure in found.values.items()}
-                    known.add(values, {self.name: found.targets}, time.monotonic() - start)
-                else:
-                    move(len(chunk))
-        targets = known.targets.get(self.name, {})
-        signed = self.measuring.signed
-        kind = "TanhMax" if all(signed) else "TanhMax in part" if any(signed) else "softmax"
-        ordered = tuple(targets[index] for index in sorted(targets))
-        return ComparedModel(self.name, kind, len(signed), unavailable, ordered, self._heads(given, known))
-
-    def _unavailable(self, first: Targeted) -> dict[str, str]:
-        """The methods that cannot be had of this model, and why; the first text tells, if it can be explained at all."""
-        text, target = first
-        try:
-            attribution = attribute(self.model, text, target, self.measuring.with_methods(METHODS[:1]))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{self.name}: text 0: {error}") from error
-        self.measuring.signed = attribution.result.signed
-        reasons: dict[str, str] = {}
-        for method in computed(self.methods):
-            try:
-                attribute(
-                    self.model, text, target, self.measuring.with_methods((method,), positions=len(attribution.encoded.content_positions))
-                )
-            except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-                reasons[method] = one_line(error, LONGEST) if (known := reason_against(self.model, method)) is None else known
-        return reasons
-
-    def _heads(self, given: dict[int, Targeted], known: PartialValues) -> HeadAblation | None:
-        count, note = self.options.head_texts, f"heads {self.name} {self.options.head_texts}"
-        if not count:
-            return None
-        if note not in known.notes:
-            start = time.monotonic()
-            texts, targets = zip(*[given[index] for index in sorted(given)[:count]], strict=True)
-            found = ablate_heads(
-                self.model,
-                self.loaded.tokenizer,
-                texts,
-                targets=targets,
-                processor=self.loaded.processor,
-                batch_size=self.options.batch_size,
-                max_length=self.options.max_length,
-                progress=False,
-            )
-            known.note(note, found.to_dict(), time.monotonic() - start)
-        return HeadAblation.from_dict(known.notes[note])
-
-
-def jobs_of(methods: Sequence[str], measures: Sequence[str], seeds: int) -> list[Job]:
-    """What is measured of each text: with the first seed everything, with the others what a seed enters."""
-    jobs = []
-    for method in (*methods, OF_MODEL):
-        of_method = tuple(name for name in measures if MEASURES[name].of_model == (method == OF_MODEL))
-        for seed in range(seeds):
-            chosen = of_method if seed == 0 or method in SEEDED_METHODS else tuple(name for name in of_method if MEASURES[name].of_seed)
-            if chosen:
-                jobs.append(Job(method, seed, chosen))
-    return jobs
 
 
 def _assembled(

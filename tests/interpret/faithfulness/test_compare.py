@@ -16,8 +16,8 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 import hf_tanhmax
 from hf_tanhmax.choices import CONTROL, METHODS
 from hf_tanhmax.interpret import compare_faithfulness, faithfulness
-from hf_tanhmax.interpret.faithfulness import compare as module
-from hf_tanhmax.interpret.faithfulness.compare import COMPARED, ComparisonOptions, jobs_of
+from hf_tanhmax.interpret.faithfulness import one_model as module
+from hf_tanhmax.interpret.faithfulness.compare import COMPARED, ComparisonOptions
 from hf_tanhmax.interpret.faithfulness.comparison import read_comparison
 from hf_tanhmax.interpret.faithfulness.partial import PartialValues
 from hf_tanhmax.interpret.inputs.loading import Loaded
@@ -214,18 +214,6 @@ def test_a_text_of_more_positions_than_samples_has_two_for_each():
     found = compare_faithfulness(pair(), batches(9), ("kernel_shap",), options=options, progress=False)
     assert found.cell("tanh", "mask_tau", "kernel_shap").n == 1
     assert not any(model.unavailable for model in found.models)
-
-
-def test_seeds_enter_where_something_is_drawn():
-    jobs = jobs_of(("weights", CONTROL), ("mask_tau", "soft_sufficiency", "permutation"), 2)
-    assert [tuple(job) for job in jobs] == [
-        ("weights", 0, ("mask_tau", "soft_sufficiency")),
-        ("weights", 1, ("soft_sufficiency",)),
-        (CONTROL, 0, ("mask_tau", "soft_sufficiency")),
-        (CONTROL, 1, ("mask_tau", "soft_sufficiency")),
-        ("", 0, ("permutation",)),
-        ("", 1, ("permutation",)),
-    ]
 
 
 def test_json_is_read_again():

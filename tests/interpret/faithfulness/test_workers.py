@@ -1,0 +1,84 @@
+"""A comparison that several processes share gives what one gives, says what went wrong in them, and leaves none behind."""
+
+import dataclasses
+import multiprocessing
+import os
+
+import pytest
+import torch
+from families import softmax_twin, text, tiny_model
+from tqdm.auto import tqdm
+
+import hf_tanhmax
+from hf_tanhmax.interpret import compare_faithfulness
+from hf_tanhmax.interpret.faithfulness import measuring, workers
+from hf_tanhmax.interpret.faithfulness.compare import ComparisonOptions
+from hf_tanhmax.interpret.faithfulness.one_model import Part
+from hf_tanhmax.interpret.inputs.loading import Loaded
+
+OPTIONS = ComparisonOptions(("attention_tau", "pi_soft_sufficiency"), seeds=2, head_texts=1)
+METHODS = ("contributions", "random")
+
+
+class Fatal:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+@pytest.fixture
+def pair():
+    model = tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification)
+    return {"soft": Loaded(softmax_twin(model), None, None), "tanh": Loaded(model, None, None)}
+
+
+@pytest.fixture
+def inputs():
+    return [{"input_ids": text(1, 23)[:, start : start + length]} for start, length in enumerate((7, 5, 6, 4))]
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_values_are_those_of_one_process(pair, inputs, one_thread, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(measuring, "TEXTS_PER_CHUNK", 2)
+    alone = compare_faithfulness(pair, inputs, METHODS, options=OPTIONS, progress=False).to_dict()
+    shared = compare_faithfulness(pair, inputs, METHODS, options=OPTIONS, partial=tmp_path / "part", workers=2).to_dict()
+    assert (alone["settings"]["workers"], shared["settings"]["workers"]) == (1, 2)
+    assert {**alone, "settings": {}} == {**shared, "settings": {}}
+    assert "8/8 texts" in capsys.readouterr().err.split("\r")[-1]
+    assert multiprocessing.active_children() == []
+
+
+def test_what_a_process_raises_is_said(pair, inputs):
+    broken = [*inputs, {"input_ids": torch.full((1, 6), 10**6)}]
+    with pytest.raises((IndexError, ValueError)):
+        compare_faithfulness(pair, broken, METHODS, options=OPTIONS, workers=2, progress=False)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_ends_is_said():
+    parts = [Part("one", None, {}, ()), Part("other", None, {}, ())]
+    with pytest.raises(RuntimeError, match="one of 2 processes ended before its work was done, maybe for want of memory; fewer workers"):
+        list(workers.results_of(parts, {"one": Fatal(), "other": Fatal()}, 2, tqdm(disable=True)))
+
+
+def test_models_that_cannot_be_sent(pair, inputs):
+    pair["soft"].model.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"the models cannot be sent to other processes \(.*lambda.*\); leave workers at 1"):
+        compare_faithfulness(pair, inputs, METHODS, options=dataclasses.replace(OPTIONS, head_texts=1), workers=2, progress=False)
+
+
+def test_numbers_and_devices_that_cannot_be(pair, inputs):
+    with pytest.raises(ValueError, match="workers must be at least 1, but is 0"):
+        compare_faithfulness(pair, inputs, METHODS, options=OPTIONS, workers=0)
+    pair["tanh"].model.to("meta")
+    with pytest.raises(ValueError, match="workers share the cores of the CPU, but tanh is on meta; leave workers at 1, or move the models"):
+        workers.check_workers(2, pair)
+    workers.check_workers(1, pair)
