@@ -65,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.table:
         print(rendered(options.family))
         return 0
-    if options.rows < 1 or options.seeds < 1:
-        raise ValueError(f"--rows and --seeds must be at least 1, but are {options.rows} and {options.seeds}")
+    for name in ("rows", "seeds", "workers"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, but is {getattr(options, name)}")
     out = options.out or FOLDER / f"{options.family}-{'checkpoint' if options.model else 'scratch'}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     runs = _trained(options, flags)
@@ -181,8 +182,9 @@ def _sentences(result: dict[str, Any]) -> list[str]:
                 if method != "random" and _sign(cell) * (1 if MEASURES[measure].better == "higher" else -1) == better
             ]
             lines.append(f"* {name} {word} faithful than {reference}, paired interval without 0: {', '.join(found) or 'none'}")
-    processes, threads = result["settings"].get("workers", 1), result["hardware"]["threads"]
-    lines.append(f"* {result['settings']['seconds'] / 60:.0f} minutes of measuring, processes: {processes}, threads of all: {threads}")
+    workers, threads = result["settings"].get("workers", 1), result["hardware"]["threads"]
+    shared = f"{workers} processes of {max(1, threads // workers)} threads" if workers > 1 else f"{threads} threads"
+    lines.append(f"* {result['settings']['seconds'] / 60:.0f} minutes of measuring with {shared}")
     return lines
 
 

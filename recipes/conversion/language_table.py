@@ -45,6 +45,10 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
         lines: Any = read_lines(path)
     except (OSError, ValueError) as error:
         raise RecipeError(f"there are no results in {folder}, or they cannot be read: {error}") from error
+    known = (UNTUNED, *plan.tunings)
+    unknown = next((line["tuned"] for line in lines if line["tuned"] not in known or line["tuned"] is False), None)
+    if unknown is not None:
+        raise RecipeError(f"{path.name} holds a line of the fine-tuning {unknown!r}, which is none of the plan: {', '.join(plan.tunings)}")
     header = ["way", "negative mass", "calibrated on", "held out", "KL, nats per token", "same tokens", "log-likelihood"]
     rows = []
     for name, way in plan.ways.items():
@@ -64,8 +68,10 @@ def ratio(line: Line, softmax: Line, kinds: Sequence[str]) -> float:
 
 def _ratios(found: list[Line], softmax: list[Line], kinds: Sequence[str]) -> list[float]:
     """Each beside the softmax model that was fine-tuned on the same rows; as it came, that model is the same for every seed."""
-    pairs = [(line, other) for line in found for other in softmax if line["seed"] == other["seed"] or not line["tuned"]]
-    return [ratio(line, other, kinds) for line, other in pairs]
+    if found[0]["tuned"] == UNTUNED:
+        return [ratio(line, softmax[0], kinds) for line in found if softmax]
+    by_seed = {line["seed"]: line for line in softmax}
+    return [ratio(line, by_seed[line["seed"]], kinds) for line in found if line["seed"] in by_seed]
 
 
 def _cells(found: list[Line], softmax: list[Line], plan: LanguagePlan) -> list[str]:

@@ -147,9 +147,10 @@ def _amended(path: Path) -> tuple[str, ...]:
         found = yaml.safe_load(_block(path.read_text(encoding="utf-8"), path.name))
     except yaml.YAMLError as error:
         raise RecipeError(f"the YAML of {path.name} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict) or list(found) != ["by_accuracy"] or not isinstance(found["by_accuracy"], list):
+    tasks = found.get("by_accuracy") if isinstance(found, dict) and len(found) == 1 else None
+    if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
         raise RecipeError(f"the YAML of {path.name} must be by_accuracy: [task, ...], but is {found}")
-    return tuple(found["by_accuracy"])
+    return tuple(tasks)
 
 
 def _task(name: str, values: dict[str, Any]) -> Task:

@@ -91,19 +91,21 @@ def _amendment_note(plan: Plan, lines: Lines) -> str:
     """What was changed after the first result, and the rates that the plan without the change would have."""
     if not plan.by_accuracy:
         return ""
-    other = [
-        f"{task}, {MAPS[name].title} ({planned:g} instead of {rate:g})"
-        for task in plan.by_accuracy
-        for name in plan.maps
-        if (planned := planned_rate(lines[task], name, plan)) != (rate := chosen_rate(lines[task], name, plan))
-        and planned is not None
-        and rate is not None
-    ]
-    rates = f"By the plan's own rule other rates would have been taken for {_joined(other)}." if other else "No rate differs so far."
+    other, unknown = [], []
+    for task in plan.by_accuracy:
+        for name in plan.maps:
+            planned, rate = planned_rate(lines[task], name, plan), chosen_rate(lines[task], name, plan)
+            if planned is None or rate is None:
+                unknown.append(f"{task}, {MAPS[name].title}")
+            elif planned != rate:
+                other.append(f"{task}, {MAPS[name].title} ({planned:g} instead of {rate:g})")
+    rates = f"By the plan's own rule other rates would have been taken for {_joined(other)}." if other else ""
+    rates += f" Not known yet, as the grid is not complete: {_joined(unknown)}." if unknown else ""
+    rates = rates or "By the plan's own rule the rates would be the same."
     return (
         f"**The plan was amended after the first result**: [{AMENDMENTS}]({AMENDMENTS}) says what was known then and why. The learning "
         f"rates of {_joined(plan.by_accuracy)} are chosen by validation accuracy and not by loss, and question 7 takes softmax's "
-        f"smallest validation loss there. {rates}"
+        f"smallest validation loss there. {rates.strip()}"
     )
 
 
@@ -222,7 +224,7 @@ def _speed(counts: list[Count], paces: Paces) -> str:
         ]
         for each in counts
     ]
-    header = ["task, map", "time per step, softmax 1", "reach its final loss", "in less time", "answer"]
+    header = ["task, map", "time per step, softmax 1", "reach its loss", "in less time", "answer"]
     head = (
         "Processor time to softmax's final validation loss, or its smallest where the plan was amended; steps of all maps are timed side "
         "by side (`python -m recipes.verdict pace`)"

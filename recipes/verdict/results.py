@@ -1,7 +1,7 @@
 """Cells of the plan, and their lines: `<task>.jsonl` in the folder of results."""
 
 import json
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,23 +91,30 @@ def line_of(lines: list[Line], cell: Cell, plan: Plan) -> Line | None:
 def chosen_rate(lines: list[Line], map_name: str, plan: Plan) -> float | None:
     """The learning rate that the grid decides, the smaller of equal ones; None while the grid is not complete.
 
-    It is that of the smallest validation loss, or of the highest accuracy for tasks of `plan.by_accuracy`.
+    It is that of the smallest validation loss, or of the highest accuracy for tasks of `plan.by_accuracy`. A training that diverged is the
+    worst.
     """
     amended = any(line["task"] in plan.by_accuracy for line in lines)
-    return _best_rate(lines, map_name, plan, lambda line: -line["validation"]["accuracy"] if amended else line["validation"]["loss"])
+    return _best_rate(lines, map_name, plan, "accuracy" if amended else "loss")
 
 
 def planned_rate(lines: list[Line], map_name: str, plan: Plan) -> float | None:
     """The learning rate that the plan without its amendments would have."""
-    return _best_rate(lines, map_name, plan, lambda line: line["validation"]["loss"])
+    return _best_rate(lines, map_name, plan, "loss")
 
 
-def _best_rate(lines: list[Line], map_name: str, plan: Plan, measure: Callable[[Line], float]) -> float | None:
+def _best_rate(lines: list[Line], map_name: str, plan: Plan, measure: str) -> float | None:
     grid = [line for line in lines if line["map"] == map_name and line["seed"] == plan.sweep_seed]
-    found = {line["learning_rate"]: measure(line) for line in grid}
+    found = {line["learning_rate"]: line["validation"] for line in grid}
     if not set(plan.learning_rates) <= set(found):
         return None
-    return min(plan.learning_rates, key=lambda rate: (_finite(found[rate]), rate))
+
+    def _badness(rate: float) -> tuple[float, float]:
+        validation = found[rate]
+        value = -validation["accuracy"] if measure == "accuracy" else validation["loss"]
+        return (value if math.isfinite(validation["loss"]) else math.inf, rate)
+
+    return min(plan.learning_rates, key=_badness)
 
 
 def compared(lines: list[Line], plan: Plan) -> dict[str, dict[int, Line]]:
@@ -118,7 +125,3 @@ def compared(lines: list[Line], plan: Plan) -> dict[str, dict[int, Line]]:
         of_map = [line for line in lines if line["map"] == name and line["seed"] in plan.seeds and line["learning_rate"] == rate]
         found[name] = {line["seed"]: line for line in of_map}
     return found
-
-
-def _finite(loss: float) -> float:
-    return loss if loss == loss else float("inf")  # a training that diverged to NaN is the worst

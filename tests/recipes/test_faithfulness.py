@@ -49,7 +49,7 @@ def test_the_table_says_what_was_measured():
     assert "* Not measured of tanhmax: attnlrp (it needs softmax)" in lines
     assert "* tanhmax more faithful than softmax, paired interval without 0: weights (attention tau)" in lines
     assert "* tanhmax less faithful than softmax, paired interval without 0: rollout (sufficiency)" in lines
-    assert "* 10 minutes of measuring, processes: 1, threads of all: 2" in lines
+    assert "* 10 minutes of measuring with 2 threads" in lines
 
 
 def test_results_are_rendered_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -67,8 +67,9 @@ def test_results_are_rendered_one_after_the_other(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["bert", "--rows", "0"], "--rows and --seeds must be at least 1, but are 0 and 5"),
-        (["bert", "--seeds", "0"], "--rows and --seeds must be at least 1, but are 200 and 0"),
+        (["bert", "--rows", "0"], "--rows must be at least 1, but is 0"),
+        (["bert", "--seeds", "0"], "--seeds must be at least 1, but is 0"),
+        (["bert", "--workers", "0"], "--workers must be at least 1, but is 0"),
         (["bert", "--epochs_of_mine", "3"], "epochs_of_mine"),
     ],
 )

@@ -3,18 +3,23 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from ...choices import METHODS
 from ...errors import one_line
 from ..attribution.decomposition.scores import reason_against
 from ..attribution.evaluation_mode import evaluation_mode, resolve_layers, unwrap
+from ..attribution.forward_passes import target_logits
 from ..attribution.integrated_gradients import baseline_token
-from ..attribution.methods import AttributionOptions, attribute
+from ..attribution.methods import Attribution, AttributionOptions, attribute
 from ..inputs.loading import Loaded
 from .heads import ablate_heads
 from .measuring import OF_MODEL, SEEDED_METHODS, EvaluationOptions, Job, Measured, Measuring, Targeted, computed
 from .metrics import MEASURES
 
 LONGEST = 200  # characters of a reason
+CLOSE = 1e-3  # how far logits may differ that are computed with other numbers of threads
 
 
 class Part(NamedTuple):
@@ -63,6 +68,8 @@ class OneModel:
             numbers["samples"],
         )
         self.measuring = Measuring(self.model, attribution, options, apart=True)
+        self.first: Attribution | None = None
+        self.logits = torch.empty(0)
 
     def unavailable(self, first: Targeted) -> dict[str, str]:
         """The methods that cannot be had of this model, and why; the first text tells, if it can be explained at all."""
@@ -73,6 +80,7 @@ class OneModel:
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self.name}: text 0: {error}") from error
             self.measuring.signed = attribution.result.signed
+            self.first, self.logits = attribution, self._logits_of(attribution)
             positions = len(attribution.encoded.content_positions)
             reasons: dict[str, str] = {}
             for method in computed(self.methods):
@@ -81,6 +89,26 @@ class OneModel:
                 except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
                     reasons[method] = one_line(error, LONGEST) if (known := reason_against(self.model, method)) is None else known
         return reasons
+
+    def check_copy(self) -> None:
+        """Refuse a copy in another process that computes something else: functions that were replaced at run time are not sent along.
+
+        Raises:
+            RuntimeError: the logits of the first text are others than before it was sent.
+        """
+        if self.first is None:
+            return
+        with evaluation_mode(self.model):
+            found = self._logits_of(self.first)
+        if not torch.allclose(found, self.logits, rtol=CLOSE, atol=CLOSE, equal_nan=True):
+            raise RuntimeError(
+                f"{self.name} computes something else in another process (the largest difference of a logit of text 0 is "
+                f"{(found - self.logits).abs().max():.3g}): code that is replaced at run time stays behind; leave workers at 1"
+            )
+
+    @torch.no_grad()
+    def _logits_of(self, attribution: Attribution) -> Tensor:
+        return target_logits(self.model, attribution.encoded.inputs, [attribution.result.target.position]).float().cpu()
 
     def measure(self, part: Part, move: Callable[[float], object]) -> Measured:
         """The values of a part of the texts.

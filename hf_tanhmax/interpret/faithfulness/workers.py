@@ -1,12 +1,15 @@
 """The parts of a comparison, done in this process or shared among several, which have a copy of every model."""
 
 import multiprocessing
+import os
 import pickle
-import queue
 import signal
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +20,6 @@ from .measuring import Measured
 from .one_model import OneModel, Part
 from .perturbation import advance
 
-POLL = 0.2  # seconds between two looks at how far the processes are
 Found = Measured | dict[str, Any]
 
 
@@ -29,10 +31,10 @@ def check_workers(workers: int, models: Mapping[str, Loaded]) -> None:
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, but is {workers}")
-    elsewhere = {name: device for name, loaded in models.items() if (device := next(loaded.model.parameters()).device).type != "cpu"}
-    if workers > 1 and elsewhere:
-        name, device = next(iter(elsewhere.items()))
-        raise ValueError(f"workers share the cores of the CPU, but {name} is on {device}; leave workers at 1, or move the models")
+    for name, loaded in models.items() if workers > 1 else ():
+        elsewhere = next((each.device for each in loaded.model.parameters() if each.device.type != "cpu"), None)
+        if elsewhere is not None:
+            raise ValueError(f"workers share the cores of the CPU, but {name} is on {elsewhere}; leave workers at 1, or move the models")
 
 
 def results_of(parts: list[Part], models: Mapping[str, OneModel], workers: int, bar: tqdm) -> Iterator[tuple[Part, Found]]:
@@ -42,11 +44,11 @@ def results_of(parts: list[Part], models: Mapping[str, OneModel], workers: int, 
         parts: of the work.
         models: by name.
         workers: processes; 1 does everything here.
-        bar: moved on by the number of texts done.
+        bar: moved on by the number of texts done; by whole parts where several processes work.
 
     Raises:
         ValueError: the models cannot be sent to other processes.
-        RuntimeError: a process was killed, as by a machine that has no memory left.
+        RuntimeError: a process ended before its work was done, or a model computes something else there.
         TypeError, ImportError: as `explain`, with the index of the text.
     """
     if workers == 1 or len(parts) < 2:
@@ -62,29 +64,32 @@ def _done(model: OneModel, part: Part, move: Any) -> Found:
 
 
 def _shared(parts: list[Part], models: Mapping[str, OneModel], workers: int, bar: tqdm) -> Iterator[tuple[Part, Found]]:
+    """All that is sent lies in a file: what goes through a pipe waits for ever for a process that ended before it read."""
     context = multiprocessing.get_context("spawn")
-    moves = context.Queue()
     threads = max(1, torch.get_num_threads() // workers)
     bar.set_description(f"{workers} processes")
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(_packed(models), threads, moves))
-    running: dict[Future[Found], Part] = {pool.submit(_do, part): part for part in parts}
-    try:
-        while running:
-            done, _ = wait(running, POLL, FIRST_COMPLETED)
-            _move(bar, moves)
-            for future in done:
-                found = future.result()
-                yield running.pop(future), found
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"one of {workers} processes ended before its work was done, maybe for want of memory; fewer workers or a smaller batch_size "
-            "need less"
-        ) from error
-    finally:
-        pool.shutdown(wait=not running, cancel_futures=True)
-        if running:  # something was raised, here or in a process
-            _end(set(multiprocessing.active_children()) - others)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "work.pickle"
+        _pack(file, models, parts)
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(str(file), threads))
+        is_done = False
+        try:
+            running: dict[Future[Found], Part] = {pool.submit(_do, number): part for number, part in enumerate(parts)}
+            for future in as_completed(running):
+                part = running[future]
+                yield part, future.result()
+                advance(bar, len(part.texts) if part.jobs else 0)
+            is_done = True
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"one of {workers} processes ended before its work was done: what it printed says why, or the machine had no memory left "
+                "(fewer workers or a smaller batch_size need less)"
+            ) from error
+        finally:
+            pool.shutdown(wait=is_done, cancel_futures=True)
+            if not is_done:  # something was raised, here or in a process
+                _end(set(multiprocessing.active_children()) - others)
 
 
 def _end(children: set[Any]) -> None:
@@ -94,34 +99,42 @@ def _end(children: set[Any]) -> None:
         child.join()
 
 
-def _packed(models: Mapping[str, OneModel]) -> bytes:
-    """Copies for another process, which shares no memory with this one."""
+def _pack(file: Path, models: Mapping[str, OneModel], parts: list[Part]) -> None:
+    """Copies for processes that share no memory with this one."""
     try:
-        return pickle.dumps(dict(models))
+        with file.open("wb") as opened:
+            pickle.dump((dict(models), parts), opened)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise ValueError(f"the models cannot be sent to other processes ({error}); leave workers at 1") from error
 
 
-def _move(bar: tqdm, moves: Any) -> None:
-    """Move the bar on by what the processes have said."""
-    while True:
-        try:
-            advance(bar, moves.get_nowait())
-        except queue.Empty:
-            return
-
-
 # What a process of the pool has, which only its own work touches.
 _models: dict[str, OneModel] = {}
-_moves: list[Any] = []
+_parts: list[Part] = []
+_checked: set[str] = set()
 
 
-def _begin(packed: bytes, threads: int, moves: Any) -> None:
+def _begin(file: str, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that began them ends them
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _models.update(pickle.loads(packed))
-    _moves.append(moves)
+    models, parts = pickle.loads(Path(file).read_bytes())
+    _models.update(models)
+    _parts.extend(parts)
 
 
-def _do(part: Part) -> Found:
-    return _done(_models[part.model], part, _moves[0].put)
+def _end_with_parent() -> None:
+    """Nobody is left to take results once the process that began this one has been killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _do(number: int) -> Found:
+    part = _parts[number]
+    model = _models[part.model]
+    if part.model not in _checked:
+        model.check_copy()
+        _checked.add(part.model)
+    return _done(model, part, lambda _: None)

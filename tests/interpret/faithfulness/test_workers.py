@@ -3,6 +3,10 @@
 import dataclasses
 import multiprocessing
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +22,36 @@ from hf_tanhmax.interpret.inputs.loading import Loaded
 
 OPTIONS = ComparisonOptions(("attention_tau", "pi_soft_sufficiency"), seeds=2, head_texts=1)
 METHODS = ("contributions", "random")
+
+
+SCRIPT = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+import pickle, tempfile
+from hf_tanhmax.interpret.faithfulness import workers
+
+if __name__ == "__main__":
+    file = tempfile.NamedTemporaryFile()
+    file.write(pickle.dumps(({}, [])))
+    file.flush()
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(2, mp_context=context, initializer=workers._begin, initargs=(file.name, 1))
+    futures = [pool.submit(time.sleep, 600) for _ in range(2)]
+    while not all(future.running() for future in futures):
+        time.sleep(0.1)
+    time.sleep(5)  # for both to have begun
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    time.sleep(600)
+"""
+
+
+def is_running(pid):
+    """Whether there is such a process that has not ended, waited for or not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 class Fatal:
@@ -63,10 +97,41 @@ def test_what_a_process_raises_is_said(pair, inputs):
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_that_ends_is_said():
-    parts = [Part("one", None, {}, ()), Part("other", None, {}, ())]
-    with pytest.raises(RuntimeError, match="one of 2 processes ended before its work was done, maybe for want of memory; fewer workers"):
-        list(workers.results_of(parts, {"one": Fatal(), "other": Fatal()}, 2, tqdm(disable=True)))
+def test_a_process_that_ends_at_once_is_said_however_much_is_sent():
+    """More than a pipe holds, and more parts than there are processes."""
+    parts = [Part(name, None, {}, ()) for name in ("one", "other", "third")]
+    models = {"one": Fatal(), "other": bytes(1_000_000), "third": Fatal()}
+    with pytest.raises(RuntimeError, match="one of 2 processes ended before its work was done: what it printed says why"):
+        list(workers.results_of(parts, models, 2, tqdm(disable=True)))
+    assert multiprocessing.active_children() == []
+
+
+def test_a_copy_that_computes_something_else_is_refused(pair, inputs, monkeypatch):
+    """Code that was replaced here is not replaced in another process."""
+
+    def _other(self, hidden):
+        return original(self, hidden) * 2
+
+    original = torch.nn.Linear.forward
+    monkeypatch.setattr(torch.nn.Linear, "forward", _other)
+    with pytest.raises(RuntimeError, match=r"computes something else in another process .*leave workers at 1"):
+        compare_faithfulness(pair, inputs, METHODS, options=OPTIONS, workers=2, progress=False)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc, which says what processes there are")
+def test_processes_end_when_the_one_that_began_them_is_killed(tmp_path):
+    """Workers that wait for ever: their parent is killed, and so their processes go."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(children) == 2
+    end = time.monotonic() + 60
+    while any(map(is_running, children)):
+        assert time.monotonic() < end, "a process has outlived its parent"
+        time.sleep(0.1)
 
 
 def test_models_that_cannot_be_sent(pair, inputs):

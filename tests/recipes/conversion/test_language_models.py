@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 import hf_tanhmax
 from hf_tanhmax.errors import RecipeError
 from recipes.conversion import __main__ as door
-from recipes.conversion import language_models, texts
+from recipes.conversion import language_models, language_table, texts
 from recipes.conversion.continuations import Continuations
 from recipes.conversion.texts import Texts, text_of
 
@@ -104,6 +104,33 @@ def test_a_tiny_plan_is_measured_and_resumed(place, capsys):
     ]
     assert rows["softmax, fine-tuned on plays"][1].strip() == rows["softmax"][2].strip() == "1.000"
     assert float(rows["refitted"][2]) == pytest.approx(refitted["test"]["plays"]["ratio"], abs=1e-3)
+
+
+def test_a_table_of_several_seeds(place):
+    """Models as converted are compared with the one softmax model, fine-tuned ones with that of their seed."""
+    folder, plan = place
+    (folder / "results").mkdir()
+    softmax = {("", 0): 2.0, ("", 1): 2.0, ("plays", 0): 1.0, ("plays", 1): 4.0}
+    signed = {("", 0): 2.2, ("", 1): 2.4, ("plays", 0): 1.1, ("plays", 1): 4.8, ("plays", 2): 9.0}
+    with (folder / "results" / "language_models.jsonl").open("w") as file:
+        for way, values in (("softmax", softmax), ("refitted", signed)):
+            for (tuned, seed), perplexity in values.items():
+                test = {kind: {"perplexity": perplexity, "kl": 0.5} for kind in plan.kinds}
+                line = {"way": way, "tuned": tuned, "seed": seed, "test": test, "signs": {"overall": {"negative_mass": 0.1}}}
+                file.write(json.dumps(line) + "\n")
+    rows = {row.split("|")[1].strip(): row.split("|")[3].strip() for row in language_table.rendered(folder / "results").splitlines()}
+    assert rows["softmax"] == "1.000 ± 0.000 (2)"
+    assert rows["refitted"] == "1.150 ± 0.071 (2)"
+    assert rows["refitted, fine-tuned on plays"] == "1.150 ± 0.071 (2)"
+
+
+@pytest.mark.parametrize("tuned", [True, False, "songs"])
+def test_lines_of_another_fine_tuning_are_said(place, tuned):
+    folder, _ = place
+    (folder / "results").mkdir()
+    (folder / "results" / "language_models.jsonl").write_text(json.dumps({"way": "softmax", "tuned": tuned, "seed": 0}) + "\n")
+    with pytest.raises(RecipeError, match=f"holds a line of the fine-tuning {tuned!r}, which is none of the plan: plays, both"):
+        language_table.rendered(folder / "results")
 
 
 def test_results_that_are_not_there_are_said(tmp_path, capsys):

@@ -97,6 +97,7 @@ def test_amendments_leave_the_digest(plan_file, plan):
         ("by_accuracy: [vit_photos]", "AMENDMENTS.md: vit_photos is no task of the plan that has an accuracy"),
         ("seeds: [0]", "must be by_accuracy: [task, ...], but is {'seeds': [0]}"),
         ("by_accuracy: vit_digits", "must be by_accuracy: [task, ...], but is {'by_accuracy': 'vit_digits'}"),
+        ("by_accuracy: [[vit_digits]]", "must be by_accuracy: [task, ...], but is {'by_accuracy': [['vit_digits']]}"),
         ("by_accuracy: [", "the YAML of AMENDMENTS.md cannot be read: "),
     ],
 )

@@ -128,11 +128,15 @@ def test_a_plan_that_was_amended_says_so_and_what_it_would_have_been(plan, read)
     text = report(amended, lines, {})
     assert "**The plan was amended after the first result**: [AMENDMENTS.md](AMENDMENTS.md) says" in text
     assert "The learning rates of vit_digits are chosen by validation accuracy" in text
-    assert "No rate differs so far." in text
+    assert "By the plan's own rule the rates would be the same." in text
     assert "amended after" not in report(plan, lines, {})
     for line in lines["vit_digits"]:
         line["validation"]["accuracy"] = line["learning_rate"] * 100
     assert "other rates would have been taken for vit_digits, softmax (0.001 instead of 0.003); " in report(amended, lines, {})
+    grid = {**lines, "vit_digits": [line for line in lines["vit_digits"] if line["map"] == "softmax"]}
+    assert "Not known yet, as the grid is not complete: vit_digits, sign-softmax (Cog Attention); vit_digits, diff" in report(
+        amended, grid, {}
+    )
 
 
 def test_the_report_of_nothing(plan, tmp_path):

@@ -99,6 +99,8 @@ def test_the_rate_with_the_highest_accuracy_where_the_plan_is_amended(plan, writ
     found[0.003]["accuracy"] = 0.8
     assert chosen_rate(lines, "softmax", amended) == 0.001
     assert chosen_rate(lines, "softmax", replace(plan, by_accuracy=("negation",))) == 0.003
+    found[0.001].update(loss=float("nan"), accuracy=0.9)  # of logits that are no numbers
+    assert chosen_rate(lines, "softmax", amended) == 0.003
 
 
 def test_a_training_that_diverges_is_kept(command, plan, tmp_path, monkeypatch):
