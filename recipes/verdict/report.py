@@ -91,16 +91,16 @@ def _amendment_note(plan: Plan, lines: Lines) -> str:
     """What was changed after the first result, and the rates that the plan without the change would have."""
     if not plan.by_accuracy:
         return ""
-    other, unknown = [], []
+    other, unknown = [], dict[str, None]()  # the second keeps an order
     for task in plan.by_accuracy:
         for name in plan.maps:
             planned, rate = planned_rate(lines[task], name, plan), chosen_rate(lines[task], name, plan)
             if planned is None or rate is None:
-                unknown.append(f"{task}, {MAPS[name].title}")
+                unknown[task] = None
             elif planned != rate:
                 other.append(f"{task}, {MAPS[name].title} ({planned:g} instead of {rate:g})")
     rates = f"By the plan's own rule other rates would have been taken for {_joined(other)}." if other else ""
-    rates += f" Not known yet, as the grid is not complete: {_joined(unknown)}." if unknown else ""
+    rates += f" Not known yet, as the grid is not complete, of {_joined(unknown)}." if unknown else ""
     rates = rates or "By the plan's own rule the rates would be the same."
     return (
         f"**The plan was amended after the first result**: [{AMENDMENTS}]({AMENDMENTS}) says what was known then and why. The learning "
