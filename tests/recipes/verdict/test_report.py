@@ -135,8 +135,6 @@ def test_a_plan_that_was_amended_says_so_and_what_it_would_have_been(plan, read)
     assert "other rates would have been taken for vit_digits, softmax (0.001 instead of 0.003); " in report(amended, lines, {})
     grid = {**lines, "vit_digits": [line for line in lines["vit_digits"] if line["map"] == "softmax"]}
     assert "Not known yet, as the grid is not complete, of vit_digits." in report(amended, grid, {})
-        amended, grid, {}
-    )
 
 
 def test_the_report_of_nothing(plan, tmp_path):
