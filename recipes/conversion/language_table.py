@@ -46,7 +46,7 @@ def rendered(folder: Path = RESULTS, *, markdown: bool = True) -> str:
     except (OSError, ValueError) as error:
         raise RecipeError(f"there are no results in {folder}, or they cannot be read: {error}") from error
     known = (UNTUNED, *plan.tunings)
-    unknown = next((line["tuned"] for line in lines if line["tuned"] not in known or line["tuned"] is False), None)
+    unknown = next((line["tuned"] for line in lines if line["tuned"] not in known), None)
     if unknown is not None:
         raise RecipeError(f"{path.name} holds a line of the fine-tuning {unknown!r}, which is none of the plan: {', '.join(plan.tunings)}")
     header = ["way", "negative mass", "calibrated on", "held out", "KL, nats per token", "same tokens", "log-likelihood"]
