@@ -17,8 +17,9 @@ ROOTS = (PACKAGE, PACKAGE.parent / "recipes")
 PRIVATE = re.compile(r"_[A-Za-z0-9]\w*")
 # A private name of our own that one class inherits from another, in another module.
 INHERITED = {"_check_together"}
-# The methods and attributes of named tuples, which begin with an underscore so as not to be taken for fields.
-OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
+# What the standard library documents with a leading underscore: named tuples, whose methods must not be taken for fields, and the end of
+# a process at once.
+DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_exit"}
 NAMES = {part for each in DEPENDENCIES for _, name in each.places for part in re.findall(r"\w+", name)}
 
 
@@ -84,7 +85,7 @@ def test_the_installed_releases_have_it_all():
 def test_no_private_name_is_used_without_an_entry():
     for path, text in sources():
         if "kernels" not in path.parts:  # device code has names of its own
-            assert set(private_names(text)) - NAMES - INHERITED - OF_NAMED_TUPLES == set(), path
+            assert set(private_names(text)) - NAMES - INHERITED - DOCUMENTED == set(), path
 
 
 def test_no_inner_name_is_imported_without_an_entry():
