@@ -102,6 +102,23 @@ def attribute(model: PreTrainedModel, inputs: ModelInput, target: int | str | No
     return Attribution(encoded, result, {method: scores.values for method, scores in computed.items()}, grid, notes, conservation)
 
 
+def scored_again(model: PreTrainedModel, found: Attribution, method: str, options: AttributionOptions) -> Tensor:
+    """Scores `[K]` of an input by another method, or by a sampled one with another seed, from the passes that have been run.
+
+    Args:
+        model: as for `attribute`.
+        found: what `attribute` gave for the input.
+        method: the score.
+        options: as for `attribute`.
+
+    Raises:
+        ValueError, ImportError: as `attribute`.
+    """
+    scores = _scores(method, model, found.encoded, found.grid, found.result, options)
+    check_finite(model, {f"the scores of {method}": scores.values})
+    return scores.values
+
+
 def _scores(
     method: str,
     model: PreTrainedModel,

@@ -13,6 +13,7 @@ nothing, or the mean grey of the image's normalisation. With F(S) the logit wher
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -64,16 +65,23 @@ class Removal:
 
     @torch.no_grad()
     def logits(self, present: Tensor) -> Tensor:
-        """The target's logit of copies, `[copies]`.
+        """The target's logit of copies, `[copies]`. Copies that are the same are run once: small and large subsets are drawn often.
 
         Args:
             present: which players are there, `[copies, players]`, 1 or 0.
         """
+        different, place = torch.unique(present > 0, dim=0, return_inverse=True)
         rows = []
-        for part in present.split(self.at_once):
-            inputs = self._copies(part > 0)
-            rows.append(target_logits(self.model, inputs, [self.target.position] * len(part))[:, self.target.index])
-        return torch.cat(rows)
+        for part in different.split(self.at_once):
+            rows.append(target_logits(self.model, self._copies(part), [self.target.position] * len(part))[:, self.target.index])
+        logits = torch.cat(rows)
+        return logits[place.to(logits.device)]
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The target's logit of no player and of all of them, `[1]` each."""
+        none, all_there = self.logits(torch.tensor([[0.0], [1.0]]).expand(2, len(self.players))).split(1)
+        return none, all_there
 
     def _copies(self, present: Tensor) -> dict[str, Tensor]:
         inputs = {name: value.expand(len(present), *value.shape[1:]) for name, value in self.encoded.inputs.items()}
@@ -93,9 +101,8 @@ class Removal:
         """Scores of all positions from those of the players, `[players]`."""
         everywhere = torch.zeros(len(self.encoded.tokens))
         everywhere[list(self.players)] = values.detach().float().cpu()
-        full = torch.ones(1, len(self.players))
-        change = float(self.logits(full)) - float(self.logits(torch.zeros_like(full)))
-        return Scores(everywhere, Conservation.of(values, change, CHANGE))
+        none, all_there = self.ends
+        return Scores(everywhere, Conservation.of(values, float(all_there) - float(none), CHANGE))
 
 
 def occlusion(removal: Removal) -> Scores:
@@ -130,9 +137,9 @@ def kernel_shap(removal: Removal, samples: int = SAMPLES, seed: int = SEED) -> S
     count = len(removal.players)
     if samples < count + 2:
         raise ValueError(f"KernelSHAP of {count} tokens or patches needs at least {count + 2} samples, but samples is {samples}")
-    full = torch.ones(1, count)
     if count == 1:
-        return removal.scores(removal.logits(full) - removal.logits(torch.zeros_like(full)))
+        none, all_there = removal.ends
+        return removal.scores(all_there - none)
     exact = count <= math.log2(samples)
     options = {"baselines": 0, "n_samples": 2**count if exact else samples, "perturbations_per_eval": removal.at_once}
     explainer: Any = captum.KernelShap(_relative(removal))
@@ -140,7 +147,7 @@ def kernel_shap(removal: Removal, samples: int = SAMPLES, seed: int = SEED) -> S
         explainer.perturb_func, explainer.similarity_func = _every_subset, _shapley_kernel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        scores = removal.scores(explainer.attribute(full, **options)[0])
+        scores = removal.scores(explainer.attribute(torch.ones(1, count), **options)[0])
     if exact:
         return scores
     note = f"KernelSHAP draws {samples} of the {2**count:.2g} subsets of {count} tokens or patches, so its scores are estimates"
@@ -149,8 +156,7 @@ def kernel_shap(removal: Removal, samples: int = SAMPLES, seed: int = SEED) -> S
 
 def _relative(removal: Removal) -> Callable[[Tensor], Tensor]:
     """Logits less that of no player: a fit in float32 keeps the digits of what is left."""
-    empty = removal.logits(torch.zeros(1, len(removal.players)))
-    return lambda present: removal.logits(present) - empty
+    return lambda present: removal.logits(present) - removal.ends[0]
 
 
 def _every_subset(original: Tensor, **_: Any) -> Iterator[Tensor]:

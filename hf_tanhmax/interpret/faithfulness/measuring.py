@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...choices import CONTROL, METHODS, SAMPLED_METHODS
-from ..attribution.methods import Attribution, AttributionOptions, attribute
+from ..attribution.methods import Attribution, AttributionOptions, attribute, scored_again
 from ..inputs.encoding import PIXELS, ModelInput
 from .metrics import MEASURES, Array, MeasuredExample
 from .perturbation import Example, Perturbation, PerturbationRunner
@@ -121,16 +121,15 @@ class Measuring:
         return replace(self.attribution, methods=methods, seed=seed, samples=samples)
 
     def _attribute(self, index: int, text: ModelInput, target: int | str | None, jobs: Sequence[Job]) -> "_Explained":
-        """One pass for all methods without a seed, and one for each seed of those that have one."""
+        """One pass, from which all methods score; those that are sampled once for each seed."""
         drawn = list(dict.fromkeys((job.method, job.seed) for job in jobs if job.method in SAMPLED_METHODS))
         methods = computed(job.method for job in jobs if job.method not in SAMPLED_METHODS)
         try:
             attribution = attribute(self.model, text, target, self.with_methods(methods))
-            own, positions = attribution.result.target.index, len(attribution.encoded.content_positions)
-            sampled = {}
+            positions, sampled = len(attribution.encoded.content_positions), {}
             for method, seed in drawn:
                 options = self.with_methods((method,), seed=seed, positions=positions)
-                sampled[method, seed] = attribute(self.model, text, own, options).scores[method]
+                sampled[method, seed] = scored_again(self.model, attribution, method, options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"text {index}: {error}") from error
         if not attribution.encoded.content_positions:

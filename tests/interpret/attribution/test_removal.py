@@ -3,6 +3,7 @@
 import itertools
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import hf_tanhmax
 from hf_tanhmax.choices import METHODS, SAMPLED_METHODS
 from hf_tanhmax.interpret import explain
 from hf_tanhmax.interpret.attribution.evaluation_mode import evaluation_mode
-from hf_tanhmax.interpret.attribution.methods import AttributionOptions, attribute
+from hf_tanhmax.interpret.attribution.methods import AttributionOptions, attribute, scored_again
 from hf_tanhmax.interpret.attribution.removal import Removal, kernel_shap, occlusion
 from hf_tanhmax.interpret.attribution.target import Target
 from hf_tanhmax.interpret.inputs.encoding import EncodedInput, encode
@@ -91,6 +92,36 @@ def test_drawn_subsets_are_captums():
     assert "KernelSHAP draws 60 of the 2.6e+02 subsets of 8 tokens" in found.notes[0]
     assert not found.conservation.is_far
     torch.testing.assert_close(kernel_shap(removal, samples=60, seed=3).values, found.values, rtol=0, atol=0)
+
+
+def test_copies_that_are_the_same_are_run_once():
+    rows = []
+
+    class Counted(Linear):
+        def forward(self, input_ids):
+            rows.extend(map(tuple, input_ids.tolist()))
+            return super().forward(input_ids)
+
+    encoded = EncodedInput({"input_ids": torch.tensor([[5, 3, -2, 7]])}, tuple("abcd"), (0, 1, 2, 3), tuple("abcd"))
+    removal = Removal(Counted(), encoded, Target(1, None, ""), None, 1)
+    present = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1]])
+    assert removal.logits(present).tolist() == [11, 4, 11, 13]
+    assert sorted(rows) == sorted({(5, 1, -2, 7), (1, 1, 1, 1), (5, 3, -2, 7)})
+    rows.clear()
+    kernel_shap(removal, samples=15)
+    assert len(rows) < 15 + 2  # captum asks for all players once more, and the ends are run once
+
+
+def test_another_seed_needs_no_other_pass():
+    pytest.importorskip("captum")
+    model, inputs = tiny_model(BERT), {"input_ids": text(1, 8)}
+    options = AttributionOptions(("weights",), [0, 1, 2], 0, samples=30)
+    with evaluation_mode(model):
+        found = attribute(model, inputs, 1, options)
+        for seed in (0, 3):
+            wanted = attribute(model, inputs, 1, replace(options, methods=("kernel_shap",), seed=seed)).scores["kernel_shap"]
+            again = scored_again(model, found, "kernel_shap", replace(options, seed=seed))
+            assert torch.equal(again, wanted)
 
 
 def test_only_sampled_methods_depend_on_a_seed():
