@@ -46,6 +46,7 @@ KEYS: dict[tuple[str, bool], dict[str, object]] = {
     ("llama", False): {"results_dir": "null"},
 }
 COLUMNS = ("attention_tau", "deletion_tau", "comprehensiveness", "sufficiency", "pi_soft_comprehensiveness", "pi_soft_sufficiency")
+QUALITY = (("test_accuracy", 100, " %"), ("test_perplexity", 1, ""))  # of a model, for the table: metric, factor, unit
 LONGEST = 48  # tokens of a text that is explained
 
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     runs = _trained(options, flags)
     result = _compared(runs, options, out)
-    write_json(out, result)
+    write_json(out, {**result, "flags": flags})
     print(summary(result))
     return 0
 
@@ -105,13 +106,16 @@ def _compared(recipes: dict[str, Recipe], options: argparse.Namespace, out: Path
     how = ComparisonOptions(seeds=options.seeds, max_length=None if options.family == "vit" else LONGEST)
     found = compare_faithfulness(models, rows, options=how, partial=out.with_name(f"{out.name}.part"), workers=options.workers)
     plot_comparison(found).savefig(out.with_suffix(".png"), dpi=110)
-    trained = {
-        variant: {"recipe": recipe.variant, "metrics": json.loads((recipe.output_dir / "results.json").read_text())["metrics"]}
-        for variant, recipe in recipes.items()
-    }
+    trained = {variant: _training_of(recipe) for variant, recipe in recipes.items()}
     told = found.to_dict(texts=False)
     start_point = {"family": options.family, "model": options.model and Path(options.model).name, "trained": trained}
     return {**start_point, **told, "versions": versions(), "git": git_commit(), "hardware": hardware()}
+
+
+def _training_of(recipe: Recipe) -> dict[str, Any]:
+    """What a model was trained on and how good it is, from its folder."""
+    found = _read(recipe.output_dir / "results.json")
+    return {"recipe": recipe.variant, **{name: found[name] for name in ("metrics", "data")}}
 
 
 def inputs_of(recipe: Recipe, loaded: Loaded, count: int) -> list[ModelInput]:
@@ -168,7 +172,7 @@ def _title(result: dict[str, Any]) -> str:
 
 
 def _sentences(result: dict[str, Any]) -> list[str]:
-    lines = []
+    lines = [_quality(result["trained"])]
     for model in result["models"]:
         of_method = [f"{method} ({reason})" for method, reason in model["unavailable"].items()]
         lines += [f"* Not measured of {model['name']}: {'; '.join(of_method)}"] if of_method else []
@@ -186,6 +190,15 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     shared = f"{workers} processes of {max(1, threads // workers)} threads" if workers > 1 else f"{threads} threads"
     lines.append(f"* {result['settings']['seconds'] / 60:.0f} minutes of measuring with {shared}")
     return lines
+
+
+def _quality(trained: dict[str, Any]) -> str:
+    """How good each model is at its task on test data."""
+    for metric, factor, unit in QUALITY:
+        values = [f"{name} {factor * each['metrics'][metric]:.1f}{unit}" for name, each in trained.items() if metric in each["metrics"]]
+        if values:
+            return f"* {metric.replace('_', ' ').capitalize()}: {', '.join(values)}"
+    raise ValueError(f"no model has one of {', '.join(metric for metric, _, _ in QUALITY)} in its results")
 
 
 def _sign(cell: dict[str, Any]) -> int:

@@ -30,6 +30,7 @@ def made(**changes):
     return {
         "family": "bert",
         "model": "minilm",
+        "trained": {"softmax": {"metrics": {"test_accuracy": 0.83}}, "tanhmax": {"metrics": {"test_accuracy": 0.7951}}},
         "models": [{"name": "softmax", "unavailable": {}}, {"name": "tanhmax", "unavailable": {"attnlrp": "it needs softmax"}}],
         "methods": ["weights", "random"],
         "measures": ["attention_tau", "sufficiency"],
@@ -50,6 +51,9 @@ def test_the_table_says_what_was_measured():
     assert "* tanhmax more faithful than softmax, paired interval without 0: weights (attention tau)" in lines
     assert "* tanhmax less faithful than softmax, paired interval without 0: rollout (sufficiency)" in lines
     assert "* 10 minutes of measuring with 2 threads" in lines
+    assert "* Test accuracy: softmax 83.0 %, tanhmax 79.5 %" in lines
+    perplexities = {name: {"metrics": {"test_perplexity": 65.43}} for name in ("softmax", "tanhmax")}
+    assert "* Test perplexity: softmax 65.4, tanhmax 65.4" in recipe.summary(made(trained=perplexities))
 
 
 def test_results_are_rendered_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -108,7 +112,8 @@ def test_from_training_to_the_table(family, tmp_path, capsys):
     found = json.loads((tmp_path / "found.json").read_text())
     assert [model["name"] for model in found["models"]] == ["softmax", "tanhmax"]
     assert found["settings"]["texts"] == 3
-    assert set(found["trained"]["tanhmax"]["metrics"])
+    assert found["flags"] == tiny
+    assert found["trained"]["tanhmax"]["data"]["rows"]["test"] > 0
     assert found["models"][1]["heads"]["texts"] == 3
     assert (tmp_path / "found.png").is_file()
     assert "weights" in capsys.readouterr().out
