@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, set_seed
 from recipes.conversion.models import weight_decay_groups
 
 from .data.batches import IGNORED, LABELS, Batch, TaskData
-from .plan import CAUSAL, Plan, Task
+from .plan import CAUSAL, MASKED, Plan, Task
 
 DIGITS = 4  # of what is kept of each row
 
@@ -60,12 +60,24 @@ def optimizer_of(model: PreTrainedModel, plan: Plan, learning_rate: float) -> to
 
 def take_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: Batch, task: Task, plan: Plan) -> Tensor:
     """Train a model on a batch; returns the loss."""
-    loss = row_losses(model(**inputs_of(batch)).logits, batch[LABELS], task).mean()
+    loss = trained_losses(model, batch, task).mean()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
     return loss.detach()
+
+
+def trained_losses(model: PreTrainedModel, batch: Batch, task: Task) -> Tensor:
+    """`row_losses` of a model, [rows]. Of masked text only the words that are to be predicted get logits, which are one in seven."""
+    labels = batch[LABELS]
+    if task.kind != MASKED:
+        return row_losses(model(**inputs_of(batch)).logits, labels, task)
+    asked = labels != IGNORED
+    hidden = model.base_model(**inputs_of(batch)).last_hidden_state
+    head: Any = model.cls
+    words = F.cross_entropy(head(hidden[asked]), labels[asked], reduction="none")
+    return torch.zeros(labels.shape).masked_scatter(asked, words).sum(1) / asked.sum(1)
 
 
 @torch.no_grad()
