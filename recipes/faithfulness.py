@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _title(result: dict[str, Any]) -> str:
     start_point = f"from {result['model']}" if result["model"] else "from scratch"
+    flags = dict(pairwise(result.get("flags", [])))
+    start_point += f" on {Path(flags['--train_file']).name}" if "--train_file" in flags else ""
     count, seeds = result["settings"]["texts"], result["settings"]["seeds"]
     return f"{result['family']}, {start_point}, {count} test rows, {seeds} seeds"
 

@@ -60,11 +60,13 @@ def test_results_are_rendered_one_after_the_other(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(recipe, "FOLDER", tmp_path)
     assert recipe.rendered() == "Nothing was measured yet."
     (tmp_path / "bert-checkpoint.json").write_text(json.dumps(made()))
-    (tmp_path / "vit-scratch.json").write_text(json.dumps(made(family="vit", model=None)))
+    (tmp_path / "vit-scratch.json").write_text(
+        json.dumps(made(family="vit", model=None, flags=["--seed", "1", "--train_file", "texts/plays.txt"]))
+    )
     assert "bert, from minilm, 9 test rows, 5 seeds:" in recipe.rendered()
     assert recipe.main(["vit", "--table"]) == 0
     printed = capsys.readouterr().out
-    assert "vit, from scratch, 9 test rows, 5 seeds:" in printed
+    assert "vit, from scratch on plays.txt, 9 test rows, 5 seeds:" in printed
     assert "minilm" not in printed
 
 
