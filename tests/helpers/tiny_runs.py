@@ -1,9 +1,11 @@
 """A run small enough for a test: one layer, forty rows of each class, a handful of steps."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,24 @@ def train(variant, tmp_path, capsys):
         return code, printed.out + printed.err, json.loads(results.read_text()) if results.is_file() else None
 
     return run
+
+
+@pytest.fixture(scope="session")
+def softmax_start(tmp_path_factory):
+    """Folder of a softmax checkpoint of a task, trained for two steps, which tests share and leave as it is."""
+    made = {}
+
+    def start(task=TEXT):
+        if task not in made:
+            folder = tmp_path_factory.mktemp("start")
+            flags = tiny("--output_dir", str(folder / "run"), "--results_dir", str(folder), "--max_steps", "2", task=task)
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
+                code = main([str(task_base(task).with_name("softmax.yaml")), *flags])
+            assert code == 0, said.getvalue()
+            made[task] = str(folder / "run")
+        return made[task]
+
+    return start
 
 
 @pytest.fixture

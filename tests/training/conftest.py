@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_runs import launched, tiny_flags, train, variant  # noqa: F401
+from tiny_runs import launched, softmax_start, tiny_flags, train, variant  # noqa: F401
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_tanhmax.training.data.tokenizer import build_tokenizer

@@ -13,6 +13,7 @@ from upstream_mixins import BATCH, LENGTH, WORDS, Decoder, Encoder, Generates, I
 
 LONG = {"test_training_overfit": "it takes long, and LLaMA's covers what it runs: HF_TANHMAX_THOROUGH=1 runs it"}
 REPEATED = {} if THOROUGH else LONG
+if_thorough = unittest.skipUnless(THOROUGH, "LLaMA's, Qwen3's and Gemma's cover what it runs: HF_TANHMAX_THOROUGH=1 runs it")
 ROTARY = {
     "test_model_rope_scaling": "a rotary embedding per type of layer, which the mixin does not expect; it fails with stock classes too"
 }
@@ -69,10 +70,12 @@ class TestLlama(Decoder, unittest.TestCase, of="llama"):
     pass
 
 
+@if_thorough
 class TestMistral(Decoder, unittest.TestCase, of="mistral", skips=REPEATED):
     pass
 
 
+@if_thorough
 class TestQwen2(Decoder, unittest.TestCase, of="qwen2", skips=REPEATED):
     pass
 
@@ -85,6 +88,7 @@ class TestGemma3Text(Decoder, unittest.TestCase, of="gemma3_text", head_dim=8, s
     pass
 
 
+@if_thorough
 class TestPhi3(Decoder, unittest.TestCase, of="phi3", skips=REPEATED):
     pass
 
