@@ -20,6 +20,7 @@ from .status import progress
 REPORT = Path(__file__).with_name("REPORT.md")
 SMALLEST = 0.001  # p that is shown
 PRELIMINARY = "**Preliminary**: not all models of the plan have been trained, and what is missing counts as no."
+NEITHER = "neither"  # sign of the weights carries information
 Lines = dict[str, list[Line]]
 
 
@@ -46,6 +47,7 @@ def report(plan: Plan, lines: Lines, paces: Paces) -> str:
         _verdict(plan, lines, paces),
         _plan_note(plan, lines),
         _amendment_note(plan, lines),
+        _idle_note(plan, lines),
         "## What has been run",
         progress(plan, lines, markdown=True),
         "## Models",
@@ -106,6 +108,22 @@ def _amendment_note(plan: Plan, lines: Lines) -> str:
         f"**The plan was amended after the first result**: [{AMENDMENTS}]({AMENDMENTS}) says what was known then and why. The learning "
         f"rates of {_joined(plan.by_accuracy)} are chosen by validation accuracy and not by loss, and question 7 takes softmax's "
         f"smallest validation loss there. {rates.strip()}"
+    )
+
+
+def _idle_note(plan: Plan, lines: Lines) -> str:
+    """The tasks whose answers say nothing of maps, as no signed model lost anything without the keys of either sign."""
+    idle = []
+    for task in plan.tasks.values():
+        found = [line for by_seed in compared(lines[task.name], plan).values() for line in by_seed.values()]
+        measured = [effects for line in found if line["measured"] and (effects := line["measured"]["signs"].get("effects"))]
+        if measured and all(_decides(effects) == NEITHER for effects in measured):
+            idle.append(task.name)
+    if not idle:
+        return ""
+    return (
+        f"**No signed model uses its attention in {_joined(idle)}**: masking the keys of either sign costs nothing in any seed. The plan's "
+        "steps were too few there, so that its answers say nothing about maps."
     )
 
 
@@ -259,7 +277,7 @@ def _interval(effect: dict[str, float]) -> str:
 
 def _decides(effects: dict[str, dict[str, float]]) -> str:
     costly = {sign: effects[f"{sign}s_masked"]["low"] > 0 for sign in ("negative", "positive")}
-    return {(True, True): "both", (True, False): "negative", (False, True): "positive", (False, False): "neither"}[tuple(costly.values())]  # type: ignore[index]
+    return {(True, True): "both", (True, False): "negative", (False, True): "positive", (False, False): NEITHER}[tuple(costly.values())]  # type: ignore[index]
 
 
 def _edge_note(plan: Plan, lines: Lines) -> str:

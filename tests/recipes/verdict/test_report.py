@@ -54,6 +54,12 @@ def test_comparisons_that_are_missing_count(plan, read):
     assert not any(each.yes for each in one_seed)
 
 
+def test_a_task_in_which_no_model_attends_is_named(plan, read):
+    idle = read(lambda cell: {"costs": (0, 0, 0) if cell.task.name == "negation" else (0.1, 0, 0)})
+    assert "**No signed model uses its attention in negation**" in report(plan, idle, {})
+    assert "uses its attention" not in report(plan, read(lambda cell: {"costs": (0, 0.1 * (cell.map_name == "differential"), 0)}), {})
+
+
 def test_both_signs_must_carry_information_in_most_seeds(plan, read):
     costs = {"sign_softmax": (0.1, 0.1, 0.1), "differential": (0.1, 0.005, 0.1), "softmax": (0, 0, 0)}
     counts = {(each.task, each.map_name): each for each in questions.both_signs(plan, read(lambda cell: {"costs": costs[cell.map_name]}))}
