@@ -112,18 +112,21 @@ def _amendment_note(plan: Plan, lines: Lines) -> str:
 
 
 def _idle_note(plan: Plan, lines: Lines) -> str:
-    """The tasks whose answers say nothing of maps, as no signed model lost anything without the keys of either sign."""
+    """The finished tasks whose answers say nothing of maps, as no signed model lost anything without the keys of either sign."""
     idle = []
     for task in plan.tasks.values():
-        found = [line for by_seed in compared(lines[task.name], plan).values() for line in by_seed.values()]
+        by_map = compared(lines[task.name], plan).values()
+        if any(set(by_seed) < set(plan.seeds) for by_seed in by_map):
+            continue
+        found = [line for by_seed in by_map for line in by_seed.values()]
         measured = [effects for line in found if line["measured"] and (effects := line["measured"]["signs"].get("effects"))]
         if measured and all(_decides(effects) == NEITHER for effects in measured):
             idle.append(task.name)
     if not idle:
         return ""
     return (
-        f"**No signed model uses its attention in {_joined(idle)}**: masking the keys of either sign costs nothing in any seed. The plan's "
-        "steps were too few there, so that its answers say nothing about maps."
+        f"**No signed model uses its attention in {_joined(idle)}**: after the plan's steps masking the keys of either sign costs nothing "
+        "in any seed, so that its answers say nothing about maps."
     )
 
 

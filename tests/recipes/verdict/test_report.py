@@ -57,6 +57,8 @@ def test_comparisons_that_are_missing_count(plan, read):
 def test_a_task_in_which_no_model_attends_is_named(plan, read):
     idle = read(lambda cell: {"costs": (0, 0, 0) if cell.task.name == "negation" else (0.1, 0, 0)})
     assert "**No signed model uses its attention in negation**" in report(plan, idle, {})
+    begun = read(lambda cell: {"costs": (0, 0, 0)} if cell.seed in (0, 1000) else None)
+    assert "uses its attention" not in report(plan, begun, {})
     assert "uses its attention" not in report(plan, read(lambda cell: {"costs": (0, 0.1 * (cell.map_name == "differential"), 0)}), {})
 
 
