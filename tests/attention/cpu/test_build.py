@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -350,14 +349,31 @@ def test_a_process_that_is_killed_while_it_builds_hands_over_to_the_one_that_wai
     assert list(path.parent.iterdir()) == [path]
 
 
+YARDSTICK = """
+#include <regex>
+bool matches(const char* text, const char* pattern) { return std::regex_search(text, std::regex(pattern)); }
+"""
+
+
+def processor_time_to_compile(source, folder):
+    before = os.times()
+    cxx.compile_operator(source, folder / "operator.so", cxx.NATIVE_FLAGS, [])
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
 @pytest.mark.slow
 @compiler
-def test_it_is_built_in_fifteen_seconds_of_processor_time(tmp_path):
-    before, began = os.times(), time.monotonic()
-    cxx.compile_operator(SOURCE, tmp_path / "operator.so", cxx.NATIVE_FLAGS, [])
-    after = os.times()
-    taken = after.children_user + after.children_system - before.children_user - before.children_system
-    assert 0.0 < taken < 15.0, f"{taken} seconds of the processor, {time.monotonic() - began} in all"
+def test_it_is_built_in_three_times_what_a_regular_expression_takes(tmp_path):
+    """That is 10 to 16 s of the processor, as its neighbours leave it. Code that takes too long does so each time."""
+    ratios = []
+    for _ in range(3):
+        first, operator, last = (processor_time_to_compile(source, tmp_path) for source in (YARDSTICK, SOURCE, YARDSTICK))
+        ratios.append(operator / ((first + last) / 2))
+        if 1.0 < ratios[-1] < 3.0:  # usually 2.1 to 2.9
+            break
+    else:
+        pytest.fail(f"{ratios} times what compiling a regular expression takes")
 
 
 def test_the_structure_has_the_same_fields_on_both_sides():
