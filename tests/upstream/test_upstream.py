@@ -13,7 +13,13 @@ from upstream_mixins import BATCH, LENGTH, WORDS, Decoder, Encoder, Generates, I
 
 LONG = {"test_training_overfit": "it takes long, and LLaMA's covers what it runs: HF_TANHMAX_THOROUGH=1 runs it"}
 REPEATED = {} if THOROUGH else LONG
-if_thorough = unittest.skipUnless(THOROUGH, "LLaMA's, Qwen3's and Gemma's cover what it runs: HF_TANHMAX_THOROUGH=1 runs it")
+
+
+def covered_by(others):
+    """Skip a class of tests, unless all are asked for."""
+    return unittest.skipUnless(THOROUGH, f"{others} cover what it runs: HF_TANHMAX_THOROUGH=1 runs it")
+
+
 ROTARY = {
     "test_model_rope_scaling": "a rotary embedding per type of layer, which the mixin does not expect; it fails with stock classes too"
 }
@@ -42,10 +48,12 @@ class TestBert(Encoder, Generates, unittest.TestCase, of="bert"):
         return inputs
 
 
+@covered_by("BERT's")
 class TestRoberta(Encoder, Generates, unittest.TestCase, of="roberta"):
     pass
 
 
+@covered_by("BERT's")
 class TestDistilBert(Upstream, unittest.TestCase, of="distilbert", **WORDS, dim=32, n_heads=4, n_layers=2, hidden_dim=37):
     pass
 
@@ -58,6 +66,7 @@ class TestViT(Images, unittest.TestCase, of="vit", encoder_stride=6):
     pass
 
 
+@covered_by("ViT's")
 class TestDeiT(Images, unittest.TestCase, of="deit", encoder_stride=6, sizes={"seq_length": 27}):
     pass
 
@@ -70,12 +79,12 @@ class TestLlama(Decoder, unittest.TestCase, of="llama"):
     pass
 
 
-@if_thorough
+@covered_by("LLaMA's, Qwen3's and Gemma's")
 class TestMistral(Decoder, unittest.TestCase, of="mistral", skips=REPEATED):
     pass
 
 
-@if_thorough
+@covered_by("LLaMA's, Qwen3's and Gemma's")
 class TestQwen2(Decoder, unittest.TestCase, of="qwen2", skips=REPEATED):
     pass
 
@@ -88,7 +97,7 @@ class TestGemma3Text(Decoder, unittest.TestCase, of="gemma3_text", head_dim=8, s
     pass
 
 
-@if_thorough
+@covered_by("LLaMA's, Qwen3's and Gemma's")
 class TestPhi3(Decoder, unittest.TestCase, of="phi3", skips=REPEATED):
     pass
 

@@ -175,10 +175,13 @@ def test_where_it_cannot_be_built_one_line_says_so_once(kind, empty_cache, monke
     assert not [path for path in empty_cache.rglob("*") if path.suffix in (".so", ".cpp", ".o") or "building" in path.name]
 
 
+PASSES = 'extern "C" int hf_tanhmax_try() { return 1; }'
+
+
 @pytest.fixture
 def quick_source(monkeypatch):
     """Code that takes no time to compile, and passes for a library that works."""
-    monkeypatch.setattr(native, "SOURCE", 'extern "C" int hf_tanhmax_try() { return 1; }')
+    monkeypatch.setattr(native, "SOURCE", PASSES)
 
 
 @compiler
@@ -304,22 +307,27 @@ def test_the_switch(empty_cache, monkeypatch, caplog):
     assert not caplog.records
 
 
-# The module without its package, whose other imports take long.
+# The module without its package, whose other imports take long, and with code of five seconds that passes for a library that works.
+YARDSTICK = """
+#include <regex>
+bool matches(const char* text, const char* pattern) { return std::regex_search(text, std::regex(pattern)); }
+"""
 ALONE = """
 import sys, types
 
 package = sys.modules["hf_tanhmax"] = types.ModuleType("hf_tanhmax")
 package.__path__ = [sys.argv[1]]
-from hf_tanhmax.attention.cpu.build import native_library
+from hf_tanhmax.attention.cpu import build
 
-print(native_library()._name)
+build.SOURCE = sys.argv[2]
+print(build.native_library()._name)
 """
 WAITING = "waiting for another process, which builds the C++ operator of TanhMax attention"
 
 
 def start_alone(folder):
     settings = os.environ | {"TORCH_EXTENSIONS_DIR": str(folder), NATIVE_SWITCH: "1"}
-    command = [sys.executable, "-c", ALONE, str(Path(hf_tanhmax.__file__).parent)]
+    command = [sys.executable, "-c", ALONE, str(Path(hf_tanhmax.__file__).parent), YARDSTICK + PASSES]
     return subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -347,12 +355,6 @@ def test_a_process_that_is_killed_while_it_builds_hands_over_to_the_one_that_wai
     (path,) = tmp_path.rglob(f"*{native._kind_of_library()}/*.so")
     assert (printed, said) == (f"{path}\n", f"{BUILDING}\n")
     assert list(path.parent.iterdir()) == [path]
-
-
-YARDSTICK = """
-#include <regex>
-bool matches(const char* text, const char* pattern) { return std::regex_search(text, std::regex(pattern)); }
-"""
 
 
 def processor_time_to_compile(source, folder):

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from thorough import thorough_only
 
 from hf_tanhmax.export import FORMATS
 from recipes.benchmarks import export
@@ -31,6 +32,8 @@ def test_the_models_differ_in_their_attention_alone():
     [("onnxruntime", "vit", ["model"]), ("executorch", "vit", ["model"]), ("aoti", "llama", ["prefill", "decode"])],
 )
 def test_a_rehearsal(engine, family, stages, monkeypatch):
+    if engine == "aoti":
+        thorough_only("AOTInductor's libraries are tested with the export, and the benchmark with other engines")
     for package in FORMATS[ENGINES[engine][0]].needs:
         pytest.importorskip(package, reason=f"needs {package} (pip install hf-tanhmax[{ENGINES[engine][0]}])")
     pytest.importorskip("transformers.exporters.runners", reason="needs Transformers 5.23 or newer")
