@@ -129,7 +129,8 @@ def find_layers(model: nn.Module, purpose: str) -> list[Layer]:
         ValueError: an output projection that is quantised or not in memory.
         NotImplementedError: layers that are not like that, or an output projection that is no plain linear layer.
     """
-    paths = {path: module for path, module in model.named_modules() if module in set(attention_modules(model))}
+    attending = set(attention_modules(model))
+    paths = {path: module for path, module in model.named_modules() if module in attending}
     owner = type(model).__name__
     if not paths:
         raise ValueError(f"{owner} has no attention module that asks Transformers' attention interface, so it cannot be {purpose}")

@@ -322,8 +322,8 @@ def _refuse_settings_of_parts(config: Any) -> None:
 
 def _refuse_weights_of_others(model: PreTrainedModel, missing: Iterable[str]) -> None:
     """Refuse a checkpoint that has no weight of any attention module, as Transformers would make all of them at random."""
-    inside = [f"{name}." for name, module in model.named_modules() if module in set(attention_modules(model))]
-    needed = {name for name, _ in model.named_parameters() if name.startswith(tuple(inside)) and not name.endswith(SCORE_BIAS)}
+    of_attention = {id(weight) for module in attention_modules(model) for weight in module.parameters()}
+    needed = {name for name, weight in model.named_parameters() if id(weight) in of_attention and not name.endswith(SCORE_BIAS)}
     if needed and needed <= set(missing):
         raise ValueError(
             f"the checkpoint has no weight of the attention of a {type(model).__name__}, such as {min(needed)}: it is of another "

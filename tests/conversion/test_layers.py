@@ -9,6 +9,7 @@ import transformers
 from families import BACKBONES, CACHE, LAYERS, images, run, text, tiny_model
 
 import hf_tanhmax
+from hf_tanhmax.conversion import layers as layers_module
 from hf_tanhmax.conversion.layers import Arguments, LayerArguments, adds_to_its_input, adds_to_its_output, find_layers, leaves
 from hf_tanhmax.conversion.refitting import _adds_at_its_end, refit
 
@@ -220,3 +221,11 @@ def test_layers_that_do_not_call_what_they_should_or_in_pieces():
 
     with pytest.raises(NotImplementedError, match="BertSelfAttention attends to pieces of what Halves is called with, so it cannot be run"):
         _adds_at_its_end(replace(layer, module=Halves()), hidden[:, :10], Arguments((), {}))
+
+
+def test_a_model_is_asked_for_its_attention_once(monkeypatch):
+    """Not once per module, as that would take the square of their number."""
+    asked, modules = [], layers_module.attention_modules
+    monkeypatch.setattr(layers_module, "attention_modules", lambda model: asked.append(model) or modules(model))
+    assert len(find_layers(tiny_model(BACKBONES["llama"]), "run")) == LAYERS
+    assert len(asked) == 1
