@@ -1,5 +1,6 @@
 """What every test stands on: poisoned uninitialised memory, one thread, no network, and Triton's interpreter where there is no GPU."""
 
+import gc
 import logging
 import os
 import re
@@ -33,6 +34,20 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="session")
 def _threads():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _garbage_at_the_end():
+    """What modules left is searched when Python ends, as some libraries complain of what is never freed."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _survivors_are_searched_once():
+    """Every training collects garbage, which takes more than a second among two million objects of earlier modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
