@@ -226,14 +226,8 @@ def _loaded(name: str, auto_class: type | None, plan: Plan, kwargs: dict[str, An
     make: Any = loader.from_config if hasattr(loader, "from_config") else loader
     with refusals_in_words(name, {"transformers_version": config.transformers_version}):
         settings = _settings(_decided(plan, make, _tanhmax_config(config, config_class, _settings(plan))))
-        converted: Any = _tanhmax_config(config, config_class, settings)
-        converted.model_type = (
-            config.model_type
-        )  # while it loads: what reads the weights (GGUF, quantisers) knows the checkpoint's own type
+        converted = _tanhmax_config(config, config_class, settings)
         model, report = loader.from_pretrained(name, config=converted, output_loading_info=True, **hub, **kwargs)
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            vars(module.config).pop("model_type", None)
     if type(model).config_class is not config_class:
         raise ValueError(f"{loader.__name__} made a {type(model).__name__}, which is no TanhMax class; pass an Auto class of Transformers")
     refuse_partial(name, model, report)
@@ -326,6 +320,8 @@ def _tanhmax_config(config: PreTrainedConfig, config_class: type[PreTrainedConfi
     converted.tanhmax_score_bias = settings.score_bias
     converted.tanhmax_shift = settings.shift
     converted.tanhmax_softmax_parts = None if settings.softmax_parts is None else list(settings.softmax_parts)
+    # Until the model has its name: what reads the weights (GGUF, quantisers) knows the checkpoint's own type, and expects what it has.
+    converted.model_type = config.model_type
     return converted
 
 
@@ -346,6 +342,9 @@ def _implementations(config: PreTrainedConfig) -> str | dict[str, object] | None
 
 
 def _named(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and isinstance(module.config, TanhMaxFields):
+            vars(module.config).pop("model_type", None)
     model.name_or_path = model.config.name_or_path = name
     return model
 

@@ -218,9 +218,9 @@ def tanhmax_class(config_class: type[PreTrainedConfig]) -> Callable[[Model], Mod
             _refuse_to_save_parts(self)
             self.add_model_tags(TAGS)
             _share_out_score_biases(self)
-            of_softmax = config.model_type != str(type(config).model_type)
-            if of_softmax and config.name_or_path:  # which that name would load
-                self.name_or_path = config.name_or_path = converted_name(config.name_or_path)
+            if config.model_type != str(type(config).model_type):  # of a softmax checkpoint: it has no score biases, and its name loads it
+                self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), SCORE_BIAS}
+                self.name_or_path = config.name_or_path = config.name_or_path and converted_name(config.name_or_path)
 
         upstream_initialize = cls.initialize_weights
 

@@ -1,6 +1,7 @@
 """From softmax to TanhMax and back: the same weights, the same numbers at polarity 0, and no broken checkpoint in silence."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -135,6 +136,24 @@ def test_learned_polarity(family, tmp_path):
         biases[1].copy_(torch.linspace(0.1, 0.5, len(biases[1])))
     again = AutoModel.from_pretrained(saved(model, tmp_path / "learned"))
     assert_same(run(again, inputs_for(family)), run(model, inputs_for(family)), **EXACT)
+
+
+def test_score_biases_are_said_to_be_missing_only_where_they_were_to_be(tmp_path, caplog):
+    """No softmax checkpoint has any; one of a learned polarity that was written without them does not compute what was trained."""
+    softmax = tiny_model(UPSTREAM["bert"])
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        convert(softmax, polarity="learned")
+        model = convert(saved(softmax, tmp_path / "softmax"), polarity="learned")
+        assert not caplog.text
+        weights = {name: value for name, value in model.state_dict().items() if not name.endswith(SCORE_BIAS)}
+        model.save_pretrained(tmp_path / "without", state_dict=weights)
+        _, report = AutoModel.from_pretrained(tmp_path / "without", output_loading_info=True)
+        assert len(report["missing_keys"]) == LAYERS
+        assert SCORE_BIAS in caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)
 
 
 # Live models
