@@ -86,8 +86,8 @@ def verdict(folder: Path = RESULTS) -> str:
     masked = _spread([100 * each["negatives_masked"]["difference"] for each in effects], "+")
     return "\n".join(
         (
-            f"* **No gain**: test accuracy of MiniLM on SST-2, softmax {softmax[0]}, TanhMax {text}; of DINOv2-S on CIFAR-10,",
-            f"  softmax {softmax[1]}, TanhMax {image}. In %, and points of difference: mean ± standard error (seeds).",
+            f"* **No gain by conversion**: test accuracy of MiniLM on SST-2, softmax {softmax[0]}, TanhMax {text}; of DINOv2-S on",
+            f"  CIFAR-10, softmax {softmax[1]}, TanhMax {image}. In %, and points of difference: mean ± standard error (seeds).",
             f"* **Signs to look at**: {100 * float(mass):.0f} % of that MiniLM's attention weight is negative: what its heads subtract.",
             f"* **Not yet to rely on**: masking its negative keys changes its accuracy by {masked} points, so it does not use them.",
         )

@@ -11,7 +11,7 @@ from ..command_line import Parser, exit_codes
 from . import questions
 from .maps.registry import MAPS
 from .measurements.signs import INTERVENTIONS
-from .plan import AMENDMENTS, Plan, Task, read_plan
+from .plan import AMENDMENTS, SYNTHETIC, Plan, Task, read_plan
 from .questions import Answer, Count
 from .results import Line, Paces, chosen_rate, compared, planned_rate, read_all, read_paces
 from .run import add_places
@@ -58,6 +58,24 @@ def report(plan: Plan, lines: Lines, paces: Paces) -> str:
         _edge_note(plan, lines),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def in_short(plan: Plan, lines: Lines, map_name: str) -> str:
+    """What question 1 came to for a map, of the tasks that are finished, in a line of Markdown; "" if none is."""
+    tasks = [name for name, task in plan.tasks.items() if task.kind != SYNTHETIC]
+    finished = [name for name in tasks if all(set(each) >= set(plan.seeds) for each in compared(lines[name], plan).values())]
+    found = [each for each in questions.quality(plan, lines) if each.map_name == map_name and each.task in finished]
+    better, worse = [each for each in found if each.yes], [each for each in found if each.is_significant(plan.level, worse=True)]
+    gains = "; ".join(f"{each.task}, {_gain(each, plan.tasks[each.task])}" for each in better)
+    of = f"{len(finished)} real tasks" + (f" (and {len(tasks) - len(finished)} not finished)" if finished != tasks else "")
+    said = f"is better than softmax in {len(better)} of {of}{f': {gains}' if gains else ''}; worse in {len(worse)}."
+    return f"{MAPS[map_name].title} {said}" if finished else ""
+
+
+def _gain(answer: Answer, task: Task) -> str:
+    scale, unit = (100, "points of accuracy") if task.classifies else (1, "nats of test loss")
+    mean, low, high = (f"{scale * value:+.2f}" for value in (answer.difference.mean, answer.difference.low, answer.difference.high))
+    return f"{mean} {unit} ({low} to {high})"
 
 
 def _verdict(plan: Plan, lines: Lines, paces: Paces) -> str:

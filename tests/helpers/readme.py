@@ -25,6 +25,10 @@ from recipes.paper import report as paper_report
 from recipes.paper import tables as paper_tables
 from recipes.paper.ledger import read_cells
 from recipes.paper.settings import read_sets
+from recipes.verdict.plan import RESULTS as VERDICT_RESULTS
+from recipes.verdict.plan import read_plan
+from recipes.verdict.report import in_short
+from recipes.verdict.results import read_all
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -128,8 +132,11 @@ def conversion():
 
 
 def verdict():
-    """What the results come to, in three lines."""
-    return conversion_table.verdict()
+    """What the results come to, by conversion and from scratch."""
+    plan = read_plan()
+    scratch = in_short(plan, read_all(VERDICT_RESULTS, plan), "tanhmax")
+    made = f"* **From scratch**, at equal budgets ([plan and report](recipes/verdict/REPORT.md)):\n  {scratch}"
+    return f"{conversion_table.verdict()}\n{made}"
 
 
 def sign_pattern():

@@ -1,5 +1,6 @@
 """Answers to the questions of the plan, from lines whose answers are known; and the report that says them."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from recipes.verdict import __main__ as door
 from recipes.verdict import questions
 from recipes.verdict.plan import RESULTS, read_plan
-from recipes.verdict.report import REPORT, report
+from recipes.verdict.report import REPORT, in_short, report
 from recipes.verdict.results import read_all, read_paces
 
 
@@ -35,6 +36,18 @@ def test_quality_and_subtraction(plan, read):
     assert parts == [("sign_softmax", "2"), ("sign_softmax", "4"), ("differential", "2"), ("differential", "4")]
     assert questions.good_for_something(plan, lines, {})["differential"] == []
     assert "vit_digits: test" in questions.good_for_something(plan, lines, {})["sign_softmax"]
+
+
+def test_quality_in_short_is_of_finished_tasks_alone(plan, read):
+    lines = read(better)
+    assert re.fullmatch(
+        r"sign-softmax \(Cog Attention\) is better than softmax in 1 of 1 real tasks: vit_digits, "
+        r"\+41\.25 points of accuracy \(\+\S+ to \+\S+\); worse in 0\.",
+        in_short(plan, lines, "sign_softmax"),
+    )
+    assert in_short(plan, lines, "differential").endswith(" is better than softmax in 0 of 1 real tasks; worse in 1.")
+    begun = read(lambda cell: better(cell) if (cell.map_name, cell.seed) != ("differential", plan.seeds[-1]) else None)
+    assert in_short(plan, begun, "sign_softmax") == ""
 
 
 def test_a_gain_below_two_points_is_none_where_something_is_subtracted(plan, read, monkeypatch):
