@@ -105,7 +105,7 @@ TRANSFORMERS = (
         "models.family",
         "a TanhMax model may be set to flex attention",
     ),
-    _needs("transformers", "modeling_utils.py", "PreTrainedModel._keys_to_ignore_on_load_missing", "models.family", "new biases are told"),
+    _needs("transformers", "modeling_utils.py", "PreTrainedModel._keys_to_ignore_on_load_missing", "models.family", "biases seem missing"),
     _needs("transformers", "modeling_utils.py", "PreTrainedModel.initialize_weights", "models.family", "score biases start at 0"),
     _needs("transformers", "initialization.py", "constant_", "models.family", "score biases are set anew after they were loaded"),
     _needs(

@@ -63,13 +63,18 @@ def report(plan: Plan, lines: Lines, paces: Paces) -> str:
 def in_short(plan: Plan, lines: Lines, map_name: str) -> str:
     """What question 1 came to for a map, of the tasks that are finished, in a line of Markdown; "" if none is."""
     tasks = [name for name, task in plan.tasks.items() if task.kind != SYNTHETIC]
-    finished = [name for name in tasks if all(set(each) >= set(plan.seeds) for each in compared(lines[name], plan).values())]
+    finished = [name for name in tasks if _is_finished(plan, lines, name)]
     found = [each for each in questions.quality(plan, lines) if each.map_name == map_name and each.task in finished]
     better, worse = [each for each in found if each.yes], [each for each in found if each.is_significant(plan.level, worse=True)]
     gains = "; ".join(f"{each.task}, {_gain(each, plan.tasks[each.task])}" for each in better)
     of = f"{len(finished)} real tasks" + (f" (and {len(tasks) - len(finished)} not finished)" if finished != tasks else "")
     said = f"is better than softmax in {len(better)} of {of}{f': {gains}' if gains else ''}; worse in {len(worse)}."
     return f"{MAPS[map_name].title} {said}" if finished else ""
+
+
+def _is_finished(plan: Plan, lines: Lines, name: str) -> bool:
+    """Whether a task has the models of all maps and seeds."""
+    return all(set(by_seed) >= set(plan.seeds) for by_seed in compared(lines[name], plan).values())
 
 
 def _gain(answer: Answer, task: Task) -> str:
@@ -83,7 +88,7 @@ def _verdict(plan: Plan, lines: Lines, paces: Paces) -> str:
     has_any = any(compared(lines[name], plan)[plan.baseline] for name in plan.tasks)
     if not has_any:
         return "**Nothing has been compared yet.**"
-    whole = all(set(by_seed) >= set(plan.seeds) for name in plan.tasks for by_seed in compared(lines[name], plan).values())
+    whole = all(_is_finished(plan, lines, name) for name in plan.tasks)
     sentences = []
     for name, places in found.items():
         title = MAPS[name].title
@@ -133,10 +138,9 @@ def _idle_note(plan: Plan, lines: Lines) -> str:
     """The finished tasks whose answers say nothing of maps, as no signed model lost anything without the keys of either sign."""
     idle = []
     for task in plan.tasks.values():
-        by_map = compared(lines[task.name], plan).values()
-        if any(set(by_seed) < set(plan.seeds) for by_seed in by_map):
+        if not _is_finished(plan, lines, task.name):
             continue
-        found = [line for by_seed in by_map for line in by_seed.values()]
+        found = [line for by_seed in compared(lines[task.name], plan).values() for line in by_seed.values()]
         measured = [effects for line in found if line["measured"] and (effects := line["measured"]["signs"].get("effects"))]
         if measured and all(_decides(effects) == NEITHER for effects in measured):
             idle.append(task.name)
