@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,9 @@ def _done(model: OneModel, part: Part, move: Any) -> Found:
 
 def _shared(parts: list[Part], models: Mapping[str, OneModel], workers: int, bar: tqdm) -> Iterator[tuple[Part, Found]]:
     """All that is sent lies in a file: what goes through a pipe waits for ever for a process that ended before it read."""
-    context = multiprocessing.get_context("spawn")
+    context = _Context()
     threads = max(1, torch.get_num_threads() // workers)
     bar.set_description(f"{workers} processes")
-    others = set(multiprocessing.active_children())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "work.pickle"
         _pack(file, models, parts)
@@ -87,16 +87,25 @@ def _shared(parts: list[Part], models: Mapping[str, OneModel], workers: int, bar
                 "(fewer workers or a smaller batch_size need less)"
             ) from error
         finally:
-            pool.shutdown(wait=is_done, cancel_futures=True)
-            if not is_done:  # something was raised, here or in a process
-                _end(set(multiprocessing.active_children()) - others)
+            if not is_done:  # something was raised, here or in a process; the others may have hours to go
+                context.end_processes()
+            pool.shutdown(cancel_futures=True)  # waits: the pool's own thread joins its processes, and no second one may
 
 
-def _end(children: set[Any]) -> None:
-    for child in children:
-        child.terminate()
-    for child in children:
-        child.join()
+class _Context(SpawnContext):
+    """Knows the processes that a pool starts by it, which the pool keeps to itself before Python 3.14."""
+
+    def __init__(self) -> None:
+        self.processes: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **keywords: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802 - a class there
+        self.processes.append(SpawnProcess(*args, **keywords))
+        return self.processes[-1]
+
+    def end_processes(self) -> None:
+        for process in self.processes:
+            if process.pid is not None:  # the machine may have refused to start it
+                process.terminate()
 
 
 def _pack(file: Path, models: Mapping[str, OneModel], parts: list[Part]) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -117,6 +118,33 @@ def test_a_copy_that_computes_something_else_is_refused(pair, inputs, monkeypatc
     with pytest.raises(RuntimeError, match=r"computes something else in another process .*leave workers at 1"):
         compare_faithfulness(pair, inputs, METHODS, options=OPTIONS, workers=2, progress=False)
     assert multiprocessing.active_children() == []
+
+
+def test_only_one_thread_waits_for_a_process_and_those_of_others_stay(monkeypatch):
+    """What one thread has just reaped, another takes for a process that still runs."""
+    waited, pack, reaped = os.waitpid, workers._pack, []
+    own = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+
+    def _slowly(pid, options):
+        is_main = threading.current_thread() is threading.main_thread()
+        time.sleep(0.5 if is_main else 0)
+        found = waited(pid, options)
+        if found[0] == pid and not is_main and not reaped:
+            reaped.append(pid)
+            time.sleep(5)  # which nobody else knows yet
+        return found
+
+    def _pack(*work):
+        own.start()  # as another thread may meanwhile
+        pack(*work)
+
+    monkeypatch.setattr(os, "waitpid", _slowly)
+    monkeypatch.setattr(workers, "_pack", _pack)
+    with pytest.raises(RuntimeError, match="ended before its work was done"):
+        list(workers.results_of([Part(name, None, {}, ()) for name in "abc"], {"a": Fatal()}, 2, tqdm(disable=True)))
+    assert (multiprocessing.active_children(), len(reaped)) == ([own], 1)
+    own.terminate()
+    own.join()
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc, which says what processes there are")
