@@ -23,6 +23,7 @@ from hf_tanhmax.interpret.inputs.loading import Loaded
 
 OPTIONS = ComparisonOptions(("attention_tau", "pi_soft_sufficiency"), seeds=2, head_texts=1)
 METHODS = ("contributions", "random")
+HOURS = 200  # seconds, more than anything here takes
 
 
 SCRIPT = """
@@ -62,6 +63,18 @@ class Fatal:
         return os._exit, (3,)
 
 
+class Endless:
+    """Of two parts it refuses one at once, and has hours to go with the other."""
+
+    def check_copy(self):
+        pass
+
+    def heads(self, part):
+        if part.model == "refused":
+            raise ValueError("refused")
+        time.sleep(HOURS)
+
+
 @pytest.fixture
 def pair():
     model = tiny_model(hf_tanhmax.TanhMaxBertForSequenceClassification)
@@ -95,6 +108,14 @@ def test_what_a_process_raises_is_said(pair, inputs):
     broken = [*inputs, {"input_ids": torch.full((1, 6), 10**6)}]
     with pytest.raises((IndexError, ValueError)):
         compare_faithfulness(pair, broken, METHODS, options=OPTIONS, workers=2, progress=False)
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_that_have_hours_to_go_are_ended_when_another_has_failed():
+    parts, begun = [Part(name, None, {}, ()) for name in ("long", "refused")], time.monotonic()
+    with pytest.raises(ValueError, match="refused"):
+        list(workers.results_of(parts, dict.fromkeys(("long", "refused"), Endless()), 2, tqdm(disable=True)))
+    assert time.monotonic() - begun < HOURS
     assert multiprocessing.active_children() == []
 
 
