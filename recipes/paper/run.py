@@ -109,8 +109,11 @@ class Replication:
         if not self.given.report:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))))
             torch.set_flush_denormal(True)  # Adadelta's averages of rare words shrink to nothing, slowly
-            for part in self.given.parts:
-                getattr(self, f"_{part}")()
+            try:
+                for part in self.given.parts:
+                    getattr(self, f"_{part}")()
+            finally:
+                torch.set_flush_denormal(False)
         print(f"report: {write_report(self.given.output)}")
 
     def _text(self) -> None:
