@@ -55,12 +55,21 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def flushed_subnormals():
+    """A process in which subnormal numbers count as 0, as users set it for speed."""
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+
+
 def process_wide():
     """Settings of the process that code under test changes and must put back; of libraries that are imported."""
     settings = {
         "dtype": torch.get_default_dtype(),
         "gradients": torch.is_grad_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "subnormals": bool(torch.tensor(1e-40).mul(2)),  # torch has no call that says whether they count as 0
     }
     if "datasets" in sys.modules:
         settings["bars of datasets"] = not sys.modules["datasets"].are_progress_bars_disabled()

@@ -111,7 +111,8 @@ def least_damage(damage: Tensor, mass: float) -> Tensor:
         damage: k of each head, `[heads]`.
         mass: in (0, 0.5).
     """
-    k = damage.double().clamp(min=damage.max().double().clamp(min=TINY) * 1e-6)
+    largest = float(damage.max())
+    k = (damage.double() / largest).clamp(min=1e-6) if largest >= TINY else torch.ones_like(damage, dtype=torch.float64)
 
     def polarity(log_level: float) -> Tensor:
         low, high = torch.zeros_like(k), torch.ones_like(k)

@@ -48,9 +48,13 @@ def test_heads_that_do_the_same_damage_get_the_same_polarity():
     found = least_damage(torch.tensor([0.3, 0.3, 0.3, 2.4]), 0.2)
     assert bool((found[:3] == found[0]).all())
     assert found[3] < found[0]
-    assert bool((least_damage(torch.zeros(3), 0.2) == 0.25).all()) or torch.allclose(
-        least_damage(torch.zeros(3), 0.2), torch.tensor(0.25).double()
-    )
+
+
+@pytest.mark.parametrize("subnormals", ["kept", "flushed"])
+def test_heads_that_do_no_damage_get_the_same_polarity(subnormals, request):
+    if subnormals == "flushed":
+        request.getfixturevalue("flushed_subnormals")
+    torch.testing.assert_close(least_damage(torch.zeros(3), 0.2), torch.full((3,), 0.25, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
 def test_the_damage_is_what_its_definition_says():

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 import recipes.paper
 from hf_tanhmax.results import read_lines, write_lines
@@ -83,7 +82,6 @@ def test_data_that_cannot_be_used(content, sentence, data, tmp_path, capsys):
     (data / "20news" / "train.csv").write_text(content)
     assert main(["--fast", "--sets", "20news", "--parts", "text", "--data", str(data), "--output", str(tmp_path)]) == 2
     assert sentence in capsys.readouterr().err
-    assert torch.tensor([1e-40]).mul(2).any(), "the process still takes subnormal numbers for 0"
 
 
 def test_settings_that_cannot_work(settings, tmp_path, capsys):
