@@ -379,7 +379,7 @@ def test_cpu_implementation_needs_the_cpu():
 
 
 @pytest.mark.parametrize("implementation", [*(name for name in IMPLEMENTATIONS if name != "reference"), "auto"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, which torch's own formulas ask
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # which torch's own formulas ask
 def test_forward_derivatives_are_computed_or_refused(implementation):
     """torch's own operators have none, and would leave them out without a word."""
     query, key, value, direction = torch.randn(4, 1, 2, 5, 4).unbind()
@@ -442,7 +442,7 @@ def test_tensors_without_features_are_refused(implementation, sizes):
         tanhmax_attention(query, key, value, implementation=implementation)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # by which torch's Hessian is made
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by which torch's Hessian is made
 @pytest.mark.parametrize("shift", [None, "balanced"])
 def test_transforms_of_functions_are_served_by_the_reference_or_refused(shift):
     """Gradients of single rows, as influence functions and differential privacy take them."""

@@ -111,7 +111,7 @@ def test_without_derivatives_the_logarithm_of_a_polarity_takes_one_step_and_is_t
         torch.testing.assert_close(found, logarithm(given.clone().requires_grad_()).detach(), equal_nan=True, rtol=0, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # by which torch makes forward derivatives
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by which torch makes forward derivatives
 @pytest.mark.parametrize("kind", ["grad", "forward-mode", "jvp", "vmap of grad", "grad of vmap"])
 def test_the_logarithm_of_a_polarity_has_a_derivative_at_0(kind):
     """It is 0 there; that of the logarithm alone would be infinite."""

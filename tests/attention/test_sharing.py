@@ -140,7 +140,7 @@ def test_where_somebody_looks_on_nothing_is_shared(monkeypatch):
         assert [shared(uncounted, "what", compute) for _ in range(2)] == [5, 6]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("where", ["eager", "traced"])
 def test_a_layer_whose_mask_was_written_to_sees_the_new_one(where):
     query = torch.randn(1, 2, 4, 8)

@@ -76,7 +76,7 @@ def built(name):
     return getattr(transformers, name)(config).eval()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # DeBERTa of Transformers 5.17
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # DeBERTa of Transformers 5.17
 @pytest.mark.parametrize("name", NEVER_ASK)
 @torch.no_grad()
 def test_a_model_that_never_calls_it_is_refused_where_it_loaded_it(name, loading):

@@ -38,7 +38,7 @@ def test_sinks_are_refused_when_they_are_met():
         run(model, case.example())
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # DeBERTa in Transformers 5.17
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # DeBERTa in Transformers 5.17
 @named(BYPASSING)
 def test_bypassing_architectures_are_refused_by_use_tanhmax(case):
     with pytest.raises(ValueError, match=r"cannot compute TanhMax: its .*Attention.* compute softmax themselves"):

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 NATIVE_SWITCH = "HF_TANHMAX_NATIVE"
 PREBUILT = Path(__file__).with_name("prebuilt")
-PREBUILT_TORCH = ((2, 11), (2, 13))  # the oldest and the newest that a library which a wheel brings was tried with
+PREBUILT_TORCH = ((2, 11), (2, 15))  # the oldest and the newest that a library which a wheel brings was tried with
 # Run by another process, with torch's libraries in it, which the library needs.
 TRIAL = """
 import sys

@@ -133,7 +133,7 @@ def trap(folder):
 
 
 UNFIT = {
-    "torch": (None, "was tried with torch 2.11 to 2.13, and this is 9.9.1"),
+    "torch": (None, "was tried with torch 2.11 to 2.15, and this is 9.9.1"),
     "code": (lambda folder: write(folder, source="other"), "is of other code"),
     "machine": (lambda folder: write(folder, machine="vax"), f"is for vax, and this is {platform.machine()}"),
     "processor": (lambda folder: write(folder, libraries={"one.so": ["no_processor_has_this"]}), "is for other processors"),

@@ -69,6 +69,7 @@ def management(monkeypatch):
     device = SimpleNamespace(name="A GPU", multi_processor_count=132, major=9, minor=0, uuid="12-34")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: device)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
     monkeypatch.setattr(measure.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(subprocess, "run", run)
     return management
@@ -77,7 +78,7 @@ def management(monkeypatch):
 def test_environment_of_a_gpu(management):
     found = measure.gpu_environment()
     assert found["gpu"] == "A GPU"
-    assert (found["multiprocessors"], found["capability"]) == (132, "9.0")
+    assert (found["multiprocessors"], found["capability"], found["cudnn"]) == (132, "9.0", 92400)
     assert (found["driver_version"], found["power.limit"], found["clocks.max.sm"]) == ("580.1", "700.00 W", "1980 MHz")
     query = "--query-gpu=driver_version,power.limit,clocks.max.sm,clocks.max.mem"
     assert management.commands == [["/usr/bin/nvidia-smi", query, "--format=csv,noheader", "-i", "GPU-12-34"]]
