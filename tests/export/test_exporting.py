@@ -1,6 +1,7 @@
 """Files of other runtimes: each runs, at sizes that it was not traced with, and says how far it is from the live model."""
 
 import copy
+import importlib.metadata
 import json
 from importlib import import_module
 
@@ -62,7 +63,7 @@ def test_files_compute_what_the_model_does(name, family, settings, tmp_path):
         assert all(graph["attention_nodes"] == nodes * report.attentions for graph in report.graphs.values())
     manifest = json.loads((tmp_path / "out" / REPORT).read_text())
     assert manifest[OURS]["largest_difference"] == report.largest_difference
-    assert manifest[OURS]["versions"]["torch"] == torch.__version__
+    assert manifest[OURS]["versions"]["torch"] == importlib.metadata.version("torch")
     found = reloaded(tmp_path / "out")
     assert found.config.tanhmax_settings == model.config.tanhmax_settings
     if family != "llama" and name != "openvino":  # whose CPU may round to half precision unless it is told otherwise

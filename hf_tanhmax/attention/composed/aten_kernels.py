@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-# None of these operators is public. They are called here and nowhere else, with the arguments that torch 2.11 and 2.13 have; their names
+# None of these operators is public. They are called here and nowhere else, with the arguments that torch 2.11 to 2.15 have; their names
 # are pinned in tests/attention/composed/test_aten_kernels.py, which is the first to fail when torch changes one.
 aten = torch.ops.aten
 
