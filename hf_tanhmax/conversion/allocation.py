@@ -23,7 +23,8 @@ from ..integration.hooks import AttentionCall, AttentionFunction, computes_tanhm
 from ..integration.registration import SCORE_BIAS
 from ..settings import LEARNED
 from .layers import HIDDEN, Layer, find_layers
-from .runner import TINY, Batch, check_batch, run_model
+from .regression import TINY
+from .runner import Batch, check_batch, run_model
 from .statistics import real_rows
 
 FALL = 0.3  # of the mass from the first layer to the last, over its mean
@@ -112,7 +113,7 @@ def least_damage(damage: Tensor, mass: float) -> Tensor:
         mass: in (0, 0.5).
     """
     largest = float(damage.max())
-    k = (damage.double() / largest).clamp(min=1e-6) if largest >= TINY else torch.ones_like(damage, dtype=torch.float64)
+    k = torch.ones_like(damage, dtype=torch.float64) if largest < TINY else (damage.double() / largest).clamp(min=1e-6)
 
     def polarity(log_level: float) -> Tensor:
         low, high = torch.zeros_like(k), torch.ones_like(k)

@@ -35,7 +35,7 @@ from .layers import without_cache
 from .originals import put_back, settings_to_fit
 from .projections import find_linear
 from .report import TransferReport
-from .runner import TINY, Batch, Runner, check_batch, chosen_heads, out_of_memory_in_words
+from .runner import Batch, Runner, check_batch, chosen_heads, out_of_memory_in_words
 from .statistics import real_rows
 
 PURPOSE = "trained by attention transfer"
@@ -127,9 +127,10 @@ class _Layer:
         (output, weights), wide = found[0], self.output.dtype
         wanted = F.linear(call.output.flatten(2)[call.real].to(wide), self.output)
         error = F.linear(output.flatten(2)[call.real].to(wide), self.output) - wanted
-        weights = weights.to(wide)
-        mass = -weights.clamp(max=0).sum((0, 2)) / weights.abs().sum((0, 2)).clamp(min=TINY)
-        return error.square().sum() / wanted.square().sum().clamp(min=TINY), mass
+        weights, limits = weights.to(wide), torch.finfo(wide)
+        # Of a head whose weights are all 0 the mass is 0, with a gradient that does not overflow.
+        mass = -weights.clamp(max=0).sum((0, 2)) / weights.abs().sum((0, 2)).clamp(min=limits.eps)
+        return error.square().sum() / wanted.square().sum().clamp(min=limits.tiny), mass
 
 
 class _TeacherCall(NamedTuple):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 BIAS_RIDGE = 1e-3
 TINY = torch.finfo(torch.float64).tiny
+SMALLEST_PENALTY = TINY**0.5  # where all that is measured is 0: numbers times it are not subnormal yet
 
 
 class Change(NamedTuple):
@@ -105,7 +106,7 @@ class OutputSums:
         size = len(self.squares) - (not bias)
         squares, right = self.squares[:size, :size], self.products[:size].clone()
         width = len(pull)
-        penalty = ridge * squares.diagonal()[:width].mean().expand(size).clone()
+        penalty = (ridge * squares.diagonal()[:width].mean()).clamp(min=SMALLEST_PENALTY).expand(size).clone()
         right[:width] += penalty[0] * pull.to(right.device)
         penalty[width:] = BIAS_RIDGE * self.weight
         change = torch.linalg.solve(squares + penalty.diag(), right)

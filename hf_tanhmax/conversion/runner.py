@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..errors import one_line
 from ..integration.hooks import AttentionCall, AttentionFunction, replace_attention
 from ..integration.registration import heads_of
+from .regression import TINY
 from .statistics import real_rows
 
 Batch = Mapping[str, object]
-TINY = torch.finfo(torch.float64).tiny
 # What a model says of inputs that are not for it.
 OF_INPUTS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 

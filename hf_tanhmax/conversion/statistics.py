@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..integration.hooks import AttentionCall
 from ..integration.registration import runs_causally, split_mask
+from .regression import SMALLEST_PENALTY
 
 
 class SplitRows(NamedTuple):
@@ -135,7 +136,7 @@ class RowSums:
         """
         moment, mean = self.squares / self.rows, self.queries / self.rows
         right = target * mean - self.products / self.rows
-        penalty = ridge * moment.diagonal(dim1=-2, dim2=-1).mean(-1)
+        penalty = (ridge * moment.diagonal(dim1=-2, dim2=-1).mean(-1)).clamp(min=SMALLEST_PENALTY)
         identity = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
         bias = torch.linalg.solve(moment + penalty[:, None, None] * identity, right)
         wanted = target - self.odds / self.rows

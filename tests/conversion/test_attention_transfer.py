@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from families import CACHE, LAYERS, run, text, tiny_model
-from made_conversions import batches, hidden, trained
+from made_conversions import batches, hidden, silenced, trained
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, set_polarity, use_tanhmax
@@ -60,6 +60,15 @@ def test_heads_come_closer_to_what_softmax_computed(family, dtype):
         torch.testing.assert_close(value, before[name], atol=0, rtol=0)
     assert not model.training
     assert all(value.grad is None and value.requires_grad for value in model.parameters())
+
+
+@pytest.mark.parametrize("parts", [("value",), ("query",), ("query", "value")])
+def test_a_layer_whose_heads_compute_nothing(parts):
+    """In float32, in which a quotient of two numbers that are 0 or close to it is NaN soonest."""
+    model = silenced(trained("bert", torch.float32), *parts)
+    report = transfer(model, batches("bert"), steps=4)
+    assert all(value.isfinite().all() for value in model.parameters())
+    assert all(map(math.isfinite, report.error_before + report.error_after + report.negative_mass_before + report.negative_mass_after))
 
 
 def test_shared_and_rotated_keys_are_trained_by_the_model_s_own_path():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from families import real_weights, run, text, tiny_model
-from made_conversions import batches, hidden, trained
+from made_conversions import batches, hidden, silenced, trained
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, convert, set_polarity, use_tanhmax
@@ -55,6 +55,19 @@ def test_softmax_is_as_before_and_tanhmax_comes_close_to_it(family, dtype):
     assert report.batches == 3
     assert report.rows == (3 * 40 if family == "vit" else 3 * 35)
     assert report.seconds > 0
+
+
+@pytest.mark.parametrize("subnormals", ["kept", "flushed"])
+def test_a_layer_without_queries(subnormals, request):
+    """No bias of a key can change its scores, which are 0."""
+    if subnormals == "flushed":
+        request.getfixturevalue("flushed_subnormals")
+    model = silenced(trained("bert"), "query")
+    key = model.encoder.layer[0].attention.self.key
+    before = key.bias.detach().clone()
+    align(model, batches("bert"))
+    assert torch.equal(key.bias, before)
+    assert all(value.isfinite().all() for value in model.parameters())
 
 
 @pytest.mark.weights

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from families import BACKBONES, LAYERS, assert_same, images, real_weights, run, text, tiny_model
+from made_conversions import silenced
 
 import hf_tanhmax
 from hf_tanhmax import TanhMaxSettings, convert, set_polarity, to_softmax, use_tanhmax
@@ -172,6 +173,19 @@ def test_without_a_shift(family):
     softmax, before = softmax_of(family, data[0]), last(model, data[0])
     refit(model, data)
     assert (last(model, data[0]) - softmax).norm() < (before - softmax).norm()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-40])
+@pytest.mark.parametrize("subnormals", ["kept", "flushed"])
+def test_a_layer_whose_heads_compute_nothing(scale, subnormals, request):
+    if subnormals == "flushed":
+        request.getfixturevalue("flushed_subnormals")
+    model = silenced(student("bert", torch.float32), "value")
+    model.encoder.layer[0].attention.self.value.bias.data.fill_(scale)
+    refit(model, batches("bert"))
+    assert all(value.isfinite().all() for value in model.parameters())
+    wanted = last(silenced(student("bert", torch.float32, tanhmax_polarity=0.0), "value"), batches("bert")[0])
+    assert (last(model, batches("bert")[0]) - wanted).norm() < 0.5 * wanted.norm()
 
 
 def test_a_learned_polarity_pulls_each_head_by_its_own():

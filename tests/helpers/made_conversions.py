@@ -40,6 +40,15 @@ def trained(family, dtype=torch.float64, **changes):
     return model.to(dtype)
 
 
+def silenced(model, *parts):
+    """The BERT model with 0 as what these projections, such as `"value"`, of its first layer compute."""
+    for part in parts:
+        projection = model.get_submodule(f"encoder.layer.0.attention.self.{part}")
+        projection.weight.data.zero_()
+        projection.bias.data.zero_()
+    return model
+
+
 def batches(family, count=3):
     """Inputs, of texts with padding."""
     if family == "vit":

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from ...integration.hooks import AttentionCall, AttentionFunction, replace_attention
 from ...models.family import HEADS
+from ..regression import TINY
 from ..report import Quality
-from ..runner import TINY, Batch, Runner, chosen_heads, run_model, values_of
+from ..runner import Batch, Runner, chosen_heads, run_model, values_of
 from ..statistics import keys_seen, real_rows
 
 LARGEST = 2**26  # numbers of the softmax model that are kept: rows times classes or tokens of the vocabulary

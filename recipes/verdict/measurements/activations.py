@@ -57,7 +57,8 @@ def rounded(values: Tensor, bits: int, dim: int | None = None) -> Tensor:
     """Values on a symmetric grid of 2^bits - 1 points, up to the largest absolute value (of each slice along `dim`, if given)."""
     levels = 2 ** (bits - 1) - 1
     largest = values.abs().amax() if dim is None else values.abs().amax(dim, keepdim=True)
-    scale = (largest / levels).clamp(min=torch.finfo(values.dtype).tiny)  # not less: a subnormal divisor may count as 0
+    scale = largest / levels
+    scale = scale.masked_fill(scale == 0, 1)  # also of a subnormal number where those count as 0
     return (values / scale).round().clamp(-levels, levels) * scale
 
 
