@@ -191,7 +191,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
             lines.append(f"* {name} {word} faithful than {reference}, paired interval without 0: {', '.join(found) or 'none'}")
     workers, threads = result["settings"].get("workers", 1), result["hardware"]["threads"]
     shared = f"{workers} processes of {max(1, threads // workers)} threads" if workers > 1 else f"{threads} threads"
-    lines.append(f"* {result['settings']['seconds'] / 60:.0f} minutes of measuring with {shared}")
+    minutes = round(result["settings"]["seconds"] / 60)
+    lines.append(f"* {minutes} minute{'' if minutes == 1 else 's'} of measuring with {shared}")
     return lines
 
 
