@@ -63,6 +63,13 @@ def flushed_subnormals():
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture(params=["kept", "flushed"])
+def either_subnormals(request):
+    """A process as it is, and one in which subnormal numbers count as 0."""
+    if request.param == "flushed":
+        request.getfixturevalue("flushed_subnormals")
+
+
 def process_wide():
     """Settings of the process that code under test changes and must put back; of libraries that are imported."""
     settings = {

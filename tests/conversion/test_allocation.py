@@ -50,10 +50,7 @@ def test_heads_that_do_the_same_damage_get_the_same_polarity():
     assert found[3] < found[0]
 
 
-@pytest.mark.parametrize("subnormals", ["kept", "flushed"])
-def test_heads_that_do_no_damage_get_the_same_polarity(subnormals, request):
-    if subnormals == "flushed":
-        request.getfixturevalue("flushed_subnormals")
+def test_heads_that_do_no_damage_get_the_same_polarity(either_subnormals):
     torch.testing.assert_close(least_damage(torch.zeros(3), 0.2), torch.full((3,), 0.25, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
